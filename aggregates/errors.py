@@ -1,0 +1,97 @@
+"""Every error of the domain, under one root.
+
+Messages are one line each: what was wrong, its value, what to do. The command line prints them as they are.
+"""
+
+__all__ = [
+    "AmendsError",
+    "AppendConflictError",
+    "DefinitionError",
+    "InputError",
+    "JournalError",
+    "NewerFactError",
+    "NotFoundError",
+    "Rejected",
+    "StartConflictError",
+    "TransitionError",
+    "UnknownTopicError",
+    "UnreachableError",
+    "WrongStoreError",
+]
+
+
+class AmendsError(Exception):
+    """Root of every error that Amends raises on purpose."""
+
+
+class DefinitionError(AmendsError):
+    """A saga, step or module is defined wrongly; found before anything runs."""
+
+
+class InputError(AmendsError):
+    """A value that came from outside (input, id, result, setting) cannot be accepted."""
+
+
+class NotFoundError(AmendsError):
+    """The named run, saga, step, plan or aggregate does not exist."""
+
+
+class StartConflictError(AmendsError):
+    """A run with this id exists already, with another saga or another input."""
+
+
+class TransitionError(AmendsError):
+    """A fact does not follow from the state it was to be folded into."""
+
+
+class JournalError(AmendsError):
+    """The journal's content or schema is not what this version can work with."""
+
+
+class UnknownTopicError(JournalError):
+    """A stored event names a topic that is not on the allow-list; nothing was imported."""
+
+
+class NewerFactError(JournalError):
+    """A stored event was written by a newer version than the one that is reading it."""
+
+
+class AppendConflictError(JournalError):
+    """An append did not continue its stream at head + 1; nothing was written.
+
+    Args:
+        stream: The stream that was appended to.
+        expected: The position that the stream's head must have had.
+        actual: The position that it has.
+    """
+
+    def __init__(self, stream: str, *, expected: int, actual: int) -> None:
+        super().__init__(
+            f"stream {stream!r}: expected its head at position {expected}, found {actual}; read it again and decide anew"
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class UnreachableError(AmendsError):
+    """A part that is needed (store, Temporal, worker) could not be reached."""
+
+
+class WrongStoreError(AmendsError):
+    """The run belongs to another store than the one that this process is connected to."""
+
+
+class Rejected(Exception):  # noqa: N818 - a participant's answer, not a fault of the program
+    """The participant said no, and nothing happened.
+
+    Raised by a step, it is the only way to say that the step took no effect: the saga then compensates what was done
+    before, and the step itself is neither retried nor compensated.
+
+    Args:
+        reason: Why, in words that an operator understands; stored in the journal.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
