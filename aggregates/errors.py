@@ -9,6 +9,7 @@ __all__ = [
     "DefinitionError",
     "InputError",
     "JournalError",
+    "MissingCodeError",
     "NewerFactError",
     "NotFoundError",
     "Rejected",
@@ -34,6 +35,10 @@ class InputError(AmendsError):
 
 class NotFoundError(AmendsError):
     """The named run, saga, step, plan or aggregate does not exist."""
+
+
+class MissingCodeError(NotFoundError):
+    """A run in flight needs a step, compensation, probe or mapping that this process has not loaded."""
 
 
 class StartConflictError(AmendsError):
@@ -67,7 +72,8 @@ class AppendConflictError(JournalError):
 
     def __init__(self, stream: str, *, expected: int, actual: int) -> None:
         super().__init__(
-            f"stream {stream!r}: expected its head at position {expected}, found {actual}; read it again and decide anew"
+            f"stream {stream!r}: expected its head at position {expected}, found {actual}; "
+            f"read it again and decide anew"
         )
         self.stream = stream
         self.expected = expected

@@ -1,0 +1,107 @@
+# Everything is done through make, by people and by CI. Each target brings what it needs: the environment in .venv with
+# exactly the versions of requirements/dev.txt, checked by hash, and the project itself, editable.
+
+PYTHON ?= python3
+# What pytest gets; `make test PYTEST_ARGS="-x tests/test_repository.py"` runs less.
+PYTEST_ARGS ?= -n 2 --dist worksteal tests
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+LAYERS := aggregates compensations sagas reconciler cli
+TREE := build/tree
+# Each example is a project of its own: typed and tested on its own, with its own folder importable.
+EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
+# Parents of Python files outside of the package and of the examples.
+TYPED := $(sort $(dir $(wildcard tests/*.py benchmarks/*.py))) $(wildcard docs/*.py)
+PIP := $(PY) -m pip -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SHELLFLAGS := -euc
+.PHONY: help demo test bench docs lint types layers pytest pins tree clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## run real sagas through a real Temporal server, and see some of them compensated
+	@$(PY) examples/orders/demo.py
+
+test: lint types layers docs pytest ## everything that CI checks
+
+bench: $(READY) ## measure, and print the table of the README
+	@$(PY) benchmarks/run.py
+
+docs: $(READY) ## build the documentation into site/; a broken link fails
+	@echo "docs: sphinx"
+	@$(PY) -P -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs site
+
+lint: $(READY) ## style and formatting of every Python file
+	@echo "lint: ruff"
+	@$(PY) -m ruff check -q .
+	@$(PY) -m ruff format -q --check .
+
+types: $(READY) tree ## mypy --strict over the package, tests, benchmarks, docs and examples
+	@echo "types: the package"
+	@MYPYPATH=$(TREE) $(PY) -P -m mypy --strict -p amends
+	@echo "types: $(TYPED)"
+	@MYPYPATH=$(TREE) $(PY) -P -m mypy --strict $(TYPED)
+	@set -e; for example in $(EXAMPLES); do \
+	    echo "types: $$example"; \
+	    MYPYPATH=$(TREE):$$example $(PY) -P -m mypy --strict $$example; \
+	done
+
+layers: $(READY) tree ## imports run downwards only, without cycles
+	@echo "layers: import-linter"
+	@PYTHONPATH=$(TREE) $(PY) -P -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
+
+pytest: $(READY) tree ## the tests alone
+	@set -e; for example in $(EXAMPLES); do \
+	    if ls $$example | grep -q '^test_.*\.py$$'; then \
+	        echo "pytest: $$example"; \
+	        ( cd $$example && $(CURDIR)/$(PY) -P -m pytest -q . ); \
+	    fi; \
+	done
+	@$(PY) -P -m pytest $(PYTEST_ARGS)
+
+# Pins are made with the oldest supported Python, so that they hold on newer ones too. Pins that still fit are kept:
+# `make pins PINS_ARGS=--upgrade` takes the newest of everything, `PINS_ARGS="-P NAME"` of one package.
+pins: $(READY) ## write requirements/dev.txt anew from pyproject.toml and requirements/dev.in
+	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	    || { echo "make pins: needs Python 3.11, the oldest supported: rm -r $(VENV) && make pins PYTHON=python3.11" >&2; exit 1; }
+	@CUSTOM_COMPILE_COMMAND="make pins" $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	    --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --extra postgresql --output-file requirements/dev.txt $(PINS_ARGS) pyproject.toml requirements/dev.in
+
+clean: ## remove what was built (.venv and .amends stay)
+	@rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The five folders under the name they are imported by. Python finds them through the editable install; tools that read
+# files (mypy, import-linter) do not, and read this tree of links.
+tree:
+	@mkdir -p $(TREE)/amends
+	@set -e; for part in $(LAYERS) $(wildcard src/amends/*.py src/amends/py.typed); do \
+	    ln -sfn ../../../$$part $(TREE)/amends/$$(basename $$part); \
+	done
+	@for link in $(TREE)/amends/*; do test -e $$link || rm $$link; done
+
+# The stamp holds the folder that it was made in: a clone that has moved, or whose Python has gone, is installed anew.
+ifneq ($(shell test -x $(PY) && cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): FORCE
+endif
+
+$(READY): requirements/dev.txt pyproject.toml
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) \
+	    || { echo "make: $(PYTHON) does not run: install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "make: $(PYTHON) is Python $$version, but Amends needs 3.11 or newer: name one: make PYTHON=python3.12" >&2; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "make: $(PYTHON) cannot make environments with pip: install its venv package (Debian, Ubuntu: apt-get install python$$version-venv)" >&2; exit 1; }
+	@if ! test -x $(PY) || [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then $(PYTHON) -m venv --clear $(VENV); fi
+	@echo "make: installing the pinned requirements into $(VENV) (a minute or two, once)"
+	@rm -f $@
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $@

@@ -1,0 +1,256 @@
+"""What can be wrong with a stream or with what is derived from it, found by folding it once more.
+
+An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged stream
+of a million events is one line. Reading the rows is in `maintenance_sql.py`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from eventsourcing.persistence import StoredEvent
+
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.errors import AmendsError, NewerFactError, TransitionError, UnknownTopicError
+from amends.aggregates.facts import SagaStarted
+from amends.aggregates.plan import Plan
+from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.roundtrip import first_difference, one_line
+from amends.aggregates.snapshot import Snapshot, restore_snapshot
+from amends.aggregates.strictjson import clean_text
+
+__all__ = ["AggregateAudit", "Finding", "FindingKind", "RunAudit", "StreamAudit"]
+
+
+class FindingKind(StrEnum):
+    """What sort of thing is wrong."""
+
+    DATABASE = "database"
+    """The database itself is damaged."""
+    GAP = "gap"
+    """Positions of a stream are missing."""
+    DAMAGED = "damaged"
+    """An event or plan cannot be read."""
+    UNKNOWN_TOPIC = "unknown topic"
+    """No loaded module defines the event."""
+    NEWER = "newer"
+    """The event was written by a newer version of the program."""
+    IMPOSSIBLE = "impossible"
+    """An event does not follow from those before it."""
+    NO_PLAN = "no plan"
+    """A run follows a plan that is not in the store."""
+    SNAPSHOT = "snapshot"
+    """A snapshot is not what folding the events gives."""
+    READ_MODEL = "read model"
+    """A run's row or business keys are not what folding its facts gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a store.
+
+    Attributes:
+        kind: What sort of thing.
+        subject: The stream, plan or table.
+        position: Where in the stream; `None` when it is not about an event.
+        message: What was found and what to do, in one line.
+    """
+
+    kind: FindingKind
+    subject: str
+    position: int | None
+    message: str
+
+    @property
+    def mended_by_rebuilding(self) -> bool:
+        """Whether making the read model again from the journal mends it."""
+        return self.kind is FindingKind.READ_MODEL
+
+
+class StreamAudit:
+    """Folds one stream and finds what is wrong with it.
+
+    Args:
+        stream: Its name.
+        codec: Reads the events.
+    """
+
+    def __init__(self, stream: str, codec: EventCodec) -> None:
+        self.stream = stream
+        self.findings: list[Finding] = []
+        self._codec = codec
+        self._last = 0
+        self._sound = True
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything so far could be read and folded."""
+        return self._sound
+
+    def feed(self, stored: StoredEvent) -> None:
+        """Look at the next row."""
+        position = stored.originator_version
+        if position != self._last + 1:
+            self._broken(
+                FindingKind.GAP,
+                position,
+                f"position {self._last + 1} should follow {self._last}, found {position}; restore the missing events",
+            )
+        self._last = position
+        try:
+            event = self._codec.to_domain(stored)
+        except UnknownTopicError as error:
+            self._broken(FindingKind.UNKNOWN_TOPIC, position, str(error))
+        except NewerFactError as error:
+            self._broken(FindingKind.NEWER, position, str(error))
+        except AmendsError as error:
+            self._broken(FindingKind.DAMAGED, position, str(error))
+        else:
+            if self._sound:
+                self._fold(event, stored)
+
+    def _fold(self, event: Any, stored: StoredEvent) -> None:  # noqa: ANN401 - a fact or a user's event
+        """Fold the event into what the stream means; without meaning there is nothing to fold."""
+
+    def _broken(self, kind: FindingKind, position: int, message: str) -> None:
+        """Remember what makes folding on impossible."""
+        self._sound = False
+        self._found(kind, position, message)
+
+    def _found(self, kind: FindingKind, position: int | None, message: str) -> None:
+        if all(finding.kind is not kind for finding in self.findings):
+            self.findings.append(Finding(kind, self.stream, position, message))
+
+
+class RunAudit(StreamAudit):
+    """Folds a run's facts, and compares its row and keys in the read model with the result.
+
+    Args:
+        stream: The run's stream.
+        codec: Reads the facts.
+        plan_of: Gives a plan by its fingerprint, `None` when there is none; may raise `JournalError`.
+    """
+
+    def __init__(self, stream: str, codec: EventCodec, plan_of: Callable[[str], Plan | None]) -> None:
+        super().__init__(stream, codec)
+        self._plan_of = plan_of
+        self.record: RunRecord | None = None
+
+    def _fold(self, event: Any, stored: StoredEvent) -> None:  # noqa: ANN401 - as above
+        try:
+            if self.record is not None:
+                self.record = self.record.apply(event)
+            else:
+                self._begin(event)
+        except TransitionError as error:
+            self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, f"{error}; restore the stream")
+
+    def _begin(self, event: Any) -> None:  # noqa: ANN401 - as above
+        if not isinstance(event, SagaStarted):
+            found = type(event).__name__
+            self._broken(FindingKind.IMPOSSIBLE, 1, f"begins with {found}, not SagaStarted; restore the stream")
+            return
+        try:
+            plan = self._plan_of(event.fingerprint)
+        except AmendsError as error:
+            self._broken(FindingKind.DAMAGED, 1, str(error))
+            return
+        if plan is None:
+            self._broken(FindingKind.NO_PLAN, 1, f"plan {event.fingerprint} is not in the store; restore the plan")
+            return
+        self.record = RunRecord.begin(plan, event)
+
+    def compare(self, row: Mapping[str, Any] | None, keys: frozenset[tuple[str, str]]) -> None:
+        """Compare with what the read model has; a run that cannot be folded has nothing to compare.
+
+        Args:
+            row: The columns of the run's row; `None` when it has none.
+            keys: The business keys that it can be found by, as field and value.
+        """
+        if not self._sound or self.record is None:
+            return
+        summary = self.record.summary
+        if row is None:
+            self._found(FindingKind.READ_MODEL, None, "the run has no row; rebuild the read model")
+            return
+        wrong = [
+            f"{name} is {found!r}, the journal says {expected!r}"
+            for name, expected in _columns(summary).items()
+            if (found := _parsed(name, row[name])) != expected
+        ]
+        if keys != frozenset((clean_text(field), clean_text(value)) for field, value in summary.keys.items()):
+            wrong.append("its business keys differ")
+        if wrong:
+            self._found(FindingKind.READ_MODEL, None, f"{'; '.join(wrong)}; rebuild the read model")
+
+
+def _columns(summary: RunSummary) -> dict[str, Any]:
+    columns = summary._asdict()
+    columns["status"] = summary.status.value
+    columns["keys"] = dict(summary.keys)
+    columns["error"] = None if summary.error is None else clean_text(summary.error)
+    return columns
+
+
+def _parsed(column: str, value: Any) -> Any:  # noqa: ANN401 - a column
+    if column != "keys":
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+class AggregateAudit(StreamAudit):
+    """Folds an aggregate's events, and compares its newest snapshot with the result at that position.
+
+    Args:
+        stream: The aggregate's stream.
+        codec: Reads the events.
+        snapshot: The newest one; `None` when there is none.
+    """
+
+    def __init__(self, stream: str, codec: EventCodec, snapshot: Snapshot | None) -> None:
+        super().__init__(stream, codec)
+        self._snapshot = snapshot
+        self._aggregate: Aggregate | None = None
+
+    def _fold(self, event: Any, stored: StoredEvent) -> None:  # noqa: ANN401 - as above
+        position = stored.originator_version
+        try:
+            self._aggregate = event.mutate(self._aggregate)
+        except Exception as error:  # noqa: BLE001 - users' methods may raise anything
+            said = f"{stored.topic} cannot be applied: {type(error).__name__}: {one_line(str(error))}"
+            self._broken(FindingKind.IMPOSSIBLE, position, f"{said}; correct the event's method")
+            return
+        if self._snapshot is not None and self._snapshot.position == position and self._aggregate is not None:
+            self._compare(self._aggregate, self._snapshot)
+
+    def _compare(self, folded: Aggregate, snapshot: Snapshot) -> None:
+        restored = restore_snapshot(type(folded), snapshot)
+        if restored is None:
+            # Of other code, and so never used.
+            return
+        lost = first_difference(_state(folded), _state(restored))
+        if lost is not None:
+            self._found(
+                FindingKind.SNAPSHOT,
+                snapshot.position,
+                f"the snapshot has another {lost.path or 'state'} than the events; delete the stream's snapshots",
+            )
+
+    def finish(self) -> None:
+        """Look at what can only be told after the last row."""
+        if self._snapshot is not None and self._snapshot.position > self._last:
+            self._found(
+                FindingKind.SNAPSHOT,
+                self._snapshot.position,
+                f"the snapshot is ahead of the last event, at {self._last}; delete the stream's snapshots",
+            )
+
+
+def _state(aggregate: Aggregate) -> dict[str, Any]:
+    return {name: value for name, value in vars(aggregate).items() if name != "_pending_events"}

@@ -1,0 +1,336 @@
+"""One batch of the committer: what its units see, what they have staged, and savepoints around both.
+
+Theory of operation: a batch is one database transaction, begun with the writer's lock. Events are staged in memory and
+inserted just before the commit, so a savepoint is usually no more than the length of a list. It becomes a `SAVEPOINT`
+in the database only when a step runs SQL of its own. What this process knew from earlier batches is exact, because it
+was brought up to date under the lock (`Known.refresh`).
+
+Undoing works by a log of what was overwritten in the batch's dictionaries: records are immutable, so the former one is
+put back; aggregates are not, so a touched one is dropped and loaded again when somebody asks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from eventsourcing.persistence import StoredEvent
+from sqlalchemy import Connection, exc
+
+from amends.aggregates import streams_sql
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.facts import run_of
+from amends.aggregates.index_sql import write_keys, write_runs
+from amends.aggregates.loading_sql import Held, Plans, load_aggregate, load_records
+from amends.aggregates.plan import Plan
+from amends.aggregates.record import RunRecord
+
+__all__ = ["Batch", "BatchLost", "Known"]
+
+RUNS_KEPT = 10_000
+"""How many open runs a process remembers."""
+
+AGGREGATES_KEPT = 2_000
+"""How many aggregates a process remembers."""
+
+CHANGES_READ = 5_000
+"""When other processes changed more streams than this, everything is forgotten instead of compared."""
+
+_ABSENT: Final = object()
+
+
+class BatchLost(BaseException):
+    """The batch's transaction is gone: no unit of it may go on, and all are run again.
+
+    Not an `Exception`, because a step's code must not take it for a failure of the step.
+    """
+
+
+class Known:
+    """What one process remembers of the store from batch to batch; exact whenever it holds the writer's lock.
+
+    Args:
+        codec: Writes and reads events.
+        plans: Plans that were read or written.
+    """
+
+    def __init__(self, codec: EventCodec, plans: Plans) -> None:
+        self.codec = codec
+        self.plans = plans
+        self.runs: dict[str, RunRecord] = {}
+        self.aggregates: dict[str, Held] = {}
+        self._behind: set[str] = set()
+        self._last_id: int | None = None
+
+    def forget(self) -> None:
+        """Start from nothing, because what is remembered may not be true."""
+        self.runs.clear()
+        self.aggregates.clear()
+        self._behind.clear()
+        self._last_id = None
+
+    def refresh(self, connection: Connection) -> None:
+        """Find out what other processes have written since this one wrote or looked last."""
+        last_id = streams_sql.last_notification_id(connection)
+        if last_id == self._last_id:
+            return
+        # A log that has become shorter was restored from a backup.
+        if self._last_id is None or last_id < self._last_id:
+            self.forget()
+        elif self.runs or self.aggregates:
+            changed = streams_sql.changed_streams(connection, self._last_id, CHANGES_READ)
+            if changed is None:
+                self.forget()
+            for stream, head in changed or ():
+                self._compare(stream, head)
+        self._last_id = last_id
+
+    def _compare(self, stream: str, head: int) -> None:
+        run_id = run_of(stream)
+        if run_id is None:
+            held = self.aggregates.get(stream)
+            if held is not None and held.version != head:
+                del self.aggregates[stream]
+        elif run_id in self.runs and self.runs[run_id].state.position != head:
+            self._behind.add(run_id)
+
+    def current_run(self, run_id: str) -> RunRecord | None:
+        """Give a run's record if it is known to be at its head."""
+        return None if run_id in self._behind else self.runs.get(run_id)
+
+    def keep(self, batch: "Batch", last_id: int) -> None:
+        """Take over what a batch has learned, after its commit."""
+        self._last_id = last_id
+        for run_id, record in batch.runs.items():
+            self._behind.discard(run_id)
+            self.runs.pop(run_id, None)
+            # Nobody goes on with a closed run, and its data may be large.
+            if record is not None and not record.state.closed:
+                self.runs[run_id] = record
+        self.aggregates.update(batch.aggregates)
+        _trim(self.runs, RUNS_KEPT)
+        _trim(self.aggregates, AGGREGATES_KEPT)
+        self._behind &= self.runs.keys()
+
+
+def _trim(kept: dict[str, Any], bound: int) -> None:
+    """Drop what was not used for the longest time; a dictionary remembers the order of insertion."""
+    for key in list(kept)[: max(0, len(kept) - bound)]:
+        del kept[key]
+
+
+class _Savepoint:
+    """Where a batch stood."""
+
+    __slots__ = ("events", "keys", "name", "plans", "real", "snapshots", "undo")
+
+    def __init__(self, batch: "Batch") -> None:
+        self.events = len(batch.events)
+        self.snapshots = len(batch.snapshots)
+        self.keys = len(batch.keys)
+        self.plans = len(batch.plans)
+        self.undo = len(batch.undo)
+        self.name = f"amends_{len(batch.savepoints)}"
+        self.real = False
+
+
+class Batch:
+    """Everything that the units of one database transaction see and stage.
+
+    Attributes:
+        connection: In a transaction that holds the writer's lock.
+        known: What the process remembers; changed only for what a failing batch may as well forget.
+        recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
+        events: Staged events, in the order of their notification ids.
+        runs: Records at their heads, staged facts included; `None` where there is no such run.
+        aggregates: Aggregates at their heads, staged events included.
+        lost: The error with which the transaction was lost; `None` while it was not.
+    """
+
+    def __init__(self, connection: Connection, known: Known, recorded_at_ms: int) -> None:
+        self.connection = connection
+        self.known = known
+        self.recorded_at_ms = recorded_at_ms
+        self.events: list[StoredEvent] = []
+        self.snapshots: list[StoredEvent] = []
+        self.keys: list[tuple[str, str, str]] = []
+        self.plans: list[tuple[str, str, str, int]] = []
+        self.new_plans: dict[str, Plan] = {}
+        self.runs: dict[str, RunRecord | None] = {}
+        self.aggregates: dict[str, Held] = {}
+        self.changed: dict[str, bool] = {}
+        self.undo: list[tuple[dict[str, Any], str, Any]] = []
+        self.savepoints: list[_Savepoint] = []
+        self.lost: exc.SQLAlchemyError | None = None
+
+    # ---- reading
+
+    def prefetch(self, run_ids: Iterable[str]) -> None:
+        """Read the streams of several runs at once, where they are not known.
+
+        Raises:
+            JournalError: One of them cannot be read.
+        """
+        wanted: dict[str, RunRecord | None] = {}
+        for run_id in run_ids:
+            if run_id in self.runs or run_id in wanted:
+                continue
+            record = self.known.current_run(run_id)
+            if record is not None:
+                self.runs[run_id] = record
+            else:
+                wanted[run_id] = self.known.runs.get(run_id)
+        if wanted:
+            self.runs.update(load_records(self.connection, self.known.codec, self.known.plans, wanted))
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """Give a run's record at its head, staged facts included."""
+        if run_id not in self.runs:
+            with self.reading():
+                self.prefetch((run_id,))
+        return self.runs[run_id]
+
+    def aggregate(self, cls: type[Aggregate], stream: str) -> Held | None:
+        """Give an aggregate at its head, staged events included; `None` when its stream has no events.
+
+        Raises:
+            JournalError: An event cannot be read, or does not follow from those before it.
+        """
+        held = self.aggregates.get(stream) or self.known.aggregates.pop(stream, None)
+        if held is None:
+            staged = [event for event in self.events if event.originator_id == stream]
+            with self.reading():
+                held = load_aggregate(self.connection, self.known.codec, cls, stream, staged)
+        if held is not None:
+            self.aggregates[stream] = held
+        return held
+
+    def stream_exists(self, stream: str) -> bool:
+        """Tell whether a stream has any event, staged ones included."""
+        if stream in self.aggregates or stream in self.known.aggregates:
+            return True
+        if any(event.originator_id == stream for event in self.events):
+            return True
+        with self.reading():
+            return streams_sql.stream_exists(self.connection, stream)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let a failing read of our own end the batch, since the transaction is of no use after it."""
+        try:
+            yield
+        except exc.SQLAlchemyError as error:
+            raise self.fail(error) from error
+
+    def fail(self, error: exc.SQLAlchemyError) -> BatchLost:
+        """Remember that the transaction is lost, and give what is to be raised for it."""
+        self.lost = self.lost or error
+        return BatchLost(str(error))
+
+    # ---- staging
+
+    def put(self, target: dict[str, Any], key: str, value: object) -> None:
+        """Set an entry in one of the batch's dictionaries so that a rollback restores it."""
+        self.undo.append((target, key, target.get(key, _ABSENT)))
+        target[key] = value
+
+    def stage_facts(self, record: RunRecord, facts: Sequence[StoredEvent]) -> None:
+        """Stage encoded facts, and the record that they lead to."""
+        self.events += facts
+        self.put(self.runs, record.run_id, record)
+        self.put(self.changed, record.run_id, True)
+
+    def stage_aggregate(self, stream: str, held: Held, events: Sequence[StoredEvent]) -> None:
+        """Stage an aggregate's encoded events; after a rollback it is loaded again."""
+        self.events += events
+        self.undo.append((self.aggregates, stream, _ABSENT))
+        self.aggregates[stream] = held
+
+    def stage_plan(self, plan: Plan) -> None:
+        """Stage a plan unless the store has it."""
+        if plan.fingerprint in self.new_plans:
+            return
+        with self.reading():
+            if self.known.plans.read(self.connection, plan.fingerprint) is not None:
+                return
+        self.put(self.new_plans, plan.fingerprint, plan)
+        self.plans.append((plan.fingerprint, plan.saga, plan.model_dump_json(), self.recorded_at_ms))
+
+    # ---- savepoints
+
+    @contextmanager
+    def savepoint(self, clean_up: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keep what the block stages on normal exit, and nothing of it on an exception.
+
+        Args:
+            clean_up: Called before the rollback.
+        """
+        here = _Savepoint(self)
+        self.savepoints.append(here)
+        try:
+            yield
+        except BaseException:
+            if clean_up is not None:
+                clean_up()
+            self._roll_back(here)
+            raise
+        self.savepoints.pop()
+        if here.real:
+            self._sql(f"RELEASE SAVEPOINT {here.name}")
+
+    def open_savepoints(self) -> None:
+        """Make the open savepoints real, because SQL of a step's own is about to run."""
+        for each in self.savepoints:
+            if not each.real:
+                self._sql(f"SAVEPOINT {each.name}")
+                each.real = True
+
+    def _roll_back(self, here: _Savepoint) -> None:
+        self.savepoints.pop()
+        del self.events[here.events :]
+        del self.snapshots[here.snapshots :]
+        del self.keys[here.keys :]
+        del self.plans[here.plans :]
+        while len(self.undo) > here.undo:
+            target, key, former = self.undo.pop()
+            if former is _ABSENT:
+                target.pop(key, None)
+            else:
+                target[key] = former
+        if here.real and self.lost is None:
+            self._sql(f"ROLLBACK TO SAVEPOINT {here.name}")
+            self._sql(f"RELEASE SAVEPOINT {here.name}")
+
+    def _sql(self, statement: str) -> None:
+        with self.reading():
+            self.connection.exec_driver_sql(statement)
+
+    # ---- the end
+
+    def flush(self) -> int:
+        """Write everything that was staged.
+
+        Returns:
+            The highest notification id.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: Somebody wrote to one of the streams without the writer's lock.
+        """
+        if self.plans:
+            streams_sql.insert_plans(self.connection, self.plans)
+        if self.events:
+            streams_sql.insert_events(self.connection, self.events)
+        if self.changed:
+            changed = (self.runs[run_id] for run_id in self.changed)
+            write_runs(self.connection, [record.summary for record in changed if record is not None])
+        if self.keys:
+            write_keys(self.connection, self.keys)
+        if self.snapshots:
+            streams_sql.insert_snapshots(self.connection, self.snapshots)
+        return streams_sql.last_notification_id(self.connection)
+
+    def keep(self, last_id: int) -> None:
+        """Hand what was learned to the process's memory, after the commit."""
+        for plan in self.new_plans.values():
+            self.known.plans.keep(plan)
+        self.known.keep(self, last_id)

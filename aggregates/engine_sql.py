@@ -1,0 +1,399 @@
+"""Engines of the store, how a writer begins, and what database errors mean to a person.
+
+Everything that differs between SQLite and PostgreSQL below the level of SQL is here. Tables are in `schema_sql`, their
+creation in `migrations_sql`. Creating an engine does not connect, so an unreachable database shows at the first use, as
+an SQLAlchemy error; `as_amends_error` says in one line what it means.
+
+Both databases are used so that there is one writer at a time (`writing`). Ids of the notification log are handed out
+inside the writing transaction, and therefore the order of commits is the order of ids: a reader that has seen id n will
+never find a smaller one that is new.
+"""
+
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import event, exc, text
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, create_engine, make_url
+from sqlalchemy.pool import QueuePool
+
+from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
+from amends.aggregates.schema_sql import metadata
+
+__all__ = [
+    "as_amends_error",
+    "create_store_engine",
+    "is_readonly",
+    "safe_url",
+    "store_errors",
+    "take_writer_lock",
+    "writing",
+    "writing_engine",
+]
+
+BUSY_TIMEOUT_S = 30
+"""Longest wait for another writer, in seconds; units of the committer take milliseconds."""
+
+CONNECT_TIMEOUT_S = 5
+"""Longest wait for a PostgreSQL server to answer, in seconds."""
+
+IDLE_IN_TRANSACTION_MS = 60_000
+"""After so many milliseconds a PostgreSQL server frees the writing lock of a process that is frozen or cut off."""
+
+WRITER_LOCK = 0x616D6E64
+"""First half of the advisory lock's key ("amnd"); the second half is made of the schema's name."""
+
+_WRITING = "amends_writing"
+_STORE = "amends_store"
+_READONLY = "amends_readonly"
+_FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
+# Closing any descriptor of a file drops all POSIX locks that the process has on it: SQLite's too. So no thread may open
+# the new file as a database before the descriptor that created it is closed.
+_creating = threading.Lock()
+
+
+def create_store_engine(url: str, *, readonly: bool = False) -> Engine:
+    """Make the engine that the journal's adapters work with; nothing is connected yet.
+
+    An SQLite file that does not exist is created, readable by its owner alone; SQLite gives its companion files the
+    same mode. `sqlite://` is a store in memory, for quick tests: it has one connection, which one thread uses at a
+    time, so asking for a second connection while holding the first waits in vain.
+
+    Args:
+        url: `sqlite:///path`, `sqlite://`, `postgresql://...` or `postgresql+psycopg://...`.
+        readonly: Refuse every write in the database itself, and never create a file.
+
+    Raises:
+        InputError: The URL is not one of these forms, a directory on its path does not exist, or the driver for
+            PostgreSQL is not installed.
+        UnreachableError: The file may not be created, read or written by this user.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed, readonly=readonly)
+    return _postgresql_engine(parsed, readonly=readonly)
+
+
+@contextmanager
+def writing(bind: Engine | Connection) -> Iterator[Connection]:
+    """Open a transaction in which nobody else writes to the store, and commit it on normal exit.
+
+    What is read in it is still true when it is committed. SQLite begins with `BEGIN IMMEDIATE`; PostgreSQL takes an
+    advisory lock that all stores in the same database and schema share.
+
+    Args:
+        bind: An engine, or a connection of it that is not in a transaction.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: The store cannot be reached, or another writer did not end within 30 s.
+    """
+    if isinstance(bind, Engine):
+        with bind.connect() as connection, writing(connection):
+            yield connection
+        return
+    bind.execution_options(**{_WRITING: True})
+    try:
+        with bind.begin():
+            yield bind
+    finally:
+        bind.execution_options(**{_WRITING: False})
+
+
+def writing_engine(engine: Engine) -> Engine:
+    """Give a view of the engine whose every transaction begins as `writing` does.
+
+    For code that begins its transactions itself, such as an ORM session.
+    """
+    return engine.execution_options(**{_WRITING: True})
+
+
+def take_writer_lock(connection: Connection) -> None:
+    """Keep other writers out until the end of the transaction that the connection is in, if it does not already.
+
+    On SQLite there is nothing to do: the first write takes the lock, when the transaction did not begin with it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_TAKE_WRITER_LOCK, {"lock": WRITER_LOCK})
+
+
+def is_readonly(engine: Engine) -> bool:
+    """Tell whether the engine was made to refuse every write."""
+    return bool(engine.get_execution_options().get(_READONLY))
+
+
+def safe_url(url: str | URL | Engine) -> str:
+    """Name a store without its password, for messages and the screen.
+
+    Parameters after `?` are left out, because they may hold secrets as well.
+    """
+    if isinstance(url, Engine):
+        named = url.get_execution_options().get(_STORE)
+        return named if isinstance(named, str) else safe_url(url.url)
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or "@" in f"{parsed.host}{parsed.database}":
+        # Not a URL, or one whose password was cut at the wrong place: whatever might be a password goes.
+        return re.sub(r"://.*@", "://***@", str(url).partition("?")[0])
+    return parsed.set(query={}).render_as_string(hide_password=True)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError) as error:
+        raise InputError(f"store URL {safe_url(url)!r} cannot be read; {_FORMS}") from error
+    if parsed.get_backend_name() == "postgresql" and "@" in f"{parsed.host}{parsed.database}":
+        raise InputError(f"store URL {safe_url(url)!r}: write an '@' in the password as '%40'")
+    if parsed.drivername not in {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}:
+        raise InputError(f"store URL {safe_url(parsed)!r}: {parsed.drivername!r} is not supported; {_FORMS}")
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.host:
+            raise InputError(f"store URL {safe_url(parsed)!r} names a host; a file takes three slashes: {_FORMS}")
+        if parsed.query or (parsed.database or "").startswith("file:"):
+            raise InputError(f"store URL {safe_url(parsed)!r}: SQLite takes a path without parameters; {_FORMS}")
+    return parsed
+
+
+# ---- SQLite
+
+
+def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
+    name = safe_url(url)
+    in_memory = url.database in {None, "", ":memory:"}
+    if not in_memory:
+        path = Path(url.database or "").absolute()
+        _check_file(path, readonly=readonly)
+        if readonly:
+            url = url.set(database=f"file:{quote(str(path))}", query={"uri": "true", "mode": "ro"})
+        else:
+            url = url.set(database=str(path))
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        # In memory the connection *is* the database: exactly one, never closed, used by one thread at a time.
+        pool_size=1 if in_memory else 5,
+        max_overflow=0 if in_memory else 10,
+        pool_timeout=BUSY_TIMEOUT_S,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+        execution_options={_STORE: name, _READONLY: readonly},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        if not readonly and not in_memory:
+            _set_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        # Only macOS makes a difference between "handed to the disk" and "on the disk".
+        connection.execute("PRAGMA fullfsync=ON")
+        connection.execute("PRAGMA foreign_keys=ON")
+        if readonly:
+            connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later fails at once when somebody else wrote in between.
+        wanted = connection.get_execution_options().get(_WRITING)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if wanted else "BEGIN")
+
+    _name_errors(engine, name)
+    return engine
+
+
+def _check_file(path: Path, *, readonly: bool) -> None:
+    if path.is_dir():
+        raise InputError(f"store {str(path)!r} is a directory; name a file in it, such as {str(path / 'store.db')!r}")
+    if not path.parent.is_dir():
+        raise InputError(f"store {str(path)!r}: there is no directory {str(path.parent)!r}; create it")
+    if readonly:
+        if not path.exists():
+            raise InputError(f"store {str(path)!r} does not exist; it is created by the first run")
+        return
+    try:
+        with _creating:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # The directory too: SQLite keeps its write-ahead log beside the file.
+        for needed in (path, path.parent):
+            if not os.access(needed, os.R_OK | os.W_OK):
+                raise UnreachableError(
+                    f"store {str(path)!r}: {str(needed)!r} may not be written by this user; change its permissions"
+                ) from None
+    except OSError as error:
+        raise UnreachableError(
+            f"store {str(path)!r} cannot be created: {error.strerror}; change its directory's permissions or the URL"
+        ) from error
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file to write-ahead logging.
+
+    The switch needs the file for itself, and SQLite does not wait for that as it does for a writer; so two processes
+    that open a new file at once take turns here. A file system that cannot do it keeps the rollback journal: slower,
+    and as safe.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
+# ---- PostgreSQL
+
+
+def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
+    name = safe_url(url)
+    try:
+        import psycopg  # noqa: F401, PLC0415 - an extra: only who uses PostgreSQL needs it
+    except ImportError as error:
+        raise InputError(
+            f"store URL {name!r} needs the driver for PostgreSQL ({error}); pip install 'amends[postgresql]'"
+        ) from error
+    options: dict[str, Any] = {_STORE: name, _READONLY: readonly}
+    if readonly:
+        options["postgresql_readonly"] = True
+    connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "amends"}
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=BUSY_TIMEOUT_S,
+        # A stricter level would take its snapshot before it waits for the lock, and then read what is no longer true.
+        isolation_level="READ COMMITTED",
+        connect_args={key: value for key, value in connect_args.items() if key not in url.query},
+        execution_options=options,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a connection of an optional package
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('lock_timeout', %s, false), "
+                "set_config('idle_in_transaction_session_timeout', %s, false)",
+                (str(BUSY_TIMEOUT_S * 1000), str(IDLE_IN_TRANSACTION_MS)),
+            )
+            # Acknowledged means on disk, whatever the server's default is; stronger settings are left alone.
+            cursor.execute(
+                "SELECT set_config('synchronous_commit', 'on', false) "
+                "WHERE current_setting('synchronous_commit') = 'off'"
+            )
+        connection.commit()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(_WRITING):
+            take_writer_lock(connection)
+
+    _name_errors(engine, name)
+    return engine
+
+
+_TAKE_WRITER_LOCK = text("SELECT pg_advisory_xact_lock(:lock, hashtext(coalesce(current_schema(), '')))")
+
+
+# ---- errors
+
+
+def _name_errors(engine: Engine, name: str) -> None:
+    """Have every error of this engine carry the store's name, so that its message can say which one it was."""
+
+    @event.listens_for(engine, "handle_error")
+    def _name(context: ExceptionContext) -> None:
+        if context.sqlalchemy_exception is not None:
+            setattr(context.sqlalchemy_exception, _STORE, name)
+
+
+_REMEDIES = (
+    # SQLite's names of errors and PostgreSQL's SQLSTATEs, by prefix.
+    ("SQLITE_BUSY", f"another process has been writing for over {BUSY_TIMEOUT_S} s; find it, then try again"),
+    ("SQLITE_LOCKED", "another connection holds the table; try again"),
+    ("SQLITE_FULL", "make room on the disk; nothing was written"),
+    ("SQLITE_READONLY", "make the file and its directory writable"),
+    ("SQLITE_CANTOPEN", "check that the file and its directory exist and may be read and written"),
+    ("SQLITE_IOERR", "check the disk"),
+    ("55P03", f"another process has been writing for over {BUSY_TIMEOUT_S} s; find it, then try again"),
+    ("53100", "make room on the server's disk; nothing was written"),
+    ("53300", "raise the server's max_connections or use fewer processes"),
+    ("25006", "the server or connection is read-only; connect to the primary server"),
+    ("28", "check the user and password"),
+    ("42501", "grant the user what it lacks"),
+)
+_NO_TABLE = re.compile(r"no such table: (?:main\.)?(\S+)|relation \"(?:[^\".]+\.)?([^\"]+)\" does not exist")
+_BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+
+def as_amends_error(error: BaseException) -> AmendsError:
+    """Say what an error of the database means: what failed, at which store, what to do.
+
+    Neither the statement nor its parameters are in the message, since they may hold user data.
+
+    Args:
+        error: An SQLAlchemy error, or one of the recorders' that wraps one; an `AmendsError` is returned as it is.
+
+    Returns:
+        `UnreachableError` when the store could not do it now and may do it later; `JournalError` when its schema or
+        content is not what this version works with; `InputError` when a user's own table is missing.
+    """
+    if isinstance(error, AmendsError):
+        return error
+    while not isinstance(error, exc.SQLAlchemyError) and error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    name = getattr(error, _STORE, None)
+    store = f"store {name!r}" if name else "the store"
+    reason, code = _reason(error)
+    if missing := _NO_TABLE.search(reason):
+        return _missing_table(store, missing[1] or missing[2])
+    if code.startswith(_BROKEN):
+        return JournalError(f"{store} is not a sound SQLite database ({reason}); restore it from a backup")
+    remedy = next((remedy for prefix, remedy in _REMEDIES if code.startswith(prefix)), None)
+    if remedy is None and _unreachable(error):
+        remedy = "check that it runs and that the URL is right"
+    if remedy is None:
+        return JournalError(f"{store} refused: {reason}; `amends db check` looks for damage")
+    return UnreachableError(f"{store}: {reason}; {remedy}")
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Raise SQLAlchemy errors of the block as what `as_amends_error` makes of them."""
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        raise as_amends_error(error) from error
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """Give an error's first line and its code in the database's own terms."""
+    cause: BaseException = error
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        cause = error.orig
+    lines = str(cause).strip().splitlines()
+    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or ""
+    return (lines[0] if lines else type(cause).__name__), code
+
+
+def _unreachable(error: BaseException) -> bool:
+    return isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or bool(
+        getattr(error, "connection_invalidated", False)
+    )
+
+
+def _missing_table(store: str, table: str) -> AmendsError:
+    if table in metadata.tables or table == "alembic_version":
+        return JournalError(f"{store} has no table {table!r}; run `amends db upgrade`")
+    return InputError(f"{store} has no table {table!r}; create it before a step uses it")

@@ -1,0 +1,105 @@
+"""The read model: one row a run, and its business keys, written with the facts and queried here.
+
+It is folded from the journal and can always be made again from it.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, or_, select
+
+from amends.aggregates.errors import NotFoundError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.record import RunSummary
+from amends.aggregates.schema_sql import run_keys, saga_index
+from amends.aggregates.state import RunStatus
+from amends.aggregates.streams_sql import run
+from amends.aggregates.strictjson import clean_text
+
+__all__ = ["find_runs", "write_keys", "write_runs"]
+
+_UPSERT = (
+    "INSERT INTO saga_index (run_id, saga, status, position, started_ms, updated_ms, current, error, keys, driver, "
+    "fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET "
+    "status = excluded.status, position = excluded.position, updated_ms = excluded.updated_ms, "
+    "current = excluded.current, error = excluded.error, driver = excluded.driver, fingerprint = excluded.fingerprint"
+)
+_KEYS = "INSERT INTO run_keys (run_id, field, value) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+
+
+def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
+    """Bring the rows of runs to what the journal now says; a run without a row gets one."""
+    rows = [
+        (
+            each.run_id,
+            each.saga,
+            each.status.value,
+            each.position,
+            each.started_ms,
+            each.updated_ms,
+            each.current,
+            # Already cleaned where it comes from outside; but one text that cannot be stored would hold up all others.
+            None if each.error is None else clean_text(each.error),
+            json.dumps(dict(each.keys)) if each.keys else "{}",
+            each.driver,
+            each.fingerprint,
+        )
+        for each in runs
+    ]
+    run(connection, _UPSERT, rows)
+
+
+def write_keys(connection: Connection, keys: Iterable[tuple[str, str, str]]) -> None:
+    """Make runs findable by business keys: run id, field, value."""
+    run(connection, _KEYS, [(run_id, clean_text(field), clean_text(value)) for run_id, field, value in keys])
+
+
+def find_runs(connection: Connection, query: RunQuery) -> list[RunSummary]:
+    """List runs, newest first; runs of the same millisecond in descending order of their ids.
+
+    Raises:
+        NotFoundError: The run to list on from does not exist.
+    """
+    row = saga_index.c
+    found = _select(query)
+    if query.before is not None:
+        started_ms = connection.execute(select(row.started_ms).where(row.run_id == query.before)).scalar()
+        if started_ms is None:
+            raise NotFoundError(f"there is no run {query.before!r} to list on from; begin at the first page")
+        found = found.where(
+            or_(row.started_ms < started_ms, and_(row.started_ms == started_ms, row.run_id < query.before))
+        )
+    return [_summary(each) for each in connection.execute(found)]
+
+
+def _select(query: RunQuery) -> Select[Any]:
+    row = saga_index.c
+    found = select(saga_index)
+    if query.statuses:
+        found = found.where(row.status.in_(sorted(status.value for status in query.statuses)))
+    if query.saga is not None:
+        found = found.where(row.saga == query.saga)
+    if query.since_ms is not None:
+        found = found.where(row.started_ms >= query.since_ms)
+    for field, value in query.where:
+        key = run_keys.alias()
+        wanted = and_(key.c.run_id == row.run_id, key.c.field == clean_text(field), key.c.value == clean_text(value))
+        found = found.join(key, wanted)
+    return found.order_by(row.started_ms.desc(), row.run_id.desc()).limit(max(1, query.limit))
+
+
+def _summary(row: Any) -> RunSummary:  # noqa: ANN401 - a row
+    return RunSummary(
+        run_id=row.run_id,
+        saga=row.saga,
+        status=RunStatus(row.status),
+        position=row.position,
+        started_ms=row.started_ms,
+        updated_ms=row.updated_ms,
+        current=row.current,
+        error=row.error,
+        keys=json.loads(row.keys),
+        driver=row.driver,
+        fingerprint=row.fingerprint,
+    )

@@ -1,0 +1,190 @@
+"""The plan: the compiled, pinned form of a saga, as plain data.
+
+A plan says everything that deciding needs and nothing that only running needs: names, roles, retries, timeouts, whether
+there is a compensation and a probe. A run follows the plan that it was started with, whatever today's code says.
+Compiling a `Saga` into a plan happens in `amends.sagas.saga`; deciding from it in `amends.sagas.decide`.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Guarantee", "Plan", "PlanNode", "RetryPolicy", "Role", "Stage", "StepKind", "UndoPolicy"]
+
+
+class StepKind(StrEnum):
+    """Where a step takes effect, and so how often it may."""
+
+    TRANSACTION = "transaction"
+    EFFECT = "effect"
+
+
+class Guarantee(StrEnum):
+    """What is promised of a node's effect; pinned in `SagaStarted`."""
+
+    ONCE = "exactly once, in our store"
+    BY_KEY = "at least once, by idempotency key"
+
+
+class Role(StrEnum):
+    """What may follow when the step fails (Richardson's terms)."""
+
+    COMPENSATABLE = "compensatable"
+    PIVOT = "pivot"
+    RETRIABLE = "retriable"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RetryPolicy(_Frozen):
+    """How often an operation is attempted, and how long is waited in between.
+
+    After attempt n fails, the next is due `min(first_ms * factor ** (n - 1), longest_ms)` milliseconds later. There is
+    no jitter: due times are facts, and deciding is deterministic.
+
+    Attributes:
+        max_attempts: Attempts in all, at least 1; `None` means without limit.
+        first_ms: Milliseconds between the first attempt's failure and the second attempt.
+        factor: Growth of the delay from one attempt to the next, at least 1.
+        longest_ms: Upper bound of one delay, in milliseconds.
+    """
+
+    max_attempts: Annotated[int, Field(ge=1)] | None
+    first_ms: Annotated[int, Field(ge=0)]
+    factor: Annotated[float, Field(ge=1, le=100)]
+    longest_ms: Annotated[int, Field(ge=0)]
+
+    def delay_ms(self, attempt: int) -> int | None:
+        """Tell how long to wait after a failed attempt.
+
+        Args:
+            attempt: The attempt that failed, from 1.
+
+        Returns:
+            Milliseconds until the next attempt; `None` when the attempts are spent.
+        """
+        if self.max_attempts is not None and attempt >= self.max_attempts:
+            return None
+        # The exponent is bounded because a float overflows long before an unlimited policy stops counting.
+        grown = self.first_ms * self.factor ** min(attempt - 1, 64)
+        return int(min(grown, self.longest_ms))
+
+
+class UndoPolicy(_Frozen):
+    """How a node's compensation is attempted; its budget is its own, apart from the step's."""
+
+    retry: RetryPolicy
+    timeout_ms: int | None
+
+
+class PlanNode(_Frozen):
+    """One step at one place of a plan.
+
+    Attributes:
+        name: The node's name, unique in the plan; facts and idempotency keys refer to it.
+        step: Name of the step in the catalog, by which a worker finds the function.
+        kind: Transaction or effect.
+        role: Compensatable, pivot or retriable.
+        retry: Attempts of the step itself.
+        timeout_ms: Bound of one attempt in milliseconds; `None` for transactions, which do no I/O.
+        undo: The compensation's policy; `None` when the step has no compensation.
+        probe: Whether "did it happen?" can be asked after a lost reply.
+        irreversible: Why the step stays when the rest is undone; `None` when it does not.
+        read_only: Whether there is nothing to undo because the step changes nothing.
+        mapping: Dotted name of the function that makes the step's input from the saga's; `None` for none.
+        queue: Task queue of the workers that run the effect; `None` for the saga's own.
+        local: Whether the effect runs on the worker that drives the saga.
+    """
+
+    name: str
+    step: str
+    kind: StepKind
+    role: Role
+    retry: RetryPolicy
+    timeout_ms: int | None = None
+    undo: UndoPolicy | None = None
+    probe: bool = False
+    irreversible: str | None = None
+    read_only: bool = False
+    mapping: str | None = None
+    queue: str | None = None
+    local: bool = False
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What is promised of this node's effect."""
+        return Guarantee.ONCE if self.kind is StepKind.TRANSACTION else Guarantee.BY_KEY
+
+
+class Stage(_Frozen):
+    """Nodes that run side by side; the next stage starts when all of them have succeeded.
+
+    Attributes:
+        nodes: The members, at least one, in the order in which they were written.
+        ordered: Whether their compensations run one after the other, the last started first, instead of together.
+    """
+
+    nodes: Annotated[tuple[PlanNode, ...], Field(min_length=1)]
+    ordered: bool = False
+
+
+class Plan(_Frozen):
+    """The whole shape of a saga, as stored with its first run and found again by its fingerprint.
+
+    Attributes:
+        format: Version of this data format.
+        saga: Name of the saga.
+        input_type: Name of the input's type; for people, not for finding code.
+        stages: The stages in order.
+        keys: Fields of the input that runs can be found by.
+    """
+
+    format: Literal[1] = 1
+    saga: str
+    input_type: str
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    keys: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan's canonical JSON, in hex; equal plans have equal fingerprints."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def nodes(self) -> dict[str, PlanNode]:
+        """Every node by its name."""
+        return {node.name: node for stage in self.stages for node in stage.nodes}
+
+    @cached_property
+    def guarantees(self) -> dict[str, str]:
+        """What is promised of every node's effect, by node."""
+        return {name: node.guarantee.value for name, node in self.nodes.items()}
+
+    @cached_property
+    def stage_of(self) -> dict[str, int]:
+        """The index of every node's stage, by the node's name."""
+        return {node.name: index for index, stage in enumerate(self.stages) for node in stage.nodes}
+
+    @cached_property
+    def pivot_stage(self) -> int | None:
+        """Index of the stage that holds the pivot; `None` when the saga has none.
+
+        A plan without a pivot but with retriable steps turns forward-only with its first retriable step.
+        """
+        for index, stage in enumerate(self.stages):
+            if any(node.role is Role.PIVOT for node in stage.nodes):
+                return index
+        return None
+
+    def forward_only(self, stage: int) -> bool:
+        """Tell whether a failure in this stage can no longer be answered by compensating."""
+        if self.pivot_stage is not None:
+            return stage > self.pivot_stage
+        return any(node.role is Role.RETRIABLE for node in self.stages[stage].nodes)

@@ -1,0 +1,180 @@
+"""The record of a run: its state together with the user data that its facts carry.
+
+`RunRecord` is what steps are given their input and earlier results from, and what the read model is made of. It is a
+fold, like the state inside it, and never the truth.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import JournalError
+from amends.aggregates.evolve import begin, evolve
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CompensationAttemptFailed,
+    Fact,
+    Head,
+    NodeFact,
+    ProbeAttemptFailed,
+    SagaFailed,
+    SagaStarted,
+    StepAttemptFailed,
+    StepFailed,
+    StepInDoubt,
+    StepRejected,
+    StepSucceeded,
+)
+from amends.aggregates.plan import Plan
+from amends.aggregates.state import RunState, RunStatus
+
+RECENT = 64
+"""How many heads a record keeps; more than one driver's step ever adds."""
+
+__all__ = ["RunRecord", "RunSummary", "fold_facts"]
+
+
+class RunSummary(NamedTuple):
+    """A run's row in the read model.
+
+    Attributes:
+        run_id: Id of the run.
+        saga: Name of the saga.
+        status: Where the run stands.
+        position: Position of its last fact.
+        started_ms: The driver's time of acceptance, in milliseconds since the epoch.
+        updated_ms: The driver's time of the last fact.
+        current: Nodes that the run is at, joined by commas; empty when it is closed, the open ones when it needs
+            attention.
+        error: The last error or refusal in one line; `None` when there was none.
+        keys: Declared business keys and their values.
+        driver: Who advances the run.
+        fingerprint: The plan that the run follows.
+    """
+
+    run_id: str
+    saga: str
+    status: RunStatus
+    position: int
+    started_ms: int
+    updated_ms: int
+    current: str
+    error: str | None
+    keys: Mapping[str, str]
+    driver: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run's state and data at one position.
+
+    Attributes:
+        started: The fact that accepted the run.
+        state: The fold of the heads.
+        results: Results of the nodes that have one, as JSON, by node.
+        error: The last error or refusal in one line; `None` when there was none.
+        current: Nodes that an operator has to look at; empty unless the run needs attention.
+        recent: Heads of the last facts, at most `RECENT`, for those who know the run up to some position.
+    """
+
+    started: SagaStarted
+    state: RunState
+    results: Mapping[str, JsonValue]
+    error: str | None
+    current: tuple[str, ...] = ()
+    recent: tuple[Head, ...] = ()
+
+    @classmethod
+    def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
+        """Make the record of a run that was just accepted."""
+        head = fact.head
+        return cls(fact, begin(plan, head), {}, None, recent=(head,))
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.started.run_id
+
+    def apply(self, fact: Fact) -> "RunRecord":
+        """Fold one more fact.
+
+        Raises:
+            TransitionError: The fact does not follow.
+        """
+        head = fact.head
+        state = evolve(self.state, head)
+        results, error, current = self.results, self.error, self.current
+        if isinstance(fact, StepSucceeded):
+            results = {**results, fact.node: fact.result}
+        elif isinstance(fact, NodeFact):
+            error = _error_line(fact) or error
+        elif isinstance(fact, SagaFailed):
+            error = error or f"{fact.node}: {fact.reason}"
+        elif isinstance(fact, AttentionRequested):
+            current = fact.nodes
+        return RunRecord(self.started, state, results, error, current, (*self.recent[1 - RECENT :], head))
+
+    def heads_after(self, position: int) -> tuple[Head, ...] | None:
+        """Give the heads of all facts after a position; `None` when they are too many to be kept."""
+        missing = self.state.position - position
+        if missing > len(self.recent):
+            return None
+        return self.recent[len(self.recent) - missing :]
+
+    @property
+    def summary(self) -> RunSummary:
+        """The run's row in the read model."""
+        state = self.state
+        return RunSummary(
+            run_id=self.run_id,
+            saga=self.started.saga,
+            status=state.status,
+            position=state.position,
+            started_ms=state.started_ms,
+            updated_ms=state.updated_ms,
+            current=",".join(self.current or _at(state)),
+            error=self.error,
+            keys=self.started.keys,
+            driver=self.started.driver,
+            fingerprint=self.started.fingerprint,
+        )
+
+
+def fold_facts(plan: Plan, facts: Iterable[Fact]) -> RunRecord:
+    """Fold a whole stream, from `SagaStarted` on.
+
+    Args:
+        plan: The plan that the first fact names.
+        facts: All facts of the run, in order.
+
+    Raises:
+        JournalError: The stream is empty or does not begin with `SagaStarted`.
+        TransitionError: A fact does not follow from those before it.
+    """
+    remaining = iter(facts)
+    first = next(remaining, None)
+    if not isinstance(first, SagaStarted):
+        raise JournalError(f"a run's stream begins with SagaStarted, found {first.kind if first else 'nothing'}")
+    record = RunRecord.begin(plan, first)
+    for fact in remaining:
+        record = record.apply(fact)
+    return record
+
+
+def _at(state: RunState) -> tuple[str, ...]:
+    if state.closed or not 0 <= state.cursor < len(state.plan.stages):
+        return ()
+    return tuple(node.name for node in state.plan.stages[state.cursor].nodes)
+
+
+def _error_line(fact: NodeFact) -> str | None:
+    match fact:
+        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
+            return f"{fact.node}: {fact.error_type}: {fact.error}"
+        case StepRejected() | StepInDoubt() | StepFailed():
+            return f"{fact.node}: {fact.reason}"
+        case _:
+            return None

@@ -1,0 +1,207 @@
+"""The state of a saga run, as folded from its facts.
+
+Status values are derived from evidence by `amends.aggregates.evolve`; nothing else makes them. A state contains its
+plan, but no user data, so that it may travel to places that must not see any.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from amends.aggregates.plan import Plan, PlanNode, StepKind
+
+__all__ = [
+    "CLOSED",
+    "PENDING",
+    "SETTLED_BADLY",
+    "NodeState",
+    "NodeStatus",
+    "RunState",
+    "RunStatus",
+    "acted",
+    "dump_state",
+    "load_state",
+    "open_undo",
+    "undo_open_nodes",
+    "unsettled_effects",
+]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "RUNNING"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+    NEEDS_ATTENTION = "NEEDS_ATTENTION"
+
+
+CLOSED = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED, RunStatus.NEEDS_ATTENTION})
+"""Statuses in which nothing is left for a driver to do."""
+
+
+class NodeStatus(StrEnum):
+    """Where one node stands."""
+
+    PENDING = "pending"
+    STARTED = "started"
+    WAITING = "waiting"
+    SPENT = "spent"
+    PROBE_WAITING = "probe waiting"
+    PROBE_SPENT = "probe spent"
+    SUCCEEDED = "succeeded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    IN_DOUBT = "in doubt"
+    UNDO_STARTED = "undo started"
+    UNDO_WAITING = "undo waiting"
+    UNDO_SPENT = "undo spent"
+    UNDONE = "undone"
+    UNDO_EXHAUSTED = "undo exhausted"
+
+
+SETTLED_BADLY = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN_DOUBT})
+"""Statuses in which a step is over without having succeeded for certain."""
+
+
+class NodeState(NamedTuple):
+    """One node's part of a run's state.
+
+    Attributes:
+        status: Where it stands.
+        attempt: Attempts made in the present phase (do, probe or undo).
+        due_ms: End of the live claim or time of the next attempt, in milliseconds since the epoch.
+        generation: Part of the idempotency key.
+        first_position: Position of the node's first fact; compensations run in reverse order of it.
+    """
+
+    status: NodeStatus
+    attempt: int
+    due_ms: int | None
+    generation: int
+    first_position: int
+
+
+PENDING = NodeState(NodeStatus.PENDING, 0, None, 0, 0)
+"""The state of a node that has no facts yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """The fold of a run's heads.
+
+    Attributes:
+        plan: The plan that the run follows.
+        status: Where the run stands.
+        position: Position of the last fact that was folded.
+        nodes: The nodes that have facts, by name; the others are pending.
+        cursor: Index of the stage that is being run or, when compensating, undone; beyond the last when all have
+            succeeded, -1 when nothing is left to undo.
+        started_ms: The driver's time when the run was accepted, in milliseconds since the epoch.
+        updated_ms: The driver's time of the last fact.
+    """
+
+    plan: Plan
+    status: RunStatus
+    position: int
+    nodes: Mapping[str, NodeState]
+    cursor: int
+    started_ms: int
+    updated_ms: int
+
+    def node(self, name: str) -> NodeState:
+        """Give a node's state; a node without facts is pending."""
+        return self.nodes.get(name, PENDING)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left for a driver to do."""
+        return self.status in CLOSED
+
+
+_ACTED = frozenset(
+    {
+        NodeStatus.SUCCEEDED,
+        NodeStatus.IN_DOUBT,
+        NodeStatus.UNDO_STARTED,
+        NodeStatus.UNDO_WAITING,
+        NodeStatus.UNDO_SPENT,
+    }
+)
+
+
+def acted(node: NodeState) -> bool:
+    """Tell whether the step took effect, or may have, and no undo of it has ended."""
+    return node.status in _ACTED
+
+
+def open_undo(plan: PlanNode, node: NodeState) -> bool:
+    """Tell whether the node's compensation has still to be run."""
+    return plan.undo is not None and node.status in _ACTED
+
+
+_UNSETTLED = frozenset(
+    {
+        NodeStatus.STARTED,
+        NodeStatus.WAITING,
+        NodeStatus.SPENT,
+        NodeStatus.PROBE_WAITING,
+        NodeStatus.PROBE_SPENT,
+    }
+)
+
+
+def unsettled_effects(state: RunState) -> tuple[str, ...]:
+    """List the effects that were called and have no outcome yet: they may act, or have acted.
+
+    A transaction is never among them: what it did without an outcome was rolled back.
+    """
+    return tuple(
+        name
+        for name, node in state.nodes.items()
+        if node.status in _UNSETTLED and state.plan.nodes[name].kind is StepKind.EFFECT
+    )
+
+
+def undo_open_nodes(state: RunState) -> tuple[str, ...]:
+    """List the nodes that forbid calling the run compensated.
+
+    These are the nodes that may have acted and are not undone. A step that was declared irreversible stays by
+    declaration when it succeeded, but not when it is in doubt; a read-only one always does.
+    """
+    return tuple(name for name, node in state.nodes.items() if _unaccounted(state.plan.nodes[name], node))
+
+
+def _unaccounted(plan: PlanNode, node: NodeState) -> bool:
+    if node.status is NodeStatus.UNDO_EXHAUSTED or open_undo(plan, node):
+        return True
+    stays = plan.read_only or (plan.irreversible is not None and node.status is NodeStatus.SUCCEEDED)
+    return acted(node) and not stays
+
+
+def dump_state(state: RunState) -> dict[str, Any]:
+    """Write a state as JSON; it holds no user data."""
+    return {
+        "plan": state.plan.model_dump(mode="json"),
+        "status": state.status.value,
+        "position": state.position,
+        "nodes": {name: [node.status.value, *node[1:]] for name, node in state.nodes.items()},
+        "cursor": state.cursor,
+        "started_ms": state.started_ms,
+        "updated_ms": state.updated_ms,
+    }
+
+
+def load_state(value: Mapping[str, Any]) -> RunState:
+    """Read what `dump_state` wrote."""
+    return RunState(
+        plan=Plan.model_validate(value["plan"]),
+        status=RunStatus(value["status"]),
+        position=value["position"],
+        nodes={name: NodeState(NodeStatus(node[0]), *node[1:]) for name, node in value["nodes"].items()},
+        cursor=value["cursor"],
+        started_ms=value["started_ms"],
+        updated_ms=value["updated_ms"],
+    )

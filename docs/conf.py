@@ -1,0 +1,28 @@
+"""How Sphinx builds the documentation: Markdown pages (MyST), Mermaid diagrams, Google docstrings.
+
+`make docs` treats every warning as an error; a link to a page, file or heading that does not exist is a warning.
+Pages keep to what GitHub shows too: relative links, fenced blocks, HTML comments.
+"""
+
+from importlib.metadata import version as installed_version
+
+project = "Amends"
+version = installed_version("amends")
+release = version
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
+exclude_patterns = ["**/_*"]
+
+html_theme = "furo"
+html_title = "Amends"
+html_copy_source = False
+html_show_copyright = False
+
+myst_heading_anchors = 4
+myst_fence_as_directive = ["mermaid"]
+mermaid_fullscreen = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False

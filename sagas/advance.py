@@ -1,0 +1,330 @@
+"""The activity protocol: how every driver writes to a run.
+
+Theory of operation: whatever a driver learned (an outcome, or only that time has passed), it writes in one unit of the
+journal: read the run at its head, fold, decide, append the outcome and every conclusion that needs no I/O. Work that
+is already recorded is not done again: a replay, a lost reply, a parallel step and an operator are all one case.
+
+- `accept` begins a run, once per id and input.
+- `advance` appends conclusions and runs the transactions that are due, inside the unit: exactly once.
+- `claim` declares the intent to call an effect, a compensation or a probe; it gives nothing when that is not what the
+  head of the stream asks for.
+- `settle` appends the outcome of a claim.
+
+Pure but for what `Tx` does: no clock, no environment; `now_ms` is the driver's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from amends.aggregates.canonical import difference, same_json
+from amends.aggregates.errors import (
+    JournalError,
+    NotFoundError,
+    StartConflictError,
+    UnreachableError,
+    WrongStoreError,
+)
+from amends.aggregates.evolve import NODE_TRANSITIONS
+from amends.aggregates.facts import SagaStarted, stream_of_run
+from amends.aggregates.journal import Tx
+from amends.aggregates.plan import Plan, PlanNode, StepKind
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
+from amends.sagas.decide import (
+    Conclusion,
+    Decision,
+    RunCompensation,
+    RunProbe,
+    RunStep,
+    WaitUntil,
+    Work,
+    decide,
+)
+from amends.sagas.outcome import Outcome, Succeeded
+from amends.sagas.registry import Registry
+from amends.sagas.scribe import Scribe
+from amends.sagas.task import (
+    Direction,
+    Task,
+    outcome_of_error,
+    outcome_of_result,
+    task_for,
+    transaction_arguments,
+)
+
+__all__ = ["LEASE_GRACE_MS", "Protocol", "Start", "direction_of", "effects_due", "next_due_ms", "transactions_due"]
+
+LEASE_GRACE_MS = 5_000
+"""A claim outlives the bound of its call by this, so that a call that ends in time can also be recorded in time."""
+
+TRANSACTIONS_PER_UNIT = 20
+"""A unit shares its database transaction with others, so one run does not keep it longer than this many steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request to begin a run.
+
+    Attributes:
+        run_id: Its id.
+        plan: The plan that it will follow.
+        input: Its input as JSON, validated.
+        keys: Business keys and their values.
+        driver: Who advances it.
+        actor: Who asks for it.
+        correlation_id: What all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that led to it; `None` when there is none.
+    """
+
+    run_id: str
+    plan: Plan
+    input: JsonValue
+    keys: dict[str, str]
+    driver: str
+    actor: str
+    correlation_id: str | None = None
+    causation_id: str | None = None
+
+
+_DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
+
+
+def direction_of(work: Work) -> Direction:
+    """Tell which of the step's functions a piece of work calls."""
+    return _DIRECTIONS[type(work)]
+
+
+def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
+    """Give the calls of effects, their compensations and probes that are due."""
+    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.EFFECT)
+
+
+def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
+    """Give the transactions and their compensations that are due."""
+    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
+
+
+def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
+    """Tell when there will be something to decide although nothing happens; `None` for never."""
+    return min((each.due_ms for each in decisions if isinstance(each, WaitUntil)), default=None)
+
+
+def _work(record: RunRecord, now_ms: int) -> Iterator[Work]:
+    return (each for each in decide(record.state, now_ms) if isinstance(each, Work))
+
+
+def _kind(record: RunRecord, work: Work) -> StepKind:
+    return record.state.plan.nodes[work.node].kind
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The writing side of a driver.
+
+    Attributes:
+        registry: Where the code is found.
+        worker: Who claims nodes, for people who read the journal.
+    """
+
+    registry: Registry
+    worker: str
+
+    def accept(self, tx: Tx, start: Start, now_ms: int) -> RunRecord:
+        """Begin a run, or find the one that this request began earlier.
+
+        Raises:
+            StartConflictError: The id is taken by a run of another saga or with another input; the message shows the
+                difference.
+        """
+        present = tx.record(start.run_id)
+        if present is not None:
+            return self._same_start(present, start)
+        fact = SagaStarted(
+            originator_id=stream_of_run(start.run_id),
+            originator_version=1,
+            as_of_ms=now_ms,
+            recorded_at_ms=tx.recorded_at_ms,
+            correlation_id=start.correlation_id or start.run_id,
+            causation_id=start.causation_id,
+            actor=start.actor,
+            saga=start.plan.saga,
+            fingerprint=start.plan.fingerprint,
+            input=start.input,
+            keys=start.keys,
+            store_id=tx.store_id,
+            driver=start.driver,
+            epoch=1,
+            guarantees=start.plan.guarantees,
+        )
+        return tx.accept(start.plan, fact)
+
+    def _same_start(self, present: RunRecord, start: Start) -> RunRecord:
+        first = present.started
+        if first.saga != start.plan.saga:
+            raise StartConflictError(
+                f"run {start.run_id!r} exists already, of saga {first.saga!r}, not {start.plan.saga!r}; use another id"
+            )
+        if first.input != start.input and not same_json(first.input, start.input):
+            saga = self.registry.sagas.get(first.saga)
+            # Read through today's model, so that a field that was added with a default is no difference.
+            then = first.input if saga is None else saga.input_codec.dump(saga.input_codec.load(first.input))
+            if not same_json(then, start.input):
+                lines = "; ".join(difference(then, start.input))
+                raise StartConflictError(
+                    f"run {start.run_id!r} exists already with another input ({lines}); use another id"
+                )
+        return present
+
+    def advance(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
+        """Append what follows without I/O, and run the transactions that are due.
+
+        Raises:
+            NotFoundError: There is no such run, or code that its plan names is not here.
+            WrongStoreError: The run belongs to another store.
+        """
+        return self._follow(tx, self._read(tx, run_id), now_ms)
+
+    def claim(
+        self, tx: Tx, run_id: str, work: Work, now_ms: int, *, takeover: bool = False
+    ) -> tuple[RunRecord, Task | None]:
+        """Declare the intent to make a call, if that is what the head of the stream asks for.
+
+        Args:
+            tx: The unit's transaction.
+            run_id: The run.
+            work: What the driver set out to do; its attempt may be outdated.
+            now_ms: The driver's time.
+            takeover: Whether the driver knows that whoever holds a live claim on the node is gone.
+
+        Returns:
+            The run's record, and the task; `None` when there is nothing to call.
+
+        Raises:
+            NotFoundError: There is no such run, or code that its plan names is not here.
+        """
+        record = self._read(tx, run_id)
+        if takeover:
+            record = self._take_over(tx, record, work, now_ms)
+        record = self._conclude(tx, record, now_ms)
+        due = next((each for each in effects_due(record, now_ms) if each.node == work.node), None)
+        if due is None:
+            return record, None
+        return self._declare(tx, record, due, now_ms)
+
+    def claim_all(self, tx: Tx, record: RunRecord, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
+        """Claim every effect that is due, in the unit that found it out."""
+        tasks: list[Task] = []
+        for due in effects_due(record, now_ms):
+            record, task = self._declare(tx, record, due, now_ms)
+            tasks.append(task)
+        return record, tuple(tasks)
+
+    def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
+        """Append what became of a call, and every conclusion from it.
+
+        An answer to a claim that has expired meanwhile is still taken when it tells of an effect and the node has no
+        outcome yet; otherwise the record is given as it is.
+        """
+        record = self._read(tx, task.run_id)
+        node = record.state.plan.nodes[task.node]
+        at = record.state.node(task.node)
+        live = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(task.direction)
+        current = at.generation == task.generation and (
+            (at.status is live and at.attempt == task.attempt)
+            if live is not None
+            else at.status in {NodeStatus.SPENT, NodeStatus.PROBE_WAITING}
+        )
+        scribe = Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause)
+        fact = scribe.outcome(node, task.direction, task.attempt, outcome)
+        late = isinstance(outcome, Succeeded) and fact.kind in NODE_TRANSITIONS[at.status]
+        if record.state.closed or not (current or late):
+            return record
+        return self._conclude(tx, tx.append(record, (fact,)), now_ms)
+
+    def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
+        """Settle, and run the transactions that are due then."""
+        return self._follow(tx, self.settle(tx, task, outcome, now_ms), now_ms)
+
+    def _read(self, tx: Tx, run_id: str) -> RunRecord:
+        record = tx.record(run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {run_id!r} in this store; was it started on another one?")
+        if record.started.store_id != tx.store_id:
+            raise WrongStoreError(
+                f"run {run_id!r} was accepted by store {record.started.store_id}, this is store {tx.store_id}; "
+                f"connect to the store that it belongs to"
+            )
+        return record
+
+    def _follow(self, tx: Tx, record: RunRecord, now_ms: int) -> RunRecord:
+        for _ in range(TRANSACTIONS_PER_UNIT):
+            record = self._conclude(tx, record, now_ms)
+            due = next(iter(transactions_due(record, now_ms)), None)
+            if due is None:
+                return record
+            record = self._transact(tx, record, due, now_ms)
+        return self._conclude(tx, record, now_ms)
+
+    def _conclude(self, tx: Tx, record: RunRecord, now_ms: int) -> RunRecord:
+        while True:
+            conclusion = next((each for each in decide(record.state, now_ms) if isinstance(each, Conclusion)), None)
+            if conclusion is None:
+                return record
+            record = tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).conclusion(conclusion),))
+
+    def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int) -> tuple[RunRecord, Task]:
+        node = record.state.plan.nodes[due.node]
+        direction = direction_of(due)
+        if direction is not Direction.PROBE:  # asking changes nothing, so it needs no durable intent
+            bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
+            lease = now_ms + (bound or 0) + LEASE_GRACE_MS
+            scribe = Scribe(record, now_ms, tx.recorded_at_ms)
+            record = tx.append(record, (scribe.intent(node, direction, due.attempt, self.worker, lease),))
+        cause = f"{record.run_id}:{record.state.position}"
+        return record, task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
+
+    def _take_over(self, tx: Tx, record: RunRecord, work: Work, now_ms: int) -> RunRecord:
+        at = record.state.node(work.node)
+        direction = direction_of(work)
+        held = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(direction)
+        if at.status is not held:
+            return record
+        node = record.state.plan.nodes[work.node]
+        return tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
+
+    def _transact(self, tx: Tx, record: RunRecord, due: Work, now_ms: int) -> RunRecord:
+        node = record.state.plan.nodes[due.node]
+        direction = direction_of(due)
+        outcome = self._run_transaction(tx, record, node, due)
+        fact = Scribe(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
+        return tx.append(record, (fact,))
+
+    def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work) -> Outcome:
+        direction = direction_of(due)
+        operation = self.registry.operation(node.step, undo=direction is Direction.UNDO)
+        try:
+            with tx.unit_of_work() as work:
+                argument, context = transaction_arguments(
+                    self.registry, record, node, direction, attempt=due.attempt, work=work
+                )
+                outcome = outcome_of_result(self.registry, node.step, direction, operation.function(argument, context))
+                if not isinstance(outcome, Succeeded):
+                    raise _RollBackError(outcome)  # noqa: TRY301 - leaving the savepoint is the point
+        except _RollBackError as rolled_back:
+            return rolled_back.outcome
+        except (JournalError, UnreachableError):
+            # Our own infrastructure, not the step: the whole unit is run again, and no attempt is used up.
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is its outcome
+            return outcome_of_error(error)
+        return outcome
+
+
+class _RollBackError(Exception):
+    """Leaves the savepoint with an outcome that is not a success."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome

@@ -1,0 +1,64 @@
+"""Clocks that a driver is given: the only place where time comes from."""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Any, Protocol
+
+__all__ = ["Clock", "SystemClock", "VirtualClock"]
+
+
+class Clock(Protocol):
+    """Where a driver's time comes from, and how it waits."""
+
+    def now_ms(self) -> int:
+        """Give the time in milliseconds since the epoch."""
+        ...
+
+    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
+        """Return when one of the pending calls has ended, or that time has come.
+
+        Args:
+            pending: Calls in flight.
+            due_ms: In milliseconds since the epoch; `None` for no bound. At least one of the two is given.
+        """
+        ...
+
+
+class SystemClock:
+    """Wall time."""
+
+    def now_ms(self) -> int:
+        """Give the time in milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
+        """Return when one of the pending calls has ended, or that time has come."""
+        left = None if due_ms is None else max(0, due_ms - self.now_ms()) / 1000
+        if pending:
+            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        elif left is not None:
+            await asyncio.sleep(left)
+
+
+class VirtualClock:
+    """Time that passes only when there is nothing else to wait for, so that an hour's retries take no time.
+
+    Args:
+        start_ms: Where it begins, in milliseconds since the epoch.
+    """
+
+    def __init__(self, start_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = start_ms
+
+    def now_ms(self) -> int:
+        """Give the time in milliseconds since the epoch."""
+        return self._now_ms
+
+    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
+        """Wait for a call as long as there is one; otherwise move on to that time at once."""
+        if pending:
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        elif due_ms is not None:
+            self._now_ms = max(self._now_ms, due_ms)
+            await asyncio.sleep(0)

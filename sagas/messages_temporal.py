@@ -1,0 +1,109 @@
+"""What travels through Temporal: ids, positions, times and heads; never user data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from amends.aggregates.evolve import fold
+from amends.aggregates.facts import Head
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import RunState, dump_state, load_state
+
+__all__ = ["ADVANCE", "NUDGE", "AdvanceRequest", "CallRequest", "Progress", "RunArguments", "activity_name"]
+
+ADVANCE = "advance"
+"""Activity type that appends what needs no call; every other activity type is a step's name."""
+
+NUDGE = "nudge"
+"""Signal that says: look at the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunArguments:
+    """The only argument of a saga's workflow.
+
+    Attributes:
+        run_id: The run.
+        store_id: The store that accepted it; a worker on another one refuses it.
+    """
+
+    run_id: str
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceRequest:
+    """Asks to append what follows without a call.
+
+    Attributes:
+        run_id: The run.
+        store_id: The store that accepted it.
+        known: Position up to which the workflow knows the stream; 0 for nothing.
+        as_of_ms: The workflow's time, in milliseconds since the epoch.
+    """
+
+    run_id: str
+    store_id: str
+    known: int
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """Asks to call an effect, its compensation or its probe.
+
+    Attributes:
+        run_id: The run.
+        store_id: The store that accepted it.
+        node: The node.
+        direction: `do`, `undo` or `probe`.
+        attempt: The attempt that the workflow decided on.
+        known: Position up to which the workflow knows the stream.
+        as_of_ms: The workflow's time, in milliseconds since the epoch.
+    """
+
+    run_id: str
+    store_id: str
+    node: str
+    direction: str
+    attempt: int
+    known: int
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the workflow does not know yet: heads, or a whole state when they would be too many.
+
+    Attributes:
+        heads: Heads after the known position, as rows.
+        state: A state as `dump_state` writes it; `None` when the heads suffice.
+    """
+
+    heads: list[list[Any]]
+    state: dict[str, Any] | None = None
+
+    @classmethod
+    def since(cls, record: RunRecord, known: int) -> "Progress":
+        """Tell how a run went on after a position."""
+        heads = record.heads_after(known) if known else None
+        if heads is None:
+            return cls([], dump_state(record.state))
+        return cls([list(head) for head in heads])
+
+    def apply(self, state: RunState | None) -> RunState:
+        """Bring a state up to date.
+
+        Raises:
+            TransitionError: The heads do not follow; the journal and this workflow have parted.
+        """
+        if self.state is not None:
+            fresh = load_state(self.state)
+            return fresh if state is None or fresh.position > state.position else state
+        if state is None:
+            raise ValueError("a workflow that knows nothing of its run was told only what is new")
+        return fold(state, (Head(*row) for row in self.heads))
+
+
+def activity_name(step: str, direction: str) -> str:
+    """Name the activity type of one of a step's functions, so that Temporal's own pages read well."""
+    return {"do": step, "undo": f"{step}.compensation", "probe": f"{step}.probe"}[direction]

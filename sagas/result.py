@@ -1,0 +1,54 @@
+"""How a run stands, as its starter sees it."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import RunStatus
+from amends.sagas.context import ResultSource
+
+__all__ = ["RunResult"]
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run at one position of its stream.
+
+    Attributes:
+        record: The fold of its facts.
+    """
+
+    record: RunRecord
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.record.run_id
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands."""
+        return self.record.state.status
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left for a driver to do."""
+        return self.record.state.closed
+
+    @property
+    def error(self) -> str | None:
+        """The last error or refusal in one line; `None` when there was none."""
+        return self.record.error
+
+    @property
+    def open_nodes(self) -> tuple[str, ...]:
+        """What an operator has to decide about; empty unless the run needs attention."""
+        return self.record.current
+
+    def result_of(self, step: ResultSource[R]) -> R | None:
+        """Give what a step returned; `None` when it has not succeeded."""
+        if step.name not in self.record.results:
+            return None
+        return step.load_result(self.record.results[step.name])

@@ -1,0 +1,154 @@
+"""The in-process runner: drives runs inside one process, without Temporal.
+
+It is the reference for every other driver: the same plan, `decide` and journal, an injected clock, and nothing in
+between. It carries unit tests, exhaustive verification and places where a durable scheduler is not wanted; a run that
+its process did not finish goes on with `resume`.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TypeVar
+from uuid import uuid4
+
+from amends.aggregates.errors import NotFoundError
+from amends.aggregates.journal import Journal, RunQuery, Tx
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import RunStatus
+from amends.sagas.advance import Protocol, next_due_ms, transactions_due
+from amends.sagas.clock_asyncio import Clock, SystemClock
+from amends.sagas.decide import decide
+from amends.sagas.invoke_asyncio import call_effect
+from amends.sagas.outcome import Outcome
+from amends.sagas.registry import Registry
+from amends.sagas.result import RunResult
+from amends.sagas.saga import Saga
+from amends.sagas.start import prepare_start
+from amends.sagas.task import Task
+
+__all__ = ["DRIVER", "Runner"]
+
+I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
+
+DRIVER = "in-process"
+_PAGE = 200
+
+
+class Runner:
+    """Runs sagas in this process.
+
+    Args:
+        journal: Where facts are written.
+        registry: The sagas and steps.
+        clock: Where time comes from.
+        worker: Name under which nodes are claimed.
+        actor: Who starts runs, unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        registry: Registry,
+        *,
+        clock: Clock | None = None,
+        worker: str = DRIVER,
+        actor: str = DRIVER,
+    ) -> None:
+        registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
+        self._journal = journal
+        self._registry = registry
+        self._clock = clock or SystemClock()
+        self._protocol = Protocol(registry, worker)
+        self._actor = actor
+
+    async def run(self, saga: Saga[I], input: I, *, id: str | None = None) -> RunResult:  # noqa: A002
+        """Accept a run and drive it to its end.
+
+        Args:
+            saga: The saga.
+            input: Its input.
+            id: Id of the run; the same id and input give the same run. `None` makes a new one.
+
+        Raises:
+            InputError: The id or the input cannot be accepted.
+            StartConflictError: The id is taken by another saga or another input.
+        """
+        run_id = id or uuid4().hex
+        start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+        now_ms = self._clock.now_ms()
+
+        def begin(tx: Tx) -> tuple[RunRecord, tuple[Task, ...]]:
+            self._protocol.accept(tx, start, now_ms)
+            return self._step(tx, run_id, now_ms)
+
+        record, tasks = await self._journal.commit(begin, runs=(run_id,))
+        return RunResult(await self._drive(record, tasks))
+
+    async def resume(self, run_id: str) -> RunResult:
+        """Drive a run that was accepted earlier to its end.
+
+        Claims of a process that is gone are waited for until they end by themselves.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        now_ms = self._clock.now_ms()
+        record, tasks = await self._journal.commit(lambda tx: self._step(tx, run_id, now_ms), runs=(run_id,))
+        return RunResult(await self._drive(record, tasks))
+
+    async def resume_all(self) -> list[RunResult]:
+        """Drive every unfinished run of this driver to its end, one after the other."""
+        finished: list[RunResult] = []
+        open_runs = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
+        last: str | None = None
+        while page := await self._journal.runs(RunQuery(statuses=open_runs, limit=_PAGE, before=last)):
+            last = page[-1].run_id
+            finished += [await self.resume(row.run_id) for row in page if row.driver == DRIVER]
+        return finished
+
+    async def result(self, run_id: str) -> RunResult:
+        """Read how a run stands.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        record = await self._journal.record(run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {run_id!r} in this store")
+        return RunResult(record)
+
+    def _step(self, tx: Tx, run_id: str, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
+        return self._protocol.claim_all(tx, self._protocol.advance(tx, run_id, now_ms), now_ms)
+
+    def _settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
+        record = self._protocol.settle_and_follow(tx, task, outcome, now_ms)
+        return self._protocol.claim_all(tx, record, now_ms)
+
+    async def _drive(self, record: RunRecord, tasks: Iterable[Task]) -> RunRecord:
+        calls: dict[asyncio.Task[Outcome], Task] = {}
+        try:
+            while True:
+                for task in tasks:
+                    calls[asyncio.create_task(call_effect(self._registry, task))] = task
+                if record.state.closed:
+                    return record
+                record, tasks = await self._next(record, calls)
+        finally:
+            for call in calls:
+                call.cancel()
+
+    async def _next(
+        self, record: RunRecord, calls: dict[asyncio.Task[Outcome], Task]
+    ) -> tuple[RunRecord, tuple[Task, ...]]:
+        """Wait for the first answer or the next due time, and write down what follows from it."""
+        now_ms = self._clock.now_ms()
+        due_ms = next_due_ms(decide(record.state, now_ms))
+        if not transactions_due(record, now_ms):
+            await self._clock.wait(calls, due_ms)
+            now_ms = self._clock.now_ms()
+            call = next((each for each in calls if each.done()), None)
+            if call is not None:
+                task, outcome = calls.pop(call), call.result()
+                return await self._journal.commit(
+                    lambda tx: self._settle(tx, task, outcome, now_ms), runs=(record.run_id,)
+                )
+        return await self._journal.commit(lambda tx: self._step(tx, record.run_id, now_ms), runs=(record.run_id,))

@@ -1,0 +1,182 @@
+"""Writing facts: outcomes and conclusions put into the past tense."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from amends.aggregates.errors import JournalError
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CompensationAttemptFailed,
+    CompensationExhausted,
+    CompensationStarted,
+    CompensationSucceeded,
+    Fact,
+    ProbeAttemptFailed,
+    SagaCompensated,
+    SagaCompleted,
+    SagaFailed,
+    StepAttemptFailed,
+    StepFailed,
+    StepInDoubt,
+    StepRejected,
+    StepStarted,
+    StepSucceeded,
+)
+from amends.aggregates.plan import PlanNode, RetryPolicy, StepKind
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
+from amends.sagas.decide import (
+    CloseCompensated,
+    CloseCompleted,
+    Conclusion,
+    DoubtStep,
+    ExhaustCompensation,
+    ExpireClaim,
+    FailSaga,
+    FailStep,
+    RequestAttention,
+)
+from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
+from amends.sagas.task import Direction, key_of
+
+__all__ = ["Scribe"]
+
+F = TypeVar("F", bound=Fact)
+
+ENGINE = "amends"
+
+
+@dataclass(frozen=True, slots=True)
+class Scribe:
+    """Makes the facts that follow a record, one at a time.
+
+    Attributes:
+        record: The run at its head.
+        now_ms: The driver's time, in milliseconds since the epoch.
+        recorded_at_ms: Wall time of the append.
+        actor: Who brings it about.
+        cause: Id of the fact that led here; `None` for the head of the stream.
+    """
+
+    record: RunRecord
+    now_ms: int
+    recorded_at_ms: int
+    actor: str = ENGINE
+    cause: str | None = None
+
+    def _write(self, cls: type[F], **fields: Any) -> F:  # noqa: ANN401 - the fact's own fields
+        record = self.record
+        position = record.state.position
+        return cls(
+            originator_id=record.started.originator_id,
+            originator_version=position + 1,
+            as_of_ms=max(self.now_ms, record.state.updated_ms),
+            recorded_at_ms=self.recorded_at_ms,
+            correlation_id=record.started.correlation_id,
+            causation_id=self.cause or f"{record.run_id}:{position}",
+            actor=self.actor,
+            **fields,
+        )
+
+    def intent(self, node: PlanNode, direction: Direction, attempt: int, worker: str, lease_until_ms: int) -> Fact:
+        """Declare that a call is about to be made."""
+        generation = self.record.state.node(node.name).generation
+        return self._write(
+            CompensationStarted if direction is Direction.UNDO else StepStarted,
+            node=node.name,
+            generation=generation,
+            attempt=attempt,
+            key=key_of(self.record.run_id, node.name, direction, generation),
+            worker=worker,
+            lease_until_ms=lease_until_ms,
+        )
+
+    def outcome(self, node: PlanNode, direction: Direction, attempt: int, outcome: Outcome) -> Fact:
+        """Put an outcome into the past tense.
+
+        Raises:
+            JournalError: The outcome does not belong to that direction.
+        """
+        generation = self.record.state.node(node.name).generation
+        fields: dict[str, Any] = {
+            "node": node.name,
+            "attempt": attempt,
+            "generation": generation,
+        }
+        match direction, outcome:
+            case Direction.DO, Succeeded(result):
+                return self._write(StepSucceeded, result=result, **fields)
+            case Direction.DO, Refused(reason):
+                return self._write(StepRejected, reason=reason, **fields)
+            case Direction.DO, Failed():
+                return self._failure(StepAttemptFailed, node.retry, attempt, outcome, fields)
+            case Direction.PROBE, Succeeded(result):
+                # The attempt that it speaks of is the last one of the step, not the probe's.
+                return self._write(StepSucceeded, result=result, probed=True, **fields)
+            case Direction.PROBE, NotFound():
+                key = key_of(self.record.run_id, node.name, direction, generation)
+                del fields["attempt"]
+                return self._write(StepFailed, reason=f"the probe found nothing under {key}", **fields)
+            case Direction.PROBE, Refused(reason):
+                del fields["attempt"]
+                return self._write(StepFailed, reason=f"the probe says: {reason}", **fields)
+            case Direction.PROBE, Failed():
+                return self._failure(ProbeAttemptFailed, node.retry, attempt, outcome, fields)
+            case Direction.UNDO, Succeeded():
+                return self._write(CompensationSucceeded, **fields)
+            case Direction.UNDO, Failed() | Refused() if node.undo is not None:
+                failed = outcome if isinstance(outcome, Failed) else Failed("Rejected", outcome.reason, final=True)
+                return self._failure(CompensationAttemptFailed, node.undo.retry, attempt, failed, fields)
+            case _:
+                raise JournalError(f"node {node.name!r}: {outcome} is no outcome of {direction}")
+
+    def _failure(
+        self,
+        cls: type[StepAttemptFailed | ProbeAttemptFailed | CompensationAttemptFailed],
+        retry: RetryPolicy,
+        attempt: int,
+        failed: Failed,
+        fields: dict[str, Any],
+    ) -> Fact:
+        delay = None if failed.final else retry.delay_ms(attempt)
+        due = None if delay is None else self.now_ms + delay
+        return self._write(cls, error_type=failed.error_type, error=failed.error, retry_at_ms=due, **fields)
+
+    def conclusion(self, conclusion: Conclusion) -> Fact:
+        """Put a conclusion into the past tense."""
+        state = self.record.state
+        match conclusion:
+            case ExpireClaim(name, attempt, undo):
+                return self.lost(state.plan.nodes[name], Direction.UNDO if undo else Direction.DO, attempt)
+            case FailStep(name):
+                return self._write(StepFailed, node=name, reason="its transaction was rolled back")
+            case DoubtStep(name):
+                return self._write(StepInDoubt, node=name, reason=self._doubt(name))
+            case ExhaustCompensation(name):
+                return self._write(CompensationExhausted, node=name)
+            case FailSaga(name):
+                return self._write(SagaFailed, node=name, reason=self._reason(name))
+            case CloseCompleted():
+                return self._write(SagaCompleted)
+            case CloseCompensated():
+                return self._write(SagaCompensated)
+            case RequestAttention(names):
+                reason = (
+                    f"cannot go on by itself: {', '.join(f'{name} is {state.node(name).status}' for name in names)}"
+                )
+                return self._write(AttentionRequested, nodes=names, reason=reason)
+
+    def lost(self, node: PlanNode, direction: Direction, attempt: int) -> Fact:
+        """Count an attempt as failed whose worker gave no answer."""
+        return self.outcome(node, direction, attempt, Failed("WorkerLost", "the claim ended without an answer"))
+
+    def _doubt(self, name: str) -> str:
+        node = self.record.state.plan.nodes[name]
+        asked = self.record.state.node(name).status is NodeStatus.PROBE_SPENT
+        why = "the probe gave no answer" if asked else "there is no probe" if not node.probe else "it was given up"
+        return f"attempts ended without an answer, {why}"
+
+    def _reason(self, name: str) -> str:
+        node = self.record.state.plan.nodes[name]
+        kind = "transaction" if node.kind is StepKind.TRANSACTION else "effect"
+        return f"the {kind} is {self.record.state.node(name).status}"

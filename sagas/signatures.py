@@ -1,0 +1,158 @@
+"""What the definition API reads from the user's functions, and the faults that it finds in them.
+
+Everything here is asked while modules are loaded, before anything runs; nothing here calls a user's function.
+"""
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from amends.aggregates.errors import DefinitionError
+from amends.aggregates.roundtrip import shorten
+
+__all__ = [
+    "annotations",
+    "check_name",
+    "check_target",
+    "fits",
+    "label",
+    "mapping_types",
+    "parameters",
+    "refuse_async",
+    "type_name",
+]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+def label(thing: object) -> str:
+    """Name anything that was given in place of something else: a function by its name, a value by its text."""
+    return repr(thing.__qualname__) if isinstance(thing, type | types.FunctionType) else shorten(thing)
+
+
+def check_target(decorator: str, function: object) -> None:
+    """Refuse what a decorator cannot make a step of.
+
+    Raises:
+        DefinitionError: It is no function, or one without a name.
+    """
+    if isinstance(function, str):
+        raise DefinitionError(f"@{decorator}({function!r}): options are given by name, name={function!r}")
+    if not isinstance(function, types.FunctionType):
+        raise DefinitionError(f"@{decorator} of {label(function)}: decorate a function, written with def")
+    if function.__name__ == "<lambda>":
+        raise DefinitionError(f"@{decorator} of a lambda: write it with def, a plan must be able to name it")
+
+
+def check_name(name: str, what: str) -> str:
+    """Give the name back if plans, keys and Temporal can carry it.
+
+    Raises:
+        DefinitionError: It is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`
+            and `.`.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DefinitionError(
+            f"{what} name {shorten(name)}: use 1 to 100 letters, digits, '_', '-' and '.', beginning with a letter "
+            f"or '_'"
+        )
+    return name
+
+
+def parameters(function: Callable[..., Any], count: int, where: str) -> tuple[str, ...]:
+    """Give the names of a function's parameters.
+
+    Raises:
+        DefinitionError: It cannot be called with exactly `count` positional arguments.
+    """
+    found = inspect.signature(function).parameters.values()
+    positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required_others = [p for p in found if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    required = [p for p in positional if p.default is p.empty]
+    if len(positional) < count or len(required) > count or required_others:
+        signature = ", ".join(p.name for p in found) or "nothing"
+        arguments = "1 argument" if count == 1 else f"{count} arguments"
+        raise DefinitionError(f"{where}: takes {signature}; it is called with {arguments}, give it as many parameters")
+    return tuple(p.name for p in positional[:count])
+
+
+def annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
+    """Resolve a function's annotations, with the metadata of `Annotated`.
+
+    Raises:
+        DefinitionError: One names something that does not exist, or is no type.
+    """
+    try:
+        return typing.get_type_hints(function, vars(sys.modules[function.__module__]), include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise DefinitionError(
+            f"{where}: an annotation of {function.__qualname__!r} cannot be resolved ({error}); define or import it "
+            f"at the top of the module"
+        ) from None
+
+
+def refuse_async(function: Callable[..., Any], where: str) -> None:
+    """Refuse a coroutine function where the writing transaction would have to wait for it.
+
+    Raises:
+        DefinitionError: It is `async def`.
+    """
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(
+            f"{where}: {function.__qualname__!r} is async; a transaction does no I/O of its own, write it as def, or "
+            f"make the step an @effect"
+        )
+
+
+def mapping_types(mapping: Callable[..., Any], where: str) -> tuple[Any, Any]:
+    """Give what a mapping function takes and what it makes.
+
+    Raises:
+        DefinitionError: Its parameter or its result is not annotated.
+    """
+    hints = annotations(mapping, where)
+    parameter = parameters(mapping, 1, where)[0]
+    for needed in (parameter, "return"):
+        if needed not in hints:
+            raise DefinitionError(f"{where}: annotate {needed!r}, so that it can be checked against saga and step")
+    return hints[parameter], hints["return"]
+
+
+def type_name(kind: Any) -> str:  # noqa: ANN401 - any annotation
+    """Name a type as a reader would write it."""
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__qualname__
+    return kind if isinstance(kind, str) else str(kind).replace("typing.", "")
+
+
+def fits(given: Any, expected: Any) -> bool:  # noqa: ANN401 - any type forms
+    """Tell whether a value of one type can be given where another is expected, as far as that is certain.
+
+    What cannot be told here (type arguments, protocols, `NewType`) fits; type checkers look closer.
+    """
+    given, expected = _plain(given), _plain(expected)
+    if expected in (Any, object) or given in (Any, expected):
+        return True
+    if _is_union(given):
+        return all(fits(each, expected) for each in get_args(given))
+    if _is_union(expected):
+        return any(fits(given, each) for each in get_args(expected))
+    given, expected = get_origin(given) or given, get_origin(expected) or expected
+    try:
+        return issubclass(given, expected)
+    except TypeError:
+        return True
+
+
+def _plain(kind: Any) -> Any:  # noqa: ANN401 - any type form
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return types.NoneType if kind is None else kind
+
+
+def _is_union(kind: Any) -> bool:  # noqa: ANN401 - any type form
+    return get_origin(kind) in (Union, types.UnionType)

@@ -1,0 +1,149 @@
+"""Handing an accepted run to Temporal, and looking whether anybody is there to take it."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import temporalio.client
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError
+
+from amends.aggregates.errors import UnreachableError
+from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.state import RunStatus
+from amends.sagas.messages_temporal import RunArguments
+
+__all__ = ["DRIVER", "Poller", "pollers", "start_unfinished", "start_workflow", "worker_identity"]
+
+DRIVER = "temporal"
+
+TASK_TIMEOUT = timedelta(seconds=2)
+"""How long the transactions of a killed worker wait for another one: Temporal sees its loss by this."""
+
+_FRESH = timedelta(seconds=75)  # a poll lasts up to a minute before it is renewed
+_PAGE = 200
+_AT_ONCE = 20
+_IDENTITY = re.compile(r"^(?P<name>.*) store=(?P<store>[0-9a-f-]{36})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Poller:
+    """A worker that was seen on a task queue.
+
+    Attributes:
+        name: Who it says it is.
+        store_id: The store that it writes to; `None` when it does not say.
+    """
+
+    name: str
+    store_id: str | None
+
+
+def worker_identity(name: str, store_id: str) -> str:
+    """Make the identity under which a worker polls; it says which store the worker writes to."""
+    return f"{name} store={store_id}"
+
+
+async def pollers(client: temporalio.client.Client, task_queue: str) -> list[Poller]:
+    """Look who polls a task queue for workflows.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    try:
+        answer = await client.workflow_service.describe_task_queue(request, timeout=timedelta(seconds=5))
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not answer about task queue {task_queue!r}: {error}") from None
+    now = datetime.now(UTC)
+    found: list[Poller] = []
+    for each in answer.pollers:
+        if now - each.last_access_time.ToDatetime(UTC) < _FRESH:
+            match = _IDENTITY.match(each.identity)
+            found.append(Poller(match["name"], match["store"]) if match else Poller(each.identity, None))
+    return found
+
+
+async def start_workflow(
+    client: temporalio.client.Client,
+    *,
+    saga: str,
+    run_id: str,
+    store_id: str,
+    task_queue: str,
+    eager: bool = False,
+) -> temporalio.client.WorkflowHandle[Any, Any]:
+    """Have Temporal drive an accepted run; does nothing when it does so already.
+
+    Args:
+        client: Temporal.
+        saga: Name of the saga, which is the workflow's type.
+        run_id: The run, whose id is the workflow's.
+        store_id: The store that accepted it.
+        task_queue: Queue of the workers.
+        eager: Whether a worker of this process, with the same client, may take the first task at once.
+
+    Raises:
+        UnreachableError: Temporal cannot be reached; the run stays accepted and is started later.
+    """
+    try:
+        return await client.start_workflow(
+            saga,
+            RunArguments(run_id, store_id),
+            id=run_id,
+            task_queue=task_queue,
+            task_timeout=TASK_TIMEOUT,
+            # The journal makes starts unique; here only: one driver at a time, and again after a lost one.
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            request_eager_start=eager,
+        )
+    except RPCError as error:
+        raise UnreachableError(
+            f"run {run_id!r} is accepted, but Temporal could not start it ({error}); it is started when a worker starts"
+        ) from None
+
+
+async def start_unfinished(
+    client: temporalio.client.Client, journal: Journal, *, task_queue: str, sagas: Sequence[str]
+) -> int:
+    """Have Temporal drive every accepted run that it may not know of.
+
+    Args:
+        client: Temporal.
+        journal: The store whose open runs are looked at.
+        task_queue: Queue of the workers.
+        sagas: Only runs of these sagas; others belong to other workers.
+
+    Returns:
+        How many open runs there are.
+
+    Raises:
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    open_runs = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
+    count, last = 0, None
+    while page := await journal.runs(RunQuery(statuses=open_runs, limit=_PAGE, before=last)):
+        last = page[-1].run_id
+        ours = [row for row in page if row.driver == DRIVER and row.saga in sagas]
+        for first in range(0, len(ours), _AT_ONCE):
+            await asyncio.gather(
+                *(
+                    start_workflow(
+                        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue
+                    )
+                    for row in ours[first : first + _AT_ONCE]
+                )
+            )
+        count += len(ours)
+    return count

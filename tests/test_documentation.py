@@ -1,0 +1,155 @@
+"""Everything that the documentation shows is run: the code of its pages and the examples of its docstrings."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from pages import Block, PageError, PageRun, prints_as_shown, read_blocks
+from repository import ROOT, module_name, package_files, repository_files
+
+PAGES = [
+    path for path in repository_files() if path.suffix == ".md" and path.parts[0] in {"README.md", "docs", "examples"}
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_the_code_of_a_page_works(path: Path, tmp_path: Path) -> None:
+    """Every block of a page that is not marked as skipped runs, and commands print what the page shows."""
+    PageRun(ROOT / path, tmp_path).run()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in package_files() if ">>>" in (ROOT / path).read_text("utf-8")], ids=str
+)
+def test_the_examples_of_docstrings_hold(path: Path) -> None:
+    """Every example in a docstring prints what it says."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(importlib.import_module(module_name(path)), optionflags=flags).failed == 0
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.parts[0] != "docs"], ids=str)
+def test_the_links_of_a_page_outside_of_the_docs_lead_somewhere(path: Path) -> None:
+    """Relative links of pages that the documentation build does not read point to files of the repository."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:|#", target)]
+    missing = [target for target in targets if not (ROOT / path.parent / target.partition("#")[0]).exists()]
+    assert not missing, f"{path}: links lead nowhere: {missing}"
+
+
+def page(tmp_path: Path, text: str) -> PageRun:
+    """Make a page with the given text, where `'''` stands for a fence."""
+    (tmp_path / "page.md").write_text(text.replace("'''", "```"), encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    return PageRun(tmp_path / "page.md", tmp_path / "empty")
+
+
+def test_names_carry_over_from_block_to_block(tmp_path: Path) -> None:
+    """The Python blocks of one page share a module, which is importable by the page's name, and may await."""
+    text = """
+'''python
+import asyncio
+async def answer() -> int:
+    return 42
+'''
+text between
+'''python
+import sys
+x = await answer()
+assert sys.modules[answer.__module__].x == 42
+'''
+<!-- python
+assert x == 42
+-->
+"""
+    assert page(tmp_path, text).run() == 3
+
+
+def test_a_file_of_a_page_is_importable_and_runnable(tmp_path: Path) -> None:
+    """A block marked as a file is there for the commands and the Python blocks that follow it."""
+    text = """
+<!-- file: shop/stock.py -->
+
+'''python
+LEFT = 3
+'''
+
+'''console
+$ cd shop
+$ python -c 'import stock; print(stock.LEFT); print(1); print(2)'
+3
+...
+$ echo a \\
+> b; test -e stock.py
+a b
+'''
+
+'''python
+from pathlib import Path
+assert Path("stock.py").exists()
+from shop import stock
+assert stock.LEFT == 3
+'''
+"""
+    assert page(tmp_path, text).run() == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("'''python\nx = 1", "page.md:1: ```python is never closed"),
+        ("'''\nx = 1\n'''", "page.md:1: a block needs a language"),
+        ("'''bash\nx = 1\n'''", "page.md:1: a block needs a language"),
+        ("<!-- skip: -->\n'''python\nx\n'''", "page.md:1: <!-- skip: --> says nothing"),
+        ("<!-- skip: needs a bank -->\ntext\n'''python\nx\n'''", "page.md:2: a block must follow"),
+        ("<!-- file: a.py -->", "page.md:1: a block must follow"),
+        ("'''console\nls\n'''", "page.md:2: a console block begins with `\\$ command`"),
+        ("\n'''console\n$ true\n$ exit 3\n'''", "page.md:4: \\$ exit 3: exit code 3"),
+        ("'''console\n$ echo 1\n2\n'''", "(?s)page.md:2: \\$ echo 1: prints something else.*-2\n\\+1"),
+    ],
+)
+def test_a_wrong_page_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    """What is written wrongly, fails or prints something else is named with its line."""
+    with pytest.raises(PageError, match=complaint):
+        page(tmp_path, text).run()
+
+
+@pytest.mark.parametrize("text", ["'''python\n1 / 0\n'''", "'''json\n{,}\n'''", "'''toml\nx\n'''"])
+def test_a_block_that_does_not_work_fails_its_page(tmp_path: Path, text: str) -> None:
+    """An exception in Python, or data that cannot be read, is not passed over."""
+    with pytest.raises((ZeroDivisionError, ValueError)):
+        page(tmp_path, text).run()
+
+
+def test_a_skipped_block_is_not_run(tmp_path: Path) -> None:
+    """A block that is skipped with a reason does nothing, and only that block."""
+    text = "<!-- skip: nobody divides by zero -->\n'''python\n1 / 0\n'''\n\n'''python\nassert True\n'''"
+    assert page(tmp_path, text).run() == 1
+
+
+def test_blocks_are_found_within_lists() -> None:
+    """The indent of a fence is taken off its code."""
+    assert read_blocks("- a\n\n  ```python\n  if x:\n      y\n  ```\n", "page") == [
+        Block("python", "if x:\n    y\n", 4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("a\nb", "a\nb\n", True),
+        ("a", "a\nb\n", False),
+        ("a\n...", "a\nb\nc\n", True),
+        ("a\n...\nc", "a\nb\nb\nc\n", True),
+        ("a\n...\nc", "a\nb\nb\nd\n", False),
+        ("took ... ms", "took 12.5 ms\n", True),
+        ("took ... ms", "took 1\n2 ms\n", False),
+        ("a.b", "axb\n", False),
+        ("a", "a   \n", True),
+    ],
+)
+def test_output_is_compared_with_ellipses(shown: str, printed: str, same: bool) -> None:  # noqa: FBT001 - a column
+    """`...` stands for any text of a line or any lines; all else is compared exactly."""
+    assert prints_as_shown(shown, printed) is same

@@ -1,0 +1,568 @@
+"""Engines of the store: who may write when, what a file's owner alone may do, and what errors say."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, exc, make_url, text
+
+from amends.aggregates.engine_sql import (
+    as_amends_error,
+    create_store_engine,
+    is_readonly,
+    safe_url,
+    store_errors,
+    writing,
+    writing_engine,
+)
+from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """Give an engine of a database with one table; the test runs once on each database."""
+    engine = create_store_engine(store_url)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
+    yield engine
+    engine.dispose()
+
+
+def impatient_engine(url: str) -> Engine:
+    """Make an engine that does not wait for another writer."""
+    engine = create_store_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def _hurry(connection: Any, _record: object) -> None:  # noqa: ANN401 - one of two drivers
+        on_sqlite = engine.dialect.name == "sqlite"
+        connection.cursor().execute("PRAGMA busy_timeout = 1" if on_sqlite else "SET lock_timeout = 1")
+        connection.commit()
+
+    return engine
+
+
+def note(connection: Connection, number: int) -> None:
+    """Insert a row."""
+    connection.execute(text("INSERT INTO noted (id) VALUES (:n)"), {"n": number})
+
+
+def noted(engine: Engine) -> list[int]:
+    """Read all rows as committed."""
+    with engine.connect() as connection:
+        return list(connection.execute(text("SELECT id FROM noted ORDER BY id")).scalars())
+
+
+def message(url: str) -> str:
+    """Connect, and give the one line that is said when it cannot be done."""
+    with (
+        pytest.raises((AmendsError, exc.SQLAlchemyError)) as caught,
+        create_store_engine(url).connect(),
+    ):
+        pytest.fail("connected")
+    line = str(as_amends_error(caught.value))
+    assert "\n" not in line
+    return line
+
+
+# ---- writing
+
+
+def test_writing_commits_on_exit_and_only_then(engine: Engine) -> None:
+    """Nobody sees a row before the transaction ends, and everybody does after."""
+    with writing(engine) as connection:
+        note(connection, 1)
+        assert noted(engine) == []
+    assert noted(engine) == [1]
+
+
+def test_an_exception_undoes_everything_that_was_written(engine: Engine) -> None:
+    """A transaction that ends by an exception leaves nothing, not even what a savepoint kept."""
+
+    def fail_after_writing() -> None:
+        with writing(engine) as connection:
+            note(connection, 1)
+            with connection.begin_nested():
+                note(connection, 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_writing()
+    assert noted(engine) == []
+
+
+def test_a_savepoint_undoes_only_its_own(engine: Engine) -> None:
+    """Rolling back a savepoint keeps what was written before and after it, data definition included."""
+    with writing(engine) as connection:
+        note(connection, 1)
+        savepoint = connection.begin_nested()
+        note(connection, 2)
+        connection.execute(text("CREATE TABLE gone (x INTEGER)"))
+        savepoint.rollback()
+        note(connection, 3)
+    assert noted(engine) == [1, 3]
+    with engine.connect() as connection, pytest.raises(exc.DBAPIError, match="gone"):
+        connection.execute(text("SELECT * FROM gone"))
+
+
+def test_a_second_writer_is_kept_out_from_its_beginning(engine: Engine, store_url: str) -> None:
+    """While one transaction writes, another cannot begin, although it would touch other rows; afterwards it can."""
+    impatient = impatient_engine(store_url)
+    with writing(engine), pytest.raises(exc.OperationalError) as caught, writing(impatient):
+        pytest.fail("two writers at once")
+    error = as_amends_error(caught.value)
+    assert isinstance(error, UnreachableError)
+    assert "another process has been writing for over 30 s" in str(error)
+    with writing(impatient) as connection:
+        note(connection, 1)
+    assert noted(engine) == [1]
+    impatient.dispose()
+
+
+def test_a_reader_is_not_kept_out(engine: Engine, store_url: str) -> None:
+    """A transaction that only reads begins at once while another writes."""
+    impatient = impatient_engine(store_url)
+    with writing(engine) as connection:
+        note(connection, 1)
+        assert noted(impatient) == []
+    impatient.dispose()
+
+
+def test_what_a_writer_reads_is_still_true_when_it_commits(engine: Engine) -> None:
+    """Read, then add one, by many threads at once: no update is lost, and none fails."""
+    with writing(engine) as connection:
+        note(connection, 0)
+
+    def add_one() -> None:
+        for _ in range(10):
+            with writing(engine) as connection:
+                top = connection.execute(text("SELECT max(id) FROM noted")).scalar_one()
+                note(connection, top + 1)
+
+    threads = [threading.Thread(target=add_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert noted(engine) == list(range(41))
+
+
+def test_a_connection_can_be_used_again_after_writing(engine: Engine) -> None:
+    """On a connection that is kept, writing and reading alternate, and a failed beginning does no harm."""
+    with engine.connect() as connection:
+        for number in (1, 2):
+            with writing(connection):
+                note(connection, number)
+            with connection.begin():
+                assert connection.execute(text("SELECT max(id) FROM noted")).scalar_one() == number
+        # The option of `writing` must not outlive its block, or this reading would wait for the other's writing.
+        with writing(engine), connection.begin():
+            connection.execute(text("SELECT 1 FROM noted"))
+
+
+def test_writing_inside_a_transaction_is_refused(engine: Engine) -> None:
+    """A connection that has begun to read cannot become a writer half-way."""
+    with (
+        engine.connect() as connection,
+        connection.begin(),
+        pytest.raises(exc.InvalidRequestError),
+        writing(connection),
+    ):
+        pytest.fail("began twice")
+
+
+def test_the_view_for_writers_begins_as_writing_does(engine: Engine, store_url: str) -> None:
+    """Every transaction of `writing_engine` takes the lock, whoever begins it."""
+    impatient = impatient_engine(store_url)
+    with writing(engine), pytest.raises(exc.OperationalError), writing_engine(impatient).begin():
+        pytest.fail("two writers at once")
+    impatient.dispose()
+
+
+def test_order_of_ids_is_order_of_commits(engine: Engine) -> None:
+    """A reader that polls while several write never finds a new id below one that it has seen."""
+    is_sqlite = engine.dialect.name == "sqlite"
+    key = "INTEGER PRIMARY KEY AUTOINCREMENT" if is_sqlite else "BIGSERIAL PRIMARY KEY"
+    with writing(engine) as connection:
+        connection.execute(text(f"CREATE TABLE logged (id {key}, word TEXT)"))
+
+    def append() -> None:
+        for _ in range(10):
+            with writing(engine) as connection:
+                connection.execute(text("INSERT INTO logged (word) VALUES ('a'), ('b')"))
+
+    threads = [threading.Thread(target=append) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    seen: list[int] = []
+    while len(seen) < 60:
+        with engine.connect() as connection:
+            seen += connection.execute(
+                text("SELECT id FROM logged WHERE id > :last ORDER BY id"), {"last": seen[-1] if seen else 0}
+            ).scalars()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == 60
+    assert noted_words(engine) == 60
+
+
+def noted_words(engine: Engine) -> int:
+    """Count what was logged."""
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM logged")).scalar_one())
+
+
+# ---- SQLite
+
+
+def test_an_sqlite_store_is_set_up_for_durability(sqlite_url: str) -> None:
+    """Every connection has the write-ahead log, full synchronisation, a long busy timeout and foreign keys."""
+    engine = create_store_engine(sqlite_url)
+    with engine.connect() as first, engine.connect() as second:
+        for connection in (first, second):
+            found = {
+                name: connection.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+            }
+            assert found == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 30_000, "foreign_keys": 1}
+    engine.dispose()
+
+
+def test_an_sqlite_store_belongs_to_its_owner_alone(tmp_path: Path) -> None:
+    """The file and its companions are created with mode 0600, however generous the umask."""
+    before = os.umask(0)
+    try:
+        engine = create_store_engine(f"sqlite:///{tmp_path}/events.db")
+        with writing(engine) as connection:
+            connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["events.db", "events.db-wal", "events.db-shm"], 0o600)
+    engine.dispose()
+
+
+def test_a_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing the working directory later does not change the store."""
+    monkeypatch.chdir(tmp_path)
+    engine = create_store_engine("sqlite:///events.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
+    assert (tmp_path / "events.db").stat().st_size > 0
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["a#b.db", "a%20b.db", "ä b.db", "a&b=c.db"])
+def test_any_file_name_can_be_read_only(tmp_path: Path, name: str) -> None:
+    """A path that looks like part of a URL names the same file whether it is opened for writing or for reading."""
+    url = f"sqlite:///{tmp_path / name}"
+    engine = create_store_engine(url)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
+    assert noted(create_store_engine(url, readonly=True)) == []
+    engine.dispose()
+
+
+def test_a_store_in_memory_lasts_as_long_as_its_engine() -> None:
+    """All connections of `sqlite://`, one after the other and from any thread, see the same data; engines do not."""
+    engine = create_store_engine("sqlite://")
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
+
+    def write() -> None:
+        with writing(engine) as connection:
+            note(connection, 7)
+
+    other = threading.Thread(target=write)
+    other.start()
+    other.join()
+    assert noted(engine) == [7]
+    with pytest.raises(exc.OperationalError, match="no such table"):
+        noted(create_store_engine("sqlite://"))
+
+
+def test_threads_take_turns_on_a_store_in_memory() -> None:
+    """Many threads on the one connection lose nothing and never see each other's open transaction."""
+    engine = create_store_engine("sqlite://")
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
+
+    def add_one() -> None:
+        for _ in range(20):
+            with writing(engine) as connection:
+                top = connection.execute(text("SELECT coalesce(max(id), 0) FROM noted")).scalar_one()
+                note(connection, top + 1)
+
+    threads = [threading.Thread(target=add_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(noted(engine)) == 80
+
+
+def test_processes_that_create_a_store_at_once_all_succeed(tmp_path: Path) -> None:
+    """Opening a new file in several processes at the same moment fails in none of them, and loses no write."""
+    program = (
+        "import sys; from sqlalchemy import text\n"
+        "from amends.aggregates.engine_sql import create_store_engine, writing\n"
+        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
+        f"engine = create_store_engine('sqlite:///{tmp_path}/events.db')\n"
+        "with writing(engine) as connection:\n"
+        "    connection.execute(text('CREATE TABLE IF NOT EXISTS noted (id INTEGER PRIMARY KEY)'))\n"
+        "    connection.execute(text('INSERT INTO noted DEFAULT VALUES'))\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=50)
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert noted(create_store_engine(f"sqlite:///{tmp_path}/events.db")) == [1, 2, 3]
+
+
+# ---- readonly
+
+
+def test_a_read_only_engine_reads_and_cannot_write(engine: Engine, store_url: str) -> None:
+    """The database itself refuses the write, and the message says why."""
+    with writing(engine) as connection:
+        note(connection, 1)
+    readonly = create_store_engine(store_url, readonly=True)
+    assert is_readonly(readonly)
+    assert not is_readonly(engine)
+    assert noted(readonly) == [1]
+    with pytest.raises(exc.DBAPIError) as caught, readonly.begin() as connection:
+        note(connection, 2)
+    assert isinstance(as_amends_error(caught.value), UnreachableError)
+    assert noted(engine) == [1]
+    readonly.dispose()
+
+
+def test_a_read_only_engine_creates_no_file(tmp_path: Path) -> None:
+    """A store that is not there is reported, not made."""
+    with pytest.raises(InputError, match="does not exist"):
+        create_store_engine(f"sqlite:///{tmp_path}/events.db", readonly=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what is said
+
+
+FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("events.db", f"store URL 'events.db' cannot be read; {FORMS}"),
+        ("", f"store URL '' cannot be read; {FORMS}"),
+        ("mysql://u:secret@h/db", f"store URL 'mysql://u:***@h/db': 'mysql' is not supported; {FORMS}"),
+        (
+            "postgresql+psycopg2://u:secret@h/db",
+            f"store URL 'postgresql+psycopg2://u:***@h/db': 'postgresql+psycopg2' is not supported; {FORMS}",
+        ),
+        (
+            "postgresql://u:sec@ret@h/db",
+            "store URL 'postgresql://***@h/db': write an '@' in the password as '%40'",
+        ),
+        ("postgresql://u:secret@h:port/db?x=secret", f"store URL 'postgresql://***@h:port/db' cannot be read; {FORMS}"),
+        (
+            "sqlite://events.db",
+            f"store URL 'sqlite://events.db' names a host; a file takes three slashes: {FORMS}",
+        ),
+        (
+            "sqlite:///events.db?mode=ro",
+            f"store URL 'sqlite:///events.db': SQLite takes a path without parameters; {FORMS}",
+        ),
+        (
+            "sqlite:////no/such/events.db",
+            "store '/no/such/events.db': there is no directory '/no/such'; create it",
+        ),
+        ("sqlite:////usr", "store '/usr' is a directory; name a file in it, such as '/usr/store.db'"),
+    ],
+)
+def test_a_wrong_url_is_an_input_error(url: str, said: str) -> None:
+    """Each wrong URL is refused in one line, with its remedy and without its secrets."""
+    with pytest.raises(InputError) as caught:
+        create_store_engine(url)
+    assert str(caught.value) == said
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg a PostgreSQL URL says what to install."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"pip install 'amends\[postgresql\]'"):
+        create_store_engine("postgresql://h/db")
+
+
+def test_a_server_that_is_not_there_is_unreachable() -> None:
+    """The message names the store without its password, the cause, and what to check."""
+    said = message("postgresql://u:secret@127.0.0.1:1/db?sslpassword=secret")
+    assert said.startswith("store 'postgresql://u:***@127.0.0.1:1/db': connection failed")
+    assert said.endswith("check that it runs and that the URL is right")
+    assert "secret" not in said
+
+
+def test_a_database_that_is_not_there_is_unreachable(postgres_url: str) -> None:
+    """The server's own reason is in the message."""
+    database = make_url(postgres_url).set(database="nowhere")
+    assert 'database "nowhere" does not exist' in message(database.render_as_string(hide_password=False))
+
+
+def test_a_file_that_is_no_database_is_a_journal_error(tmp_path: Path) -> None:
+    """Another program's file is neither overwritten nor called unreachable."""
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear Sir or Madam, " * 100)
+    said = message(f"sqlite:///{path}")
+    assert said.startswith(f"store 'sqlite:///{path}' is not a sound SQLite database (file is not a database)")
+    assert path.read_text().startswith("Dear")
+
+
+def test_a_full_disk_is_unreachable_and_writes_nothing(sqlite_url: str) -> None:
+    """When there is no room the message says so, and the transaction leaves nothing."""
+    engine = create_store_engine(sqlite_url)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
+    with engine.connect() as connection:
+        connection.execute(text("PRAGMA max_page_count = 5"))
+        connection.rollback()
+        with pytest.raises(UnreachableError, match="make room on the disk"), store_errors(), writing(connection):
+            connection.execute(text("INSERT INTO noted (word) VALUES (hex(zeroblob(100000)))"))
+    assert noted(engine) == []
+    engine.dispose()
+
+
+def test_missing_tables_tell_ours_from_theirs(engine: Engine) -> None:
+    """A table of the store's is made by an upgrade, a user's own by the user."""
+    with pytest.raises(JournalError, match="run `amends db upgrade`"), store_errors(), engine.connect() as connection:
+        connection.execute(text("SELECT * FROM stored_events"))
+    with pytest.raises(InputError, match="no table 'invoices'"), store_errors(), engine.connect() as connection:
+        connection.execute(text("SELECT * FROM invoices"))
+
+
+def test_user_data_is_not_in_the_message(engine: Engine) -> None:
+    """Neither the statement nor its parameters are repeated."""
+    with pytest.raises(AmendsError) as caught, store_errors(), engine.connect() as connection:
+        connection.execute(text("INSERT INTO noted (id, nothing) VALUES (:id, 1)"), {"id": "4012 8888 8888 1881"})
+    assert "4012" not in str(caught.value)
+    assert "INSERT" not in str(caught.value)
+
+
+def test_a_lost_connection_is_replaced(postgres_url: str) -> None:
+    """After a server ends the session, the transaction in progress is unreachable and the next one works."""
+    engine = create_store_engine(postgres_url)
+
+    def lose_connection() -> None:
+        with store_errors(), writing(engine) as connection:
+            session = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            with engine.connect() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": session})
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(UnreachableError):
+        lose_connection()
+    with writing(engine) as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    engine.dispose()
+
+
+def test_a_postgresql_store_is_set_up_for_durability(postgres_url: str) -> None:
+    """A server or user whose default is to acknowledge before writing is overruled, and no session waits for ever."""
+    lax = create_store_engine(postgres_url)
+    with lax.begin() as connection:
+        connection.execute(text("ALTER ROLE CURRENT_USER SET synchronous_commit = off"))
+    lax.dispose()
+    engine = create_store_engine(postgres_url)
+    try:
+        with engine.connect() as connection:
+            found = {
+                name: connection.execute(text(f"SHOW {name}")).scalar_one()
+                for name in (
+                    "synchronous_commit",
+                    "lock_timeout",
+                    "idle_in_transaction_session_timeout",
+                    "transaction_isolation",
+                    "application_name",
+                )
+            }
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("ALTER ROLE CURRENT_USER RESET synchronous_commit"))
+        engine.dispose()
+    assert found == {
+        "synchronous_commit": "on",
+        "lock_timeout": "30s",
+        "idle_in_transaction_session_timeout": "1min",
+        "transaction_isolation": "read committed",
+        "application_name": "amends",
+    }
+
+
+def test_stores_in_different_schemas_do_not_wait_for_each_other(postgres_url: str) -> None:
+    """The writing lock is per schema, so two stores in one database are independent."""
+    engine = create_store_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA other"))
+    other = impatient_engine(f"{postgres_url}&options=-csearch_path%3Dother")
+    with writing(engine), writing(other) as connection:
+        assert connection.execute(text("SELECT current_schema()")).scalar_one() == "other"
+    engine.dispose()
+    other.dispose()
+
+
+def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
+    """A directory or file without permission ends in one line, for a user who is bound by permissions."""
+    program = (
+        "import os, sys; from amends.aggregates.engine_sql import create_store_engine\n"
+        "if os.getuid() == 0: os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "os.chdir(sys.argv[1])\n"
+        "for name in sys.argv[2:]:\n"
+        "    try: create_store_engine('sqlite:///' + name)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+        "    else: print('opened', name)\n"
+    )
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder.name.startswith("pytest-"):
+            folder.chmod(0o755)
+    (tmp_path / "old.db").touch(0o444)
+    tmp_path.chmod(0o555)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", program, tmp_path, "new.db", "old.db"], capture_output=True, text=True, check=True
+        )
+    finally:
+        tmp_path.chmod(0o755)
+    new, old = ran.stdout.splitlines()
+    assert new.startswith("UnreachableError store ")
+    assert new.endswith("cannot be created: Permission denied; change its directory's permissions or the URL")
+    assert old.startswith("UnreachableError store ")
+    assert old.endswith("may not be written by this user; change its permissions")
+
+
+def test_the_name_of_a_store_has_no_secrets() -> None:
+    """Password and parameters are left out of a store's name; the rest is as the user wrote it."""
+    assert safe_url("postgresql://u:secret@h:5/db?sslpassword=secret") == "postgresql://u:***@h:5/db"
+    assert safe_url(create_store_engine("sqlite://")) == "sqlite://"
+
+
+def test_an_error_of_the_domain_stays_as_it_is() -> None:
+    """What already says what to do is not wrapped."""
+    error = InputError("said already")
+    assert as_amends_error(error) is error

@@ -1,0 +1,419 @@
+"""Loading of a project's modules: what is importable, what cannot be hidden, and one line for each way to fail."""
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from amends.aggregates.errors import DefinitionError
+from amends.cli import project as project_module
+from amends.cli.project import LoadedProject, collect, load_modules
+from amends.cli.settings import load_settings
+
+
+class Thing:
+    """Something that a module defines, as a saga is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@pytest.fixture(autouse=True)
+def clean_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back whatever a test imports, and where imports look."""
+    for name in list(os.environ):
+        if name.upper().startswith("AMENDS_"):
+            monkeypatch.delenv(name)
+    path, finders, before = list(sys.path), list(sys.meta_path), set(sys.modules)
+    yield
+    sys.path[:], sys.meta_path[:] = path, finders
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def write(directory: Path, **files: str) -> None:
+    """Write modules by their dotted names, with `__` for the dot, and `__init__.py` where there is none."""
+    for name, text in files.items():
+        path = directory.joinpath(*name.split("__")).with_suffix(".py")
+        for parent in path.relative_to(directory).parents[:-1]:
+            (directory / parent).mkdir(exist_ok=True)
+            (directory / parent / "__init__.py").touch()
+        path.write_text(textwrap.dedent(text))
+
+
+def load(directory: Path, *modules: str) -> LoadedProject:
+    """Load modules of a project in this process."""
+    (directory / "amends.toml").write_text(f"modules = {json.dumps(modules)}")
+    return load_modules(load_settings(directory))
+
+
+def refusal(directory: Path, *modules: str) -> str:
+    """Give the message that loading ends in, which is one line, with the project's directory as `DIR`."""
+    with pytest.raises(DefinitionError) as raised:
+        load(directory, *modules)
+    message = str(raised.value)
+    assert message.isprintable()
+    return message.replace(str(directory), "DIR")
+
+
+def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: str) -> tuple[str, str]:
+    """Load modules in a new interpreter, then run code on the loaded `project`.
+
+    `-P` starts as the installed command does, without the current directory on the path; `-s` with it.
+    """
+    loading = """
+        import importlib.util, json, os, sys
+        from pathlib import Path
+        from amends.cli.project import load_modules
+        from amends.cli.settings import load_settings
+        project = load_modules(load_settings())
+    """
+    done = subprocess.run(
+        [sys.executable, start, "-c", textwrap.dedent(loading) + textwrap.dedent(code)],
+        cwd=directory,
+        env=os.environ | {"AMENDS_MODULES": modules} | more,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+# ---- What is importable
+
+
+def test_modules_are_imported_from_the_project_and_from_src(tmp_path: Path) -> None:
+    """Modules are found in the project's directory and in its src/, in the configured order."""
+    write(tmp_path, shop__sagas="from billing.steps import VALUE", tools="")
+    (tmp_path / "src").mkdir()
+    write(tmp_path / "src", billing__steps="VALUE = 7")
+    loaded = load(tmp_path, "shop.sagas", "tools", "billing.steps")
+    assert [module.__name__ for module in loaded.modules] == ["shop.sagas", "tools", "billing.steps"]
+    assert vars(loaded.modules[0])["VALUE"] == 7
+    assert loaded.project_dir == tmp_path
+    assert loaded.hidden == ()
+
+
+def test_src_that_is_a_package_is_imported_as_one(tmp_path: Path) -> None:
+    """A src/ with an __init__.py is the package `src`; its modules do not appear under a second name."""
+    write(tmp_path, src__sagas="")
+    assert load(tmp_path, "src.sagas").modules[0].__name__ == "src.sagas"
+    assert str(tmp_path / "src") not in sys.path
+
+
+def test_the_project_stands_between_the_standard_library_and_installed_packages(tmp_path: Path) -> None:
+    """Wherever the project stood on the path before, it comes once, after the library, before installed packages."""
+    write(tmp_path, shop="")
+    sys.path[:0] = [str(tmp_path), f"{tmp_path}/."]
+    load(tmp_path, "shop")
+    load(tmp_path, "shop")
+    at = sys.path.index(str(tmp_path))
+    assert [os.path.realpath(entry) for entry in sys.path].count(str(tmp_path.resolve())) == 1
+    assert sys.path.index(str(Path(os.__file__).parent)) < at
+    assert at < min(i for i, entry in enumerate(sys.path) if entry.endswith("site-packages"))
+    assert sum(isinstance(finder, project_module._OurPackages) for finder in sys.meta_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "names"),
+    [
+        ("-P", ("calendar", "json", "wave")),
+        # The current directory comes first here: what Python itself loaded before us is out of our hands.
+        ("-s", ("colorsys", "wave")),
+    ],
+)
+@pytest.mark.parametrize("on_pythonpath", [False, True])
+def test_a_project_cannot_shadow_the_standard_library(
+    tmp_path: Path, start: str, names: tuple[str, ...], *, on_pythonpath: bool
+) -> None:
+    """A project's wave.py replaces the library's neither for the project nor for us, and is reported as hidden."""
+    if on_pythonpath:
+        names = ("colorsys", "wave")
+    write(tmp_path, shop=f"import {', '.join(names)}", **dict.fromkeys(names, "raise RuntimeError"))
+    code = f"""
+        for name in {names!r}:
+            assert Path(sys.modules[name].__file__).is_relative_to(Path(os.__file__).parent), name
+        print([path.name for path in project.hidden])
+    """
+    more = {"PYTHONPATH": str(tmp_path)} if on_pythonpath else {}
+    out, err = run(tmp_path, code, modules="shop", start=start, **more)
+    assert (out, err) == (f"{[f'{name}.py' for name in names]}\n", "")
+
+
+def test_a_project_may_have_packages_named_like_our_folders(tmp_path: Path) -> None:
+    """A project's own sagas/ and cli.py are its own, and ours stay ours."""
+    write(tmp_path, sagas__orders="from cli import MINE", cli="MINE = 'theirs'", aggregates="")
+    code = """
+        import amends.cli, amends.sagas, cli, sagas
+        assert project.modules[0].MINE == "theirs"
+        assert Path(cli.__file__).parent == Path(sagas.__file__).parent.parent == Path.cwd()
+        assert amends.sagas is not sagas and Path.cwd() not in Path(amends.cli.__file__).parents
+    """
+    assert run(tmp_path, code, modules="sagas.orders,aggregates") == ("", "")
+
+
+def test_a_project_cannot_hide_the_packages_that_we_need(tmp_path: Path) -> None:
+    """A project's alembic/ stands in nobody's way when the schema is migrated after its modules were loaded."""
+    write(tmp_path, shop="", alembic__env="", temporalio="raise RuntimeError", sqlalchemy="raise RuntimeError")
+    code = """
+        import alembic.config, sqlalchemy, temporalio
+        print([path.name for path in project.hidden])
+    """
+    assert run(tmp_path, code, modules="shop") == ("['alembic', 'sqlalchemy.py', 'temporalio.py']\n", "")
+
+
+def test_the_list_of_packages_that_we_need_is_complete() -> None:
+    """Every module of every installed requirement of ours, direct or not, is on the list."""
+    ours: set[str] = set()
+    pending = ["amends"]
+    while pending:
+        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
+        if name in ours:
+            continue
+        ours.add(name)
+        # A requirement for another platform is not installed here.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for each in importlib.metadata.requires(name) or []:
+                pending += re.findall(r"^[\w.-]+", each) if "extra ==" not in each else []
+    provided = {
+        top
+        for top, distributions in importlib.metadata.packages_distributions().items()
+        if any(re.sub(r"[-_.]+", "-", name).lower() in ours for name in distributions) and top.isidentifier()
+    }
+    assert {"temporalio", "greenlet", "typing_extensions"} <= provided <= project_module._OUR_PACKAGES
+
+
+def test_functions_may_import_later(tmp_path: Path) -> None:
+    """The project stays importable after loading, for imports within its functions."""
+    write(tmp_path, shop="def step():\n    import later\n    return later.VALUE", later="VALUE = 3")
+    assert load(tmp_path, "shop").modules[0].step() == 3
+
+
+# ---- What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "import no_such_package.api",
+            (
+                "DIR/shop/sagas.py:1: ModuleNotFoundError: No module named 'no_such_package'; "
+                f"correct the import, or install what it needs into {sys.prefix}"
+            ),
+        ),
+        (
+            "\nfrom shop.models import Order",
+            (
+                "DIR/shop/sagas.py:2: ImportError: cannot import name 'Order' from 'shop.models' (DIR/shop/models.py); "
+                f"correct the import, or install what it needs into {sys.prefix}"
+            ),
+        ),
+        (
+            "from calendar import holidays",
+            (
+                f"DIR/shop/sagas.py:1: ImportError: cannot import name 'holidays' from 'calendar' "
+                f"({sys.modules['calendar'].__file__}); rename DIR/calendar.py: another module of that name comes first"
+            ),
+        ),
+        ("import shop.broken", "DIR/shop/broken.py:3: SyntaxError: '(' was never closed; correct it there"),
+        ("x = (", "DIR/shop/sagas.py:1: SyntaxError: '(' was never closed; correct it there"),
+        ("if True:\nx", "DIR/shop/sagas.py:2: IndentationError: expected an indented block"),
+        ("eval('1 +')", "DIR/shop/sagas.py:1: SyntaxError: invalid syntax; correct it there"),
+        (
+            "import sys\nsys.exit('bye\\n')",
+            "DIR/shop/sagas.py:2: it exits with sys.exit('bye\\n'); move that below: if __name__ == '__main__':",
+        ),
+        (
+            "raise SystemExit",
+            "DIR/shop/sagas.py:1: it exits with sys.exit(None); move that below: if __name__ == '__main__':",
+        ),
+        (
+            "import json\njson.loads('{')",
+            (
+                "DIR/shop/sagas.py:2: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 "
+                "column 2 (char 1); a module must be importable without that"
+            ),
+        ),
+        ("assert 1 == 2", "DIR/shop/sagas.py:1: AssertionError"),
+        ("raise ValueError('a\\n\\x1b[31mb' + 'c' * 999)", "DIR/shop/sagas.py:1: ValueError: a ?[31mbccc"),
+        (
+            "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+            "DIR/shop/sagas.py:3: E: its message cannot be shown; a module must be importable without that",
+        ),
+        ("class E(BaseException): pass\nraise E", "DIR/shop/sagas.py:2: E; a module must be importable without that"),
+        (
+            "from amends import DefinitionError\nraise DefinitionError('step x has no undo; add one')",
+            "DIR/shop/sagas.py:2: step x has no undo; add one",
+        ),
+        ("def f(): f()\nf()", "DIR/shop/sagas.py:1: RecursionError: maximum recursion depth exceeded"),
+        ("import shop.sagas2", "DIR/shop/sagas.py:1: ModuleNotFoundError: No module named 'shop.sagas2'; correct"),
+        ("'\\x00'".replace("\\x00", "\x00"), "cannot contain null bytes"),
+    ],
+)
+def test_a_module_that_fails_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    """Each fault names the module, the line of the project that it comes from, and what to do."""
+    write(tmp_path, shop__models="", shop__broken="\n\nx = (", calendar="")
+    (tmp_path / "shop" / "sagas.py").write_text(text)
+    message = refusal(tmp_path, "shop.sagas")
+    assert message.startswith("module 'shop.sagas' cannot be imported: ")
+    assert expected in message
+    assert len(message) < 600
+
+
+def test_a_module_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """A missing module, a missing part of a package and a module taken for a package say where was looked."""
+    write(tmp_path, shop__sagas="", plain="")
+    (tmp_path / "src").mkdir()
+    where = "neither in DIR or DIR/src nor among the installed packages; correct modules in DIR/amends.toml"
+    assert refusal(tmp_path, "shpo") == f"module 'shpo' was not found (No module named 'shpo'), {where}"
+    assert refusal(tmp_path, "shop.x") == f"module 'shop.x' was not found (No module named 'shop.x'), {where}"
+    assert refusal(tmp_path, "plain.x") == (
+        f"module 'plain.x' was not found (No module named 'plain.x'; 'plain' is not a package), {where}"
+    )
+
+
+def test_a_module_missing_in_a_library_names_the_line_of_the_project(tmp_path: Path) -> None:
+    """Where an installed package fails, the place is the line of the project that called it, also in a .venv inside."""
+    library = tmp_path / ".venv" / "site-packages"
+    library.mkdir(parents=True)
+    write(library, lib="def f():\n    raise OSError('no network')")
+    write(tmp_path, shop="import lib\n\nlib.f()")
+    sys.path.append(str(library))
+    assert "DIR/shop.py:3: OSError: no network;" in refusal(tmp_path, "shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("calendar", "a module of Python's standard library"),
+        ("json.tool", "a module of Python's standard library"),
+        ("__main__", "a module of Python's standard library"),
+        ("alembic.sagas", "a package that Amends itself needs"),
+        ("amends.mine", "a package that Amends itself needs"),
+    ],
+)
+def test_a_taken_name_is_refused(tmp_path: Path, name: str, owner: str) -> None:
+    """A configured module that another one hides is refused instead of loading the other one without a word."""
+    write(tmp_path, **{name.replace(".", "__") if "__" not in name else "x": ""})
+    assert refusal(tmp_path, name) == (
+        f"module {name!r} cannot be loaded: its first name is that of {owner}, which comes first; "
+        "rename yours and correct modules in DIR/amends.toml"
+    )
+
+
+def test_no_modules_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project without modules is told where they are configured."""
+    assert 'no modules are configured: add modules = ["your_package.sagas"] to DIR/amends.toml, ' in refusal(tmp_path)
+    (tmp_path / "amends.toml").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DefinitionError, match=r"to amends\.toml \(there is none in .* or above\), set AMENDS_MODULES"):
+        load_modules(load_settings())
+
+
+def test_the_message_names_the_variable_that_configured_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment names the modules, that is what there is to correct."""
+    monkeypatch.setenv("AMENDS_MODULES", "shpo")
+    assert refusal(tmp_path, "shop").endswith("correct modules in AMENDS_MODULES")
+
+
+def test_an_interrupt_is_not_a_fault_of_the_module(tmp_path: Path) -> None:
+    """Ctrl-C during a slow import interrupts the command."""
+    write(tmp_path, shop="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load(tmp_path, "shop")
+
+
+# ---- Output
+
+
+def test_what_modules_print_is_not_on_stdout(tmp_path: Path) -> None:
+    """Prints, writes past Python's redirection and child processes end on stderr, and stdout is ours again after."""
+    write(
+        tmp_path,
+        shop="""
+            import logging, os, subprocess, sys
+            print("printed")
+            sys.__stdout__.write("written\\n")
+            os.write(1, b"raw\\n")
+            subprocess.run([sys.executable, "-S", "-c", "print('child')"])
+            logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
+        """,
+    )
+    code = """
+        import logging
+        logging.error("logged")
+        print(json.dumps({"ok": True}))
+    """
+    out, err = run(tmp_path, code, modules="shop")
+    assert out == '{"ok": true}\n'
+    assert sorted(err.split()) == ["child", "logged", "printed", "raw", "written"]
+
+
+def test_modules_load_without_open_output(tmp_path: Path) -> None:
+    """A command started without stdout, as a service may be, loads its modules all the same."""
+    write(tmp_path, shop="print('lost')")
+    (tmp_path / "amends.toml").write_text('modules = ["shop"]')
+    script = (
+        "from amends.cli.project import load_modules; from amends.cli.settings import load_settings;"
+        "load_modules(load_settings())"
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-P", "-c", script],
+        cwd=tmp_path,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0
+
+
+# ---- Collecting
+
+
+def module(name: str, **attributes: object) -> ModuleType:
+    """Make a module without a file."""
+    made = ModuleType(name)
+    vars(made).update(attributes)
+    return made
+
+
+def test_objects_are_collected_by_name(tmp_path: Path) -> None:
+    """Objects are found by kind in the order of definition; one that two modules share counts once."""
+    first, second = Thing("first"), Thing("second")
+    modules = [module("a", two=second, number=1, kind=Thing), module("b", again=second, one=first)]
+    assert collect(modules, Thing) == {"second": second, "first": first}
+    assert list(LoadedProject(tmp_path, tuple(modules), ()).collect(Thing)) == ["second", "first"]
+
+
+def test_a_name_used_twice_is_refused() -> None:
+    """Two different objects of one name are refused with both places, whatever they compare equal to."""
+    modules = [module("a", one=Thing("same")), module("b", other=Thing("same"))]
+    with pytest.raises(DefinitionError) as raised:
+        collect(modules, Thing)
+    assert str(raised.value) == "thing name 'same' is used twice, by a.one and by b.other; give each its own"
+
+
+def test_collecting_asks_foreign_objects_nothing() -> None:
+    """A lazy proxy among a module's attributes is left alone: asking for its class could connect to something."""
+
+    class Proxy:
+        @property
+        def __class__(self) -> type[object]:  # type: ignore[override, misc]
+            raise RuntimeError
+
+    assert collect([module("a", proxy=Proxy())], Thing) == {}

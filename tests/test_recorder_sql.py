@@ -1,0 +1,248 @@
+"""The store as recorders of `eventsourcing`: that library's own test cases, on both databases, and what we add."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from eventsourcing.persistence import IntegrityError, OperationalError, StoredEvent, Tracking
+from eventsourcing.tests.persistence import (
+    AggregateRecorderTestCase,
+    ApplicationRecorderTestCase,
+    NonInterleavingNotificationIDsBaseCase,
+    ProcessRecorderTestCase,
+    TrackingRecorderTestCase,
+)
+from sqlalchemy import Engine, event, select
+
+from amends.aggregates.engine_sql import as_amends_error, create_store_engine, writing
+from amends.aggregates.errors import JournalError
+from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.recorder_sql import SqlAggregateRecorder, SqlRecorder
+from amends.aggregates.schema_sql import stored_events
+
+
+def _open(url: str) -> Iterator[Engine]:
+    engine = create_store_engine(url)
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """Give an engine of a new store; the test runs once on each database."""
+    yield from _open(store_url)
+
+
+class _OnSqlite:
+    engine: Engine
+
+    @pytest.fixture(autouse=True)
+    def _store(self, sqlite_url: str) -> Iterator[None]:
+        for self.engine in _open(sqlite_url):
+            yield
+
+    def new_originator_id(self) -> str:
+        return f"StockItem/{uuid.uuid4()}"
+
+
+class _OnPostgresql:
+    engine: Engine
+
+    @pytest.fixture(autouse=True)
+    def _store(self, postgres_url: str) -> Iterator[None]:
+        for self.engine in _open(postgres_url):
+            yield
+
+    def new_originator_id(self) -> str:
+        return f"StockItem/{uuid.uuid4()}"
+
+
+class TestEventsOfAggregatesOnSqlite(_OnSqlite, AggregateRecorderTestCase):
+    """The library's cases for events of aggregates."""
+
+    def create_recorder(self) -> SqlAggregateRecorder:
+        """Open the store as the recorder under test."""
+        return SqlAggregateRecorder(self.engine)
+
+
+class TestEventsOfAggregatesOnPostgresql(_OnPostgresql, AggregateRecorderTestCase):
+    """The library's cases for events of aggregates."""
+
+    def create_recorder(self) -> SqlAggregateRecorder:
+        """Open the store as the recorder under test."""
+        return SqlAggregateRecorder(self.engine)
+
+
+class TestSnapshotsOnSqlite(_OnSqlite, AggregateRecorderTestCase):
+    """The library's cases for snapshots."""
+
+    def create_recorder(self) -> SqlAggregateRecorder:
+        """Open the store as the recorder under test."""
+        return SqlAggregateRecorder(self.engine, for_snapshots=True)
+
+
+class TestSnapshotsOnPostgresql(_OnPostgresql, AggregateRecorderTestCase):
+    """The library's cases for snapshots."""
+
+    def create_recorder(self) -> SqlAggregateRecorder:
+        """Open the store as the recorder under test."""
+        return SqlAggregateRecorder(self.engine, for_snapshots=True)
+
+
+class TestNotificationLogOnSqlite(_OnSqlite, ApplicationRecorderTestCase[SqlRecorder]):
+    """The library's cases for the notification log."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+    def test_insert_subscribe(self) -> None:
+        """A subscription sees what was there and what comes, from any start, by topic, until it is stopped."""
+        self.optional_test_insert_subscribe()
+
+
+class TestNotificationLogOnPostgresql(_OnPostgresql, ApplicationRecorderTestCase[SqlRecorder]):
+    """The library's cases for the notification log."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+    def test_insert_subscribe(self) -> None:
+        """A subscription sees what was there and what comes, from any start, by topic, until it is stopped."""
+        self.optional_test_insert_subscribe()
+
+
+class TestTrackingOnSqlite(_OnSqlite, TrackingRecorderTestCase):
+    """The library's cases for tracking."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+class TestTrackingOnPostgresql(_OnPostgresql, TrackingRecorderTestCase):
+    """The library's cases for tracking."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+class TestProcessingOnSqlite(_OnSqlite, ProcessRecorderTestCase):
+    """The library's cases for events that are recorded together with tracking."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+class TestProcessingOnPostgresql(_OnPostgresql, ProcessRecorderTestCase):
+    """The library's cases for events that are recorded together with tracking."""
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+class TestNonInterleavingOnSqlite(_OnSqlite, NonInterleavingNotificationIDsBaseCase):
+    """The library's case for the order of ids of two large appends at once."""
+
+    insert_num = 200
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+class TestNonInterleavingOnPostgresql(_OnPostgresql, NonInterleavingNotificationIDsBaseCase):
+    """The library's case for the order of ids of two large appends at once."""
+
+    insert_num = 200
+
+    def create_recorder(self) -> SqlRecorder:
+        """Open the store as the recorder under test."""
+        return SqlRecorder(self.engine)
+
+
+def _event(stream: str, position: int) -> StoredEvent:
+    return StoredEvent(originator_id=stream, originator_version=position, topic="Noted", state=b"{}")
+
+
+def test_events_written_by_others_are_followed(engine: Engine) -> None:
+    """A subscription sees what was written without the recorder, as the committer writes."""
+    with SqlRecorder(engine).subscribe() as subscription:
+        seen = iter(subscription)
+        for position in (1, 2):
+            with writing(engine) as connection:
+                connection.execute(
+                    stored_events.insert().values(
+                        originator_id="run/ä", originator_version=position, topic="Noted", state=b"{}"
+                    )
+                )
+            notification = next(seen)
+            assert (notification.originator_id, notification.originator_version) == ("run/ä", position)
+
+
+def test_a_waiting_subscription_is_stopped_from_another_thread(engine: Engine) -> None:
+    """`stop` ends an iteration that waits for what never comes."""
+    with SqlRecorder(engine).subscribe() as subscription:
+        reader = threading.Thread(target=lambda: list(subscription))
+        reader.start()
+        subscription.stop()
+        reader.join(10)
+        assert not reader.is_alive()
+
+
+def test_more_than_one_page_is_followed_in_order(engine: Engine) -> None:
+    """Paging neither drops nor repeats nor reorders a notification."""
+    SqlRecorder(engine).insert_events([_event("StockItem/a", position) for position in range(1, 8)])
+    subscription = SqlRecorder(engine).subscribe(gt=1)
+    subscription.page_size = 2
+    assert [next(subscription).originator_version for _ in range(6)] == [2, 3, 4, 5, 6, 7]
+
+
+def test_the_recorder_waits_for_the_writer(engine: Engine, store_url: str) -> None:
+    """An insert is kept out from its beginning while somebody writes, and says so when it has waited too long."""
+    impatient = create_store_engine(store_url)
+
+    @event.listens_for(impatient, "connect")
+    def _hurry(connection: Any, _record: object) -> None:  # noqa: ANN401 - one of two drivers
+        on_sqlite = impatient.dialect.name == "sqlite"
+        connection.cursor().execute("PRAGMA busy_timeout = 1" if on_sqlite else "SET lock_timeout = 1")
+        connection.commit()
+
+    recorder = SqlRecorder(impatient)
+    with writing(engine), pytest.raises(OperationalError) as caught:
+        recorder.insert_events([], tracking=Tracking("orders", 1))
+    assert "another process has been writing" in str(as_amends_error(caught.value))
+    recorder.insert_events([], tracking=Tracking("orders", 1))
+    assert recorder.max_tracking_id("orders") == 1
+    impatient.dispose()
+
+
+def test_refused_tracking_takes_its_events_with_it(engine: Engine) -> None:
+    """Events and tracking are recorded together or not at all."""
+    recorder = SqlRecorder(engine)
+    recorder.insert_events([_event("StockItem/a", 1)], tracking=Tracking("orders", 5))
+    with pytest.raises(IntegrityError):
+        recorder.insert_events([_event("StockItem/a", 2)], tracking=Tracking("orders", 5))
+    with engine.connect() as connection:
+        assert connection.execute(select(stored_events.c.originator_version)).scalars().all() == [1]
+
+
+def test_create_table_opens_the_store(sqlite_url: str) -> None:
+    """A recorder on a new SQLite file makes the whole schema, not only its own tables."""
+    engine = create_store_engine(sqlite_url)
+    recorder = SqlRecorder(engine)
+    with pytest.raises(OperationalError) as caught:
+        recorder.max_notification_id()
+    assert "run `amends db upgrade`" in str(as_amends_error(caught.value))
+    assert isinstance(as_amends_error(caught.value), JournalError)
+    recorder.create_table()
+    assert recorder.max_notification_id() is None
+    assert cast("list[int]", recorder.insert_events([_event("StockItem/a", 1)])) == [1]
+    engine.dispose()

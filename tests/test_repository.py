@@ -1,0 +1,345 @@
+"""Conventions of this repository that no other tool checks, as tests over its files."""
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from repository import FACADE, LAYERS, ROOT, is_facade, module_name, package_files, python_files, repository_files
+
+MAX_LINES = 700
+
+# A module or folder whose name ends so does I/O, and says which.
+IO_SUFFIXES = ("_asyncio", "_files", "_sql", "_temporal")
+# Third parties that a pure module may use: they describe values.
+PURE_THIRD_PARTIES = (
+    "eventsourcing.domain",
+    "eventsourcing.persistence",
+    "eventsourcing.utils",
+    "pydantic",
+    "pydantic_core",
+)
+# Modules of the standard library that reach a clock, the environment, other threads or anything outside of the process.
+_IO_MODULES = (
+    "_thread asyncio atexit code cmd concurrent ctypes curses dbm faulthandler fcntl fileinput ftplib getpass glob grp "
+    "http imaplib importlib io linecache locale logging mailbox mmap multiprocessing netrc nntplib os pathlib pickle "
+    "pkgutil platform poplib pty pwd queue random readline resource runpy sched secrets select selectors shelve shutil "
+    "signal smtplib socket socketserver sqlite3 ssl subprocess syslog tempfile termios threading time timeit tkinter "
+    "tty urllib.request venv webbrowser wsgiref xmlrpc zipfile zoneinfo"
+)
+IO_MODULES = frozenset(_IO_MODULES.split())
+# Names within otherwise pure modules that read a clock or random numbers, or do I/O.
+IO_NAMES = frozenset({"uuid.uuid1", "uuid.uuid4", "uuid.getnode"})
+IO_METHODS = {"datetime": {"now", "utcnow", "today"}, "date": {"today"}, "uuid": {"uuid1", "uuid4", "getnode"}}
+IO_BUILTINS = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "open", "print"})
+
+
+def does_io(module: str) -> bool:
+    """Tell whether a dotted name says that the module, or a package around it, does I/O."""
+    parts = module.split(".")
+    return any(part.endswith(IO_SUFFIXES) for part in parts) or parts[:2] == ["amends", "cli"]
+
+
+def pure_files() -> list[Path]:
+    """List the modules that must do no I/O."""
+    return [path for path in package_files() if not is_facade(path) and not does_io(module_name(path))]
+
+
+def parse(path: Path) -> ast.Module:
+    """Parse a file of the repository."""
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str, str | None]]:
+    """Yield line, module and name of each import, wherever it stands; the name is None where a module is imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, module, alias.name) for alias in node.names)
+
+
+def impure_import(module: str, name: str | None) -> str | None:
+    """Say why a pure module may not import this, or None where it may."""
+    top = module.partition(".")[0]
+    full = module if name is None else f"{module}.{name}"
+    if module.startswith("."):
+        return "relative; name the module in full"
+    if top == "amends":
+        return "does I/O, as its name says" if does_io(full) else None
+    if top in sys.stdlib_module_names:
+        return "reaches outside of the process" if {top, module, full} & (IO_MODULES | IO_NAMES) else None
+    if top == "typing_extensions" or any(full == pure or full.startswith(f"{pure}.") for pure in PURE_THIRD_PARTIES):
+        return None
+    return "is not among the packages that a pure module may use"
+
+
+def impure_calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each call that reads a clock or random numbers, or does I/O, without an import."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in IO_BUILTINS:
+            yield node.lineno, called.id
+        if isinstance(called, ast.Attribute):
+            owner = ast.unparse(called.value).rpartition(".")[2]
+            if called.attr in IO_METHODS.get(owner, set()):
+                yield node.lineno, f"{owner}.{called.attr}"
+
+
+@pytest.mark.parametrize("path", pure_files(), ids=str)
+def test_a_module_without_an_io_suffix_is_pure(path: Path) -> None:
+    """A module whose name promises no I/O imports and calls nothing that does any."""
+    tree = parse(path)
+    found = [
+        f"{path}:{line}: {module if name is None else f'{module}.{name}'} {why}"
+        for line, module, name in imports(tree)
+        if (why := impure_import(module, name))
+    ]
+    found += [f"{path}:{line}: {name}() in a pure module" for line, name in impure_calls(tree)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", None),
+        ("os.path", "join"),
+        ("random", None),
+        ("urllib.request", "urlopen"),
+        ("uuid", "uuid4"),
+        ("sqlalchemy", "select"),
+        ("temporalio", "workflow"),
+        ("eventsourcing", "sqlite"),
+        ("eventsourcing.sqlite", None),
+        ("amends.aggregates.journal_sql", "SqlJournal"),
+        ("amends.aggregates", "journal_sql"),
+        ("amends.aggregates.migrations_sql", "versions"),
+        ("amends.cli", "main"),
+        (".journal", "Journal"),
+    ],
+)
+def test_the_purity_check_refuses_io(module: str, name: str | None) -> None:
+    """Each way to reach I/O by an import is recognised as one."""
+    assert impure_import(module, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("hashlib", None),
+        ("urllib.parse", "quote"),
+        ("uuid", "uuid5"),
+        ("collections.abc", "Iterator"),
+        ("pydantic", "BaseModel"),
+        ("typing_extensions", "TypeIs"),
+        ("eventsourcing.domain", "BaseAggregate"),
+        ("eventsourcing.persistence", "StoredEvent"),
+        ("amends.aggregates.journal", "Journal"),
+    ],
+)
+def test_the_purity_check_allows_values(module: str, name: str | None) -> None:
+    """What only describes values may be imported by a pure module."""
+    assert impure_import(module, name) is None
+
+
+@pytest.mark.parametrize("path", package_files(), ids=str)
+def test_the_package_never_imports_its_facade(path: Path) -> None:
+    """Inside the package each name is imported from the module that defines it, so that the facade makes no cycles."""
+    layers = {*LAYERS, "testing"}
+    found = [
+        f"{path}:{line}: imports {name or module} from the facade"
+        for line, module, name in imports(parse(path))
+        if module == "amends" and name not in layers
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", package_files(), ids=str)
+def test_every_module_says_what_it_exports(path: Path) -> None:
+    """A public module has an `__all__`, and everything in it exists and is public."""
+    if (path.name.startswith("_") and path.name != "__init__.py") or "migrations_sql" in path.parts:
+        return  # Private, or read by Alembic under names of its own.
+    body = parse(path).body
+    if all(is_text(node) for node in body):
+        return  # A package that holds nothing but its description.
+    assert any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in body), (
+        f"{path}: has no __all__; list the names that other modules may use"
+    )
+    module = importlib.import_module(module_name(path))
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    assert not missing, f"{path}: __all__ names {missing}, which the module does not define"
+    private = [name for name in module.__all__ if name.startswith("_") and not name.endswith("__")]
+    assert not private, f"{path}: __all__ names {private}, which are private"
+
+
+def is_text(node: ast.stmt) -> bool:
+    """Tell whether a statement is nothing but text."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@pytest.mark.parametrize("path", python_files(), ids=str)
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    """No Python file grows past what one reads in one go."""
+    lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{path}: {lines} lines; split it (at most {MAX_LINES})"
+
+
+@pytest.mark.parametrize("path", [path for path in python_files() if path.name.startswith("test_")], ids=str)
+def test_every_test_names_its_property(path: Path) -> None:
+    """Each test function begins with one sentence that says what it proves."""
+    found = []
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            summary = (ast.get_docstring(node) or "").partition("\n\n")[0].strip()
+            if not summary.endswith("."):
+                found.append(
+                    f"{path}:{node.lineno}: {node.name} needs a docstring: one sentence, the property it proves"
+                )
+    assert not found, "\n".join(found)
+
+
+def text_files() -> list[Path]:
+    """List the files of the repository that are text."""
+    return [path for path in repository_files() if b"\0" not in (ROOT / path).read_bytes()[:8192]]
+
+
+# Put together from parts, so that this file does not name what it looks for.
+FORBIDDEN_TEXT = re.compile(
+    "|".join(
+        (
+            "py" + r"pi\.org",
+            "python" + r"hosted\.",
+            "registry" + r"\.npm",
+            "deb" + r"\.debian",
+            r"(?<![\w.~})-])/(?:home|root|Users|work|farm|private/var|opt/[a-z]+)/",
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("path", text_files(), ids=str)
+def test_no_line_names_a_registry_or_a_place_on_one_machine(path: Path) -> None:
+    """The repository works anywhere: it names no package registry's host and no absolute path of somebody's machine."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    found = [
+        f"{path}:{number}: {line.strip()[:120]}" for number, line in enumerate(lines, 1) if FORBIDDEN_TEXT.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("see https://py" + "pi.org/p/x", True),
+        ("--index-url https://files.python" + "hosted.org", True),
+        ("cd /home" + "/ann/amends", True),
+        ("'/Users" + "/ann'", True),
+        ("docs/work/notes.md", False),
+        ("https://example.com/home/page", False),
+        ("$HOME/work/x", False),
+    ],
+)
+def test_the_text_check_tells_places_apart(line: str, refused: bool) -> None:  # noqa: FBT001 - a table's column
+    """Hosts of registries and absolute paths are found; relative paths and other hosts are let through."""
+    assert bool(FORBIDDEN_TEXT.search(line)) is refused
+
+
+def test_no_lock_file_is_kept() -> None:
+    """Versions are pinned by hash in `requirements/`; lock files would add the addresses they were downloaded from."""
+    locks = {"Pipfile.lock", "package-lock.json", "pdm.lock", "poetry.lock", "pylock.toml", "uv.lock", "yarn.lock"}
+    assert not [path for path in repository_files() if path.name in locks]
+
+
+def pins() -> dict[str, Requirement]:
+    """Read the pinned requirements by their names."""
+    text = (ROOT / "requirements/dev.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    parsed = {}
+    for line in lines:
+        assert "--hash=sha256:" in line, f"{line}: not pinned by hash; run `make pins`"
+        requirement = Requirement(line.partition("--hash")[0].strip())
+        assert [one.operator for one in requirement.specifier] == ["=="], f"{line}: not pinned; run `make pins`"
+        parsed[requirement.name] = requirement
+    return parsed
+
+
+def test_pins_fit_what_the_project_asks_for() -> None:
+    """Every dependency, optional ones and the build backend included, is pinned to a version that it allows."""
+    project = project_settings()
+    wanted = [
+        *project["project"]["dependencies"],
+        *(each for extra in project["project"]["optional-dependencies"].values() for each in extra),
+        *project["build-system"]["requires"],
+        *(
+            line.partition(" #")[0]
+            for line in (ROOT / "requirements/dev.in").read_text(encoding="utf-8").splitlines()
+            if line and not line.startswith("#")
+        ),
+    ]
+    pinned = pins()
+    for requirement in map(Requirement, wanted):
+        assert requirement.name in pinned, f"{requirement}: not pinned; run `make pins`"
+        (pin,) = pinned[requirement.name].specifier
+        assert requirement.specifier.contains(pin.version), f"{requirement}: pinned to {pin}; run `make pins`"
+
+
+def project_settings() -> dict[str, Any]:
+    """Read pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_installed() -> None:
+    """The list of packages in pyproject.toml is that of the folders, so that the wheel lacks none."""
+    folders = {module_name(path) for path in package_files() if path.name == "__init__.py"}
+    assert folders == set(project_settings()["tool"]["setuptools"]["packages"])
+
+
+def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
+    """A wheel holds every module of the package, typed, under `amends/`, and no other top-level name."""
+    source = tmp_path / "source"
+    for path in [*package_files(), Path("pyproject.toml"), Path("README.md"), Path(FACADE, "py.typed")]:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    subprocess.run(
+        [sys.executable, *("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = {
+        f"amends/{path.relative_to(FACADE) if is_facade(path) else path}"
+        for path in [*package_files(), Path(FACADE, "py.typed")]
+    }
+    assert held == expected
+
+
+def test_ci_runs_what_people_run() -> None:
+    """CI does nothing but `make test`, so that whoever passes that passes CI."""
+    script = ROOT / ".ci/run"
+    lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."', "make test"]
+    assert script.stat().st_mode & 0o111, ".ci/run is not executable"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=str)
+def test_every_python_file_is_type_checked(path: Path) -> None:
+    """`make types` reaches every Python file; the Makefile names these places and no others are used."""
+    covered = (
+        path in package_files()
+        or (path.parts[0] == "examples" and len(path.parts) > 2)
+        or path.parts[0] in {"tests", "benchmarks"}
+        or (path.parts[0] == "docs" and len(path.parts) == 2)
+    )
+    assert covered, f"{path}: `make types` would miss it; add its place to the Makefile and here"
