@@ -1,7 +1,7 @@
 """What can be wrong with a stream or with what is derived from it, found by folding it once more.
 
-An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged stream
-of a million events is one line. Reading the rows is in `maintenance_sql.py`.
+An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged
+stream of a million events is one line. Reading the rows is in `maintenance_sql.py`.
 """
 
 import json

@@ -20,10 +20,11 @@ from amends.aggregates import streams_sql
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.facts import run_of
-from amends.aggregates.index_sql import write_keys, write_runs
+from amends.aggregates.index_sql import move_runs, write_keys, write_runs
 from amends.aggregates.loading_sql import Held, Plans, load_aggregate, load_records
 from amends.aggregates.plan import Plan
-from amends.aggregates.record import RunRecord
+from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.state import RunStatus
 
 __all__ = ["Batch", "BatchLost", "Known"]
 
@@ -119,21 +120,6 @@ def _trim(kept: dict[str, Any], bound: int) -> None:
         del kept[key]
 
 
-class _Savepoint:
-    """Where a batch stood."""
-
-    __slots__ = ("events", "keys", "name", "plans", "real", "snapshots", "undo")
-
-    def __init__(self, batch: "Batch") -> None:
-        self.events = len(batch.events)
-        self.snapshots = len(batch.snapshots)
-        self.keys = len(batch.keys)
-        self.plans = len(batch.plans)
-        self.undo = len(batch.undo)
-        self.name = f"amends_{len(batch.savepoints)}"
-        self.real = False
-
-
 class Batch:
     """Everything that the units of one database transaction see and stage.
 
@@ -144,6 +130,8 @@ class Batch:
         events: Staged events, in the order of their notification ids.
         runs: Records at their heads, staged facts included; `None` where there is no such run.
         aggregates: Aggregates at their heads, staged events included.
+        changed: The runs that have staged facts, with their status before the batch; `None` for new ones.
+        heads: The aggregates' streams that have staged events, with their heads.
         lost: The error with which the transaction was lost; `None` while it was not.
     """
 
@@ -153,14 +141,14 @@ class Batch:
         self.recorded_at_ms = recorded_at_ms
         self.events: list[StoredEvent] = []
         self.snapshots: list[StoredEvent] = []
-        self.keys: list[tuple[str, str, str]] = []
         self.plans: list[tuple[str, str, str, int]] = []
         self.new_plans: dict[str, Plan] = {}
         self.runs: dict[str, RunRecord | None] = {}
         self.aggregates: dict[str, Held] = {}
-        self.changed: dict[str, bool] = {}
+        self.changed: dict[str, RunStatus | None] = {}
+        self.heads: dict[str, int] = {}
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
-        self.savepoints: list[_Savepoint] = []
+        self.savepoints: list[Savepoint] = []
         self.lost: exc.SQLAlchemyError | None = None
 
     # ---- reading
@@ -198,7 +186,7 @@ class Batch:
         """
         held = self.aggregates.get(stream) or self.known.aggregates.pop(stream, None)
         if held is None:
-            staged = [event for event in self.events if event.originator_id == stream]
+            staged = [each for each in self.events if each.originator_id == stream] if stream in self.heads else []
             with self.reading():
                 held = load_aggregate(self.connection, self.known.codec, cls, stream, staged)
         if held is not None:
@@ -207,9 +195,7 @@ class Batch:
 
     def stream_exists(self, stream: str) -> bool:
         """Tell whether a stream has any event, staged ones included."""
-        if stream in self.aggregates or stream in self.known.aggregates:
-            return True
-        if any(event.originator_id == stream for event in self.events):
+        if stream in self.aggregates or stream in self.heads or stream in self.known.aggregates:
             return True
         with self.reading():
             return streams_sql.stream_exists(self.connection, stream)
@@ -237,12 +223,16 @@ class Batch:
     def stage_facts(self, record: RunRecord, facts: Sequence[StoredEvent]) -> None:
         """Stage encoded facts, and the record that they lead to."""
         self.events += facts
-        self.put(self.runs, record.run_id, record)
-        self.put(self.changed, record.run_id, True)
+        run_id = record.run_id
+        if run_id not in self.changed:
+            former = self.runs[run_id]
+            self.put(self.changed, run_id, None if former is None else former.state.status)
+        self.put(self.runs, run_id, record)
 
     def stage_aggregate(self, stream: str, held: Held, events: Sequence[StoredEvent]) -> None:
         """Stage an aggregate's encoded events; after a rollback it is loaded again."""
         self.events += events
+        self.put(self.heads, stream, held.version)
         self.undo.append((self.aggregates, stream, _ABSENT))
         self.aggregates[stream] = held
 
@@ -258,50 +248,23 @@ class Batch:
 
     # ---- savepoints
 
-    @contextmanager
-    def savepoint(self, clean_up: Callable[[], None] | None = None) -> Iterator[None]:
+    def savepoint(self, clean_up: Callable[[], None] | None = None) -> "Savepoint":
         """Keep what the block stages on normal exit, and nothing of it on an exception.
 
         Args:
             clean_up: Called before the rollback.
         """
-        here = _Savepoint(self)
-        self.savepoints.append(here)
-        try:
-            yield
-        except BaseException:
-            if clean_up is not None:
-                clean_up()
-            self._roll_back(here)
-            raise
-        self.savepoints.pop()
-        if here.real:
-            self._sql(f"RELEASE SAVEPOINT {here.name}")
+        return Savepoint(self, clean_up)
 
     def open_savepoints(self) -> None:
         """Make the open savepoints real, because SQL of a step's own is about to run."""
         for each in self.savepoints:
             if not each.real:
-                self._sql(f"SAVEPOINT {each.name}")
+                self.sql(f"SAVEPOINT {each.name}")
                 each.real = True
 
-    def _roll_back(self, here: _Savepoint) -> None:
-        self.savepoints.pop()
-        del self.events[here.events :]
-        del self.snapshots[here.snapshots :]
-        del self.keys[here.keys :]
-        del self.plans[here.plans :]
-        while len(self.undo) > here.undo:
-            target, key, former = self.undo.pop()
-            if former is _ABSENT:
-                target.pop(key, None)
-            else:
-                target[key] = former
-        if here.real and self.lost is None:
-            self._sql(f"ROLLBACK TO SAVEPOINT {here.name}")
-            self._sql(f"RELEASE SAVEPOINT {here.name}")
-
-    def _sql(self, statement: str) -> None:
+    def sql(self, statement: str) -> None:
+        """Run a statement about savepoints."""
         with self.reading():
             self.connection.exec_driver_sql(statement)
 
@@ -321,16 +284,80 @@ class Batch:
         if self.events:
             streams_sql.insert_events(self.connection, self.events)
         if self.changed:
-            changed = (self.runs[run_id] for run_id in self.changed)
-            write_runs(self.connection, [record.summary for record in changed if record is not None])
-        if self.keys:
-            write_keys(self.connection, self.keys)
+            self._write_index()
         if self.snapshots:
             streams_sql.insert_snapshots(self.connection, self.snapshots)
         return streams_sql.last_notification_id(self.connection)
+
+    def _write_index(self) -> None:
+        moved: list[RunSummary] = []
+        other: list[RunSummary] = []
+        keys: list[tuple[str, str, str]] = []
+        for run_id, former in self.changed.items():
+            record = self.runs[run_id]
+            if record is None:
+                continue
+            (moved if record.state.status is former else other).append(record.summary)
+            if former is None:
+                keys += [(run_id, field, value) for field, value in record.started.keys.items()]
+        if other:
+            write_runs(self.connection, other)
+        if moved:
+            move_runs(self.connection, moved)
+        if keys:
+            write_keys(self.connection, keys)
 
     def keep(self, last_id: int) -> None:
         """Hand what was learned to the process's memory, after the commit."""
         for plan in self.new_plans.values():
             self.known.plans.keep(plan)
         self.known.keep(self, last_id)
+
+
+class Savepoint:
+    """A block of a batch that stays as a whole or not at all.
+
+    Args:
+        batch: The batch.
+        clean_up: Called before a rollback.
+    """
+
+    __slots__ = ("_batch", "_clean_up", "_events", "_plans", "_snapshots", "_undo", "name", "real")
+
+    def __init__(self, batch: Batch, clean_up: Callable[[], None] | None) -> None:
+        self._batch = batch
+        self._clean_up = clean_up
+
+    def __enter__(self) -> None:
+        batch = self._batch
+        self._events = len(batch.events)
+        self._snapshots = len(batch.snapshots)
+        self._plans = len(batch.plans)
+        self._undo = len(batch.undo)
+        self.name = f"amends_{len(batch.savepoints)}"
+        self.real = False
+        batch.savepoints.append(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        batch = self._batch
+        if kind is not None:
+            if self._clean_up is not None:
+                self._clean_up()
+            self._roll_back()
+        batch.savepoints.pop()
+        if self.real and batch.lost is None:
+            if kind is not None:
+                batch.sql(f"ROLLBACK TO SAVEPOINT {self.name}")
+            batch.sql(f"RELEASE SAVEPOINT {self.name}")
+
+    def _roll_back(self) -> None:
+        batch = self._batch
+        del batch.events[self._events :]
+        del batch.snapshots[self._snapshots :]
+        del batch.plans[self._plans :]
+        while len(batch.undo) > self._undo:
+            target, key, former = batch.undo.pop()
+            if former is _ABSENT:
+                target.pop(key, None)
+            else:
+                target[key] = former

@@ -263,7 +263,7 @@ class Committer:
             raise BatchLost(str(batch.lost)) from batch.lost
 
 
-def _unreachable(error: BaseException, doubtful: Sequence[StoredEvent]) -> Exception:
+def _unreachable(error: BaseException | None, doubtful: Sequence[StoredEvent]) -> Exception:
     known = as_amends_error(error) if isinstance(error, exc.SQLAlchemyError) else UnreachableError(str(error))
     if doubtful:
         return UnreachableError(f"{known}; whether the last write arrived is not known, so read before repeating it")

@@ -10,9 +10,9 @@ are the whole truth, and the diagrams in the documentation are drawn from them.
    has failed and behind the pivot; `SagaCompleted` while a node has not succeeded; `SagaCompensated` while a node that
    may have acted is not accounted for. No code path can write them early. Nor can an effect be called failed (which
    means: without effect) unless a probe could say so.
-3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo. Cost
-   per fact therefore does not depend on how many stages lie behind. Facts about nodes of other stages are refused, so
-   steps and compensations keep their order.
+3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo.
+   Cost per fact therefore does not depend on how many stages lie behind. Facts about nodes of other stages are
+   refused, so steps and compensations keep their order.
 
 Nothing here looks at user data, a clock or a random number.
 """

@@ -14,45 +14,46 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.schema_sql import run_keys, saga_index
 from amends.aggregates.state import RunStatus
-from amends.aggregates.streams_sql import run
+from amends.aggregates.streams_sql import write_many
 from amends.aggregates.strictjson import clean_text
 
-__all__ = ["find_runs", "write_keys", "write_runs"]
+__all__ = ["find_runs", "move_runs", "write_keys", "write_runs"]
 
-_UPSERT = (
+_INSERT = (
     "INSERT INTO saga_index (run_id, saga, status, position, started_ms, updated_ms, current, error, keys, driver, "
     "fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET "
     "status = excluded.status, position = excluded.position, updated_ms = excluded.updated_ms, "
     "current = excluded.current, error = excluded.error, driver = excluded.driver, fingerprint = excluded.fingerprint"
 )
 _KEYS = "INSERT INTO run_keys (run_id, field, value) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+# Most facts do not change the status, and leaving it out spares the database its indexes.
+_MOVE = "UPDATE saga_index SET position = ?, updated_ms = ?, current = ?, error = ? WHERE run_id = ?"
 
 
 def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
     """Bring the rows of runs to what the journal now says; a run without a row gets one."""
-    rows = [
-        (
-            each.run_id,
-            each.saga,
-            each.status.value,
-            each.position,
-            each.started_ms,
-            each.updated_ms,
-            each.current,
-            # Already cleaned where it comes from outside; but one text that cannot be stored would hold up all others.
-            None if each.error is None else clean_text(each.error),
-            json.dumps(dict(each.keys)) if each.keys else "{}",
-            each.driver,
-            each.fingerprint,
-        )
-        for each in runs
-    ]
-    run(connection, _UPSERT, rows)
+    rows = []
+    for each in runs:
+        columns = (each.run_id, each.saga, each.status.value, each.position, each.started_ms, each.updated_ms)
+        keys = json.dumps(dict(each.keys))
+        rows.append((*columns, each.current, _clean(each.error), keys, each.driver, each.fingerprint))
+    write_many(connection, _INSERT, rows)
+
+
+def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
+    """Bring the rows of runs whose status is unchanged to what the journal now says."""
+    rows = [(each.position, each.updated_ms, each.current, _clean(each.error), each.run_id) for each in runs]
+    write_many(connection, _MOVE, rows)
 
 
 def write_keys(connection: Connection, keys: Iterable[tuple[str, str, str]]) -> None:
     """Make runs findable by business keys: run id, field, value."""
-    run(connection, _KEYS, [(run_id, clean_text(field), clean_text(value)) for run_id, field, value in keys])
+    write_many(connection, _KEYS, [(run_id, clean_text(field), clean_text(value)) for run_id, field, value in keys])
+
+
+def _clean(error: str | None) -> str | None:
+    # Already cleaned where it comes from outside; but one text that cannot be stored would hold up all other runs.
+    return None if error is None else clean_text(error)
 
 
 def find_runs(connection: Connection, query: RunQuery) -> list[RunSummary]:

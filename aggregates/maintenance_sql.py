@@ -99,7 +99,9 @@ def rebuild_index(engine: Engine, codec: EventCodec) -> RebuiltIndex:
     while True:
         with store_errors(), writing(engine) as connection:
             streams = _streams(connection, after, only_runs=True)
-            audits = [_fold_run(connection, codec, kept, stream) for stream in streams]
+            # SQLite's pattern does not tell "run/" from "Run/".
+            runs = [stream for stream in streams if run_of(stream) is not None]
+            audits = [_fold_run(connection, codec, kept, stream) for stream in runs]
             summaries = [audit.record.summary for audit in audits if audit.sound and audit.record is not None]
             _replace(connection, summaries)
         written += len(summaries)
@@ -163,7 +165,7 @@ def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str) 
         audit = _fold_run(connection, codec, kept, stream)
         row = connection.execute(select(saga_index).where(saga_index.c.run_id == run_id)).mappings().first()
         keys = connection.execute(select(run_keys.c.field, run_keys.c.value).where(run_keys.c.run_id == run_id))
-        audit.compare(row, frozenset((field, value) for field, value in keys))
+        audit.compare(None if row is None else dict(row), frozenset((field, value) for field, value in keys))
         return audit
     aggregate = AggregateAudit(stream, codec, _newest_snapshot(connection, stream))
     for stored in _rows(connection, stream):

@@ -1,17 +1,17 @@
 """Rows of the journal, as fast as the databases take and give them.
 
-Hot statements are sent to the driver as written here; SQLAlchemy's compiler would cost as much as the database does.
-Everything runs on a connection that the caller opened, in the caller's transaction, and raises SQLAlchemy's errors
-only. What the rows mean is the business of `loading_sql`.
+Statements are sent to the driver as written here; SQLAlchemy's own work on a statement would cost more than the
+database's. Everything runs on a connection that the caller opened, in the caller's transaction, and raises SQLAlchemy's
+errors only. What the rows mean is the business of `loading_sql`.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from eventsourcing.persistence import Notification, StoredEvent
-from sqlalchemy import Connection, CursorResult, exc
+from sqlalchemy import Connection
 
 __all__ = [
     "all_stored",
@@ -20,13 +20,14 @@ __all__ = [
     "insert_plans",
     "insert_snapshots",
     "last_notification_id",
+    "query",
     "read_notifications",
     "read_plan",
     "read_snapshot_and_tail",
     "read_stream",
     "read_streams",
-    "run",
     "stream_exists",
+    "write_many",
 ]
 
 _COLUMNS = "originator_id, originator_version, topic, state"
@@ -34,20 +35,39 @@ _INSERT = f"INSERT INTO stored_events ({_COLUMNS}) VALUES (?, ?, ?, ?)"  # noqa:
 _COPY = f"COPY stored_events ({_COLUMNS}) FROM STDIN"
 
 
-def run(connection: Connection, sql: str, parameters: Any = ()) -> CursorResult[Any]:  # noqa: ANN401 - the driver's
-    """Send a statement to the driver, with `?` for parameters and `<-(?)` for membership in a list.
+# ---- the driver
+
+
+def query(connection: Connection, sql: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+    """Run one statement and give its rows.
 
     Args:
         connection: In the caller's transaction.
-        sql: A constant.
-        parameters: A tuple, or a list of tuples to run the statement once for each.
+        sql: A constant, with `?` for parameters and `<-(?)` for membership in what `_many` makes of a list.
+        parameters: As many as the statement has.
     """
-    return connection.exec_driver_sql(_native(sql, connection.dialect.name), parameters)
+    driver: Any = connection.connection.driver_connection
+    try:
+        rows: list[Any] = driver.execute(_native(sql, connection.dialect.name), parameters).fetchall()
+    except connection.dialect.loaded_dbapi.Error as error:
+        _raise(connection, error)
+    return rows
 
 
-def many(connection: Connection, values: Sequence[str]) -> object:
-    """Give a list of texts as the parameter that `<-(?)` takes."""
-    return json.dumps(values) if connection.dialect.name == "sqlite" else list(values)
+def write_many(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Run a statement once for every row of parameters."""
+    driver: Any = connection.connection.driver_connection
+    try:
+        cursor = driver.cursor()
+        cursor.executemany(_native(sql, connection.dialect.name), rows)
+        cursor.close()
+    except connection.dialect.loaded_dbapi.Error as error:
+        _raise(connection, error)
+
+
+def _raise(connection: Connection, error: Exception) -> NoReturn:
+    # What SQLAlchemy does about its own statements: wrap the error, name the store, give up a dead connection.
+    connection._handle_dbapi_exception(error, None, None, None, None)  # noqa: SLF001 - there is no public name for it
 
 
 @cache
@@ -55,6 +75,13 @@ def _native(sql: str, dialect: str) -> str:
     if dialect == "sqlite":
         return sql.replace("<-(?)", "IN (SELECT value FROM json_each(?))")
     return sql.replace("<-(?)", "= ANY(?)").replace("?", "%s")
+
+
+def _many(connection: Connection, values: Sequence[str]) -> object:
+    return json.dumps(values) if connection.dialect.name == "sqlite" else list(values)
+
+
+# ---- writing
 
 
 def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None:
@@ -65,45 +92,43 @@ def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None
     """
     rows = [(event.originator_id, event.originator_version, event.topic, event.state) for event in events]
     if connection.dialect.name == "sqlite":
-        run(connection, _INSERT, rows)
+        write_many(connection, _INSERT, rows)
         return
-    dialect = connection.dialect
+    driver: Any = connection.connection.driver_connection
     try:
         # COPY takes a third of the processor time of INSERT, and numbers the rows in their order as well.
-        cursor: Any = connection.connection.cursor()
-        with cursor, cursor.copy(_COPY) as copy:
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
             for row in rows:
                 copy.write_row(row)
-    except dialect.loaded_dbapi.Error as error:
-        # The statement went past SQLAlchemy, so its own classes of errors have to be found here.
-        lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
-        raise exc.DBAPIError.instance(
-            None, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect
-        ) from error
+    except connection.dialect.loaded_dbapi.Error as error:
+        _raise(connection, error)
 
 
 def insert_snapshots(connection: Connection, snapshots: Iterable[StoredEvent]) -> None:
     """Keep folded aggregates; one that is there already stays."""
     rows = [(each.originator_id, each.originator_version, each.topic, each.state) for each in snapshots]
-    run(connection, f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)  # noqa: S608
+    sql = f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"  # noqa: S608 - a constant
+    write_many(connection, sql, rows)
 
 
 def insert_plans(connection: Connection, plans: Sequence[tuple[str, str, str, int]]) -> None:
     """Keep plans: fingerprint, saga, JSON, time of the first run; one that is there already stays."""
     sql = "INSERT INTO plans (fingerprint, saga, plan, recorded_at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-    run(connection, sql, list(plans))
+    write_many(connection, sql, plans)
+
+
+# ---- reading
 
 
 def read_plan(connection: Connection, fingerprint: str) -> str | None:
     """Read a plan's JSON; `None` when no run ever followed it."""
-    text: str | None = run(connection, "SELECT plan FROM plans WHERE fingerprint = ?", (fingerprint,)).scalar()
-    return text
+    rows = query(connection, "SELECT plan FROM plans WHERE fingerprint = ?", (fingerprint,))
+    return rows[0][0] if rows else None
 
 
 def last_notification_id(connection: Connection) -> int:
     """Read the highest notification id; 0 when nothing was ever written."""
-    found: int | None = run(connection, "SELECT max(id) FROM stored_events").scalar()
-    return found or 0
+    return query(connection, "SELECT max(id) FROM stored_events")[0][0] or 0
 
 
 def changed_streams(connection: Connection, after_id: int, limit: int) -> list[tuple[str, int]] | None:
@@ -113,14 +138,14 @@ def changed_streams(connection: Connection, after_id: int, limit: int) -> list[t
         `None` when there are more than `limit`.
     """
     sql = "SELECT originator_id, max(originator_version) FROM stored_events WHERE id > ? GROUP BY originator_id LIMIT ?"
-    rows = run(connection, sql, (after_id, limit + 1)).all()
+    rows = query(connection, sql, (after_id, limit + 1))
     return None if len(rows) > limit else [(stream, head) for stream, head in rows]
 
 
 def stream_exists(connection: Connection, stream: str) -> bool:
     """Tell whether a stream has any event."""
     sql = "SELECT 1 FROM stored_events WHERE originator_id = ? LIMIT 1"
-    return run(connection, sql, (stream,)).first() is not None
+    return bool(query(connection, sql, (stream,)))
 
 
 def read_stream(connection: Connection, stream: str, after: int = 0, limit: int | None = None) -> list[StoredEvent]:
@@ -130,7 +155,7 @@ def read_stream(connection: Connection, stream: str, after: int = 0, limit: int 
         "WHERE originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?"
     )
     bound = 2**62 if limit is None else limit
-    return [_event(row) for row in run(connection, sql, (stream, after, bound))]
+    return [_event(row) for row in query(connection, sql, (stream, after, bound))]
 
 
 def read_streams(connection: Connection, streams: Sequence[str], after: int = 0) -> dict[str, list[StoredEvent]]:
@@ -140,7 +165,7 @@ def read_streams(connection: Connection, streams: Sequence[str], after: int = 0)
         "WHERE originator_id <-(?) AND originator_version > ? ORDER BY originator_id, originator_version"
     )
     found: dict[str, list[StoredEvent]] = {}
-    for row in run(connection, sql, (many(connection, streams), after)):
+    for row in query(connection, sql, (_many(connection, streams), after)):
         found.setdefault(row[0], []).append(_event(row))
     return found
 
@@ -154,8 +179,8 @@ def read_snapshot_and_tail(connection: Connection, stream: str) -> tuple[StoredE
         f"SELECT {_COLUMNS}, 1 AS part FROM stored_events "
         f"WHERE originator_id = ? AND originator_version > coalesce({newest}, 0) ORDER BY part, originator_version"
     )
-    rows = run(connection, sql, (stream, stream, stream, stream)).all()
-    if rows and rows[0].part == 0:
+    rows = query(connection, sql, (stream, stream, stream, stream))
+    if rows and rows[0][4] == 0:
         return _event(rows[0]), [_event(row) for row in rows[1:]]
     return None, [_event(row) for row in rows]
 
@@ -163,7 +188,7 @@ def read_snapshot_and_tail(connection: Connection, stream: str) -> tuple[StoredE
 def read_notifications(connection: Connection, after: int, limit: int) -> list[Notification]:
     """Read the notification log after an id, in order."""
     sql = f"SELECT {_COLUMNS}, id FROM stored_events WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - a constant
-    return [Notification(*row) for row in run(connection, sql, (after, limit))]
+    return [Notification(*row) for row in query(connection, sql, (after, limit))]
 
 
 def all_stored(connection: Connection, events: Sequence[StoredEvent]) -> bool:

@@ -5,8 +5,7 @@ step has changed before it raised are loaded again.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -244,7 +243,6 @@ class SqlTx:
     def __init__(self, batch: Batch, store_id: str) -> None:
         self._batch = batch
         self._store_id = store_id
-        self._stepping = False
 
     @property
     def store_id(self) -> str:
@@ -279,7 +277,6 @@ class SqlTx:
         stored = batch.known.codec.to_stored(fact)
         batch.stage_plan(plan)
         batch.stage_facts(record, [stored])
-        batch.keys += [(fact.run_id, field, value) for field, value in fact.keys.items()]
         return record
 
     def append(self, record: RunRecord, facts: Sequence[Fact]) -> RunRecord:
@@ -309,8 +306,7 @@ class SqlTx:
             batch.stage_facts(present, stored)
         return present
 
-    @contextmanager
-    def unit_of_work(self) -> Iterator[StepWork]:
+    def unit_of_work(self) -> "_Step":
         """Open a savepoint for one transaction step.
 
         On normal exit the events of the aggregates that were used are appended; on an exception nothing of it remains,
@@ -319,14 +315,30 @@ class SqlTx:
         Raises:
             JournalError: Another step of the same unit has not ended yet.
         """
-        if self._stepping:
+        if len(self._batch.savepoints) > 1:
             raise JournalError("a step is running in this unit; steps of one unit run one after the other")
-        work = SqlStepWork(self._batch)
-        self._stepping = True
-        try:
-            with self._batch.savepoint(work.abandon):
-                yield work
-                work.finish()
-        finally:
-            self._stepping = False
-            work.end()
+        return _Step(self._batch)
+
+
+class _Step:
+    """The block of one transaction step."""
+
+    __slots__ = ("_savepoint", "_work")
+
+    def __init__(self, batch: Batch) -> None:
+        self._work = SqlStepWork(batch)
+        self._savepoint = batch.savepoint(self._work.abandon)
+
+    def __enter__(self) -> StepWork:
+        self._savepoint.__enter__()
+        return self._work
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._work.end()
+        if kind is None:
+            try:
+                self._work.finish()
+            except BaseException as failure:
+                self._savepoint.__exit__(type(failure), failure, None)
+                raise
+        self._savepoint.__exit__(kind, error, traceback)

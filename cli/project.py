@@ -22,7 +22,7 @@ from amends.aggregates.errors import AmendsError, DefinitionError
 from amends.aggregates.roundtrip import one_line, shorten
 from amends.cli.settings import CONFIG_FILE, ENV_PREFIX, Settings
 
-__all__ = ["LoadedProject", "Named", "collect", "load_modules"]
+__all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]
 
 _MAX_REASON_CHARS = 300
 
@@ -44,6 +44,7 @@ class Named(Protocol):
         """The name that it is known by in plans, on the command line and in the journal."""
 
 
+Kind = TypeVar("Kind")
 T = TypeVar("T", bound=Named)
 
 
@@ -62,8 +63,16 @@ class LoadedProject:
     modules: tuple[ModuleType, ...]
     hidden: tuple[Path, ...]
 
+    def find(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        """Find what the modules define of one kind, each object once: for steps, whose variants share a name."""
+        return tuple(find(self.modules, kind).values())
+
     def collect(self, kind: type[T]) -> dict[str, T]:
-        """Find what the modules define of one kind, by name: see `collect`."""
+        """Find what the modules define of one kind, by name: for sagas.
+
+        Raises:
+            DefinitionError: Two different objects have the same name.
+        """
         return collect(self.modules, kind)
 
 
@@ -96,29 +105,40 @@ def load_modules(settings: Settings) -> LoadedProject:
     return LoadedProject(settings.project_dir, modules, _hidden(folders))
 
 
-def collect(modules: Iterable[ModuleType], kind: type[T]) -> dict[str, T]:
-    """Find the objects of one kind among the modules' attributes, in the order of their definition.
+def find(modules: Iterable[ModuleType], kind: type[Kind]) -> dict[str, Kind]:
+    """Find the objects of one kind among the modules' attributes, each once, in the order of their definition.
 
-    An object that several modules import from each other counts once. Objects in containers are not looked for.
+    Objects in containers are not looked for.
+
+    Returns:
+        The objects by the first place where each was found, such as `shop.sagas.place_order`.
+    """
+    found: dict[str, Kind] = {}
+    seen: set[int] = set()
+    for module in modules:
+        for attribute, value in vars(module).items():
+            # By the real type: a lazy proxy may do anything when it is asked for its class.
+            if issubclass(type(value), kind) and True:
+                seen.add(id(value))
+                found[f"{module.__name__}.{attribute}"] = value
+    return found
+
+
+def collect(modules: Iterable[ModuleType], kind: type[T]) -> dict[str, T]:
+    """Find the objects of one kind as `find` does, by their own names.
 
     Raises:
         DefinitionError: Two different objects have the same name.
     """
     found: dict[str, T] = {}
     places: dict[str, str] = {}
-    for module in modules:
-        # A copy: a property read below may import, and so change the module.
-        for attribute, value in list(vars(module).items()):
-            # By the real type: a lazy proxy may do anything when it is asked for its class.
-            if not issubclass(type(value), kind):
-                continue
-            place = f"{module.__name__}.{attribute}"
-            if found.setdefault(value.name, value) is not value:
-                raise DefinitionError(
-                    f"{kind.__name__.lower()} name {value.name!r} is used twice, "
-                    f"by {places[value.name]} and by {place}; give each its own"
-                )
-            places.setdefault(value.name, place)
+    for place, value in find(modules, kind).items():
+        if value.name in found:
+            raise DefinitionError(
+                f"{kind.__name__.lower()} name {value.name!r} is used twice, "
+                f"by {places[value.name]} and by {place}; give each its own"
+            )
+        found[value.name], places[value.name] = value, place
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, Never, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from pydantic import JsonValue
 
@@ -61,13 +61,10 @@ class Retry:
     longest: timedelta = timedelta(seconds=30)
 
     def __post_init__(self) -> None:
-        attempts = self.max_attempts
-        if attempts is not None and (not isinstance(attempts, int) or attempts < 1):
-            raise DefinitionError(f"Retry(max_attempts={attempts!r}): give a whole number from 1, or None for no limit")
-        if not isinstance(self.factor, int | float) or not 1 <= self.factor <= 100:  # noqa: PLR2004 - as documented
-            raise DefinitionError(f"Retry(factor={self.factor!r}): give a factor from 1 to 100")
+        _check_attempts(self.max_attempts)
+        _check_factor(self.factor)
         for name, delay in (("first", self.first), ("longest", self.longest)):
-            if not isinstance(delay, timedelta) or delay < timedelta(0):
+            if _as_duration(delay) < timedelta(0):
                 raise DefinitionError(f"Retry({name}={_shown(delay)}): give a timedelta of 0 or more")
 
     @property
@@ -81,12 +78,6 @@ class Retry:
         )
 
 
-TRANSACTION_RETRY = Retry(max_attempts=3, first=timedelta(milliseconds=100))
-EFFECT_RETRY = Retry()
-UNDO_RETRY = Retry(max_attempts=10, longest=timedelta(minutes=1))
-EFFECT_TIMEOUT = timedelta(seconds=10)
-
-
 def milliseconds(duration: timedelta) -> int:
     """Give a duration in whole milliseconds."""
     return duration // timedelta(milliseconds=1)
@@ -94,6 +85,21 @@ def milliseconds(duration: timedelta) -> int:
 
 def _shown(duration: object) -> str:
     return str(duration) if isinstance(duration, timedelta) else repr(duration)
+
+
+def _as_duration(value: object) -> timedelta:
+    """Give a duration back; anything else, such as a number of seconds, counts as one that nobody allows."""
+    return value if isinstance(value, timedelta) else timedelta.min
+
+
+def _check_attempts(attempts: object) -> None:
+    if attempts is not None and (not isinstance(attempts, int) or attempts < 1):
+        raise DefinitionError(f"Retry(max_attempts={attempts!r}): give a whole number from 1, or None for no limit")
+
+
+def _check_factor(factor: object) -> None:
+    if not isinstance(factor, int | float) or not 1 <= factor <= 100:  # noqa: PLR2004 - as documented
+        raise DefinitionError(f"Retry(factor={factor!r}): give a factor from 1 to 100")
 
 
 def check_retry(retry: object, where: str) -> None:
@@ -107,8 +113,14 @@ def check_retry(retry: object, where: str) -> None:
 
 
 def _check_timeout(timeout: object, where: str) -> None:
-    if not isinstance(timeout, timedelta) or timeout < timedelta(milliseconds=1):
+    if _as_duration(timeout) < timedelta(milliseconds=1):
         raise DefinitionError(f"{where}: timeout={_shown(timeout)}; give a timedelta of 1 ms or more")
+
+
+TRANSACTION_RETRY = Retry(max_attempts=3, first=timedelta(milliseconds=100))
+EFFECT_RETRY = Retry()
+UNDO_RETRY = Retry(max_attempts=10, longest=timedelta(minutes=1))
+EFFECT_TIMEOUT = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -383,9 +395,13 @@ class Effect(Step[I_contra, R_co]):
         return _attaching(self.definition, "probe", function, None, self.definition.run.timeout)
 
 
+class TransactionMustNotBeAsync:
+    """What type checkers see of an `async def` transaction, so that they refuse its use; loading its module fails."""
+
+
 class _TransactionDecorator(Protocol):
     @overload
-    def __call__(self, function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> Never: ...
+    def __call__(self, function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> TransactionMustNotBeAsync: ...
     @overload
     def __call__(self, function: Callable[[I, UnitOfWork], R], /) -> Transaction[I, R]: ...
 
@@ -398,7 +414,7 @@ class _EffectDecorator(Protocol):
 
 
 @overload
-def transaction(function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> Never: ...
+def transaction(function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> TransactionMustNotBeAsync: ...
 @overload
 def transaction(function: Callable[[I, UnitOfWork], R], /) -> Transaction[I, R]: ...
 @overload

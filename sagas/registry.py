@@ -128,8 +128,13 @@ class Registry:
         """The compensation catalog, folded from all steps.
 
         Raises:
-            DefinitionError: A fault that only the whole catalog shows; see `Catalog.faults`.
+            DefinitionError: A fault that only the whole catalog shows (see `Catalog.faults`), or an input or result
+                type that cannot be stored, which would otherwise be found after the step has acted.
         """
+        for saga in self.sagas.values():
+            self.input_codec(saga)
+        for name in self.steps:
+            self.result_codec(name)
         catalog = Catalog(
             entries=tuple(_entry(step, self.sagas.values()) for step in self.steps.values()),
             plans=tuple(saga.plan for saga in self.sagas.values()),

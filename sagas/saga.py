@@ -154,8 +154,7 @@ def irreversible(step: Step[I, Any], reason: str) -> Placed[I]:
         DefinitionError: It is no step, or the reason is empty.
     """
     placed = _marked("irreversible", step, Role.COMPENSATABLE, None, reason)
-    if not isinstance(reason, str) or not reason.strip():
-        raise DefinitionError(f"irreversible({step.name!r}, {reason!r}): give the reason in words, operators will ask")
+    _check_reason(step.name, reason)
     return placed
 
 
@@ -187,11 +186,7 @@ class Saga(Generic[I]):
     """
 
     def __init__(self, name: str, input: type[I], *body: Part[I], keys: Sequence[str] = ()) -> None:  # noqa: A002
-        if not isinstance(name, str) or not _SAGA_NAME.fullmatch(name):
-            raise DefinitionError(
-                f"saga name {shorten(name)}: use 1 to 100 lower-case letters, digits, '-', '_' and '.', beginning with a "
-                f"letter or digit"
-            )
+        _check_saga_name(name)
         if isinstance(input, Part):
             raise DefinitionError(
                 f"saga {name!r}: {input!r} stands where its input type belongs; Saga(name, input, ...)"
@@ -242,12 +237,25 @@ class Saga(Generic[I]):
             item = value.get(key) if isinstance(value, dict) else None
             if isinstance(item, dict | list):
                 raise InputError(
-                    f"saga {self.name!r}: business key {key!r} is {shorten(item)}; give a single value, a list or object "
-                    f"cannot be looked up"
+                    f"saga {self.name!r}: business key {key!r} is {shorten(item)}; give a single value, a list "
+                    f"or an object cannot be looked up"
                 )
             if item is not None:
                 found[key] = item if isinstance(item, str) else str(item)
         return found
+
+
+def _check_saga_name(name: object) -> None:
+    if not isinstance(name, str) or not _SAGA_NAME.fullmatch(name):
+        raise DefinitionError(
+            f"saga name {shorten(name)}: use 1 to 100 lower-case letters, digits, '-', '_' and '.', beginning with "
+            f"a letter or digit"
+        )
+
+
+def _check_reason(step: str, reason: object) -> None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise DefinitionError(f"irreversible({step!r}, {reason!r}): give the reason in words, operators will ask")
 
 
 def _marked(mark: str, step: Step[I, Any], role: Role, retry: Retry | None, reason: str | None = None) -> Placed[I]:

@@ -48,7 +48,7 @@ def check_target(decorator: str, function: object) -> None:
         raise DefinitionError(f"@{decorator} of a lambda: write it with def, a plan must be able to name it")
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: object, what: str) -> str:
     """Give the name back if plans, keys and Temporal can carry it.
 
     Raises:

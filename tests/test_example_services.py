@@ -194,7 +194,7 @@ def test_nothing_is_acknowledged_after_a_sync_that_failed(tmp_path: Path, monkey
     log.append("one")
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", no_sync)
-        with pytest.raises(LineLogError, match="could not be written .*No space left"):
+        with pytest.raises(LineLogError, match=r"could not be written .*No space left"):
             log.append("two")
     with pytest.raises(LineLogError, match="start the service again"):
         log.append("three")
@@ -421,7 +421,10 @@ def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> Non
     statuses = [post(bank, "deposit", "count/1", **deposit).status_code for _ in range(2)]
     assert statuses == [503, 200]
     assert get(bank, "faults") == []
-    HTTP.post(f"{bank.base_url}/faults", json=fault)
+    HTTP.post(f"{bank.base_url}/faults", json={"kind": "unavailable"})
+    assert found(bank, "count/1").status_code == 200
+    HTTP.post(f"{bank.base_url}/faults", json={"kind": "unavailable", "op": "find"})
+    assert found(bank, "count/1").status_code == 503
     assert HTTP.delete(f"{bank.base_url}/faults").json() == []
     assert HTTP.post(f"{bank.base_url}/faults", json={"kind": "fire"}).status_code == 400
     assert post(bank, "deposit", "count/2", fault="fire", **deposit).status_code == 400

@@ -17,7 +17,7 @@ import pytest
 
 from amends.aggregates.errors import DefinitionError
 from amends.cli import project as project_module
-from amends.cli.project import LoadedProject, collect, load_modules
+from amends.cli.project import LoadedProject, collect, find, load_modules
 from amends.cli.settings import load_settings
 
 
@@ -82,7 +82,8 @@ def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: 
     done = subprocess.run(
         [sys.executable, start, "-c", textwrap.dedent(loading) + textwrap.dedent(code)],
         cwd=directory,
-        env=os.environ | {"AMENDS_MODULES": modules} | more,
+        # Output is buffered, as it is when nobody says otherwise.
+        env=os.environ | {"AMENDS_MODULES": modules, "PYTHONUNBUFFERED": ""} | more,
         capture_output=True,
         text=True,
         check=False,
@@ -397,7 +398,15 @@ def test_objects_are_collected_by_name(tmp_path: Path) -> None:
     first, second = Thing("first"), Thing("second")
     modules = [module("a", two=second, number=1, kind=Thing), module("b", again=second, one=first)]
     assert collect(modules, Thing) == {"second": second, "first": first}
-    assert list(LoadedProject(tmp_path, tuple(modules), ()).collect(Thing)) == ["second", "first"]
+    loaded = LoadedProject(tmp_path, tuple(modules), ())
+    assert list(loaded.collect(Thing)) == ["second", "first"]
+    assert loaded.find(Thing) == (second, first)
+
+
+def test_variants_that_share_a_name_are_all_found() -> None:
+    """Finding does not go by name: a step and its variant for another saga are two objects of one name."""
+    step, variant = Thing("same"), Thing("same")
+    assert find([module("a", step=step, variant=variant, again=step)], Thing) == {"a.step": step, "a.variant": variant}
 
 
 def test_a_name_used_twice_is_refused() -> None:
@@ -411,9 +420,8 @@ def test_a_name_used_twice_is_refused() -> None:
 def test_collecting_asks_foreign_objects_nothing() -> None:
     """A lazy proxy among a module's attributes is left alone: asking for its class could connect to something."""
 
-    class Proxy:
-        @property
-        def __class__(self) -> type[object]:  # type: ignore[override, misc]
-            raise RuntimeError
+    def fail(_self: object) -> None:
+        raise RuntimeError
 
-    assert collect([module("a", proxy=Proxy())], Thing) == {}
+    proxy = type("Proxy", (), {"__class__": property(fail)})()
+    assert collect([module("a", proxy=proxy)], Thing) == {}

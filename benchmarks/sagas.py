@@ -1,0 +1,92 @@
+"""The sagas that are measured."""
+
+from eventsourcing.domain import event
+from pydantic import BaseModel
+
+from amends import Aggregate, Done, Saga, Transaction, UnitOfWork, pivot, transaction
+
+__all__ = ["Counter", "Order", "count_once", "many_steps", "three_steps"]
+
+
+class Order(BaseModel):
+    """An input of the usual size."""
+
+    order_id: str
+    sku: str
+    quantity: int
+
+
+class Done3(BaseModel):
+    """A result of the usual size."""
+
+    ok: bool
+
+
+@transaction
+def reserve(_: Order, __: UnitOfWork) -> Done3:
+    """Do nothing: the journal is what is measured."""
+    return Done3(ok=True)
+
+
+@reserve.compensation
+def release(_: Done[Order, Done3], __: UnitOfWork) -> None:
+    """Do nothing."""
+
+
+@transaction
+def charge(_: Order, __: UnitOfWork) -> Done3:
+    """Do nothing."""
+    return Done3(ok=True)
+
+
+@charge.compensation
+def refund(_: Done[Order, Done3], __: UnitOfWork) -> None:
+    """Do nothing."""
+
+
+@transaction
+def confirm(_: Order, __: UnitOfWork) -> Done3:
+    """Do nothing."""
+    return Done3(ok=True)
+
+
+three_steps = Saga("three-steps", Order, reserve, charge, pivot(confirm), keys=("order_id",))
+
+
+def _as_it_is(order: Order) -> Order:
+    return order
+
+
+@transaction(read_only=True)
+def link(_: Order, __: UnitOfWork) -> Done3:
+    """Do nothing."""
+    return Done3(ok=True)
+
+
+def many_steps(count: int) -> Saga[Order]:
+    """Make a saga of so many equal steps."""
+    steps: list[Transaction[Order, Done3]] = [link.using(_as_it_is, name=f"link-{n}") for n in range(count)]
+    return Saga(f"steps-{count}", Order, *steps)
+
+
+class Counter(Aggregate):
+    """An aggregate with as many events as it was counted."""
+
+    @event("Opened")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.count = 0
+
+    @event("Counted")
+    def increment(self) -> None:
+        """Count one more."""
+        self.count += 1
+
+
+@transaction
+def count(order: Order, uow: UnitOfWork) -> Done3:
+    """Count on the aggregate that the order names."""
+    uow.get(Counter, order.sku).increment()
+    return Done3(ok=True)
+
+
+count_once = Saga("count-once", Order, pivot(count))

@@ -1,0 +1,291 @@
+"""Random plans, and random legal histories of them: a world that answers as unhelpfully as a real one.
+
+`make_plan` and `make_history` take a `Chooser`, so that Hypothesis can choose (and shrink), and a seeded random number
+generator just as well. A history is made the way a driver makes one: `decide`, act, write by `Scribe`, decide again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+from amends.aggregates.evolve import NODE_TRANSITIONS
+from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
+from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
+from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
+from amends.sagas.scribe import Scribe
+from amends.sagas.task import Direction
+
+T = TypeVar("T")
+
+Chooser = Callable[[Sequence[Any]], Any]
+"""Takes one of several options."""
+
+RUN = "run-1"
+LEASE_MS = 1_000
+PATIENCE = 3
+"""Bad answers per node and direction, after which the world relents; without it, unlimited retries would not end."""
+
+_DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
+
+
+def retry_policy(max_attempts: int | None = 3, *, first_ms: int = 10) -> RetryPolicy:
+    """Make a policy whose delays double up to a second."""
+    return RetryPolicy(max_attempts=max_attempts, first_ms=first_ms, factor=2, longest_ms=1_000)
+
+
+def undo_policy(max_attempts: int | None = 2, kind: StepKind = StepKind.EFFECT) -> UndoPolicy:
+    """Make a compensation's policy."""
+    return UndoPolicy(retry=retry_policy(max_attempts), timeout_ms=LEASE_MS if kind is StepKind.EFFECT else None)
+
+
+def plan_node(name: str, *, undo: bool = True, **changes: Any) -> PlanNode:  # noqa: ANN401 - any field
+    """Make a compensatable effect, but for what is said otherwise."""
+    kind = changes.get("kind", StepKind.EFFECT)
+    fields: dict[str, Any] = {
+        "name": name,
+        "step": name,
+        "kind": kind,
+        "role": Role.COMPENSATABLE,
+        "retry": retry_policy(),
+        "timeout_ms": LEASE_MS if kind is StepKind.EFFECT else None,
+        "undo": undo_policy(kind=kind) if undo else None,
+    }
+    return PlanNode(**{**fields, **changes})
+
+
+def plan_of(*stages: Stage | PlanNode) -> Plan:
+    """Make a plan of stages and single nodes."""
+    parts = tuple(part if isinstance(part, Stage) else Stage(nodes=(part,)) for part in stages)
+    return Plan(saga="a-saga", input_type="Order", stages=parts)
+
+
+def make_plan(choose: Chooser) -> Plan:
+    """Make any plan that the catalog would accept: `compensatable* pivot? retriable*`."""
+    before = choose(range(4))
+    pivot = choose([False, True])
+    after = choose(range(3)) if pivot else choose(range(1 if before else 2))
+    roles = [Role.COMPENSATABLE] * before + [Role.PIVOT] * pivot + [Role.RETRIABLE] * after
+    stages: list[Stage] = []
+    for index, role in enumerate(roles or [Role.COMPENSATABLE]):
+        size = 1 if role is Role.PIVOT else choose([1, 1, 2, 3])
+        nodes = tuple(_any_node(f"{role[0]}{index}{'abc'[member]}", role, choose) for member in range(size))
+        stages.append(Stage(nodes=nodes, ordered=size > 1 and choose([False, True])))
+    return plan_of(*stages)
+
+
+def _any_node(name: str, role: Role, choose: Chooser) -> PlanNode:
+    kind = choose([StepKind.EFFECT, StepKind.TRANSACTION])
+    undo, irreversible, read_only = choose(
+        [(True, None, False), (True, None, False), (False, "it stays", False), (False, None, True)]
+        + ([] if role is Role.COMPENSATABLE else [(False, None, False)])
+    )
+    attempts = choose([None, 1, 2] if role is Role.RETRIABLE else [1, 2, 3])
+    return plan_node(
+        name,
+        kind=kind,
+        role=role,
+        retry=retry_policy(attempts, first_ms=choose([0, 10])),
+        undo=undo_policy(choose([1, 2, None]), kind) if undo else None,
+        irreversible=irreversible,
+        read_only=read_only,
+        probe=kind is StepKind.EFFECT and choose([False, True]),
+    )
+
+
+def started(plan: Plan, *, as_of_ms: int = 0) -> SagaStarted:
+    """Make the first fact of a run."""
+    return SagaStarted(
+        originator_id=stream_of_run(RUN),
+        originator_version=1,
+        as_of_ms=as_of_ms,
+        recorded_at_ms=5,
+        correlation_id=RUN,
+        causation_id=None,
+        actor="tests",
+        saga=plan.saga,
+        fingerprint=plan.fingerprint,
+        input={"order": 1},
+        keys={},
+        store_id="store",
+        driver="tests",
+        epoch=1,
+        guarantees=plan.guarantees,
+    )
+
+
+@dataclass(frozen=True)
+class CallInFlight:
+    """A call whose answer has not come yet, and may never come."""
+
+    node: str
+    direction: Direction
+    attempt: int
+
+
+@dataclass
+class World:
+    """Drives one run, acting and answering as it is told to.
+
+    Attributes:
+        record: The run so far.
+        facts: Its facts.
+        now_ms: The driver's time.
+        calls: Calls without an answer.
+        bad: Bad answers so far, by node and direction.
+    """
+
+    record: RunRecord
+    facts: list[Fact]
+    now_ms: int = 0
+    calls: list[CallInFlight] = field(default_factory=list)
+    bad: dict[tuple[str, Direction], int] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, plan: Plan) -> "World":
+        """Accept a run."""
+        first = started(plan)
+        return cls(RunRecord.begin(plan, first), [first])
+
+    @property
+    def scribe(self) -> Scribe:
+        """What writes the next fact."""
+        return Scribe(self.record, self.now_ms, 7)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.record.state.closed
+
+    def append(self, fact: Fact) -> None:
+        """Continue the run's stream."""
+        self.record = self.record.apply(fact)
+        self.facts.append(fact)
+
+    def conclude(self) -> None:
+        """Append every conclusion that needs no I/O."""
+        while found := [each for each in decide(self.record.state, self.now_ms) if isinstance(each, Conclusion)]:
+            self.append(self.scribe.conclusion(found[0]))
+
+    def work(self) -> list[Work]:
+        """Give the work that is due and not in flight already, unless its claim is over."""
+        return [
+            each
+            for each in decide(self.record.state, self.now_ms)
+            if isinstance(each, Work) and CallInFlight(each.node, _DIRECTIONS[type(each)], each.attempt) not in self.calls
+        ]
+
+    def call(self, work: Work) -> CallInFlight:
+        """Declare the intent, where one is needed, and make the call."""
+        node = self.record.state.plan.nodes[work.node]
+        direction = _DIRECTIONS[type(work)]
+        if direction is not Direction.PROBE and node.kind is StepKind.EFFECT:
+            self.append(self.scribe.intent(node, direction, work.attempt, "worker", self.now_ms + LEASE_MS))
+        self.calls.append(CallInFlight(work.node, direction, work.attempt))
+        return self.calls[-1]
+
+    def answer(self, call: CallInFlight, outcome: Outcome) -> None:
+        """Write an answer down if it still says something; a late success does while the node has no outcome."""
+        self.calls.remove(call)
+        at = self.record.state.node(call.node)
+        node = self.record.state.plan.nodes[call.node]
+        fact = self.scribe.outcome(node, call.direction, call.attempt, outcome)
+        live = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(call.direction)
+        if node.kind is StepKind.TRANSACTION:
+            current = True
+        elif live is None:
+            current = at.status in {NodeStatus.SPENT, NodeStatus.PROBE_WAITING}
+        else:
+            current = at.status is live and at.attempt == call.attempt
+        late = isinstance(outcome, Succeeded) and fact.kind in NODE_TRANSITIONS[at.status]
+        if not self.closed and (current or late):
+            self.append(fact)
+
+    def outcomes(self, call: CallInFlight) -> list[Outcome]:
+        """List the answers that a call may get; only the good one when the world has been unhelpful for long."""
+        good = Succeeded({"by": call.node} if call.direction is not Direction.UNDO else None)
+        if self.bad.get((call.node, call.direction), 0) >= PATIENCE:
+            return [good]
+        bad: list[Outcome] = [Failed("TimeoutError", "no answer"), Failed("ValueError", "not storable", final=True)]
+        if call.direction is Direction.PROBE:
+            return [good, NotFound(), Refused("never heard of it"), *bad]
+        return [good, good, Refused("no"), *bad]
+
+    def due_times(self) -> list[int]:
+        """List the times at which there will be something to decide although nothing happens."""
+        return [each.due_ms for each in decide(self.record.state, self.now_ms) if isinstance(each, WaitUntil)]
+
+    def act(self, choose: Chooser) -> None:
+        """Do one thing that can happen next.
+
+        Raises:
+            AssertionError: Nothing can happen, although the run is open.
+        """
+        transactions = [call for call in self.calls if self._kind(call) is StepKind.TRANSACTION]
+        if transactions:  # runs inside the unit that found it out, so nothing comes in between
+            self._answer(transactions[0], choose)
+            return
+        moves: list[tuple[str, Any]] = [("call", work) for work in self.work()]
+        moves += [("answer", call) for call in self.calls] + [("lose", call) for call in self.calls]
+        if due := self.due_times():
+            moves.append(("wait", min(due)))
+        assert moves, f"open, but nothing can happen: {self.record.state}"
+        move, subject = choose(moves)
+        if move == "call":
+            self.call(subject)
+        elif move == "answer":
+            self._answer(subject, choose)
+        elif move == "lose":
+            self.calls.remove(subject)
+            self.bad[subject.node, subject.direction] = self.bad.get((subject.node, subject.direction), 0) + 1
+        else:
+            self.now_ms = subject
+
+    def _kind(self, call: CallInFlight) -> StepKind:
+        return self.record.state.plan.nodes[call.node].kind
+
+    def _answer(self, call: CallInFlight, choose: Chooser) -> None:
+        outcome = choose(self.outcomes(call))
+        if not isinstance(outcome, Succeeded):
+            self.bad[call.node, call.direction] = self.bad.get((call.node, call.direction), 0) + 1
+        self.answer(call, outcome)
+
+
+BOUND = 2_000
+"""More moves than any random plan can need."""
+
+
+def make_history(plan: Plan, choose: Chooser) -> World:
+    """Drive a run of a plan to its end.
+
+    Raises:
+        AssertionError: An open state decides nothing, or the run does not end within the bound.
+    """
+    world = World.begin(plan)
+    for _ in range(BOUND):
+        world.conclude()
+        decisions = decide(world.record.state, world.now_ms)
+        assert bool(decisions) is not world.closed, f"{world.record.state.status}: {decisions}"
+        if world.closed:
+            return world
+        world.act(choose)
+    raise AssertionError(f"not closed after {BOUND} moves: {world.record.state}")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any plan that the catalog would accept."""
+    return make_plan(lambda options: draw(st.sampled_from(options)))
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> World:
+    """Any plan with any legal history of it, driven to its end."""
+    plan = draw(plans())
+    # One seed instead of a draw per move: a run may take hundreds of moves, and shrinking the plan is what helps.
+    chooser = draw(st.randoms(use_true_random=False))
+    return make_history(plan, chooser.choice)

@@ -1,0 +1,420 @@
+"""Looking for damage: every kind is found where it is and nowhere else, and the read model can be made again."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eventsourcing.domain import event
+from sqlalchemy import Engine, func, select, text, update
+
+from amends.aggregates import maintenance_sql
+from amends.aggregates.audit import Finding, FindingKind
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.engine_sql import create_store_engine, safe_url, writing
+from amends.aggregates.errors import AmendsError, JournalError
+from amends.aggregates.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
+from amends.aggregates.index_sql import find_runs
+from amends.aggregates.journal import RunQuery, Tx
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.maintenance_sql import check, rebuild_index
+from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
+from amends.aggregates.record import RunRecord
+from amends.aggregates.schema_sql import run_keys, saga_index, snapshots, stored_events
+
+ONCE = RetryPolicy(max_attempts=1, first_ms=0, factor=1, longest_ms=0)
+NODE = PlanNode(name="count", step="count", kind=StepKind.TRANSACTION, role=Role.PIVOT, retry=ONCE)
+PLAN = Plan(saga="counting", input_type="Order", stages=(Stage(nodes=(NODE,)),), keys=("sku",))
+
+
+class Counter(Aggregate):
+    """An aggregate that can be told to do what its events do not allow."""
+
+    @event("Opened")
+    def __init__(self, id: str, limit: int) -> None:  # noqa: A002 - the word that aggregates use
+        """Begin at nothing."""
+        self.limit = limit
+        self.total = 0
+
+    @event("Counted")
+    def count(self, by: int) -> None:
+        """Add to the total."""
+        if self.total + by > self.limit:
+            raise ValueError("over the limit")
+        self.total += by
+
+
+@pytest.fixture
+def journal(store_url: str) -> Iterator[SqlJournal]:
+    """Give the journal of a store with three runs and two counters, one of them with a snapshot."""
+    engine = create_store_engine(store_url)
+    upgrade(engine)
+    engine.dispose()
+    journal = open_journal(store_url, aggregates=[Counter])
+    for number in (1, 2, 3):
+        journal.commit_blocking(lambda tx, number=number: start(tx, f"order-{number}", closed=number < 3))
+    journal.commit_blocking(lambda tx: count(tx, "few", 3))
+    journal.commit_blocking(lambda tx: count(tx, "many", 250))
+    yield journal
+    journal.engine.dispose()
+
+
+@pytest.fixture
+def engine(journal: SqlJournal) -> Engine:
+    """Give the engine of that store."""
+    return journal.engine
+
+
+CODEC = EventCodec([Counter])
+
+
+def start(tx: Tx, run_id: str, *, closed: bool) -> None:
+    """Accept a run, and take it to its end."""
+    common = {"as_of_ms": 5, "recorded_at_ms": 6, "correlation_id": run_id, "causation_id": None, "actor": "test"}
+    stream = stream_of_run(run_id)
+    started = SagaStarted(
+        **common,
+        originator_id=stream,
+        originator_version=1,
+        saga=PLAN.saga,
+        fingerprint=PLAN.fingerprint,
+        input={"sku": "x"},
+        keys={"sku": "x", "by": run_id},
+        store_id=tx.store_id,
+        driver="in-process",
+        epoch=0,
+        guarantees={},
+    )
+    record = tx.accept(PLAN, started)
+    if closed:
+        tx.append(
+            record,
+            [
+                StepSucceeded(
+                    **common, originator_id=stream, originator_version=2, node="count", attempt=1, result=None
+                ),
+                SagaCompleted(**common, originator_id=stream, originator_version=3),
+            ],
+        )
+
+
+def count(tx: Tx, name: str, times: int) -> None:
+    """Make a counter with so many events after its first."""
+    with tx.unit_of_work() as work:
+        counter = work.add(Counter(id=name, limit=1000))
+        for _ in range(times):
+            counter.count(1)
+
+
+def found(engine: Engine, codec: EventCodec = CODEC) -> list[tuple[FindingKind, str, int | None]]:
+    """Check, and give kind, subject and position of each finding, whose messages must be one line with a remedy."""
+    findings = list(check(engine, codec))
+    for finding in findings:
+        assert "\n" not in finding.message
+        assert ";" in finding.message
+    return [(finding.kind, finding.subject, finding.position) for finding in findings]
+
+
+def run(engine: Engine, sql: str, **parameters: object) -> None:
+    """Change the store behind the journal's back."""
+    with writing(engine) as connection:
+        changed = connection.execute(text(sql), parameters)
+        assert changed.rowcount > 0
+
+
+def test_a_sound_store_has_no_findings(engine: Engine) -> None:
+    """What the journal writes is never found wrong."""
+    assert found(engine) == []
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_pages_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
+    """Whatever the size of a page, every stream and row is looked at once."""
+    monkeypatch.setattr(maintenance_sql, "STREAMS_A_PAGE", pages)
+    monkeypatch.setattr(maintenance_sql, "ROWS_A_PAGE", pages)
+    assert found(engine) == []
+    run(engine, "UPDATE saga_index SET status = 'RUNNING'")
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/few' AND originator_version = 2")
+    assert found(engine) == [
+        (FindingKind.GAP, "Counter/few", 3),
+        (FindingKind.READ_MODEL, "run/order-1", None),
+        (FindingKind.READ_MODEL, "run/order-2", None),
+    ]
+    assert rebuild_index(engine, CODEC).written == 3
+
+
+def test_a_missing_event_is_a_gap(engine: Engine) -> None:
+    """A hole in a stream is found at the event after it, and once."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/few' AND originator_version = 2")
+    assert found(engine) == [(FindingKind.GAP, "Counter/few", 3)]
+
+
+def test_a_stream_without_its_beginning_is_a_gap(engine: Engine) -> None:
+    """Positions begin with 1."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'run/order-1' AND originator_version = 1")
+    assert found(engine) == [(FindingKind.GAP, "run/order-1", 2)]
+
+
+def test_a_position_below_1_is_found(engine: Engine) -> None:
+    """A row before the first position is a fault as well."""
+    run(
+        engine,
+        "INSERT INTO stored_events (originator_id, originator_version, topic, state) "
+        "SELECT originator_id, -1, topic, state FROM stored_events "
+        "WHERE originator_id = 'Counter/few' AND originator_version = 1",
+    )
+    assert (FindingKind.GAP, "Counter/few", -1) in found(engine)
+
+
+def test_damaged_state_is_found(engine: Engine) -> None:
+    """A row whose payload cannot be read is named, with its position."""
+    run(
+        engine,
+        "UPDATE stored_events SET state = :raw WHERE originator_id = 'run/order-2' AND originator_version = 2",
+        raw=b'{"node": "co',
+    )
+    assert found(engine) == [(FindingKind.DAMAGED, "run/order-2", 2)]
+
+
+def test_an_unknown_topic_is_found_and_not_imported(engine: Engine) -> None:
+    """A topic that no loaded module defines is one finding for the whole stream."""
+    assert found(engine, EventCodec()) == [
+        (FindingKind.UNKNOWN_TOPIC, "Counter/few", 1),
+        (FindingKind.UNKNOWN_TOPIC, "Counter/many", 1),
+    ]
+
+
+def test_a_newer_event_is_found(engine: Engine) -> None:
+    """An event of a newer version is told from a damaged one."""
+    with engine.connect() as connection:
+        stored = stored_events.c
+        here = (stored.originator_id == "Counter/few") & (stored.originator_version == 2)
+        state = json.loads(connection.execute(select(stored.state).where(here)).scalar_one())
+    with writing(engine) as connection:
+        raw = json.dumps({**state, "class_version": 7}).encode()
+        connection.execute(update(stored_events).where(here).values(state=raw))
+    assert found(engine) == [(FindingKind.NEWER, "Counter/few", 2)]
+
+
+def test_a_fact_that_does_not_follow_is_found(engine: Engine) -> None:
+    """A run that was closed before its step succeeded cannot have been written by the core."""
+    run(
+        engine,
+        "UPDATE stored_events SET topic = 'amends.SagaCompleted', state = (SELECT state FROM stored_events "
+        "WHERE originator_id = 'run/order-1' AND originator_version = 3) "
+        "WHERE originator_id = 'run/order-1' AND originator_version = 2",
+    )
+    assert found(engine) == [(FindingKind.IMPOSSIBLE, "run/order-1", 2)]
+
+
+def test_a_run_that_does_not_begin_is_found(engine: Engine) -> None:
+    """A run's stream must begin with its acceptance."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'run/order-1' AND originator_version < 3")
+    run(engine, "UPDATE stored_events SET originator_version = 1 WHERE originator_id = 'run/order-1'")
+    assert found(engine) == [(FindingKind.IMPOSSIBLE, "run/order-1", 1)]
+
+
+def test_an_event_that_cannot_be_applied_is_found(engine: Engine) -> None:
+    """An event that the aggregate's own code refuses on replay is named."""
+    run(
+        engine,
+        "UPDATE stored_events SET state = (SELECT state FROM stored_events "
+        "WHERE originator_id = 'Counter/few' AND originator_version = 1), topic = 'Counter.Opened' "
+        "WHERE originator_id = 'Counter/few' AND originator_version = 3",
+    )
+    assert found(engine) == [(FindingKind.IMPOSSIBLE, "Counter/few", 3)]
+
+
+def test_a_missing_plan_is_found(engine: Engine) -> None:
+    """Runs whose plan is not in the store are named."""
+    run(engine, "DELETE FROM plans")
+    assert found(engine) == [(FindingKind.NO_PLAN, f"run/order-{number}", 1) for number in (1, 2, 3)]
+
+
+def test_a_changed_plan_is_found(engine: Engine) -> None:
+    """A plan whose content does not belong to its fingerprint was changed behind the journal's back."""
+    run(engine, "UPDATE plans SET plan = replace(plan, 'Order', 'Other')")
+    assert (FindingKind.DAMAGED, f"plan {PLAN.fingerprint}", None) in found(engine)
+
+
+def test_an_unreadable_plan_is_found(engine: Engine) -> None:
+    """A plan that cannot be read is named, and so are the runs that follow it."""
+    run(engine, "UPDATE plans SET plan = 'nonsense'")
+    assert found(engine) == [
+        (FindingKind.DAMAGED, f"plan {PLAN.fingerprint}", None),
+        *((FindingKind.DAMAGED, f"run/order-{number}", 1) for number in (1, 2, 3)),
+    ]
+
+
+def test_a_snapshot_of_another_state_is_found(engine: Engine) -> None:
+    """A snapshot that would give another aggregate than its events is found by folding."""
+    with engine.connect() as connection:
+        raw = connection.execute(select(snapshots.c.state)).scalar_one()
+    with writing(engine) as connection:
+        assert b'"total":250' in raw
+        connection.execute(update(snapshots).values(state=raw.replace(b'"total":250', b'"total":999')))
+    assert found(engine) == [(FindingKind.SNAPSHOT, "Counter/many", 251)]
+
+
+def test_a_snapshot_ahead_of_its_stream_is_found(engine: Engine) -> None:
+    """After the end of a stream was lost, its snapshot must not be believed."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/many' AND originator_version > 100")
+    assert found(engine) == [(FindingKind.SNAPSHOT, "Counter/many", 251)]
+
+
+def test_a_snapshot_without_stream_is_found(engine: Engine) -> None:
+    """A snapshot of an aggregate that has no events must not be believed either."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/many'")
+    assert found(engine) == [(FindingKind.SNAPSHOT, "Counter/many", None)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("status = 'RUNNING'", "status is 'RUNNING', the journal says 'COMPLETED'"),
+        ("position = 2", "position is 2, the journal says 3"),
+        ("saga = 'other'", "saga is 'other', the journal says 'counting'"),
+        ("started_ms = 0", "started_ms is 0, the journal says 5"),
+        ("updated_ms = 0", "updated_ms is 0, the journal says 5"),
+        ("current = 'count'", "current is 'count', the journal says ''"),
+        ("error = 'none'", "error is 'none', the journal says None"),
+        ("keys = '{}'", "keys is {}, the journal says {'sku': 'x', 'by': 'order-1'}"),
+        ("keys = 'x'", "keys is 'x', the journal says {'sku': 'x', 'by': 'order-1'}"),
+        ("driver = 'temporal'", "driver is 'temporal', the journal says 'in-process'"),
+        ("fingerprint = 'f'", f"fingerprint is 'f', the journal says '{PLAN.fingerprint}'"),
+    ],
+)
+def test_a_stale_row_is_found_and_made_again(engine: Engine, change: str, said: str) -> None:
+    """Every column of the read model is compared, and rebuilding makes it what the journal says."""
+    run(engine, f"UPDATE saga_index SET {change} WHERE run_id = 'order-1'")  # noqa: S608 - from the table above
+    assert list(check(engine, CODEC)) == [
+        Finding(FindingKind.READ_MODEL, "run/order-1", None, f"{said}; rebuild the read model")
+    ]
+    assert rebuild_index(engine, CODEC).written == 3
+    assert found(engine) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM saga_index WHERE run_id = 'order-1'",
+        "DELETE FROM run_keys WHERE run_id = 'order-1'",
+        "UPDATE run_keys SET value = 'y' WHERE run_id = 'order-1' AND field = 'sku'",
+        "INSERT INTO run_keys (run_id, field, value) VALUES ('order-1', 'colour', 'red')",
+    ],
+)
+def test_missing_and_wrong_rows_are_made_again(engine: Engine, damage: str) -> None:
+    """A run without row, or with other business keys than its own, is found and mended."""
+    run(engine, damage)
+    assert found(engine) == [(FindingKind.READ_MODEL, "run/order-1", None)]
+    assert all(finding.mended_by_rebuilding for finding in check(engine, CODEC))
+    rebuild_index(engine, CODEC)
+    assert found(engine) == []
+
+
+def test_rows_of_runs_without_facts_are_removed(engine: Engine) -> None:
+    """What the read model has of a run that is not in the journal is found, and removed by rebuilding."""
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'run/order-1'")
+    assert found(engine) == [(FindingKind.READ_MODEL, "saga_index", None), (FindingKind.READ_MODEL, "run_keys", None)]
+    assert rebuild_index(engine, CODEC).removed == 1
+    assert found(engine) == []
+
+
+def test_rebuilding_gives_what_was_there(engine: Engine) -> None:
+    """A read model that was lost whole comes back equal, business keys included."""
+    queries = [RunQuery(), RunQuery(where=(("by", "order-2"),))]
+    with engine.connect() as connection:
+        before = [find_runs(connection, query) for query in queries]
+    run(engine, "DELETE FROM saga_index")
+    run(engine, "DELETE FROM run_keys")
+    rebuilt = rebuild_index(engine, CODEC)
+    assert (rebuilt.written, rebuilt.removed, rebuilt.skipped) == (3, 0, ())
+    with engine.connect() as connection:
+        assert [find_runs(connection, query) for query in queries] == before
+    assert [len(runs) for runs in before] == [3, 1]
+
+
+def test_rebuilding_leaves_out_what_it_cannot_fold(engine: Engine) -> None:
+    """One damaged run does not keep the others from being rebuilt, and keeps its row."""
+    run(engine, "UPDATE saga_index SET status = 'RUNNING'")
+    run(engine, "DELETE FROM stored_events WHERE originator_id = 'run/order-1' AND originator_version = 2")
+    rebuilt = rebuild_index(engine, CODEC)
+    assert rebuilt.written == 2
+    assert [(each.kind, each.subject) for each in rebuilt.skipped] == [(FindingKind.GAP, "run/order-1")]
+    with engine.connect() as connection:
+        status = connection.execute(select(saga_index.c.status).where(saga_index.c.run_id == "order-1")).scalar_one()
+    assert status == "RUNNING"
+
+
+def test_a_store_in_use_is_not_found_wrong(journal: SqlJournal) -> None:
+    """Runs that are accepted and closed during a check, and a rebuild, give no findings."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 100
+        while not stop.is_set():
+            number += 1
+            journal.commit_blocking(lambda tx, number=number: start(tx, f"order-{number}", closed=False))
+            journal.commit_blocking(lambda tx, number=number: close(tx, f"order-{number}"))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(5):
+            assert found(journal.engine) == []
+            rebuild_index(journal.engine, CODEC)
+    finally:
+        stop.set()
+        worker.join()
+    assert found(journal.engine) == []
+    with journal.engine.connect() as connection:
+        runs = connection.execute(select(func.count()).select_from(saga_index)).scalar_one()
+        keys = connection.execute(select(func.count()).select_from(run_keys)).scalar_one()
+    assert keys == 2 * runs > 6
+
+
+def close(tx: Tx, run_id: str) -> None:
+    """Take an accepted run to its end."""
+    record = tx.record(run_id)
+    assert isinstance(record, RunRecord)
+    common = {"as_of_ms": 7, "recorded_at_ms": 8, "correlation_id": run_id, "causation_id": None, "actor": "test"}
+    stream = stream_of_run(run_id)
+    succeeded = StepSucceeded(
+        **common, originator_id=stream, originator_version=2, node="count", attempt=1, result=None
+    )
+    tx.append(record, [succeeded, SagaCompleted(**common, originator_id=stream, originator_version=3)])
+
+
+def test_a_damaged_file_is_found(tmp_path: Path) -> None:
+    """Damage that SQLite itself sees is a finding of the file, and ends the check."""
+    url = f"sqlite:///{tmp_path}/events.db"
+    journal = open_journal(url, aggregates=[Counter])
+    journal.commit_blocking(lambda tx: count(tx, "many", 250))
+    journal.engine.dispose()
+    with sqlite3.connect(tmp_path / "events.db") as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'stored_events_stream_position'").fetchone()
+        size = raw.execute("PRAGMA page_size").fetchone()[0]
+    raw.close()
+    with (tmp_path / "events.db").open("r+b") as file:
+        file.seek((page[0] - 1) * size + 20)
+        file.write(b"\xff" * 200)
+    engine = create_store_engine(url)
+    findings = list(check(engine, CODEC))
+    assert {finding.kind for finding in findings} == {FindingKind.DATABASE}
+    assert {finding.subject for finding in findings} == {safe_url(engine)}
+    assert findings[0].message.endswith("restore the file from a backup")
+    engine.dispose()
+
+
+def test_a_store_without_schema_says_so(store_url: str) -> None:
+    """A check of what is no store yet ends in the line that says what to run."""
+    engine = create_store_engine(store_url)
+    with pytest.raises(JournalError, match="run `amends db upgrade`") as caught:
+        list(check(engine, CODEC))
+    assert isinstance(caught.value, AmendsError)
+    engine.dispose()
