@@ -1,8 +1,8 @@
 """Ports of the journal: what the layers above use, and what an adapter provides.
 
 The journal is the truth about every run. All writing happens in *units*: functions of a `Tx`, which a committer runs
-one after the other inside one database transaction and commits together. A unit must do nothing but look at and write to
-its `Tx`: when a commit fails, the units of its batch are run again.
+one after the other inside one database transaction and commits together. A unit must do nothing but look at and write
+to its `Tx`: when a commit fails, the units of its batch are run again.
 """
 
 from collections.abc import Sequence

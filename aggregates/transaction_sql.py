@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
-from sqlalchemy import CursorResult, Executable, exc
+from sqlalchemy import Executable, exc
 
 from amends.aggregates.batch_sql import Batch
 from amends.aggregates.domain import Aggregate
@@ -121,14 +121,14 @@ class SqlStepWork:
             raise InputError(f"table {table!r} belongs to the journal; steps change aggregates and their own tables")
         self._batch.open_savepoints()
         try:
-            result = self._batch.connection.execute(statement)
+            result = self._batch.connection.execute(statement, execution_options={"preserve_rowcount": True})
             rows = [tuple(row) for row in result] if result.returns_rows else []
         except exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise self._batch.fail(error) from error
             self._spoiled = error
             raise
-        matched = len(rows) if result.returns_rows else _rowcount(result)
+        matched = len(rows) if result.returns_rows else result.rowcount
         if expect_rows is not None and matched != expect_rows:
             self._spoiled = InputError(f"the statement matched {matched} rows instead of {expect_rows}")
             raise self._spoiled
@@ -188,10 +188,6 @@ class SqlStepWork:
             raise JournalError("this unit of work has ended with its step; do not keep it")
         if self._spoiled is not None:
             raise JournalError(f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass")
-
-
-def _rowcount(result: CursorResult[Any] | Any) -> int:  # noqa: ANN401 - what execute gives
-    return int(getattr(result, "rowcount", 0))
 
 
 def _line(error: BaseException) -> str:

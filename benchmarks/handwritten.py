@@ -74,7 +74,8 @@ class Steps:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS steps (run_id TEXT, name TEXT, outcome TEXT, PRIMARY KEY (run_id, name, outcome))"
+            "CREATE TABLE IF NOT EXISTS steps "
+            "(run_id TEXT, name TEXT, outcome TEXT, PRIMARY KEY (run_id, name, outcome))"
         )
 
     @activity.defn(name="step")

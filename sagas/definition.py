@@ -400,8 +400,11 @@ class TransactionMustNotBeAsync:
 
 
 class _TransactionDecorator(Protocol):
+    # A coroutine is a result too, and exactly what is to be told apart.
     @overload
-    def __call__(self, function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> TransactionMustNotBeAsync: ...
+    def __call__(  # type: ignore[overload-overlap]  # as said above
+        self, function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /
+    ) -> TransactionMustNotBeAsync: ...
     @overload
     def __call__(self, function: Callable[[I, UnitOfWork], R], /) -> Transaction[I, R]: ...
 
@@ -414,7 +417,9 @@ class _EffectDecorator(Protocol):
 
 
 @overload
-def transaction(function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /) -> TransactionMustNotBeAsync: ...
+def transaction(  # type: ignore[overload-overlap]  # as for the decorator above
+    function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /
+) -> TransactionMustNotBeAsync: ...
 @overload
 def transaction(function: Callable[[I, UnitOfWork], R], /) -> Transaction[I, R]: ...
 @overload

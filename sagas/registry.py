@@ -19,7 +19,8 @@ class Registry:
     Args:
         sagas: The sagas.
         steps: Steps besides those that stand in the sagas: runs in flight may need ones that no saga of today has.
-        limits: Bounds of one input and of one result.
+        limits: Bounds of one input.
+        result_limits: Bounds of one result; `None` for the same.
 
     Raises:
         DefinitionError: Two sagas or two steps have one name.
@@ -31,8 +32,10 @@ class Registry:
         steps: Iterable[Step[Any, Any]] = (),
         *,
         limits: Limits = DEFAULT_LIMITS,
+        result_limits: Limits | None = None,
     ) -> None:
         self._limits = limits
+        self._result_limits = result_limits or limits
         self._inputs: dict[str, JsonCodec[Any]] = {}
         self._results: dict[str, JsonCodec[Any]] = {}
         self.sagas: dict[str, Saga[Any]] = {}
@@ -120,7 +123,7 @@ class Registry:
         """
         if step not in self._results:
             what = f"result of step {step!r}"
-            self._results[step] = JsonCodec(self.step(step).types[1], what=what, limits=self._limits)
+            self._results[step] = JsonCodec(self.step(step).types[1], what=what, limits=self._result_limits)
         return self._results[step]
 
     @cached_property

@@ -7,11 +7,12 @@ its process did not finish goes on with `resume`.
 
 import asyncio
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from amends.aggregates.errors import NotFoundError
 from amends.aggregates.journal import Journal, RunQuery, Tx
+from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import RunStatus
 from amends.sagas.advance import Protocol, next_due_ms, transactions_due
@@ -59,6 +60,32 @@ class Runner:
         self._clock = clock or SystemClock()
         self._protocol = Protocol(registry, worker)
         self._actor = actor
+
+    @classmethod
+    def open(cls, sagas: Iterable[Saga[Any]], *, store_url: str = "sqlite://", clock: Clock | None = None) -> Self:
+        """Make a runner with a store of its own, to be used as `async with Runner.open(...) as runner`.
+
+        Args:
+            sagas: The sagas.
+            store_url: The store, as an SQLAlchemy URL; by default one in memory.
+            clock: Where time comes from.
+
+        Raises:
+            DefinitionError: The sagas have a fault.
+            UnreachableError: The store cannot be reached.
+        """
+        return cls(open_journal(store_url), Registry(sagas), clock=clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._journal.close()
+
+    @property
+    def journal(self) -> Journal:
+        """The store."""
+        return self._journal
 
     async def run(self, saga: Saga[I], input: I, *, id: str | None = None) -> RunResult:  # noqa: A002
         """Accept a run and drive it to its end.

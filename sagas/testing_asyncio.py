@@ -1,8 +1,8 @@
 """Given / when / then for sagas: unit tests of failure paths, without a server and without waiting.
 
 A scenario runs a saga through the reference driver on a store in memory. Transactions are run for real. Effects are
-not: each answers what the test says, and one that was given no answer fails the test, so that no unit test calls anybody by
-accident. Time is virtual: an hour of retries passes at once.
+not: each answers what the test says, and one that was given no answer fails the test, so that no unit test calls
+anybody by accident. Time is virtual: an hour of retries passes at once.
 """
 
 import asyncio

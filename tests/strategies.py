@@ -43,8 +43,8 @@ def undo_policy(max_attempts: int | None = 2, kind: StepKind = StepKind.EFFECT) 
     return UndoPolicy(retry=retry_policy(max_attempts), timeout_ms=LEASE_MS if kind is StepKind.EFFECT else None)
 
 
-def plan_node(name: str, *, undo: bool = True, **changes: Any) -> PlanNode:  # noqa: ANN401 - any field
-    """Make a compensatable effect, but for what is said otherwise."""
+def plan_node(name: str, *, undo: UndoPolicy | bool = True, **changes: Any) -> PlanNode:  # noqa: ANN401 - any field
+    """Make a compensatable effect, but for what is said otherwise; `undo=True` stands for a default policy."""
     kind = changes.get("kind", StepKind.EFFECT)
     fields: dict[str, Any] = {
         "name": name,
@@ -53,7 +53,7 @@ def plan_node(name: str, *, undo: bool = True, **changes: Any) -> PlanNode:  # n
         "role": Role.COMPENSATABLE,
         "retry": retry_policy(),
         "timeout_ms": LEASE_MS if kind is StepKind.EFFECT else None,
-        "undo": undo_policy(kind=kind) if undo else None,
+        "undo": undo if isinstance(undo, UndoPolicy) else undo_policy(kind=kind) if undo else None,
     }
     return PlanNode(**{**fields, **changes})
 
@@ -90,7 +90,7 @@ def _any_node(name: str, role: Role, choose: Chooser) -> PlanNode:
         kind=kind,
         role=role,
         retry=retry_policy(attempts, first_ms=choose([0, 10])),
-        undo=undo_policy(choose([1, 2, None]), kind) if undo else None,
+        undo=undo_policy(choose([1, 2, None]), kind) if undo else False,
         irreversible=irreversible,
         read_only=read_only,
         probe=kind is StepKind.EFFECT and choose([False, True]),
@@ -176,7 +176,8 @@ class World:
         return [
             each
             for each in decide(self.record.state, self.now_ms)
-            if isinstance(each, Work) and CallInFlight(each.node, _DIRECTIONS[type(each)], each.attempt) not in self.calls
+            if isinstance(each, Work)
+            and CallInFlight(each.node, _DIRECTIONS[type(each)], each.attempt) not in self.calls
         ]
 
     def call(self, work: Work) -> CallInFlight:
@@ -213,7 +214,7 @@ class World:
         bad: list[Outcome] = [Failed("TimeoutError", "no answer"), Failed("ValueError", "not storable", final=True)]
         if call.direction is Direction.PROBE:
             return [good, NotFound(), Refused("never heard of it"), *bad]
-        return [good, good, Refused("no"), *bad]
+        return [*[good] * 5, Refused("no"), *bad]
 
     def due_times(self) -> list[int]:
         """List the times at which there will be something to decide although nothing happens."""

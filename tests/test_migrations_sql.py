@@ -207,6 +207,18 @@ def test_threads_that_upgrade_at_once_all_succeed(engine: Engine) -> None:
     assert sorted(did) == [False, False, False, True]
 
 
+def test_threads_that_make_different_stores_do_not_mix_them_up(tmp_path: Path) -> None:
+    """Alembic's state is shared by all threads; the upgrades of a process take turns."""
+    engines = [create_store_engine(f"sqlite:///{tmp_path}/{number}.db") for number in range(6)]
+    threads = [threading.Thread(target=upgrade, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [current_revision(engine) for engine in engines] == [HEAD_REVISION] * 6
+    assert len({ensure_schema(engine) for engine in engines}) == 6
+
+
 def test_processes_that_open_a_new_store_at_once_all_succeed(store_url: str) -> None:
     """Processes that make the same store at the same moment end up with the same identity."""
     program = (

@@ -1,28 +1,30 @@
 """Amends: an event-sourced saga orchestrator with compensating actions.
 
-This is the only module to import from; everything below it may move.
+This is the only module to import from; everything below it may move. Names are loaded when they are first used, because
+who defines sagas needs neither Temporal nor SQLAlchemy, and who asks for help needs nothing at all.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.errors import (
-    AmendsError,
-    DefinitionError,
-    InputError,
-    NotFoundError,
-    Rejected,
-    StartConflictError,
-    UnreachableError,
-)
-from amends.aggregates.state import RunStatus
-from amends.sagas.context import Attempted, Call, Done, UnitOfWork
-from amends.sagas.definition import Effect, Retry, Step, Transaction, effect, transaction
-from amends.sagas.result import RunResult
-from amends.sagas.saga import Saga, irreversible, parallel, pivot, retriable
-
 if TYPE_CHECKING:
-    from amends.sagas.client_temporal import Client
+    from amends.aggregates.domain import Aggregate
+    from amends.aggregates.errors import (
+        AmendsError,
+        DefinitionError,
+        InputError,
+        NotFoundError,
+        Rejected,
+        StartConflictError,
+        UnreachableError,
+    )
+    from amends.aggregates.state import RunStatus
+    from amends.sagas.client_temporal import Client, RunHandle
+    from amends.sagas.context import Attempted, Call, Done, UnitOfWork
+    from amends.sagas.definition import Effect, Retry, Step, Transaction, effect, transaction
+    from amends.sagas.result import RunResult
+    from amends.sagas.runner_asyncio import Runner
+    from amends.sagas.saga import Saga, irreversible, parallel, pivot, retriable
 
 __all__ = [
     "Aggregate",
@@ -37,8 +39,10 @@ __all__ = [
     "NotFoundError",
     "Rejected",
     "Retry",
+    "RunHandle",
     "RunResult",
     "RunStatus",
+    "Runner",
     "Saga",
     "StartConflictError",
     "Step",
@@ -53,11 +57,35 @@ __all__ = [
     "transaction",
 ]
 
+_HOMES = {
+    "aggregates.domain": ("Aggregate",),
+    "aggregates.errors": (
+        "AmendsError",
+        "DefinitionError",
+        "InputError",
+        "NotFoundError",
+        "Rejected",
+        "StartConflictError",
+        "UnreachableError",
+    ),
+    "aggregates.state": ("RunStatus",),
+    "sagas.client_temporal": ("Client", "RunHandle"),
+    "sagas.context": ("Attempted", "Call", "Done", "UnitOfWork"),
+    "sagas.definition": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
+    "sagas.result": ("RunResult",),
+    "sagas.runner_asyncio": ("Runner",),
+    "sagas.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
+}
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
-    # Temporal and SQLAlchemy take long to import, and who defines sagas needs neither.
-    if name == "Client":
-        from amends.sagas.client_temporal import Client  # noqa: PLC0415 - see above
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
 
-        return Client
-    raise AttributeError(f"module 'amends' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

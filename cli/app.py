@@ -1,0 +1,203 @@
+"""The program `amends`: its commands, its root options, and how every command ends.
+
+A command's module is imported when the command is called, so that `amends --help` stays quick and needs neither
+Temporal nor a database. A command is a function that returns its `ExitCode` (`None` for OK) and raises `AmendsError`
+for everything that is wrong; what is said about it, and with which exit status, is decided here alone.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.roundtrip import one_line
+from amends.cli.exit_codes import ExitCode, exit_code_of
+
+__all__ = ["CLOSED_PIPE", "COMMANDS", "DEBUG", "LazyCommand", "app", "main"]
+
+DEBUG = "AMENDS_DEBUG"
+"""Environment variable that, set to anything, adds the traceback of whatever ends a command."""
+
+CLOSED_PIPE = 141
+"""Exit status when the reader of our output went away: 128 + SIGPIPE, as shells have it."""
+
+# Typer's own classes of these stand in private modules.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class LazyCommand(NamedTuple):
+    """A command, and where to find it when it is called.
+
+    Attributes:
+        name: What the user types.
+        module: Module to import.
+        attribute: Its function, or its `typer.Typer` where the command has commands of its own.
+        help: What the list of commands says; the function's docstring says the same in its first line.
+    """
+
+    name: str
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = (
+    LazyCommand("init", "amends.cli.init_command", "init", "Scaffold a small project."),
+    LazyCommand("dev", "amends.cli.dev_command", "dev", "Run the embedded Temporal server and a worker."),
+    LazyCommand("worker", "amends.cli.worker_command", "worker", "Run a worker alone."),
+    LazyCommand("run", "amends.cli.run_command", "run", "Run a saga and show its progress."),
+    LazyCommand("list", "amends.cli.read_list", "list_runs", "List runs, newest first."),
+    LazyCommand("show", "amends.cli.read_show", "show", "Show how a run stands."),
+    LazyCommand("history", "amends.cli.read_history", "history", "Show the facts of a run."),
+    LazyCommand("sagas", "amends.cli.read_sagas", "sagas", "List the sagas that are defined."),
+    LazyCommand("describe", "amends.cli.read_sagas", "describe", "Show the plan of a saga."),
+    LazyCommand("catalog", "amends.cli.read_catalog", "catalog", "List every step and how it is undone."),
+    LazyCommand("db", "amends.cli.read_db", "app", "Look after the store."),
+    LazyCommand("doctor", "amends.cli.read_doctor", "doctor", "Say what is configured, reachable or missing."),
+)
+"""Every command, in the order in which `amends --help` lists them."""
+
+
+class _LazyGroup(TyperGroup):
+    """Commands from `COMMANDS`, imported when they are called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - Typer's own class of it is private
+        return [each.name for each in COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002 - as above
+        for each in COMMANDS:
+            if each.name == cmd_name:
+                return _load(each)
+        return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as above
+        names = self.list_commands(ctx)
+        if args[0] not in names and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], names, n=1)
+            ctx.fail(f"there is no command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 - as above
+        with formatter.section("Commands"):
+            formatter.write_dl([(each.name, each.help) for each in COMMANDS])
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
+        try:
+            result = super().invoke(ctx)
+            _flush()
+        except BrokenPipeError:
+            # Typer would end with 1, which says that something was found.
+            raise typer.Exit(CLOSED_PIPE) from None
+        return result
+
+
+def _load(command: LazyCommand) -> Any:  # noqa: ANN401 - as above
+    target = getattr(importlib.import_module(command.module), command.attribute)
+    if not isinstance(target, typer.Typer):
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(command.name)(target)
+        target = alone
+    loaded = typer.main.get_command(target)
+    loaded.name = command.name
+    return loaded
+
+
+app = typer.Typer(
+    name="amends",
+    cls=_LazyGroup,
+    # Plain help: the same on every terminal, and it needs no import of rich.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 completed or nothing wrong, 1 something was found, 2 usage, definition or input error, "
+    "3 a part could not be reached, 4 the saga was compensated, 5 it needs attention, 130 interrupted.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", "-C", metavar="DIR", help="Directory of the project; found from the current one by default."
+        ),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,  # noqa: FBT002 - an option
+) -> None:
+    """Run sagas durably, undo them when they fail, and read what happened."""
+    ctx.obj = project
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415 - rarely wanted
+
+        print(f"amends {installed('amends')}")  # noqa: T201 - what was asked for
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help(), file=sys.stderr)  # noqa: T201 - nothing was asked for
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit status.
+
+    Whatever goes wrong ends in one line on stderr that begins with `amends: `.
+
+    Args:
+        arguments: What follows the program's name; `None` for the process's own.
+    """
+    try:
+        result = typer.main.get_command(app).main(arguments, prog_name="amends", standalone_mode=False)
+        _flush()
+        code = int(result or ExitCode.OK)
+    except BaseException as error:  # noqa: BLE001 - one line instead of a traceback, whatever it is
+        # Typer itself turns a closed pipe into SystemExit(1) while it prints help.
+        closed = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+        code = CLOSED_PIPE if closed else _report(error)
+    if code == CLOSED_PIPE:
+        # Or Python complains when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where it was closed before we started
+        sys.stdout.flush()
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line why a command ends, and choose its exit status."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    code = exit_code_of(error)
+    match error:
+        case _UsageError():
+            path = getattr(getattr(error, "ctx", None), "command_path", "amends")
+            text = f"{_message(error)}; see {path} --help"
+            code = ExitCode.USAGE
+        case typer.Abort() | KeyboardInterrupt():
+            text, code = "interrupted", ExitCode.INTERRUPTED
+        case AmendsError() | BaseExceptionGroup():
+            text = _message(error)
+        case OSError():
+            text = f"{_message(error)}; see amends doctor"
+        case _:
+            text = (
+                f"internal error: {type(error).__name__}: {_message(error)}; set {DEBUG}=1 to see where, and report it"
+            )
+    print(f"amends: {text}", file=sys.stderr)  # noqa: T201 - the one place that does
+    return code
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        gravest = max(error.exceptions, key=exit_code_of)
+        return _message(gravest)
+    describe = getattr(error, "format_message", error.__str__)
+    return one_line(describe()).rstrip(".")

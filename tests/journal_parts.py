@@ -1,0 +1,177 @@
+"""Plans, aggregates and units that the tests of the journal write with.
+
+Run as a program it is one of several processes that write to one store: `journal_parts.py URL NAME COUNT`.
+"""
+
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from eventsourcing.domain import event
+
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.engine_sql import create_store_engine
+from amends.aggregates.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
+from amends.aggregates.journal import StepWork, Tx
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
+from amends.aggregates.record import RunRecord
+
+T = TypeVar("T")
+
+_ONCE = RetryPolicy(max_attempts=3, first_ms=10, factor=2, longest_ms=1000)
+
+
+def plan_of(*names: str, saga: str = "order") -> Plan:
+    """Make a plan of transactions that run one after the other."""
+    nodes = [PlanNode(name=n, step=n, kind=StepKind.TRANSACTION, role=Role.COMPENSATABLE, retry=_ONCE) for n in names]
+    return Plan(saga=saga, input_type="Order", stages=tuple(Stage(nodes=(node,)) for node in nodes), keys=("order_id",))
+
+
+PLAN = plan_of("reserve", "confirm")
+
+
+class Stock(Aggregate):
+    """Counts what is on hand, and who reserved how much."""
+
+    @event("Registered")
+    def __init__(self, id: str, on_hand: int) -> None:  # noqa: A002, ARG002 - what aggregates take
+        self.on_hand = on_hand
+        self.reserved: dict[str, int] = {}
+
+    @event("Reserved")
+    def reserve(self, quantity: int, order: str) -> None:
+        """Take some away."""
+        self.reserved[order] = quantity
+        self.on_hand -= quantity
+        if self.on_hand < 0:
+            # On purpose after the change: a step that raises here leaves a spoiled object behind.
+            msg = f"only {self.on_hand + quantity} left"
+            raise ValueError(msg)
+
+    @event("Priced")
+    def price(self, amount: Decimal | float) -> None:
+        """Say what it costs."""
+        self.amount = amount
+
+
+class Counter(Aggregate):
+    """Counts."""
+
+    @event("Begun")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - what aggregates take
+        self.count = 0
+
+    @event("Counted")
+    def add_one(self) -> None:
+        """Count on."""
+        self.count += 1
+
+
+def prepare(url: str) -> str:
+    """Create the schema, which PostgreSQL does not get in passing."""
+    engine = create_store_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+def open_prepared(url: str, **options: Any) -> SqlJournal:  # noqa: ANN401 - those of open_journal
+    """Open a journal on a store that may not have its schema yet."""
+    return open_journal(prepare(url), aggregates=[Stock, Counter], **options)
+
+
+def common(tx: Tx, run_id: str, position: int, at_ms: int = 1_000) -> dict[str, Any]:
+    """Give what every fact carries."""
+    return {
+        "originator_id": stream_of_run(run_id),
+        "originator_version": position,
+        "as_of_ms": at_ms,
+        "recorded_at_ms": tx.recorded_at_ms,
+        "correlation_id": run_id,
+        "causation_id": None,
+        "actor": "test",
+    }
+
+
+def started(tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: str) -> SagaStarted:
+    """Make the fact that begins a run."""
+    return SagaStarted(
+        **common(tx, run_id, 1, at_ms),
+        saga=plan.saga,
+        fingerprint=plan.fingerprint,
+        input={"order_id": run_id},
+        keys=keys,
+        store_id=tx.store_id,
+        driver="in-process",
+        epoch=1,
+        guarantees={},
+    )
+
+
+def accept(run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: str) -> Callable[[Tx], RunRecord]:
+    """Make a unit that begins a run."""
+    return lambda tx: tx.accept(plan, started(tx, run_id, plan, at_ms, **keys))
+
+
+def succeed(run_id: str, node: str, at_ms: int = 1_000) -> Callable[[Tx], RunRecord]:
+    """Make a unit that records a step's success at the head of its run."""
+
+    def unit(tx: Tx) -> RunRecord:
+        record = tx.record(run_id)
+        assert record is not None, run_id
+        fact = StepSucceeded(
+            **common(tx, run_id, record.state.position + 1, at_ms), node=node, attempt=1, result={"node": node}
+        )
+        return tx.append(record, [fact])
+
+    return unit
+
+
+def complete(run_id: str, at_ms: int = 1_000) -> Callable[[Tx], RunRecord]:
+    """Make a unit that closes a run all of whose steps have succeeded."""
+
+    def unit(tx: Tx) -> RunRecord:
+        record = tx.record(run_id)
+        assert record is not None, run_id
+        return tx.append(record, [SagaCompleted(**common(tx, run_id, record.state.position + 1, at_ms))])
+
+    return unit
+
+
+def step(work: Callable[[StepWork], T]) -> Callable[[Tx], T]:
+    """Make a unit that is one transaction step and nothing else."""
+
+    def unit(tx: Tx) -> T:
+        with tx.unit_of_work() as uow:
+            return work(uow)
+
+    return unit
+
+
+def run_to_end(run_id: str, counter: str) -> list[Callable[[Tx], object]]:
+    """Make the units of a whole run, one of which counts on a shared counter."""
+
+    def count(tx: Tx) -> None:
+        with tx.unit_of_work() as uow:
+            uow.get(Counter, counter).add_one()
+            succeed(run_id, "reserve")(tx)
+
+    return [accept(run_id), count, succeed(run_id, "confirm"), complete(run_id)]
+
+
+def main(url: str, name: str, count: int) -> None:
+    """Write a number of runs, one unit after the other."""
+    journal = open_journal(url, aggregates=[Stock, Counter])
+    try:
+        for number in range(count):
+            for unit in run_to_end(f"{name}-{number}", "shared"):
+                journal.commit_blocking(unit, runs=(f"{name}-{number}",))
+    finally:
+        journal.close_blocking()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

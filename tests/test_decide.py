@@ -1,0 +1,482 @@
+"""What happens next is decided once, always in the same way, and every run comes to an end that says the truth."""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from strategies import (
+    LEASE_MS,
+    World,
+    histories,
+    make_history,
+    make_plan,
+    plan_node,
+    plan_of,
+    retry_policy,
+    undo_policy,
+)
+
+from amends.aggregates.errors import JournalError
+from amends.aggregates.evolve import begin, evolve
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CompensationStarted,
+    Fact,
+    NodeFact,
+    SagaFailed,
+    StepAttemptFailed,
+    StepStarted,
+    StepSucceeded,
+)
+from amends.aggregates.plan import Plan, Role, Stage, StepKind
+from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.sagas.decide import (
+    CloseCompensated,
+    CloseCompleted,
+    Conclusion,
+    Decision,
+    DoubtStep,
+    ExhaustCompensation,
+    ExpireClaim,
+    FailSaga,
+    FailStep,
+    RequestAttention,
+    RunCompensation,
+    RunProbe,
+    RunStep,
+    WaitUntil,
+    Work,
+    decide,
+)
+from amends.sagas.outcome import Failed, NotFound, Refused, Succeeded
+from amends.sagas.task import Direction, key_of
+
+NOW = 100
+RUNNING, COMPENSATING = RunStatus.RUNNING, RunStatus.COMPENSATING
+SUCCEEDED = Succeeded(None)
+LOST = Failed("TimeoutError", "no answer")
+
+EFFECT = plan_node("a")
+PROBED = plan_node("a", probe=True)
+TRANSACTION = plan_node("a", kind=StepKind.TRANSACTION)
+PIVOT = plan_node("a", role=Role.PIVOT, undo=False)
+RETRIABLE = plan_node("a", role=Role.RETRIABLE)
+NEXT = plan_node("b")
+PAIR = Stage(nodes=(EFFECT, NEXT))
+ORDERED = Stage(nodes=(EFFECT, NEXT), ordered=True)
+
+
+def state_of(
+    plan: Plan, run: RunStatus = RUNNING, cursor: int = 0, /, **nodes: str | tuple[str, int, int | None]
+) -> RunState:
+    """Make a state out of statuses, or of (status, attempt, due time), by node, in the order of their first facts."""
+    made = {}
+    for position, (name, given_) in enumerate(nodes.items(), 2):
+        status, attempt, due_ms = given_ if isinstance(given_, tuple) else (given_, 1, None)
+        made[name] = NodeState(NodeStatus(status), attempt, due_ms, 0, position)
+    return RunState(plan, run, len(nodes) + 1, made, cursor, 0, 0)
+
+
+CASES: list[tuple[str, RunState, tuple[Decision, ...]]] = [
+    ("a new run attempts its first stage", state_of(plan_of(EFFECT, NEXT)), (RunStep("a", 1),)),
+    ("all members of a stage run side by side", state_of(plan_of(PAIR)), (RunStep("a", 1), RunStep("b", 1))),
+    ("the next stage follows", state_of(plan_of(EFFECT, NEXT), RUNNING, 1, a="succeeded"), (RunStep("b", 1),)),
+    ("no stage is left", state_of(plan_of(EFFECT), RUNNING, 1, a="succeeded"), (CloseCompleted(),)),
+    ("a live claim is waited for", state_of(plan_of(EFFECT), a=("started", 1, 101)), (WaitUntil("a", 101),)),
+    ("a claim ends at its time", state_of(plan_of(EFFECT), a=("started", 2, 100)), (ExpireClaim("a", 2, undo=False),)),
+    ("a retry waits", state_of(plan_of(EFFECT), a=("waiting", 1, 101)), (WaitUntil("a", 101),)),
+    ("a retry is due at its time", state_of(plan_of(EFFECT), a=("waiting", 1, 100)), (RunStep("a", 2),)),
+    ("a spent transaction took no effect", state_of(plan_of(TRANSACTION), a="spent"), (FailStep("a"),)),
+    ("a spent effect is in doubt", state_of(plan_of(EFFECT), a="spent"), (DoubtStep("a"),)),
+    ("a probe is asked first", state_of(plan_of(PROBED), a=("spent", 3, None)), (RunProbe("a", 1),)),
+    ("a probe is asked again", state_of(plan_of(PROBED), a=("probe waiting", 1, 100)), (RunProbe("a", 2),)),
+    ("but not before its time", state_of(plan_of(PROBED), a=("probe waiting", 1, 101)), (WaitUntil("a", 101),)),
+    ("a probe without an answer leaves doubt", state_of(plan_of(PROBED), a="probe spent"), (DoubtStep("a"),)),
+    ("a refusal turns the run", state_of(plan_of(EFFECT), a="rejected"), (FailSaga("a"),)),
+    ("a failure turns the run", state_of(plan_of(TRANSACTION), a="failed"), (FailSaga("a"),)),
+    ("doubt turns the run", state_of(plan_of(EFFECT), a="in doubt"), (FailSaga("a"),)),
+    ("a refused pivot turns the run", state_of(plan_of(PIVOT), a="rejected"), (FailSaga("a"),)),
+    ("a pivot in doubt is nobody's to guess", state_of(plan_of(PIVOT), a="in doubt"), (RequestAttention(("a",)),)),
+    (
+        "a pivot in doubt that can be undone is undone",
+        state_of(plan_of(plan_node("a", role=Role.PIVOT)), a="in doubt"),
+        (FailSaga("a"),),
+    ),
+    (
+        "behind the pivot a failure needs an operator",
+        state_of(plan_of(PIVOT, plan_node("b", role=Role.RETRIABLE)), RUNNING, 1, a="succeeded", b="rejected"),
+        (RequestAttention(("b",)),),
+    ),
+    ("a retriable step needs no pivot for that", state_of(plan_of(RETRIABLE), a="failed"), (RequestAttention(("a",)),)),
+    (
+        "one in flight is waited for before turning",
+        state_of(plan_of(PAIR), a="rejected", b=("started", 1, 101)),
+        (WaitUntil("b", 101),),
+    ),
+    ("one not begun is left alone", state_of(plan_of(PAIR), a="rejected"), (FailSaga("a"),)),
+    (
+        "one waiting for a retry is given up",
+        state_of(plan_of(PAIR), a="rejected", b=("waiting", 1, 999)),
+        (DoubtStep("b"),),
+    ),
+    (
+        "a waiting transaction is given up as without effect",
+        state_of(
+            plan_of(Stage(nodes=(EFFECT, plan_node("b", kind=StepKind.TRANSACTION)))),
+            a="rejected",
+            b=("waiting", 1, 999),
+        ),
+        (FailStep("b"),),
+    ),
+    ("the first to fail is named", state_of(plan_of(PAIR), b="rejected", a="in doubt"), (FailSaga("b"),)),
+    ("a mere consequence is not named", state_of(plan_of(PAIR), b="failed", a="rejected"), (FailSaga("a"),)),
+    (
+        "the last is undone first",
+        state_of(plan_of(PAIR), COMPENSATING, 0, b="succeeded", a="in doubt"),
+        (RunCompensation("a", 1), RunCompensation("b", 1)),
+    ),
+    (
+        "ordered ones one by one",
+        state_of(plan_of(ORDERED), COMPENSATING, 0, b="succeeded", a="succeeded"),
+        (RunCompensation("a", 1),),
+    ),
+    (
+        "an undo in flight",
+        state_of(plan_of(EFFECT), COMPENSATING, 0, a=("undo started", 1, 101)),
+        (WaitUntil("a", 101),),
+    ),
+    (
+        "an undo whose claim is over",
+        state_of(plan_of(EFFECT), COMPENSATING, 0, a=("undo started", 3, 100)),
+        (ExpireClaim("a", 3, undo=True),),
+    ),
+    (
+        "an undo is attempted again",
+        state_of(plan_of(EFFECT), COMPENSATING, 0, a=("undo waiting", 1, 100)),
+        (RunCompensation("a", 2),),
+    ),
+    (
+        "an undo waits for its time",
+        state_of(plan_of(EFFECT), COMPENSATING, 0, a=("undo waiting", 1, 101)),
+        (WaitUntil("a", 101),),
+    ),
+    (
+        "a spent undo is given up",
+        state_of(plan_of(EFFECT), COMPENSATING, 0, a="undo spent"),
+        (ExhaustCompensation("a"),),
+    ),
+    ("all undone", state_of(plan_of(EFFECT), COMPENSATING, -1, a="undone"), (CloseCompensated(),)),
+    ("something left", state_of(plan_of(EFFECT), COMPENSATING, -1, a="undo exhausted"), (RequestAttention(("a",)),)),
+    ("completed", state_of(plan_of(EFFECT), RunStatus.COMPLETED, 1, a="succeeded"), ()),
+    ("compensated", state_of(plan_of(EFFECT), RunStatus.COMPENSATED, -1, a="undone"), ()),
+    ("needs attention", state_of(plan_of(EFFECT), RunStatus.NEEDS_ATTENTION, 0, a="in doubt"), ()),
+]
+
+
+@pytest.mark.parametrize(("state", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_given_a_state_this_is_next(state: RunState, expected: tuple[Decision, ...]) -> None:
+    """In each kind of situation exactly these decisions follow, in this order."""
+    assert decide(state, NOW) == expected
+
+
+@given(world=histories())
+def test_every_run_ends_and_its_end_says_the_truth(world: World) -> None:
+    """Whatever the world answers, every run closes; and how it closed is what its nodes bear out."""
+    state = world.record.state
+    nodes = {name: state.node(name).status for name in state.plan.nodes}
+    open_nodes = tuple(name for name in state.nodes if not _accounted_for(state, name))
+    last = world.facts[-1]
+    if state.status is RunStatus.COMPLETED:
+        assert set(nodes.values()) == {NodeStatus.SUCCEEDED}
+    elif state.status is RunStatus.COMPENSATED:
+        assert open_nodes == ()
+    else:
+        assert isinstance(last, AttentionRequested)
+        turned = any(isinstance(fact, SagaFailed) for fact in world.facts)
+        bad = {NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN_DOUBT}
+        stuck = open_nodes if turned else tuple(name for name in nodes if nodes[name] in bad)
+        assert set(last.nodes) == set(stuck) != set()
+        assert len(last.nodes) == len(stuck)
+
+
+def _accounted_for(state: RunState, name: str) -> bool:
+    plan, status = state.plan.nodes[name], state.node(name).status
+    if status is NodeStatus.SUCCEEDED:
+        return plan.read_only or plan.irreversible is not None
+    if status is NodeStatus.IN_DOUBT:
+        return plan.read_only
+    return status in {NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDONE, NodeStatus.PENDING}
+
+
+@given(world=histories())
+def test_a_pivot_that_succeeded_is_never_undone(world: World) -> None:
+    """After the pivot has succeeded, and from the first retriable step on, nothing turns round or is compensated."""
+    forward_only = False
+    for fact in world.facts:
+        if isinstance(fact, NodeFact):
+            role = world.record.state.plan.nodes[fact.node].role
+            forward_only |= role is Role.RETRIABLE or (role is Role.PIVOT and isinstance(fact, StepSucceeded))
+        assert not (forward_only and (fact.kind.startswith("Compensation") or isinstance(fact, SagaFailed))), fact
+
+
+@given(world=histories())
+def test_compensations_run_in_reverse_order(world: World) -> None:
+    """Stages are undone from the last to the first, and the members of an ordered one by one, latest first."""
+    plan = world.record.state.plan
+    first: dict[str, int] = {}
+    undos: list[tuple[int, str, str]] = []
+    for fact in world.facts:
+        if isinstance(fact, NodeFact):
+            first.setdefault(fact.node, fact.position)
+            if fact.kind.startswith("Compensation"):
+                undos.append((plan.stage_of[fact.node], fact.node, fact.kind))
+    stages = [stage for stage, _, _ in undos]
+    assert stages == sorted(stages, reverse=True)
+    for index, stage in enumerate(plan.stages):
+        if stage.ordered:
+            members = [name for at, name, _ in undos if at == index]
+            order = list(dict.fromkeys(members))
+            assert members == sorted(members, key=order.index), "two members of an ordered stage were undone at once"
+            assert order == sorted(order, key=first.__getitem__, reverse=True)
+
+
+@given(world=histories())
+def test_a_parallel_group_settles_before_the_run_turns(world: World) -> None:
+    """When a run turns, no member of the stage is in flight, waiting or being probed."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        if isinstance(fact, SagaFailed | AttentionRequested) and state.status is RUNNING:
+            stage = state.plan.stages[state.cursor]
+            settled = {NodeStatus.PENDING, NodeStatus.SUCCEEDED, NodeStatus.REJECTED, NodeStatus.FAILED}
+            assert {state.node(node.name).status for node in stage.nodes} <= settled | {NodeStatus.IN_DOUBT}
+        state = evolve(state, fact.head)
+
+
+@given(world=histories())
+def test_attempts_keep_to_their_policies(world: World) -> None:
+    """Attempts are numbered without gaps, are never more than the policy allows and never before they are due."""
+    plan = world.record.state.plan
+    attempts: Counter[tuple[str, type[Fact]]] = Counter()
+    due: dict[str, int | None] = {}
+    for fact in world.facts:
+        if isinstance(fact, StepStarted | CompensationStarted):
+            attempts[fact.node, type(fact)] += 1
+            assert fact.attempt == attempts[fact.node, type(fact)]
+            undo = plan.nodes[fact.node].undo
+            retry = plan.nodes[fact.node].retry if isinstance(fact, StepStarted) else undo.retry if undo else None
+            assert retry is not None
+            assert retry.max_attempts is None or fact.attempt <= retry.max_attempts
+            assert fact.as_of_ms >= (due.pop(fact.node, None) or 0)
+        elif isinstance(fact, StepAttemptFailed):
+            due[fact.node] = fact.retry_at_ms
+
+
+@given(world=histories())
+def test_keys_are_the_same_for_every_attempt_and_another_for_the_undo(world: World) -> None:
+    """All attempts of a step carry one key, those of its compensation another one, and no two nodes share any."""
+    keys: dict[tuple[str, type[Fact]], set[str]] = {}
+    for fact in world.facts:
+        if isinstance(fact, StepStarted | CompensationStarted):
+            keys.setdefault((fact.node, type(fact)), set()).add(fact.key)
+    assert all(len(found) == 1 for found in keys.values())
+    assert len(set.union(set(), *keys.values())) == len(keys)
+
+
+def test_a_key_names_run_node_direction_and_generation() -> None:
+    """Keys differ in each of the four, a probe has the key of what it asks about, and this is how they look."""
+    assert key_of("run-1", "charge", Direction.DO, 0) == "run-1/charge/do/0"
+    assert key_of("run-1", "charge", Direction.UNDO, 0) == "run-1/charge/undo/0"
+    assert key_of("run-1", "charge", Direction.DO, 1) == "run-1/charge/do/1"
+    assert key_of("run-1", "charge", Direction.PROBE, 1) == key_of("run-1", "charge", Direction.DO, 1)
+
+
+@given(world=histories())
+def test_the_facts_of_a_run_lead_back_to_its_start(world: World) -> None:
+    """Times never go back, every fact is caused by an earlier one, and all share one correlation."""
+    times = [fact.as_of_ms for fact in world.facts]
+    assert times == sorted(times)
+    ids = [fact.id for fact in world.facts]
+    assert [fact.causation_id for fact in world.facts] == [None, *ids[:-1]]
+    assert {fact.correlation_id for fact in world.facts} == {"run-1"}
+    assert [fact.position for fact in world.facts] == list(range(1, len(ids) + 1))
+
+
+def compensating(plan: Plan, refuse: str, fails: set[str]) -> World:
+    """Drive a run whose step `refuse` is refused, and where the compensations of some nodes always fail."""
+    world = World.begin(plan)
+    while not world.closed:
+        world.conclude()
+        if world.calls:
+            call = world.calls[0]
+            if call.direction is Direction.DO:
+                world.answer(call, Refused("no") if call.node == refuse else SUCCEEDED)
+            else:
+                world.answer(call, LOST if call.node in fails else SUCCEEDED)
+        elif work := world.work():
+            world.call(work[0])
+        elif due := world.due_times():
+            world.now_ms = min(due)
+    return world
+
+
+@pytest.mark.parametrize("fails", [{"a"}, {"b"}, {"c"}, {"a", "c"}, {"a", "b", "c"}])
+@pytest.mark.parametrize("stage_ordered", [False, True])
+def test_an_exhausted_compensation_does_not_stop_the_others(fails: set[str], stage_ordered: bool) -> None:  # noqa: FBT001
+    """Every other node is undone, and the run asks for attention for exactly those that could not be."""
+    group = Stage(nodes=(plan_node("b"), plan_node("c")), ordered=stage_ordered)
+    world = compensating(plan_of(plan_node("a"), group, plan_node("d")), "d", fails)
+    assert world.record.state.status is RunStatus.NEEDS_ATTENTION
+    assert set(world.record.current) == fails
+    for name in "abc":
+        expected = NodeStatus.UNDO_EXHAUSTED if name in fails else NodeStatus.UNDONE
+        assert world.record.state.node(name).status is expected
+    budget = Counter(fact.node for fact in world.facts if isinstance(fact, CompensationStarted))
+    assert budget == {name: 2 if name in fails else 1 for name in "abc"}
+
+
+def test_members_of_a_group_are_undone_together() -> None:
+    """The compensations of an unordered group are all due at once, before any stage in front of it."""
+    plan = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
+    world = World.begin(plan)
+    for name in "abc":
+        world.append(world.scribe.outcome(plan.nodes[name], Direction.DO, 1, SUCCEEDED))
+    world.append(world.scribe.outcome(plan.nodes["d"], Direction.DO, 1, Refused("no")))
+    world.conclude()
+    assert decide(world.record.state, 0) == (RunCompensation("c", 1), RunCompensation("b", 1))
+    world.append(world.scribe.outcome(plan.nodes["c"], Direction.UNDO, 1, SUCCEEDED))
+    assert decide(world.record.state, 0) == (RunCompensation("b", 1),)
+    world.append(world.scribe.outcome(plan.nodes["b"], Direction.UNDO, 1, SUCCEEDED))
+    assert decide(world.record.state, 0) == (RunCompensation("a", 1),)
+
+
+def spent(*, probe: bool = False) -> World:
+    """Make a run whose only effect was attempted once, in vain."""
+    plan = plan_of(plan_node("a", retry=retry_policy(1), probe=probe))
+    world = World.begin(plan)
+    world.call(RunStep("a", 1))
+    world.answer(world.calls[0], LOST)
+    return world
+
+
+def test_a_probe_that_finds_the_effect_makes_it_succeed() -> None:
+    """What the probe found is the result, marked as probed, and the run goes on."""
+    world = spent(probe=True)
+    world.answer(world.call(RunProbe("a", 1)), Succeeded({"id": 7}))
+    fact = world.facts[-1]
+    assert isinstance(fact, StepSucceeded)
+    assert (fact.result, fact.probed) == ({"id": 7}, True)
+    assert decide(world.record.state, 0) == (CloseCompleted(),)
+
+
+def test_a_probe_that_finds_nothing_makes_it_fail_without_undo() -> None:
+    """An effect that is known not to have happened is not compensated."""
+    world = spent(probe=True)
+    world.answer(world.call(RunProbe("a", 1)), NotFound())
+    world.conclude()
+    assert [fact.kind for fact in world.facts[-3:]] == ["StepFailed", "SagaFailed", "SagaCompensated"]
+    assert world.record.error == "a: the probe found nothing under run-1/a/do/0"
+
+
+def test_an_effect_in_doubt_is_compensated() -> None:
+    """Without a probe the effect may have happened, so its compensation runs."""
+    world = spent()
+    world.conclude()
+    assert decide(world.record.state, 0) == (RunCompensation("a", 1),)
+
+
+def test_an_answer_that_comes_late_still_counts() -> None:
+    """A claim that ended by itself is counted as failed; when the answer comes after all, it is taken."""
+    world = World.begin(plan_of(EFFECT))
+    call = world.call(RunStep("a", 1))
+    world.now_ms = LEASE_MS
+    world.conclude()
+    failed = world.facts[-1]
+    assert isinstance(failed, StepAttemptFailed)
+    assert (failed.error_type, failed.retry_at_ms) == ("WorkerLost", LEASE_MS + 10)
+    world.answer(call, SUCCEEDED)
+    assert decide(world.record.state, world.now_ms) == (CloseCompleted(),)
+
+
+def test_a_result_that_cannot_be_stored_is_not_attempted_again() -> None:
+    """A final failure spends all attempts at once."""
+    world = World.begin(plan_of(plan_node("a", retry=retry_policy(None))))
+    world.answer(world.call(RunStep("a", 1)), Failed("InputError", "too large", final=True))
+    assert decide(world.record.state, 0) == (DoubtStep("a"),)
+
+
+@pytest.mark.parametrize(
+    ("direction", "outcome"), [(Direction.DO, NotFound()), (Direction.UNDO, NotFound())], ids=["do", "undo"]
+)
+def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outcome: NotFound) -> None:
+    """Only a probe can find nothing; anything else is an error of the driver and says so."""
+    world = World.begin(plan_of(EFFECT))
+    with pytest.raises(JournalError, match=r"node 'a': NotFound\(\) is no outcome of (do|undo)"):
+        world.scribe.outcome(EFFECT, direction, 1, outcome)
+
+
+def test_a_refused_compensation_is_exhausted_at_once() -> None:
+    """A participant that refuses to undo is not asked again: the node is left to an operator."""
+    world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
+    nodes = world.record.state.plan.nodes
+    world.append(world.scribe.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))
+    world.append(world.scribe.outcome(nodes["b"], Direction.DO, 1, Refused("no")))
+    world.conclude()
+    world.answer(world.call(RunCompensation("a", 1)), Refused("too late"))
+    world.conclude()
+    assert world.record.current == ("a",)
+    assert world.record.error == "a: Rejected: too late"
+
+
+def fingerprint_of_decisions(seeds: range) -> str:
+    """Digest everything that is decided along some histories, as text."""
+    found = hashlib.sha256()
+    for seed in seeds:
+        choose = random.Random(seed).choice  # noqa: S311 - not for secrets
+        world = make_history(make_plan(choose), choose)
+        state = begin(world.record.state.plan, world.facts[0].head)
+        for fact in world.facts[1:]:
+            for now_ms in (fact.as_of_ms, fact.as_of_ms + 5, 10**6):
+                found.update(repr(decide(state, now_ms)).encode())
+            state = evolve(state, fact.head)
+        found.update(state.plan.fingerprint.encode())
+    return found.hexdigest()
+
+
+def test_decisions_do_not_depend_on_the_hash_seed() -> None:
+    """The same journals and times give the same decisions in processes with different hash seeds."""
+    digests = set()
+    for seed in ("0", "1", "4711"):
+        program = "import test_decide; print(test_decide.fingerprint_of_decisions(range(40)))"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(done.stdout)
+    assert digests == {fingerprint_of_decisions(range(40)) + "\n"}
+
+
+@given(world=histories())
+@settings(max_examples=30)
+def test_deciding_changes_nothing_and_time_only_ends_waits(world: World) -> None:
+    """Asking twice gives the same answer; later in time, only waits have turned into something to do."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        now = decide(state, fact.as_of_ms)
+        assert decide(state, fact.as_of_ms) == now
+        later = decide(state, 10**9)
+        assert not any(isinstance(each, WaitUntil) for each in later)
+        assert [each for each in now if isinstance(each, Work)] == [
+            each for each, before in zip(later, now, strict=True) if isinstance(before, Work)
+        ]
+        assert all(isinstance(each, Work | Conclusion) for each in later)
+        state = evolve(state, fact.head)

@@ -1,0 +1,174 @@
+"""A record is the fold of a run's facts together with what its steps returned."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import RUN, World, histories, plan_node, plan_of, started
+
+from amends.aggregates.errors import JournalError, TransitionError
+from amends.aggregates.evolve import fold
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CompensationSucceeded,
+    Fact,
+    NodeFact,
+    SagaCompleted,
+    StepSucceeded,
+)
+from amends.aggregates.plan import Stage
+from amends.aggregates.record import RECENT, RunRecord, fold_facts
+from amends.aggregates.state import RunStatus
+from amends.sagas.decide import RunCompensation, RunStep
+from amends.sagas.outcome import Failed, Refused, Succeeded
+from amends.sagas.task import Direction
+
+PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
+
+
+def after(*outcomes: tuple[str, Succeeded | Refused | Failed]) -> World:
+    """Make a run whose steps came out like this, with every conclusion drawn."""
+    world = World.begin(PLAN)
+    for name, outcome in outcomes:
+        world.append(world.scribe.outcome(PLAN.nodes[name], Direction.DO, 1, outcome))
+    world.conclude()
+    return world
+
+
+@given(world=histories())
+def test_a_record_is_the_fold_of_its_facts(world: World) -> None:
+    """Folding the stored facts anew, as text, gives the record that the driver had."""
+    stored = [type(fact).model_validate_json(fact.model_dump_json()) for fact in world.facts]
+    assert fold_facts(world.record.state.plan, stored) == world.record
+
+
+@given(world=histories())
+def test_a_record_has_the_results_of_what_succeeded(world: World) -> None:
+    """There is a result for every node that succeeded and for no other, also after it was undone."""
+    expected = {fact.node: fact.result for fact in world.facts if isinstance(fact, StepSucceeded)}
+    assert world.record.results == expected
+
+
+@given(world=histories(), position=st.integers(0, 80))
+def test_recent_heads_bring_an_older_state_up_to_date(world: World, position: int) -> None:
+    """Whoever knows a run up to some position is told exactly the heads after it, or that they are too many."""
+    facts, record = world.facts, world.record
+    position = min(position, len(facts))
+    heads = record.heads_after(position)
+    assert heads == (tuple(fact.head for fact in facts[position:]) if len(facts) - position <= RECENT else None)
+    if position and heads is not None:
+        known = fold_facts(record.state.plan, facts[:position])
+        assert fold(known.state, heads) == record.state
+
+
+def test_a_record_keeps_a_bounded_number_of_heads() -> None:
+    """A long run's record does not grow: it keeps the last heads, and says when those are not enough."""
+    plan = plan_of(*(plan_node(f"n{index}") for index in range(100)))
+    world = World.begin(plan)
+    for index in range(100):
+        world.append(world.scribe.outcome(plan.nodes[f"n{index}"], Direction.DO, 1, Succeeded(None)))
+    assert len(world.record.recent) == RECENT
+    assert world.record.heads_after(101 - RECENT - 1) is None
+    assert world.record.heads_after(101 - RECENT) == world.record.recent
+    assert world.record.heads_after(101) == ()
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ([], "a run's stream begins with SagaStarted, found nothing"),
+        (
+            [after(("a", Succeeded(None))).facts[1]],
+            "a run's stream begins with SagaStarted, found StepSucceeded",
+        ),
+    ],
+    ids=["empty", "in the middle"],
+)
+def test_a_stream_without_a_beginning_is_refused(facts: Sequence[Fact], message: str) -> None:
+    """A record is not made of half a stream."""
+    with pytest.raises(JournalError) as refused:
+        fold_facts(PLAN, facts)
+    assert str(refused.value) == message
+
+
+def test_a_second_beginning_is_refused() -> None:
+    """`SagaStarted` begins a run and stands nowhere else."""
+    with pytest.raises(TransitionError, match="expected the fact at position 2, got SagaStarted at 1"):
+        fold_facts(PLAN, [started(PLAN), started(PLAN)])
+
+
+def test_a_gap_in_a_stream_is_refused() -> None:
+    """A lost fact is noticed where it is missing."""
+    facts = after(("a", Succeeded(None)), ("b", Succeeded(None))).facts
+    with pytest.raises(TransitionError, match="expected the fact at position 2, got StepSucceeded at 3"):
+        fold_facts(PLAN, [facts[0], facts[2]])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "error"),
+    [
+        ([("a", Succeeded(None))], None),
+        ([("a", Refused("sold out"))], "a: sold out"),
+        ([("a", Failed("TimeoutError", "took too long"))], "a: TimeoutError: took too long"),
+        ([("a", Failed("TimeoutError", "took too long")), ("b", Refused("no"))], "a: attempts ended without an answer"),
+    ],
+    ids=["none", "refusal", "failure", "the last of several"],
+)
+def test_the_last_error_is_told(outcomes: list[tuple[str, Succeeded | Refused | Failed]], error: str | None) -> None:
+    """The error of a record is what went wrong last, with the node's name, in one line."""
+    found = after(*outcomes).record.error
+    assert found == error or (error is not None and found is not None and found.startswith(f"{error}, "))
+
+
+def test_the_summary_is_what_lists_show() -> None:
+    """The read model's row says where a run is, since when, and what is wrong."""
+    world = after(("a", Succeeded(None)), ("b", Succeeded(None)))
+    row = world.record.summary
+    assert (row.run_id, row.saga, row.status, row.position) == (RUN, "a-saga", RunStatus.RUNNING, 3)
+    assert (row.current, row.error, row.driver, row.fingerprint) == ("c", None, "tests", PLAN.fingerprint)
+    assert after().record.summary.current == "a,b"
+
+
+def test_the_summary_of_a_closed_run_is_at_no_node() -> None:
+    """A completed run is nowhere any more."""
+    done = after(("a", Succeeded(None)), ("b", Succeeded(None)), ("c", Succeeded(None)))
+    assert isinstance(done.facts[-1], SagaCompleted)
+    assert done.record.summary.current == ""
+
+
+def test_the_summary_of_a_run_that_needs_attention_names_what_is_open() -> None:
+    """Only nodes that an operator has to look at are listed, whatever stage the run was at."""
+    world = after(("a", Succeeded(None)), ("b", Succeeded(None)), ("c", Refused("no")))
+    while not world.closed:
+        work = world.work()[0]
+        world.now_ms += 1_000
+        assert isinstance(work, RunCompensation)
+        outcome = Failed("E", "no") if work.node == "a" else Succeeded(None)
+        world.append(world.scribe.outcome(PLAN.nodes[work.node], Direction.UNDO, work.attempt, outcome))
+        world.now_ms += 1_000
+        world.conclude()
+    last = world.facts[-1]
+    assert isinstance(last, AttentionRequested)
+    assert last.reason == "cannot go on by itself: a is undo exhausted"
+    assert world.record.summary.current == "a"
+    assert [fact.node for fact in world.facts if isinstance(fact, CompensationSucceeded)] == ["b"]
+
+
+def test_the_head_of_a_fact_says_what_decides_and_no_more() -> None:
+    """Kind, position, time, node, attempt, due time and generation are in a head; user data is not."""
+    world = World.begin(PLAN)
+    world.call(RunStep("a", 1))
+    fact = world.facts[-1]
+    assert isinstance(fact, NodeFact)
+    assert tuple(fact.head) == (2, "StepStarted", 0, "a", 1, 1_000, 0)
+    assert fact.id == f"{RUN}:2"
+    assert tuple(world.facts[0].head) == (1, "SagaStarted", 0, "", 0, None, 0)
+
+
+def test_records_are_values() -> None:
+    """Applying a fact makes another record and leaves the first as it was."""
+    first = RunRecord.begin(PLAN, started(PLAN))
+    second = first.apply(World.begin(PLAN).scribe.outcome(PLAN.nodes["a"], Direction.DO, 1, Succeeded(1)))
+    assert (first.results, first.state.position) == ({}, 1)
+    assert (second.results, second.state.position) == ({"a": 1}, 2)

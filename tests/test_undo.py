@@ -1,0 +1,70 @@
+"""The order of compensations is the reverse of the journal's, and is told before it is carried out."""
+
+from hypothesis import given
+from strategies import World, histories, plan_node, plan_of
+
+from amends.aggregates.evolve import begin, evolve
+from amends.aggregates.facts import CompensationExhausted, CompensationSucceeded, NodeFact, SagaFailed
+from amends.aggregates.plan import Plan, Stage
+from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.compensations.undo import next_undos, undo_order
+
+A, B, C, D = (plan_node(name) for name in "abcd")
+
+
+def compensating(plan: Plan, cursor: int, names: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> RunState:
+    """Make a state in which some nodes have acted, in the order of their names as given."""
+    nodes = {name: NodeState(status, 1, None, 0, position) for position, name in enumerate(names, 2)}
+    return RunState(plan, RunStatus.COMPENSATING, 9, nodes, cursor, 0, 0)
+
+
+def test_stages_are_undone_from_the_last_to_the_first() -> None:
+    """Each stage waits for the one behind it."""
+    state = compensating(plan_of(A, B, C), 2, "abc")
+    assert undo_order(state) == (("c",), ("b",), ("a",))
+    assert next_undos(state) == ("c",)
+
+
+def test_a_group_is_undone_together() -> None:
+    """The members of a parallel stage may all be undone at once, the latest first."""
+    state = compensating(plan_of(A, Stage(nodes=(B, C))), 1, "acb")
+    assert undo_order(state) == (("b", "c"), ("a",))
+    assert next_undos(state) == ("b", "c")
+
+
+def test_an_ordered_group_is_undone_one_by_one() -> None:
+    """The members of an ordered stage are undone in the reverse order of their first facts."""
+    state = compensating(plan_of(A, Stage(nodes=(B, C, D), ordered=True)), 1, "acdb")
+    assert undo_order(state) == (("b",), ("d",), ("c",), ("a",))
+    assert next_undos(state) == ("b",)
+
+
+def test_only_what_may_have_acted_is_undone() -> None:
+    """Nodes that have not begun, were refused, are undone already or have no compensation are left out."""
+    plan = plan_of(A, B, plan_node("c", undo=False), D)
+    state = compensating(plan, 3, "abc")
+    state.nodes["b"]._replace(status=NodeStatus.REJECTED)  # type: ignore[index]  # a mapping here
+    assert undo_order(state) == (("b",), ("a",))
+
+
+def test_a_run_without_anything_to_undo_has_no_order() -> None:
+    """When nothing is left, and when no stage was reached, nothing is named."""
+    assert undo_order(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
+    assert next_undos(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
+    assert next_undos(compensating(plan_of(A, B), 2, "ab")) == ()
+
+
+@given(world=histories())
+def test_what_was_told_is_what_happens(world: World) -> None:
+    """The order that is told when a run turns is the order in which its compensations end."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    told: tuple[tuple[str, ...], ...] = ()
+    ended: list[str] = []
+    for fact in world.facts[1:]:
+        state = evolve(state, fact.head)
+        if isinstance(fact, SagaFailed):
+            told = undo_order(state)
+        if isinstance(fact, CompensationSucceeded | CompensationExhausted):
+            assert isinstance(fact, NodeFact)
+            ended.append(fact.node)
+    assert ended == [name for group in told for name in sorted(group, key=ended.index)]
