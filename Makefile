@@ -46,10 +46,10 @@ types: $(READY) tree ## mypy --strict over the package, tests, benchmarks, docs 
 	@echo "types: the package"
 	@MYPYPATH=$(TREE) $(PY) -P -m mypy --strict -p amends
 	@echo "types: $(TYPED)"
-	@MYPYPATH=$(TREE) $(PY) -P -m mypy --strict $(TYPED)
+	@MYPYPATH=$(TREE):examples/orders $(PY) -P -m mypy --strict $(TYPED)
 	@set -e; for example in $(EXAMPLES); do \
 	    echo "types: $$example"; \
-	    MYPYPATH=$(TREE):$$example $(PY) -P -m mypy --strict $$example; \
+	    MYPYPATH=$(TREE):$$example:examples/orders $(PY) -P -m mypy --strict $$example; \
 	done
 
 layers: $(READY) tree ## imports run downwards only, without cycles

@@ -4,6 +4,9 @@ Adapters are imported by the function that makes them: a command that reads the 
 that only looks at definitions pays for neither.
 """
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +23,29 @@ from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Project", "ensure_data_dir", "load_project", "open_store", "settings_of"]
+    from temporalio.client import Client as TemporalClient
+
+    from amends.aggregates.journal_sql import SqlJournal
+    from amends.sagas.server_temporal import EmbeddedServer
+
+__all__ = [
+    "Project",
+    "Temporal",
+    "ensure_data_dir",
+    "keep_alive",
+    "load_project",
+    "open_store",
+    "serve",
+    "settings_of",
+    "use_configured",
+    "use_embedded",
+    "use_temporal",
+]
+
+_LOOK_S = 1.0
+_IGNORE_ALL = "*\n"
 
 
 @dataclass(frozen=True)
@@ -82,7 +105,10 @@ def ensure_data_dir(settings: Settings) -> Path:
     """
     data_dir = settings.data_dir
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not data_dir.is_dir():
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Version control has no business in it, whatever the project's own settings for that say.
+            (data_dir / ".gitignore").write_text(_IGNORE_ALL)
     except OSError as error:
         raise UnreachableError(
             f"data directory {str(data_dir)!r} cannot be made ({error.strerror}); "
@@ -108,3 +134,111 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
     if settings.store_url == f"sqlite:///{settings.data_dir / 'events.db'}":
         ensure_data_dir(settings)
     return open_journal(settings.store_url, aggregates=aggregates)
+
+
+@dataclass(frozen=True)
+class Temporal:
+    """A Temporal that was found.
+
+    Attributes:
+        client: Connected to it.
+        address: Where it is.
+        server: Our share in it when it is the embedded one; `None` when it is a configured one.
+    """
+
+    client: "TemporalClient"
+    address: str
+    server: "EmbeddedServer | None"
+
+
+@asynccontextmanager
+async def use_temporal(settings: Settings) -> AsyncIterator[Temporal]:
+    """Use the configured Temporal, or else the embedded one, which is started unless it runs.
+
+    Raises:
+        UnreachableError: It cannot be reached or started.
+        InputError: Temporal's own configuration cannot be read.
+    """
+    from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
+
+    async with use_embedded(settings) if configured_target() is None else use_configured() as temporal:
+        yield temporal
+
+
+@asynccontextmanager
+async def use_configured() -> AsyncIterator[Temporal]:
+    """Use the Temporal that Temporal's own standard client configuration names.
+
+    Raises:
+        UnreachableError: It cannot be reached.
+        InputError: There is no such configuration, or it cannot be used.
+    """
+    from amends.sagas.connection_temporal import configured_target, connect_configured  # noqa: PLC0415 - as above
+
+    client = await connect_configured()
+    target = configured_target()
+    yield Temporal(client, target.address if target else "", None)
+
+
+@asynccontextmanager
+async def use_embedded(
+    settings: Settings, *, port: int | None = None, ui_port: int | None = None
+) -> AsyncIterator[Temporal]:
+    """Use the embedded Temporal of the data directory, starting it unless it runs.
+
+    Args:
+        settings: What is configured.
+        port: Port to start it on; `None` for the configured one.
+        ui_port: Port of its web page, likewise.
+
+    Raises:
+        UnreachableError: It cannot be started.
+    """
+    from amends.sagas.connection_temporal import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.server_temporal import EmbeddedServer  # noqa: PLC0415 - as above
+
+    data_dir = ensure_data_dir(settings)
+    async with EmbeddedServer.shared(
+        data_dir, port=port or settings.embedded_port, ui_port=ui_port or settings.ui_port
+    ) as server:
+        client = await connect(TemporalTarget(server.address, embedded=True))
+        yield Temporal(client, server.address, server)
+
+
+def serve(
+    project: Project,
+    journal: "SqlJournal",
+    temporal: Temporal,
+    *,
+    on_open_runs: Callable[[int], None] | None = None,
+) -> "AbstractAsyncContextManager[str]":
+    """Run a worker for the project's sagas while the context lasts; gives the worker's name.
+
+    Args:
+        project: The sagas and steps.
+        journal: The store.
+        temporal: Where the work comes from.
+        on_open_runs: Called with the number of unfinished runs that were found.
+    """
+    from amends.sagas.worker_temporal import running_worker  # noqa: PLC0415 - imports Temporal
+
+    return running_worker(
+        temporal.client,
+        journal,
+        project.registry,
+        task_queue=project.settings.task_queue,
+        at_once=project.settings.worker_concurrency,
+        on_open_runs=on_open_runs,
+    )
+
+
+async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None:
+    """Start the embedded server again whenever it dies, until cancelled; a configured one is somebody else's care.
+
+    Raises:
+        UnreachableError: It cannot be started again.
+    """
+    while temporal.server is not None:
+        await asyncio.sleep(_LOOK_S)
+        if await temporal.server.ensure_alive():
+            on_restart()

@@ -189,7 +189,7 @@ class StepDefinition:
         if hints[names[1]] is not context:
             raise DefinitionError(
                 f"@{self.kind} {self.name!r}: its second parameter {names[1]!r} is annotated "
-                f"{type_name(hints[names[1]])}; a {self.kind} takes {context.__name__}"
+                f"{type_name(hints[names[1]])}; annotate it {context.__name__}"
             )
         return hints[names[0]], hints["return"]
 
@@ -323,7 +323,7 @@ class Transaction(Step[I_contra, R_co]):
         Raises:
             DefinitionError: There is one already, or a plan was made without it.
         """
-        return _attaching(self.definition, "compensation", function, retry, None)
+        return _attaching(self, "compensation", function, retry, None)
 
 
 class Effect(Step[I_contra, R_co]):
@@ -374,7 +374,7 @@ class Effect(Step[I_contra, R_co]):
         Raises:
             DefinitionError: There is one already, or a plan was made without it.
         """
-        return _attaching(self.definition, "compensation", function, retry, timeout)
+        return _attaching(self, "compensation", function, retry, timeout)
 
     @overload
     def probe(
@@ -392,7 +392,7 @@ class Effect(Step[I_contra, R_co]):
         Raises:
             DefinitionError: There is one already, or a plan was made without it.
         """
-        return _attaching(self.definition, "probe", function, None, self.definition.run.timeout)
+        return _attaching(self, "probe", function, None, self.definition.run.timeout)
 
 
 class TransactionMustNotBeAsync:
@@ -544,14 +544,19 @@ def effect(
 
 
 def _attaching(
-    definition: StepDefinition,
+    step: Step[Any, Any],
     what: str,
     function: Callable[..., Any] | None,
     retry: Retry | None,
     timeout: timedelta | None,
 ) -> Any:  # noqa: ANN401 - the function as given, or a decorator for it
     def attach(target: F) -> F:
-        definition.attach(what, target, retry, timeout)
+        if step.mapping is not None:
+            raise DefinitionError(
+                f"step {step.name!r}: {what} {label(target)}: it is given the step's own input; attach it to the step "
+                f"itself, before using({label(step.mapping)})"
+            )
+        step.definition.attach(what, target, retry, timeout)
         return target
 
     return attach if function is None else attach(function)

@@ -51,6 +51,9 @@ class Placed(Part[I_contra]):
         self.retry = retry
         self.reason = reason
 
+    def __repr__(self) -> str:
+        return f"<{self.role} {self.step.name!r}>"
+
     def node(self) -> PlanNode:
         """Make the plan's node."""
         step, known = self.step, self.step.definition
@@ -66,7 +69,7 @@ class Placed(Part[I_contra]):
             role=self.role,
             retry=(self.retry or known.run.retry or default).policy,
             timeout_ms=None if timeout is None else milliseconds(timeout),
-            undo=known.undo_policy,
+            undo=known.undo_policy if self.reason is None else None,
             probe=known.probe is not None,
             irreversible=self.reason,
             read_only=known.read_only,
@@ -99,6 +102,9 @@ class Group(Part[I_contra]):
                 )
         self.members = tuple(members)
         self.ordered = ordered
+
+    def __repr__(self) -> str:
+        return f"<parallel {', '.join(repr(member.step.name) for member in self.members)}>"
 
 
 def parallel(*members: Step[I, Any] | Placed[I], ordered: bool = False) -> Group[I]:
@@ -291,7 +297,7 @@ def _lay_out(name: str, body: Sequence[object]) -> _Layout:
     ]
     layout = _Layout(tuple(stages))
     if len(layout.placed) > MAX_NODES:
-        raise DefinitionError(f"saga {name!r}: {len(layout.placed)} steps; at most {MAX_NODES}")
+        raise DefinitionError(f"saga {name!r}: {len(layout.placed)} steps; at most {MAX_NODES}, use several sagas")
     seen: set[str] = set()
     for placed in layout.placed:
         if placed.step.name in seen:
@@ -328,5 +334,5 @@ def _check_keys(name: str, given: Any, keys: Sequence[str]) -> None:  # noqa: AN
     for key in keys:
         if fields is not None and key not in fields:
             raise DefinitionError(
-                f"saga {name!r}: key {key!r} is not a field of {type_name(given)}; it has {', '.join(fields)}"
+                f"saga {name!r}: key {key!r} is not a field of {type_name(given)}; use one of {', '.join(fields)}"
             )

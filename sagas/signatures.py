@@ -31,7 +31,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
 def label(thing: object) -> str:
     """Name anything that was given in place of something else: a function by its name, a value by its text."""
-    return repr(thing.__qualname__) if isinstance(thing, type | types.FunctionType) else shorten(thing)
+    if isinstance(thing, type | types.FunctionType):
+        return "a lambda" if thing.__name__ == "<lambda>" else repr(thing.__qualname__)
+    return f"an object of {type(thing).__qualname__!r}" if callable(thing) else shorten(thing)
 
 
 def check_target(decorator: str, function: object) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from amends.aggregates.canonical import parse_json
 from amends.aggregates.errors import InputError
 from amends.sagas.advance import Start
 from amends.sagas.registry import Registry
@@ -13,17 +12,20 @@ from amends.sagas.saga import Saga
 __all__ = ["check_run_id", "prepare_start", "read_input"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
+_SHOWN_CHARS = 60
 
 
-def check_run_id(run_id: str) -> str:
+def check_run_id(run_id: object) -> str:
     """Give a run's id back if every part of the system can carry it.
 
     Raises:
         InputError: It is empty, longer than 200 characters, contains `..` or other characters than letters, digits and
             `. _ : @ + = -`, or does not begin with a letter or digit.
     """
-    if not _RUN_ID.fullmatch(run_id) or ".." in run_id:
-        shown = repr(run_id) if len(run_id) <= 60 else f"{run_id[:50]!r}... ({len(run_id)} characters)"  # noqa: PLR2004
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+        shown = repr(run_id)
+        if isinstance(run_id, str) and len(run_id) > _SHOWN_CHARS:
+            shown = f"{run_id[:50]!r}... ({len(run_id)} characters)"
         raise InputError(
             f"run id {shown}: use 1 to 200 letters, digits and . _ : @ + = - (no '..'), beginning with a letter "
             f"or digit"
@@ -37,7 +39,6 @@ def read_input(registry: Registry, saga: Saga[Any], text: str | bytes) -> object
     Raises:
         InputError: It is no strict JSON, too large, or not valid for the saga's input type.
     """
-    parse_json(text, what=f"input of saga {saga.name!r}")
     return registry.input_codec(saga).load_text(text)
 
 

@@ -26,6 +26,7 @@ from amends.aggregates.errors import JournalError
 from amends.aggregates.evolve import begin, evolve
 from amends.aggregates.facts import (
     AttentionRequested,
+    CompensationAttemptFailed,
     CompensationStarted,
     Fact,
     NodeFact,
@@ -263,7 +264,7 @@ def test_attempts_keep_to_their_policies(world: World) -> None:
     """Attempts are numbered without gaps, are never more than the policy allows and never before they are due."""
     plan = world.record.state.plan
     attempts: Counter[tuple[str, type[Fact]]] = Counter()
-    due: dict[str, int | None] = {}
+    due: dict[tuple[str, bool], int | None] = {}
     for fact in world.facts:
         if isinstance(fact, StepStarted | CompensationStarted):
             attempts[fact.node, type(fact)] += 1
@@ -272,9 +273,9 @@ def test_attempts_keep_to_their_policies(world: World) -> None:
             retry = plan.nodes[fact.node].retry if isinstance(fact, StepStarted) else undo.retry if undo else None
             assert retry is not None
             assert retry.max_attempts is None or fact.attempt <= retry.max_attempts
-            assert fact.as_of_ms >= (due.pop(fact.node, None) or 0)
-        elif isinstance(fact, StepAttemptFailed):
-            due[fact.node] = fact.retry_at_ms
+            assert fact.as_of_ms >= (due.pop((fact.node, isinstance(fact, CompensationStarted)), None) or 0)
+        elif isinstance(fact, StepAttemptFailed | CompensationAttemptFailed):
+            due[fact.node, isinstance(fact, CompensationAttemptFailed)] = fact.retry_at_ms
 
 
 @given(world=histories())

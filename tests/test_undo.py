@@ -1,5 +1,7 @@
 """The order of compensations is the reverse of the journal's, and is told before it is carried out."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from strategies import World, histories, plan_node, plan_of
 
@@ -41,10 +43,15 @@ def test_an_ordered_group_is_undone_one_by_one() -> None:
 
 def test_only_what_may_have_acted_is_undone() -> None:
     """Nodes that have not begun, were refused, are undone already or have no compensation are left out."""
-    plan = plan_of(A, B, plan_node("c", undo=False), D)
-    state = compensating(plan, 3, "abc")
-    state.nodes["b"]._replace(status=NodeStatus.REJECTED)  # type: ignore[index]  # a mapping here
-    assert undo_order(state) == (("b",), ("a",))
+    bare = plan_node("c", undo=False)
+    state = compensating(plan_of(A, B, bare, D, plan_node("e")), 4, "abce")
+    nodes = {
+        **state.nodes,
+        "b": state.node("b")._replace(status=NodeStatus.REJECTED),
+        "e": state.node("e")._replace(status=NodeStatus.UNDONE),
+    }
+    assert undo_order(replace(state, nodes=nodes)) == (("a",),)
+    assert undo_order(state) == (("e",), ("b",), ("a",))
 
 
 def test_a_run_without_anything_to_undo_has_no_order() -> None:

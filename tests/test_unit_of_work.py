@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -237,16 +237,21 @@ async def test_write_skew_between_aggregates_is_impossible(store_url: str) -> No
     assert sorted(str(answer) for answer in answers) == ["None", "somebody has to stay"]
 
 
+def _on_stock(change: Callable[[Stock], None]) -> Callable[[StepWork], None]:
+    return lambda uow: change(uow.get(Stock, "sku"))
+
+
 async def test_what_cannot_be_read_back_is_refused_at_the_door(journal: SqlJournal) -> None:
     """NaN, lone surrogates and what is too large do not enter the journal, and the aggregate is as before."""
     await journal.commit(step(lambda uow: uow.add(Stock(id="sku", on_hand=5))))
-    for spoil in (
+    spoils: list[Callable[[Stock], None]] = [
         lambda stock: stock.price(math.nan),
         lambda stock: stock.reserve(1, "\ud800"),
         lambda stock: stock.reserve(1, "x" * 20_000_000),
-    ):
+    ]
+    for spoil in spoils:
         with pytest.raises(InputError):
-            await journal.commit(step(lambda uow, spoil=spoil: spoil(uow.get(Stock, "sku"))))
+            await journal.commit(step(_on_stock(spoil)))
     await journal.commit(step(lambda uow: uow.get(Stock, "sku").price(Decimal("1.50"))))
     found = await journal.load(Stock, "sku")
     assert found is not None

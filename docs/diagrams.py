@@ -1,0 +1,95 @@
+"""Draws the state diagrams of the documentation from the transition tables that the code works by.
+
+`python docs/diagrams.py` writes the page; a test compares it with what is drawn.
+"""
+
+# ruff: noqa: INP001 - a program beside the pages, not a package
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS, SPENT_WITHOUT_DUE
+from amends.aggregates.state import NodeStatus, RunStatus
+
+__all__ = ["PAGE", "draw", "node_diagram", "run_diagram", "state_diagram"]
+
+PAGE = Path(__file__).parent / "reference" / "state-diagram.md"
+
+TEXT = """\
+# States of a run and of its nodes
+
+<!-- Drawn by docs/diagrams.py from the tables in aggregates/evolve.py; do not edit. -->
+
+Both diagrams are drawn from the transition tables that the code works by. An arrow is a kind of fact: what is not drawn
+is refused, whoever writes it. Some facts that are drawn need evidence as well: `SagaCompleted` that every node has
+succeeded, `SagaFailed` that a node has failed, that the pivot has not succeeded and that no effect may still act,
+`SagaCompensated` that every node which may have acted is accounted for.
+
+## A run
+
+```mermaid
+{run}```
+
+## One node of a run
+
+*No more attempts* marks a failed attempt whose fact carries no due time. `StepFailed` says that the step took no
+effect: its transaction was rolled back, or its probe found nothing. A step in doubt is undone like one that succeeded.
+
+```mermaid
+{node}```
+"""
+
+
+def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]]) -> str:
+    """Draw a table as a Mermaid state diagram.
+
+    Args:
+        initial: The status at the beginning.
+        transitions: Status, then the status that follows, then the labels of the arrow between them.
+
+    Returns:
+        Lines of Mermaid, in the order of the table.
+    """
+    lines = ["stateDiagram-v2", f"    [*] --> {_id(initial)}"]
+    lines += [f'    state "{status}" as {_id(status)}' for status in transitions if _id(status) != status]
+    for status, row in transitions.items():
+        lines += [f"    {_id(status)} --> {_id(after)}: {' / '.join(labels)}" for after, labels in row.items()]
+    lines += [f"    {_id(status)} --> [*]" for status, row in transitions.items() if not row]
+    return "\n".join(lines) + "\n"
+
+
+def run_diagram() -> str:
+    """Draw what becomes of a run."""
+    drawn = {status.value: _by_target(row, {}) for status, row in RUN_TRANSITIONS.items()}
+    return draw(RunStatus.RUNNING.value, drawn)
+
+
+def node_diagram() -> str:
+    """Draw what becomes of one node."""
+    spent = {waiting.value: spent.value for waiting, spent in SPENT_WITHOUT_DUE.items()}
+    drawn = {status.value: _by_target(row, spent) for status, row in NODE_TRANSITIONS.items()}
+    return draw(NodeStatus.PENDING.value, drawn)
+
+
+def state_diagram() -> str:
+    """Give the text of the page that shows both."""
+    return TEXT.format(run=run_diagram(), node=node_diagram())
+
+
+def _by_target(row: Mapping[str, str], spent: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Gather the arrows between the same two statuses; a failed attempt may also be the last."""
+    arrows: defaultdict[str, list[str]] = defaultdict(list)
+    for kind, after in row.items():
+        arrows[str(after)].append(kind)
+        if str(after) in spent:
+            arrows[spent[str(after)]].append(f"{kind}, no more attempts")
+    return {after: tuple(labels) for after, labels in arrows.items()}
+
+
+def _id(status: str) -> str:
+    return status.replace(" ", "_")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(state_diagram(), encoding="utf-8")

@@ -1,0 +1,235 @@
+"""An order: stock in our own store, payment and shipping at somebody else's.
+
+Stock is an aggregate, so reserving it takes effect exactly once. Payment and shipping are services behind HTTP; they
+are called at least once, always with the same idempotency key.
+"""
+
+import os
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import httpx
+from eventsourcing.domain import event
+from pydantic import BaseModel, PositiveInt
+
+from amends import (
+    Aggregate,
+    Attempted,
+    Call,
+    Done,
+    Rejected,
+    Retry,
+    Saga,
+    UnitOfWork,
+    effect,
+    irreversible,
+    parallel,
+    pivot,
+    retriable,
+    transaction,
+)
+
+__all__ = ["PlaceOrder", "StockItem", "place_order", "stock_up"]
+
+
+class PlaceOrder(BaseModel):
+    """What the customer asks for."""
+
+    order_id: str
+    sku: str
+    quantity: PositiveInt
+    amount: Decimal
+    card: str = "card-on-file"
+    zone: str = "domestic"
+
+
+class StockUp(BaseModel):
+    """A delivery to our warehouse."""
+
+    sku: str
+    quantity: PositiveInt
+
+
+class Reservation(BaseModel):
+    """Stock that is held for an order."""
+
+    sku: str
+    quantity: int
+
+
+class Payment(BaseModel):
+    """Money that was taken."""
+
+    payment_id: str
+    amount: Decimal
+
+
+class Booking(BaseModel):
+    """A parcel that is going to be fetched."""
+
+    booking_id: str
+
+
+class StockItem(Aggregate):
+    """How many of an article are free."""
+
+    @event("Registered")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.free = 0
+
+    @event("Received")
+    def receive(self, quantity: int) -> None:
+        """Take a delivery in."""
+        self.free += quantity
+
+    @event("Reserved")
+    def _reserve(self, quantity: int, order_id: str) -> None:  # noqa: ARG002 - kept in the event
+        self.free -= quantity
+
+    @event("Released")
+    def release(self, quantity: int, order_id: str) -> None:  # noqa: ARG002 - kept in the event
+        """Free what was held for an order."""
+        self.free += quantity
+
+    def reserve(self, quantity: int, order_id: str) -> None:
+        """Hold some for an order.
+
+        Raises:
+            Rejected: Too little is free.
+        """
+        if quantity > self.free:
+            raise Rejected(f"{self.id}: {quantity} wanted, {self.free} free")
+        self._reserve(quantity, order_id)
+
+
+@transaction
+def reserve_stock(order: PlaceOrder, uow: UnitOfWork) -> Reservation:
+    """Hold the stock: exactly once, because it is in our store."""
+    item = uow.find(StockItem, order.sku)
+    if item is None:
+        raise Rejected(f"there is no article {order.sku}")
+    item.reserve(order.quantity, order.order_id)
+    return Reservation(sku=order.sku, quantity=order.quantity)
+
+
+@reserve_stock.compensation
+def release_stock(done: Done[PlaceOrder, Reservation], uow: UnitOfWork) -> None:
+    """Free it again."""
+    uow.get(StockItem, done.result.sku).release(done.result.quantity, done.input.order_id)
+
+
+@effect(timeout=timedelta(seconds=5), retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
+async def charge_card(order: PlaceOrder, call: Call) -> Payment:
+    """Take the money."""
+    body = {"order_id": order.order_id, "amount": str(order.amount), "card": order.card}
+    entry = await post(payment_url(), "charge", call.key, body)
+    return Payment(payment_id=str(entry["effect"]["payment_id"]), amount=order.amount)
+
+
+@charge_card.probe
+async def find_charge(order: PlaceOrder, call: Call) -> Payment | None:
+    """Ask the provider what became of the charge."""
+    entry = await find(payment_url(), call.key)
+    return None if entry is None else Payment(payment_id=str(entry["effect"]["payment_id"]), amount=order.amount)
+
+
+@charge_card.compensation
+async def refund_card(_: Attempted[PlaceOrder, Payment], call: Call) -> None:
+    """Give the money back if it was taken, and have the provider refuse the charge if it comes late.
+
+    What was attempted may have no result: nobody knows then whether the money was taken. The provider does, by the key
+    of the charge.
+    """
+    await post(payment_url(), "void", call.key, {"key": call.do_key})
+
+
+@effect(timeout=timedelta(seconds=5), read_only=True)
+async def quote_shipping(order: PlaceOrder, call: Call) -> Decimal:
+    """Ask what the parcel will cost; asking changes nothing."""
+    body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}
+    entry = await post(shipping_url(), "quote", call.key, body)
+    return Decimal(str(entry["effect"]["price"]))
+
+
+@transaction
+def confirm_order(order: PlaceOrder, uow: UnitOfWork) -> str:
+    """Decide: from here on the order is kept."""
+    paid = uow.result_of(charge_card).amount
+    return f"{order.order_id}: {paid} paid, {uow.result_of(quote_shipping)} of it for the parcel"
+
+
+@effect(timeout=timedelta(seconds=5))
+async def book_parcel(order: PlaceOrder, call: Call) -> Booking:
+    """Have the parcel fetched; repeated until it succeeds."""
+    body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}
+    entry = await post(shipping_url(), "book", call.key, body)
+    return Booking(booking_id=str(entry["effect"]["booking_id"]))
+
+
+@transaction
+def receive_delivery(delivery: StockUp, uow: UnitOfWork) -> int:
+    """Take a delivery into the warehouse."""
+    item = uow.find(StockItem, delivery.sku) or uow.add(StockItem(delivery.sku))
+    item.receive(delivery.quantity)
+    return item.free
+
+
+place_order = Saga(
+    "place-order",
+    PlaceOrder,
+    reserve_stock,
+    parallel(charge_card, quote_shipping),
+    pivot(confirm_order),
+    retriable(book_parcel),
+    keys=("order_id", "sku"),
+)
+
+stock_up = Saga(
+    "stock-up",
+    StockUp,
+    irreversible(receive_delivery, "what stands in the warehouse stands there"),
+    keys=("sku",),
+)
+
+
+def payment_url() -> str:
+    """Give the payment service's address."""
+    return os.environ["PAYMENT_URL"]
+
+
+def shipping_url() -> str:
+    """Give the shipping service's address."""
+    return os.environ["SHIPPING_URL"]
+
+
+async def post(base: str, operation: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call an operation under a key, and give the service's ledger entry.
+
+    Raises:
+        Rejected: The service said no.
+        httpx.HTTPError: There was no answer, or it was no answer to the question.
+    """
+    async with httpx.AsyncClient(base_url=base) as http:
+        answer = await http.post(f"/{operation}", json=body, headers={"Idempotency-Key": key})
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        refuse(answer.json())
+    answer.raise_for_status()
+    entry: dict[str, Any] = answer.json()
+    return entry
+
+
+def refuse(entry: dict[str, Any]) -> NoReturn:
+    """Say the service's no in our words."""
+    raise Rejected(str(entry.get("reason", "refused")))
+
+
+async def find(base: str, key: str) -> dict[str, Any] | None:
+    """Ask what took effect under a key."""
+    async with httpx.AsyncClient(base_url=base) as http:
+        answer = await http.get(f"/operations/{quote(key, safe='')}")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    entry: dict[str, Any] = answer.raise_for_status().json()
+    return entry if entry["outcome"] == "applied" and not entry.get("voided_by") else None

@@ -1,0 +1,118 @@
+"""How a process finds its Temporal: as it is configured by Temporal's own means, or as the embedded one listens."""
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import temporalio.client
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
+
+from amends.aggregates.errors import InputError, UnreachableError
+
+__all__ = ["TemporalTarget", "configured_target", "connect", "connect_configured"]
+
+CONNECT_BOUND = timedelta(seconds=5)
+_LOOK_S = 0.05
+
+# The SDK repeats each failed attempt to connect as a warning; we say it once, in our own words.
+logging.getLogger("temporalio").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalTarget:
+    """A Temporal to connect to.
+
+    Attributes:
+        address: `host:port`.
+        namespace: Temporal's namespace.
+        embedded: Whether it is the embedded one.
+    """
+
+    address: str
+    namespace: str = "default"
+    embedded: bool = False
+
+
+def configured_target() -> TemporalTarget | None:
+    """Tell what Temporal's standard client configuration names (`TEMPORAL_ADDRESS`, profile file and so on).
+
+    Returns:
+        The target, or `None` when no address is configured.
+
+    Raises:
+        InputError: The configuration cannot be read.
+    """
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"Temporal's client configuration cannot be read: {error}; mend its file or TEMPORAL_*"
+        ) from None
+    address = config.get("target_host")
+    if not address:
+        return None
+    return TemporalTarget(address, config.get("namespace") or "default")
+
+
+async def connect_configured() -> temporalio.client.Client:
+    """Connect to the configured Temporal, with its TLS settings and API key.
+
+    Raises:
+        UnreachableError: It does not answer within five seconds.
+        InputError: The configuration cannot be used.
+    """
+    target = configured_target()
+    if target is None:
+        raise InputError("no Temporal is configured; set TEMPORAL_ADDRESS")
+    config = ClientConfig.load_client_connect_config()
+    try:
+        async with asyncio.timeout(CONNECT_BOUND.total_seconds()):
+            return await temporalio.client.Client.connect(**config)
+    except (RPCError, RuntimeError, TimeoutError) as error:
+        raise _unreachable(target, error) from None
+
+
+async def connect(target: TemporalTarget) -> temporalio.client.Client:
+    """Connect to a Temporal at an address.
+
+    An embedded server listens before it is ready; it is waited for.
+
+    Raises:
+        UnreachableError: It does not answer within five seconds.
+    """
+    said: BaseException = TimeoutError()
+    try:
+        async with asyncio.timeout(CONNECT_BOUND.total_seconds()):
+            while True:
+                try:
+                    return await _connect_once(target)
+                except (RPCError, RuntimeError) as error:
+                    said = error
+                    if not target.embedded:
+                        break
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        pass
+    raise _unreachable(target, said)
+
+
+async def _connect_once(target: TemporalTarget) -> temporalio.client.Client:
+    client = await temporalio.client.Client.connect(target.address, namespace=target.namespace)
+    if target.embedded:
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=target.namespace))
+    return client
+
+
+def _unreachable(target: TemporalTarget, error: BaseException) -> UnreachableError:
+    if target.embedded:
+        remedy = "start it: amends dev"
+    elif "TEMPORAL_ADDRESS" in os.environ:
+        remedy = "start it, or correct TEMPORAL_ADDRESS"
+    else:
+        remedy = "start it, or correct Temporal's configuration file"
+    said = " ".join(str(error).split())[:160] or "no answer within 5 s"
+    return UnreachableError(f"Temporal at {target.address} cannot be reached ({said}); {remedy}")

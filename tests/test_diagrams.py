@@ -1,0 +1,44 @@
+"""The state diagrams of the documentation are those of the code."""
+
+import runpy
+from typing import Any
+
+import pytest
+from repository import ROOT
+
+from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS
+
+
+@pytest.fixture(scope="module")
+def diagrams() -> dict[str, Any]:
+    """Load the program that draws them; `docs` is no package."""
+    return runpy.run_path(str(ROOT / "docs" / "diagrams.py"))
+
+
+def test_the_page_is_what_is_drawn(diagrams: dict[str, Any]) -> None:
+    """The page in the repository equals what the tables of today give; `python docs/diagrams.py` writes it anew."""
+    assert diagrams["PAGE"].read_text(encoding="utf-8") == diagrams["state_diagram"]()
+
+
+def test_every_row_of_the_tables_is_drawn(diagrams: dict[str, Any]) -> None:
+    """Each status and each kind of fact that is in a table is an arrow of the diagram."""
+    for name, table in (("run_diagram", RUN_TRANSITIONS), ("node_diagram", NODE_TRANSITIONS)):
+        drawn = diagrams[name]().splitlines()
+        for status, row in table.items():
+            arrows = [line for line in drawn if line.startswith(f"    {status.value.replace(' ', '_')} --> ")]
+            for kind, after in row.items():
+                target = f"--> {after.value.replace(' ', '_')}: "
+                assert any(target in line and kind in line for line in arrows), (status, kind)
+            assert row or arrows == [f"    {status.value.replace(' ', '_')} --> [*]"]
+
+
+def test_a_table_is_drawn_like_this(diagrams: dict[str, Any]) -> None:
+    """Statuses become states, kinds of facts become labels, and a status without a row ends the diagram."""
+    table = {"on": {"switched off": ("Pressed", "Pulled")}, "switched off": {}}
+    assert diagrams["draw"]("on", table) == (
+        "stateDiagram-v2\n"
+        "    [*] --> on\n"
+        '    state "switched off" as switched_off\n'
+        "    on --> switched_off: Pressed / Pulled\n"
+        "    switched_off --> [*]\n"
+    )

@@ -1,0 +1,116 @@
+"""One set of sagas, two drivers: what the journal says afterwards is the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import temporalio.client
+from driving import SAGA, Goods, Order, comparable
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+
+from amends import Client, Runner, RunResult, RunStatus, StartConflictError
+from amends.aggregates.facts import Fact
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.sagas.registry import Registry
+from amends.sagas.worker_temporal import running_worker
+from amends.sagas.workflow_temporal import SagaWorkflow
+
+CASES = {
+    "all goes well": (Order(order_id="x"), RunStatus.COMPLETED),
+    "the first step is refused": (Order(order_id="x", fail=("hold",)), RunStatus.COMPENSATED),
+    "a transaction fails for good": (Order(order_id="x", stuck=("hold",)), RunStatus.COMPENSATED),
+    "an effect is refused": (Order(order_id="x", fail=("charge",)), RunStatus.COMPENSATED),
+    "an effect answers the second time": (Order(order_id="x", flaky=("charge",)), RunStatus.COMPLETED),
+    "an effect never answers": (Order(order_id="x", stuck=("charge",)), RunStatus.COMPENSATED),
+    "the probe finds nothing": (Order(order_id="x", stuck=("notify",)), RunStatus.COMPENSATED),
+    "the probe finds it": (Order(order_id="x", stuck=("notify",), flaky=("found",)), RunStatus.COMPLETED),
+    "the pivot says no": (Order(order_id="x", fail=("sell",)), RunStatus.COMPENSATED),
+    "an undo answers the second time": (Order(order_id="x", fail=("sell",), flaky=("refund",)), RunStatus.COMPENSATED),
+    "an undo never answers": (Order(order_id="x", fail=("sell",), stuck=("refund",)), RunStatus.NEEDS_ATTENTION),
+    "an undo is refused": (Order(order_id="x", fail=("sell", "forget")), RunStatus.NEEDS_ATTENTION),
+    "after the pivot a step is refused": (Order(order_id="x", fail=("thank",)), RunStatus.NEEDS_ATTENTION),
+}
+
+
+@pytest.fixture
+async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
+    """Give an empty store, of each kind."""
+    if store_url.startswith("postgresql"):
+        from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - only here
+        from amends.aggregates.migrations_sql import upgrade  # noqa: PLC0415 - only here
+
+        engine = create_store_engine(store_url)
+        upgrade(engine)
+        engine.dispose()
+    opened = open_journal(store_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def temporal(temporal_address: str) -> temporalio.client.Client:
+    """Connect to a real Temporal."""
+    return await temporalio.client.Client.connect(temporal_address)
+
+
+async def by_runner(journal: SqlJournal, order: Order, run_id: str) -> tuple[RunResult, list[Fact]]:
+    """Run an order in this process."""
+    runner = Runner(journal, Registry([SAGA]))
+    result = await runner.run(SAGA, order, id=run_id)
+    return result, await journal.facts(run_id)
+
+
+async def test_both_drivers_write_the_same_journal(
+    journal: SqlJournal, temporal: temporalio.client.Client, store_url: str
+) -> None:
+    """Every case ends alike and leaves the same facts, whichever driver ran it, and its workflow can be replayed."""
+    registry = Registry([SAGA])
+    queue = f"conformance-{journal.store_id}"
+    replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())
+    async with running_worker(temporal, journal, registry, task_queue=queue):
+        client = Client(journal, temporal, registry, task_queue=queue, eager=True)
+        kind = store_url.split(":", maxsplit=1)[0]
+
+        async def compare(number: int, order: Order, status: RunStatus) -> tuple[str, object, object]:
+            run_id = f"{kind}-{number}-{journal.store_id}"
+            handle = await client.start(SAGA, order, id=run_id)
+            driven = await handle.result(timeout=timedelta(seconds=40))
+            result, facts = await by_runner(journal, order, f"local-{number}")
+            assert (driven.status, result.status) == (status, status)
+            history = await temporal.get_workflow_handle(run_id).fetch_history()
+            await replayer.replay_workflow(history)
+            return order.order_id, comparable(await handle.history()), comparable(facts)
+
+        cases = list(CASES.values())
+        compared = await asyncio.gather(*(compare(n, order, status) for n, (order, status) in enumerate(cases)))
+        for _, driven, local in compared:
+            assert driven == local
+    goods = await journal.load(Goods, "goods")
+    assert goods is not None
+    sold = sum(1 for _, status in cases if status is RunStatus.COMPLETED) + 1  # and the one refused after the pivot
+    assert (goods.held, goods.sold) == (0, 2 * sold)
+
+
+async def test_the_same_start_gives_the_first_run(journal: SqlJournal) -> None:
+    """The same id and input give the first run; another input is refused, and the difference is shown."""
+    first, facts = await by_runner(journal, Order(order_id="a"), "same")
+    again, same = await by_runner(journal, Order(order_id="a"), "same")
+    assert (again.status, same) == (first.status, facts)
+    with pytest.raises(StartConflictError, match=r"order_id"):
+        await by_runner(journal, Order(order_id="b"), "same")
+
+
+async def test_unfinished_runs_are_driven_to_their_end_by_the_next_worker(
+    journal: SqlJournal, temporal: temporalio.client.Client
+) -> None:
+    """A run that was accepted while no worker was there is finished by the first one that starts."""
+    registry = Registry([SAGA])
+    queue = f"later-{journal.store_id}"
+    client = Client(journal, temporal, registry, task_queue=queue)
+    handle = await client.start(SAGA, Order(order_id="later"), id=f"later-{journal.store_id}")
+    await temporal.get_workflow_handle(handle.id).terminate()  # as if Temporal had lost it
+    found: list[int] = []
+    async with running_worker(temporal, journal, registry, task_queue=queue, on_open_runs=found.append):
+        result = await handle.result(timeout=timedelta(seconds=20))
+    assert (result.status, found) == (RunStatus.COMPLETED, [1])

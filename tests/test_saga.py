@@ -1,0 +1,375 @@
+"""A saga compiles into a plan; what is wrong with its shape is named where it is written, with the remedy."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, NewType
+
+import pytest
+from pydantic import BaseModel, Field
+
+from amends import (
+    Attempted,
+    Call,
+    DefinitionError,
+    Done,
+    InputError,
+    Retry,
+    Saga,
+    UnitOfWork,
+    effect,
+    irreversible,
+    parallel,
+    pivot,
+    retriable,
+    transaction,
+)
+from amends.aggregates.plan import Role
+from amends.sagas.signatures import fits, type_name
+
+MODULE = __name__
+Number = NewType("Number", int)
+
+
+class Order(BaseModel):
+    """The input of most sagas here."""
+
+    number: int
+    sku: str = "s"
+    tags: list[str] = []
+
+
+class RushOrder(Order):
+    """An order that can stand in for another."""
+
+
+class Trip(BaseModel):
+    """Another input."""
+
+    order: Order
+
+
+@transaction
+def book(order: Order, uow: UnitOfWork) -> str:
+    """Stand for a transaction."""
+    return f"{order.number} {uow.key}"
+
+
+@book.compensation
+def unbook(done: Done[Order, str], uow: UnitOfWork) -> None:
+    """Undo it."""
+
+
+@effect(retry=Retry(max_attempts=4), timeout=timedelta(seconds=3))
+async def charge(order: Order, call: Call) -> int:
+    """Stand for an effect."""
+    return order.number + call.attempt
+
+
+@charge.compensation(retry=Retry(max_attempts=2))
+async def refund(tried: Attempted[Order, int], call: Call) -> None:
+    """Undo it."""
+
+
+@charge.probe
+async def find_charge(order: Order, call: Call) -> int | None:
+    """Look for it."""
+
+
+@effect(read_only=True, queue="quotes")
+async def quote(order: Order, call: Call) -> int:
+    """Change nothing."""
+    return order.number + call.attempt
+
+
+@effect(name="mail.send", local=True)
+async def send(order: Order, call: Call) -> None:
+    """Stand for something that is repeated."""
+
+
+@transaction
+def go(order: Order, uow: UnitOfWork) -> None:
+    """Stand for a decision."""
+
+
+@transaction
+def whole(trip: Trip, uow: UnitOfWork) -> None:
+    """Take another input."""
+
+
+def order_of(trip: Trip) -> Order:
+    """Make an order of a trip."""
+    return trip.order
+
+
+def vague(trip) -> Order:  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN001
+    """Do not say what is taken."""
+    result: Order = trip.order
+    return result
+
+
+def vaguer(trip: Trip):  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN201
+    """Do not say what is made."""
+    return trip.order
+
+
+def plain(order: Order, call: Call) -> None:
+    """Be no step."""
+
+
+def saga(*body: Any, name: Any = "s", input: Any = Order, keys: Any = ()) -> Saga[Any]:  # noqa: A002, ANN401
+    """Make a saga as its author would, also one that type checkers refuse."""
+    return Saga(name, input, *body, keys=keys)
+
+
+SAGA_NAME = "use 1 to 100 lower-case letters, digits, '-', '_' and '.', beginning with a letter or digit"
+ANY: Any = None
+
+MISTAKES: list[tuple[Callable[[], Any], str]] = [
+    (lambda: saga(book, name="Place Order"), f"saga name 'Place Order': {SAGA_NAME}"),
+    (lambda: saga(book, name=""), f"saga name '': {SAGA_NAME}"),
+    (
+        lambda: saga(book, name="a" * 101),
+        f"saga name 'aaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaa': {SAGA_NAME}",
+    ),
+    (lambda: saga(book, name=Order), f"saga name <class '{MODULE}.Order'>: {SAGA_NAME}"),
+    (saga, "saga 's': it has no steps; give at least one"),
+    (
+        lambda: saga(charge, input=book),
+        "saga 's': <transaction 'book'> stands where its input type belongs; Saga(name, input, ...)",
+    ),
+    (lambda: saga(plain), "saga 's': 'plain' is not a step; decorate it with @transaction or @effect"),
+    (lambda: saga(7), "saga 's': 7 is not a step; give steps made by @transaction or @effect"),
+    (
+        lambda: saga([book]),
+        "saga 's': [<transaction 'book'>] is not a step; give steps made by @transaction or @effect",
+    ),
+    (
+        lambda: saga(book, charge, book),
+        "saga 's': the node 'book' stands in it twice; give one of them a name: .using(mapping, name=...)",
+    ),
+    (
+        lambda: saga(parallel(book, charge), book),
+        "saga 's': the node 'book' stands in it twice; give one of them a name: .using(mapping, name=...)",
+    ),
+    (
+        lambda: saga(*[book] * 10_001),
+        "saga 's': 10001 steps; at most 10000, use several sagas",
+    ),
+    (
+        lambda: saga(whole),
+        "saga 's': step 'whole' takes Trip, it would get Order; use whole.using(a function from Order to Trip)",
+    ),
+    (
+        lambda: saga(send, input=dict[str, int]),
+        (
+            "saga 's': step 'mail.send' takes Order, it would get dict[str, int]; use mail.send.using(a function from "
+            "dict[str, int] to Order)"
+        ),
+    ),
+    (
+        lambda: saga(book.using(order_of)),
+        "saga 's': mapping 'order_of' of step 'book': takes Trip, the saga's input is Order; change one of them",
+    ),
+    (
+        lambda: saga(made(whole.using, order_of), input=Trip),
+        "saga 's': step 'whole' takes Trip, it would get Order; use whole.using(a function from Trip to Trip)",
+    ),
+    (
+        lambda: saga(book.using(vague), input=Trip),
+        "saga 's': mapping 'vague' of step 'book': annotate 'trip', so that it can be checked against saga and step",
+    ),
+    (
+        lambda: saga(book.using(vaguer), input=Trip),
+        "saga 's': mapping 'vaguer' of step 'book': annotate 'return', so that it can be checked against saga and step",
+    ),
+    (lambda: saga(book, keys="number"), "saga 's': keys='number'; give a tuple of field names, ('number',)"),
+    (
+        lambda: saga(book, keys=("nmber",)),
+        "saga 's': key 'nmber' is not a field of Order; use one of number, sku, tags",
+    ),
+    (lambda: saga(book, keys=(7,)), "saga 's': key 7 is not a field of Order; use one of number, sku, tags"),
+    (parallel, "parallel(): it has no members; give at least one step"),
+    (lambda: parallel(ANY), "parallel(): None is not a step; give steps made by @transaction or @effect"),
+    (lambda: made(parallel, plain), "parallel(): 'plain' is not a step; decorate it with @transaction or @effect"),
+    (
+        lambda: made(parallel, parallel(book)),
+        "parallel(): a parallel group cannot stand in another; list all steps in one parallel(...)",
+    ),
+    (
+        lambda: parallel(book, pivot(go)),
+        "parallel('go'): a pivot stands alone, it decides for all; put it after the group",
+    ),
+    (
+        lambda: parallel(book, retriable(charge)),
+        "parallel('book', 'charge'): one is compensatable, the other retriable; mark all members retriable, or none",
+    ),
+    (lambda: made(pivot, plain), "pivot(): 'plain' is not a step; decorate it with @transaction or @effect"),
+    (lambda: made(retriable, plain), "retriable(): 'plain' is not a step; decorate it with @transaction or @effect"),
+    (
+        lambda: made(irreversible, plain, "so"),
+        "irreversible(): 'plain' is not a step; decorate it with @transaction or @effect",
+    ),
+    (lambda: made(pivot, parallel(book)), "pivot(): a parallel group cannot be marked; mark its members"),
+    (
+        lambda: made(pivot, retriable(book)),
+        "pivot(): step 'book' is marked already; a step has one mark, remove one",
+    ),
+    (lambda: made(pivot, go, retry=3), "pivot('go'): retry=3; give Retry(max_attempts=...)"),
+    (lambda: made(retriable, go, retry=3), "retriable('go'): retry=3; give Retry(max_attempts=...)"),
+    (lambda: irreversible(book, ""), "irreversible('book', ''): give the reason in words, operators will ask"),
+    (lambda: irreversible(book, "  "), "irreversible('book', '  '): give the reason in words, operators will ask"),
+    (lambda: irreversible(book, ANY), "irreversible('book', None): give the reason in words, operators will ask"),
+]
+
+
+def made(mark: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - what mypy refuses
+    """Mark a step as its author would, also what type checkers refuse."""
+    return mark(*args, **options)
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=[message[:60] for _, message in MISTAKES])
+def test_a_mistake_is_named_with_its_remedy(mistake: Callable[[], Any], message: str) -> None:
+    """Each mistake in a saga raises one line that names the place, the value and what to do."""
+    with pytest.raises(DefinitionError) as refused:
+        mistake()
+    assert str(refused.value) == message
+
+
+place = Saga(
+    "place-order",
+    Order,
+    book,
+    parallel(charge, quote, ordered=True),
+    pivot(go, retry=Retry(max_attempts=1)),
+    retriable(send),
+    keys=("number", "sku"),
+)
+
+
+def test_a_saga_compiles_into_its_plan() -> None:
+    """Stages, roles, policies, timeouts, probes, queues and keys stand in the plan as they were written."""
+    plan = place.plan
+    assert (plan.saga, plan.input_type, plan.keys) == ("place-order", "Order", ("number", "sku"))
+    assert [[node.name for node in stage.nodes] for stage in plan.stages] == [
+        ["book"],
+        ["charge", "quote"],
+        ["go"],
+        ["mail.send"],
+    ]
+    assert [stage.ordered for stage in plan.stages] == [False, True, False, False]
+    assert [node.role for node in plan.nodes.values()] == [
+        Role.COMPENSATABLE,
+        Role.COMPENSATABLE,
+        Role.COMPENSATABLE,
+        Role.PIVOT,
+        Role.RETRIABLE,
+    ]
+    paid = plan.nodes["charge"]
+    assert (paid.retry.max_attempts, paid.timeout_ms, paid.probe, paid.queue) == (4, 3_000, True, None)
+    assert paid.undo is not None
+    assert (paid.undo.retry.max_attempts, paid.undo.timeout_ms) == (2, 10_000)
+    assert (plan.nodes["quote"].read_only, plan.nodes["quote"].queue) == (True, "quotes")
+    assert plan.nodes["mail.send"].local
+
+
+def test_the_role_of_a_step_decides_its_default_retry() -> None:
+    """A transaction is attempted 3 times, an effect 5 times, a retriable step for ever, unless said otherwise."""
+    found = {name: node.retry.max_attempts for name, node in place.plan.nodes.items()}
+    assert found == {"book": 3, "charge": 4, "quote": 5, "go": 1, "mail.send": None}
+    other = saga(retriable(charge), retriable(go, retry=Retry(max_attempts=9)))
+    assert {name: node.retry.max_attempts for name, node in other.plan.nodes.items()} == {"charge": 4, "go": 9}
+
+
+def test_an_irreversible_step_stays_although_it_could_be_undone() -> None:
+    """`irreversible` says that the step stays in this saga, whatever compensation it has for others."""
+    node = saga(irreversible(book, "the customer keeps it")).plan.nodes["book"]
+    assert (node.irreversible, node.undo, node.role) == ("the customer keeps it", None, Role.COMPENSATABLE)
+    assert saga(book).plan.nodes["book"].undo is not None
+
+
+def test_steps_are_shared_by_sagas() -> None:
+    """One step stands in several sagas, in other roles, under other names and with other inputs."""
+    trip = Saga("trip", Trip, book.using(order_of), book.using(order_of, name="book_back"), whole)
+    nodes = trip.plan.nodes
+    assert list(nodes) == ["book", "book_back", "whole"]
+    assert {nodes["book"].step, nodes["book_back"].step, place.plan.nodes["book"].step} == {"book"}
+    assert nodes["book"].mapping == nodes["book_back"].mapping == f"{MODULE}:order_of"
+    assert place.plan.nodes["book"].mapping is None
+
+
+def test_a_plan_does_not_depend_on_the_module_being_loaded_twice() -> None:
+    """Compiling the same definition again gives the same fingerprint."""
+    again = Saga("place-order", Order, *[book, parallel(charge, quote, ordered=True)], keys=("number", "sku"))
+    twice = Saga("place-order", Order, *[book, parallel(charge, quote, ordered=True)], keys=("number", "sku"))
+    assert again.plan.fingerprint == twice.plan.fingerprint != place.plan.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (Order, Order),
+        (RushOrder, Order),
+        (Order, Any),
+        (Order, object),
+        (Any, Order),
+        (Order, Order | None),
+        (Order | RushOrder, Order),
+        (Order, Trip | Order),
+        (Annotated[Order, Field(description="x")], Order),
+        (Order, Annotated[Order, Field(description="x")]),
+        (dict[str, int], Mapping[str, int]),
+        (dict[str, int], dict[str, int]),
+        (Number, int),
+        (None, type(None)),
+    ],
+    ids=str,
+)
+def test_what_fits_is_accepted(given: Any, expected: Any) -> None:  # noqa: ANN401 - type forms
+    """A step takes a saga's input where a type checker would say so, or where only it could tell."""
+    assert fits(given, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(Order, RushOrder), (Order, Trip), (Order | None, Order), (dict[str, int], list[int]), (str, int), (Order, None)],
+    ids=str,
+)
+def test_what_cannot_fit_is_refused(given: Any, expected: Any) -> None:  # noqa: ANN401 - type forms
+    """An input that a step could not work with is noticed before anything runs."""
+    assert not fits(given, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(Order, "Order"), (dict[str, int], "dict[str, int]"), (Any, "Any"), (int | None, "int | None")],
+)
+def test_types_are_named_as_written(kind: Any, name: str) -> None:  # noqa: ANN401 - type forms
+    """Messages and plans name a type as its author would."""
+    assert type_name(kind) == name
+
+
+def test_business_keys_are_read_from_the_input() -> None:
+    """Declared fields become text by which runs are found; absent ones are left out."""
+    keyed = saga(book, keys=("number", "sku", "tags"))
+    assert keyed.key_values({"number": 7, "sku": "x", "tags": None}) == {"number": "7", "sku": "x"}
+    assert place.key_values({}) == {}
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}])
+def test_a_business_key_is_a_single_value(value: Any) -> None:  # noqa: ANN401 - JSON
+    """A list or an object cannot be looked up, and is refused with its value."""
+    with pytest.raises(InputError) as refused:
+        saga(book, keys=("tags",)).key_values({"tags": value})
+    assert str(refused.value) == (
+        f"saga 's': business key 'tags' is {value!r}; give a single value, a list or an object cannot be looked up"
+    )
+
+
+def test_a_saga_shows_its_name() -> None:
+    """A saga and its parts are recognisable in a message or a debugger."""
+    assert repr(place) == "<saga 'place-order'>"
+    assert [repr(part) for part in (book, pivot(go), parallel(book, charge))] == [
+        "<transaction 'book'>",
+        "<pivot 'go'>",
+        "<parallel 'book', 'charge'>",
+    ]

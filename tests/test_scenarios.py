@@ -1,0 +1,82 @@
+"""The test kit that users are given: given / when / then."""
+
+from datetime import timedelta
+
+import pytest
+from driving import SAGA, Goods, Order, charge, hold, notify, thank
+
+from amends import Rejected
+from amends.testing import LostReply, Scenario
+
+
+@pytest.fixture
+def scenario() -> Scenario[Order]:
+    """Give a scenario in which every effect succeeds."""
+    made = Scenario(SAGA)
+    return made.answers(charge, "paid").answers(notify, "told").answers(thank, "thanked")
+
+
+def test_a_run_that_completes(scenario: Scenario[Order]) -> None:
+    """Transactions are run for real, effects answer what they were told to, with the run's key."""
+    with scenario:
+        then = scenario.when(Order(order_id="a")).completed()
+        assert then.result_of(charge) == "paid"
+        assert then.aggregate(Goods, "goods").sold == 1
+        assert [call.key for call in then.calls(charge)] == ["run-1/charge/do/0"]
+        assert then.elapsed == timedelta(0)
+
+
+def test_a_refusal_is_compensated() -> None:
+    """The kit sees which nodes were undone, in which order."""
+    with Scenario(SAGA) as fresh:
+        then = fresh.answers(charge, "paid").answers(notify, Rejected("no")).when(Order(order_id="a"))
+        then.compensated("charge", "hold")
+        assert then.aggregate(Goods, "goods").held == 0
+        assert len(then.compensation_calls(charge)) == 1
+
+
+def test_a_lost_reply_is_repeated_with_the_same_key() -> None:
+    """Attempts share the key, and waiting between them takes only virtual time."""
+    with Scenario(SAGA) as fresh:
+        fresh.answers(charge, LostReply(), "paid").answers(notify, "told").answers(thank, "thanked")
+        then = fresh.when(Order(order_id="a")).completed()
+        assert len({call.key for call in then.calls(charge)}) == 1
+        assert then.elapsed == timedelta(milliseconds=10)
+
+
+def test_an_effect_without_an_answer_fails_the_test() -> None:
+    """No unit test calls anybody by accident."""
+    with Scenario(SAGA) as scenario, pytest.raises(AssertionError, match=r"gives it no answer; add scenario\.answers"):
+        scenario.when(Order(order_id="a"))
+
+
+def test_given_aggregates_are_there(scenario: Scenario[Order]) -> None:
+    """What was given before is what the steps find."""
+    goods = Goods("goods")
+    goods.hold()
+    with scenario:
+        assert scenario.given(goods).when(Order(order_id="a")).aggregate(Goods, "goods").held == 1
+
+
+def test_a_wrong_expectation_shows_the_run(scenario: Scenario[Order]) -> None:
+    """An assertion that fails names what was expected and lists every fact."""
+    with scenario:
+        then = scenario.when(Order(order_id="a"))
+        with pytest.raises(
+            AssertionError, match=r"(?s)expected the run to be COMPENSATED, it is COMPLETED.*1 SagaStarted"
+        ):
+            then.compensated()
+        with pytest.raises(AssertionError, match=r"(?s)expected the facts SagaStarted.*SagaCompleted"):
+            then.facts("SagaStarted")
+        with pytest.raises(AssertionError, match=r"there is no Goods 'other'"):
+            then.aggregate(Goods, "other")
+
+
+def test_needs_attention_names_what_is_open() -> None:
+    """The kit compares exactly the open nodes."""
+    with Scenario(SAGA) as scenario:
+        scenario.answers(charge, "paid").answers(notify, Rejected("no")).compensation_answers(charge, LostReply())
+        then = scenario.when(Order(order_id="a")).needs_attention("charge")
+        with pytest.raises(AssertionError, match=r"expected to be open: hold; open are: charge"):
+            then.needs_attention("hold")
+        assert then.result_of(hold) is not None

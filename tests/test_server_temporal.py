@@ -1,0 +1,133 @@
+"""The embedded server: shared by its users, stopped by the last one, and never two on one file."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from amends import UnreachableError
+from amends.sagas.connection_temporal import TemporalTarget, connect
+from amends.sagas.server_temporal import EmbeddedServer, dev_lock, running
+
+USER = textwrap.dedent(
+    """
+    import asyncio, sys
+    from pathlib import Path
+    from amends.sagas.server_temporal import EmbeddedServer
+
+    async def main():
+        async with EmbeddedServer.shared(Path(sys.argv[1])) as server:
+            print(server.pid, flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+
+    asyncio.run(main())
+    """
+)
+
+
+def user(data_dir: Path) -> subprocess.Popen[str]:
+    """Start another process that uses the server until its input ends."""
+    return subprocess.Popen(
+        [sys.executable, "-c", USER, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def told(process: subprocess.Popen[str]) -> int:
+    """Read the server's pid from another process."""
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+async def test_a_server_answers_while_it_is_used_and_is_gone_afterwards(tmp_path: Path) -> None:
+    """Within the context the default namespace can be used; after the last user nothing runs."""
+    async with EmbeddedServer.shared(tmp_path) as server:
+        client = await connect(TemporalTarget(server.address, embedded=True))
+        assert (await client.count_workflows()).count == 0
+        pid = server.pid
+    assert running(tmp_path) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert (tmp_path / "temporal.db").stat().st_mode & 0o077 == 0
+
+
+async def test_users_of_one_directory_share_one_server(tmp_path: Path) -> None:
+    """Two that start at once get the same server, and it goes on until the second has left."""
+    first, second = user(tmp_path), user(tmp_path)
+    pid = told(first)
+    assert told(second) == pid
+    first.communicate()
+    assert running(tmp_path) is not None
+    second.communicate()
+    assert running(tmp_path) is None
+
+
+async def test_a_killed_user_leaves_a_server_that_the_next_one_adopts(tmp_path: Path) -> None:
+    """A user that was killed holds nothing; the next one takes its server over and stops it."""
+    killed = user(tmp_path)
+    pid = told(killed)
+    killed.kill()
+    killed.communicate()
+    async with EmbeddedServer.shared(tmp_path) as server:
+        assert server.pid == pid
+    assert running(tmp_path) is None
+
+
+async def test_a_killed_server_is_started_again_at_its_address(tmp_path: Path) -> None:
+    """Clients find the new server where the old one was."""
+    async with EmbeddedServer.shared(tmp_path) as server:
+        address, pid = server.address, server.pid
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        assert await server.ensure_alive()
+        assert (server.address, server.pid == pid) == (address, False)
+        assert not await server.ensure_alive()
+        await connect(TemporalTarget(server.address, embedded=True))
+
+
+async def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+    """What cannot be read as a record is started anew."""
+    (tmp_path / "server.json").write_text('{"pid": "unheard of"')
+    async with EmbeddedServer.shared(tmp_path) as server:
+        assert running(tmp_path) == server.record
+
+
+async def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    """A port that somebody else listens on ends in one line with the remedy."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UnreachableError, match=rf"^port {port} is taken; give another one: --port$"):
+            async with EmbeddedServer.shared(tmp_path, port=port):
+                pass
+
+
+async def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+    """A data directory that is not there ends in one line with the remedy."""
+    with pytest.raises(UnreachableError, match=r"cannot be used \(No such file or directory\); make it writable"):
+        async with EmbeddedServer.shared(tmp_path / "nowhere"):
+            pass
+
+
+def test_only_one_dev_runs_in_a_directory(tmp_path: Path) -> None:
+    """The second is told the first one's process; after the first has ended there is room."""
+    with (
+        dev_lock(tmp_path),
+        pytest.raises(UnreachableError, match=rf"process {os.getpid()}\) runs in"),
+        dev_lock(tmp_path),
+    ):
+        pass
+    with dev_lock(tmp_path):
+        pass
+
+
+async def test_an_address_where_nobody_answers_is_said() -> None:
+    """No server at an address ends in one line with the remedy."""
+    with pytest.raises(UnreachableError, match=r"^Temporal at 127\.0\.0\.1:1 cannot be reached \(.*\); start it"):
+        await connect(TemporalTarget("127.0.0.1:1"))
