@@ -7,6 +7,7 @@ for everything that is wrong; what is said about it, and with which exit status,
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -152,6 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows the program's name; `None` for the process's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding lacks is written as an escape instead of ending the command.
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = typer.main.get_command(app).main(arguments, prog_name="amends", standalone_mode=False)
         _flush()

@@ -5,7 +5,7 @@ Scripts and schedulers act on these numbers: they are part of the interface, and
 
 from enum import IntEnum
 
-from amends.aggregates.errors import AmendsError, AppendConflictError, UnreachableError
+from amends.aggregates.errors import AmendsError, AppendConflictError, UnreachableError, WrongStoreError
 
 __all__ = ["ExitCode", "exit_code_of"]
 
@@ -45,7 +45,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return max(exit_code_of(each) for each in error.exceptions)
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
-        case UnreachableError() | AppendConflictError() | OSError():
+        case UnreachableError() | WrongStoreError() | AppendConflictError() | OSError():
             return ExitCode.UNREACHABLE
         case AmendsError():
             return ExitCode.USAGE

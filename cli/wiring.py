@@ -238,7 +238,7 @@ async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None
     Raises:
         UnreachableError: It cannot be started again.
     """
-    while temporal.server is not None:
+    while True:
         await asyncio.sleep(_LOOK_S)
-        if await temporal.server.ensure_alive():
+        if temporal.server is not None and await temporal.server.ensure_alive():
             on_restart()

@@ -1,5 +1,8 @@
 """Sagas that both drivers are held to, and the comparison of what they write."""
 
+import asyncio
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -84,9 +87,16 @@ def free(_: Done[Order, str], uow: UnitOfWork) -> None:
     uow.get(Goods, "goods").free()
 
 
+BEGUN: defaultdict[tuple[str, str], threading.Event] = defaultdict(threading.Event)
+"""Who of the parallel steps has begun, by run: one that fails waits for the other, so that all runs look alike."""
+
+
 @effect(retry=QUICK)
 async def charge(order: Order, call: Call) -> str:
     """Take the money."""
+    BEGUN[call.run_id, "charge"].set()
+    if "charge" in order.fail + order.stuck:
+        await asyncio.to_thread(BEGUN[call.run_id, "notify"].wait, 10)
     return play("charge", order, call.attempt)
 
 
@@ -99,6 +109,9 @@ async def refund(tried: Attempted[Order, str], call: Call) -> None:
 @effect(retry=QUICK)
 def notify(order: Order, call: Call) -> str:
     """Tell the warehouse, in a function that blocks."""
+    BEGUN[call.run_id, "notify"].set()
+    if "notify" in order.fail + order.stuck:
+        BEGUN[call.run_id, "charge"].wait(10)
     return play("notify", order, call.attempt)
 
 

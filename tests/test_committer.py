@@ -396,23 +396,20 @@ async def test_two_processes_lose_nothing(store_url: str) -> None:
         await asyncio.create_subprocess_exec(sys.executable, script, store_url, name, "40", stderr=subprocess.PIPE)
         for name in ("one", "two")
     ]
-    ended = asyncio.gather(*(writer.communicate() for writer in writers))
     seen: list[tuple[int, str, int]] = []
-
-    async def follow() -> None:
-        while True:
-            done = ended.done()
-            found = await journal.notifications(seen[-1][0] if seen else 0)
-            seen.extend((each.id, str(each.originator_id), each.originator_version) for each in found)
-            if done and not found:
-                return
 
     async def write() -> None:
         for number in range(40):
             for unit in run_to_end(f"here-{number}", "shared"):
                 await journal.commit(unit)
 
-    await asyncio.gather(follow(), write())
+    ended = asyncio.gather(write(), *(writer.communicate() for writer in writers))
+    done = False
+    while not done:
+        # Asked before reading: what is read after everybody has ended is everything.
+        done = ended.done()
+        page = await journal.notifications(seen[-1][0] if seen else 0, 10_000)
+        seen.extend((each.id, str(each.originator_id), each.originator_version) for each in page)
     output = await ended
     assert [writer.returncode for writer in writers] == [0, 0], output
     found = await journal.notifications(0, 10_000)

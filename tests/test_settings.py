@@ -412,7 +412,7 @@ def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
         (errors.InputError("x"), 2),
         (errors.NotFoundError("x"), 2),
         (errors.StartConflictError("x"), 2),
-        (errors.WrongStoreError("x"), 2),
+        (errors.WrongStoreError("x"), 3),
         (errors.NewerFactError("x"), 2),
         (errors.UnreachableError("x"), 3),
         (errors.AppendConflictError("run/1", expected=1, actual=2), 3),

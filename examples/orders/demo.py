@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from services.process import ServiceProcess
-from shop import PlaceOrder, StockUp, place_order, stock_up
+from storefront import PlaceOrder, StockUp, place_order, stock_up
 
 from amends import Client, RunResult
 from amends.aggregates.facts import Fact
@@ -113,7 +113,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="amends-demo-") as name:
         asyncio.run(demo(console, Path(name)))
     console.print(
-        "\nTry next: read examples/orders/shop.py; change orders.jsonl and run `make demo` again; `make test`."
+        "\nTry next: read examples/orders/storefront.py; change orders.jsonl and run `make demo` again; `make test`."
     )
 
 

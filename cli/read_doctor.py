@@ -1,0 +1,266 @@
+"""`amends doctor`: what is configured, reachable, locked and missing; what is wrong comes with its remedy.
+
+Every check looks for itself and none stops the others. Nothing is started, made or changed.
+"""
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+from rich.text import Text
+
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import RunStatus
+from amends.cli.answer import print_json, screen
+from amends.cli.exit_codes import ExitCode
+from amends.cli.reading import open_for_reading, sqlite_file
+from amends.cli.render import Column, ago, escaped, fields, table
+from amends.cli.settings import Settings
+from amends.cli.wiring import load_project, settings_of
+
+if TYPE_CHECKING:
+    from amends.cli.reach_temporal import Reach
+
+__all__ = ["Check", "doctor"]
+
+PATIENCE = timedelta(seconds=3)
+"""How long Temporal is waited for."""
+
+_MOST = 1_000
+_TEMPORAL = "temporal"
+_OPEN = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+_COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
+
+
+class Check(NamedTuple):
+    """What was found about one part.
+
+    Attributes:
+        part: The part.
+        wrong: Whether something is wrong with it.
+        found: What was found, with the remedy when it is wrong.
+    """
+
+    part: str
+    wrong: bool
+    found: str
+
+
+def _ok(part: str, found: str) -> Check:
+    return Check(part, wrong=False, found=found)
+
+
+def _wrong(part: str, found: str) -> Check:
+    return Check(part, wrong=True, found=found)
+
+
+class _Store(NamedTuple):
+    store_id: str
+    for_workers: bool  # whether any open run needs a worker to go on
+
+
+def doctor(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """Say what is configured, reachable or missing.
+
+    Whatever is wrong comes with its remedy. Nothing is started or changed. Exit status 0 means that nothing is wrong,
+    1 that something is.
+    """
+    settings = settings_of(ctx)
+    checks = list(_examine(settings))
+    wrong = sum(check.wrong for check in checks)
+    if as_json:
+        print_json({"settings": settings.shown(), "checks": [check._asdict() for check in checks], "wrong": wrong})
+    else:
+        shown = screen()
+        shown.show(fields([(name, escaped(value)) for name, value in settings.shown().items()], shown.width), "")
+        rows = [(_verdict(check), check.part, check.found) for check in checks]
+        shown.show(table(_COLUMNS, rows, shown.width))
+        shown.show("", "nothing wrong" if not wrong else f"{wrong} wrong")
+    return ExitCode.FOUND if wrong else ExitCode.OK
+
+
+def _verdict(check: Check) -> Text:
+    return Text("wrong", style="bold red") if check.wrong else Text("ok", style="green")
+
+
+def _examine(settings: Settings) -> Iterator[Check]:
+    yield _settings(settings)
+    yield from _modules(settings)
+    yield from _data_dir(settings)
+    checks, store = _store(settings)
+    yield from checks
+    yield from _temporal(settings, store)
+
+
+# ---- the project
+
+
+def _settings(settings: Settings) -> Check:
+    file = settings.config_file
+    overridden = sorted(name for name in os.environ if name.upper().startswith("AMENDS_") and os.environ[name])
+    also = f", overridden by {', '.join(overridden)}" if overridden else ""
+    if file is None:
+        return _ok("settings", f"no settings file in {settings.project_dir} or above{also}")
+    return _ok("settings", f"{file}{also}")
+
+
+def _modules(settings: Settings) -> Iterator[Check]:
+    try:
+        project = load_project(settings)
+    except AmendsError as error:
+        yield _wrong("modules", str(error))
+        return
+    registry = project.registry
+    counts = f"{len(registry.sagas)} sagas, {len(registry.steps)} steps, {len(project.aggregates)} aggregates"
+    yield _ok("modules", counts) if registry.sagas else _wrong("modules", f"{counts}; define one: name = Saga(...)")
+    for path in project.loaded.hidden:
+        found = f"{path} cannot be imported: another module of that name comes first; rename it if it is needed"
+        yield _wrong("modules", found)
+
+
+# ---- the store
+
+
+def _data_dir(settings: Settings) -> Iterator[Check]:
+    path = settings.data_dir
+    if not path.exists():
+        parent = next(each for each in path.parents if each.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield _ok("data_dir", f"{path} is not there yet; it is made when it is needed")
+        else:
+            yield _wrong("data_dir", f"{path} cannot be made: {parent} may not be written; set data_dir")
+    elif not path.is_dir():
+        yield _wrong("data_dir", f"{path} is not a directory; remove it or set data_dir")
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        yield _wrong("data_dir", f"{path} may not be written by this user; change its permissions")
+    else:
+        yield _ok("data_dir", f"{path} can be written")
+
+
+def _store(settings: Settings) -> tuple[list[Check], _Store | None]:
+    path = sqlite_file(settings)
+    if path is not None and not path.exists():
+        return [_absent(settings, path)], None
+    checks: list[Check] = []
+    if path is not None:
+        checks += _permissions(path)
+    try:
+        with open_for_reading(settings) as journal:
+            from amends.aggregates.migrations_sql import HEAD_REVISION  # noqa: PLC0415 - imports the database
+
+            open_runs = journal.runs_blocking(RunQuery(statuses=_OPEN, limit=_MOST + 1))
+            waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
+            store_id = journal.store_id
+    except AmendsError as error:
+        return [*checks, _wrong("store", str(error))], None
+    found = f"{settings.safe_store_url} can be read, schema {HEAD_REVISION}, identity {store_id}"
+    look = "; look at them: amends list --status needs_attention" if waiting else ""
+    checks += [
+        _ok("store", found),
+        _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
+        _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
+    ]
+    return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs))
+
+
+def _count(runs: Sequence[RunSummary]) -> str:
+    return f"more than {_MOST}" if len(runs) > _MOST else str(len(runs))
+
+
+def _oldest(runs: Sequence[RunSummary]) -> str:
+    if not 0 < len(runs) <= _MOST:
+        return ""
+    now_ms = time.time_ns() // 1_000_000
+    return f", the oldest ({runs[-1].run_id}) accepted {ago(runs[-1].started_ms, now_ms)}"
+
+
+def _absent(settings: Settings, path: Path) -> Check:
+    made_for_us = path.parent == settings.data_dir
+    if made_for_us or path.parent.is_dir():
+        return _ok("store", f"{path} is not there yet; the first run makes it")
+    return _wrong("store", f"{path}: there is no directory {path.parent}; make it or set store_url")
+
+
+def _permissions(path: Path) -> Iterator[Check]:
+    for needed in (path, path.parent):
+        if not os.access(needed, os.R_OK | os.W_OK):
+            found = f"{needed} may not be written by this user: runs cannot go on; change its permissions"
+            yield _wrong("store", found)
+    if path.is_file() and path.stat().st_mode & _OTHERS:
+        mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
+        yield _wrong("store", f"{path} has mode {mode}, others may use it; chmod 600 {path}")
+
+
+# ---- Temporal
+
+
+def _temporal(settings: Settings, store: _Store | None) -> Iterator[Check]:
+    from amends.cli.reach_temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.server_temporal import dev_running, find_binary  # noqa: PLC0415 - as above
+
+    reach = asyncio.run(look_at_temporal(settings, PATIENCE))
+    embedded = reach.target is None or reach.target.embedded
+    if embedded and reach.server is None:
+        try:
+            yield _ok("temporal", f"none is configured; the embedded one is {find_binary()}")
+        except AmendsError as error:
+            yield _wrong("temporal", str(error))
+        if (settings.data_dir / "server.json").exists():
+            found = "the embedded server was lost: nothing answers where server.json says; amends dev starts it again"
+            yield _wrong("temporal", found)
+    yield _server(reach)
+    if embedded:
+        holder = _holder(settings.data_dir) if dev_running(settings.data_dir) else None
+        found = f"`amends dev` (process {holder}) serves {settings.data_dir}" if holder else "no `amends dev` runs here"
+        yield _ok("lock", found)
+    yield from _workers(settings, reach, store)
+
+
+def _server(reach: "Reach") -> Check:
+    from amends.cli.reach_temporal import NOTHING_RUNS  # noqa: PLC0415 - as above
+
+    if reach.target is None:
+        # That nothing runs is no fault by itself: `amends run` starts what it needs.
+        return Check("temporal", wrong=reach.problem != NOTHING_RUNS, found=str(reach.problem))
+    if reach.client is None:
+        return _wrong("temporal", reach.problem or f"{reach.target.address} does not answer")
+    what = "embedded server" if reach.target.embedded else "configured server"
+    pages = f", pages at {reach.server.ui_url}" if reach.server else ""
+    found = f"{what} at {reach.target.address} answers, namespace {reach.target.namespace}{pages}"
+    return _ok("temporal", found)
+
+
+def _holder(data_dir: Path) -> str:
+    try:
+        return (data_dir / "dev.lock").read_text(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _workers(settings: Settings, reach: "Reach", store: _Store | None) -> Iterator[Check]:
+    queue = f"queue {settings.task_queue!r}"
+    if not reach.workers and store is not None and store.for_workers:
+        yield _wrong("workers", f"none polls {queue}, and runs are open; start one: amends worker (or amends dev)")
+    elif not reach.workers:
+        yield _ok("workers", f"none polls {queue}; `amends run` brings its own, `amends worker` starts one")
+    for worker in reach.workers:
+        if store is not None and worker.store_id not in {None, store.store_id}:
+            found = f"{worker.name} polls {queue} with another store ({worker.store_id}); give both the same store_url"
+            yield _wrong("workers", found)
+        elif worker.store_id is None:
+            yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
+        else:
+            yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")

@@ -1,0 +1,172 @@
+"""`amends show`: how one run stands, from its facts; of an open one also whether anybody drives it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from amends.aggregates.facts import AttentionRequested, Fact
+from amends.aggregates.record import RunRecord
+from amends.cli.answer import print_json, screen
+from amends.cli.driving import Driving
+from amends.cli.exit_codes import ExitCode
+from amends.cli.reading import open_for_reading, record_of
+from amends.cli.render import (
+    STATUS_STYLES,
+    Cell,
+    Column,
+    clip,
+    duration,
+    escaped,
+    fields,
+    json_text,
+    moment,
+    node_style,
+    styled,
+    table,
+)
+from amends.cli.settings import Settings
+from amends.cli.views import (
+    Next,
+    NodeView,
+    attention_of,
+    next_steps,
+    node_json,
+    node_views,
+    record_json,
+    still_to_undo,
+)
+from amends.cli.wiring import settings_of
+
+__all__ = ["show"]
+
+_INPUT_CHARS = 300
+_LINE_CHARS = 1_000
+_TEMPORAL = "temporal"
+
+_COLUMNS = (
+    Column("#", 3),
+    Column("step", 10, copied=True),
+    Column("kind", 6),
+    Column("role", 6),
+    Column("state", 13),
+    Column("attempts", 8),
+    Column("result or error", 10),
+)
+
+
+def show(
+    ctx: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """Show how a run stands.
+
+    What is done and what remains by its plan, the last error, what comes next and when, what is open and why when it
+    needs attention, and whether anybody drives it when it is not closed.
+    """
+    settings = settings_of(ctx)
+    with open_for_reading(settings) as journal:
+        record = record_of(journal, run_id)
+        facts = [fact for fact in journal.facts_blocking(run_id) if fact.position <= record.state.position]
+        store_id = journal.store_id
+    driving = None if record.state.closed else _driving(settings, record, store_id)
+    now_ms = time.time_ns() // 1_000_000
+    if as_json:
+        print_json(_as_json(record, facts, driving, now_ms))
+    else:
+        shown = screen()
+        shown.show(*_layout(record, facts, driving, now_ms, shown.width))
+    return ExitCode.OK
+
+
+def _driving(settings: Settings, record: RunRecord, store_id: str) -> Driving:
+    if record.started.driver != _TEMPORAL:
+        return Driving(f"driven by the process that started it ({record.started.driver}), which may have ended")
+    from amends.cli.reach_temporal import driving_of  # noqa: PLC0415 - imports Temporal, which closed runs do not need
+
+    return asyncio.run(driving_of(settings, record.run_id, store_id))
+
+
+def _as_json(record: RunRecord, facts: Sequence[Fact], driving: Driving | None, now_ms: int) -> dict[str, object]:
+    attention = attention_of(record, facts)
+    return {
+        **record_json(record),
+        "nodes": [node_json(view) for view in node_views(record, facts)],
+        "next": [step._asdict() for step in next_steps(record.state, now_ms)],
+        "still_to_undo": [list(group) for group in still_to_undo(record.state)],
+        "attention": attention and {"nodes": list(attention.nodes), "reason": attention.reason},
+        "driving": driving and driving.as_json(),
+    }
+
+
+def _layout(
+    record: RunRecord, facts: Sequence[Fact], driving: Driving | None, now_ms: int, width: int
+) -> list[RenderableType]:
+    state = record.state
+    nodes = node_views(record, facts)
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (record.run_id, "bold"), "  ", (state.status.value, STATUS_STYLES[state.status]), overflow="fold"
+        ),
+        "",
+        fields(_about(record, now_ms), width),
+        "",
+        table(_COLUMNS, [_row(view) for view in nodes], width),
+    ]
+    more: list[tuple[str, Cell | None]] = []
+    if record.error is not None:
+        more.append(("last error", clip(record.error, _LINE_CHARS)))
+    if (attention := attention_of(record, facts)) is not None:
+        more += _attention(attention, nodes)
+    more += [("next" if at == 0 else "", _next_line(step, now_ms)) for at, step in enumerate(next_steps(state, now_ms))]
+    if undo := still_to_undo(state):
+        more.append(("to undo", ", then ".join(" and ".join(group) for group in undo)))
+    if driving is not None:
+        more.append(("driver", clip(driving.text, _LINE_CHARS)))
+    return [*parts, "", fields(more, width)] if more else parts
+
+
+def _about(record: RunRecord, now_ms: int) -> list[tuple[str, Cell | None]]:
+    started = record.started
+    state = record.state
+    zone = None  # the local one
+    taken = duration((state.updated_ms if state.closed else now_ms) - state.started_ms)
+    return [
+        ("saga", started.saga),
+        ("accepted", f"{moment(state.started_ms, zone)} by {escaped(started.actor)}"),
+        ("took" if state.closed else "open for", taken),
+        ("keys", ", ".join(f"{field}={value}" for field, value in started.keys.items())),
+        ("input", clip(json_text(started.input), _INPUT_CHARS)),
+        ("position", f"{state.position} (amends history {record.run_id})"),
+    ]
+
+
+def _row(view: NodeView) -> tuple[Cell, ...]:
+    return (
+        view.place,
+        view.node.name,
+        view.node.kind.value,
+        view.node.role.value,
+        styled(view.state.status.value, node_style(view.state.status)),
+        view.attempts_text,
+        view.said,
+    )
+
+
+def _attention(attention: AttentionRequested, nodes: Sequence[NodeView]) -> list[tuple[str, Cell | None]]:
+    lines: list[tuple[str, Cell | None]] = [("attention", styled(attention.reason, "bold"))]
+    open_nodes = [view for view in nodes if view.node.name in attention.nodes]
+    for at, view in enumerate(open_nodes):
+        said = f": {clip(view.error, _LINE_CHARS)}" if view.error else ""
+        lines.append(("open" if at == 0 else "", f"{view.node.name} is {view.state.status.value}{said}"))
+    return lines
+
+
+def _next_line(step: Next, now_ms: int) -> str:
+    when = "now" if step.due_ms is None else f"in {duration(step.due_ms - now_ms)}"
+    return f"{step.node}: {step.what} {when}" if step.node else f"{step.what} {when}"

@@ -1,0 +1,114 @@
+"""Opening the store to look at it: nothing is created or written, and neither modules nor Temporal are needed."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.errors import NotFoundError, UnreachableError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.record import RunRecord
+from amends.cli.settings import Settings
+from amends.sagas.start import check_run_id
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from amends.aggregates.journal_sql import SqlJournal
+
+__all__ = ["codec_of", "open_for_reading", "record_of", "require_store", "sqlite_file", "store_engine"]
+
+_SQLITE = "sqlite:///"
+_LOOKED_AT = 1_000
+_NEAR = 3
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """Give the store's file; `None` when it is not SQLite."""
+    url = settings.store_url
+    return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else None
+
+
+def require_store(settings: Settings) -> None:
+    """Make sure that there is something to read.
+
+    Raises:
+        UnreachableError: The SQLite file has not been made yet.
+    """
+    path = sqlite_file(settings)
+    if path is not None and not path.exists():
+        raise UnreachableError(
+            f"store {settings.safe_store_url!r} does not exist yet; the first `amends run` or `amends dev` makes it, "
+            f"or correct store_url"
+        )
+
+
+@contextmanager
+def store_engine(settings: Settings) -> Iterator["Engine"]:
+    """Give the store's engine, read-only, whatever its schema.
+
+    Raises:
+        InputError: The URL cannot be used.
+        UnreachableError: There is no store yet, or it cannot be read.
+    """
+    from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - imports the database
+
+    require_store(settings)
+    engine = create_store_engine(settings.store_url, readonly=True)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
+    """Open the configured store, read-only.
+
+    Raises:
+        InputError: The URL cannot be used.
+        UnreachableError: There is no store yet, or it cannot be read.
+        JournalError: Its schema is not this version's.
+    """
+    from amends.aggregates.journal_sql import SqlJournal  # noqa: PLC0415 - imports the database
+    from amends.aggregates.migrations_sql import ensure_schema  # noqa: PLC0415 - as above
+
+    with store_engine(settings) as engine:
+        journal = SqlJournal(engine, codec_of(()), ensure_schema(engine))
+        try:
+            yield journal
+        finally:
+            journal.close_blocking()
+
+
+def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
+    """Make what reads the facts, and the events of these aggregates."""
+    codec = EventCodec()
+    for aggregate in aggregates:
+        codec.register(aggregate)
+    return codec
+
+
+def record_of(journal: "SqlJournal", run_id: str) -> RunRecord:
+    """Read a run's record.
+
+    Raises:
+        InputError: No run can have this id.
+        NotFoundError: There is no such run; the message names ids that are nearly the same.
+    """
+    record = journal.record_blocking(check_run_id(run_id))
+    if record is None:
+        known = [row.run_id for row in journal.runs_blocking(RunQuery(limit=_LOOKED_AT))]
+        raise NotFoundError(f"no run has the id {run_id!r} in this store; {_suggestion(run_id, known)}")
+    return record
+
+
+def _suggestion(run_id: str, known: Sequence[str]) -> str:
+    if not known:
+        return "it has no runs yet"
+    near = [each for each in known if each.startswith(run_id)][:_NEAR]
+    near = near or difflib.get_close_matches(run_id, known, n=_NEAR, cutoff=0.7)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else "`amends list` lists those there are"

@@ -1,0 +1,56 @@
+"""Where a command's words go: answers to stdout, remarks and errors to stderr, one line each."""
+
+import logging
+import os
+import sys
+from typing import TextIO
+
+from amends.aggregates.roundtrip import one_line
+
+__all__ = ["log_to_stderr", "note", "say", "silence_logs"]
+
+
+def say(line: str = "") -> None:
+    """Write a line of the command's answer; what cannot be printed in it is masked."""
+    _write(sys.stdout, _printable(line))
+
+
+def note(line: str) -> None:
+    """Write a remark beside the answer: `amends: ...` on stderr."""
+    _write(sys.stderr, f"amends: {one_line(line)}")
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    if stream is not None:  # None where it was closed before we started
+        stream.write(f"{line}\n")
+        stream.flush()
+
+
+def _printable(line: str) -> str:
+    # Unlike `one_line` this keeps runs of spaces: lines are aligned.
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+class _Lines(logging.Handler):
+    """Writes each record as one remark, without traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def log_to_stderr() -> None:
+    """Have warnings of workers appear on stderr, one line each."""
+    _route(_Lines(logging.WARNING))
+
+
+def silence_logs() -> None:
+    """Keep logs of libraries off the screen: the command says by itself what matters."""
+    _route(logging.NullHandler())
+
+
+def _route(handler: logging.Handler) -> None:
+    # Full logs with tracebacks, as Python has them, for who looks for a fault of ours.
+    if os.environ.get("AMENDS_DEBUG"):
+        logging.basicConfig(level=logging.INFO)
+    else:
+        logging.getLogger().handlers[:] = [handler]

@@ -1,0 +1,157 @@
+"""The inputs of `amends run`: from the command line, standard input or a file; all valid before anything is started.
+
+Every line of a `.jsonl` file is the input of one run. Its run's id is made of the file's name and a hash of the input
+(or a field of it), so that running the same file again finds the runs that were started, whatever lines were added or
+moved: an interrupted file is finished, not repeated.
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.roundtrip import shorten
+from amends.sagas.registry import Registry
+from amends.sagas.saga import Saga
+from amends.sagas.start import prepare_start, read_input
+from amends.sagas.starting_temporal import DRIVER
+
+__all__ = ["ACTOR", "Job", "read_jobs"]
+
+ACTOR = "cli"
+"""Who starts runs from the command line, as the journal shows it."""
+
+_HASH_CHARS = 12
+_NAME_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run to start.
+
+    Attributes:
+        run_id: Its id.
+        value: Its validated input.
+        place: Where the input stands, such as `orders.jsonl:3`; empty when it is the only one.
+    """
+
+    run_id: str
+    value: object
+    place: str = ""
+
+
+def read_jobs(
+    registry: Registry, saga: Saga[Any], argument: str | None, *, run_id: str | None, id_field: str | None
+) -> list[Job]:
+    """Read and validate everything that is to be started.
+
+    Args:
+        registry: Where the saga is known.
+        saga: The saga.
+        argument: JSON, `@file.json`, `@file.jsonl`, or `-` for standard input; `None` for an empty object.
+        run_id: Id of the run, or the beginning of all ids of a `.jsonl` file; `None` to make one.
+        id_field: Field of the input whose value is the id; `None` for none.
+
+    Raises:
+        InputError: An input or id cannot be accepted, named with its line; nothing was started.
+    """
+    if argument is not None and argument.startswith("@") and argument.endswith(".jsonl"):
+        return _jobs_of_lines(registry, saga, Path(argument[1:]), prefix=run_id, id_field=id_field)
+    text = _read(argument)
+    value = _validate(registry, saga, text, argument)
+    chosen = run_id
+    if id_field is not None:
+        if run_id is not None:
+            raise InputError("--id and --id-field both name the run; give one of them")
+        chosen = _field(text, id_field)
+    job = Job(chosen if chosen is not None else uuid4().hex, value)
+    _check(registry, saga, job)
+    return [job]
+
+
+def _read(argument: str | None) -> str | bytes:
+    if argument is None:
+        return "{}"
+    if argument == "-":
+        return sys.stdin.buffer.read()
+    return _read_file(Path(argument[1:])) if argument.startswith("@") else argument
+
+
+def _validate(registry: Registry, saga: Saga[Any], text: str | bytes, argument: str | None) -> object:
+    try:
+        return read_input(registry, saga, text)
+    except InputError as error:
+        if argument is not None and argument not in {"", "-"} and argument[0] not in "@{[" and Path(argument).is_file():
+            raise InputError(f"input {argument!r} is the name of a file; write @{argument} to read it") from None
+        if argument is None:
+            raise InputError(f"{error} (no input was given)") from None
+        raise
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"input file {str(path)!r} cannot be read ({reason}); name one that you may read") from None
+
+
+def _jobs_of_lines(
+    registry: Registry, saga: Saga[Any], path: Path, *, prefix: str | None, id_field: str | None
+) -> list[Job]:
+    begin = f"{prefix}-" if prefix is not None else "" if id_field is not None else f"{_name(path)}-"
+    jobs: dict[str, Job] = {}
+    seen: Counter[str] = Counter()
+    for place, line in _lines(path):
+        try:
+            value = read_input(registry, saga, line)
+            if id_field is not None:
+                run_id = begin + _field(line, id_field)
+            else:
+                digest = _digest(line)
+                seen[digest] += 1
+                run_id = f"{begin}{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
+            job = Job(run_id, value, place)
+            _check(registry, saga, job)
+        except InputError as error:
+            raise InputError(f"{place}: {error}; nothing was started") from None
+        if (first := jobs.setdefault(run_id, job)) is not job:
+            raise InputError(f"{place}: id {run_id!r} is that of {first.place} already; nothing was started")
+    if not jobs:
+        raise InputError(f"input file {str(path)!r} has no lines; write one input on each")
+    return list(jobs.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(_read_file(path).splitlines(), start=1):
+        if line.strip():
+            yield f"{path.name}:{number}", line
+
+
+def _name(path: Path) -> str:
+    """Make the beginning of run ids from a file's name."""
+    name = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "-" for char in path.stem)
+    return name.lstrip("_-")[:_NAME_CHARS] or "line"
+
+
+def _digest(line: bytes) -> str:
+    """Identify an input, however its line is spaced and its fields are ordered."""
+    return hashlib.sha256(json.dumps(json.loads(line), sort_keys=True).encode()).hexdigest()[:_HASH_CHARS]
+
+
+def _field(text: str | bytes, name: str) -> str:
+    value = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
+    found = value.get(name) if isinstance(value, dict) else None
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        raise InputError(f"--id-field {name}: its value {shorten(found)} is no id; it must be a text or a whole number")
+    return str(found)
+
+
+def _check(registry: Registry, saga: Saga[Any], job: Job) -> None:
+    prepare_start(registry, saga, job.value, run_id=job.run_id, driver=DRIVER, actor=ACTOR)

@@ -1,0 +1,172 @@
+"""Where `amends run` finds Temporal and a worker, and what happens around a run while it is waited for.
+
+A configured Temporal has workers of its own, and nothing is accepted unless one of them polls. The embedded server has
+the worker of `amends dev`, if that runs; otherwise this process starts the server and serves the run by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from amends.aggregates.errors import UnreachableError, WrongStoreError
+from amends.aggregates.journal_sql import SqlJournal
+from amends.cli.remarks import note
+from amends.cli.run_inputs import ACTOR
+from amends.cli.settings import Settings
+from amends.cli.wiring import Project, Temporal, keep_alive, serve, use_configured, use_embedded
+from amends.sagas.client_temporal import Client
+from amends.sagas.connection_temporal import configured_target
+from amends.sagas.server_temporal import dev_running
+from amends.sagas.starting_temporal import pollers
+
+__all__ = ["Session", "StoppedError", "open_session"]
+
+T = TypeVar("T")
+
+_LOOK_S = 0.2
+_DEV_LOOK_S = 1.0
+# `amends dev` holds its lock from the start; its worker polls a moment later.
+_DEV_GRACE_S = 5.0
+
+
+class StoppedError(Exception):
+    """Somebody asked the command to stop."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Temporal, with somebody who does the work.
+
+    Attributes:
+        client: Starts runs and reads what became of them.
+        alone: Whether the work is done by this process, and stops with it.
+    """
+
+    client: Client
+    alone: bool
+    _project: Project
+    _journal: SqlJournal
+    _temporal: Temporal
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of an open run when this command ends."""
+        return "it goes on when a worker runs again: amends dev" if self.alone else "it goes on; see: amends list"
+
+    async def during(self, work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+        """Do something while the parts are kept running.
+
+        Args:
+            work: What to do.
+            stop: Ends it.
+
+        Raises:
+            StoppedError: It was asked to stop.
+            UnreachableError: A part went away and could not be started again.
+        """
+        main = asyncio.create_task(work)
+        watches = [
+            asyncio.create_task(_stopped(stop)),
+            asyncio.create_task(
+                keep_alive(self._temporal, lambda: note("the Temporal server was gone; started again"))
+            ),
+        ]
+        if not self.alone and self._temporal.server is not None:
+            watches.append(asyncio.create_task(self._stand_in()))
+        try:
+            await asyncio.wait([main, *watches], return_when=asyncio.FIRST_COMPLETED)
+            if not main.done():
+                for watch in watches:
+                    if watch.done():
+                        watch.result()
+            return await main
+        finally:
+            for task in (main, *watches):
+                task.cancel()
+            await asyncio.gather(main, *watches, return_exceptions=True)
+
+    async def _stand_in(self) -> None:
+        """Do the work here when `amends dev` ends before the run does."""
+        while dev_running(self._project.settings.data_dir):  # noqa: ASYNC110 - it ends in another process
+            await asyncio.sleep(_DEV_LOOK_S)
+        note("amends dev has ended; this process goes on with the run")
+        async with serve(self._project, self._journal, self._temporal):
+            await asyncio.Event().wait()
+
+
+def _say_restarted() -> None:
+    note("the Temporal server was gone; started again")
+
+
+async def _stopped(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise StoppedError
+
+
+@asynccontextmanager
+async def open_session(
+    project: Project, journal: SqlJournal, *, patience_s: float | None, detach: bool
+) -> AsyncIterator[Session]:
+    """Find Temporal and make sure that somebody does the work.
+
+    Args:
+        project: The sagas.
+        journal: The store.
+        patience_s: How long to wait for a worker, in seconds; `None` for not at all.
+        detach: Whether this process will not stay to do the work.
+
+    Raises:
+        UnreachableError: A part cannot be reached, or no worker polls; nothing was accepted.
+        WrongStoreError: Only workers of another store poll; nothing was accepted.
+    """
+    settings = project.settings
+    configured = configured_target() is not None
+    dev = not configured and dev_running(settings.data_dir)
+    if detach and not configured and not dev:
+        raise UnreachableError(
+            "--detach leaves the run to a worker, and none runs; start amends dev first; nothing was accepted"
+        )
+    async with AsyncExitStack() as stack:
+        found = await stack.enter_async_context(use_configured() if configured else use_embedded(settings))
+        alone = not configured and not dev
+        if alone:
+            await stack.enter_async_context(serve(project, journal, found))
+        else:
+            await _await_worker(settings, journal, found, patience_s, grace_s=_DEV_GRACE_S if dev else 0)
+        client = Client(
+            journal,
+            found.client,
+            project.registry,
+            task_queue=settings.task_queue,
+            actor=ACTOR,
+            # A worker of this process takes the first task at once.
+            eager=alone,
+        )
+        yield Session(client, alone, project, journal, found)
+
+
+async def _await_worker(
+    settings: Settings, journal: SqlJournal, temporal: Temporal, patience_s: float | None, *, grace_s: float
+) -> None:
+    loop, queue = asyncio.get_running_loop(), settings.task_queue
+    began = loop.time()
+    while True:
+        seen = await pollers(temporal.client, queue)
+        if any(poller.store_id == journal.store_id for poller in seen):
+            return
+        others = [poller for poller in seen if poller.store_id is not None]
+        waited = loop.time() - began
+        if others and waited >= grace_s:
+            raise WrongStoreError(
+                f"the worker {others[0].name} on task queue {queue!r} of Temporal at {temporal.address} writes to "
+                f"store {others[0].store_id}, but {settings.safe_store_url} is store {journal.store_id}; "
+                f"give both the same store_url; nothing was accepted"
+            )
+        if waited >= max(grace_s, patience_s or 0):
+            raise UnreachableError(
+                f"no worker polls task queue {queue!r} of Temporal at {temporal.address}; "
+                f"start one: amends worker; nothing was accepted"
+            )
+        await asyncio.sleep(_LOOK_S)

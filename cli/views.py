@@ -1,0 +1,341 @@
+"""What is shown of a run: its facts and its record, as rows for people and as JSON for programs. Pure."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import JsonValue
+
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CompensationAttemptFailed,
+    CompensationExhausted,
+    CompensationStarted,
+    CompensationSucceeded,
+    Fact,
+    NodeFact,
+    ProbeAttemptFailed,
+    SagaFailed,
+    SagaStarted,
+    StepAttemptFailed,
+    StepFailed,
+    StepInDoubt,
+    StepRejected,
+    StepStarted,
+    StepSucceeded,
+)
+from amends.aggregates.plan import PlanNode, RetryPolicy
+from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.cli.render import Column, clip, duration, json_text
+from amends.compensations.undo import undo_order
+from amends.sagas.decide import Decision, RunCompensation, RunProbe, RunStep, WaitUntil, decide
+
+__all__ = [
+    "TIMELINE",
+    "Next",
+    "NodeView",
+    "attention_of",
+    "fact_json",
+    "next_steps",
+    "node_json",
+    "node_views",
+    "record_json",
+    "still_to_undo",
+    "summary_json",
+    "timeline_row",
+    "timeline_widths",
+]
+
+_DETAIL_CHARS = 80
+_UNDO_FACTS = (CompensationStarted, CompensationSucceeded, CompensationAttemptFailed, CompensationExhausted)
+
+
+# ---- runs
+
+
+def summary_json(summary: RunSummary) -> dict[str, JsonValue]:
+    """Give a run's row as JSON; times are in milliseconds since the epoch."""
+    return {**summary._asdict(), "status": summary.status.value, "keys": dict(summary.keys)}
+
+
+def record_json(record: RunRecord) -> dict[str, JsonValue]:
+    """Give what a run is, apart from its nodes, as JSON."""
+    return {**summary_json(record.summary), "input": record.started.input, "actor": record.started.actor}
+
+
+# ---- nodes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node of a run's plan, planned next to done.
+
+    Attributes:
+        place: Its stage, from 1, and within a parallel group its place there, such as `2.1`.
+        node: What is planned.
+        state: Where it stands.
+        attempts: Attempts of the step that were begun.
+        undo_attempts: Attempts to undo it that were begun.
+        begun_ms: The driver's time of its first fact, in milliseconds since the epoch; `None` when it has none.
+        last_ms: The same of its last one.
+        result: What it returned, in a tuple of one; empty when it has not succeeded.
+        error: The last error or refusal that its facts speak of; `None` when there was none.
+    """
+
+    place: str
+    node: PlanNode
+    state: NodeState
+    attempts: int
+    undo_attempts: int
+    begun_ms: int | None
+    last_ms: int | None
+    result: tuple[JsonValue, ...]
+    error: str | None
+
+    @property
+    def attempts_text(self) -> str:
+        """Attempts made of those allowed, such as `2 of 5, undo 1 of 10`; empty when none was made."""
+        parts = [_of(self.attempts, self.node.retry)] if self.attempts else []
+        if self.undo_attempts and self.node.undo is not None:
+            parts.append(f"undo {_of(self.undo_attempts, self.node.undo.retry)}")
+        return ", ".join(parts)
+
+    @property
+    def said(self) -> str:
+        """What the node has to say for itself: its result, or why there is none; shortened."""
+        undone = self.state.status is NodeStatus.UNDONE
+        if self.error is not None and (not self.result or not undone):
+            return clip(self.error, _DETAIL_CHARS)
+        return clip(json_text(self.result[0]), _DETAIL_CHARS) if self.result else ""
+
+
+def _of(made: int, retry: RetryPolicy) -> str:
+    return str(made) if retry.max_attempts is None else f"{made} of {retry.max_attempts}"
+
+
+def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]:
+    """Give every node of the plan, in its order.
+
+    Args:
+        record: The run.
+        facts: All of its facts.
+    """
+    of_node: defaultdict[str, list[NodeFact]] = defaultdict(list)
+    for fact in facts:
+        if isinstance(fact, NodeFact):
+            of_node[fact.node].append(fact)
+    views: list[NodeView] = []
+    for number, stage in enumerate(record.state.plan.stages, 1):
+        for member, node in enumerate(stage.nodes, 1):
+            place = str(number) if len(stage.nodes) == 1 else f"{number}.{member}"
+            views.append(_node_view(place, node, record, of_node[node.name]))
+    return tuple(views)
+
+
+def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[NodeFact]) -> NodeView:
+    heads = [(fact, fact.head) for fact in facts]
+    done = [head.attempt for fact, head in heads if not isinstance(fact, (*_UNDO_FACTS, ProbeAttemptFailed))]
+    undone = [head.attempt for fact, head in heads if isinstance(fact, _UNDO_FACTS)]
+    errors = [error for fact in facts if (error := _error(fact)) is not None]
+    return NodeView(
+        place=place,
+        node=node,
+        state=record.state.node(node.name),
+        attempts=max(done, default=0),
+        undo_attempts=max(undone, default=0),
+        begun_ms=facts[0].as_of_ms if facts else None,
+        last_ms=facts[-1].as_of_ms if facts else None,
+        result=(record.results[node.name],) if node.name in record.results else (),
+        error=errors[-1] if errors else None,
+    )
+
+
+def node_json(view: NodeView) -> dict[str, JsonValue]:
+    """Give a node as JSON: what is planned, and what became of it."""
+    return {
+        "place": view.place,
+        "name": view.node.name,
+        "step": view.node.step,
+        "kind": view.node.kind.value,
+        "role": view.node.role.value,
+        "undoable": view.node.undo is not None,
+        "status": view.state.status.value,
+        "attempts": view.attempts,
+        "max_attempts": view.node.retry.max_attempts,
+        "undo_attempts": view.undo_attempts,
+        "max_undo_attempts": view.node.undo.retry.max_attempts if view.node.undo else None,
+        "due_ms": view.state.due_ms,
+        "begun_ms": view.begun_ms,
+        "last_ms": view.last_ms,
+        "has_result": bool(view.result),
+        "result": view.result[0] if view.result else None,
+        "error": view.error,
+    }
+
+
+# ---- what comes next
+
+
+class Next(NamedTuple):
+    """What a run waits for at one node.
+
+    Attributes:
+        node: The node; empty when it is about the run.
+        what: What will happen, in a few words.
+        due_ms: When, in milliseconds since the epoch; `None` for at once.
+    """
+
+    node: str
+    what: str
+    due_ms: int | None
+
+
+def next_steps(state: RunState, now_ms: int) -> tuple[Next, ...]:
+    """Say what happens next in a run; nothing when it is closed.
+
+    Args:
+        state: The run's state.
+        now_ms: The present time, in milliseconds since the epoch.
+    """
+    return tuple(_next(state, decision) for decision in decide(state, now_ms))
+
+
+def _next(state: RunState, decision: Decision) -> Next:
+    match decision:
+        case RunStep(node, attempt):
+            return Next(node, f"attempt {_planned(attempt, state.plan.nodes[node].retry)}", None)
+        case RunProbe(node, attempt):
+            return Next(node, f"asking whether it happened, attempt {attempt}", None)
+        case RunCompensation(node, attempt):
+            undo = state.plan.nodes[node].undo
+            return Next(node, f"undo attempt {_planned(attempt, undo.retry) if undo else attempt}", None)
+        case WaitUntil(node, due_ms):
+            return Next(node, _waiting(state.plan.nodes[node], state.node(node)), due_ms)
+        case _:
+            return Next(getattr(decision, "node", ""), "the driver writes down what follows", None)
+
+
+def _planned(attempt: int, retry: RetryPolicy) -> str:
+    return _of(attempt, retry)
+
+
+def _waiting(node: PlanNode, at: NodeState) -> str:
+    undo = node.undo.retry if node.undo else node.retry
+    match at.status:
+        case NodeStatus.STARTED:
+            return f"attempt {_of(at.attempt, node.retry)} is under way; its claim ends"
+        case NodeStatus.UNDO_STARTED:
+            return f"undo attempt {_of(at.attempt, undo)} is under way; its claim ends"
+        case NodeStatus.UNDO_WAITING:
+            return f"undo attempt {_of(at.attempt + 1, undo)}"
+        case NodeStatus.PROBE_WAITING:
+            return f"asking whether it happened, attempt {at.attempt + 1}"
+        case _:
+            return f"attempt {_of(at.attempt + 1, node.retry)}"
+
+
+def still_to_undo(state: RunState) -> tuple[tuple[str, ...], ...]:
+    """Name what a compensating run has still to undo, in order; each inner tuple runs together."""
+    return undo_order(state) if state.status is RunStatus.COMPENSATING else ()
+
+
+def attention_of(record: RunRecord, facts: Sequence[Fact]) -> AttentionRequested | None:
+    """Give the fact that says what an operator has to decide about; `None` when there is nothing."""
+    if record.state.status is not RunStatus.NEEDS_ATTENTION:
+        return None
+    return next((fact for fact in reversed(facts) if isinstance(fact, AttentionRequested)), None)
+
+
+# ---- the timeline
+
+
+TIMELINE = (
+    Column("#", 3, right=True),
+    Column("since start", 11, right=True),
+    Column("fact", 12),
+    Column("node", 8),
+    Column("attempt", 7, right=True),
+    Column("key", 12, copied=True),
+    Column("cause", 5, right=True),
+    Column("detail", 16),
+)
+"""Columns of a run's history."""
+
+
+def timeline_row(fact: Fact, started_ms: int, *, whole: bool) -> tuple[str, ...]:
+    """Give a fact as a row of `TIMELINE`.
+
+    Args:
+        fact: The fact.
+        started_ms: When the run was accepted, in milliseconds since the epoch.
+        whole: Whether keys are written with the run's id that all of them begin with.
+    """
+    head = fact.head
+    key = getattr(fact, "key", "")
+    cause = fact.causation_id or ""
+    return (
+        str(fact.position),
+        f"+{duration(fact.as_of_ms - started_ms)}",
+        fact.kind,
+        _nodes(fact),
+        str(head.attempt) if head.attempt else "",
+        key if whole else key.removeprefix(fact.run_id),
+        # The facts of a run cause each other; then the position says it.
+        cause.removeprefix(f"{fact.run_id}:") if cause.startswith(f"{fact.run_id}:") else cause,
+        clip(_detail(fact), _DETAIL_CHARS),
+    )
+
+
+def timeline_widths(nodes: Sequence[str], run_id: str, *, whole: bool) -> tuple[int, ...]:
+    """Tell how wide the columns of `TIMELINE` can become, for a timeline that is printed as it happens.
+
+    Args:
+        nodes: The nodes of the plan.
+        run_id: The run.
+        whole: As for `timeline_row`.
+    """
+    node = max(map(len, nodes))
+    key = len("//undo/0") + node + (len(run_id) if whole else 0)
+    return (5, 13, 25, max(4, node), 7, key, 5, _DETAIL_CHARS)
+
+
+def fact_json(fact: Fact) -> dict[str, Any]:
+    """Give a fact as JSON: everything that the journal holds of it."""
+    return {"position": fact.position, "fact": fact.kind, "id": fact.id, **fact.model_dump(mode="json")}
+
+
+def _nodes(fact: Fact) -> str:
+    if isinstance(fact, AttentionRequested):
+        return ",".join(fact.nodes)
+    return fact.node if isinstance(fact, NodeFact | SagaFailed) else ""
+
+
+def _error(fact: NodeFact) -> str | None:
+    match fact:
+        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
+            return f"{fact.error_type}: {fact.error}"
+        case StepRejected() | StepFailed() | StepInDoubt():
+            return fact.reason
+        case _:
+            return None
+
+
+def _detail(fact: Fact) -> str:
+    match fact:
+        case SagaStarted():
+            return f"{fact.saga} {json_text(fact.input)}"
+        case StepSucceeded():
+            return ("found by the probe: " if fact.probed else "") + json_text(fact.result)
+        case StepStarted() | CompensationStarted():
+            return f"by {fact.worker}"
+        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
+            again = "no more attempts"
+            if fact.retry_at_ms is not None:
+                again = f"again in {duration(max(0, fact.retry_at_ms - fact.as_of_ms))}"
+            return f"{again}; {fact.error_type}: {fact.error}"
+        case StepRejected() | StepFailed() | StepInDoubt() | SagaFailed() | AttentionRequested():
+            return fact.reason
+        case _:
+            return ""

@@ -1,0 +1,140 @@
+"""Projects in temporary directories, and the real program `amends` run in them as a process of its own."""
+
+import os
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import RunStatus
+
+__all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
+
+AMENDS = Path(sysconfig.get_path("scripts")) / "amends"
+
+# A guard against hangs, far above what any command takes; nothing is measured with it.
+_GUARD_S = 45
+
+
+class Ended(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, f"expected one line on stderr, not {len(lines)}:\n{self.err}\n{self.out}"
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+class Started(NamedTuple):
+    """A command that goes on in the background; its output is stdout and stderr together."""
+
+    process: subprocess.Popen[str]
+    lines: list[str]
+
+    def read_until(self, text: str) -> str:
+        """Read its output up to a line that contains a text, and give that line."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"it ended without saying {text!r}: {''.join(self.lines)}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send it a signal, read the rest of what it says, and give its exit status."""
+        self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=_GUARD_S)
+        self.lines.append(rest)
+        return self.process.returncode
+
+
+@dataclass
+class CommandProject:
+    """A project's directory, and an environment in which nothing but it is configured."""
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AMENDS_", "TEMPORAL_"))}
+        # Temporal looks for its own configuration in the home directory.
+        home = str(self.path / "home")
+        self.environment = {**kept, "HOME": home, "XDG_CONFIG_HOME": home, "NO_COLOR": "1", **self.environment}
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the project."""
+        (self.path / name).write_text(text)
+
+    def run(
+        self,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        stdin: str | bytes = b"",
+        prefix: tuple[str, ...] = (),
+    ) -> Ended:
+        """Run the program to its end."""
+        ended = subprocess.run(
+            [*prefix, AMENDS, *arguments],
+            cwd=self.path,
+            env={**self.environment, **(env or {})},
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            timeout=_GUARD_S,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+    @contextmanager
+    def started(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Started]:
+        """Start the program, and kill it at the end if it still runs."""
+        process = subprocess.Popen(
+            [AMENDS, *arguments],
+            cwd=self.path,
+            env={**self.environment, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield Started(process, [])
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.communicate(timeout=_GUARD_S)
+                finally:
+                    process.kill()
+
+    @property
+    def store_url(self) -> str:
+        """The default store."""
+        return f"sqlite:///{self.path / '.amends' / 'events.db'}"
+
+    def open_runs(self, store_url: str | None = None) -> list[RunSummary]:
+        """List the runs of the store that nobody has brought to their end; none where there is no store."""
+        url = store_url or self.store_url
+        if not Path(url.removeprefix("sqlite:///")).exists():
+            return []
+        journal = open_journal(url)
+        try:
+            return journal.runs_blocking(
+                RunQuery(statuses=frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING}), limit=100)
+            )
+        finally:
+            journal.close_blocking()
