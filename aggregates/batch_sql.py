@@ -11,6 +11,7 @@ put back; aggregates are not, so a touched one is dropped and loaded again when 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final
 
 from eventsourcing.persistence import StoredEvent
@@ -99,9 +100,12 @@ class Known:
         """Give a run's record if it is known to be at its head."""
         return None if run_id in self._behind else self.runs.get(run_id)
 
-    def keep(self, batch: "Batch", last_id: int) -> None:
+    def keep(self, batch: "Batch") -> None:
         """Take over what a batch has learned, after its commit."""
-        self._last_id = last_id
+        if self._last_id is not None:
+            # At least this; ids may have been skipped. If so, the next look finds this process's own streams changed,
+            # and at the heads that it knows.
+            self._last_id += len(batch.events)
         for run_id, record in batch.runs.items():
             self._behind.discard(run_id)
             self.runs.pop(run_id, None)
@@ -109,15 +113,17 @@ class Known:
             if record is not None and not record.state.closed:
                 self.runs[run_id] = record
         self.aggregates.update(batch.aggregates)
-        _trim(self.runs, RUNS_KEPT)
+        for run_id in _trim(self.runs, RUNS_KEPT):
+            self._behind.discard(run_id)
         _trim(self.aggregates, AGGREGATES_KEPT)
-        self._behind &= self.runs.keys()
 
 
-def _trim(kept: dict[str, Any], bound: int) -> None:
+def _trim(kept: dict[str, Any], bound: int) -> list[str]:
     """Drop what was not used for the longest time; a dictionary remembers the order of insertion."""
-    for key in list(kept)[: max(0, len(kept) - bound)]:
+    dropped = list(islice(kept, max(0, len(kept) - bound)))
+    for key in dropped:
         del kept[key]
+    return dropped
 
 
 class Batch:
@@ -270,11 +276,8 @@ class Batch:
 
     # ---- the end
 
-    def flush(self) -> int:
+    def flush(self) -> None:
         """Write everything that was staged.
-
-        Returns:
-            The highest notification id.
 
         Raises:
             sqlalchemy.exc.IntegrityError: Somebody wrote to one of the streams without the writer's lock.
@@ -287,7 +290,6 @@ class Batch:
             self._write_index()
         if self.snapshots:
             streams_sql.insert_snapshots(self.connection, self.snapshots)
-        return streams_sql.last_notification_id(self.connection)
 
     def _write_index(self) -> None:
         moved: list[RunSummary] = []
@@ -307,11 +309,11 @@ class Batch:
         if keys:
             write_keys(self.connection, keys)
 
-    def keep(self, last_id: int) -> None:
+    def keep(self) -> None:
         """Hand what was learned to the process's memory, after the commit."""
         for plan in self.new_plans.values():
             self.known.plans.keep(plan)
-        self.known.keep(self, last_id)
+        self.known.keep(self)
 
 
 class Savepoint:

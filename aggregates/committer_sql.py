@@ -242,7 +242,7 @@ class Committer:
                 batch.prefetch(run_id for job in jobs for run_id in job.runs)
             for job in jobs:
                 self._run(job, batch)
-            last_id = batch.flush()
+            batch.flush()
             attempt.doubtful = batch.events
             attempt.committing = True
             self._commits += 1
@@ -250,7 +250,7 @@ class Committer:
                 self._on_commit("before", self._commits)
         if self._on_commit is not None:
             self._on_commit("after", self._commits)
-        batch.keep(last_id)
+        batch.keep()
 
     def _run(self, job: _Job, batch: Batch) -> None:
         job.value, job.error = None, None

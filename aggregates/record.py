@@ -110,7 +110,7 @@ class RunRecord:
         if isinstance(fact, StepSucceeded):
             results = {**results, fact.node: fact.result}
         elif isinstance(fact, NodeFact):
-            error = _error_line(fact) or error
+            error = _error_line(fact, error) or error
         elif isinstance(fact, SagaFailed):
             error = error or f"{fact.node}: {fact.reason}"
         elif isinstance(fact, AttentionRequested):
@@ -170,8 +170,11 @@ def _at(state: RunState) -> tuple[str, ...]:
     return tuple(node.name for node in state.plan.stages[state.cursor].nodes)
 
 
-def _error_line(fact: NodeFact) -> str | None:
+def _error_line(fact: NodeFact, before: str | None) -> str | None:
     match fact:
+        case StepInDoubt() | StepFailed() if before is not None and before.startswith(f"{fact.node}: "):
+            # That the step was given up matters, but not as much as what went wrong with it.
+            return f"{before}; {fact.reason}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
             return f"{fact.node}: {fact.error_type}: {fact.error}"
         case StepRejected() | StepInDoubt() | StepFailed():

@@ -45,12 +45,12 @@ PLAN = (
     Column("step", 10, copied=True),
     Column("kind", 11),
     Column("role", 13),
-    Column("policy", 14),
     Column("undone by", 14),
-    Column("undo policy", 14),
-    Column("probe", 5),
-    Column("input from", 10),
-    Column("runs on", 7),
+    Column("probe", 10),
+    Column("policy", 52, below=True),
+    Column("undo policy", 52, below=True),
+    Column("input from", 10, below=True),
+    Column("runs on", 10, below=True),
 )
 """Columns of a saga's plan."""
 
@@ -82,10 +82,10 @@ def plan_rows(plan: Plan, catalog: Mapping[str, CatalogEntry]) -> list[tuple[str
                     node.name if node.name == node.step else f"{node.name} ({node.step})",
                     node.kind.value,
                     node.role.value,
-                    policy_text(node.retry, node.timeout_ms),
                     undone_by(node, entry),
-                    policy_text(node.undo.retry, node.undo.timeout_ms) if node.undo else "",
                     _function(entry.probe) if entry.probe else "",
+                    policy_text(node.retry, node.timeout_ms),
+                    policy_text(node.undo.retry, node.undo.timeout_ms) if node.undo else "",
                     _function(node.mapping) if node.mapping else "",
                     "the saga's worker" if node.local else node.queue or "",
                 )
@@ -119,14 +119,14 @@ def _function(location: str) -> str:
 CATALOG = (
     Column("step", 10, copied=True),
     Column("kind", 11),
-    Column("guarantee", 13),
-    Column("undone by", 14),
-    Column("undo policy", 14),
+    Column("undone by", 27),
     Column("probe", 10),
-    Column("policy", 14),
-    Column("owner", 6),
-    Column("runbook", 20, copied=True),
-    Column("sagas", 8),
+    Column("guarantee", 34, below=True),
+    Column("policy", 52, below=True),
+    Column("undo policy", 52, below=True),
+    Column("owner", 12, below=True),
+    Column("runbook", 20, copied=True, below=True),
+    Column("sagas", 12, below=True),
 )
 """Columns of the catalog."""
 
@@ -137,11 +137,11 @@ def catalog_row(entry: CatalogEntry) -> tuple[str, ...]:
     return (
         entry.step,
         entry.kind.value,
-        entry.guarantee.value,
         entry.undone_by,
-        policy_text(entry.undo.retry, entry.undo.timeout_ms) if entry.undo else "",
         probe,
+        entry.guarantee.value,
         policy_text(entry.retry, entry.timeout_ms),
+        policy_text(entry.undo.retry, entry.undo.timeout_ms) if entry.undo else "",
         entry.owner or "",
         entry.runbook or "",
         ", ".join(entry.sagas) or "none",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "check", "rebuild", "upgrade"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Look after the store.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Look after the store.")
 
 _COLUMNS = (
     Column("found", 8),

@@ -208,35 +208,37 @@ def _permissions(path: Path) -> Iterator[Check]:
 
 
 def _temporal(settings: Settings, store: _Store | None) -> Iterator[Check]:
-    from amends.cli.reach_temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.server_temporal import dev_running, find_binary  # noqa: PLC0415 - as above
+    from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.server_temporal import dev_running  # noqa: PLC0415 - as above
 
     reach = asyncio.run(look_at_temporal(settings, PATIENCE))
-    embedded = reach.target is None or reach.target.embedded
-    if embedded and reach.server is None:
-        try:
-            yield _ok("temporal", f"none is configured; the embedded one is {find_binary()}")
-        except AmendsError as error:
-            yield _wrong("temporal", str(error))
-        if (settings.data_dir / "server.json").exists():
-            found = "the embedded server was lost: nothing answers where server.json says; amends dev starts it again"
-            yield _wrong("temporal", found)
-    yield _server(reach)
-    if embedded:
+    if reach.problem == NOTHING_RUNS:
+        yield from _startable(settings, NOTHING_RUNS)
+    else:
+        yield _server(reach)
+    if reach.target is None or reach.target.embedded:
         holder = _holder(settings.data_dir) if dev_running(settings.data_dir) else None
         found = f"`amends dev` (process {holder}) serves {settings.data_dir}" if holder else "no `amends dev` runs here"
         yield _ok("lock", found)
     yield from _workers(settings, reach, store)
 
 
-def _server(reach: "Reach") -> Check:
-    from amends.cli.reach_temporal import NOTHING_RUNS  # noqa: PLC0415 - as above
+def _startable(settings: Settings, found: str) -> Iterator[Check]:
+    """Look whether an embedded server could be started; that none runs is no fault: `amends run` starts one."""
+    from amends.sagas.server_temporal import find_binary  # noqa: PLC0415 - as above
 
-    if reach.target is None:
-        # That nothing runs is no fault by itself: `amends run` starts what it needs.
-        return Check("temporal", wrong=reach.problem != NOTHING_RUNS, found=str(reach.problem))
-    if reach.client is None:
-        return _wrong("temporal", reach.problem or f"{reach.target.address} does not answer")
+    try:
+        yield _ok("temporal", f"{found}, which runs {find_binary()}")
+    except AmendsError as error:
+        yield _wrong("temporal", str(error))
+    if (settings.data_dir / "server.json").exists():
+        lost = "the embedded server was lost: nothing answers where server.json says; amends dev starts it again"
+        yield _wrong("temporal", lost)
+
+
+def _server(reach: "Reach") -> Check:
+    if reach.target is None or reach.client is None:
+        return _wrong("temporal", str(reach.problem))
     what = "embedded server" if reach.target.embedded else "configured server"
     pages = f", pages at {reach.server.ui_url}" if reach.server else ""
     found = f"{what} at {reach.target.address} answers, namespace {reach.target.namespace}{pages}"

@@ -33,9 +33,9 @@ _COLUMNS = (
     Column("saga", 10),
     Column("status", 15),
     Column("started", 8),
-    Column("took", 6),
-    Column("at", 6),
-    Column("last error", 10),
+    Column("took", 10, below=True),
+    Column("at", 12, below=True),
+    Column("last error", 30, below=True),
 )
 
 _PART = re.compile(r"(\d{1,9})(ms|s|m|min|h|d|w)")

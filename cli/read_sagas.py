@@ -24,7 +24,7 @@ _COLUMNS = (
     Column("input", 6),
     Column("steps", 5, right=True),
     Column("found by", 8),
-    Column("shape", 20),
+    Column("shape", 60, below=True),
 )
 
 

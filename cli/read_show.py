@@ -54,8 +54,8 @@ _COLUMNS = (
     Column("kind", 6),
     Column("role", 6),
     Column("state", 13),
-    Column("attempts", 8),
-    Column("result or error", 10),
+    Column("attempts", 15),
+    Column("result or error", 24, below=True),
 )
 
 
@@ -142,7 +142,7 @@ def _about(record: RunRecord, now_ms: int) -> list[tuple[str, Cell | None]]:
         ("took" if state.closed else "open for", taken),
         ("keys", ", ".join(f"{field}={value}" for field, value in started.keys.items())),
         ("input", clip(json_text(started.input), _INPUT_CHARS)),
-        ("position", f"{state.position} (amends history {record.run_id})"),
+        ("facts", f"{state.position}; amends history {record.run_id} lists them"),
     ]
 
 

@@ -2,17 +2,19 @@
 
 Whatever comes from users is data, never markup: every cell is a `rich.text.Text` of escaped characters, so that neither
 `[red]` nor an escape sequence in an id, a result or an error changes what the terminal shows. Widths are given by the
-caller. A table is laid out by two rules: what a person copies (ids) is folded and never shortened; everything else is
-shortened first. Where even that does not fit, rows are stacked as labelled lines.
+caller. In a table, what a person copies (ids) is folded and never shortened; other cells are shortened as far as their
+column allows. Where that does not suffice, columns go below their row, and where even that does not, all of them do.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +43,8 @@ WIDE = 10_000
 """Columns of an output that is no screen: nothing is shortened for lack of room."""
 
 _GAP = 2
+_INDENT = 4
+_ELLIPSIS = "…"
 _COMFORT = 40
 _SECOND_MS, _MINUTE_MS, _HOUR_MS, _DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 
@@ -81,19 +85,19 @@ def escaped(text: str) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """Shorten escaped text to so many columns of a screen, with `...` in place of the rest.
+    """Shorten escaped text to so many columns of a screen, with an ellipsis in place of the rest.
 
     Args:
         text: Foreign text of any length.
-        limit: Columns, at least 4.
+        limit: Columns, at least 2.
     """
     # Only as much is escaped as can be shown: a value may have megabytes.
     text = escaped(text[: limit + 1])
     if cell_len(text) <= limit:
         return text
     shown = Text(text)
-    shown.truncate(limit - 3)
-    return f"{shown.plain.rstrip()}..."
+    shown.truncate(limit - 1)
+    return f"{shown.plain.rstrip()}{_ELLIPSIS}"
 
 
 def styled(text: str, style: str = "") -> Text:
@@ -163,12 +167,14 @@ class Column(NamedTuple):
         least: To how few columns of the screen it may be reduced; more when all its cells are shorter.
         copied: Whether people copy its cells, so that they are folded and never shortened.
         right: Whether it holds numbers, which are aligned to the right.
+        below: Whether it goes below its row, labelled, where there is no room beside.
     """
 
     title: str
     least: int = 6
     copied: bool = False
     right: bool = False
+    below: bool = False
 
 
 def widths(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int] | None:
@@ -215,7 +221,8 @@ def table(
         columns: The columns.
         rows: Their cells, as many as there are columns.
         width: Columns of the screen; `WIDE` when it is none.
-        natural: How wide each column has to be at least, for a table that is printed in parts.
+        natural: How wide each column would like to be, for a table that is printed in parts; empty for as wide as its
+            cells are.
         header: Whether to print the titles.
     """
     cells = [[cell if isinstance(cell, Text) else styled(cell) for cell in row] for row in rows]
@@ -223,39 +230,60 @@ def table(
         kept = [at for at in range(len(columns)) if any(row[at].plain for row in cells)]
         columns = [columns[at] for at in kept]
         cells = [[row[at] for at in kept] for row in cells]
-        natural = [
-            max(cell_len(column.title), *(cell_len(row[at].plain) for row in cells), 0)
-            for at, column in enumerate(columns)
-        ]
-    shares = widths(columns, natural, width)
-    if shares is None:
-        return _stacked(columns, cells)
-    laid_out = Table(box=None, show_header=header, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for column, share in zip(columns, shares, strict=True):
-        laid_out.add_column(
-            Text(column.title, style="bold"),
-            width=share,
-            justify="right" if column.right else "left",
-            overflow="fold" if column.copied else "ellipsis",
-            no_wrap=not column.copied,
-        )
-    for row in cells:
-        laid_out.add_row(*row)
-    return laid_out
+        natural = [max(cell_len(row[at].plain) for row in cells) for at in range(len(kept))]
+    natural = [max(cell_len(column.title), wish) for column, wish in zip(columns, natural, strict=True)]
+    beside = list(range(len(columns)))
+    movable = [at for at in beside if columns[at].below]
+    while True:
+        shares = widths([columns[at] for at in beside], [natural[at] for at in beside], width)
+        if shares is not None:
+            return Group(*_lines(columns, cells, dict(zip(beside, shares, strict=True)), header=header))
+        if not movable:
+            return Group(*_lines(columns, cells, {}, header=False))
+        beside.remove(movable.pop())
 
 
-def _stacked(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> RenderableType:
-    """Write each row as labelled lines, the first cell as their heading."""
-    lines: list[Text] = []
+def _lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text]], shares: Mapping[int, int], *, header: bool
+) -> Iterator[RenderableType]:
+    """Write the columns that have a share beside each other, and below them the others, labelled."""
+    if header:
+        yield from _row([(columns[at], Text(columns[at].title, "bold"), share) for at, share in shares.items()])
     for row in rows:
-        heading, *rest = zip(columns, row, strict=True)
-        lines.append(Text.assemble((heading[1].plain, "bold"), overflow="fold"))
-        lines += [
-            Text.assemble("  ", (f"{column.title}: ", "dim"), cell, overflow="fold")
-            for column, cell in rest
-            if cell.plain
-        ]
-    return Group(*lines)
+        below = [at for at in range(len(columns)) if at not in shares]
+        if not shares:
+            yield Text(row[0].plain, "bold", overflow="fold")
+            below = below[1:]
+        yield from _row([(columns[at], row[at], share) for at, share in shares.items()])
+        for at in below:
+            if row[at].plain:
+                labelled = Text.assemble((f"{columns[at].title}: ", "dim"), row[at], overflow="fold")
+                yield Padding(labelled, (0, 0, 0, _INDENT), expand=False)
+
+
+def _row(cells: Sequence[tuple[Column, Text, int]]) -> Iterator[Text]:
+    """Write cells beside each other, on as many lines as the one needs that is folded most."""
+    folded = [_fold(cell, share) if column.copied else [_shorten(cell, share)] for column, cell, share in cells]
+    for parts in zip_longest(*folded):
+        line = Text(no_wrap=True)
+        for (column, _, share), part in zip(cells, parts, strict=True):
+            text = part or Text()
+            room = " " * (share - cell_len(text.plain))
+            line.append(" " * _GAP if line else "")
+            line.append_text(Text.assemble(room, text) if column.right else Text.assemble(text, room))
+        yield line
+
+
+def _fold(cell: Text, width: int) -> list[Text]:
+    return [Text(part, cell.style) for part in chop_cells(cell.plain, width)] or [Text()]
+
+
+def _shorten(cell: Text, width: int) -> Text:
+    if cell_len(cell.plain) <= width:
+        return cell
+    short = cell.copy()
+    short.truncate(width - 1)
+    return short.append(_ELLIPSIS)
 
 
 def fields(pairs: Sequence[tuple[str, Cell | None]], width: int) -> RenderableType:

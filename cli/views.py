@@ -96,10 +96,10 @@ class NodeView:
 
     @property
     def attempts_text(self) -> str:
-        """Attempts made of those allowed, such as `2 of 5, undo 1 of 10`; empty when none was made."""
-        parts = [_of(self.attempts, self.node.retry)] if self.attempts else []
+        """Attempts made of those allowed, such as `2/5, undo 1/10`; empty when none was made."""
+        parts = [_of(self.attempts, self.node.retry, "/")] if self.attempts else []
         if self.undo_attempts and self.node.undo is not None:
-            parts.append(f"undo {_of(self.undo_attempts, self.node.undo.retry)}")
+            parts.append(f"undo {_of(self.undo_attempts, self.node.undo.retry, '/')}")
         return ", ".join(parts)
 
     @property
@@ -111,8 +111,8 @@ class NodeView:
         return clip(json_text(self.result[0]), _DETAIL_CHARS) if self.result else ""
 
 
-def _of(made: int, retry: RetryPolicy) -> str:
-    return str(made) if retry.max_attempts is None else f"{made} of {retry.max_attempts}"
+def _of(made: int, retry: RetryPolicy, separator: str = " of ") -> str:
+    return str(made) if retry.max_attempts is None else f"{made}{separator}{retry.max_attempts}"
 
 
 def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]:
@@ -205,20 +205,16 @@ def next_steps(state: RunState, now_ms: int) -> tuple[Next, ...]:
 def _next(state: RunState, decision: Decision) -> Next:
     match decision:
         case RunStep(node, attempt):
-            return Next(node, f"attempt {_planned(attempt, state.plan.nodes[node].retry)}", None)
+            return Next(node, f"attempt {_of(attempt, state.plan.nodes[node].retry)}", None)
         case RunProbe(node, attempt):
             return Next(node, f"asking whether it happened, attempt {attempt}", None)
         case RunCompensation(node, attempt):
             undo = state.plan.nodes[node].undo
-            return Next(node, f"undo attempt {_planned(attempt, undo.retry) if undo else attempt}", None)
+            return Next(node, f"undo attempt {_of(attempt, undo.retry) if undo else attempt}", None)
         case WaitUntil(node, due_ms):
             return Next(node, _waiting(state.plan.nodes[node], state.node(node)), due_ms)
         case _:
             return Next(getattr(decision, "node", ""), "the driver writes down what follows", None)
-
-
-def _planned(attempt: int, retry: RetryPolicy) -> str:
-    return _of(attempt, retry)
 
 
 def _waiting(node: PlanNode, at: NodeState) -> str:
@@ -252,14 +248,14 @@ def attention_of(record: RunRecord, facts: Sequence[Fact]) -> AttentionRequested
 
 
 TIMELINE = (
-    Column("#", 3, right=True),
-    Column("since start", 11, right=True),
-    Column("fact", 12),
-    Column("node", 8),
+    Column("#", 5, right=True),
+    Column("since start", 13, right=True),
+    Column("fact", 21),
+    Column("node", 12),
     Column("attempt", 7, right=True),
-    Column("key", 12, copied=True),
+    Column("key", 20, copied=True, below=True),
     Column("cause", 5, right=True),
-    Column("detail", 16),
+    Column("detail", 24, below=True),
 )
 """Columns of a run's history."""
 

@@ -308,6 +308,18 @@ def test_the_facts_of_a_run_lead_back_to_its_start(world: World) -> None:
     assert [fact.position for fact in world.facts] == list(range(1, len(ids) + 1))
 
 
+def test_a_clock_that_goes_back_does_not_turn_time_back() -> None:
+    """A driver whose clock is behind writes the time of the fact before, so times in a stream never fall."""
+    world = World.begin(plan_of(EFFECT))
+    world.now_ms = 500
+    call = world.call(RunStep("a", 1))
+    world.now_ms = 100
+    world.answer(call, LOST)
+    failed = world.facts[-1]
+    assert isinstance(failed, StepAttemptFailed)
+    assert (failed.as_of_ms, failed.retry_at_ms) == (500, 110)
+
+
 def compensating(plan: Plan, refuse: str, fails: set[str]) -> World:
     """Drive a run whose step `refuse` is refused, and where the compensations of some nodes always fail."""
     world = World.begin(plan)

@@ -397,8 +397,8 @@ def test_facts_and_rows_are_read_at_one_moment(journal: SqlJournal) -> None:
     ended: list[str] = []
 
     @event_of(journal.engine, "before_cursor_execute")
-    def _end_run(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        if "FROM saga_index" in statement and not ended:
+    def _end_run(_connection: object, _cursor: object, statement: str, parameters: object, *_rest: object) -> None:
+        if "FROM saga_index" in statement and "order-3" in str(parameters) and not ended:
             ended.append(statement)
             journal.commit_blocking(lambda tx: close(tx, "order-3"))
 

@@ -34,6 +34,9 @@ def clean_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.upper().startswith("AMENDS_"):
             monkeypatch.delenv(name)
+    # Other tests of this process may have imported a `shop` of their own.
+    for name in [each for each in sys.modules if each.partition(".")[0] in {"shop", "later"}]:
+        monkeypatch.delitem(sys.modules, name)
     path, finders, before = list(sys.path), list(sys.meta_path), set(sys.modules)
     yield
     sys.path[:], sys.meta_path[:] = path, finders

@@ -1,0 +1,100 @@
+"""The program's frame: its list of commands, what it imports, and how it ends."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from commands import AMENDS, CommandProject
+
+from amends.cli.app import CLOSED_PIPE, COMMANDS, LazyCommand, main
+from amends.cli.exit_codes import ExitCode
+
+LOADED = (
+    "import sys; from amends.cli.app import main; main(sys.argv[1:]); "
+    "sys.stderr.write(' '.join(name for name in sys.modules if '.' not in name))"
+)
+
+
+def test_help_imports_neither_temporal_nor_a_database() -> None:
+    """The list of commands is quick, because what commands need is imported when they are called."""
+    shown = subprocess.run([sys.executable, "-P", "-c", LOADED, "--help"], capture_output=True, text=True, check=True)
+    assert "amends" in shown.stderr.split()
+    assert not {"temporalio", "sqlalchemy", "alembic", "rich"} & set(shown.stderr.split())
+    assert all(f"  {each.name} " in shown.stdout and each.help in shown.stdout for each in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_list_says_what_the_command_says(command: LazyCommand) -> None:
+    """A command's line in the list is the first line of its own help."""
+    target = getattr(importlib.import_module(command.module), command.attribute)
+    told = target.info.help if isinstance(target, typer.Typer) else inspect.getdoc(target)
+    assert told is not None
+    assert told.splitlines()[0] == command.help
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_explains_itself(command: LazyCommand, capsys: pytest.CaptureFixture[str]) -> None:
+    """`amends COMMAND --help` works for every command."""
+    assert main([command.name, "--help"]) == ExitCode.OK
+    assert f"Usage: amends {command.name}" in capsys.readouterr().out
+
+
+def test_no_command_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that lost its arguments must not succeed."""
+    assert main([]) == ExitCode.USAGE
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Commands:" in shown.err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` needs no command."""
+    assert main(["--version"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("amends 0.")
+
+
+def test_an_unexpected_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A fault of ours ends in status 70 and one line, and in a traceback for who asks for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("amends.cli.wiring.load_settings", _break)
+    monkeypatch.delenv("AMENDS_DEBUG", raising=False)
+    assert main(["run", "x"]) == ExitCode.INTERNAL
+    line = capsys.readouterr().err
+    assert (
+        line
+        == "amends: internal error: ZeroDivisionError: broken ?[31m; set AMENDS_DEBUG=1 to see where, and report it\n"
+    )
+    monkeypatch.setenv("AMENDS_DEBUG", "1")
+    assert main(["run", "x"]) == ExitCode.INTERNAL
+    assert "Traceback" in capsys.readouterr().err
+
+
+def _break(_: object) -> None:
+    raise ZeroDivisionError("broken\n\x1b[31m")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["init", "made"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path, arguments: list[str]) -> None:
+    """Output into a closed pipe ends as shells have it, without a word."""
+    with subprocess.Popen(
+        [AMENDS, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == CLOSED_PIPE
+
+
+def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
+    """A process that was started without stdout does its work."""
+    project = CommandProject(tmp_path)
+    ended = project.run("init", "made", prefix=("sh", "-c", 'exec "$@" >&-', "sh"))
+    assert (ended.code, ended.err) == (0, "")
+    assert (tmp_path / "made" / "trips.py").exists()
