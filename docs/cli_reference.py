@@ -25,9 +25,9 @@ TEXT = """\
 
 <!-- Written by docs/cli_reference.py from the commands themselves; do not edit. -->
 
-Options of `amends` itself stand before the command: `amends -C shop list`. Answers go to stdout, remarks and errors to
-stderr, each error in one line that begins with `amends: `. With `--json` stdout is valid JSON and nothing else; times
-in it are milliseconds since the epoch.
+Every command has `--help`, or `-h`. Options of `amends` itself stand before the command: `amends -C shop list`. Answers
+go to stdout, remarks and errors to stderr, each error in one line that begins with `amends: `. With `--json` stdout is
+valid JSON and nothing else; times in it are milliseconds since the epoch.
 
 On a terminal answers are laid out for its width. In a pipe or a file a row is a line, and no line is cut, unless
 `COLUMNS` names a width. `NO_COLOR` turns colours off. What cannot be printed is shown as Python writes it, such as
