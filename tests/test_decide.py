@@ -393,7 +393,7 @@ def test_a_probe_that_finds_nothing_makes_it_fail_without_undo() -> None:
     world.answer(world.call(RunProbe("a", 1)), NotFound())
     world.conclude()
     assert [fact.kind for fact in world.facts[-3:]] == ["StepFailed", "SagaFailed", "SagaCompensated"]
-    assert world.record.error == "a: the probe found nothing under run-1/a/do/0"
+    assert world.record.error == "a: TimeoutError: no answer; the probe found nothing under run-1/a/do/0"
 
 
 def test_an_effect_in_doubt_is_compensated() -> None:
