@@ -27,7 +27,7 @@ from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.state import RunStatus
 
-__all__ = ["Batch", "BatchLost", "Known"]
+__all__ = ["Batch", "BatchLost", "Known", "MistakenError"]
 
 RUNS_KEPT = 10_000
 """How many open runs a process remembers."""
@@ -46,6 +46,10 @@ class BatchLost(BaseException):
 
     Not an `Exception`, because a step's code must not take it for a failure of the step.
     """
+
+
+class MistakenError(Exception):
+    """A stream that was taken for new is not: the batch is to be run again, looking before every such step."""
 
 
 class Known:
@@ -129,6 +133,12 @@ def _trim(kept: dict[str, Any], bound: int) -> list[str]:
 class Batch:
     """Everything that the units of one database transaction see and stage.
 
+    Args:
+        connection: In a transaction that holds the writer's lock.
+        known: What the process remembers.
+        recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
+        careful: Whether to look for every new aggregate at once; see `stream_exists`.
+
     Attributes:
         connection: In a transaction that holds the writer's lock.
         known: What the process remembers; changed only for what a failing batch may as well forget.
@@ -141,7 +151,7 @@ class Batch:
         lost: The error with which the transaction was lost; `None` while it was not.
     """
 
-    def __init__(self, connection: Connection, known: Known, recorded_at_ms: int) -> None:
+    def __init__(self, connection: Connection, known: Known, recorded_at_ms: int, *, careful: bool = False) -> None:
         self.connection = connection
         self.known = known
         self.recorded_at_ms = recorded_at_ms
@@ -156,6 +166,9 @@ class Batch:
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
         self.savepoints: list[Savepoint] = []
         self.lost: exc.SQLAlchemyError | None = None
+        self._careful = careful
+        self._assumed: set[str] = set()
+        self._absent: set[str] = set()
 
     # ---- reading
 
@@ -197,14 +210,25 @@ class Batch:
                 held = load_aggregate(self.connection, self.known.codec, cls, stream, staged)
         if held is not None:
             self.aggregates[stream] = held
+        elif stream not in self.heads:
+            self._absent.add(stream)
         return held
 
     def stream_exists(self, stream: str) -> bool:
-        """Tell whether a stream has any event, staged ones included."""
+        """Tell whether a stream has any event, staged ones included.
+
+        A stream that nobody has heard of is taken for new at first, and looked for together with all others before the
+        commit: nearly always it is new, and asking for each one would cost a round trip.
+        """
         if stream in self.aggregates or stream in self.heads or stream in self.known.aggregates:
             return True
+        if stream in self._absent:
+            return False
+        if not self._careful:
+            self._assumed.add(stream)
+            return False
         with self.reading():
-            return streams_sql.stream_exists(self.connection, stream)
+            return bool(streams_sql.streams_that_exist(self.connection, [stream]))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -280,8 +304,11 @@ class Batch:
         """Write everything that was staged.
 
         Raises:
+            MistakenError: A new aggregate is not new.
             sqlalchemy.exc.IntegrityError: Somebody wrote to one of the streams without the writer's lock.
         """
+        if self._assumed and (found := streams_sql.streams_that_exist(self.connection, sorted(self._assumed))):
+            raise MistakenError(", ".join(found))
         if self.plans:
             streams_sql.insert_plans(self.connection, self.plans)
         if self.events:

@@ -25,7 +25,7 @@ from eventsourcing.persistence import StoredEvent
 from sqlalchemy import Engine, exc
 
 from amends.aggregates import streams_sql
-from amends.aggregates.batch_sql import Batch, BatchLost, Known
+from amends.aggregates.batch_sql import Batch, BatchLost, Known, MistakenError
 from amends.aggregates.engine_sql import as_amends_error, writing
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import Unit
@@ -80,16 +80,18 @@ class _Attempt:
         committing: Whether it had come to its commit.
         found: Whether an earlier attempt turned out to have committed the batch.
         failure: What it failed with.
+        careful: Whether it looks for every new aggregate at once, because an earlier attempt was mistaken about one.
     """
 
-    __slots__ = ("begun", "committing", "doubtful", "failure", "found")
+    __slots__ = ("begun", "careful", "committing", "doubtful", "failure", "found")
 
-    def __init__(self, doubtful: Sequence[StoredEvent] = ()) -> None:
-        self.doubtful = doubtful
+    def __init__(self, former: "_Attempt | None" = None) -> None:
+        self.failure: BaseException | None = None
+        self.doubtful: Sequence[StoredEvent] = () if former is None else former.doubtful
+        self.careful: bool = former is not None and (former.careful or isinstance(former.failure, MistakenError))
         self.begun = False
         self.committing = False
         self.found = False
-        self.failure: BaseException | None = None
 
     @property
     def worth_repeating(self) -> bool:
@@ -186,14 +188,14 @@ class Committer:
         """Commit a batch, or leave in each job why it was not."""
         attempt = _Attempt()
         for _ in range(ATTEMPTS):
-            attempt = self._try(jobs, attempt.doubtful)
+            attempt = self._try(jobs, attempt)
             if attempt.failure is None:
                 return
             if not attempt.worth_repeating:
                 break
         failure, refused = attempt.failure, attempt.begun
         if attempt.doubtful:
-            attempt = self._try((), attempt.doubtful)
+            attempt = self._try((), attempt)
             if attempt.found:
                 return
         if refused and len(jobs) > 1 and not attempt.doubtful:
@@ -209,16 +211,18 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - it is this unit's, and the others must go on
             job.refuse(error)
 
-    def _try(self, jobs: Sequence[_Job], doubtful: Sequence[StoredEvent]) -> _Attempt:
+    def _try(self, jobs: Sequence[_Job], former: _Attempt) -> _Attempt:
         """Attempt to commit a batch; no jobs: only find out whether an earlier attempt did.
 
         Args:
             jobs: The batch; values and errors of the units are left in it.
-            doubtful: What earlier attempts may have committed; empty for nothing.
+            former: The attempt before.
         """
-        attempt = _Attempt(doubtful)
+        attempt = _Attempt(former)
         try:
             self._attempt(jobs, attempt)
+        except MistakenError as error:
+            attempt.failure = error
         except (Exception, BatchLost) as error:
             self._known.forget()
             if not (attempt.committing or isinstance(error, exc.SQLAlchemyError | BatchLost)):
@@ -235,7 +239,7 @@ class Committer:
             attempt.begun = True
             if not jobs:
                 return
-            batch = Batch(connection, self._known, time.time_ns() // 1_000_000)
+            batch = Batch(connection, self._known, time.time_ns() // 1_000_000, careful=attempt.careful)
             self._known.refresh(connection)
             # One stream that cannot be read is an error of the units that ask for it, not of the batch.
             with suppress(AmendsError):

@@ -26,7 +26,8 @@ __all__ = [
     "read_snapshot_and_tail",
     "read_stream",
     "read_streams",
-    "stream_exists",
+    "streams_that_exist",
+    "write",
     "write_many",
 ]
 
@@ -52,6 +53,15 @@ def query(connection: Connection, sql: str, parameters: tuple[object, ...] = ())
     except connection.dialect.loaded_dbapi.Error as error:
         _raise(connection, error)
     return rows
+
+
+def write(connection: Connection, sql: str, parameters: tuple[object, ...]) -> None:
+    """Run one statement that gives no rows."""
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(_native(sql, connection.dialect.name), parameters).close()
+    except connection.dialect.loaded_dbapi.Error as error:
+        _raise(connection, error)
 
 
 def write_many(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -142,10 +152,10 @@ def changed_streams(connection: Connection, after_id: int, limit: int) -> list[t
     return None if len(rows) > limit else [(stream, head) for stream, head in rows]
 
 
-def stream_exists(connection: Connection, stream: str) -> bool:
-    """Tell whether a stream has any event."""
-    sql = "SELECT 1 FROM stored_events WHERE originator_id = ? LIMIT 1"
-    return bool(query(connection, sql, (stream,)))
+def streams_that_exist(connection: Connection, streams: Sequence[str]) -> list[str]:
+    """Give those of the streams that have any event."""
+    sql = "SELECT originator_id FROM stored_events WHERE originator_id <-(?) AND originator_version = 1"
+    return [row[0] for row in query(connection, sql, (_many(connection, streams),))]
 
 
 def read_stream(connection: Connection, stream: str, after: int = 0, limit: int | None = None) -> list[StoredEvent]:

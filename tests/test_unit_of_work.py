@@ -68,6 +68,26 @@ async def test_missing_and_doubled_aggregates_are_refused(journal: SqlJournal) -
     assert await journal.load(Stock, "other") is None
 
 
+async def test_new_aggregates_are_new_whoever_made_the_old_ones(store_url: str) -> None:
+    """A process that has never heard of an aggregate cannot add it again, alone or among others in one batch."""
+    one, two = open_prepared(store_url), open_prepared(store_url)
+    try:
+        await one.commit(step(lambda uow: uow.add(Stock(id="old", on_hand=5))))
+        add_old = step(lambda uow: uow.add(Stock(id="old", on_hand=6)))
+        add_new = step(lambda uow: uow.add(Stock(id="new", on_hand=7)))
+        use_old = _reserve("a", 1, "old")
+        answers = await asyncio.gather(
+            *(two.commit(unit) for unit in (add_old, add_new, use_old, add_new)), return_exceptions=True
+        )
+        assert [type(answer).__name__ for answer in answers] == ["InputError", "Stock", "NoneType", "InputError"]
+        found = await one.load(Stock, "old")
+    finally:
+        await one.close()
+        await two.close()
+    assert found is not None
+    assert (found.on_hand, found.version) == (4, 2)
+
+
 async def test_the_same_aggregate_is_the_same_object_within_a_step(journal: SqlJournal) -> None:
     """A step that asks twice works on one object, so that nothing it did is overwritten."""
 
@@ -117,8 +137,8 @@ async def test_a_spoiled_aggregate_is_seen_by_no_other_unit_of_its_batch(journal
     assert (found.on_hand, found.reserved) == (1, {"o1": 3, "o3": 3, "o5": 3})
 
 
-def _reserve(order: str, quantity: int) -> Any:  # noqa: ANN401 - a unit
-    return step(lambda uow: uow.get(Stock, "sku").reserve(quantity, order))
+def _reserve(order: str, quantity: int, sku: str = "sku") -> Any:  # noqa: ANN401 - a unit
+    return step(lambda uow: uow.get(Stock, sku).reserve(quantity, order))
 
 
 async def test_a_unit_that_fails_after_its_step_takes_the_step_back(journal: SqlJournal) -> None:
