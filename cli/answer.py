@@ -43,7 +43,6 @@ class Screen:
 def screen() -> Screen:
     """Take stdout as it is now; where it was closed before we started, what is shown goes nowhere."""
     out = sys.stdout or io.StringIO()
-    _never_fail(out)
     console = Console(file=out, markup=False, highlight=False, emoji=False, legacy_windows=False)
     if not out.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         console.width = WIDE
@@ -53,9 +52,3 @@ def screen() -> Screen:
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Print an answer as JSON."""
     print(as_json(value))  # noqa: T201 - the answer
-
-
-def _never_fail(stream: object) -> None:
-    """Write characters that an encoding does not have as Python would, instead of failing."""
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-        stream.reconfigure(errors="backslashreplace")

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 __all__ = ["Driving"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=False)
+@dataclass(frozen=True, slots=True)
 class Driving:
     """Who drives an open run, or why nobody does.
 

@@ -38,7 +38,7 @@ _COLUMNS = (
     Column("last error", 30, below=True),
 )
 
-_PART = re.compile(r"(\d{1,9})(ms|s|m|min|h|d|w)")
+_PART = re.compile(r"(\d{1,9})(ms|min|s|m|h|d|w)")
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 

@@ -7,12 +7,12 @@ from typing import TextIO
 
 from amends.aggregates.roundtrip import one_line
 
-__all__ = ["log_to_stderr", "note", "say", "silence_logs"]
+__all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs"]
 
 
 def say(line: str = "") -> None:
     """Write a line of the command's answer; what cannot be printed in it is masked."""
-    _write(sys.stdout, _printable(line))
+    _write(sys.stdout, printable(line))
 
 
 def note(line: str) -> None:
@@ -26,8 +26,8 @@ def _write(stream: TextIO | None, line: str) -> None:
         stream.flush()
 
 
-def _printable(line: str) -> str:
-    # Unlike `one_line` this keeps runs of spaces: lines are aligned.
+def printable(line: str) -> str:
+    """Mask what cannot be printed in a line; unlike `one_line` this keeps runs of spaces, which align columns."""
     return "".join(char if char.isprintable() else "?" for char in line)
 
 

@@ -215,7 +215,7 @@ def table(
 ) -> RenderableType:
     """Lay rows out for a screen of some width.
 
-    Columns in which no row has anything are left out, unless `natural` is given.
+    Columns but the first in which no row has anything are left out, unless `natural` is given.
 
     Args:
         columns: The columns.
@@ -227,10 +227,10 @@ def table(
     """
     cells = [[cell if isinstance(cell, Text) else styled(cell) for cell in row] for row in rows]
     if not natural:
-        kept = [at for at in range(len(columns)) if any(row[at].plain for row in cells)]
+        kept = [at for at in range(len(columns)) if at == 0 or any(row[at].plain for row in cells)]
         columns = [columns[at] for at in kept]
         cells = [[row[at] for at in kept] for row in cells]
-        natural = [max(cell_len(row[at].plain) for row in cells) for at in range(len(kept))]
+        natural = [max((cell_len(row[at].plain) for row in cells), default=0) for at in range(len(kept))]
     natural = [max(cell_len(column.title), wish) for column, wish in zip(columns, natural, strict=True)]
     beside = list(range(len(columns)))
     movable = [at for at in beside if columns[at].below]

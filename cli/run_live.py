@@ -10,6 +10,7 @@ from rich.text import Text
 from amends.aggregates.roundtrip import one_line
 from amends.aggregates.state import RunStatus
 from amends.cli.progress import Board, Mark, Row
+from amends.cli.remarks import printable
 from amends.cli.render import STATUS_STYLES
 
 __all__ = ["progress_bar", "render", "result_line"]
@@ -66,7 +67,7 @@ def _line(row: Row, now_ms: int, *, width: int, fancy: bool) -> Text:
 
 def result_line(line: str, status: RunStatus | None) -> Text:
     """Colour the line of a run that has ended by its status; `None` when it could not be started."""
-    return Text(one_line(line), style="red" if status is None else STATUS_STYLES[status])
+    return Text(printable(line), style="red" if status is None else STATUS_STYLES[status])
 
 
 def progress_bar() -> Progress:

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _LOOK_S = 0.2
 _DEV_LOOK_S = 1.0
+_WORKERS_LOOK_S = 3.0
 # `amends dev` holds its lock from the start; its worker polls a moment later.
 _DEV_GRACE_S = 5.0
 
@@ -73,8 +74,9 @@ class Session:
                 keep_alive(self._temporal, lambda: note("the Temporal server was gone; started again"))
             ),
         ]
-        if not self.alone and self._temporal.server is not None:
-            watches.append(asyncio.create_task(self._stand_in()))
+        if not self.alone:
+            other = self._look_for_workers() if self._temporal.server is None else self._stand_in()
+            watches.append(asyncio.create_task(other))
         try:
             await asyncio.wait([main, *watches], return_when=asyncio.FIRST_COMPLETED)
             if not main.done():
@@ -87,6 +89,21 @@ class Session:
                 task.cancel()
             await asyncio.gather(main, *watches, return_exceptions=True)
 
+    async def _look_for_workers(self) -> None:
+        """Say what keeps a run from going on: waiting in silence would look like work."""
+        said: str | None = None
+        while True:
+            await asyncio.sleep(_WORKERS_LOOK_S)
+            try:
+                seen = await pollers(self._temporal.client, self._project.settings.task_queue)
+                served = any(poller.store_id == self._journal.store_id for poller in seen)
+                found = None if served else "no worker polls any more; what is open waits for one: amends worker"
+            except UnreachableError as error:
+                found = f"{error}; what is open waits for it"
+            if found is not None and found != said:
+                note(found)
+            said = found
+
     async def _stand_in(self) -> None:
         """Do the work here when `amends dev` ends before the run does."""
         while dev_running(self._project.settings.data_dir):  # noqa: ASYNC110 - it ends in another process
@@ -94,10 +111,6 @@ class Session:
         note("amends dev has ended; this process goes on with the run")
         async with serve(self._project, self._journal, self._temporal):
             await asyncio.Event().wait()
-
-
-def _say_restarted() -> None:
-    note("the Temporal server was gone; started again")
 
 
 async def _stopped(stop: asyncio.Event) -> None:

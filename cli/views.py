@@ -30,7 +30,7 @@ from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.render import Column, clip, duration, json_text
 from amends.compensations.undo import undo_order
-from amends.sagas.decide import Decision, RunCompensation, RunProbe, RunStep, WaitUntil, decide
+from amends.sagas.decide import Decision, ExpireClaim, RunCompensation, RunProbe, RunStep, WaitUntil, decide
 
 __all__ = [
     "TIMELINE",
@@ -213,6 +213,8 @@ def _next(state: RunState, decision: Decision) -> Next:
             return Next(node, f"undo attempt {_of(attempt, undo.retry) if undo else attempt}", None)
         case WaitUntil(node, due_ms):
             return Next(node, _waiting(state.plan.nodes[node], state.node(node)), due_ms)
+        case ExpireClaim(node, attempt, undo):
+            return Next(node, f"{'undo ' * undo}attempt {attempt} gave no answer in time and counts as failed", None)
         case _:
             return Next(getattr(decision, "node", ""), "the driver writes down what follows", None)
 

@@ -1,0 +1,185 @@
+"""`amends dev` and `amends worker`: served runs, restarts, and clean ends."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from commands import CommandProject, Started
+
+from amends.sagas.server_temporal import ServerRecord, running
+
+MODULE = """
+import asyncio
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amends import Attempted, Call, Saga, effect
+
+
+class Order(BaseModel):
+    gate: str = ""
+
+
+@effect
+async def pack(order: Order, call: Call) -> None:
+    while order.gate and not Path(order.gate).exists():
+        await asyncio.sleep(0.02)
+
+
+@pack.compensation
+async def unpack(tried: Attempted[Order, None], call: Call) -> None:
+    pass
+
+
+ship = Saga("ship", Order, pack)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> CommandProject:
+    """Give a project in which nothing runs."""
+    project = CommandProject(tmp_path / "shop")
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    project.write("shop.py", MODULE)
+    return project
+
+
+def server_of(project: CommandProject) -> ServerRecord:
+    """Give the project's embedded server, which runs."""
+    found = running(project.path / ".amends")
+    assert found is not None
+    return found
+
+
+def wait_until_closed(project: CommandProject) -> None:
+    """Return when no run is open; a test that waits in vain is ended by its own bound."""
+    while project.open_runs():
+        time.sleep(0.05)
+
+
+def test_dev_says_where_everything_is_and_ends_cleanly(project: CommandProject) -> None:
+    """Server, web page, store, sagas are printed; Ctrl-C ends in status 0 and stops the server."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        server = server_of(project)
+        said = "".join(dev.lines)
+        assert re.search(rf"^Temporal +{server.address}$", said, re.MULTILINE)
+        assert re.search(rf"^web page +{server.ui_url}$", said, re.MULTILINE)
+        assert re.search(r"^store +sqlite:////.*/\.amends/events\.db$", said, re.MULTILINE)
+        assert re.search(r"^sagas +ship$", said, re.MULTILINE)
+        assert project.run("run", "ship").code == 0
+        assert server_of(project) == server
+        assert dev.stop(signal.SIGINT) == 0
+    assert dev.lines[-1].endswith("Stopped.\n")
+    assert running(project.path / ".amends") is None
+    assert (project.path / ".amends" / ".gitignore").read_text() == "*\n"
+
+
+def test_ports_can_be_chosen(project: CommandProject, unused_tcp_port_factory: object) -> None:
+    """The server listens where it is told to."""
+    assert callable(unused_tcp_port_factory)
+    port, ui_port = unused_tcp_port_factory(), unused_tcp_port_factory()
+    with project.started("dev", "--port", str(port), "--ui-port", str(ui_port)) as dev:
+        dev.read_until("Ready")
+        assert (server_of(project).port, server_of(project).ui_port) == (port, ui_port)
+        assert dev.stop(signal.SIGTERM) == 0
+
+
+def test_a_server_that_dies_is_started_again(project: CommandProject) -> None:
+    """When the server is killed, dev starts it on the same file and ports, and open runs go on."""
+    gate = project.path / "gate"
+    order = json.dumps({"gate": str(gate)})
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        before = server_of(project)
+        assert project.run("run", "ship", order, "--id", "kept-1", "--detach").code == 0
+        os.kill(before.pid, signal.SIGKILL)
+        dev.read_until("started again")
+        after = server_of(project)
+        assert (after.port, after.ui_port) == (before.port, before.ui_port)
+        assert after.pid != before.pid
+        gate.touch()
+        assert project.run("run", "ship", order, "--id", "kept-1").code == 0
+
+
+def test_a_killed_dev_is_continued_by_the_next(project: CommandProject) -> None:
+    """After `kill -9` the next dev adopts the server that was left behind, and brings the open run to its end."""
+    gate = project.path / "gate"
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        left = server_of(project)
+        assert project.run("run", "ship", json.dumps({"gate": str(gate)}), "--id", "left-1", "--detach").code == 0
+        dev.process.kill()
+        dev.process.wait()
+    gate.touch()
+    with project.started("dev") as dev:
+        assert dev.read_until("open run") == "resumed   1 open run\n"
+        assert server_of(project) == left
+        wait_until_closed(project)
+
+
+def test_a_run_outlives_the_dev_that_served_it(project: CommandProject) -> None:
+    """When dev is stopped while `amends run` waits, that command does the work itself."""
+    gate = project.path / "gate"
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        with project.started("run", "ship", json.dumps({"gate": str(gate)}), "--id", "outlived-1") as command:
+            command.read_until("pack: attempt 1 started")
+            assert dev.stop() == 0
+            command.read_until("amends dev has ended")
+            gate.touch()
+            command.read_until("COMPLETED: run outlived-1")
+            assert command.process.wait() == 0
+    assert running(project.path / ".amends") is None
+
+
+def test_a_worker_serves_a_configured_temporal(project: CommandProject, temporal_address: str) -> None:
+    """A worker takes the runs of its own task queue, also those that were waiting for it, and ends on SIGTERM."""
+    elsewhere = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": f"queue-{project.path.parent.name}"}
+    with project.started("run", "ship", "--timeout", "30", env=elsewhere) as early:
+        worker: Started
+        with project.started("worker", env=elsewhere) as worker:
+            worker.read_until("Ready")
+            early.read_until("COMPLETED")
+            assert early.process.wait() == 0
+            assert project.run("run", "ship", env=elsewhere).code == 0
+            assert worker.stop(signal.SIGTERM) == 0
+    assert running(project.path / ".amends") is None
+
+
+def test_a_configured_temporal_that_goes_away_is_said(project: CommandProject, tmp_path: Path) -> None:
+    """A command that waits for a run says that Temporal is gone; nothing is started in its place."""
+    other = CommandProject(tmp_path / "other")
+    other.write("amends.toml", 'modules = ["shop"]\n')
+    other.write("shop.py", MODULE)
+    with other.started("dev") as dev:
+        dev.read_until("Ready")
+        elsewhere = {"TEMPORAL_ADDRESS": server_of(other).address, "AMENDS_TASK_QUEUE": "shop"}
+        with project.started("worker", env=elsewhere) as worker:
+            worker.read_until("Ready")
+            order = json.dumps({"gate": str(project.path / "gate")})
+            with project.started("run", "ship", order, "--id", "lonely-1", env=elsewhere) as command:
+                command.read_until("pack: attempt 1 started")
+                assert dev.stop() == 0
+                assert "what is open waits for it" in command.read_until("does not answer")
+                assert command.stop() == 130
+                assert "run lonely-1 is accepted: it goes on" in "".join(command.lines)
+            worker.process.kill()
+    assert running(project.path / ".amends") is None
+
+
+def test_a_worker_joins_the_embedded_server(project: CommandProject) -> None:
+    """Where nothing is configured, a worker serves the embedded server that runs, and keeps it when dev leaves."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        with project.started("worker") as worker:
+            worker.read_until("Ready")
+            assert dev.stop() == 0
+            assert project.run("run", "ship").code == 0
+            assert worker.stop() == 0
+    assert running(project.path / ".amends") is None

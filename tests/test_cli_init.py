@@ -1,0 +1,98 @@
+"""`amends init`: the project that it makes, and the commands that it prints, are run for real."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import AMENDS, CommandProject
+from repository import ROOT
+
+from amends.cli.scaffold import FILES, SAGA, TRY_NEXT
+
+EXPECTED = {
+    "--id ada-1": (0, "COMPLETED: run ada-1"),
+    "--id bob-1": (4, "COMPENSATED: run bob-1"),
+    "amends list": (0, "bob-1"),
+    "amends history bob-1": (0, "StepRejected"),
+    "python -m pytest": (0, "2 passed"),
+}
+
+
+def test_every_command_that_is_printed_works(tmp_path: Path) -> None:
+    """What `amends init` says to try next is tried, from its first line to its last."""
+    project = CommandProject(tmp_path)
+    made = project.run("init", "my shop")
+    assert (made.code, made.err) == (0, "")
+    printed = [line.strip() for line in made.out.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+    assert printed == ["cd 'my shop'", *(command for command, _ in TRY_NEXT)]
+    environment = project.environment | {"PATH": f"{AMENDS.parent}{os.pathsep}{os.environ['PATH']}"}
+    folder = tmp_path / shlex.split(printed[0])[1]
+    for command in printed[1:]:
+        if command == "amends dev":
+            continue
+        ended = subprocess.run(
+            ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        code, says = next(value for part, value in EXPECTED.items() if part in command)
+        assert ended.returncode == code, f"{command}\n{ended.stdout}{ended.stderr}"
+        assert ended.stderr == "" or "pytest" in command
+        assert says in ended.stdout
+    assert printed[-1] == "amends dev"
+    with CommandProject(folder).started("dev") as dev:
+        dev.read_until("Ready")
+        assert dev.stop(signal.SIGINT) == 0
+
+
+def test_the_files_are_well_typed(tmp_path: Path) -> None:
+    """What a newcomer copies from passes the strictest type check."""
+    CommandProject(tmp_path).run("init")
+    # The project's own configuration and cache: other options would make mypy read everything anew.
+    options = ("--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache", "--follow-imports=silent")
+    checked = subprocess.run(
+        [sys.executable, "-P", "-m", "mypy", *options, "trips.py", "test_trips.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "build" / "tree")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_readme_names_the_same_commands() -> None:
+    """The project's README and what is printed cannot differ."""
+    assert all(command in FILES["README.md"] for command, _ in TRY_NEXT)
+    assert f'Saga("{SAGA}"' in FILES["trips.py"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
+    """One file that is there already stops it before the first one is written."""
+    (tmp_path / name).write_text("# mine\n")
+    ended = CommandProject(tmp_path).run("init")
+    assert ended.code == 2
+    assert name in ended.error
+    assert (tmp_path / name).read_text() == "# mine\n"
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def test_a_project_is_not_made_inside_its_own_settings(tmp_path: Path) -> None:
+    """A pyproject.toml with settings makes it a project already."""
+    (tmp_path / "pyproject.toml").write_text('[tool.amends]\nmodules = ["shop"]\n')
+    ended = CommandProject(tmp_path).run("init")
+    assert ended.code == 2
+    assert "pyproject.toml" in ended.error
+
+
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """A file in place of the directory ends in one line."""
+    (tmp_path / "taken").write_text("")
+    project = CommandProject(tmp_path)
+    assert "'taken' is not a directory" in project.run("init", "taken").error
+    below = project.run("init", "taken/below")
+    assert below.code == 3
+    assert "taken/below" in below.error

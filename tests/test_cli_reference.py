@@ -1,0 +1,49 @@
+"""The reference of the command line is that of the commands."""
+
+import re
+import runpy
+from typing import Any
+
+import pytest
+from repository import ROOT
+
+from amends.cli.app import COMMANDS
+from amends.cli.exit_codes import ExitCode
+
+
+@pytest.fixture(scope="module")
+def generator() -> dict[str, Any]:
+    """Load the program that writes the page."""
+    return runpy.run_path(str(ROOT / "docs" / "cli_reference.py"))
+
+
+def test_the_page_is_what_is_generated(generator: dict[str, Any]) -> None:
+    """The page in the repository equals what the commands of today give; `python docs/cli_reference.py` writes it."""
+    assert generator["PAGE"].read_text(encoding="utf-8") == generator["reference"]()
+
+
+def test_every_command_and_option_is_in_it(generator: dict[str, Any]) -> None:
+    """Each command has a heading, and each of its options a row with an explanation."""
+    page = generator["reference"]()
+    sections = dict(re.findall(r"^## (amends.*)\n((?:(?!## ).*\n)*)", page, flags=re.MULTILINE))
+    assert {f"amends {each.name}" for each in COMMANDS} < set(sections)
+    for name, command in generator["commands"]():
+        for parameter in command.params:
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar.strip("[]")
+            rows = [line for line in sections[name].splitlines() if shown in line.replace("\\|", "|")]
+            assert any(re.search(r"\| \S.+\|$", row) for row in rows), f"{name}: {shown} is not explained"
+
+
+def test_every_exit_status_is_in_it(generator: dict[str, Any]) -> None:
+    """Each status is listed with its meaning, in the words of its class."""
+    listed = {code: meaning for code, _, meaning in generator["exit_codes"]()}
+    assert set(ExitCode) <= set(listed)
+    assert all(len(meaning) > 10 for meaning in listed.values())
+    assert listed[ExitCode.COMPENSATED] == "The saga run was compensated."
+
+
+def test_the_list_of_commands_says_what_the_commands_say(generator: dict[str, Any]) -> None:
+    """What `amends --help` says of a command, without importing it, is the first line of the command's own help."""
+    helps = {name: command.help for name, command in generator["commands"]()}
+    for each in COMMANDS:
+        assert helps[f"amends {each.name}"].partition("\n")[0] == each.help

@@ -1,0 +1,403 @@
+"""`amends run`: one run and many, followed to their end, on pipes and on terminals."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from commands import AMENDS, CommandProject
+
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.record import RunSummary
+from amends.sagas.server_temporal import running
+
+MODULE = """
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, transaction
+
+ONCE = Retry(max_attempts=1)
+
+
+class Order(BaseModel):
+    order_id: str = "none"
+    fail: str = ""
+    gate: str = ""
+
+
+@transaction
+def note_down(order: Order, uow: UnitOfWork) -> str:
+    return order.order_id
+
+
+@note_down.compensation
+def strike_out(done: Done[Order, str], uow: UnitOfWork) -> None:
+    pass
+
+
+@effect(retry=Retry(max_attempts=2, first=timedelta(milliseconds=10)), timeout=timedelta(seconds=20))
+async def pack(order: Order, call: Call) -> str:
+    while order.gate and not Path(order.gate).exists():
+        await asyncio.sleep(0.02)
+    if order.fail == "flaky" and call.attempt == 1:
+        raise RuntimeError("once")
+    return f"parcel of {order.order_id}"
+
+
+@pack.compensation(retry=ONCE)
+async def unpack(tried: Attempted[Order, str], call: Call) -> None:
+    if tried.input.fail == "stuck":
+        raise RuntimeError("glued")
+
+
+@transaction
+def send(order: Order, uow: UnitOfWork) -> None:
+    if order.fail in {"rejected", "stuck"}:
+        raise Rejected("no [red]lorry[/red] \\x1b[2Jleft")
+
+
+@send.compensation
+def call_back(done: Done[Order, None], uow: UnitOfWork) -> None:
+    pass
+
+
+ship = Saga("ship", Order, note_down, pack, send, keys=("order_id",))
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
+    """Give a project in which `amends dev` runs."""
+    project = scaffold(tmp_path_factory.mktemp("run") / "shop")
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        yield project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> CommandProject:
+    """Give a project in which nothing runs."""
+    return scaffold(tmp_path / "shop")
+
+
+def scaffold(path: Path) -> CommandProject:
+    """Make the project of this file."""
+    project = CommandProject(path)
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    project.write("shop.py", MODULE)
+    return project
+
+
+def runs(project: CommandProject, saga: str = "ship") -> list[RunSummary]:
+    """List every run in the project's store."""
+    journal = open_journal(project.store_url)
+    try:
+        return journal.runs_blocking(RunQuery(saga=saga, limit=1_000))
+    finally:
+        journal.close_blocking()
+
+
+def words(text: str) -> list[str]:
+    """Leave out times, which differ from run to run."""
+    return [line.split(" s  ", 1)[-1] for line in text.splitlines()[:-1]]
+
+
+# ---- one run
+
+
+def test_a_run_brings_its_own_server_and_worker(project: CommandProject) -> None:
+    """Where nothing is configured and nothing runs, one command is enough, and it leaves nothing behind."""
+    ended = project.run("run", "ship", '{"order_id": "o-1"}', "--id", "run-1")
+    assert (ended.code, ended.err) == (0, "")
+    assert words(ended.out) == [
+        "run run-1 of ship accepted",
+        "note_down: succeeded",
+        "pack: attempt 1 started",
+        "pack: succeeded",
+        "send: succeeded",
+        "completed",
+    ]
+    assert ended.out.splitlines()[-1].startswith("COMPLETED: run run-1 of ship in ")
+    assert running(project.path / ".amends") is None
+    assert project.open_runs() == []
+
+
+def test_a_compensated_run_ends_in_4(served: CommandProject) -> None:
+    """The refusal, the way back and the reason are shown; what users wrote can neither colour nor clear the screen."""
+    ended = served.run("run", "ship", '{"fail": "rejected"}', "--id", "refused-1")
+    assert (ended.code, ended.err) == (4, "")
+    assert words(ended.out)[4:] == [
+        "send: refused: no [red]lorry[/red] ?[2Jleft",
+        "turning round: what was done is undone",
+        "undo of pack: attempt 1 started",
+        "undo of pack: undone",
+        "undo of note_down: undone",
+        "compensated",
+    ]
+    assert "send: no [red]lorry[/red] ?[2Jleft" in ended.out.splitlines()[-1]
+
+
+def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:
+    """What is open and what to look at stand in the last line."""
+    ended = served.run("run", "ship", '{"fail": "stuck"}', "--id", "stuck-1")
+    assert (ended.code, ended.err) == (5, "")
+    last = ended.out.splitlines()[-1]
+    assert last.startswith("NEEDS_ATTENTION: run stuck-1 of ship: open is pack: ")
+    assert "RuntimeError: glued" in last
+    assert last.endswith("amends show stuck-1")
+
+
+def test_attempts_are_shown(served: CommandProject) -> None:
+    """A failed attempt says why it failed and when the next one is due."""
+    ended = served.run("run", "ship", '{"fail": "flaky"}')
+    assert ended.code == 0
+    assert "pack: attempt 1 failed: RuntimeError: once; again in 0.0 s" in words(ended.out)
+    assert "pack: attempt 2 started" in words(ended.out)
+
+
+def test_json_is_all_there_is_on_stdout(served: CommandProject) -> None:
+    """With --json a program reads the outcome, and nothing stands beside it."""
+    ended = served.run("run", "ship", '{"order_id": "o-2"}', "--id", "json-1", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    answer = json.loads(ended.out)
+    assert (answer["run_id"], answer["saga"], answer["status"]) == ("json-1", "ship", "COMPLETED")
+    assert (answer["error"], answer["open"], answer["keys"]) == (None, [], {"order_id": "o-2"})
+    assert answer["results"] == {"note_down": "o-2", "pack": "parcel of o-2", "send": None}
+
+
+def test_the_same_id_finds_the_same_run(served: CommandProject) -> None:
+    """A command that is given twice acts once; with another input it is refused."""
+    first = served.run("run", "ship", '{"order_id": "o-3"}', "--id", "twice-1")
+    again = served.run("run", "ship", '{"order_id": "o-3"}', "--id", "twice-1")
+    assert (first.code, again.code) == (0, 0)
+    assert "was started before" not in first.out
+    assert "twice-1 was started before" in again.out
+    other = served.run("run", "ship", '{"order_id": "o-4"}', "--id", "twice-1")
+    assert other.code == 2
+    assert "o-3" in other.error
+    assert [row.run_id for row in runs(served)].count("twice-1") == 1
+
+
+@pytest.mark.parametrize("way", ["argument", "file", "stdin", "field"])
+def test_an_input_may_come_from_anywhere(served: CommandProject, way: str) -> None:
+    """JSON is taken from the command line, a file or standard input; the id from an option or the input."""
+    text = json.dumps({"order_id": f"from-{way}"})
+    served.write("order.json", text)
+    arguments = {"file": ["@order.json"], "stdin": ["-"]}.get(way, [text])
+    arguments += ["--id-field", "order_id"] if way == "field" else ["--id", f"from-{way}"]
+    ended = served.run("run", "ship", *arguments, "--json", stdin=text)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["run_id"] == f"from-{way}"
+
+
+def test_a_detached_run_goes_on(served: CommandProject) -> None:
+    """--detach ends when the run is accepted; the worker brings it to its end."""
+    gate = served.path / "gate-detached"
+    ended = served.run("run", "ship", json.dumps({"gate": str(gate)}), "--id", "detached-1", "--detach")
+    assert (ended.code, ended.err) == (0, "")
+    assert "detached-1 of ship is accepted" in ended.out
+    gate.touch()
+    assert served.run("run", "ship", json.dumps({"gate": str(gate)}), "--id", "detached-1").code == 0
+
+
+def test_a_timeout_ends_the_waiting_and_not_the_run(served: CommandProject) -> None:
+    """A run that takes longer than --timeout ends in status 3, and goes on."""
+    gate = served.path / "gate-timeout"
+    order = json.dumps({"gate": str(gate)})
+    ended = served.run("run", "ship", order, "--id", "late-1", "--timeout", "0.5")
+    assert ended.code == 3
+    assert ended.error.startswith("amends: run late-1 is RUNNING after 0.5 s: it goes on")
+    gate.touch()
+    assert served.run("run", "ship", order, "--id", "late-1").code == 0
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_later(project: CommandProject) -> None:
+    """Ctrl-C ends in status 130 and says that the run is accepted; the next worker brings it to its end."""
+    gate = project.path / "gate"
+    order = json.dumps({"gate": str(gate)})
+    with project.started("run", "ship", order, "--id", "broken-off-1") as command:
+        command.read_until("pack: attempt 1 started")
+        assert command.stop(signal.SIGINT) == 130
+        assert "amends: interrupted; run broken-off-1 is accepted: it goes on when a worker runs again" in "".join(
+            command.lines
+        )
+    assert [row.run_id for row in project.open_runs()] == ["broken-off-1"]
+    gate.touch()
+    ended = project.run("run", "ship", order, "--id", "broken-off-1")
+    assert ended.code == 0
+    assert project.open_runs() == []
+
+
+def test_a_reader_that_goes_away_does_not_hurt_the_run(served: CommandProject) -> None:
+    """A closed pipe ends the command; the run goes on."""
+    with subprocess.Popen(
+        [AMENDS, "run", "ship", "{}", "--id", "unread-1"],
+        cwd=served.path,
+        env=served.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+    assert served.run("run", "ship", "{}", "--id", "unread-1").code == 0
+
+
+# ---- a file of runs
+
+
+def write_lines(project: CommandProject, name: str, orders: Sequence[dict[str, str]]) -> None:
+    """Write a file with one input on each line."""
+    project.write(name, "".join(f"{json.dumps(order)}\n" for order in orders))
+
+
+def test_each_line_of_a_file_is_a_run(served: CommandProject) -> None:
+    """Every line gets a result line, the worst run decides the status, and equal lines are different runs."""
+    write_lines(
+        served, "mixed.jsonl", [{"order_id": "m-1"}, {"order_id": "m-2", "fail": "rejected"}, {"order_id": "m-1"}]
+    )
+    ended = served.run("run", "ship", "@mixed.jsonl")
+    assert (ended.code, ended.err) == (4, "")
+    *lines, last = ended.out.splitlines()
+    assert sorted(line.split()[:2] for line in lines) == [
+        ["mixed.jsonl:1", "COMPLETED"],
+        ["mixed.jsonl:2", "COMPENSATED"],
+        ["mixed.jsonl:3", "COMPLETED"],
+    ]
+    assert "no [red]lorry[/red] ?[2Jleft" in next(line for line in lines if "COMPENSATED" in line)
+    assert last.startswith("3 runs in ")
+    assert "1 COMPENSATED, 2 COMPLETED" in last
+    assert len({line.split()[2] for line in lines}) == 3
+
+
+def test_a_file_that_is_run_again_starts_only_what_is_new(served: CommandProject) -> None:
+    """Ids come from the content of the lines: moving, spacing and adding lines starts nothing twice."""
+    write_lines(served, "grown.jsonl", [{"order_id": "g-1"}, {"order_id": "g-2"}])
+    first = served.run("run", "ship", "@grown.jsonl", "--json")
+    served.write("grown.jsonl", '{"order_id": "g-3"}\n\n{"order_id":"g-2"}\n{"order_id": "g-1"}\n')
+    second = served.run("run", "ship", "@grown.jsonl", "--json")
+    assert (first.code, second.code) == (0, 0)
+    before, after = json.loads(first.out), json.loads(second.out)
+    assert {each["run_id"] for each in before} < {each["run_id"] for each in after}
+    assert [each["place"] for each in after] == ["grown.jsonl:1", "grown.jsonl:3", "grown.jsonl:4"]
+    known = [row for row in runs(served) if row.keys["order_id"].startswith("g-")]
+    assert sorted(row.keys["order_id"] for row in known) == ["g-1", "g-2", "g-3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "says"),
+    [
+        ('{"order_id": 5}', [], "lines.jsonl:2: input of saga 'ship'"),
+        ("{", [], "lines.jsonl:2: input of saga 'ship': not JSON"),
+        ('{"order_id": "a/b"}', ["--id-field", "order_id"], "lines.jsonl:2: run id 'a/b'"),
+        ('{"order_id": "l-1"}', ["--id-field", "order_id"], "lines.jsonl:2: id 'l-1' is that of lines.jsonl:1"),
+        ('{"fail": ""}', ["--id-field", "order_id"], "lines.jsonl:2: --id-field order_id"),
+    ],
+    ids=["type", "syntax", "id", "same id", "no id"],
+)
+def test_one_bad_line_starts_nothing(project: CommandProject, line: str, options: list[str], says: str) -> None:
+    """All lines are checked before the first run is accepted, and the bad one is named."""
+    project.write("lines.jsonl", f'{{"order_id": "l-1"}}\n{line}\n')
+    ended = project.run("run", "ship", "@lines.jsonl", *options)
+    assert ended.code == 2
+    assert says in ended.error
+    assert ended.error.endswith("nothing was started")
+    assert not (project.path / ".amends").exists()
+
+
+def test_an_empty_file_is_refused(project: CommandProject) -> None:
+    """A file without lines is a mistake, not a success."""
+    project.write("lines.jsonl", "\n \n")
+    ended = project.run("run", "ship", "@lines.jsonl")
+    assert ended.code == 2
+    assert "has no lines" in ended.error
+
+
+def test_more_lines_than_run_at_once_all_run(served: CommandProject) -> None:
+    """A file longer than what runs side by side is run to its end, with ids of the caller's making."""
+    write_lines(served, "many.jsonl", [{"order_id": f"n-{number}"} for number in range(60)])
+    ended = served.run("run", "ship", "@many.jsonl", "--id-field", "order_id", "--id", "day7", "--json")
+    assert ended.code == 0, ended.err
+    answer = json.loads(ended.out)
+    assert [each["run_id"] for each in answer] == [f"day7-n-{number}" for number in range(60)]
+    assert {each["status"] for each in answer} == {"COMPLETED"}
+
+
+# ---- on a terminal
+
+
+def on_a_terminal(project: CommandProject, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run the program on a terminal of its own, and give its status and all that it drew."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [AMENDS, *arguments],
+        cwd=project.path,
+        env={**project.environment, "TERM": "xterm", "COLUMNS": "100", **(env or {})},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            part = os.read(ours, 65_536)
+        except OSError:  # Linux says so when the last writer has gone
+            break
+        if not part:
+            break
+        drawn += part
+    os.close(ours)
+    return process.wait(), drawn.decode()
+
+
+def test_a_terminal_shows_steps_and_then_their_undo(served: CommandProject) -> None:
+    """Rows are drawn anew while the run goes on; markup and control characters of users stay text."""
+    code, drawn = on_a_terminal(served, "run", "ship", '{"fail": "rejected"}')
+    assert code == 4
+    assert "\x1b[1A" in drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    last = plain[plain.rindex("✗ send") :].splitlines()
+    assert "refused: no [red]lorry[/red] ?[2Jleft" in last[0]
+    assert [line.split("  ")[0].rstrip() for line in last[1:3]] == ["✓ undo of pack", "✓ undo of note_down"]
+    assert last[3].startswith("COMPENSATED: run ")
+    assert "\x1b[2J" not in drawn
+    assert "\x1b[31m" not in drawn  # NO_COLOR is set
+
+
+def test_colours_are_those_of_the_status(served: CommandProject) -> None:
+    """Without NO_COLOR a compensated run's line is yellow."""
+    code, drawn = on_a_terminal(served, "run", "ship", '{"fail": "rejected"}', env={"NO_COLOR": ""})
+    assert code == 4
+    assert "\x1b[33mCOMPENSATED: run " in drawn
+
+
+def test_a_file_of_runs_has_a_progress_bar(served: CommandProject) -> None:
+    """On a terminal each run's line stands above a bar that counts them."""
+    write_lines(served, "bar.jsonl", [{"order_id": "b-1"}, {"order_id": "b-2"}])
+    code, drawn = on_a_terminal(served, "run", "ship", "@bar.jsonl")
+    assert code == 0
+    assert "2/2" in drawn
+    assert drawn.count("COMPLETED  bar-") == 2
+
+
+def test_nothing_stays_open(served: CommandProject) -> None:
+    """After everything above, every run has come to an end."""
+    end = time.monotonic() + 30
+    while (left := served.open_runs()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []

@@ -1,0 +1,150 @@
+"""The fold of a run's facts into the rows and lines that `amends run` shows."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from rich.console import Console
+from strategies import World, histories, plan_node, plan_of, started
+
+from amends.aggregates import facts
+from amends.aggregates.plan import Stage
+from amends.aggregates.state import RunStatus
+from amends.cli.progress import Board, Mark, describe
+from amends.cli.run_live import render
+
+PLAN = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
+CLAIM = {"key": "k", "worker": "w", "lease_until_ms": 0}
+FAILURE = {"error_type": "E", "error": "no"}
+
+
+def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
+    """Make a fact of a run."""
+    common = started(PLAN).model_dump(
+        include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id", "actor"}
+    )
+    return facts.FACTS[kind](**common, originator_version=1, as_of_ms=at_ms, **fields)
+
+
+def board_of(*said: facts.Fact) -> Board:
+    """Fold facts that follow an acceptance at 0 ms."""
+    board = Board(PLAN)
+    for each in (started(PLAN), *said):
+        board.apply(each)
+    return board
+
+
+def marks(board: Board) -> dict[str, Mark]:
+    """Give the mark of every row."""
+    return {f"undo of {row.node}" if row.undo else row.node: row.mark for row in board.rows}
+
+
+def test_the_stage_that_is_next_is_busy() -> None:
+    """A transaction has no fact for its beginning; its row moves all the same."""
+    board = board_of(fact("StepSucceeded", 10, node="a", attempt=1, result=None))
+    assert marks(board) == {"a": Mark.DONE, "b": Mark.BUSY, "c": Mark.BUSY, "d": Mark.PENDING}
+    assert [(row.began_ms, row.ended_ms) for row in board.rows] == [(0, 10), (10, None), (10, None), (None, None)]
+
+
+def test_an_effect_lasts_from_its_first_attempt() -> None:
+    """Waiting between attempts is part of what a step takes."""
+    board = board_of(
+        fact("StepStarted", 5, node="a", attempt=1, **CLAIM),
+        fact("StepAttemptFailed", 20, node="a", attempt=1, retry_at_ms=50, **FAILURE),
+    )
+    row = board.rows[0]
+    assert (row.mark, row.text, row.began_ms, row.due_ms) == (Mark.WAITING, "attempt 1 failed: E: no", 5, 50)
+    board.apply(fact("StepStarted", 50, node="a", attempt=2, **CLAIM))
+    board.apply(fact("StepSucceeded", 60, node="a", attempt=2, result=1))
+    row = board.rows[0]
+    assert (row.mark, row.text, row.began_ms, row.ended_ms, row.due_ms) == (Mark.DONE, "", 5, 60, None)
+
+
+def test_what_is_undone_stands_below_the_steps_in_its_order() -> None:
+    """Steps keep how they ended; their undoing has rows of its own, and nothing is ahead any more."""
+    board = board_of(
+        fact("StepSucceeded", 10, node="a", attempt=1, result=None),
+        fact("StepSucceeded", 20, node="b", attempt=1, result=None),
+        fact("StepRejected", 30, node="c", attempt=1, reason="no"),
+        fact("SagaFailed", 30, node="c", reason="no"),
+        fact("CompensationStarted", 31, node="b", attempt=1, **CLAIM),
+        fact("CompensationExhausted", 40, node="b"),
+        fact("CompensationSucceeded", 50, node="a", attempt=1),
+    )
+    assert list(marks(board).items()) == [
+        ("a", Mark.DONE),
+        ("b", Mark.DONE),
+        ("c", Mark.FAILED),
+        ("d", Mark.PENDING),
+        ("undo of b", Mark.OPEN),
+        ("undo of a", Mark.DONE),
+    ]
+
+
+WORDS: list[tuple[facts.Fact, str]] = [
+    (started(PLAN), "run run-1 of a-saga accepted"),
+    (fact("StepStarted", 0, node="a", attempt=1, **CLAIM), "a: attempt 1 started"),
+    (fact("StepSucceeded", 0, node="a", attempt=1, result=1), "a: succeeded"),
+    (fact("StepSucceeded", 0, node="a", attempt=1, result=1, probed=True), "a: succeeded (found by its probe)"),
+    (fact("StepRejected", 0, node="a", attempt=1, reason="sold out"), "a: refused: sold out"),
+    (
+        fact("StepAttemptFailed", 100, node="a", attempt=2, retry_at_ms=1_600, **FAILURE),
+        "a: attempt 2 failed: E: no; again in 1.5 s",
+    ),
+    (fact("StepAttemptFailed", 0, node="a", attempt=3, retry_at_ms=None, **FAILURE), "a: attempt 3 failed: E: no"),
+    (
+        fact("ProbeAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),
+        "a: asking, attempt 1 failed: E: no",
+    ),
+    (fact("StepFailed", 0, node="a", reason="rolled back"), "a: failed: rolled back"),
+    (fact("StepInDoubt", 0, node="a", reason="no probe"), "a: in doubt: no probe"),
+    (fact("CompensationStarted", 0, node="a", attempt=2, **CLAIM), "undo of a: attempt 2 started"),
+    (fact("CompensationSucceeded", 0, node="a", attempt=1), "undo of a: undone"),
+    (
+        fact("CompensationAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),
+        "undo of a: attempt 1 failed: E: no",
+    ),
+    (fact("CompensationExhausted", 0, node="a"), "undo of a: not undone: its attempts are spent"),
+    (fact("SagaFailed", 0, node="a", reason="no"), "turning round: what was done is undone"),
+    (fact("SagaCompleted", 0), "completed"),
+    (fact("SagaCompensated", 0), "compensated"),
+    (fact("AttentionRequested", 0, nodes=("a", "b"), reason="stuck"), "needs attention (a, b): stuck"),
+]
+
+
+@pytest.mark.parametrize(("said", "words"), WORDS, ids=[said.kind for said, _ in WORDS])
+def test_every_fact_has_its_words(said: facts.Fact, words: str) -> None:
+    """On a pipe each fact is one line."""
+    assert describe(said) == words
+
+
+def test_no_kind_of_fact_is_without_words() -> None:
+    """A new kind of fact has to be given words in the table above."""
+    assert {said.kind for said, _ in WORDS} == set(facts.FACTS)
+
+
+@given(histories())
+def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
+    """Whatever happens to a saga, every closed run shows what was done, and nothing that goes on."""
+    board = Board(world.record.state.plan)
+    for each in world.facts:
+        board.apply(each)
+    shown = {row.mark for row in board.rows}
+    assert Mark.BUSY not in shown
+    if world.record.state.status is RunStatus.COMPLETED:
+        assert shown == {Mark.DONE}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_rows_are_plain_text_within_the_width(encoding: str) -> None:
+    """Names and reasons of users can neither colour a row, nor break it, nor make it longer than the terminal."""
+    reason = "[red]no[/red]\n\x1b[2J" + "x" * 200
+    board = board_of(fact("StepRejected", 30, node="a", attempt=1, reason=reason))
+    console = Console(width=60, force_terminal=True, color_system=None, record=True)
+    with console.capture() as captured:
+        console.print(render(board, 1_000, encoding=encoding))
+    lines = captured.get().splitlines()
+    assert len(lines) == 4
+    assert all(len(line) <= 60 for line in lines)
+    assert "refused: [red]no[/red] ?[2Jxx" in lines[0]
+    assert captured.get().isascii() is False or encoding == "ascii"

@@ -1,0 +1,271 @@
+"""Text, durations, tables and flowcharts for the screen."""
+
+import io
+from datetime import UTC, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from strategies import plan_node, retry_policy
+
+from amends.aggregates.plan import Plan, Role, Stage, StepKind
+from amends.cli.mermaid import flowchart
+from amends.cli.plan_views import policy_text, shape_of
+from amends.cli.render import WIDE, Column, ago, as_json, clip, duration, escaped, fields, moment, styled, table, widths
+
+EVIL = [
+    "[red]x[/red]",
+    "\x1b[31mred",
+    "a\nb\r\tc",
+    "\u202eright to left",
+    "\ud800",
+    "[/]",
+    "漢字" * 30,
+    "y" * 3_000,
+    ":smile:",
+]
+
+COLUMNS = (
+    Column("run", 12, copied=True),
+    Column("status", 8),
+    Column("attempts", 3, right=True),
+    Column("error", 20, below=True),
+)
+
+
+def printed(renderable: RenderableType, width: int) -> list[str]:
+    """Print for a screen without colours, and give the lines."""
+    out = io.StringIO()
+    Console(file=out, width=width, markup=False, highlight=False, emoji=False, color_system=None).print(renderable)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+# ---- text
+
+
+@given(st.text(max_size=200))
+def test_escaped_text_is_printable_and_one_line(text: str) -> None:
+    """Whatever users write, what is shown of it can neither move the cursor nor begin a new line."""
+    shown = escaped(text)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    if text.isprintable():
+        assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\nb", r"a\nb"),
+        ("\u202e", r"\u202e"),
+        ("\ud800", r"\ud800"),
+        ("[red]é漢[/red]", "[red]é漢[/red]"),
+    ],
+)
+def test_escapes_are_those_of_python(text: str, shown: str) -> None:
+    """Nothing is left out: a reader can tell what was there."""
+    assert escaped(text) == shown
+
+
+@given(st.text(max_size=300), st.integers(2, 100))
+def test_clipped_text_fits(text: str, limit: int) -> None:
+    """A shortened text takes no more columns than it may, and says that it was shortened."""
+    shown = clip(text, limit)
+    assert cell_len(shown) <= limit
+    assert shown == escaped(text) or shown.endswith("…")
+
+
+# ---- time
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_000, "1 s"),
+        (1_550, "1.5 s"),
+        (59_999, "59.9 s"),
+        (60_000, "1 min"),
+        (125_000, "2 min 5 s"),
+        (3_600_000, "1 h"),
+        (11_040_000, "3 h 4 min"),
+        (86_400_000, "1 d"),
+        (176_400_000, "2 d 1 h"),
+        (-1_500, "-1.5 s"),
+    ],
+)
+def test_durations_have_two_units_at_most(ms: int, text: str) -> None:
+    """A duration is never rounded up: 59.9 s stays below a minute."""
+    assert duration(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("past_ms", "text"),
+    [
+        (-5_000, "now"),
+        (999, "now"),
+        (1_000, "1 s ago"),
+        (90_000, "1 min ago"),
+        (7_200_000, "2 h ago"),
+        (9**12, "3268 d ago"),
+    ],
+)
+def test_ages_are_rough(past_ms: int, text: str) -> None:
+    """An age has one unit, and a time to come counts as now."""
+    assert ago(10**15 - past_ms, 10**15) == text
+
+
+def test_moments_carry_their_offset() -> None:
+    """A time says in which zone it is, and one that no calendar has is not an error."""
+    assert moment(0, UTC) == "1970-01-01 00:00:00+00:00"
+    assert moment(0, timezone(timedelta(hours=5, minutes=30))) == "1970-01-01 05:30:00+05:30"
+    assert moment(10**18, UTC) == f"{10**18} ms since 1970"
+
+
+# ---- tables
+
+
+@given(
+    st.lists(st.tuples(*[st.text(max_size=60) | st.sampled_from(EVIL)] * len(COLUMNS)), min_size=1, max_size=5),
+    st.integers(24, 200) | st.just(WIDE),
+)
+def test_no_line_of_a_table_is_wider_than_the_screen(rows: list[tuple[str, ...]], width: int) -> None:
+    """Whatever is in it, a table fits its screen, and every line can be printed."""
+    lines = printed(table(COLUMNS, rows, width), width)
+    assert max(map(cell_len, lines), default=0) <= width
+    assert all(line.isprintable() for line in lines)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200), st.integers(30, 200))
+def test_what_is_copied_is_never_shortened(run_id: str, width: int) -> None:
+    """An id is folded where there is no room, and all of it is there."""
+    lines = printed(table(COLUMNS, [(run_id, "COMPENSATED", "10", "")], width), width)
+    first = "".join(line[: line.find(" ")] if " " in line.strip() else line for line in lines[1:])
+    assert run_id in first.replace(" ", "")
+
+
+@given(st.lists(st.integers(0, 120), min_size=4, max_size=4), st.integers(1, 300))
+def test_widths_keep_to_the_screen_and_to_what_is_least(natural: list[int], width: int) -> None:
+    """Shares add up to no more than there is, and none is smaller than its column allows."""
+    shares = widths(COLUMNS, natural, width)
+    least = [min(wish, column.least) for wish, column in zip(natural, COLUMNS, strict=True)]
+    gaps = 2 * (len(COLUMNS) - 1)
+    if shares is None:
+        assert sum(least) + gaps > width
+    else:
+        assert sum(shares) + gaps <= max(width, sum(natural) + gaps)
+        assert all(low <= share <= wish for low, share, wish in zip(least, shares, natural, strict=True))
+
+
+def test_markup_and_escapes_are_shown_as_they_are() -> None:
+    """Markup of rich has no meaning in foreign text, and control characters have no effect."""
+    lines = printed(table(COLUMNS, [("[bold]id[/]", "\x1b[31m", ":smile:", "a\nb")], WIDE), WIDE)
+    assert lines[1].split() == ["[bold]id[/]", r"\x1b[31m", ":smile:", r"a\nb"]
+
+
+def test_a_table_gives_way_step_by_step() -> None:
+    """With less room cells are shortened, then columns go below, and at last everything is stacked."""
+    rows = [("order-1", "NEEDS_ATTENTION", "3", "the bank did not answer within 10 s, after three attempts")]
+    assert printed(table(COLUMNS, rows, 100), 100) == [
+        "run      status           attempts  error",
+        "order-1  NEEDS_ATTENTION         3  the bank did not answer within 10 s, after three attempts",
+    ]
+    assert printed(table(COLUMNS, rows, 60), 60)[1] == "order-1  NEEDS_ATTENTION         3  the bank did not answer…"
+    assert printed(table(COLUMNS, rows, 40), 40) == [
+        "run      status           attempts",
+        "order-1  NEEDS_ATTENTION         3",
+        "    error: the bank did not answer",
+        "    within 10 s, after three attempts",
+    ]
+    assert printed(table(COLUMNS, rows, 18), 18)[:4] == ["order-1", "    status:", "    NEEDS_ATTENTIO", "    N"]
+
+
+def test_columns_without_anything_are_left_out() -> None:
+    """A column in which no row has anything takes no room."""
+    assert printed(table(COLUMNS, [("a", "", "", "")], 80), 80) == ["run", "a"]
+
+
+def test_a_status_keeps_its_colour_when_it_is_shortened() -> None:
+    """The style of a cell survives whatever is done to its text."""
+    out = io.StringIO()
+    console = Console(
+        file=out, width=24, force_terminal=True, color_system="standard", no_color=False, legacy_windows=False
+    )
+    console.print(table(COLUMNS[:2], [("x" * 12, styled("NEEDS_ATTENTION", "red"))], 24))
+    assert "\x1b[31mNEEDS_ATT" in out.getvalue()
+
+
+def test_fields_leave_out_what_is_not_there() -> None:
+    """A value of nothing has no line, and a long one is folded beside its name."""
+    lines = printed(fields([("saga", "place-order"), ("error", None), ("keys", ""), ("input", "z" * 50)], 40), 40)
+    assert lines == ["saga   place-order", f"input  {'z' * 33}", f"       {'z' * 17}"]
+
+
+def test_json_is_ascii() -> None:
+    """Printed JSON upsets neither a terminal nor an encoding, and reads back equal."""
+    assert as_json({"a": EVIL}).isascii()
+
+
+# ---- plans
+
+
+def test_policies_read_like_sentences() -> None:
+    """Attempts, delays and the bound of one attempt, each only where there is one."""
+    assert policy_text(retry_policy(3, first_ms=200), 10_000) == "3 attempts, 200 ms x2 up to 1 s, timeout 10 s"
+    assert policy_text(retry_policy(None)) == "no limit, 10 ms x2 up to 1 s"
+    assert policy_text(retry_policy(1), 500) == "1 attempt, timeout 500 ms"
+    assert policy_text(None) == ""
+
+
+def plan() -> Plan:
+    """Make a plan with everything that a flowchart can show."""
+    return Plan(
+        saga="end",
+        input_type="Order",
+        stages=(
+            Stage(nodes=(plan_node("end", kind=StepKind.TRANSACTION),)),
+            Stage(
+                nodes=(plan_node("a"), plan_node("b"), plan_node("c", undo=False, irreversible='"it" <stays>; #1')),
+                ordered=True,
+            ),
+            Stage(nodes=(plan_node("decide", undo=False, role=Role.PIVOT),)),
+            Stage(nodes=(plan_node("class", undo=False, role=Role.RETRIABLE),)),
+        ),
+    )
+
+
+def test_a_shape_fits_on_one_line() -> None:
+    """Order, parallel groups and roles are told apart without colours."""
+    assert shape_of(plan()) == "end > (a | b | c) > pivot decide > retriable class"
+
+
+def test_a_flowchart_shows_both_ways() -> None:
+    """The way forward visits every stage in order, the way back every compensation in reverse order."""
+    lines = [line.strip() for line in flowchart(plan(), {}).splitlines()]
+    assert lines[0] == "flowchart TD"
+    assert [line for line in lines if " --> " in line] == [
+        "start --> n0",
+        "n0 --> s1",
+        "s1 --> n4",
+        "n4 --> n5",
+        "n5 --> completed",
+    ]
+    assert [line for line in lines if line.startswith(("us1 ", "un0 "))] == [
+        "us1 -.-> un0",
+        "un0 -.-> compensated",
+    ]
+    assert 'subgraph us1 ["undone one by one"]' in lines
+    assert 'n4{{"decide<br/>effect, pivot"}}' in lines
+    assert 'n5(["class<br/>effect, retriable"])' in lines
+
+
+def test_a_flowchart_takes_no_orders_from_labels() -> None:
+    """Words of Mermaid are never ids, and its special characters in a label are written by number."""
+    text = flowchart(plan(), {})
+    assert "#34;it#34; #60;stays#62;#59; #35;1" in text
+    assert all(line.count('"') in {0, 2} for line in text.splitlines())
+    assert not any(line.strip() in {"end -->", "class"} for line in text.splitlines())
