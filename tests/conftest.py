@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from hypothesis import settings
+from reading_shop import Amends, Shop, as_it_was, make_shop
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("no deadline", deadline=None)
@@ -62,6 +63,19 @@ def store_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Give a project whose store has runs of every kind; it is only read."""
+    with as_it_was():
+        yield make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Give the program, to be called in this process on the shop."""
+    return Amends(shop.folder, capsys)
 
 
 @pytest.fixture(scope="session")
