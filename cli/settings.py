@@ -183,14 +183,13 @@ class Settings(BaseSettings):
         project_dir: The directory that relative paths start from and that modules are imported from.
         config_file: The file that the settings were read from; None where only the environment and defaults speak.
         modules: Dotted names of the modules that define sagas, in the order in which they are imported.
-        data_dir: Where the embedded server and the default store keep their files. Default `.amends`.
-        store_url: The journal's database, absolute and for the driver that is used: SQLite in `events.db` of the data
-            directory by default. It may hold a password: print `safe_store_url`.
+        data_dir: Where the embedded server and the default store keep their files.
+        store_url: The journal's database. A password in it is never printed: `safe_store_url` is what is shown.
         task_queue: Temporal's task queue for sagas and for steps that name no other.
         max_input_bytes: Largest input of a saga run, in bytes of its JSON text.
         max_result_bytes: Largest result of a step, in bytes of its JSON text.
-        embedded_port: Port of the embedded Temporal server; None takes the one that the server chooses.
-        ui_port: Port of the embedded server's web page; None takes the one that the server chooses.
+        embedded_port: Port of the embedded Temporal server; a free one when it is not set.
+        ui_port: Port of the embedded server's web page; a free one when it is not set.
         worker_concurrency: How many activities one worker runs at a time.
     """
 

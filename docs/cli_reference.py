@@ -6,17 +6,15 @@
 # ruff: noqa: INP001 - a program beside the pages, not a package
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from amends.cli.app import CLOSED_PIPE, DEBUG, app
-from amends.cli.exit_codes import ExitCode
+from amends.cli.app import DEBUG, app
 
-__all__ = ["PAGE", "commands", "exit_codes", "reference"]
+__all__ = ["PAGE", "commands", "reference"]
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 
@@ -33,32 +31,14 @@ On a terminal answers are laid out for its width. In a pipe or a file a row is a
 `COLUMNS` names a width. `NO_COLOR` turns colours off. What cannot be printed is shown as Python writes it, such as
 `\\x1b`. `{debug}=1` adds the traceback of whatever ends a command.
 
-## Exit status
-
-| status | name | meaning |
-|---|---|---|
-{exit_codes}
-
-Commands that only read (`list`, `show`, `history`, `sagas`, `describe`, `catalog`) end with 0 when they could answer,
-whatever has become of the runs that they show. A store that does not exist yet is a part that could not be reached: 3.
+What a command's [exit status](exit-codes.md) says is listed on a page of its own; [settings](settings.md) are, too.
 
 {commands}"""
 
 
 def reference() -> str:
     """Give the text of the page."""
-    codes = "\n".join(f"| {code} | {name} | {meaning} |" for code, name, meaning in exit_codes())
-    return TEXT.format(exit_codes=codes, commands="\n".join(_sections()), debug=DEBUG)
-
-
-def exit_codes() -> Iterator[tuple[int, str, str]]:
-    """Give number, name and meaning of every exit status, the meaning as its class documents it."""
-    text = " ".join((inspect.getdoc(ExitCode) or "").partition("Attributes:")[2].split())
-    parts = re.split(r"(?:^|\s)([A-Z_]{2,}): ", text)[1:]
-    meanings = dict(zip(parts[::2], parts[1::2], strict=True))
-    for code in ExitCode:
-        yield code.value, code.name, meanings[code.name]
-    yield CLOSED_PIPE, "CLOSED_PIPE", "The reader of our output went away, such as `head` in a pipe."
+    return TEXT.format(commands="\n".join(_sections()), debug=DEBUG)
 
 
 def commands() -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,7 @@ myst_fence_as_directive = ["mermaid"]
 mermaid_fullscreen = False
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "both"
+autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False

@@ -6,15 +6,20 @@ All code of a page is run in the page's order, in one new, empty folder.
 |---|---|
 | block `python` | runs in the page's module: names carry over, `await` works at the top level |
 | block `console` | each line `$ command` runs in bash with this environment's programs, and must exit with 0 |
+| `$ echo $?` under a command | shows its exit status, which may then be another one than 0 |
 | lines under a command | must be what it prints; `...` is any text in a line, alone on a line any lines |
 | block `json`, `toml` | must be readable as such |
 | block `text`, `mermaid`, `sql`, `yaml`, `ini`, `{directive}` | is only shown |
 | `<!-- file: PATH -->` above a block | the block becomes that file in the page's folder instead |
 | `<!-- skip: REASON -->` above a block | the block is not run; without a reason it is an error |
+| `<!-- background: WHERE -->` above a `console` block | its command goes on beside the others until the page ends |
+| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for the address of a `postgresql` or `temporal` of the tests' |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 
 The page's module is named after the page, in lower case, and can be imported while the page runs.
-A folder entered with ``cd`` in one command is where the following commands and Python blocks run.
+A folder entered with ``cd`` in one command is where the following commands and Python blocks run; what it exports is in
+the environment of the following commands. Of a command in the background the page shows how its output begins; the end
+of the page is its Ctrl-C, after which it must exit with 0.
 """
 
 import ast
@@ -25,11 +30,14 @@ import json
 import linecache
 import os
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -38,7 +46,8 @@ SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
 COMMAND_TIMEOUT_S = 120
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)$")
-_MARK = re.compile(r"^ *<!-- *(?P<kind>file|skip):(?P<text>.*?)-->\s*$")
+_MARK = re.compile(r"^ *<!-- *(?P<kind>background|file|skip):(?P<text>.*?)-->\s*$")
+_NEEDS = re.compile(r"^<!-- *needs: *(?P<part>\w+) as (?P<text>\S+) *-->\s*$", re.MULTILINE)
 _HIDDEN = re.compile(r"^ *<!-- python\s*$")
 
 
@@ -56,6 +65,7 @@ class Block:
         line: Line of the page that the code begins on, from 1.
         file: Where the text belongs instead of being run, or None.
         skipped: Why it is not run, or None.
+        background: Where its command goes on until the page ends, or None.
     """
 
     language: str
@@ -63,6 +73,12 @@ class Block:
     line: int
     file: str | None = None
     skipped: str | None = None
+    background: str | None = None
+
+
+def read_needs(text: str) -> dict[str, str]:
+    """Find the parts that a page needs, with the text that stands for each of them in the page."""
+    return {need["part"]: need["text"] for need in _NEEDS.finditer(text)}
 
 
 def read_blocks(text: str, name: str) -> list[Block]:
@@ -97,7 +113,9 @@ def read_blocks(text: str, name: str) -> list[Block]:
             code = "".join(
                 f"{inner[min(indent, len(inner) - len(inner.lstrip())) :]}\n" for inner in lines[number:close]
             )
-            blocks.append(Block(language, code, number + 1, marks.get("file"), marks.get("skip")))
+            blocks.append(
+                Block(language, code, number + 1, marks.get("file"), marks.get("skip"), marks.get("background"))
+            )
             marks = {}
             number = close + 1
         elif line.strip() and marks:
@@ -122,11 +140,15 @@ class PageRun:
     Args:
         path: The page.
         folder: An empty folder, where everything of the page happens.
+        stand_ins: Texts of the page, and what stands in their place when it is run.
     """
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, stand_ins: Mapping[str, str] | None = None) -> None:
         self._path = path
         self._folder = folder
+        self._stand_ins = dict(stand_ins or {})
+        self._variables = self._environment()
+        self._status = 0
         self._module = ModuleType(re.sub(r"\W", "_", path.stem.lower()))
         self._module.__file__ = str(path)
 
@@ -141,9 +163,9 @@ class PageRun:
         sys.path.insert(0, str(self._folder))
         os.chdir(self._folder)
         try:
-            with asyncio.Runner() as runner:
+            with asyncio.Runner() as runner, ExitStack() as background:
                 for block in blocks:
-                    self._run_block(block, runner)
+                    self._run_block(replace(block, code=self._stand_in(block.code)), runner, background)
         finally:
             os.chdir(before)
             sys.path.remove(str(self._folder))
@@ -154,13 +176,20 @@ class PageRun:
                 sys.modules[name] = replaced
         return sum(block.language in RUN for block in blocks)
 
-    def _run_block(self, block: Block, runner: asyncio.Runner) -> None:
+    def _stand_in(self, text: str) -> str:
+        for shown, real in self._stand_ins.items():
+            text = text.replace(shown, real)
+        return text
+
+    def _run_block(self, block: Block, runner: asyncio.Runner, background: ExitStack) -> None:
         if block.file is not None:
             target = Path.cwd() / block.file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.code, encoding="utf-8")
         elif block.language == "python":
             self._run_python(block, runner)
+        elif block.background is not None:
+            self._start(block, background)
         elif block.language == "console":
             self._run_console(block)
         elif block.language == "json":
@@ -185,31 +214,60 @@ class PageRun:
             exec(code, self._module.__dict__)  # noqa: S102 - the project's own pages
 
     def _run_console(self, block: Block) -> None:
-        for line, command, expected in _commands(block, self._path.name):
+        commands = _commands(block, self._path.name)
+        following = [command for _, command, _ in commands[1:]]
+        for (line, command, expected), after in zip(commands, [*following, ""], strict=True):
             place = f"{self._path.name}:{line}: $ {command}"
-            moved_to = self._folder / ".moved-to"
-            script = f'{command}\nstatus=$?\npwd > "$MOVED_TO"\nexit $status'
-            done = subprocess.run(
-                ["bash", "-c", script],
-                env=self._environment() | {"MOVED_TO": str(moved_to)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=COMMAND_TIMEOUT_S,
-                check=False,
-                text=True,
-            )
-            if done.returncode != 0:
-                raise PageError(f"{place}: exit code {done.returncode}; it printed:\n{done.stdout}")
-            if expected and not prints_as_shown(expected, done.stdout):
-                shown = "\n".join(
-                    difflib.unified_diff(
-                        expected.splitlines(), done.stdout.splitlines(), "shown", "printed", lineterm=""
-                    )
+            status, printed = self._run_command(command)
+            if status != 0 and after != "echo $?":
+                raise PageError(f"{place}: exit code {status}; it printed:\n{printed}")
+            if expected and not prints_as_shown(expected, printed):
+                raise PageError(
+                    f"{place}: prints something else than the page shows:\n{_difference(expected, printed)}"
                 )
-                raise PageError(f"{place}: prints something else than the page shows:\n{shown}")
-            os.chdir(moved_to.read_text(encoding="utf-8").rstrip("\n"))
-            moved_to.unlink()
+
+    def _run_command(self, command: str) -> tuple[int, str]:
+        """Run one command where and as the one before it has left things; gives its exit status and what it prints."""
+        left = self._folder / ".left"
+        script = f'(exit {self._status})\n{command}\nstatus=$?\n(pwd; env -0) > "{left}"\nexit $status'
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=self._variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+            text=True,
+        )
+        self._status = done.returncode
+        if left.exists():
+            folder, _, variables = left.read_text(encoding="utf-8").partition("\n")
+            os.chdir(folder)
+            self._variables = dict(each.split("=", 1) for each in variables.split("\0") if "=" in each)
+            left.unlink()
+        return done.returncode, done.stdout
+
+    def _start(self, block: Block, background: ExitStack) -> None:
+        """Start a command that goes on until the page ends, and wait until it has printed what is shown."""
+        commands = _commands(block, self._path.name)
+        if block.language != "console" or len(commands) != 1 or not commands[0][2]:
+            raise PageError(
+                f"{self._path.name}:{block.line}: what runs in the background is one command of a console block, "
+                f"with what it prints when it is ready"
+            )
+        line, command, expected = commands[0]
+        place = f"{self._path.name}:{line}: $ {command}"
+        process = background.enter_context(_interrupted(command, self._variables, place))
+        assert process.stdout is not None
+        printed = ""
+        while not prints_as_shown(expected, printed):
+            more = process.stdout.readline()
+            if not more:
+                raise PageError(
+                    f"{place}: ended without printing what the page shows:\n{_difference(expected, printed)}"
+                )
+            printed += more
 
     def _environment(self) -> dict[str, str]:
         """Build the surroundings of a reader who has just activated the environment."""
@@ -226,6 +284,38 @@ class PageRun:
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(f"{self._folder}{os.sep}"):
                 del sys.modules[name]
+
+
+@contextmanager
+def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in the background; at the end press Ctrl-C, and insist that it ends well."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = ""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            printed, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+    if process.returncode != 0:
+        raise PageError(f"{place}: exit code {process.returncode} after Ctrl-C; it printed:\n{printed}")
+
+
+def _difference(shown: str, printed: str) -> str:
+    """Compare line by line."""
+    lines: Iterable[str] = difflib.unified_diff(
+        shown.splitlines(), printed.splitlines(), "shown", "printed", lineterm=""
+    )
+    return "\n".join(lines)
 
 
 def _commands(block: Block, name: str) -> list[tuple[int, str, str]]:

@@ -8,7 +8,6 @@ import pytest
 from repository import ROOT
 
 from amends.cli.app import COMMANDS
-from amends.cli.exit_codes import ExitCode
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,6 @@ def test_every_command_and_option_is_in_it(generator: dict[str, Any]) -> None:
             shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar.strip("[]")
             rows = [line for line in sections[name].splitlines() if shown in line.replace("\\|", "|")]
             assert any(re.search(r"\| \S.+\|$", row) for row in rows), f"{name}: {shown} is not explained"
-
-
-def test_every_exit_status_is_in_it(generator: dict[str, Any]) -> None:
-    """Each status is listed with its meaning, in the words of its class."""
-    listed = {code: meaning for code, _, meaning in generator["exit_codes"]()}
-    assert set(ExitCode) <= set(listed)
-    assert all(len(meaning) > 10 for meaning in listed.values())
-    assert listed[ExitCode.COMPENSATED] == "The saga run was compensated."
 
 
 def test_the_list_of_commands_says_what_the_commands_say(generator: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import Block, PageError, PageRun, prints_as_shown, read_blocks
+from pages import Block, PageError, PageRun, prints_as_shown, read_blocks, read_needs
 from repository import ROOT, module_name, package_files, repository_files
 
 PAGES = [
@@ -14,11 +14,16 @@ PAGES = [
 ]
 
 
+PARTS = {"postgresql": "postgres_url", "temporal": "temporal_address"}
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", PAGES, ids=str)
-def test_the_code_of_a_page_works(path: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_page_works(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Every block of a page that is not marked as skipped runs, and commands print what the page shows."""
-    PageRun(ROOT / path, tmp_path).run()
+    needs = read_needs((ROOT / path).read_text(encoding="utf-8"))
+    stand_ins = {shown: str(request.getfixturevalue(PARTS[part])) for part, shown in needs.items()}
+    PageRun(ROOT / path, tmp_path, stand_ins).run()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,64 @@ assert stock.LEFT == 3
     assert page(tmp_path, text).run() == 3
 
 
+def test_commands_of_a_page_are_those_of_one_terminal(tmp_path: Path) -> None:
+    """What one command exports, and how it ended, is there for the next; a failure that the page shows is no fault."""
+    text = """
+'''console
+$ export COLOUR=blue
+$ (exit 4)
+$ echo $?
+4
+$ echo $COLOUR $?
+blue 0
+'''
+"""
+    assert page(tmp_path, text).run() == 1
+
+
+def test_a_command_in_the_background_goes_on_until_the_page_ends(tmp_path: Path) -> None:
+    """The page goes on when the command has printed what is shown; at its end the command is interrupted."""
+    serving = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: (open("stopped", "w").close(), sys.exit(0)))
+print("starting", flush=True)
+print("ready on port 4711", flush=True)
+while True:
+    time.sleep(1)
+"""
+    text = f"""
+<!-- file: serve.py -->
+
+'''python
+{serving}
+'''
+
+<!-- background: in a second terminal -->
+
+'''console
+$ python serve.py
+...
+ready on port ...
+'''
+
+'''console
+$ test ! -e stopped
+'''
+"""
+    assert page(tmp_path, text).run() == 3
+    assert (tmp_path / "empty" / "stopped").exists()
+
+
+def test_a_page_says_what_it_needs(tmp_path: Path) -> None:
+    """What stands for a part in the page is replaced by the part's real address in code and output."""
+    text = (
+        "<!-- needs: temporal as temporal.example:7233 -->\n'''console\n$ echo temporal.example:7233\n127.0.0.1:1\n'''"
+    )
+    assert read_needs(text) == {"temporal": "temporal.example:7233"}
+    page(tmp_path, text)
+    PageRun(tmp_path / "page.md", tmp_path / "empty", {"temporal.example:7233": "127.0.0.1:1"}).run()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -107,6 +170,10 @@ assert stock.LEFT == 3
         ("<!-- file: a.py -->", "page.md:1: a block must follow"),
         ("'''console\nls\n'''", "page.md:2: a console block begins with `\\$ command`"),
         ("\n'''console\n$ true\n$ exit 3\n'''", "page.md:4: \\$ exit 3: exit code 3"),
+        ("'''console\n$ (exit 3)\n$ echo $?\n4\n'''", "page.md:3: \\$ echo \\$\\?: prints something else"),
+        ("<!-- background: here -->\n'''console\n$ sleep 9\n'''", "page.md:3: what runs in the background"),
+        ("<!-- background: here -->\n'''console\n$ echo 1\n2\n'''", "page.md:3: \\$ echo 1: ended without"),
+        ("<!-- background: here -->\n'''console\n$ bash -c 'echo 1; sleep 9'\n1\n'''", "after Ctrl-C"),
         ("'''console\n$ echo 1\n2\n'''", "(?s)page.md:2: \\$ echo 1: prints something else.*-2\n\\+1"),
     ],
 )

@@ -1,0 +1,69 @@
+"""The reference pages of settings, exit status, facts and the Python interface are those of the code."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from repository import ROOT
+
+import amends
+import amends.testing
+from amends.aggregates.facts import FACTS
+from amends.cli.exit_codes import ExitCode
+from amends.cli.settings import Settings
+
+PROGRAM = ROOT / "docs" / "references.py"
+PAGES = ("settings.md", "exit-codes.md", "facts.md")
+
+
+@pytest.fixture(scope="module")
+def generator() -> dict[str, Any]:
+    """Load the program that writes the pages."""
+    return runpy.run_path(str(PROGRAM))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_is_generated(generator: dict[str, Any], name: str) -> None:
+    """The page in the repository equals what the code of today gives; `python docs/references.py` writes it."""
+    path = ROOT / "docs" / "reference" / name
+    assert path.read_text(encoding="utf-8") == generator["PAGES"][path]()
+
+
+def test_every_page_is_compared(generator: dict[str, Any]) -> None:
+    """No page is generated and then forgotten."""
+    assert sorted(path.name for path in generator["PAGES"]) == sorted(PAGES)
+
+
+def test_every_setting_is_in_it(generator: dict[str, Any]) -> None:
+    """Each setting that a user may write has a row with its meaning, its values and its default."""
+    rows = re.findall(r"^\| `(\w+)` \| (.{10,}) \| (.{3,}) \| (.+) \|$", generator["settings_page"](), re.MULTILINE)
+    assert {row[0] for row in rows} == set(Settings.model_fields) - {"project_dir", "config_file"}
+
+
+def test_every_exit_status_is_in_it(generator: dict[str, Any]) -> None:
+    """Each status is listed with its meaning, in the words of its class."""
+    listed = {code: meaning for code, _, meaning in generator["exit_codes"]()}
+    assert set(ExitCode) <= set(listed)
+    assert all(len(meaning) > 10 for meaning in listed.values())
+    assert listed[ExitCode.COMPENSATED] == "The saga run was compensated."
+
+
+def test_every_fact_and_field_is_in_it(generator: dict[str, Any]) -> None:
+    """Each kind of fact has a heading, and each of its own fields a row with an explanation."""
+    page = generator["facts_page"]()
+    sections = dict(re.findall(r"^### (\w+)\n((?:(?!##).*\n)*)", page, flags=re.MULTILINE))
+    assert set(sections) == set(FACTS)
+    common = page.partition("## The run")[0]
+    for kind, cls in FACTS.items():
+        for field in cls.model_fields:
+            assert re.search(rf"^\| `{field}` \| `.+` \| .+ \|$", sections[kind] + common, re.MULTILINE), (kind, field)
+
+
+@pytest.mark.parametrize("module", [amends, amends.testing])
+def test_every_public_name_is_on_the_page_of_the_python_interface(module: Any) -> None:  # noqa: ANN401 - modules
+    """Whatever can be imported from the facade is documented, and nothing else is."""
+    page = Path(ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    documented = re.findall(rf"^\.\. auto\w+:: {module.__name__}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(module.__all__)
