@@ -16,9 +16,10 @@ from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import AmendsError, NewerFactError, TransitionError, UnknownTopicError
 from amends.aggregates.facts import SagaStarted
+from amends.aggregates.oneline import one_line
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.roundtrip import first_difference, one_line
+from amends.aggregates.roundtrip import first_difference
 from amends.aggregates.snapshot import Snapshot, restore_snapshot
 from amends.aggregates.strictjson import clean_text
 

@@ -12,7 +12,8 @@ from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
 from amends.aggregates.errors import DefinitionError, InputError
-from amends.aggregates.roundtrip import Difference, first_difference, one_line, shorten
+from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.roundtrip import Difference, first_difference
 from amends.aggregates.strictjson import (
     DEFAULT_LIMITS,
     Limits,

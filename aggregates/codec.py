@@ -31,7 +31,8 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import DefinitionError, InputError, JournalError, NewerFactError, UnknownTopicError
 from amends.aggregates.eventtypes import event_classes, event_defaults, event_types, record_adapter
 from amends.aggregates.facts import FACTS
-from amends.aggregates.roundtrip import first_difference, one_line, shorten
+from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.roundtrip import first_difference
 from amends.aggregates.strictjson import json_bytes, refuse_unreadable
 
 __all__ = ["EventCodec"]

@@ -19,7 +19,7 @@ from eventsourcing.domain import (
 )
 
 from amends.aggregates.errors import DefinitionError, InputError
-from amends.aggregates.roundtrip import shorten
+from amends.aggregates.oneline import shorten
 
 __all__ = ["Aggregate", "checked_aggregate_id"]
 

@@ -5,7 +5,6 @@ JSON and type coercion lose things silently: integer keys become text, tuples be
 """
 
 import dataclasses
-import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, time
 from decimal import Decimal
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-__all__ = ["Difference", "first_difference", "one_line", "shorten"]
+from amends.aggregates.oneline import one_line
 
-_SHOWN_CHARS = 80
+__all__ = ["Difference", "first_difference"]
 
 
 class Difference(NamedTuple):
@@ -32,28 +31,6 @@ class Difference(NamedTuple):
     written: object
     read: object
     key: bool = False
-
-
-class _Short(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = 60
-        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 3
-        self.maxlevel = 3
-
-
-_SHORT = _Short()
-
-
-def shorten(value: object) -> str:
-    """Show a value within one line of at most 80 characters, whatever its size and however its `repr` behaves."""
-    text = one_line(_SHORT.repr(value))
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
-
-
-def one_line(text: str) -> str:
-    """Fold white space and mask control characters, so that foreign text cannot break or repaint a message."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 def first_difference(written: object, read: object, *, exact: bool = False, path: str = "") -> Difference | None:

@@ -22,7 +22,8 @@ from amends.aggregates.canonical import loss_message
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.eventtypes import event_classes, event_types, record_adapter, resolved_hints
-from amends.aggregates.roundtrip import first_difference, one_line
+from amends.aggregates.oneline import one_line
+from amends.aggregates.roundtrip import first_difference
 
 __all__ = ["Snapshot", "SnapshotSkipped", "restore_snapshot", "snapshot_key", "take_snapshot"]
 

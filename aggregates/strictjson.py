@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pydantic import JsonValue
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.roundtrip import one_line, shorten
+from amends.aggregates.oneline import one_line, shorten
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -10,8 +10,8 @@ import typer
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import RunQuery
+from amends.aggregates.oneline import shorten
 from amends.aggregates.record import RunSummary
-from amends.aggregates.roundtrip import shorten
 from amends.aggregates.state import CLOSED, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode

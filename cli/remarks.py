@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TextIO
 
-from amends.aggregates.roundtrip import one_line
+from amends.aggregates.oneline import one_line
 
 __all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs"]
 

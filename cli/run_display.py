@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from amends.aggregates.facts import Fact
+from amends.aggregates.oneline import one_line
 from amends.aggregates.plan import Plan
-from amends.aggregates.roundtrip import one_line
 from amends.aggregates.state import RunStatus
 from amends.cli.exit_codes import ExitCode
 from amends.cli.progress import Board, describe

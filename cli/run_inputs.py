@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.roundtrip import shorten
+from amends.aggregates.oneline import shorten
 from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
 from amends.sagas.start import prepare_start, read_input

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from amends.aggregates.roundtrip import one_line
+from amends.aggregates.oneline import one_line
 from amends.aggregates.state import RunStatus
 from amends.cli.progress import Board, Mark, Row
 from amends.cli.remarks import printable

@@ -7,7 +7,7 @@ from typing import Any
 
 from amends.aggregates.errors import AmendsError, UnreachableError
 from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.roundtrip import one_line
+from amends.aggregates.oneline import one_line
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.run_display import (

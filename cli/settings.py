@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.roundtrip import one_line, shorten
+from amends.aggregates.oneline import one_line, shorten
 
 __all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings", "mask_store_url"]
 

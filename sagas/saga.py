@@ -10,8 +10,8 @@ from pydantic import BaseModel, JsonValue
 
 from amends.aggregates.canonical import JsonCodec
 from amends.aggregates.errors import DefinitionError, InputError
+from amends.aggregates.oneline import shorten
 from amends.aggregates.plan import Plan, PlanNode, Role, Stage, StepKind
-from amends.aggregates.roundtrip import shorten
 from amends.sagas.definition import (
     EFFECT_RETRY,
     TRANSACTION_RETRY,
