@@ -117,7 +117,7 @@ def _function(location: str) -> str:
 
 
 CATALOG = (
-    Column("step", 10, copied=True),
+    Column("step", 24, copied=True),
     Column("kind", 11),
     Column("undone by", 27),
     Column("probe", 10),

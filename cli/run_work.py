@@ -3,11 +3,12 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from amends.aggregates.errors import AmendsError, UnreachableError
 from amends.aggregates.journal_sql import SqlJournal
 from amends.aggregates.oneline import one_line
+from amends.aggregates.state import RunStatus
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.run_display import (
@@ -32,6 +33,8 @@ __all__ = ["Order", "carry_out"]
 
 _LOOK_S, _LOOK_LONGEST_S = 0.03, 0.1
 _AT_ONCE = 50
+_ID_COLUMNS = 40
+_STATUS_COLUMNS = max(map(len, RunStatus))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +214,13 @@ async def _run_several(
     began = time.monotonic()
     waiting = iter(order.jobs)
     ended: dict[str, _Ended] = {}
+    widths = _Widths.of(order.jobs)
 
     async def work(display: BatchDisplay) -> None:
         for job in waiting:
             outcome = await _run_line(session, order, job, deadline, accepted)
             ended[job.run_id] = outcome
-            display.done(_line_of(outcome), None if outcome.result is None else outcome.result.status)
+            display.done(_line_of(outcome, widths), None if outcome.result is None else outcome.result.status)
 
     with open_batch(len(order.jobs), quiet=order.json) as display:
         await asyncio.gather(*(work(display) for _ in range(min(_AT_ONCE, len(order.jobs)))))
@@ -253,12 +257,25 @@ def _status(outcome: _Ended) -> str:
     return "accepted" if outcome.error is None else "refused"
 
 
-def _line_of(outcome: _Ended) -> str:
-    begin = f"{outcome.job.place}  {_status(outcome)}  {outcome.job.run_id}"
+class _Widths(NamedTuple):
+    """How wide the columns of a file's lines are; known before the first line is printed."""
+
+    place: int
+    run_id: int
+
+    @classmethod
+    def of(cls, jobs: list[Job]) -> Self:
+        """Take the widest of each; of ids only as far as is common."""
+        return cls(max(len(job.place) for job in jobs), min(_ID_COLUMNS, max(len(job.run_id) for job in jobs)))
+
+
+def _line_of(outcome: _Ended, widths: _Widths) -> str:
+    job = outcome.job
+    begin = f"{job.place:{widths.place}}  {_status(outcome):{_STATUS_COLUMNS}}  {job.run_id:{widths.run_id}}"
     if outcome.error is not None:
         return f"{begin}  {one_line(str(outcome.error))}"
     if outcome.result is None:
-        return begin
+        return begin.rstrip()
     state = outcome.result.record.state
     why = f"  {one_line(outcome.result.error)}" if outcome.code is not ExitCode.OK and outcome.result.error else ""
     earlier = "  (started before)" if outcome.earlier else ""

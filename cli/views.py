@@ -108,7 +108,12 @@ class NodeView:
         undone = self.state.status is NodeStatus.UNDONE
         if self.error is not None and (not self.result or not undone):
             return clip(self.error, _DETAIL_CHARS)
-        return clip(json_text(self.result[0]), _DETAIL_CHARS) if self.result else ""
+        return clip(_result(self.result[0]), _DETAIL_CHARS) if self.result else ""
+
+
+def _result(value: JsonValue) -> str:
+    """Write what a step returned; nothing for a step that returns nothing."""
+    return "" if value is None else json_text(value)
 
 
 def _of(made: int, retry: RetryPolicy, separator: str = " of ") -> str:
@@ -325,7 +330,7 @@ def _detail(fact: Fact) -> str:
         case SagaStarted():
             return f"{fact.saga} {json_text(fact.input)}"
         case StepSucceeded():
-            return ("found by the probe: " if fact.probed else "") + json_text(fact.result)
+            return ": ".join(filter(None, ("found by the probe" * fact.probed, _result(fact.result))))
         case StepStarted() | CompensationStarted():
             return f"by {fact.worker}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():

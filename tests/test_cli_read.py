@@ -297,6 +297,15 @@ def test_a_history_tells_cause_and_effect(amends: Amends) -> None:
     assert undone[5] == "order-refused/charge_card/undo/0"
 
 
+def test_a_step_that_returns_nothing_says_nothing(amends: Amends) -> None:
+    """`null` tells a reader nothing: it is in the JSON alone."""
+    shown = amends("show", "order-done")
+    assert re.search(r"confirm_order .* 1/3$", shown.out, re.MULTILINE)
+    assert "null" not in shown.out + amends("history", "order-done").out
+    nodes = {node["name"]: node for node in amends("show", "order-done", "--json").json["nodes"]}
+    assert (nodes["confirm_order"]["has_result"], nodes["confirm_order"]["result"]) == (True, None)
+
+
 def test_a_history_as_json_is_the_whole_journal(amends: Amends, shop: Shop) -> None:
     """Nothing is shortened or left out of JSON: every field of every fact is there."""
     facts = amends("history", "order-stuck", "--json").json

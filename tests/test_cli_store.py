@@ -84,6 +84,18 @@ def test_the_catalog_says_how_everything_is_undone(amends: Amends) -> None:
     assert "stock team" in out
 
 
+@pytest.mark.parametrize("columns", range(80, 160, 5))
+def test_the_catalog_breaks_no_name_for_lack_of_room(
+    amends: Amends, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Policies go below the steps before the names of the steps are broken."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = amends("catalog").out.splitlines()
+    rows = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert rows == ["charge_card", "confirm_order", "quote_shipping", "reserve_stock", "send_receipt"]
+    assert max(map(len, lines)) <= columns
+
+
 # ---- the store
 
 
