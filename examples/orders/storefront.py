@@ -7,7 +7,7 @@ are called at least once, always with the same idempotency key.
 import os
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -31,7 +31,7 @@ from amends import (
     transaction,
 )
 
-__all__ = ["PlaceOrder", "StockItem", "place_order", "stock_up"]
+__all__ = ["PlaceOrder", "StockItem", "StockUp", "place_order", "stock_up"]
 
 
 class PlaceOrder(BaseModel):
@@ -130,7 +130,11 @@ async def charge_card(order: PlaceOrder, call: Call) -> Payment:
 
 @charge_card.probe
 async def find_charge(order: PlaceOrder, call: Call) -> Payment | None:
-    """Ask the provider what became of the charge."""
+    """Ask the provider what became of the charge, after every attempt went without an answer.
+
+    "Nothing so far" is no answer: the charge may still arrive. Then this raises, the charge counts as in doubt, and
+    `refund_card` sees to it that it is refused if it comes.
+    """
     entry = await find(payment_url(), call.key)
     return None if entry is None else Payment(payment_id=str(entry["effect"]["payment_id"]), amount=order.amount)
 
@@ -195,13 +199,17 @@ stock_up = Saga(
 
 
 def payment_url() -> str:
-    """Give the payment service's address."""
-    return os.environ["PAYMENT_URL"]
+    """Give the payment service's address: `PAYMENT_URL`, or where the README starts it."""
+    return os.environ.get("PAYMENT_URL", "http://127.0.0.1:8701")
 
 
 def shipping_url() -> str:
-    """Give the shipping service's address."""
-    return os.environ["SHIPPING_URL"]
+    """Give the shipping service's address: `SHIPPING_URL`, or where the README starts it."""
+    return os.environ.get("SHIPPING_URL", "http://127.0.0.1:8702")
+
+
+class NoAnswerError(Exception):
+    """A service did not say what became of a call; it is called again under the same key."""
 
 
 async def post(base: str, operation: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -209,27 +217,41 @@ async def post(base: str, operation: str, key: str, body: dict[str, Any]) -> dic
 
     Raises:
         Rejected: The service said no.
-        httpx.HTTPError: There was no answer, or it was no answer to the question.
+        NoAnswerError: Nobody knows what happened.
     """
-    async with httpx.AsyncClient(base_url=base) as http:
-        answer = await http.post(f"/{operation}", json=body, headers={"Idempotency-Key": key})
-    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-        refuse(answer.json())
-    answer.raise_for_status()
+    answer = await ask(base, "POST", f"/{operation}", json=body, headers={"Idempotency-Key": key})
     entry: dict[str, Any] = answer.json()
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        raise Rejected(entry["reason"])
+    if answer.status_code != httpx.codes.OK:
+        raise NoAnswerError(f"{operation}: {answer.status_code} {entry['error']}: {entry['reason']}")
     return entry
 
 
-def refuse(entry: dict[str, Any]) -> NoReturn:
-    """Say the service's no in our words."""
-    raise Rejected(str(entry.get("reason", "refused")))
-
-
 async def find(base: str, key: str) -> dict[str, Any] | None:
-    """Ask what took effect under a key."""
+    """Ask what took effect under a key; `None` when nothing did and nothing will.
+
+    Raises:
+        Rejected: The service had said no.
+        NoAnswerError: Nothing happened so far, which may change: the call may still be on its way.
+    """
+    answer = await ask(base, "GET", f"/operations/{quote(key, safe='')}")
+    if answer.status_code != httpx.codes.OK:
+        raise NoAnswerError(f"nothing is known of key {key}; its call may still be on its way")
+    entry: dict[str, Any] = answer.json()
+    if entry["outcome"] == "refused":
+        raise Rejected(entry["reason"])
+    return None if entry["outcome"] == "voided" or entry["voided_by"] else entry
+
+
+async def ask(base: str, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401 - as httpx has them
+    """Call a service.
+
+    Raises:
+        NoAnswerError: There was no reply.
+    """
     async with httpx.AsyncClient(base_url=base) as http:
-        answer = await http.get(f"/operations/{quote(key, safe='')}")
-    if answer.status_code == httpx.codes.NOT_FOUND:
-        return None
-    entry: dict[str, Any] = answer.raise_for_status().json()
-    return entry if entry["outcome"] == "applied" and not entry.get("voided_by") else None
+        try:
+            return await http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise NoAnswerError(f"no reply to {path} of {base}: {str(error) or type(error).__name__}") from error

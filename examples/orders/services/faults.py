@@ -3,6 +3,7 @@
 They live in memory: a restart forgets them. Switching them off also ends the delays that are being waited out.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -59,10 +60,14 @@ class Fault(Body):
 
 
 class Faults:
-    """The switches that are on, oldest first; a call uses up one count of the first that matches."""
+    """The switches that are on, oldest first; a call uses up one count of the first that matches.
 
-    def __init__(self) -> None:
-        self._pending: list[Fault] = []
+    Args:
+        pending: Those that are on from the start.
+    """
+
+    def __init__(self, pending: Iterable[Fault] = ()) -> None:
+        self._pending = list(pending)
 
     def add(self, fault: Fault) -> None:
         """Switch on."""

@@ -20,7 +20,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -79,6 +79,7 @@ class Service:
     Args:
         participant: The business, in its initial state.
         data: Folder of `ledger.jsonl` and `attempts.jsonl`; one process at a time.
+        faults: What goes wrong on purpose from the start.
 
     Attributes:
         ledger: What was decided under which key.
@@ -88,11 +89,11 @@ class Service:
         LineLogError: A file is in use or damaged.
     """
 
-    def __init__(self, participant: Participant, data: Path) -> None:
+    def __init__(self, participant: Participant, data: Path, faults: Iterable[Fault] = ()) -> None:
         self._participant = participant
         self.ledger = Ledger(LineLog(data / "ledger.jsonl"), participant)
         self._attempts = LineLog(data / "attempts.jsonl")
-        self._faults = Faults()
+        self._faults = Faults(faults)
         self._switched_off = asyncio.Event()
         self._models: dict[str, type[BaseModel]] = {**participant.operations, VOID: VoidRequest}
         self.app = Starlette(
@@ -223,6 +224,13 @@ def _fault_of(header: str) -> Fault:
         raise BadRequest(f"header Fault: {header!r} is not <kind> or <kind>=<milliseconds>") from error
 
 
+def _fault_option(text: str) -> Fault:
+    try:
+        return Fault.model_validate_json(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(_explained(error)) from error
+
+
 def _checked(model: type[BaseModel], body: bytes, key: str) -> BaseModel:
     try:
         KEY.validate_python(key)
@@ -255,6 +263,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the ledger")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument(
+        "--fault",
+        type=_fault_option,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="something to go wrong, as in POST /faults",
+    )
     parser.add_argument("--follow-stdin", action="store_true", help="stop when standard input is closed")
     return parser
 
@@ -273,7 +289,7 @@ def serve(
         SystemExit: It could not be started, said in one line on stderr.
     """
     try:
-        service = Service(participant, options.data)
+        service = Service(participant, options.data, options.fault)
         prepare(service.ledger)
         listener = socket.create_server(("127.0.0.1", options.port))
     except (OSError, LineLogError, KeyConflict) as error:

@@ -1,0 +1,109 @@
+"""Unit tests of the order: every way that it can end, without services, a server or waiting."""
+
+from decimal import Decimal
+
+import pytest
+from storefront import (
+    Booking,
+    NoAnswerError,
+    Payment,
+    PlaceOrder,
+    StockItem,
+    StockUp,
+    book_parcel,
+    charge_card,
+    place_order,
+    quote_shipping,
+    stock_up,
+)
+
+from amends import Rejected
+from amends.testing import LostReply, Scenario
+
+ORDER = PlaceOrder(order_id="o-1", sku="teapot", quantity=2, amount=Decimal("49.80"))
+PAYMENT = Payment(payment_id="payment-1", amount=ORDER.amount)
+PRICE = Decimal("4.90")
+
+
+def teapots(free: int) -> StockItem:
+    """So many teapots in the warehouse."""
+    item = StockItem("teapot")
+    item.receive(free)
+    return item
+
+
+@pytest.fixture
+def scenario() -> Scenario[PlaceOrder]:
+    """Ten teapots, and a carrier that says yes."""
+    made = Scenario(place_order).given(teapots(10)).answers(quote_shipping, PRICE)
+    return made.answers(book_parcel, Booking(booking_id="booking-1"))
+
+
+def test_an_order_is_paid_and_sent(scenario: Scenario[PlaceOrder]) -> None:
+    """The stock is taken, the card is charged once, the parcel is booked once."""
+    with scenario.answers(charge_card, PAYMENT):
+        then = scenario.when(ORDER).completed()
+        assert then.aggregate(StockItem, "teapot").free == 8
+        assert len(then.calls(charge_card)) == len(then.calls(book_parcel)) == 1
+
+
+@pytest.mark.parametrize(
+    ("sku", "reason"), [("teapot", "teapot: 2 wanted, 1 free"), ("urn", "there is no article urn")]
+)
+def test_what_is_not_there_is_not_sold(sku: str, reason: str) -> None:
+    """The order is refused before anybody else is asked for anything."""
+    with Scenario(place_order) as scenario:
+        then = scenario.given(teapots(1)).when(ORDER.model_copy(update={"sku": sku}))
+        then.compensated()
+        assert then.result.error == f"reserve_stock: {reason}"
+        assert then.calls(charge_card) == then.calls(quote_shipping) == ()
+
+
+def test_a_declined_card_frees_the_stock(scenario: Scenario[PlaceOrder]) -> None:
+    """Nothing was paid, so nothing is refunded."""
+    with scenario.answers(charge_card, Rejected("card was declined")):
+        then = scenario.when(ORDER).compensated("reserve_stock")
+        assert then.aggregate(StockItem, "teapot").free == 10
+        assert then.compensation_calls(charge_card) == ()
+
+
+def test_a_parcel_that_nobody_carries_undoes_the_payment() -> None:
+    """The refund names the charge by its key, and the stock is free again."""
+    with Scenario(place_order) as scenario:
+        scenario.given(teapots(10)).answers(charge_card, PAYMENT)
+        then = scenario.answers(quote_shipping, Rejected("zone is not served")).when(ORDER)
+        then.compensated("charge_card", "reserve_stock")
+        (refund,) = then.compensation_calls(charge_card)
+        assert refund.do_key == then.calls(charge_card)[0].key
+        assert then.aggregate(StockItem, "teapot").free == 10
+
+
+def test_a_lost_reply_of_the_payment_is_asked_for_again(scenario: Scenario[PlaceOrder]) -> None:
+    """Both attempts have one key, by which the provider charges once."""
+    with scenario.answers(charge_card, LostReply(), PAYMENT):
+        calls = scenario.when(ORDER).completed().calls(charge_card)
+        assert [call.key for call in calls] == ["run-1/charge_card/do/0"] * 2
+
+
+def test_a_payment_that_nobody_knows_of_is_refunded(scenario: Scenario[PlaceOrder]) -> None:
+    """Silence is not a no: the charge may still arrive, so it is undone like one that was made."""
+    with scenario.answers(charge_card, LostReply()).probe_answers(charge_card, NoAnswerError("nothing is known")):
+        scenario.when(ORDER).compensated("charge_card", "reserve_stock")
+
+
+def test_a_carrier_that_is_away_is_waited_for() -> None:
+    """After the order is confirmed it only goes forward: the booking is repeated until it succeeds."""
+    with Scenario(place_order) as scenario:
+        scenario.given(teapots(10)).answers(charge_card, PAYMENT).answers(quote_shipping, PRICE)
+        scenario.answers(book_parcel, *[LostReply()] * 20, Booking(booking_id="booking-1"))
+        then = scenario.when(ORDER).completed()
+        assert len(then.calls(book_parcel)) == 21
+        assert then.compensation_calls(charge_card) == ()
+
+
+def test_deliveries_add_up() -> None:
+    """The first delivery of an article registers it, later ones add to it."""
+    with Scenario(stock_up) as scenario:
+        scenario.when(StockUp(sku="teapot", quantity=3)).completed()
+        then = scenario.when(StockUp(sku="teapot", quantity=4)).completed()
+        assert then.aggregate(StockItem, "teapot").free == 7
