@@ -9,6 +9,7 @@ __all__ = [
     "DefinitionError",
     "InputError",
     "JournalError",
+    "KeyConflictError",
     "MissingCodeError",
     "NewerFactError",
     "NotFoundError",
@@ -43,6 +44,10 @@ class MissingCodeError(NotFoundError):
 
 class StartConflictError(AmendsError):
     """A run with this id exists already, with another saga or another input."""
+
+
+class KeyConflictError(AmendsError):
+    """An idempotency key came again with another operation or content than the first time; nothing was done."""
 
 
 class TransitionError(AmendsError):

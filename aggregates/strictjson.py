@@ -98,18 +98,19 @@ def same_json(a: JsonValue, b: JsonValue) -> bool:
     return next(_differences(a, b, ""), None) is None
 
 
-def difference(a: JsonValue, b: JsonValue, *, limit: int = 5) -> list[str]:
-    """Show how an input differs from the first run's, such as `amount: first run 10, now 12`.
+def difference(a: JsonValue, b: JsonValue, *, limit: int = 5, first: str = "first run") -> list[str]:
+    """Show how a value differs from the one that came first, such as `amount: first run 10, now 12`.
 
     Args:
-        a: The first run's.
+        a: The one that came first.
         b: The one given now.
         limit: Most lines to return, at least 1; when there are more differences the last line counts them.
+        first: What the first one belonged to.
 
     Returns:
         No line when `same_json(a, b)`.
     """
-    lines = [f"{path or 'value'}: first run {ours}, now {theirs}" for path, ours, theirs in _differences(a, b, "")]
+    lines = [f"{path or 'value'}: {first} {ours}, now {theirs}" for path, ours, theirs in _differences(a, b, "")]
     if len(lines) > limit:
         lines[limit - 1 :] = [f"and {len(lines) - limit + 1} more"]
     return lines

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
         AmendsError,
         DefinitionError,
         InputError,
+        KeyConflictError,
         NotFoundError,
         Rejected,
         StartConflictError,
         UnreachableError,
     )
+    from amends.aggregates.inbox import Answer
+    from amends.aggregates.inbox_sql import Inbox
     from amends.aggregates.state import RunStatus
     from amends.sagas.client_temporal import Client, RunHandle
     from amends.sagas.context import Attempted, Call, Done, UnitOfWork
@@ -25,17 +28,21 @@ if TYPE_CHECKING:
     from amends.sagas.result import RunResult
     from amends.sagas.runner_asyncio import Runner
     from amends.sagas.saga import Saga, irreversible, parallel, pivot, retriable
+    from amends.sagas.span import longest_span
 
 __all__ = [
     "Aggregate",
     "AmendsError",
+    "Answer",
     "Attempted",
     "Call",
     "Client",
     "DefinitionError",
     "Done",
     "Effect",
+    "Inbox",
     "InputError",
+    "KeyConflictError",
     "NotFoundError",
     "Rejected",
     "Retry",
@@ -51,6 +58,7 @@ __all__ = [
     "UnreachableError",
     "effect",
     "irreversible",
+    "longest_span",
     "parallel",
     "pivot",
     "retriable",
@@ -63,11 +71,14 @@ _HOMES = {
         "AmendsError",
         "DefinitionError",
         "InputError",
+        "KeyConflictError",
         "NotFoundError",
         "Rejected",
         "StartConflictError",
         "UnreachableError",
     ),
+    "aggregates.inbox": ("Answer",),
+    "aggregates.inbox_sql": ("Inbox",),
     "aggregates.state": ("RunStatus",),
     "sagas.client_temporal": ("Client", "RunHandle"),
     "sagas.context": ("Attempted", "Call", "Done", "UnitOfWork"),
@@ -75,6 +86,7 @@ _HOMES = {
     "sagas.result": ("RunResult",),
     "sagas.runner_asyncio": ("Runner",),
     "sagas.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
+    "sagas.span": ("longest_span",),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
