@@ -287,7 +287,7 @@ class Inbox:
         except BaseException:
             # Whoever catches this and commits all the same must find the key free. If `work` has committed by itself,
             # though, nobody knows what was done, and the open row stays to say so.
-            if transaction is not None and transaction.is_active and connection.get_transaction() is transaction:
+            if transaction is not None and transaction.is_active:
                 with suppress(exc.SQLAlchemyError):
                     connection.execute(delete(self.table).where(self.table.c.key == key))
             raise

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, Text, create_engine, delete, func, select
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -439,12 +440,28 @@ def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) ->
         connection.commit()
         raise OSError("too late")
 
-    with service.engine.connect() as connection, pytest.raises(OSError, match="too late"):
-        service.inbox.do(connection, "k", "charge", PRICE, work)
+    with service.engine.connect() as connection:
+        with pytest.raises(OSError, match="too late"):
+            service.inbox.do(connection, "k", "charge", PRICE, work)
+        connection.commit()
     for ask in (service.do, service.find, service.settle):
         with pytest.raises(InputError, match="key 'k' has no result: its operation committed by itself"):
             ask("k")
     assert service.standing() == ["k"]
+
+
+def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url: str) -> None:
+    """A transaction whose snapshot is older than the recorded result is told to begin anew, and then finds it."""
+    strict = Service(create_engine(postgres_url, isolation_level="REPEATABLE READ"))
+    with strict.engine.begin() as connection:
+        connection.execute(select(strict.effects))
+        strict.do("k")
+        with pytest.raises(OperationalError, match="could not serialize access"):
+            strict.inbox.settle(connection, "k")
+        connection.rollback()
+    assert strict.do("k").repeated
+    assert strict.standing() == ["k"]
+    strict.engine.dispose()
 
 
 def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
