@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from pydantic import JsonValue
 
 from amends.aggregates.errors import InputError, KeyConflictError
-from amends.aggregates.roundtrip import shorten
+from amends.aggregates.oneline import shorten
 from amends.aggregates.strictjson import difference, json_bytes
 
 __all__ = ["Answer", "Outcome", "Recorded", "answer_again", "check_key", "content_text"]

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from amends.aggregates.errors import InputError, Rejected
 from amends.aggregates.inbox import Answer, Outcome, Recorded, answer_again, check_key, content_text
-from amends.aggregates.roundtrip import shorten
+from amends.aggregates.oneline import shorten
 from amends.aggregates.strictjson import clean_text
 
 __all__ = ["Inbox"]
