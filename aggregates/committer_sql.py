@@ -9,15 +9,19 @@ caller its answer.
    failed while committing, nobody knows whether it took place; so the next transaction first looks, under the lock,
    whether its events are there. If they are, the answers that were computed are true and are given.
 3. A batch that keeps failing is run unit by unit, so that one unit that the database refuses does not hold up others.
-4. Whatever goes wrong is told to the callers whose units were taken; the thread goes on.
+4. While the store is away, the units of callers who are patient are held and tried again; whoever is not is told at
+   once. A held batch keeps what is in doubt about it, so an outage in the middle of a commit loses and doubles nothing.
+5. Whatever goes wrong is told to the callers whose units were taken; the thread goes on.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -37,7 +41,12 @@ BATCH_UNITS = 256
 """Most units in one transaction; bounds how long the writer's lock is held and how long the first unit waits."""
 
 ATTEMPTS = 4
-"""How often a batch is run in all before its units are run one by one or given up."""
+"""How often a batch is run in all before its units are run one by one, held or given up."""
+
+HOLD_FIRST_S, HOLD_LONGEST_S = 0.05, 1.0
+"""How long a held batch waits before it is tried again, in seconds: doubled each time, up to the second."""
+
+_log = logging.getLogger("amends.store")
 
 OnCommit = Callable[[Literal["before", "after"], int], None]
 """A seam for crash tests: called around the n-th commit, from 1.
@@ -50,7 +59,7 @@ the reply was lost. Any other `BaseException` goes to all callers of the batch a
 class _Job:
     """A unit on its way, and where its answer goes."""
 
-    __slots__ = ("error", "future", "loop", "runs", "unit", "value")
+    __slots__ = ("error", "future", "loop", "runs", "unit", "until", "value")
 
     def __init__(
         self,
@@ -58,11 +67,13 @@ class _Job:
         runs: Sequence[str],
         future: "asyncio.Future[Any] | Future[Any]",
         loop: asyncio.AbstractEventLoop | None,
+        patience: timedelta,
     ) -> None:
         self.unit = unit
         self.runs = runs
         self.future = future
         self.loop = loop
+        self.until = time.monotonic() + patience.total_seconds()
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -118,28 +129,32 @@ class Committer:
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
+        # The thread's own: what came while it held a batch, and whether nothing more will come.
+        self._kept: list[_Job] = []
+        self._ending = False
         # A daemon, so that a program that forgets to close the journal can still end.
         self._thread = threading.Thread(target=self._work, name="amends-committer", daemon=True)
         self._thread.start()
 
-    async def commit(self, unit: Unit[Any], runs: Sequence[str] = ()) -> Any:  # noqa: ANN401 - the unit's answer
+    async def commit(self, unit: Unit[Any], runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> Any:  # noqa: ANN401 - the unit's answer
         """Submit a unit and wait for its answer without blocking the event loop.
 
-        A caller that is cancelled while it waits does not learn whether the unit was committed.
+        A caller that is cancelled while it waits does not learn whether the unit was committed; one that was cancelled
+        before it was run is passed over.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._submit(_Job(unit, runs, future, loop))
+        self._submit(_Job(unit, runs, future, loop, patience))
         return await future
 
     def commit_blocking(self, unit: Unit[Any], runs: Sequence[str] = ()) -> Any:  # noqa: ANN401 - the unit's answer
         """Submit a unit and block until its answer is there; never to be called from within a unit."""
         future: Future[Any] = Future()
-        self._submit(_Job(unit, runs, future, None))
+        self._submit(_Job(unit, runs, future, None, timedelta(0)))
         return future.result()
 
     def close(self) -> None:
-        """Commit what is waiting, then end the thread; further units are refused."""
+        """Commit what is waiting, then end the thread; further units are refused, and what is held is given up."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -157,9 +172,7 @@ class Committer:
     # ---- the thread
 
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            jobs = [job]
-            ending = self._take_more(jobs)
+        while jobs := self._take():
             try:
                 self._commit_batch(jobs)
             except BaseException as error:  # noqa: BLE001 - the thread must outlive everything, and say it
@@ -168,42 +181,71 @@ class Committer:
                     each.refuse(error)
             _deliver(jobs)
             # Not kept while waiting: answers may be large.
-            del job, jobs
-            if ending:
-                return
+            del jobs
 
-    def _take_more(self, jobs: list[_Job]) -> bool:
-        """Take what is waiting, up to a full batch; tell whether the end is near."""
-        try:
-            while len(jobs) < BATCH_UNITS:
-                job = self._waiting.get_nowait()
+    def _take(self) -> list[_Job]:
+        """Wait for work and take what is there, up to a full batch; nothing when the end has come."""
+        jobs, self._kept = self._kept[:BATCH_UNITS], self._kept[BATCH_UNITS:]
+        with suppress(Empty):
+            while not self._ending and len(jobs) < BATCH_UNITS:
+                job = self._waiting.get(block=not jobs)
                 if job is None:
-                    return True
-                jobs.append(job)
-        except Empty:
-            pass
-        return False
+                    self._ending = True
+                else:
+                    jobs.append(job)
+        return jobs
 
     def _commit_batch(self, jobs: Sequence[_Job]) -> None:
         """Commit a batch, or leave in each job why it was not."""
-        attempt = _Attempt()
-        for _ in range(ATTEMPTS):
-            attempt = self._try(jobs, attempt)
+        attempt, pause = _Attempt(), HOLD_FIRST_S
+        while jobs:
+            attempt = self._repeat(jobs, attempt)
             if attempt.failure is None:
                 return
-            if not attempt.worth_repeating:
-                break
-        failure, refused = attempt.failure, attempt.begun
-        if attempt.doubtful:
-            attempt = self._try((), attempt)
-            if attempt.found:
+            failure, refused = attempt.failure, attempt.begun
+            if attempt.doubtful:
+                attempt = self._try((), attempt)
+                if attempt.found:
+                    return
+            if refused and attempt.begun:
+                for job in jobs:
+                    self._commit_alone(job) if len(jobs) > 1 else job.refuse(_unreachable(failure))
                 return
-        if refused and len(jobs) > 1 and not attempt.doubtful:
-            for job in jobs:
-                self._commit_alone(job)
-            return
+            jobs = self._hold(jobs, failure, pause, doubtful=bool(attempt.doubtful))
+            pause = min(pause * 2, HOLD_LONGEST_S)
+
+    def _repeat(self, jobs: Sequence[_Job], attempt: _Attempt) -> _Attempt:
+        """Attempt to commit a batch as often as it is worth it."""
+        for _ in range(ATTEMPTS):
+            attempt = self._try(jobs, attempt)
+            if attempt.failure is None or not attempt.worth_repeating:
+                break
+        return attempt
+
+    def _hold(self, jobs: Sequence[_Job], failure: BaseException, pause: float, *, doubtful: bool) -> list[_Job]:
+        """Wait for the store to come back, and give the jobs whose callers wait as well; the others are told."""
+        error = _unreachable(failure)
+        patient = isinstance(error, UnreachableError) and any(job.until > time.monotonic() for job in jobs)
+        if patient and pause == HOLD_FIRST_S:
+            _log.warning("%s; what is to be written is held until it answers", _said(failure))
+        end = time.monotonic() + pause
+        while patient and not self._ending and (left := end - time.monotonic()) > 0:
+            with suppress(Empty):
+                job = self._waiting.get(timeout=left)
+                if job is None:
+                    self._ending = True
+                elif job.until > time.monotonic():
+                    self._kept.append(job)
+                else:
+                    job.refuse(error)
+                    _deliver([job])
+        now = time.monotonic()
+        held = [job for job in jobs if patient and not self._ending and job.until > now]
         for job in jobs:
-            job.refuse(_unreachable(failure, attempt.doubtful))
+            if job not in held:
+                job.refuse(_unreachable(failure, doubtful=doubtful))
+        _deliver([job for job in jobs if job not in held])
+        return held
 
     def _commit_alone(self, job: _Job) -> None:
         try:
@@ -245,7 +287,9 @@ class Committer:
             with suppress(AmendsError):
                 batch.prefetch(run_id for job in jobs for run_id in job.runs)
             for job in jobs:
-                self._run(job, batch)
+                # Who has been cancelled meanwhile would never learn of it: a claim of his would bind nobody.
+                if not job.future.done():
+                    self._run(job, batch)
             batch.flush()
             attempt.doubtful = batch.events
             attempt.committing = True
@@ -267,8 +311,12 @@ class Committer:
             raise BatchLost(str(batch.lost)) from batch.lost
 
 
-def _unreachable(error: BaseException | None, doubtful: Sequence[StoredEvent]) -> Exception:
-    known = as_amends_error(error) if isinstance(error, exc.SQLAlchemyError) else UnreachableError(str(error))
+def _said(error: BaseException) -> AmendsError:
+    return as_amends_error(error) if isinstance(error, exc.SQLAlchemyError) else UnreachableError(str(error))
+
+
+def _unreachable(error: BaseException, *, doubtful: bool = False) -> Exception:
+    known = _said(error)
     if doubtful:
         return UnreachableError(f"{known}; whether the last write arrived is not known, so read before repeating it")
     if isinstance(known, UnreachableError) and "nothing was written" not in str(known):

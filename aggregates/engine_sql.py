@@ -44,6 +44,9 @@ BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 """Longest wait for a PostgreSQL server to answer, in seconds."""
 
+CUT_OFF_S = 15
+"""After so many seconds a connection to a PostgreSQL server that the network has cut off is given up."""
+
 IDLE_IN_TRANSACTION_MS = 60_000
 """After so many milliseconds a PostgreSQL server frees the writing lock of a process that is frozen or cut off."""
 
@@ -266,7 +269,14 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
     options: dict[str, Any] = {_STORE: name, _READONLY: readonly}
     if readonly:
         options["postgresql_readonly"] = True
-    connect_args: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "amends"}
+    connect_args: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "amends",
+        "tcp_user_timeout": CUT_OFF_S * 1000,
+        "keepalives_idle": CUT_OFF_S // 3,
+        "keepalives_interval": CUT_OFF_S // 3,
+        "keepalives_count": 2,
+    }
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,

@@ -8,6 +8,7 @@ to its `Tx`: when a commit fails, the units of its batch are run again.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from amends.aggregates.domain import Aggregate
@@ -153,19 +154,28 @@ class Journal(Protocol):
         """Identity of the store, made when its schema was created."""
         ...
 
-    async def commit(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
+    async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
         """Have the committer run a unit and wait until its writes are durable.
 
         Args:
             unit: May be run more than once; must have no effect but through its `Tx`.
             runs: Ids of the runs that it will look at, when known: their streams are read for the whole batch at once.
+            patience: How long to wait for a store that is away; in that time nothing is left in doubt.
 
         Returns:
             What the unit returned.
 
         Raises:
-            UnreachableError: The store cannot be reached; nothing was written.
+            UnreachableError: The store cannot be reached. Nothing was written, or the message says that nobody knows.
             Exception: Whatever the unit raised; nothing of it was written.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Look whether the store answers.
+
+        Raises:
+            UnreachableError: It does not.
         """
         ...
 

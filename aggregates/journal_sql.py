@@ -6,10 +6,11 @@ failure of the database arrives as one of `amends.aggregates.errors`.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import TypeVar, cast
 
 from eventsourcing.persistence import Notification, StoredEvent
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from amends.aggregates import streams_sql
 from amends.aggregates.batch_sql import Known
@@ -24,6 +25,7 @@ from amends.aggregates.loading_sql import Plans, load_aggregate, load_record
 from amends.aggregates.migrations_sql import ensure_schema
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.schema_sql import store_identity
 
 __all__ = ["SqlJournal", "open_journal"]
 
@@ -98,12 +100,13 @@ class SqlJournal:
 
     # ---- writing
 
-    async def commit(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
+    async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
         """Have the committer run a unit and wait until its writes are durable.
 
         Args:
             unit: May be run more than once; must have no effect but through its `Tx`.
             runs: Ids of the runs that it will look at, when known: their streams are read for the whole batch at once.
+            patience: How long to wait for a store that is away; in that time nothing is left in doubt.
 
         Returns:
             What the unit returned.
@@ -113,7 +116,7 @@ class SqlJournal:
             JournalError: The journal is closed, or the database refuses what the unit writes.
             Exception: Whatever the unit raised; nothing of it was written.
         """
-        return cast("T", await self._committer.commit(unit, runs))
+        return cast("T", await self._committer.commit(unit, runs, patience))
 
     def commit_blocking(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
         """Do as `commit` does, blocking the calling thread."""
@@ -129,6 +132,14 @@ class SqlJournal:
         self._engine.dispose()
 
     # ---- reading
+
+    async def ping(self) -> None:
+        """Look whether the store answers.
+
+        Raises:
+            UnreachableError: It does not.
+        """
+        await asyncio.to_thread(self._read, lambda connection: connection.execute(select(store_identity)).first())
 
     async def record(self, run_id: str) -> RunRecord | None:
         """Read a run's record as committed; `None` when there is no such run."""

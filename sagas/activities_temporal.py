@@ -1,8 +1,19 @@
 """Activities: the protocol of `amends.sagas.advance`, one unit of the journal at a time, plus the calls themselves.
 
-How they can fail: when the store cannot be reached, Temporal repeats them without limit and no attempt of a step is
-used up; an outcome that was reached is held until the store takes it. A run that this process must not touch (another
-store, no such run) fails the workflow in one line.
+Theory of operation: no outage may use up an attempt of a step, so an attempt counts as lost only on evidence.
+
+- *The store is away.* A claim and an outcome are held until the store takes them (`Journal.commit` with patience, which
+  also finds out whether a write in doubt has arrived); heartbeats go on meanwhile, so Temporal leaves the call where it
+  is. Nobody else can write either, and the lease of a claim outlasts an outage of 60 s (`LEASE_GRACE_MS`): the first
+  writer after it does not find held outcomes expired.
+- *Temporal is away.* A call belongs to its process, not to the delivery that began it: when Temporal has given a
+  delivery up, its call goes on to its outcome, and a further delivery to the same process joins it.
+- *A delivery finds a claim that is not this process's.* Then Temporal has given up the delivery that made it, so its
+  worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
+  proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends.
+
+How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
+anything else is repeated by Temporal without limit.
 """
 
 import asyncio
@@ -11,6 +22,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
@@ -24,9 +36,10 @@ from amends.aggregates.errors import (
     UnreachableError,
     WrongStoreError,
 )
-from amends.aggregates.journal import Journal, Tx
+from amends.aggregates.journal import Journal, Tx, Unit
 from amends.aggregates.plan import StepKind
 from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
 from amends.sagas.advance import Protocol
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.invoke_asyncio import call_effect
@@ -42,7 +55,12 @@ T = TypeVar("T")
 _log = logging.getLogger("amends.worker")
 
 _BEAT_S = 1.0
-_HOLD_FIRST_S, _HOLD_LONGEST_S = 0.1, 5.0
+_LOOK_S = 0.5
+_HOLD_S = 5.0
+# What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
+_ADVANCE_PATIENCE = timedelta(seconds=20)
+_CALL_PATIENCE = timedelta(days=365)
+_CLAIMED = {"do": NodeStatus.STARTED, "undo": NodeStatus.UNDO_STARTED}
 _WORK: dict[str, type[Work]] = {"do": RunStep, "undo": RunCompensation, "probe": RunProbe}
 
 
@@ -54,15 +72,25 @@ class Activities:
         registry: The code.
         worker: Who claims nodes.
         threads: Where plain functions run; `None` for the loop's own pool.
+        temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
     """
 
     def __init__(
-        self, journal: Journal, registry: Registry, *, worker: str, threads: ThreadPoolExecutor | None = None
+        self,
+        journal: Journal,
+        registry: Registry,
+        *,
+        worker: str,
+        threads: ThreadPoolExecutor | None = None,
+        temporal_was_away: Callable[[], bool] = lambda: False,
     ) -> None:
         self._journal = journal
         self._registry = registry
         self._protocol = Protocol(registry, worker)
         self._threads = threads
+        self._temporal_was_away = temporal_was_away
+        self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
+        self._advances: set[asyncio.Task[Progress]] = set()
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run."""
@@ -70,7 +98,10 @@ class Activities:
 
     def _advance_activity(self) -> Callable[..., Any]:
         async def advance(request: AdvanceRequest) -> Progress:
-            return await _answering(self.advance(request))
+            task = asyncio.create_task(_answering(self.advance(request)))
+            self._advances.add(task)
+            task.add_done_callback(self._advances.discard)
+            return await task
 
         return activity.defn(name=ADVANCE)(advance)
 
@@ -94,51 +125,70 @@ class Activities:
         """Append what follows without a call, and run the transactions that are due."""
         self._check_store(request.store_id, request.run_id)
         record = await self._journal.commit(
-            lambda tx: self._protocol.advance(tx, request.run_id, request.as_of_ms), runs=(request.run_id,)
+            lambda tx: self._protocol.advance(tx, request.run_id, request.as_of_ms),
+            runs=(request.run_id,),
+            patience=_ADVANCE_PATIENCE,
         )
         return Progress.since(record, request.known)
 
     async def call(self, request: CallRequest) -> Progress:
-        """Claim, call, settle; or only tell what is recorded already."""
+        """Claim, call, settle; or join the call that this process makes already; or only tell what is recorded."""
         self._check_store(request.store_id, request.run_id)
-        info = activity.info()
-        began = time.monotonic()
-        # Both times are the server's: how much later than first planned this delivery is.
-        late = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()
-        as_of_ms = request.as_of_ms + max(0, int(late * 1000))
-        beat = None if info.is_local else asyncio.create_task(_beat())
+        key = (request.run_id, request.node, request.direction)
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = asyncio.create_task(self._perform(request, _clock(request.as_of_ms)))
+            call.add_done_callback(lambda ended: self._forget(key, ended))
+        beat = None if activity.info().is_local else asyncio.create_task(_beat())
         try:
-            work = _WORK[request.direction](request.node, request.attempt)
-            # Temporal delivers again only when it has given the earlier delivery up.
-            takeover = info.attempt > 1
-
-            def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
-                return self._protocol.claim(tx, request.run_id, work, as_of_ms, takeover=takeover)
-
-            record, task = await self._journal.commit(claim, runs=(request.run_id,))
-            if task is not None:
-                outcome = await call_effect(self._registry, task, self._threads)
-                now_ms = as_of_ms + int((time.monotonic() - began) * 1000)
-                record = await self._settle(task, outcome, now_ms)
-            return Progress.since(record, request.known)
+            return Progress.since(await asyncio.shield(call), request.known)
         finally:
             if beat is not None:
                 beat.cancel()
                 with suppress(asyncio.CancelledError):
                     await beat
 
+    async def give_up(self) -> None:
+        """Cancel what goes on: this process is about to end."""
+        tasks = [*self._calls.values(), *self._advances]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget(self, key: tuple[str, str, str], ended: asyncio.Task[RunRecord]) -> None:
+        del self._calls[key]
+        if not ended.cancelled():
+            ended.exception()  # whoever was told of it may be gone
+
+    async def _perform(self, request: CallRequest, now_ms: Callable[[], int]) -> RunRecord:
+        """Claim, call, settle."""
+        work = _WORK[request.direction](request.node, request.attempt)
+        takeover = not self._temporal_was_away()
+
+        def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
+            # The time at which it is committed: it may have been held, and the lease begins only then.
+            return self._protocol.claim(tx, request.run_id, work, now_ms(), takeover=takeover)
+
+        record, task = await self._commit_call(claim, request.run_id)
+        while task is None and record.state.node(work.node).status is _CLAIMED.get(request.direction):
+            await asyncio.sleep(_LOOK_S)
+            record, task = await self._commit_call(claim, request.run_id)
+        if task is None:
+            return record
+        outcome = await call_effect(self._registry, task, self._threads)
+        return await self._settle(task, outcome, now_ms())
+
+    async def _commit_call(self, unit: Unit[T], run_id: str) -> T:
+        return await self._journal.commit(unit, runs=(run_id,), patience=_CALL_PATIENCE)
+
     async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
         """Record an outcome, for as long as it takes: losing it would mean calling again."""
-        hold = _HOLD_FIRST_S
         while True:
             try:
-                return await self._journal.commit(
-                    lambda tx: self._protocol.settle(tx, task, outcome, now_ms), runs=(task.run_id,)
-                )
-            except UnreachableError as error:
+                return await self._commit_call(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
+            except UnreachableError as error:  # it answers, and cannot: a full disk, for example
                 _log.warning("holding the outcome of %s: %s", task.key, error)
-                await asyncio.sleep(hold)
-                hold = min(hold * 2, _HOLD_LONGEST_S)
+                await asyncio.sleep(_HOLD_S)
 
     def _check_store(self, store_id: str, run_id: str) -> None:
         if store_id != self._journal.store_id:
@@ -146,6 +196,18 @@ class Activities:
                 f"run {run_id!r} belongs to store {store_id}, this worker writes to store {self._journal.store_id}; "
                 f"give worker and client the same store_url"
             )
+
+
+def _clock(as_of_ms: int) -> Callable[[], int]:
+    """Make a clock that goes on from the workflow's time.
+
+    Waiting for a worker is counted by the server's times, what comes after by this process's: wall clocks that differ
+    between machines decide nothing.
+    """
+    info = activity.info()
+    late_s = max(0.0, (info.started_time - info.scheduled_time).total_seconds())
+    began = time.monotonic()
+    return lambda: as_of_ms + int((late_s + time.monotonic() - began) * 1000)
 
 
 async def _beat() -> None:

@@ -56,8 +56,13 @@ from amends.sagas.task import (
 
 __all__ = ["LEASE_GRACE_MS", "Protocol", "Start", "direction_of", "effects_due", "next_due_ms", "transactions_due"]
 
-LEASE_GRACE_MS = 5_000
-"""A claim outlives the bound of its call by this, so that a call that ends in time can also be recorded in time."""
+LEASE_GRACE_MS = 75_000
+"""A claim outlives the bound of its call by this, in milliseconds, so that a call that ends in time can be recorded.
+
+Longer than the 60 s for which the store may be away without using up an attempt: during an outage nobody can record
+an answer, and after it the first writer to look must not count the others as lost. It is only the last resort: where
+Temporal delivers a call again, the loss of its worker is known at once.
+"""
 
 TRANSACTIONS_PER_UNIT = 20
 """A unit shares its database transaction with others, so one run does not keep it longer than this many steps."""

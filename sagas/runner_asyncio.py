@@ -3,15 +3,19 @@
 It is the reference for every other driver: the same plan, `decide` and journal, an injected clock, and nothing in
 between. It carries unit tests, exhaustive verification and places where a durable scheduler is not wanted; a run that
 its process did not finish goes on with `resume`.
+
+A store that goes away is waited for, with the outcomes of the calls in hand, so an outage uses up no attempt of a step;
+when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
 """
 
 import asyncio
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from amends.aggregates.errors import NotFoundError
-from amends.aggregates.journal import Journal, RunQuery, Tx
+from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import RunStatus
@@ -29,9 +33,11 @@ from amends.sagas.task import Task
 __all__ = ["DRIVER", "Runner"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
+T = TypeVar("T")
 
 DRIVER = "in-process"
 _PAGE = 200
+_PATIENCE = timedelta(minutes=2)
 
 
 class Runner:
@@ -43,6 +49,7 @@ class Runner:
         clock: Where time comes from.
         worker: Name under which nodes are claimed.
         actor: Who starts runs, unless said otherwise.
+        patience: How long to wait for a store that is away.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Runner:
         clock: Clock | None = None,
         worker: str = DRIVER,
         actor: str = DRIVER,
+        patience: timedelta = _PATIENCE,
     ) -> None:
         registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
         self._journal = journal
@@ -60,6 +68,7 @@ class Runner:
         self._clock = clock or SystemClock()
         self._protocol = Protocol(registry, worker)
         self._actor = actor
+        self._patience = patience
 
     @classmethod
     def open(cls, sagas: Iterable[Saga[Any]], *, store_url: str = "sqlite://", clock: Clock | None = None) -> Self:
@@ -98,6 +107,7 @@ class Runner:
         Raises:
             InputError: The id or the input cannot be accepted.
             StartConflictError: The id is taken by another saga or another input.
+            UnreachableError: The store was away for longer than the runner waits; a run that is accepted stays open.
         """
         run_id = id or uuid4().hex
         start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
@@ -107,7 +117,7 @@ class Runner:
             self._protocol.accept(tx, start, now_ms)
             return self._step(tx, run_id, now_ms)
 
-        record, tasks = await self._journal.commit(begin, runs=(run_id,))
+        record, tasks = await self._commit(begin, run_id)
         return RunResult(await self._drive(record, tasks))
 
     async def resume(self, run_id: str) -> RunResult:
@@ -119,7 +129,7 @@ class Runner:
             NotFoundError: There is no such run.
         """
         now_ms = self._clock.now_ms()
-        record, tasks = await self._journal.commit(lambda tx: self._step(tx, run_id, now_ms), runs=(run_id,))
+        record, tasks = await self._commit(lambda tx: self._step(tx, run_id, now_ms), run_id)
         return RunResult(await self._drive(record, tasks))
 
     async def resume_all(self) -> list[RunResult]:
@@ -142,6 +152,9 @@ class Runner:
         if record is None:
             raise NotFoundError(f"no run has the id {run_id!r} in this store")
         return RunResult(record)
+
+    async def _commit(self, unit: Unit[T], run_id: str) -> T:
+        return await self._journal.commit(unit, runs=(run_id,), patience=self._patience)
 
     def _step(self, tx: Tx, run_id: str, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
         return self._protocol.claim_all(tx, self._protocol.advance(tx, run_id, now_ms), now_ms)
@@ -175,7 +188,5 @@ class Runner:
             call = next((each for each in calls if each.done()), None)
             if call is not None:
                 task, outcome = calls.pop(call), call.result()
-                return await self._journal.commit(
-                    lambda tx: self._settle(tx, task, outcome, now_ms), runs=(record.run_id,)
-                )
-        return await self._journal.commit(lambda tx: self._step(tx, record.run_id, now_ms), runs=(record.run_id,))
+                return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms), record.run_id)
+        return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms), record.run_id)

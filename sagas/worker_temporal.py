@@ -1,23 +1,29 @@
 """The worker: runs the workflow and the activities of the loaded sagas.
 
 At start it looks for runs that were accepted and that Temporal does not know of. How it can fail: when Temporal goes
-away it keeps trying to reach it; `run` ends only when it is told to, or when Temporal refuses it for good.
+away it keeps trying to reach it; when the store stays away it pauses polling, and goes on by itself
+(`amends.sagas.polling_temporal`). It ends only when it is told to, or when Temporal refuses it for good.
 """
 
+import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import temporalio.client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import Journal
 from amends.aggregates.plan import StepKind
 from amends.sagas.activities_temporal import Activities
+from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
+from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.registry import Registry
 from amends.sagas.starting_temporal import start_unfinished, worker_identity
 from amends.sagas.workflow_temporal import SagaWorkflow
@@ -25,8 +31,12 @@ from amends.sagas.workflow_temporal import SagaWorkflow
 __all__ = ["running_worker", "worker_name"]
 
 _GRACE = timedelta(seconds=5)
+# What a paused worker has begun goes on: outcomes are held. When serving ends, `_GRACE` counts.
+_PAUSED = timedelta(days=365)
 _THREADS = 32
 _AT_ONCE = 200
+
+_log = logging.getLogger("amends.worker")
 
 
 def worker_name() -> str:
@@ -43,6 +53,7 @@ async def running_worker(
     task_queue: str,
     at_once: int = _AT_ONCE,
     on_open_runs: Callable[[int], None] | None = None,
+    pause_after: timedelta = PAUSE_AFTER,
 ) -> AsyncIterator[str]:
     """Serve the loaded sagas while the context lasts.
 
@@ -53,6 +64,7 @@ async def running_worker(
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
         at_once: Activities that run at the same time, at most.
         on_open_runs: Called with the number of unfinished runs that were found at start.
+        pause_after: How long the store is away before polling pauses.
 
     Yields:
         The worker's name.
@@ -63,34 +75,71 @@ async def running_worker(
     """
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
     name = worker_name()
-    async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="effect"))
-        activities = Activities(journal, registry, worker=name, threads=threads).all()
-        queues = {task_queue} | {
-            step.queue for step in registry.steps.values() if step.kind is StepKind.EFFECT and step.queue
-        }
-        for queue in sorted(queues):
-            options: dict[str, Any] = {}
-            if queue == task_queue:
-                options = {
-                    "workflows": [SagaWorkflow],
-                    "workflow_runner": UnsandboxedWorkflowRunner(),
-                    # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
-                    "workflow_failure_exception_types": [Exception],
-                }
-            worker = Worker(
+    temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="effect") as threads:
+        activities = Activities(journal, registry, worker=name, threads=threads, temporal_was_away=temporal.was_away)
+        identity = worker_identity(name, journal.store_id)
+
+        async def resume() -> None:
+            try:
+                await start_unfinished(client, journal, task_queue=task_queue, sagas=sagas)
+            except UnreachableError as error:
+                _log.warning("open runs were not looked for: %s", error)
+
+        shifts = Shifts(
+            lambda: _workers(client, registry, activities, task_queue=task_queue, at_once=at_once, identity=identity),
+            StoreWatch(journal),
+            resumed=resume,
+            grace=_GRACE,
+            give_up=activities.give_up,
+            pause_after=pause_after,
+        )
+        watch = asyncio.create_task(temporal.watch())
+        try:
+            async with shifts.serving():
+                found = await start_unfinished(client, journal, task_queue=task_queue, sagas=sagas)
+                if on_open_runs is not None:
+                    on_open_runs(found)
+                yield name
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+
+def _workers(
+    client: temporalio.client.Client,
+    registry: Registry,
+    activities: Activities,
+    *,
+    task_queue: str,
+    at_once: int,
+    identity: str,
+) -> list[Worker]:
+    """Make a worker for every queue that a step names; the saga's own queue has the workflows too."""
+    queues = {task_queue} | {
+        step.queue for step in registry.steps.values() if step.kind is StepKind.EFFECT and step.queue
+    }
+    workers: list[Worker] = []
+    for queue in sorted(queues):
+        options: dict[str, Any] = {}
+        if queue == task_queue:
+            options = {
+                "workflows": [SagaWorkflow],
+                "workflow_runner": UnsandboxedWorkflowRunner(),
+                # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
+                "workflow_failure_exception_types": [Exception],
+            }
+        workers.append(
+            Worker(
                 client,
                 task_queue=queue,
-                activities=activities,
-                identity=worker_identity(name, journal.store_id),
+                activities=activities.all(),
+                identity=identity,
                 max_concurrent_activities=at_once,
                 max_concurrent_local_activities=at_once,
                 max_cached_workflows=1_000,
-                graceful_shutdown_timeout=_GRACE,
+                graceful_shutdown_timeout=_PAUSED,
                 **options,
             )
-            await stack.enter_async_context(worker)
-        found = await start_unfinished(client, journal, task_queue=task_queue, sagas=tuple(registry.sagas))
-        if on_open_runs is not None:
-            on_open_runs(found)
-        yield name
+        )
+    return workers

