@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import re
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,42 @@ PAGES = [
 
 
 PARTS = {"postgresql": "postgres_url", "temporal": "temporal_address"}
+# Where the pages of the examples start their services; the tests' own ports stand in for them.
+PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", PAGES, ids=str)
-def test_the_code_of_a_page_works(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_code_of_a_page_works(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every block of a page that is not marked as skipped runs, and commands print what the page shows."""
     needs = read_needs((ROOT / path).read_text(encoding="utf-8"))
     stand_ins = {shown: str(request.getfixturevalue(PARTS[part])) for part, shown in needs.items()}
-    PageRun(ROOT / path, tmp_path, stand_ins).run()
+    folder = tmp_path
+    if path.parts[0] == "examples":
+        folder = copied_example(path.parent, tmp_path)
+        for variable, shown in PORTS.items():
+            stand_ins[shown] = str(free_port())
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{stand_ins[shown]}")
+    PageRun(ROOT / path, folder, stand_ins).run()
+
+
+def copied_example(folder: Path, target: Path) -> Path:
+    """Copy the examples, and give the place of one of them: its page is typed in its own folder."""
+    for each in repository_files():
+        if each.parts[0] == "examples":
+            (target / each).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / each, target / each)
+    return target / folder
+
+
+def free_port() -> int:
+    """Find a port that a service can listen on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""`make demo`: what it shows, that what it suggests works afterwards, and that it leaves nothing running."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+
+from amends.sagas.server_temporal import dev_lock, dev_running, running
+
+# How many seconds a demo takes depends on what else the machine does.
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """A copy of the example, so that a demo that somebody looks at is left alone."""
+    ignore = shutil.ignore_patterns(".amends", "__pycache__")
+    return shutil.copytree(ROOT / "examples" / "orders", tmp_path / "examples" / "orders", ignore=ignore)
+
+
+@contextmanager
+def demo(orders: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the demo as `make` does, in the top folder; killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "examples/orders/demo.py"],
+        cwd=orders.parent.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**{name: text for name, text in os.environ.items() if name != "COLUMNS"}, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def assert_nothing_runs(orders: Path, said: str) -> None:
+    """Neither worker, nor server, nor a service that said where it listens."""
+    assert not dev_running(orders / ".amends")
+    assert running(orders / ".amends") is None
+    for port in re.findall(r"listening on http://127\.0\.0\.1:(\d+)", said):
+        with socket.socket() as service:
+            assert service.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
+    """It starts afresh, shows each command before its answer and a history of each kind; its suggestions work."""
+    (orders / ".amends").mkdir()
+    (orders / ".amends" / "events.db").write_text("of an earlier demo")
+    with demo(orders) as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    prompts = re.findall(r"^\$ amends (.*)", out, re.MULTILINE)
+    assert prompts[:3] == [
+        "dev &",
+        "run stock-up @deliveries.jsonl --id-field sku",
+        "run place-order @orders.jsonl --id-field order_id",
+    ]
+    assert prompts[3:] == ["list", "history o-01", "history o-03", "history o-05", "history o-07"]
+    assert "12 runs in " in out
+    assert ": 6 COMPENSATED, 6 COMPLETED; see: amends list" in out
+    shown = dict(re.findall(r"^\$ amends history (\S+)\n(.*?)(?=^# (?:o-|All ))", out, re.MULTILINE | re.DOTALL))
+    assert "SagaCompleted" in shown["o-01"]
+    assert "StepRejected" in shown["o-03"]
+    assert shown["o-05"].count("/charge_card/do/0") == 2
+    assert shown["o-07"].count("CompensationSucceeded") == 2
+    assert_nothing_runs(orders, out)
+    _, _, last = out.partition("\nTry next:\n")
+    suggested = [line.partition("#")[0].strip() for line in last.splitlines()]
+    assert len(suggested) == 3
+    for line in suggested:
+        tried = subprocess.run(shlex.split(line), cwd=orders.parent.parent, capture_output=True, text=True, check=False)
+        assert (tried.returncode, tried.stderr) == (0, ""), line
+        assert tried.stdout.count("\n") > 3, line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.Signals) -> None:
+    """Ctrl-C in the middle of the orders ends it with 130 and one line, and nothing goes on."""
+    with demo(orders) as process:
+        assert process.stdout is not None
+        said = ""
+        while "$ amends run place-order" not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended early: {said}"
+            said += line
+        process.send_signal(number)
+        rest, err = process.communicate()
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "demo: interrupted; what it had started is stopped"
+    assert "Traceback" not in err
+    assert_nothing_runs(orders, said + rest)
+
+
+def test_a_part_that_does_not_start_is_said_in_one_line(orders: Path) -> None:
+    """The line holds the part's own words, the demo fails, and the parts that did start are stopped."""
+    (orders / "storefront.py").write_text("raise RuntimeError('no stock today')\n")
+    with demo(orders) as process:
+        out, err = process.communicate()
+    assert process.returncode == 1
+    (line,) = err.splitlines()
+    assert line.startswith(
+        "demo: amends dev: ended before it was ready: amends: module 'storefront' cannot be imported"
+    )
+    assert "no stock today" in line
+    assert_nothing_runs(orders, out)
+
+
+def test_a_demo_takes_nothing_away_from_a_running_dev(orders: Path) -> None:
+    """Where somebody works in its folder the demo does not start afresh."""
+    kept = orders / ".amends" / "events.db"
+    kept.parent.mkdir()
+    kept.write_text("in use")
+    with dev_lock(kept.parent), demo(orders) as process:
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(r"demo: an `amends dev` runs in .*: stop it first, the demo starts afresh there\n", err)
+    assert kept.read_text() == "in use"
