@@ -3,8 +3,8 @@
 They know nothing of sagas. What they offer is what a saga needs of a participant: an idempotency key on every call, an
 answer to "what happened under this key?", and an undo that may arrive before the call that it undoes.
 
-`line_log` keeps lines on disk, `ledger` applies each key once, `values` says what the door lets in, `faults` holds the
-switches that make things go wrong on purpose, `service` puts them behind HTTP, `process` starts all of it as a child
-process. `payment` and `shipping` are the two businesses. The transfer example's bank uses the same package; whoever
-copies that example out takes this folder along.
+`line_log` keeps lines on disk, `ledger` applies each key once by means of `amends.Inbox`, `values` says what the door
+lets in, `faults` holds the switches that make things go wrong on purpose, `service` puts them behind HTTP, `process`
+starts all of it as a child process. `payment` and `shipping` are the two businesses. The transfer example's bank uses
+the same package; whoever copies that example out takes this folder along.
 """

@@ -1,7 +1,10 @@
 """Applies each operation once per idempotency key, and remembers on disk what it answered.
 
-The participant's state is a fold over the ledger's entries, live and after a restart alike. An entry is on disk before
-anybody hears of it, and becomes state only then. The rules for a key:
+The books are a small database. In one transaction `amends.Inbox` looks the key up, the participant decides, and the
+entry is written; so a crash leaves both key and entry, or neither. What was committed becomes state, and is then copied
+to the log, a file that anybody can read; a copy that a crash has cut off is made up for at the next start. Only then
+does the caller hear of it. The participant's state is a fold over the entries, live and after a restart alike. The
+rules for a key:
 
 - the same call again gets the first entry again, a refusal included; nothing is written;
 - another call under the same key is a conflict;
@@ -11,12 +14,16 @@ anybody hears of it, and becomes state only then. The rules for a key:
 HTTP is not here (`service`), nor what the operations mean (`payment`, `shipping`, the bank).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, select
 
+from amends import Answer, Inbox, KeyConflictError, Rejected
 from services.line_log import LineLog, LineLogError
 
 __all__ = ["VOID", "Call", "Effect", "Entry", "KeyConflict", "Ledger", "Outcome", "Participant", "Refused", "Voided"]
@@ -28,16 +35,8 @@ Effect = dict[str, str]
 """What changed, as flat text; `type` says how the participant folds it."""
 
 
-class Refused(Exception):  # noqa: N818 - a business answer, not a fault of the program
-    """The participant says no, and nothing changed.
-
-    Args:
-        reason: Why, in words for the caller's operator; remembered under the key.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class Refused(Rejected):
+    """The participant says no, and nothing changed; the reason is remembered under the key."""
 
 
 class KeyConflict(Exception):  # noqa: N818 - an answer
@@ -133,18 +132,26 @@ class Participant(Protocol):
         """The state as JSON."""
 
 
+BOOKS = MetaData()
+ENTRIES = Table(
+    "entries", BOOKS, Column("sequence", Integer(), primary_key=True), Column("entry", Text(), nullable=False)
+)
+# Nothing is ever purged here: these books are small. A service that grows calls `INBOX.purge` regularly.
+INBOX = Inbox(BOOKS, retention=timedelta(days=90))
+
+
 class Ledger:
-    """Puts a participant's entries on disk, and its state back together from them.
+    """Keeps a participant's entries, and puts its state back together from them.
 
     Args:
-        log: Where the entries are kept; its lines are folded at once.
+        log: Where entries can be read; the database `books.db` is kept beside it. One process at a time.
         participant: The business, in its initial state.
 
     Attributes:
         entries: All of them, oldest first.
 
     Raises:
-        LineLogError: The file holds something that no ledger wrote.
+        LineLogError: The log holds something that no ledger wrote, or that the books do not have.
     """
 
     def __init__(self, log: LineLog, participant: Participant) -> None:
@@ -153,14 +160,19 @@ class Ledger:
         self._by_key: dict[str, Entry] = {}
         self._voided_by: dict[str, str] = {}
         self.entries: list[Entry] = []
-        for number, line in enumerate(log.lines, start=1):
-            try:
-                entry = Entry.model_validate_json(line)
-            except ValidationError as error:
-                raise LineLogError(f"{log.path} line {number} is not a ledger entry: {line[:80]!r}") from error
-            if entry.sequence != number:
-                raise LineLogError(f"{log.path} line {number} has sequence {entry.sequence}: a line is missing")
-            self._fold(entry)
+        path = log.path.with_name("books.db")
+        path.touch(mode=0o600)
+        self._books = create_engine(f"sqlite:///{path}")
+        with self._books.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        BOOKS.create_all(self._books)
+        with self._books.connect() as connection:
+            booked = list(connection.scalars(select(ENTRIES.c.entry).order_by(ENTRIES.c.sequence)))
+        _check_copy(log, booked)
+        for line in booked:
+            self._fold(Entry.model_validate_json(line))
+        for line in booked[len(log.lines) :]:
+            log.append(line)
 
     def perform(self, op: str, key: str, request: BaseModel) -> Entry:
         """Apply the operation, unless its key says that it was dealt with.
@@ -177,13 +189,16 @@ class Ledger:
             KeyConflict: The key belongs to another call.
             Voided: The key was voided before it was seen.
         """
-
-        def decide(sequence: int) -> Entry:
-            effect = self._participant.decide(Call(op, key, sequence, request))
-            return Entry(sequence=sequence, key=key, op=op, outcome=Outcome.APPLIED, request=fields, effect=effect)
-
         fields: dict[str, JsonValue] = request.model_dump(mode="json")
-        return self._once(op, key, fields, decide)
+        with self._writing(op, key, fields) as (connection, new):
+
+            def apply() -> None:
+                new(Outcome.APPLIED, effect=self._participant.decide(Call(op, key, self._next, request)))
+
+            answer = INBOX.do(connection, key, op, fields, apply)
+            if answer.outcome == "refused" and not answer.repeated:
+                new(Outcome.REFUSED, reason=answer.reason)
+        return self._entry(op, key, answer)
 
     def void(self, key: str, of: str) -> Entry:
         """Undo what was done under another key, or see to it that it is never done.
@@ -198,16 +213,26 @@ class Ledger:
 
         Raises:
             KeyConflict: The key belongs to another call.
+            Voided: The key was itself voided before it was seen.
         """
-
-        def decide(sequence: int) -> Entry:
-            outcome, effect = self._undo(of)
-            return Entry(sequence=sequence, key=key, op=VOID, outcome=outcome, request=fields, effect=effect)
-
         if key == of:
             raise KeyConflict(f"key {key!r} cannot void itself: give the void a key of its own")
-        fields: dict[str, JsonValue] = {"key": of}
-        return self._once(VOID, key, fields, decide)
+        with self._writing(VOID, key, {"key": of}) as (connection, new):
+
+            def reverse(_result: object) -> str:
+                done = self._by_key[of]
+                if done.op == VOID:
+                    raise Refused(f"key {of!r} is itself a void, which cannot be undone")
+                new(Outcome.APPLIED, effect=self._participant.reverse(done))
+                return "reversed"
+
+            seen = of in self._by_key or of in self._voided_by
+            answer = INBOX.undo(connection, key, of, reverse, operation=VOID)
+            if answer.outcome == "refused" and not answer.repeated:
+                new(Outcome.REFUSED, reason=answer.reason)
+            elif answer == Answer("done", operation=VOID):
+                new(Outcome.UNNEEDED if seen else Outcome.TOMBSTONE)
+        return self._entry(VOID, key, answer)
 
     def find(self, key: str) -> Entry | None:
         """The entry that the first call under the key made; None when there was none."""
@@ -217,35 +242,38 @@ class Ledger:
         """Key of the void that undid this key or keeps it from being done; None when there is none."""
         return self._voided_by.get(key)
 
-    def _once(self, op: str, key: str, fields: dict[str, JsonValue], decide: Callable[[int], Entry]) -> Entry:
-        first = self._by_key.get(key)
-        if first is not None:
-            if (first.op, first.request) != (op, fields):
-                raise KeyConflict(
-                    f"key {key!r} was first used for {first.op} {first.request}, now for {op} {fields}: "
-                    "use a new key for a new operation"
-                )
-            return first
-        if key in self._voided_by:
-            raise Voided(f"{op} under key {key!r} was voided by {self._voided_by[key]!r} before it arrived")
-        sequence = len(self.entries) + 1
-        try:
-            entry = decide(sequence)
-        except Refused as no:
-            entry = Entry(sequence=sequence, key=key, op=op, outcome=Outcome.REFUSED, request=fields, reason=no.reason)
-        self._log.append(entry.model_dump_json(exclude_none=True))
-        self._fold(entry)
-        return entry
+    @property
+    def _next(self) -> int:
+        return len(self.entries) + 1
 
-    def _undo(self, of: str) -> tuple[Outcome, Effect | None]:
-        done = self._by_key.get(of)
-        if of in self._voided_by or (done is not None and done.outcome is Outcome.REFUSED):
-            return Outcome.UNNEEDED, None
-        if done is None:
-            return Outcome.TOMBSTONE, None
-        if done.op == VOID:
-            raise Refused(f"key {of!r} is itself a void, which cannot be undone")
-        return Outcome.APPLIED, self._participant.reverse(done)
+    @contextmanager
+    def _writing(
+        self, op: str, key: str, fields: dict[str, JsonValue]
+    ) -> Iterator[tuple[Connection, Callable[..., None]]]:
+        """Open the books for one call; what it enters becomes state when it is committed, and is in the log then."""
+        entered: list[Entry] = []
+
+        def new(outcome: Outcome, *, effect: Effect | None = None, reason: str | None = None) -> None:
+            entry = Entry(
+                sequence=self._next, key=key, op=op, outcome=outcome, request=fields, effect=effect, reason=reason
+            )
+            connection.execute(ENTRIES.insert().values(sequence=entry.sequence, entry=_line(entry)))
+            entered.append(entry)
+
+        try:
+            with self._books.begin() as connection:
+                yield connection, new
+        except KeyConflictError as error:
+            raise KeyConflict(str(error)) from error
+        for entry in entered:
+            self._fold(entry)
+            self._log.append(_line(entry))
+
+    def _entry(self, op: str, key: str, answer: Answer) -> Entry:
+        """The entry of a key that was answered; an operation that was voided later keeps its entry."""
+        if answer.operation is None:
+            raise Voided(f"{op} under key {key!r} was voided by {answer.cancelled_by!r} before it arrived")
+        return self._by_key[key]
 
     def _fold(self, entry: Entry) -> None:
         self.entries.append(entry)
@@ -254,3 +282,22 @@ class Ledger:
             self._participant.evolve(entry.key, entry.effect)
         if entry.op == VOID and entry.outcome in (Outcome.APPLIED, Outcome.TOMBSTONE):
             self._voided_by[str(entry.request["key"])] = entry.key
+
+
+def _line(entry: Entry) -> str:
+    return entry.model_dump_json(exclude_none=True)
+
+
+def _check_copy(log: LineLog, booked: list[str]) -> None:
+    """Refuse a log that is not the beginning of what is booked."""
+    for number, line in enumerate(log.lines, start=1):
+        try:
+            entry = Entry.model_validate_json(line)
+        except ValidationError as error:
+            raise LineLogError(f"{log.path} line {number} is not a ledger entry: {line[:80]!r}") from error
+        if entry.sequence != number:
+            raise LineLogError(f"{log.path} line {number} has sequence {entry.sequence}: a line is missing")
+        if number > len(booked) or line != booked[number - 1]:
+            raise LineLogError(
+                f"{log.path} line {number} is not in the books: keep the log and books.db together, or remove both"
+            )

@@ -78,7 +78,7 @@ class Service:
 
     Args:
         participant: The business, in its initial state.
-        data: Folder of `ledger.jsonl` and `attempts.jsonl`; one process at a time.
+        data: Folder of `books.db`, `ledger.jsonl` and `attempts.jsonl`; one process at a time.
         faults: What goes wrong on purpose from the start.
 
     Attributes:
