@@ -427,6 +427,14 @@ def test_a_lost_reply_is_followed_by_the_first_result(bank: ServiceProcess, kind
     assert attempts == [("deposit", kind), ("find", None), ("deposit", None)]
 
 
+def test_faults_can_be_there_from_the_start(tmp_path: Path) -> None:
+    """What goes wrong on purpose can be said when a service is started; what is no fault is refused in one line."""
+    with ServiceProcess("services.payment", tmp_path, "--fault", '{"kind": "unavailable", "times": 2}') as payment:
+        assert get(payment, "faults") == [{"kind": "unavailable", "times": 2, "delay_ms": 0}]
+    with pytest.raises(ServiceProcessError, match=r"ended before it listened: .* --fault: kind: Input should be"):
+        ServiceProcess("services.payment", tmp_path, "--fault", '{"kind": "fire"}').start()
+
+
 def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> None:
     """Two 503 for one prefix: the third call goes through, other keys and probes are never touched."""
     fault = {"kind": "unavailable", "times": 2, "op": "deposit", "key_prefix": "count/"}
