@@ -87,13 +87,15 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
         assert tried.stdout.count("\n") > 3, line
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.Signals) -> None:
-    """Ctrl-C in the middle of the orders ends it with 130 and one line, and nothing goes on."""
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "$ amends run place-order"), (signal.SIGTERM, "listening on")]
+)
+def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.Signals, moment: str) -> None:
+    """A request to stop, such as Ctrl-C in the middle of the orders, ends it with 130, and nothing goes on."""
     with demo(orders) as process:
         assert process.stdout is not None
         said = ""
-        while "$ amends run place-order" not in said:
+        while moment not in said:
             line = process.stdout.readline()
             assert line, f"it ended early: {said}"
             said += line
