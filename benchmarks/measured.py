@@ -1,11 +1,13 @@
 """The sagas that are measured."""
 
+from functools import cache
+
 from eventsourcing.domain import event
 from pydantic import BaseModel
 
-from amends import Aggregate, Done, Saga, Transaction, UnitOfWork, pivot, transaction
+from amends import Aggregate, Attempted, Call, Done, Effect, Saga, Transaction, UnitOfWork, effect, pivot, transaction
 
-__all__ = ["Counter", "Order", "count_once", "many_steps", "three_steps"]
+__all__ = ["Counter", "Order", "count_once", "many_effects", "many_steps", "three_steps"]
 
 
 class Order(BaseModel):
@@ -63,10 +65,29 @@ def link(_: Order, __: UnitOfWork) -> Done3:
     return Done3(ok=True)
 
 
+@cache
 def many_steps(count: int) -> Saga[Order]:
     """Make a saga of so many equal steps."""
     steps: list[Transaction[Order, Done3]] = [link.using(_as_it_is, name=f"link-{n}") for n in range(count)]
     return Saga(f"steps-{count}", Order, *steps)
+
+
+@effect
+async def call(_: Order, __: Call) -> Done3:
+    """Do nothing: what is measured is that it is claimed, called and settled."""
+    return Done3(ok=True)
+
+
+@call.compensation
+async def call_back(_: Attempted[Order, Done3], __: Call) -> None:
+    """Do nothing."""
+
+
+@cache
+def many_effects(count: int) -> Saga[Order]:
+    """Make a saga of so many equal effects."""
+    steps: list[Effect[Order, Done3]] = [call.using(_as_it_is, name=f"call-{n}") for n in range(count)]
+    return Saga(f"effects-{count}", Order, *steps)
 
 
 class Counter(Aggregate):

@@ -1,25 +1,27 @@
 """Without Temporal: the in-process runner beside single saves of `eventsourcing`, and what length costs."""
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
-from figures import Row, ratio
-from measured import Counter, Order, count_once, many_steps, three_steps
+from figures import Effort, Row, in_turn, ratios
+from measured import Counter, Order, count_once, many_effects, many_steps, three_steps
 
 from amends import Runner, Saga
+from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.journal import Tx
+from amends.aggregates.migrations_sql import upgrade
 
 __all__ = ["store_rows"]
 
 AT_ONCE = 50
-ROUNDS = 3
+LENGTH_BOUND = 1.3
 
 
 class Account(Aggregate):
@@ -40,28 +42,62 @@ class Accounts(Application[UUID]):
     """An `eventsourcing` application on the SQLAlchemy recorders."""
 
 
-def single_saves(url: str, count: int) -> float:
-    """Save new aggregates of two events, one by one; gives saves per second."""
-    os.environ.update(PERSISTENCE_MODULE="eventsourcing_sqlalchemy", SQLALCHEMY_URL=url)
-    application = Accounts()
-    if url.startswith("sqlite"):
-        # The same promise as ours: acknowledged means on disk.
-        engine = application.factory.datastore.engine  # type: ignore[attr-defined]  # the SQLAlchemy factory has one
-        from sqlalchemy import event as sql_event  # noqa: PLC0415 - only here
+class SingleSaves:
+    """What is compared with: new aggregates of two events, saved one by one, each acknowledged when it is on disk.
 
-        @sql_event.listens_for(engine, "connect")
-        def _(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
-            connection.execute("PRAGMA synchronous=FULL")
+    Args:
+        url: An empty database.
 
-        engine.dispose()
-    began = time.perf_counter()
-    for n in range(count):
-        account = Account(f"account-{n}")
-        account.pay(n)
-        application.save(account)
-    rate = count / (time.perf_counter() - began)
-    application.close()
-    return rate
+    Raises:
+        RuntimeError: A commit would not be as durable as one of ours.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._application = Accounts({"PERSISTENCE_MODULE": "eventsourcing_sqlalchemy", "SQLALCHEMY_URL": url})
+        engine: sqlalchemy.Engine = self._application.factory.datastore.engine  # type: ignore[attr-defined]  # the SQLAlchemy factory has one
+        if engine.dialect.name == "sqlite":
+
+            @sqlalchemy.event.listens_for(engine, "connect")
+            def _(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+                connection.execute("PRAGMA synchronous=FULL")
+
+            engine.dispose()
+        self._application.save(Account("first"))  # sets WAL, and fills the pool
+        check_durable(engine)
+
+    async def rate(self, count: int) -> float:
+        """Save so many; gives saves per second."""
+        return await asyncio.to_thread(self._rate, count)
+
+    def _rate(self, count: int) -> float:
+        began = time.perf_counter()
+        for n in range(count):
+            account = Account(f"account-{n}")
+            account.pay(n)
+            self._application.save(account)
+        return count / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._application.close()
+
+
+def check_durable(engine: sqlalchemy.Engine) -> None:
+    """Look what the connections of a pool have really set: a commit is on disk when it is acknowledged.
+
+    Raises:
+        RuntimeError: It is not.
+    """
+    wanted = (
+        {"PRAGMA journal_mode": "wal", "PRAGMA synchronous": "2"}
+        if engine.dialect.name == "sqlite"
+        else {"SHOW fsync": "on", "SHOW synchronous_commit": "on"}
+    )
+    with engine.connect() as connection:
+        for statement, value in wanted.items():
+            found = str(connection.exec_driver_sql(statement).scalar_one())
+            if found != value:
+                raise RuntimeError(f"{engine.dialect.name}: {statement} is {found!r}, so a commit is not on disk")
 
 
 async def runs(runner: Runner, saga: Saga[Order], orders: list[Order], at_once: int = AT_ONCE) -> float:
@@ -84,61 +120,79 @@ def orders(prefix: str, count: int, sku: str = "A1") -> list[Order]:
     return [Order(order_id=f"{prefix}-{n}", sku=sku, quantity=1) for n in range(count)]
 
 
-async def against_single_saves(fresh: Callable[[], str], bound: float, what: str) -> Row:
-    """Compare three-step sagas with single saves, in turn."""
-    ours: list[float] = []
-    theirs: list[float] = []
-    async with Runner.open([three_steps], store_url=fresh()) as runner:
-        await runs(runner, three_steps, orders("warm", 200))
-        for n in range(ROUNDS):
-            url = fresh()
-            theirs.append(await asyncio.to_thread(single_saves, url, 1_500))
-            ours.append(await runs(runner, three_steps, orders(f"r{n}", 2_000)))
+def with_schema(url: str) -> str:
+    """Give an empty database our schema, which on PostgreSQL is `amends db upgrade`."""
+    engine = create_store_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+async def against_single_saves(fresh: Callable[[], str], bound: float, what: str, effort: Effort) -> Row:
+    """Compare three-step sagas with single saves."""
+    theirs = SingleSaves(fresh())
+    async with Runner.open([three_steps], store_url=with_schema(fresh())) as runner:
+        check_durable(runner.journal.engine)  # type: ignore[attr-defined]  # it is the one in SQL
+        await runs(runner, three_steps, orders("warm", effort.of(200)))
+        await theirs.rate(effort.of(200))
+        sagas, saves = await in_turn(
+            effort.rounds,
+            lambda n: runs(runner, three_steps, orders(f"r{n}", effort.of(1_000))),
+            lambda _: theirs.rate(effort.of(500)),
+        )
+    theirs.close()
     return Row(
-        f"in-process runner, three transactions, {AT_ONCE} at a time, {what}",
-        "single saves of two events by eventsourcing-sqlalchemy",
-        ratio(ours, theirs),
+        f"in-process runner: sagas of three transactions per second, {AT_ONCE} at a time, {what}",
+        "eventsourcing-sqlalchemy: single saves of two events per second, as durable",
+        ratios(sagas, saves),
         bound,
     )
 
 
-async def length_of_run(fresh: Callable[[], str]) -> Row:
+async def length_of_run(
+    fresh: Callable[[], str], make: Callable[[int], Saga[Order]], steps: int, what: str, effort: Effort
+) -> Row:
     """Compare the cost of a step in a long run and in a short one."""
-    short, long = many_steps(10), many_steps(200)
+    short, long = make(10), make(steps)
+    few, many = effort.of(200), effort.of(max(2, 2_000 // steps))
     async with Runner.open([short, long], store_url=fresh()) as runner:
-        await runs(runner, short, orders("warm", 20), 1)
-        pairs = []
-        for n in range(ROUNDS):
-            few = 1 / (await runs(runner, short, orders(f"s{n}", 200), 1) * 10)
-            many = 1 / (await runs(runner, long, orders(f"l{n}", 10), 1) * 200)
-            pairs.append((many, few))
+        await runs(runner, short, orders("warm-short", few), 1)
+        await runs(runner, long, orders("warm-long", 1), 1)
+
+        async def cost(saga: Saga[Order], prefix: str, count: int, length: int) -> float:
+            return 1 / (await runs(runner, saga, orders(prefix, count), 1) * length)
+
+        of_long, of_short = await in_turn(
+            effort.rounds,
+            lambda n: cost(long, f"l{n}", many, steps),
+            lambda n: cost(short, f"s{n}", few, 10),
+        )
     return Row(
-        "in-process runner: a step of a 200-step saga",
-        "a step of a 10-step saga",
-        ratio([a for a, _ in pairs], [b for _, b in pairs]),
-        1.3,
+        f"in-process runner: time of a step in a saga of {steps:,} {what}",
+        f"in a saga of 10 {what}",
+        ratios(of_long, of_short),
+        LENGTH_BOUND,
         at_least=False,
     )
 
 
-async def length_of_aggregate(fresh: Callable[[], str]) -> Row:
-    """Compare a step on an aggregate with 100,000 events with one on 1,000, each read for the first time."""
+async def length_of_aggregate(fresh: Callable[[], str], effort: Effort) -> Row:
+    """Compare a step on a long aggregate with one on a short one, in processes that have not seen it before."""
     url = fresh()
     async with Runner.open([count_once], store_url=url) as runner:
-        for name, events in (("small", 1_000), ("large", 100_000)):
+        for name, events in (("short", effort.of(1_000)), ("long", effort.of(100_000))):
             await grow(runner, name, events)
-    small: list[float] = []
-    large: list[float] = []
-    for n in range(5):
-        for name, into in (("small", small), ("large", large)):
-            async with Runner.open([count_once], store_url=url) as runner:  # nothing is cached
-                await runs(runner, count_once, orders(f"warm-{name}-{n}", 1, "warm"), 1) if n < 0 else None
-                into.append(1 / await runs(runner, count_once, orders(f"{name}-{n}", 20, name), 1))
+
+    async def cost(name: str, number: int) -> float:
+        async with Runner.open([count_once], store_url=url) as runner:  # it remembers nothing
+            return 1 / await runs(runner, count_once, orders(f"{name}-{number}", effort.of(20), name), 1)
+
+    of_long, of_short = await in_turn(effort.rounds, lambda n: cost("long", n), lambda n: cost("short", n))
     return Row(
-        "a step on an aggregate with 100,000 events",
-        "one on an aggregate with 1,000",
-        ratio(large, small),
-        1.3,
+        "in-process runner: time of a step on an aggregate of 100,000 events, the first one reads it from the store",
+        "on an aggregate of 1,000 events, likewise",
+        ratios(of_long, of_short),
+        LENGTH_BOUND,
         at_least=False,
     )
 
@@ -153,15 +207,15 @@ async def grow(runner: Runner, name: str, events: int) -> None:
     def extend(tx: Tx) -> None:
         with tx.unit_of_work() as work:
             counter = work.get(Counter, name)
-            for _ in range(999):
+            for _ in range(min(1_000, events - counter.version)):
                 counter.increment()
 
     await runner.journal.commit(begin)
-    for _ in range(events // 1_000):
+    for _ in range(1, events, 1_000):
         await runner.journal.commit(extend)
 
 
-async def store_rows(folder: Path, postgresql: Callable[[], str]) -> list[Row]:
+async def store_rows(folder: Path, postgresql: Callable[[], str], effort: Effort) -> list[Row]:
     """Measure everything here."""
     made = 0
 
@@ -170,10 +224,11 @@ async def store_rows(folder: Path, postgresql: Callable[[], str]) -> list[Row]:
         made += 1
         return f"sqlite:///{folder}/store-{made}.db"
 
-    work: list[Callable[[], Coroutine[Any, Any, Row]]] = [
-        lambda: against_single_saves(sqlite, 1.0, "SQLite, synchronous=FULL"),
-        lambda: against_single_saves(postgresql, 1.5, "PostgreSQL"),
-        lambda: length_of_run(sqlite),
-        lambda: length_of_aggregate(sqlite),
+    return [
+        await against_single_saves(sqlite, 1.0, "SQLite file, synchronous=FULL", effort),
+        await against_single_saves(postgresql, 1.5, "PostgreSQL", effort),
+        await length_of_run(sqlite, many_steps, 200, "transactions", effort),
+        await length_of_run(sqlite, many_steps, 1_000, "transactions", effort),
+        await length_of_run(sqlite, many_effects, 200, "effects", effort),
+        await length_of_aggregate(sqlite, effort),
     ]
-    return [await each() for each in work]

@@ -5,14 +5,13 @@ import sysconfig
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import temporalio.client
-from figures import Row, ratio
+from figures import Effort, Row, in_turn, ratios
 from handwritten import LocalOrder, OrdinaryOrder, Steps
-from measured import Order, many_steps, three_steps
+from measured import Order, many_effects, many_steps, three_steps
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -24,8 +23,7 @@ from amends.sagas.worker_temporal import running_worker
 __all__ = ["temporal_rows"]
 
 AT_ONCE = 50
-ROUNDS = 3
-_TASK_TIMEOUT = timedelta(seconds=2)
+LENGTH_BOUND = 1.3
 _TUNED = (
     "--sqlite-pragma",
     "journal_mode=WAL",
@@ -63,12 +61,20 @@ async def server(path: Path, *settings: str) -> AsyncIterator[temporalio.client.
 
 
 class ByHand:
-    """A hand-written saga and its worker."""
+    """A hand-written saga and its worker.
 
-    def __init__(self, client: temporalio.client.Client, workflow: type[Any], queue: str) -> None:
+    Args:
+        client: Its server.
+        workflow: The saga.
+        queue: Its task queue.
+        eager: Whether to ask for an eager start; off by default in the SDK.
+    """
+
+    def __init__(self, client: temporalio.client.Client, workflow: type[Any], queue: str, *, eager: bool) -> None:
         self._client = client
         self._workflow = workflow
         self._queue = queue
+        self._eager = eager
 
     def worker(self, steps: Steps) -> Worker:
         """Make the worker, in the SDK's default sandbox."""
@@ -90,8 +96,7 @@ class ByHand:
                 f"{prefix}-{number}",
                 id=f"{prefix}-{number}",
                 task_queue=self._queue,
-                task_timeout=_TASK_TIMEOUT,
-                request_eager_start=True,
+                request_eager_start=self._eager,
             )
 
         return await per_second(count, one)
@@ -110,10 +115,63 @@ async def ours(client: Client, saga: Saga[Order], prefix: str, count: int, at_on
     return await per_second(count, one, at_once)
 
 
-async def temporal_rows(folder: Path) -> list[Row]:
+async def against_by_hand(client: Client, local: ByHand, ordinary: ByHand, effort: Effort) -> list[Row]:
+    """Compare three-step sagas with those written by hand."""
+    await local.rate("warm", effort.of(50))
+    await ordinary.rate("warm", effort.of(50))
+    await ours(client, three_steps, "warm-ours", effort.of(50))
+    amends, by_hand, tutorial = await in_turn(
+        effort.few_rounds,
+        lambda n: ours(client, three_steps, f"ours-{n}", effort.of(150)),
+        lambda n: local.rate(f"local-{n}", effort.of(150)),
+        lambda n: ordinary.rate(f"ordinary-{n}", effort.of(50)),
+    )
+    what = f"Temporal driver: sagas of three transactions per second, {AT_ONCE} at a time"
+    return [
+        Row(
+            what,
+            "by hand on Temporal: three local activities that write a row each as durably, eager start, "
+            "default sandbox, same server settings",
+            ratios(amends, by_hand),
+            1.0,
+        ),
+        Row(
+            what,
+            "by hand on Temporal: three ordinary activities, default server settings",
+            ratios(amends, tutorial),
+            4.0,
+        ),
+    ]
+
+
+async def length_of_run(
+    client: Client, make: Callable[[int], Saga[Order]], many: int, what: str, effort: Effort
+) -> Row:
+    """Compare the cost of a step in a saga of 200 steps and in one of 10; the worker knows both."""
+    short, long = make(10), make(200)
+    await ours(client, short, f"{short.name}-warm", 1, 1)
+    await ours(client, long, f"{long.name}-warm", 1, 1)
+
+    async def cost(saga: Saga[Order], prefix: str, count: int, length: int) -> float:
+        return 1 / (await ours(client, saga, f"{saga.name}-{prefix}", count, 1) * length)
+
+    of_long, of_short = await in_turn(
+        effort.few_rounds,
+        lambda n: cost(long, f"{n}", effort.of(many), 200),
+        lambda n: cost(short, f"{n}", effort.of(many * 10), 10),
+    )
+    return Row(
+        f"Temporal driver: time of a step in a saga of 200 {what}",
+        f"in a saga of 10 {what}",
+        ratios(of_long, of_short),
+        LENGTH_BOUND,
+        at_least=False,
+    )
+
+
+async def temporal_rows(folder: Path, effort: Effort) -> list[Row]:
     """Measure everything here."""
-    short, long = many_steps(10), many_steps(200)
-    registry = Registry([three_steps, short, long])
+    registry = Registry([three_steps, *(make(count) for make in (many_steps, many_effects) for count in (10, 200))])
     async with AsyncExitStack() as stack:
         tuned = await stack.enter_async_context(server(folder / "tuned.db", *_TUNED))
         default = await stack.enter_async_context(server(folder / "default.db"))
@@ -121,36 +179,14 @@ async def temporal_rows(folder: Path) -> list[Row]:
         stack.push_async_callback(journal.close)
         steps = Steps(str(folder / "rows.db"))
         stack.callback(steps.close)
-        local = ByHand(tuned, LocalOrder, "local")
-        ordinary = ByHand(default, OrdinaryOrder, "ordinary")
+        local = ByHand(tuned, LocalOrder, "local", eager=True)
+        ordinary = ByHand(default, OrdinaryOrder, "ordinary", eager=False)
         await stack.enter_async_context(local.worker(steps))
         await stack.enter_async_context(ordinary.worker(steps))
         await stack.enter_async_context(running_worker(tuned, journal, registry, task_queue="ours"))
         client = Client(journal, tuned, registry, task_queue="ours", eager=True)
-        await local.rate("warm", 50)
-        await ordinary.rate("warm", 50)
-        await ours(client, three_steps, "warm-ours", 50)
-        by_hand: list[float] = []
-        tutorial: list[float] = []
-        amends: list[float] = []
-        for n in range(ROUNDS):
-            by_hand.append(await local.rate(f"local-{n}", 300))
-            amends.append(await ours(client, three_steps, f"ours-{n}", 300))
-            tutorial.append(await ordinary.rate(f"ordinary-{n}", 100))
-        few: list[float] = []
-        many: list[float] = []
-        for n in range(ROUNDS):
-            few.append(1 / (await ours(client, short, f"short-{n}", 40, 1) * 10))
-            many.append(1 / (await ours(client, long, f"long-{n}", 2, 1) * 200))
-    what = f"Temporal driver, three transactions, {AT_ONCE} at a time"
-    return [
-        Row(what, "by hand: local activities, eager start, same server settings", ratio(amends, by_hand), 1.0),
-        Row(what, "by hand: ordinary activities, default server settings", ratio(amends, tutorial), 4.0),
-        Row(
-            "Temporal driver: a step of a 200-step saga",
-            "a step of a 10-step saga",
-            ratio(many, few),
-            1.3,
-            at_least=False,
-        ),
-    ]
+        return [
+            *await against_by_hand(client, local, ordinary, effort),
+            await length_of_run(client, many_steps, 2, "transactions", effort),
+            await length_of_run(client, many_effects, 1, "effects", effort),
+        ]
