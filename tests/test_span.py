@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from amends import Attempted, Call, Effect, Retry, Saga, effect, longest_span, parallel, retriable
 from amends.aggregates.plan import RetryPolicy
+from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.definition import Part
 from amends.sagas.span import _operation_ms
 
 SECOND = timedelta(seconds=1)
-GRACE = 5 * SECOND  # a claim outlives its attempt's timeout by so much
+GRACE = timedelta(milliseconds=LEASE_GRACE_MS)  # a claim outlives its attempt's timeout by so much
 
 
 def make(name: str, *, undo: Retry | None = None, probe: bool = False, retry: Retry | None = None) -> Effect[int, int]:
