@@ -1,9 +1,9 @@
 """`kill -9` of real processes against the real Temporal: every run reaches its end, and nothing takes effect twice.
 
 Each test stops runs in known places, kills, starts again what was killed, and then lets the runs go on. A place is held
-by the bank, which keeps back a call or its reply, by a retry that is not due yet, or by a transaction that waits for a
-file; nothing depends on how long anything takes. What took effect is judged by the bank's own log, which is on its
-disk, and by the lines of an aggregate.
+by the bank, which keeps back a call or its reply or is unavailable, or by a transaction that waits for a file; nothing
+depends on how long anything takes. What took effect is judged by the bank's own log, which is on its disk, and by the
+lines of an aggregate.
 """
 
 import asyncio
