@@ -53,7 +53,7 @@ is in force.
 | `sqlite:///path/to/events.db` | an SQLite file; three slashes before a relative path, four before an absolute one |
 | `postgresql://user:password@host/database` | PostgreSQL; special characters of the password are percent-encoded |
 
-A password is never printed.
+A password is never printed. See [Run on PostgreSQL and a Temporal cluster](../how-to/postgresql-and-temporal.md).
 
 ## Temporal
 

@@ -8,12 +8,14 @@ All code of a page is run in the page's order, in one new, empty folder.
 | block `console` | each line `$ command` runs in bash with this environment's programs, and must exit with 0 |
 | `$ echo $?` under a command | shows its exit status, which may then be another one than 0 |
 | lines under a command | must be what it prints; `...` is any text in a line, alone on a line any lines |
+| times, ports, process ids, widths of gaps in them | stand for others of their kind; `/projects` is the page's folder |
 | block `json`, `toml` | must be readable as such |
 | block `text`, `mermaid`, `sql`, `yaml`, `ini`, `{directive}` | is only shown |
 | `<!-- file: PATH -->` above a block | the block becomes that file in the page's folder instead |
+| `<!-- excerpt: PATH -->` above a block | the block must stand in that file; `...` alone on a line is any lines |
 | `<!-- skip: REASON -->` above a block | the block is not run; without a reason it is an error |
 | `<!-- background: WHERE -->` above a `console` block | its command goes on beside the others until the page ends |
-| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for the address of a `postgresql` or `temporal` of the tests' |
+| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests' |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 
 The page's module is named after the page, in lower case, and can be imported while the page runs.
@@ -44,9 +46,23 @@ from types import ModuleType
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
 COMMAND_TIMEOUT_S = 120
+PROJECTS = "/projects"
+
+# What is different whenever a page is run, and what it is compared as.
+_DURATION = r"(?:\d+(?:\.\d+)?|\.\.\.) (?:ms|s|min(?: \d+ s)?|h(?: \d+ min)?)"
+_VARYING = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:[+-]\d\d:\d\d|Z)?"), "<time>"),
+    (re.compile(rf"(?:\bnow|\b{_DURATION} ago)(?:  +{_DURATION})?(?=\s|$)", re.MULTILINE), "<ago>"),
+    (re.compile(rf"\+{_DURATION}"), "<since>"),
+    (re.compile(rf"^ *{_DURATION}(?=  )", re.MULTILINE), "<since>"),
+    (re.compile(rf"\b(took +|in |after ){_DURATION}"), r"\1<duration>"),
+    (re.compile(r"\b(?:127\.0\.0\.1|localhost):\d+"), "<address>"),
+    (re.compile(r"\bby [\w.-]+/\d+"), "by <worker>"),
+    (re.compile(r" {2,}"), "  "),
+)
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)$")
-_MARK = re.compile(r"^ *<!-- *(?P<kind>background|file|skip):(?P<text>.*?)-->\s*$")
+_MARK = re.compile(r"^ *<!-- *(?P<kind>background|excerpt|file|skip):(?P<text>.*?)-->\s*$")
 _NEEDS = re.compile(r"^<!-- *needs: *(?P<part>\w+) as (?P<text>\S+) *-->\s*$", re.MULTILINE)
 _HIDDEN = re.compile(r"^ *<!-- python\s*$")
 
@@ -66,6 +82,7 @@ class Block:
         file: Where the text belongs instead of being run, or None.
         skipped: Why it is not run, or None.
         background: Where its command goes on until the page ends, or None.
+        excerpt: File that it must stand in instead of being run, or None.
     """
 
     language: str
@@ -74,6 +91,7 @@ class Block:
     file: str | None = None
     skipped: str | None = None
     background: str | None = None
+    excerpt: str | None = None
 
 
 def read_needs(text: str) -> dict[str, str]:
@@ -113,9 +131,8 @@ def read_blocks(text: str, name: str) -> list[Block]:
             code = "".join(
                 f"{inner[min(indent, len(inner) - len(inner.lstrip())) :]}\n" for inner in lines[number:close]
             )
-            blocks.append(
-                Block(language, code, number + 1, marks.get("file"), marks.get("skip"), marks.get("background"))
-            )
+            file, skip, background, excerpt = map(marks.get, ("file", "skip", "background", "excerpt"))
+            blocks.append(Block(language, code, number + 1, file, skip, background, excerpt))
             marks = {}
             number = close + 1
         elif line.strip() and marks:
@@ -146,7 +163,7 @@ class PageRun:
     def __init__(self, path: Path, folder: Path, stand_ins: Mapping[str, str] | None = None) -> None:
         self._path = path
         self._folder = folder
-        self._stand_ins = dict(stand_ins or {})
+        self._stand_ins = {PROJECTS: str(folder), **(stand_ins or {})}
         self._variables = self._environment()
         self._status = 0
         self._module = ModuleType(re.sub(r"\W", "_", path.stem.lower()))
@@ -186,6 +203,8 @@ class PageRun:
             target = Path.cwd() / block.file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.code, encoding="utf-8")
+        elif block.excerpt is not None:
+            self._compare(block, Path(block.excerpt).read_text(encoding="utf-8"))
         elif block.language == "python":
             self._run_python(block, runner)
         elif block.background is not None:
@@ -196,6 +215,11 @@ class PageRun:
             json.loads(block.code)
         elif block.language == "toml":
             tomllib.loads(block.code)
+
+    def _compare(self, block: Block, text: str) -> None:
+        """Insist that a block stands in a text."""
+        if not prints_as_shown(f"...\n{block.code.strip()}\n...", text):
+            raise PageError(f"{self._path.name}:{block.line}: does not stand in {block.excerpt}, which is:\n{text}")
 
     def _run_python(self, block: Block, runner: asyncio.Runner) -> None:
         # Blank lines in front: tracebacks, and whoever reads source by line number, find the line of the page.
@@ -221,7 +245,7 @@ class PageRun:
             status, printed = self._run_command(command)
             if status != 0 and after != "echo $?":
                 raise PageError(f"{place}: exit code {status}; it printed:\n{printed}")
-            if expected and not prints_as_shown(expected, printed):
+            if expected and not prints_as_shown(normalised(expected), normalised(printed)):
                 raise PageError(
                     f"{place}: prints something else than the page shows:\n{_difference(expected, printed)}"
                 )
@@ -261,7 +285,7 @@ class PageRun:
         process = background.enter_context(_interrupted(command, self._variables, place))
         assert process.stdout is not None
         printed = ""
-        while not prints_as_shown(expected, printed):
+        while not prints_as_shown(normalised(expected), normalised(printed)):
             more = process.stdout.readline()
             if not more:
                 raise PageError(
@@ -274,10 +298,10 @@ class PageRun:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AMENDS_", "TEMPORAL_", "PYTEST_"))
+            if not name.startswith(("AMENDS_", "TEMPORAL_", "PYTEST_", "XDG_")) and name != "COLUMNS"
         }
         path = os.pathsep.join([sysconfig.get_path("scripts"), kept.get("PATH", os.defpath)])
-        return kept | {"PATH": path, "HOME": str(self._folder), "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+        return kept | {"PATH": path, "HOME": str(self._folder), "NO_COLOR": "1", "TERM": "dumb"}
 
     def _forget_modules(self) -> None:
         """Drop the modules that were imported from the page's folder."""
@@ -313,7 +337,7 @@ def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iter
 def _difference(shown: str, printed: str) -> str:
     """Compare line by line."""
     lines: Iterable[str] = difflib.unified_diff(
-        shown.splitlines(), printed.splitlines(), "shown", "printed", lineterm=""
+        normalised(shown).splitlines(), normalised(printed).splitlines(), "shown", "printed", lineterm=""
     )
     return "\n".join(lines)
 
@@ -333,6 +357,13 @@ def _commands(block: Block, name: str) -> list[tuple[int, str, str]]:
             raise PageError(f"{name}:{number}: a console block begins with `$ command`, found {line!r}")
         continued = (continued or line.startswith("$ ")) and line.endswith("\\")
     return [(number, "\n".join(command), "\n".join(output).strip("\n")) for number, command, output in found]
+
+
+def normalised(text: str) -> str:
+    """Replace what is different whenever a page is run: times, ports, process ids and the widths of columns."""
+    for pattern, name in _VARYING:
+        text = pattern.sub(name, text)
+    return text
 
 
 def prints_as_shown(shown: str, printed: str) -> bool:
