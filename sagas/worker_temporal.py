@@ -25,7 +25,7 @@ from amends.sagas.activities_temporal import Activities
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.registry import Registry
-from amends.sagas.starting_temporal import start_unfinished, worker_identity
+from amends.sagas.starting_temporal import TASK_TIMEOUT, start_unfinished, worker_identity
 from amends.sagas.workflow_temporal import SagaWorkflow
 
 __all__ = ["running_worker", "worker_name"]
@@ -126,6 +126,8 @@ def _workers(
             options = {
                 "workflows": [SagaWorkflow],
                 "workflow_runner": UnsandboxedWorkflowRunner(),
+                # As for the worker's transactions: a killed one keeps nobody waiting for what it had cached.
+                "sticky_queue_schedule_to_start_timeout": TASK_TIMEOUT,
                 # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
                 "workflow_failure_exception_types": [Exception],
             }

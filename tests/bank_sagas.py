@@ -1,0 +1,138 @@
+"""The sagas of a project whose processes are killed: money between accounts of a bank, and a long row of transactions.
+
+The tests copy this file into the project and import it themselves. `BANK_URL` says where the bank listens; what it does
+with a call (hold it back, hold back the reply) is switched there, by key.
+"""
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+from eventsourcing.domain import event
+from pydantic import BaseModel
+
+from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, transaction
+
+__all__ = ["HELD_AT", "LINES", "Book", "Tally", "Transfer", "tally", "transfer"]
+
+# An answer that is held back holds the step for so long; that a call is repeated is seen long before.
+PATIENCE = timedelta(seconds=30)
+# Long enough that most of the time no attempt is made; as many as the bank says that it is unavailable.
+RETRY = Retry(max_attempts=None, first=timedelta(milliseconds=500), factor=1)
+
+
+class Transfer(BaseModel):
+    """What to move, and whether it is taken back in the end."""
+
+    run: str
+    refused: bool = False
+
+
+class Book(Aggregate):
+    """What the project itself writes down of a run, line by line."""
+
+    @event("Opened")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.lines: list[str] = []
+
+    @event("Entered")
+    def enter(self, line: str) -> None:
+        """Write a line."""
+        self.lines.append(line)
+
+
+async def ask(operation: str, key: str, body: dict[str, str]) -> None:
+    """Have the bank do something under a key."""
+    async with httpx.AsyncClient(base_url=os.environ["BANK_URL"], timeout=PATIENCE.total_seconds()) as bank:
+        answer = await bank.post(f"/{operation}", json=body, headers={"Idempotency-Key": key})
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        raise Rejected(answer.json()["reason"])
+    answer.raise_for_status()
+
+
+@transaction
+def begin(order: Transfer, uow: UnitOfWork) -> None:
+    """Open the book."""
+    uow.add(Book(order.run)).enter("begun")
+
+
+@begin.compensation
+def give_up(done: Done[Transfer, None], uow: UnitOfWork) -> None:
+    """Write down that it came to nothing."""
+    uow.get(Book, done.input.run).enter("given up")
+
+
+@effect(timeout=PATIENCE, retry=RETRY)
+async def withdraw(_: Transfer, call: Call) -> None:
+    """Take the money from one account."""
+    await ask("withdraw", call.key, {"account": "alice", "amount": "1.00"})
+
+
+@withdraw.compensation(timeout=PATIENCE, retry=RETRY)
+async def void_withdrawal(_: Attempted[Transfer, None], call: Call) -> None:
+    """Take it back."""
+    await ask("void", call.key, {"key": call.do_key})
+
+
+@effect(timeout=PATIENCE, retry=RETRY)
+async def deposit(_: Transfer, call: Call) -> None:
+    """Bring it to the other."""
+    await ask("deposit", call.key, {"account": "bob", "amount": "1.00"})
+
+
+@deposit.compensation(timeout=PATIENCE, retry=RETRY)
+async def void_deposit(_: Attempted[Transfer, None], call: Call) -> None:
+    """Take it back."""
+    await ask("void", call.key, {"key": call.do_key})
+
+
+@transaction
+def settle(order: Transfer, uow: UnitOfWork) -> None:
+    """Decide."""
+    uow.get(Book, order.run).enter("settled")
+    if order.refused:
+        raise Rejected("not today")
+
+
+transfer = Saga("transfer", Transfer, begin, withdraw, deposit, pivot(settle))
+
+
+class Tally(BaseModel):
+    """A row of transactions, one of which waits until the file `gate` is there, and says so by `gate.reached`."""
+
+    run: str
+    gate: str
+
+
+LINES = tuple(f"count-{number}" for number in range(30))
+"""More than one unit of the journal takes."""
+
+HELD_AT = LINES[25]
+
+
+@transaction
+def count(order: Tally, uow: UnitOfWork) -> None:
+    """Write a line."""
+    book = uow.find(Book, order.run) or uow.add(Book(order.run))
+    book.enter(uow.node)
+    gate = Path(order.gate)
+    if uow.node == HELD_AT:
+        gate.with_suffix(".reached").touch()
+        while not gate.exists():
+            time.sleep(0.01)
+
+
+@count.compensation
+def strike(done: Done[Tally, None], uow: UnitOfWork) -> None:
+    """Write down that a line does not count."""
+    uow.get(Book, done.input.run).enter(f"not {uow.node}")
+
+
+def same(order: Tally) -> Tally:
+    """Give every line the same input."""
+    return order
+
+
+tally = Saga("tally", Tally, *(count.using(same, name=line) for line in LINES))

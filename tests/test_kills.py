@@ -1,0 +1,450 @@
+"""`kill -9` of real processes against the real Temporal: every run reaches its end, and nothing takes effect twice.
+
+Each test stops runs in known places, kills, starts again what was killed, and then lets the runs go on. A place is held
+by the bank, which keeps back a call or its reply or is unavailable, or by a transaction that waits for a file; nothing
+depends on how long anything takes. What took effect is judged by the bank's own log, which is on its disk, and by the
+lines of an aggregate.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import bank_sagas
+import httpx
+import pytest
+from bank_sagas import LINES, Book, Tally, Transfer, tally, transfer
+from commands import CommandProject, Started
+
+# The examples are projects of their own: their modules are imported from their folder.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "orders"))
+
+from services.process import ServiceProcess
+
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import RunStatus
+from amends.cli.exit_codes import ExitCode
+from amends.sagas.client_temporal import Client
+from amends.sagas.saga import Saga
+from amends.sagas.server_temporal import ServerRecord, running
+
+BANK = Path(__file__).resolve().parent.parent / "examples" / "transfer"
+HELD = {"delay_ms": 600_000}
+
+PLACES: Mapping[str, tuple[str, dict[str, object]]] = {
+    "unheard": ("withdraw/do/0", {"kind": "delay_before", **HELD}),
+    "landed": ("withdraw/do/0", {"kind": "delay_after", **HELD}),
+    "between": ("deposit/do/0", {"kind": "unavailable", "times": 1_000_000}),
+    "undone": ("withdraw/undo/0", {"kind": "delay_after", **HELD}),
+}
+"""Where a transfer is stopped: the end of the key of the call, and what the bank does with it.
+
+The call is not heard; it took effect and is not answered; it fails, and is repeated now and then; it undid an effect
+and is not answered.
+"""
+
+
+def wait_until(met: Callable[[], object]) -> None:
+    """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+    while not met():
+        time.sleep(0.02)
+
+
+def closed(record: RunRecord | None) -> bool:
+    """Tell whether a run that was accepted has come to its end."""
+    assert record is not None
+    return record.state.closed
+
+
+@dataclass
+class Scene:
+    """A project, the bank that its sagas call, and the runs that one test has started.
+
+    Attributes:
+        project: The project.
+        bank: The bank.
+        name: Begins the id of every run.
+        transfers: Transfers that were started, by the place where they are stopped.
+        tally: The row of transactions; `None` unless one was started.
+    """
+
+    project: CommandProject
+    bank: ServiceProcess
+    name: str
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    tally: Tally | None = None
+
+    @property
+    def server(self) -> ServerRecord:
+        """The embedded server, which runs."""
+        found = running(self.project.path / ".amends")
+        assert found is not None
+        return found
+
+    # ---- before the kill
+
+    def order(self, place: str) -> Transfer:
+        """Have the bank stop a transfer in a place once it is started."""
+        order = Transfer(run=f"{self.name}-{place}", refused=place == "undone")
+        key, fault = PLACES[place]
+        httpx.post(f"{self.bank.base_url}/faults", json={**fault, "key": f"{order.run}/{key}"}).raise_for_status()
+        self.transfers[place] = order
+        return order
+
+    def start(self, address: str, queue: str, *places: str) -> None:
+        """Start a transfer for each place, through the client, and return when each is there."""
+        self._start(address, queue, {order.run: order for order in map(self.order, places)}, transfer)
+        for place in places:
+            self.wait_for(place)
+
+    def start_tally(self, address: str, queue: str) -> None:
+        """Start the row of transactions, and return when one of them is being executed."""
+        gate = self.project.path / f"{self.name}.gate"
+        self.tally = Tally(run=f"{self.name}-tally", gate=str(gate))
+        self._start(address, queue, {self.tally.run: self.tally}, tally)
+        wait_until(gate.with_suffix(".reached").exists)
+
+    def _start(self, address: str, queue: str, orders: Mapping[str, Any], saga: Saga[Any]) -> None:
+        async def start() -> None:
+            url = self.project.store_url
+            client = await Client.connect([transfer, tally], store_url=url, temporal=address, task_queue=queue)
+            async with client:
+                for run_id, order in orders.items():
+                    await client.start(saga, order, id=run_id)
+
+        asyncio.run(start())
+
+    def wait_for(self, place: str) -> None:
+        """Return when the transfer is in its place."""
+        run_id, (key, _) = self.transfers[place].run, PLACES[place]
+        if place == "between":
+            with self._journal() as journal:
+                wait_until(lambda: any(each.kind == "StepAttemptFailed" for each in journal.facts_blocking(run_id)))
+        else:
+            log = "attempts" if place == "unheard" else "ledger"
+            wait_until(lambda: any(line["key"] == f"{run_id}/{key}" for line in self.logged(log, run_id)))
+
+    # ---- after the kill
+
+    def go_on(self) -> None:
+        """Let every run go on, and return when all are closed."""
+        httpx.delete(f"{self.bank.base_url}/faults").raise_for_status()
+        if self.tally is not None:
+            Path(self.tally.gate).touch()
+        run_ids = [order.run for order in self.transfers.values()] + ([self.tally.run] if self.tally else [])
+        with self._journal() as journal:
+            wait_until(lambda: all(closed(journal.record_blocking(run_id)) for run_id in run_ids))
+
+    def judge(self, *, caller_killed: bool = True) -> None:
+        """Assert that each run came to its end, each transaction took effect once, and each effect once per key.
+
+        Args:
+            caller_killed: Whether the process was killed whose calls the bank held.
+        """
+        for place, order in self.transfers.items():
+            self._judge_transfer(order)
+            held = f"{order.run}/{PLACES[place][0]}"
+            calls = sum(1 for line in self.logged("attempts", order.run) if line["key"] == held)
+            assert calls > 1 or not caller_killed, f"the kill has missed {held}"
+        if self.tally is not None:
+            assert self.ended(self.tally.run) == (RunStatus.COMPLETED, list(LINES))
+
+    def _judge_transfer(self, order: Transfer) -> None:
+        expected = {"withdraw/do/0": "withdraw", "deposit/do/0": "deposit"}
+        status, last = RunStatus.COMPLETED, "settled"
+        if order.refused:
+            expected |= {"withdraw/undo/0": "void", "deposit/undo/0": "void"}
+            status, last = RunStatus.COMPENSATED, "given up"
+        entries = [(line["key"], line["op"], line["outcome"]) for line in self.logged("ledger", order.run)]
+        assert sorted(entries) == sorted((f"{order.run}/{key}", op, "applied") for key, op in expected.items())
+        assert self.ended(order.run) == (status, ["begun", last])
+
+    # ---- looking
+
+    def logged(self, log: str, run_id: str) -> list[dict[str, Any]]:
+        """Read what the bank's disk says of a run."""
+        lines = (self.bank.data / f"{log}.jsonl").read_text().splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [entry for entry in entries if entry["key"].startswith(f"{run_id}/")]
+
+    def ended(self, run_id: str) -> tuple[RunStatus, list[str]]:
+        """Read how a run stands, and the lines of its book."""
+        with self._journal() as journal:
+            record, book = journal.record_blocking(run_id), journal.load_blocking(Book, run_id)
+        assert record is not None
+        assert book is not None
+        return record.state.status, book.lines
+
+    @contextmanager
+    def _journal(self) -> Iterator[SqlJournal]:
+        journal = open_journal(self.project.store_url, aggregates=[Book])
+        try:
+            yield journal
+        finally:
+            journal.close_blocking()
+
+
+class Kept:
+    """A command in the background that many tests kill: each finds it running, whatever the one before did to it.
+
+    Args:
+        project: Its project.
+        *command: What it is; it says `Ready`.
+        env: What is configured.
+    """
+
+    def __init__(self, project: CommandProject, *command: str, env: Mapping[str, str] | None = None) -> None:
+        self.project = project
+        self._command = command
+        self._env = env
+        self._running = ExitStack()
+        self._started: Started | None = None
+
+    def start(self) -> Started:
+        """Start it, unless it runs."""
+        if self._started is None or self._started.process.poll() is not None:
+            self.stop()
+            self._started = self._running.enter_context(self.project.started(*self._command, env=self._env))
+            self._started.read_until("Ready")
+        return self._started
+
+    def kill(self) -> None:
+        """End it at once."""
+        kill(self.start())
+
+    def stop(self) -> None:
+        """End it in good order, if it runs."""
+        self._running.close()
+
+
+def kill(command: Started) -> None:
+    """End a command at once."""
+    command.process.kill()
+    command.process.wait()
+
+
+def kill_server(server: ServerRecord) -> None:
+    """End an embedded server at once; whose child it is waits for it."""
+    os.kill(server.pid, signal.SIGKILL)
+
+
+def project_in(folder: Path, bank: ServiceProcess) -> CommandProject:
+    """Make a project with the sagas that call the bank."""
+    project = CommandProject(folder / "project", {"BANK_URL": bank.base_url})
+    project.write("amends.toml", 'modules = ["bank_sagas"]\n')
+    shutil.copy(bank_sagas.__file__, project.path)
+    return project
+
+
+@contextmanager
+def nothing_left(project: CommandProject) -> Iterator[None]:
+    """End the embedded server that a failed test may leave."""
+    try:
+        yield
+    finally:
+        if (left := running(project.path / ".amends")) is not None:
+            kill_server(left)
+
+
+@contextmanager
+def scene_of(project: CommandProject, bank: ServiceProcess) -> Iterator[Scene]:
+    """Give a test its scene; what it left at the bank is switched off."""
+    yield Scene(project, bank, uuid4().hex[:8])
+    httpx.delete(f"{bank.base_url}/faults").raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """Give one bank for all tests, as starting one is slow; their runs have keys of their own."""
+    options = ("--open", "alice=1000.00", "--open", "bob=0.00")
+    with ServiceProcess("bank", tmp_path_factory.mktemp("bank"), *options, project=BANK) as service:
+        yield service
+
+
+# ---- the worker, of a Temporal that is not the project's own
+
+QUEUE = uuid4().hex
+
+
+@pytest.fixture(scope="module")
+def worker(bank: ServiceProcess, temporal_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """Give an `amends worker`."""
+    env = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": QUEUE}
+    kept = Kept(project_in(tmp_path_factory.mktemp("worker"), bank), "worker", env=env)
+    yield kept
+    kept.stop()
+
+
+@pytest.fixture
+def worked(worker: Kept, bank: ServiceProcess) -> Iterator[Scene]:
+    """Give a project that the worker serves."""
+    worker.start()
+    with scene_of(worker.project, bank) as scene:
+        yield scene
+
+
+def test_a_killed_worker_s_calls_are_made_again_by_the_next(worked: Scene, worker: Kept, temporal_address: str) -> None:
+    """A worker dies with calls in every place, forwards and backwards; the next one brings all runs to their end."""
+    worked.start(temporal_address, QUEUE, *PLACES)
+    worker.kill()
+    worker.start()
+    worked.go_on()
+    worked.judge()
+
+
+def test_a_worker_killed_in_a_transaction_leaves_nothing_of_it(
+    worked: Scene, worker: Kept, temporal_address: str
+) -> None:
+    """A worker dies in the middle of a row of transactions; each of them takes effect once all the same."""
+    worked.start_tally(temporal_address, QUEUE)
+    worker.kill()
+    worker.start()
+    worked.go_on()
+    worked.judge()
+
+
+# ---- `amends dev`, its server, or both
+
+
+@pytest.fixture(scope="module")
+def dev(bank: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """Give an `amends dev`."""
+    kept = Kept(project_in(tmp_path_factory.mktemp("dev"), bank), "dev")
+    with nothing_left(kept.project):
+        yield kept
+        kept.stop()
+
+
+@pytest.fixture
+def served(dev: Kept, bank: ServiceProcess) -> Iterator[Scene]:
+    """Give a project that `amends dev` serves."""
+    dev.start()
+    with scene_of(dev.project, bank) as scene:
+        yield scene
+
+
+def in_places(scene: Scene, *places: str) -> None:
+    """Start transfers on the embedded server, and stop them in these places; in all of them when none is named."""
+    scene.start(scene.server.address, "amends", *(places or PLACES))
+
+
+def test_a_killed_server_is_started_again_and_the_runs_go_on(served: Scene, dev: Kept) -> None:
+    """The server dies with calls in every place, and is started again on its file."""
+    in_places(served)
+    kill_server(served.server)
+    dev.start().read_until("started again")
+    served.go_on()
+    served.judge(caller_killed=False)
+
+
+def test_the_server_that_a_killed_dev_left_is_adopted(served: Scene, dev: Kept) -> None:
+    """`amends dev` dies with calls in every place; the next one adopts its server and ends all runs."""
+    in_places(served)
+    left = served.server
+    dev.kill()
+    dev.start()
+    assert served.server == left
+    served.go_on()
+    served.judge()
+
+
+def test_worker_and_server_may_die_together(served: Scene, dev: Kept) -> None:
+    """Both die with calls in every place; the next `amends dev` goes on from their files."""
+    in_places(served)
+    dev.kill()
+    kill_server(served.server)
+    dev.start()
+    served.go_on()
+    served.judge()
+
+
+def test_worker_and_server_may_die_together_in_a_transaction(served: Scene, dev: Kept) -> None:
+    """Likewise in the middle of a row of transactions."""
+    served.start_tally(served.server.address, "amends")
+    dev.kill()
+    kill_server(served.server)
+    dev.start()
+    served.go_on()
+    served.judge()
+
+
+def test_the_file_of_a_killed_server_may_be_lost(served: Scene, dev: Kept) -> None:
+    """Both die, and the server's file is lost; the run is brought to its end from the journal alone."""
+    in_places(served, "between")
+    dev.kill()
+    kill_server(served.server)
+    for file in (served.project.path / ".amends").glob("temporal.db*"):
+        file.unlink()
+    dev.start()
+    served.go_on()
+    served.judge()
+
+
+def test_a_run_is_not_hurt_by_the_death_of_the_command_that_watches_it(served: Scene) -> None:
+    """`amends run` dies beside `amends dev`, which ends the run; the same command then tells how it ended."""
+    with run_of(served, "landed") as command:
+        kill(command)
+    served.go_on()
+    assert served.project.run(*command_of(served.transfers["landed"])).code == ExitCode.OK
+    served.judge(caller_killed=False)
+
+
+# ---- `amends run` by itself
+
+
+@pytest.fixture
+def alone(bank: ServiceProcess, tmp_path: Path) -> Iterator[Scene]:
+    """Give a project in which nothing runs."""
+    project = project_in(tmp_path, bank)
+    with nothing_left(project), scene_of(project, bank) as scene:
+        yield scene
+
+
+def command_of(order: Transfer) -> tuple[str, ...]:
+    """Give the command that starts a transfer."""
+    return "run", "transfer", order.model_dump_json(), "--id", order.run
+
+
+@contextmanager
+def run_of(scene: Scene, place: str) -> Iterator[Started]:
+    """Have `amends run` start a transfer, and stop it in a place."""
+    with scene.project.started(*command_of(scene.order(place))) as command:
+        scene.wait_for(place)
+        yield command
+
+
+def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
+    """`amends run` dies; the same command with the same id adopts the server that it left, and ends the run."""
+    with run_of(alone, "undone") as command:
+        kill(command)
+    left = alone.server
+    with alone.project.started(*command_of(alone.transfers["undone"])) as command:
+        command.read_until("was started before")
+        assert alone.server == left
+        alone.go_on()
+        command.read_until("COMPENSATED")
+        assert command.process.wait() == ExitCode.COMPENSATED
+    assert running(alone.project.path / ".amends") is None
+    alone.judge()
+
+
+def test_a_killed_server_of_a_single_run_is_started_again(alone: Scene) -> None:
+    """The server dies under `amends run`, which starts it again and sees its run to the end."""
+    with run_of(alone, "landed") as command:
+        kill_server(alone.server)
+        command.read_until("started again")
+        alone.go_on()
+        command.read_until("COMPLETED")
+        assert command.process.wait() == ExitCode.OK
+    alone.judge(caller_killed=False)
