@@ -6,7 +6,6 @@ a developer's machine, so `amends run` finds a server and a worker.
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -83,7 +82,8 @@ def _amends_dev(folder: Path) -> Iterator[None]:
                 raise RuntimeError(f"amends dev has ended: {output.read()[-500:]}")
             yield
         finally:
-            process.send_signal(signal.SIGINT)
+            # Not Ctrl-C's signal: a measurement in the background of a script ignores it, and so would its children.
+            process.terminate()
             process.communicate(timeout=_BOUND_S)
 
 
