@@ -20,6 +20,12 @@ def test_the_page_is_what_is_drawn(diagrams: dict[str, Any]) -> None:
     assert diagrams["PAGE"].read_text(encoding="utf-8") == diagrams["state_diagram"]()
 
 
+def test_the_architecture_shows_the_same_run(diagrams: dict[str, Any]) -> None:
+    """The diagram of a run on the page about the architecture is the one that is drawn."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"```mermaid\n{diagrams['run_diagram']()}```" in page
+
+
 def test_every_row_of_the_tables_is_drawn(diagrams: dict[str, Any]) -> None:
     """Each status and each kind of fact that is in a table is an arrow of the diagram."""
     for name, table in (("run_diagram", RUN_TRANSITIONS), ("node_diagram", NODE_TRANSITIONS)):
