@@ -12,7 +12,7 @@ All code of a page is run in the page's order, in one new, empty folder.
 | block `json`, `toml` | must be readable as such |
 | block `text`, `mermaid`, `sql`, `yaml`, `ini`, `{directive}` | is only shown |
 | `<!-- file: PATH -->` above a block | the block becomes that file in the page's folder instead |
-| `<!-- excerpt: PATH -->` above a block | the block must stand in that file; `...` alone on a line is any lines |
+| `<!-- excerpt: PATH -->` above a block | the block must stand in that file, of the page's folder or beside the page |
 | `<!-- skip: REASON -->` above a block | the block is not run; without a reason it is an error |
 | `<!-- background: WHERE -->` above a `console` block | its command goes on beside the others until the page ends |
 | `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests' |
@@ -204,7 +204,8 @@ class PageRun:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.code, encoding="utf-8")
         elif block.excerpt is not None:
-            self._compare(block, Path(block.excerpt).read_text(encoding="utf-8"))
+            here = Path(block.excerpt)
+            self._compare(block, (here if here.exists() else self._path.parent / here).read_text(encoding="utf-8"))
         elif block.language == "python":
             self._run_python(block, runner)
         elif block.background is not None:
