@@ -6,6 +6,7 @@ Messages are one line each: what was wrong, its value, what to do. The command l
 __all__ = [
     "AmendsError",
     "AppendConflictError",
+    "BusyError",
     "DefinitionError",
     "InputError",
     "JournalError",
@@ -13,11 +14,14 @@ __all__ = [
     "MissingCodeError",
     "NewerFactError",
     "NotFoundError",
+    "RefusedError",
     "Rejected",
     "StartConflictError",
+    "StoreBehindError",
     "TransitionError",
     "UnknownTopicError",
     "UnreachableError",
+    "WrongDriverError",
     "WrongStoreError",
 ]
 
@@ -91,6 +95,31 @@ class UnreachableError(AmendsError):
 
 class WrongStoreError(AmendsError):
     """The run belongs to another store than the one that this process is connected to."""
+
+
+class WrongDriverError(AmendsError):
+    """The run is advanced by another driver than this one."""
+
+
+class StoreBehindError(AmendsError):
+    """The store is older than what Temporal knows of a run: it was restored from a copy, or is another one."""
+
+
+class RefusedError(AmendsError):
+    """What an operator wants to decide does not fit the state of the run; nothing was written."""
+
+
+class BusyError(UnreachableError):
+    """The node is being worked on; what an operator wants to decide has to wait for the end of the claim.
+
+    Args:
+        message: What to say.
+        until_ms: When the claim ends by itself, in milliseconds since the epoch.
+    """
+
+    def __init__(self, message: str, *, until_ms: int) -> None:
+        super().__init__(message)
+        self.until_ms = until_ms
 
 
 class Rejected(Exception):  # noqa: N818 - a participant's answer, not a fault of the program

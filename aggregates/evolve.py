@@ -2,38 +2,45 @@
 
 Theory of operation: a run's state is the left fold of `evolve` over the heads of its facts, in order, beginning with
 `SagaStarted`. `NODE_TRANSITIONS` says which facts a node accepts in which status and where they lead;
-`RUN_TRANSITIONS` says the same of the run. Whatever is not in a table is refused with `TransitionError`, so the tables
-are the whole truth, and the diagrams in the documentation are drawn from them.
+`RUN_TRANSITIONS` says the same of the run, and `WHILE` in which statuses of the run a fact about a node can come.
+Whatever is not in a table is refused with `TransitionError`, so the tables are the whole truth, and the diagrams in the
+documentation are drawn from them.
 
 1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
 2. A turn or a close must be borne out by evidence: `SagaFailed` is refused while an effect may still act, while nothing
-   has failed and behind the pivot; `SagaCompleted` while a node has not succeeded; `SagaCompensated` while a node that
-   may have acted is not accounted for. No code path can write them early. Nor can an effect be called failed (which
-   means: without effect) unless a probe could say so.
-3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo.
-   Cost per fact therefore does not depend on how many stages lie behind. Facts about nodes of other stages are
-   refused, so steps and compensations keep their order.
+   has failed (unless a cancel was requested) and behind the pivot; `SagaCompleted` while a node has not succeeded;
+   `SagaCompensated` while a node that may have acted is not accounted for; `AttentionRequested` while there is anything
+   that the run can do by itself. No code path can write them early. Nor can an effect be called failed (which means:
+   without effect) unless a probe or an operator could say so.
+3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo, up
+   again when something behind it has to be undone after all. Cost per fact therefore does not depend on how many stages
+   lie behind. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
+4. What operators decide and what is observed late opens a closed run again (`REOPENING`): it goes on in the direction
+   that it had. A cancel that the pivot overtakes is over; the run is going forward again.
 
 Nothing here looks at user data, a clock or a random number.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from amends.aggregates.errors import TransitionError
-from amends.aggregates.facts import Head
+from amends.aggregates.fact import Head
 from amends.aggregates.plan import Plan, PlanNode, StepKind
 from amends.aggregates.state import (
+    CLOSED,
     SETTLED_BADLY,
+    SETTLED_WELL,
     NodeState,
     NodeStatus,
     RunState,
     RunStatus,
+    doubtful_pivots,
     open_undo,
     undo_open_nodes,
     unsettled_effects,
 )
 
-__all__ = ["NODE_TRANSITIONS", "RUN_TRANSITIONS", "begin", "evolve", "fold"]
+__all__ = ["NODE_TRANSITIONS", "REOPENING", "RUN_TRANSITIONS", "WHILE", "begin", "evolve", "fold"]
 
 _N = NodeStatus
 _R = RunStatus
@@ -44,34 +51,54 @@ _ATTEMPT = {
     "StepRejected": _N.REJECTED,
     "StepAttemptFailed": _N.WAITING,
 }
-_GIVEN_UP = {"StepInDoubt": _N.IN_DOUBT, "StepFailed": _N.FAILED}
+_PROBED = {
+    "StepSucceeded": _N.SUCCEEDED,
+    "ProbeAttemptFailed": _N.PROBE_WAITING,
+    "StepFailed": _N.FAILED,
+    "StepInDoubt": _N.IN_DOUBT,
+}
 _UNDO = {
     "CompensationStarted": _N.UNDO_STARTED,
     "CompensationSucceeded": _N.UNDONE,
     "CompensationAttemptFailed": _N.UNDO_WAITING,
 }
+_LATE = {"LateEffectObserved": _N.SUCCEEDED}
+# What operators may decide: about a step, and about an undo.
+_DECIDED = {"StepSkipped": _N.SKIPPED, "StepResolved": _N.SUCCEEDED}
+_RULED_OUT = {"StepRuledOut": _N.FAILED}
+_UNDO_DECIDED = {"CompensationSkipped": _N.UNDO_SKIPPED, "CompensationResolved": _N.UNDONE}
 
 NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     # A transaction goes from pending to its outcome in one fact; an effect declares its intent first.
     _N.PENDING: _ATTEMPT,
     # The same attempt may still answer; a later one may have been claimed meanwhile.
     _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != "StepStarted"},
-    # Given up while waiting: another member of its stage has failed, so it is not attempted again.
-    _N.WAITING: {**_ATTEMPT, **_GIVEN_UP},
+    # Probed or given up while waiting: another member of its stage has failed, so it is not attempted again.
+    _N.WAITING: {**_ATTEMPT, **_PROBED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT},
     # Attempts are spent: the probe, if there is one, says what became of them.
-    _N.SPENT: {**_GIVEN_UP, "StepSucceeded": _N.SUCCEEDED, "ProbeAttemptFailed": _N.PROBE_WAITING},
-    _N.PROBE_WAITING: {**_GIVEN_UP, "StepSucceeded": _N.SUCCEEDED, "ProbeAttemptFailed": _N.PROBE_WAITING},
+    _N.SPENT: _PROBED,
+    _N.PROBE_WAITING: {**_PROBED, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
     _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
-    _N.SUCCEEDED: _UNDO,
+    # Without a compensation, what became of it is for an operator to say.
+    _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
+    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
     # In doubt is undone like done: the compensation gets no result and must cope with there being no effect.
-    _N.IN_DOUBT: _UNDO,
-    _N.REJECTED: {},
-    _N.FAILED: {},
-    _N.UNDO_STARTED: {k: v for k, v in _UNDO.items() if k != "CompensationStarted"},
-    _N.UNDO_WAITING: _UNDO,
-    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED},
-    _N.UNDONE: {},
-    _N.UNDO_EXHAUSTED: {},
+    _N.IN_DOUBT: {**_UNDO, **_UNDO_DECIDED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT, **_LATE},
+    _N.REJECTED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
+    _N.FAILED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
+    _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != "CompensationStarted"}, **_LATE},
+    _N.UNDO_WAITING: {**_UNDO, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    # An undo that was given up may still answer.
+    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, "CompensationSucceeded": _N.UNDONE, **_LATE},
+    _N.UNDO_EXHAUSTED: {
+        "CompensationSucceeded": _N.UNDONE,
+        "RetryRequested": _N.UNDO_WAITING,
+        **_UNDO_DECIDED,
+        **_LATE,
+    },
+    # What acted after it was undone has to be undone again.
+    _N.UNDONE: _LATE,
+    _N.UNDO_SKIPPED: {},
 }
 """Status of a node, then kind of fact, then the status that follows."""
 
@@ -84,19 +111,54 @@ SPENT_WITHOUT_DUE: Mapping[NodeStatus, NodeStatus] = {
 
 RUN_TRANSITIONS: Mapping[RunStatus, Mapping[str, RunStatus]] = {
     _R.RUNNING: {
+        "CancelRequested": _R.CANCELLING,
         "SagaFailed": _R.COMPENSATING,
         "SagaCompleted": _R.COMPLETED,
         "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.RUNNING,
     },
-    _R.COMPENSATING: {"SagaCompensated": _R.COMPENSATED, "AttentionRequested": _R.NEEDS_ATTENTION},
+    _R.CANCELLING: {
+        "SagaFailed": _R.COMPENSATING,
+        "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.CANCELLING,
+    },
+    _R.COMPENSATING: {
+        "SagaCompensated": _R.COMPENSATED,
+        "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.COMPENSATING,
+    },
     _R.COMPLETED: {},
     _R.COMPENSATED: {},
-    _R.NEEDS_ATTENTION: {},
+    _R.NEEDS_ATTENTION: {"DriverTaken": _R.NEEDS_ATTENTION},
 }
 """Status of a run, then kind of fact about the run, then the status that follows."""
 
-_FORWARD = frozenset({*_ATTEMPT, *_GIVEN_UP, "ProbeAttemptFailed"})
-_BACKWARD = frozenset({*_UNDO, "CompensationExhausted"})
+_FORWARD = frozenset({_R.RUNNING, _R.CANCELLING})
+_BACKWARD = frozenset({_R.COMPENSATING})
+_ATTENTION = frozenset({_R.NEEDS_ATTENTION})
+
+WHILE: Mapping[str, frozenset[RunStatus]] = {
+    **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
+    **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
+    "CompensationSucceeded": _BACKWARD | _ATTENTION,
+    "LateEffectObserved": frozenset(_R) - {_R.COMPLETED},
+    "RetryRequested": _FORWARD | _BACKWARD | _ATTENTION,
+    "StepSkipped": _FORWARD | _ATTENTION,
+    "StepResolved": frozenset(_R) - {_R.COMPLETED},
+    "StepRuledOut": _FORWARD | _BACKWARD | _ATTENTION,
+    **dict.fromkeys(_UNDO_DECIDED, _BACKWARD | _ATTENTION),
+}
+"""Kind of fact about a node, then the statuses of the run in which it can come."""
+
+REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CLOSED})
+"""Facts about a node that open a closed run again: it goes on in the direction that it had."""
+
+_UNDO_STATUSES = frozenset(
+    {_N.UNDO_STARTED, _N.UNDO_WAITING, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDONE, _N.UNDO_SKIPPED}
+)
+_RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
+# Answers of an undo that was begun are taken whatever stage the run is at: a late effect may have moved it.
+_ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED})
 
 
 def begin(plan: Plan, head: Head) -> RunState:
@@ -127,7 +189,7 @@ def evolve(state: RunState, head: Head) -> RunState:
     """
     if head.position != state.position + 1:
         raise TransitionError(f"expected the fact at position {state.position + 1}, got {head.kind} at {head.position}")
-    if head.kind in _FORWARD or head.kind in _BACKWARD:
+    if head.kind in WHILE:
         return _evolve_node(state, head)
     return _evolve_run(state, head)
 
@@ -141,13 +203,17 @@ def fold(state: RunState, heads: Iterable[Head]) -> RunState:
 
 
 def _evolve_node(state: RunState, head: Head) -> RunState:
-    phase = RunStatus.RUNNING if head.kind in _FORWARD else RunStatus.COMPENSATING
     plan = state.plan.nodes.get(head.node)
     if plan is None:
         raise TransitionError(f"{head.kind} at {head.position}: the plan has no node {head.node!r}")
     node = state.node(head.node)
+    if head.kind == "LateEffectObserved" and head.generation < node.generation:
+        # It acted under the key of a former generation; the step was redone since. It is told, and changes nothing.
+        return RunState(
+            state.plan, state.status, head.position, state.nodes, state.cursor, state.started_ms, head.as_of_ms
+        )
     status = NODE_TRANSITIONS[node.status].get(head.kind)
-    if status is None or state.status is not phase:
+    if status is None or state.status not in WHILE[head.kind]:
         raise TransitionError(
             f"{head.kind} at {head.position} does not follow: node {head.node!r} is {node.status}, "
             f"the run is {state.status}"
@@ -156,34 +222,64 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
         raise TransitionError(f"{head.kind} at {head.position} does not follow: node {head.node!r} {why_not}")
     if head.due_ms is None:
         status = SPENT_WITHOUT_DUE.get(status, status)
-    changed = NodeState(status, head.attempt, head.due_ms, head.generation, node.first_position or head.position)
-    nodes = {**state.nodes, head.node: changed}
+    nodes = {**state.nodes, head.node: _changed(node, status, head)}
     cursor = _moved_cursor(state, nodes, head.node, status)
-    return RunState(state.plan, state.status, head.position, nodes, cursor, state.started_ms, head.as_of_ms)
+    run = _followed(state, head.kind, cursor)
+    return RunState(state.plan, run, head.position, nodes, cursor, state.started_ms, head.as_of_ms)
+
+
+def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
+    generation, undo_generation = node.generation, node.undo_generation
+    if head.kind == "LateEffectObserved":
+        # What was undone before it acted is undone again, and the participant must not take that for a repetition.
+        undo_generation += node.status in _UNDO_STATUSES
+    elif status in _UNDO_STATUSES:
+        undo_generation = head.generation
+    else:
+        generation = head.generation
+    first = node.first_position or head.position
+    return NodeState(status, head.attempt, head.due_ms, generation, first, undo_generation)
+
+
+def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
+    """Tell the status of the run after a fact about a node."""
+    if state.closed and kind in REOPENING:
+        return RunStatus.COMPENSATING if state.backward else RunStatus.RUNNING
+    if state.status is RunStatus.CANCELLING and state.plan.forward_only(cursor):
+        return RunStatus.RUNNING
+    return state.status
 
 
 def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -> str | None:
-    """Say what in the plan speaks against a fact that the table allows."""
-    stage = state.plan.stage_of[plan.name]
-    if stage != state.cursor:
-        return f"belongs to stage {stage}, the run is at stage {state.cursor}"
-    if kind in _BACKWARD and plan.undo is None:
+    """Say what in the plan, or in the direction of the run, speaks against a fact that the table allows."""
+    undoing = kind in _UNDO or kind == "CompensationExhausted"
+    if undoing and plan.undo is None:
         return "has no compensation"
     if kind == "ProbeAttemptFailed" and not plan.probe:
         return "has no probe"
-    unasked = not plan.probe or node.status is NodeStatus.WAITING
-    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and unasked:
+    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
         return "is an effect that may have acted; only a probe can tell that it did not"
+    redo = kind == "RetryRequested" and node.status not in _UNDO_STATUSES
+    if state.backward and (redo or kind == "StepSkipped"):
+        return "is not attempted any more, the run has turned round"
+    if not state.backward and kind in _UNDO_DECIDED:
+        return "is not to be undone, the run has not turned round"
+    stage = state.plan.stage_of[plan.name]
+    anywhere = (state.backward and kind not in _UNDO) or (kind in _UNDO and node.status in _ANSWERED_LATE)
+    if stage != state.cursor and not anywhere:
+        return f"belongs to stage {stage}, the run is at stage {state.cursor}"
     return None
 
 
 def _moved_cursor(state: RunState, nodes: Mapping[str, NodeState], name: str, status: NodeStatus) -> int:
-    if status is NodeStatus.SUCCEEDED and state.plan.stage_of[name] == state.cursor:
-        stage = state.plan.stages[state.cursor]
-        if all(member.name in nodes and nodes[member.name].status is status for member in stage.nodes):
-            return state.cursor + 1
-    if status in {NodeStatus.UNDONE, NodeStatus.UNDO_EXHAUSTED}:
-        return _undo_cursor(state.plan, nodes, state.cursor)
+    stage = state.plan.stage_of[name]
+    if state.backward:
+        return _undo_cursor(state.plan, nodes, max(stage, state.cursor))
+    members = state.plan.stages[stage].nodes
+    if status in SETTLED_WELL and all(
+        each.name in nodes and nodes[each.name].status in SETTLED_WELL for each in members
+    ):
+        return stage + 1
     return state.cursor
 
 
@@ -200,22 +296,63 @@ def _evolve_run(state: RunState, head: Head) -> RunState:
     status = RUN_TRANSITIONS[state.status].get(head.kind)
     if status is None:
         raise TransitionError(f"{head.kind} at {head.position} does not follow: the run is {state.status}")
+    if why_not := _EVIDENCE.get(head.kind, _none_needed)(state):
+        raise TransitionError(f"{head.kind} at {head.position}: {why_not}")
     cursor = state.cursor
-    if status is RunStatus.COMPLETED and cursor < len(state.plan.stages):
-        raise TransitionError(f"SagaCompleted at {head.position}: stage {cursor} has not succeeded")
-    if status is RunStatus.COMPENSATING:
-        _refuse_early_turn(state, head)
-        cursor = _undo_cursor(state.plan, state.nodes, cursor)
-    if status is RunStatus.COMPENSATED and (left := undo_open_nodes(state)):
-        raise TransitionError(f"SagaCompensated at {head.position}: not accounted for: {', '.join(left)}")
+    if status is RunStatus.COMPENSATING and state.status is not status:
+        cursor = _undo_cursor(state.plan, state.nodes, min(cursor, len(state.plan.stages) - 1))
     return RunState(state.plan, status, head.position, state.nodes, cursor, state.started_ms, head.as_of_ms)
 
 
-def _refuse_early_turn(state: RunState, head: Head) -> None:
+def _none_needed(_: RunState) -> str | None:
+    return None
+
+
+def _not_completed(state: RunState) -> str | None:
+    return f"stage {state.cursor} has not succeeded" if state.cursor < len(state.plan.stages) else None
+
+
+def _not_compensated(state: RunState) -> str | None:
+    left = undo_open_nodes(state)
+    return f"not accounted for: {', '.join(left)}" if left else None
+
+
+def _not_cancellable(state: RunState) -> str | None:
+    return f"stage {state.cursor} lies behind the pivot" if state.plan.forward_only(state.cursor) else None
+
+
+def _not_failed(state: RunState) -> str | None:
     if unsettled := unsettled_effects(state):
-        raise TransitionError(f"SagaFailed at {head.position}: may still act: {', '.join(unsettled)}")
+        return f"may still act: {', '.join(unsettled)}"
+    if state.status is not RunStatus.CANCELLING and not _bad(state):
+        return f"no node of stage {state.cursor} has failed"
+    return _not_cancellable(state)
+
+
+def _not_stuck(state: RunState) -> str | None:
+    """Say what the run could still do by itself."""
+    if state.backward:
+        if state.cursor >= 0:
+            return f"stage {state.cursor} can still be undone"
+        return None if undo_open_nodes(state) else "nothing is open"
+    if unsettled := unsettled_effects(state):
+        return f"may still act: {', '.join(unsettled)}"
+    if not _bad(state):
+        return f"no node of stage {state.cursor} has failed"
+    if doubtful_pivots(state) or state.plan.forward_only(state.cursor):
+        return None
+    return "what was done can be compensated"
+
+
+def _bad(state: RunState) -> bool:
     stage = state.plan.stages[state.cursor].nodes if state.cursor < len(state.plan.stages) else ()
-    if not any(state.node(member.name).status in SETTLED_BADLY for member in stage):
-        raise TransitionError(f"SagaFailed at {head.position}: no node of stage {state.cursor} has failed")
-    if state.plan.forward_only(state.cursor):
-        raise TransitionError(f"SagaFailed at {head.position}: stage {state.cursor} lies behind the pivot")
+    return any(state.node(member.name).status in SETTLED_BADLY for member in stage)
+
+
+_EVIDENCE: Mapping[str, Callable[[RunState], str | None]] = {
+    "CancelRequested": _not_cancellable,
+    "SagaFailed": _not_failed,
+    "SagaCompleted": _not_completed,
+    "SagaCompensated": _not_compensated,
+    "AttentionRequested": _not_stuck,
+}

@@ -1,27 +1,32 @@
 """The facts of a saga run: what its stream in the journal consists of.
 
-Facts are past tense, frozen and versioned. What decides is in the *head* of a fact (`Head`): kind, node, attempt and
-times. User data (input, results, reasons, error texts) stays in the fact and never leaves the journal; that is why
-folding and deciding can happen in places that must not see it, such as a Temporal workflow.
-
-A fact's id, `<run id>:<position>`, is deterministic: writing the same fact again is recognised as such.
+Facts are past tense, frozen and versioned. First what becomes of steps and compensations, then of the run; then what
+operators decided, which always says who, why and on what evidence. What all facts have in common is in
+`amends.aggregates.fact`.
 """
 
-from typing import ClassVar, NamedTuple
+from pydantic import JsonValue
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from amends.aggregates.fact import AttemptFact, ClaimFact, Fact, FailureFact, Head, NodeFact, run_of, stream_of_run
 
 __all__ = [
     "FACTS",
     "AttentionRequested",
+    "CancelRequested",
     "CompensationAttemptFailed",
     "CompensationExhausted",
+    "CompensationResolved",
+    "CompensationSkipped",
     "CompensationStarted",
     "CompensationSucceeded",
+    "DriverTaken",
     "Fact",
     "Head",
+    "LateEffectObserved",
     "NodeFact",
+    "OperatorFact",
     "ProbeAttemptFailed",
+    "RetryRequested",
     "SagaCompensated",
     "SagaCompleted",
     "SagaFailed",
@@ -30,96 +35,14 @@ __all__ = [
     "StepFailed",
     "StepInDoubt",
     "StepRejected",
+    "StepResolved",
+    "StepRuledOut",
+    "StepSkipped",
     "StepStarted",
     "StepSucceeded",
     "run_of",
     "stream_of_run",
 ]
-
-_PREFIX = "run/"
-
-
-def stream_of_run(run_id: str) -> str:
-    """Name the stream that holds a run's facts."""
-    return _PREFIX + run_id
-
-
-def run_of(stream: str) -> str | None:
-    """Give the run whose facts a stream holds; `None` when it is not a run's stream."""
-    return stream.removeprefix(_PREFIX) if stream.startswith(_PREFIX) else None
-
-
-class Head(NamedTuple):
-    """What folding needs of a fact; no user data.
-
-    Attributes:
-        position: Position in the run's stream, from 1.
-        kind: Name of the fact's class.
-        as_of_ms: The driver's time when it happened, in milliseconds since the epoch.
-        node: The node it is about; empty for facts about the run.
-        attempt: The attempt it is about, from 1; 0 where there is none.
-        due_ms: End of the claim (`*Started`) or time of the next attempt (`*AttemptFailed`), in milliseconds since the
-            epoch; `None` when there is none, which for `*AttemptFailed` means that the attempts are spent.
-        generation: Raised by a redo or by a second undo; part of the idempotency key.
-    """
-
-    position: int
-    kind: str
-    as_of_ms: int
-    node: str = ""
-    attempt: int = 0
-    due_ms: int | None = None
-    generation: int = 0
-
-
-class Fact(BaseModel):
-    """What every fact carries.
-
-    Attributes:
-        originator_id: The stream.
-        originator_version: Position in the stream, from 1.
-        as_of_ms: The driver's time, in milliseconds since the epoch; the only time that decides anything.
-        recorded_at_ms: Wall time of the append, in milliseconds since the epoch; for people.
-        correlation_id: What all facts of one business process share; the run's id unless the caller gave one.
-        causation_id: Id of the fact or message that led to this one; `None` for what came from outside without one.
-        actor: Who or what brought it about.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    class_version: ClassVar[int] = 1
-
-    originator_id: str
-    originator_version: int
-    as_of_ms: int
-    recorded_at_ms: int
-    correlation_id: str
-    causation_id: str | None
-    actor: str
-
-    @property
-    def kind(self) -> str:
-        """Name of the fact's class."""
-        return type(self).__name__
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run that the fact belongs to."""
-        return self.originator_id[len(_PREFIX) :]
-
-    @property
-    def position(self) -> int:
-        """Position in the run's stream, from 1."""
-        return self.originator_version
-
-    @property
-    def id(self) -> str:
-        """The fact's deterministic id, `<run id>:<position>`."""
-        return f"{self.run_id}:{self.originator_version}"
-
-    @property
-    def head(self) -> Head:
-        """The part that decides."""
-        return Head(self.originator_version, type(self).__name__, self.as_of_ms)
 
 
 class SagaStarted(Fact):
@@ -146,87 +69,11 @@ class SagaStarted(Fact):
     guarantees: dict[str, str]
 
 
-class NodeFact(Fact):
-    """A fact about one node.
-
-    Attributes:
-        node: Name of the node in the run's plan.
-        generation: Raised by a redo or a second undo.
-    """
-
-    node: str
-    generation: int = 0
-
-    @property
-    def head(self) -> Head:
-        """The part that decides."""
-        return Head(self.originator_version, type(self).__name__, self.as_of_ms, self.node, 0, None, self.generation)
+class StepStarted(ClaimFact):
+    """An effect is about to be called: durable before the call."""
 
 
-class _AttemptFact(NodeFact):
-    attempt: int
-
-    @property
-    def head(self) -> Head:
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            None,
-            self.generation,
-        )
-
-
-class _ClaimFact(_AttemptFact):
-    key: str
-    worker: str
-    lease_until_ms: int
-
-    @property
-    def head(self) -> Head:
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.lease_until_ms,
-            self.generation,
-        )
-
-
-class _FailureFact(_AttemptFact):
-    error_type: str
-    error: str
-    retry_at_ms: int | None
-
-    @property
-    def head(self) -> Head:
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.retry_at_ms,
-            self.generation,
-        )
-
-
-class StepStarted(_ClaimFact):
-    """An effect is about to be called: durable before the call.
-
-    Attributes:
-        attempt: The attempt, from 1.
-        key: The idempotency key, the same for every attempt.
-        worker: Who claims the node.
-        lease_until_ms: When the claim ends by itself, in milliseconds since the epoch.
-    """
-
-
-class StepSucceeded(_AttemptFact):
+class StepSucceeded(AttemptFact):
     """The step took effect.
 
     Attributes:
@@ -239,7 +86,7 @@ class StepSucceeded(_AttemptFact):
     probed: bool = False
 
 
-class StepRejected(_AttemptFact):
+class StepRejected(AttemptFact):
     """The participant said no, and nothing happened.
 
     Attributes:
@@ -250,26 +97,12 @@ class StepRejected(_AttemptFact):
     reason: str
 
 
-class StepAttemptFailed(_FailureFact):
-    """An attempt ended without an answer; whether it took effect is not known.
-
-    Attributes:
-        attempt: The attempt that failed.
-        error_type: Class of the error.
-        error: Its message, shortened.
-        retry_at_ms: Due time of the next attempt; `None` when the attempts are spent.
-    """
+class StepAttemptFailed(FailureFact):
+    """An attempt ended without an answer; whether it took effect is not known."""
 
 
-class ProbeAttemptFailed(_FailureFact):
-    """Asking "did it happen?" failed.
-
-    Attributes:
-        attempt: The attempt to ask, from 1.
-        error_type: Class of the error.
-        error: Its message, shortened.
-        retry_at_ms: When to ask again; `None` when the attempts are spent.
-    """
+class ProbeAttemptFailed(FailureFact):
+    """Asking "did it happen?" failed."""
 
 
 class StepFailed(NodeFact):
@@ -292,18 +125,11 @@ class StepInDoubt(NodeFact):
     reason: str
 
 
-class CompensationStarted(_ClaimFact):
-    """The compensation of an effect is about to be called: durable before the call.
-
-    Attributes:
-        attempt: The attempt, from 1.
-        key: The idempotency key, the same for every attempt.
-        worker: Who claims the node.
-        lease_until_ms: When the claim ends by itself, in milliseconds since the epoch.
-    """
+class CompensationStarted(ClaimFact):
+    """The compensation of an effect is about to be called: durable before the call."""
 
 
-class CompensationSucceeded(_AttemptFact):
+class CompensationSucceeded(AttemptFact):
     """The step is undone.
 
     Attributes:
@@ -311,19 +137,26 @@ class CompensationSucceeded(_AttemptFact):
     """
 
 
-class CompensationAttemptFailed(_FailureFact):
-    """An attempt to undo failed.
-
-    Attributes:
-        attempt: The attempt that failed.
-        error_type: Class of the error.
-        error: Its message, shortened.
-        retry_at_ms: Due time of the next attempt; `None` when the attempts are spent.
-    """
+class CompensationAttemptFailed(FailureFact):
+    """An attempt to undo failed."""
 
 
 class CompensationExhausted(NodeFact):
     """The compensation's attempts are spent; the step is not undone, and the others go on."""
+
+
+class LateEffectObserved(AttemptFact):
+    """A call that was given up took effect after all: its answer came when the step had been settled otherwise.
+
+    The run takes the answer as it finds it: going forward the step has succeeded; going back, or closed as compensated,
+    the step is undone (again), under a new key where an undo had begun.
+
+    Attributes:
+        attempt: The attempt that answered.
+        result: What the step returned, as JSON.
+    """
+
+    result: JsonValue
 
 
 class SagaFailed(Fact):
@@ -358,10 +191,107 @@ class AttentionRequested(Fact):
     reason: str
 
 
+class DriverTaken(Fact):
+    """Another driver advances the run from here on.
+
+    Attributes:
+        driver: Who (`temporal` or `in-process`).
+        epoch: One more than before.
+        reason: Why.
+    """
+
+    driver: str
+    epoch: int
+    reason: str
+
+
+class CancelRequested(Fact):
+    """Somebody wants the run undone: nothing new is begun, what is in flight settles, then the run turns round.
+
+    If the pivot succeeds meanwhile, the request has come too late and the run goes forward.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+
+class OperatorFact(NodeFact):
+    """What an operator decided about a node; `actor` says who.
+
+    Attributes:
+        reason: Why.
+        evidence: What it rests on, such as a link or a receipt; `None` when none was given.
+    """
+
+    reason: str
+    evidence: str | None = None
+
+
+class RetryRequested(OperatorFact):
+    """Attempt the step, its probe or its compensation again, at once.
+
+    Attributes:
+        attempt: Attempts that count as made; 0 for a new budget.
+        generation: The generation from here on; raised when the former attempts had a definite answer.
+    """
+
+    attempt: int
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(
+            self.originator_version,
+            type(self).__name__,
+            self.as_of_ms,
+            self.node,
+            self.attempt,
+            self.as_of_ms,
+            self.generation,
+        )
+
+
+class StepSkipped(OperatorFact):
+    """Go on without the step, as if it had returned this.
+
+    Attributes:
+        result: What later steps are given as its result, as JSON.
+    """
+
+    result: JsonValue
+
+
+class StepResolved(OperatorFact):
+    """An operator found out that the step took effect.
+
+    Attributes:
+        result: What it returned, as JSON.
+    """
+
+    result: JsonValue
+
+
+class StepRuledOut(OperatorFact):
+    """An operator found out that the step took no effect."""
+
+
+class CompensationSkipped(OperatorFact):
+    """Leave what the step did; it stays by decision."""
+
+
+class CompensationResolved(OperatorFact):
+    """An operator found out that the step is undone, or undid it by other means."""
+
+
+_COMMON = frozenset({NodeFact, AttemptFact, ClaimFact, FailureFact, OperatorFact})
+
+
 def _concrete(cls: type[Fact]) -> list[type[Fact]]:
     below: list[type[Fact]] = []
     for sub in cls.__subclasses__():
-        below += [*([] if sub.__name__.startswith("_") or sub is NodeFact else [sub]), *_concrete(sub)]
+        below += [*([] if sub in _COMMON else [sub]), *_concrete(sub)]
     return below
 
 

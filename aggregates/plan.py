@@ -173,18 +173,23 @@ class Plan(_Frozen):
         return {node.name: index for index, stage in enumerate(self.stages) for node in stage.nodes}
 
     @cached_property
-    def pivot_stage(self) -> int | None:
-        """Index of the stage that holds the pivot; `None` when the saga has none.
+    def forward_since(self) -> int | None:
+        """Index of the first stage whose failure can no longer be answered by compensating; `None` when all can.
 
-        A plan without a pivot but with retriable steps turns forward-only with its first retriable step.
+        It is the stage after the pivot's; in a plan without a pivot, the first stage with a retriable step.
         """
         for index, stage in enumerate(self.stages):
             if any(node.role is Role.PIVOT for node in stage.nodes):
+                return index + 1
+        for index, stage in enumerate(self.stages):
+            if any(node.role is Role.RETRIABLE for node in stage.nodes):
                 return index
         return None
 
     def forward_only(self, stage: int) -> bool:
-        """Tell whether a failure in this stage can no longer be answered by compensating."""
-        if self.pivot_stage is not None:
-            return stage > self.pivot_stage
-        return any(node.role is Role.RETRIABLE for node in self.stages[stage].nodes)
+        """Tell whether a failure in this stage can no longer be answered by compensating.
+
+        Args:
+            stage: Index of a stage, or the number of stages when all have succeeded.
+        """
+        return self.forward_since is not None and stage >= self.forward_since

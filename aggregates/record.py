@@ -5,8 +5,8 @@ fold, like the state inside it, and never the truth.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -14,9 +14,12 @@ from amends.aggregates.errors import JournalError
 from amends.aggregates.evolve import begin, evolve
 from amends.aggregates.facts import (
     AttentionRequested,
+    CancelRequested,
     CompensationAttemptFailed,
+    DriverTaken,
     Fact,
     Head,
+    LateEffectObserved,
     NodeFact,
     ProbeAttemptFailed,
     SagaFailed,
@@ -25,6 +28,9 @@ from amends.aggregates.facts import (
     StepFailed,
     StepInDoubt,
     StepRejected,
+    StepResolved,
+    StepRuledOut,
+    StepSkipped,
     StepSucceeded,
 )
 from amends.aggregates.plan import Plan
@@ -78,6 +84,9 @@ class RunRecord:
         error: The last error or refusal in one line; `None` when there was none.
         current: Nodes that an operator has to look at; empty unless the run needs attention.
         recent: Heads of the last facts, at most `RECENT`, for those who know the run up to some position.
+        cancel: Who asked for the run to be undone, and why; `None` when nobody did.
+        driver: Who advances the run now.
+        epoch: Raised when another driver takes over.
     """
 
     started: SagaStarted
@@ -86,12 +95,15 @@ class RunRecord:
     error: str | None
     current: tuple[str, ...] = ()
     recent: tuple[Head, ...] = ()
+    cancel: str | None = None
+    driver: str = ""
+    epoch: int = 1
 
     @classmethod
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
         """Make the record of a run that was just accepted."""
         head = fact.head
-        return cls(fact, begin(plan, head), {}, None, recent=(head,))
+        return cls(fact, begin(plan, head), {}, None, recent=(head,), driver=fact.driver, epoch=fact.epoch)
 
     @property
     def run_id(self) -> str:
@@ -106,16 +118,25 @@ class RunRecord:
         """
         head = fact.head
         state = evolve(self.state, head)
-        results, error, current = self.results, self.error, self.current
-        if isinstance(fact, StepSucceeded):
-            results = {**results, fact.node: fact.result}
-        elif isinstance(fact, NodeFact):
-            error = _error_line(fact, error) or error
-        elif isinstance(fact, SagaFailed):
-            error = error or f"{fact.node}: {fact.reason}"
-        elif isinstance(fact, AttentionRequested):
-            current = fact.nodes
-        return RunRecord(self.started, state, results, error, current, (*self.recent[1 - RECENT :], head))
+        changes: dict[str, Any] = {"state": state, "recent": (*self.recent[1 - RECENT :], head)}
+        if self.current and not state.closed:
+            changes["current"] = ()
+        match fact:
+            case LateEffectObserved() if fact.generation < state.node(fact.node).generation:
+                changes["error"] = f"{fact.node}: took effect under a former key as well"
+            case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
+                changes["results"] = {**self.results, fact.node: fact.result}
+            case NodeFact():
+                changes["error"] = _error_line(fact, self.error) or self.error
+            case SagaFailed():
+                changes["error"] = self.error or (f"{fact.node}: {fact.reason}" if fact.node else fact.reason)
+            case CancelRequested():
+                changes["cancel"] = changes["error"] = f"cancelled by {fact.actor}: {fact.reason}"
+            case AttentionRequested():
+                changes["current"] = fact.nodes
+            case DriverTaken():
+                changes.update(driver=fact.driver, epoch=fact.epoch)
+        return replace(self, **changes)
 
     def heads_after(self, position: int) -> tuple[Head, ...] | None:
         """Give the heads of all facts after a position; `None` when they are too many to be kept."""
@@ -138,7 +159,7 @@ class RunRecord:
             current=",".join(self.current or _at(state)),
             error=self.error,
             keys=self.started.keys,
-            driver=self.started.driver,
+            driver=self.driver,
             fingerprint=self.started.fingerprint,
         )
 
@@ -177,7 +198,7 @@ def _error_line(fact: NodeFact, before: str | None) -> str | None:
             return f"{before}; {fact.reason}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
             return f"{fact.node}: {fact.error_type}: {fact.error}"
-        case StepRejected() | StepInDoubt() | StepFailed():
+        case StepRejected() | StepInDoubt() | StepFailed() | StepRuledOut():
             return f"{fact.node}: {fact.reason}"
         case _:
             return None

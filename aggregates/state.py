@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from amends.aggregates.plan import Plan, PlanNode, StepKind
+from amends.aggregates.plan import Plan, PlanNode, Role, StepKind
 
 __all__ = [
     "CLOSED",
+    "OPEN",
     "PENDING",
     "SETTLED_BADLY",
+    "SETTLED_WELL",
     "NodeState",
     "NodeStatus",
     "RunState",
     "RunStatus",
-    "acted",
+    "doubtful_pivots",
     "dump_state",
     "load_state",
     "open_undo",
@@ -32,6 +34,7 @@ class RunStatus(StrEnum):
     """Where a run stands."""
 
     RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
     COMPENSATING = "COMPENSATING"
     COMPLETED = "COMPLETED"
     COMPENSATED = "COMPENSATED"
@@ -40,6 +43,9 @@ class RunStatus(StrEnum):
 
 CLOSED = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED, RunStatus.NEEDS_ATTENTION})
 """Statuses in which nothing is left for a driver to do."""
+
+OPEN = frozenset(RunStatus) - CLOSED
+"""Statuses in which a driver has something to do, now or later."""
 
 
 class NodeStatus(StrEnum):
@@ -52,6 +58,7 @@ class NodeStatus(StrEnum):
     PROBE_WAITING = "probe waiting"
     PROBE_SPENT = "probe spent"
     SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
     REJECTED = "rejected"
     FAILED = "failed"
     IN_DOUBT = "in doubt"
@@ -60,10 +67,14 @@ class NodeStatus(StrEnum):
     UNDO_SPENT = "undo spent"
     UNDONE = "undone"
     UNDO_EXHAUSTED = "undo exhausted"
+    UNDO_SKIPPED = "undo skipped"
 
 
 SETTLED_BADLY = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN_DOUBT})
 """Statuses in which a step is over without having succeeded for certain."""
+
+SETTLED_WELL = frozenset({NodeStatus.SUCCEEDED, NodeStatus.SKIPPED})
+"""Statuses in which the next stage need not wait for a step."""
 
 
 class NodeState(NamedTuple):
@@ -73,8 +84,9 @@ class NodeState(NamedTuple):
         status: Where it stands.
         attempt: Attempts made in the present phase (do, probe or undo).
         due_ms: End of the live claim or time of the next attempt, in milliseconds since the epoch.
-        generation: Part of the idempotency key.
+        generation: Part of the step's idempotency key; raised by a redo.
         first_position: Position of the node's first fact; compensations run in reverse order of it.
+        undo_generation: Part of the compensation's idempotency key; raised when the step acted after it was undone.
     """
 
     status: NodeStatus
@@ -82,6 +94,7 @@ class NodeState(NamedTuple):
     due_ms: int | None
     generation: int
     first_position: int
+    undo_generation: int = 0
 
 
 PENDING = NodeState(NodeStatus.PENDING, 0, None, 0, 0)
@@ -120,6 +133,15 @@ class RunState:
         """Whether nothing is left for a driver to do."""
         return self.status in CLOSED
 
+    @property
+    def backward(self) -> bool:
+        """Whether the run has turned round: what was done is being undone, or was.
+
+        A run that needs attention has turned round exactly when no stage is left to undo.
+        """
+        turned = self.status in {RunStatus.COMPENSATING, RunStatus.COMPENSATED}
+        return turned or (self.status is RunStatus.NEEDS_ATTENTION and self.cursor < 0)
+
 
 _ACTED = frozenset(
     {
@@ -132,14 +154,17 @@ _ACTED = frozenset(
 )
 
 
-def acted(node: NodeState) -> bool:
-    """Tell whether the step took effect, or may have, and no undo of it has ended."""
-    return node.status in _ACTED
+def _acted(plan: PlanNode, node: NodeState) -> bool:
+    """Tell whether the step took effect, or may have, and no undo of it has ended.
+
+    An effect that was skipped had been called before; a transaction that was skipped had been rolled back.
+    """
+    return node.status in _ACTED or (node.status is NodeStatus.SKIPPED and plan.kind is StepKind.EFFECT)
 
 
 def open_undo(plan: PlanNode, node: NodeState) -> bool:
     """Tell whether the node's compensation has still to be run."""
-    return plan.undo is not None and node.status in _ACTED
+    return plan.undo is not None and _acted(plan, node)
 
 
 _UNSETTLED = frozenset(
@@ -178,7 +203,21 @@ def _unaccounted(plan: PlanNode, node: NodeState) -> bool:
     if node.status is NodeStatus.UNDO_EXHAUSTED or open_undo(plan, node):
         return True
     stays = plan.read_only or (plan.irreversible is not None and node.status is NodeStatus.SUCCEEDED)
-    return acted(node) and not stays
+    return _acted(plan, node) and not stays
+
+
+def doubtful_pivots(state: RunState) -> tuple[str, ...]:
+    """List the pivots at the cursor of which nobody knows whether they took effect, and which nothing can undo.
+
+    Whether to go on or to go back is then exactly what nobody knows.
+    """
+    if not 0 <= state.cursor < len(state.plan.stages):
+        return ()
+    return tuple(
+        node.name
+        for node in state.plan.stages[state.cursor].nodes
+        if node.role is Role.PIVOT and node.undo is None and state.node(node.name).status is NodeStatus.IN_DOUBT
+    )
 
 
 def dump_state(state: RunState) -> dict[str, Any]:

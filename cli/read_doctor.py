@@ -18,7 +18,7 @@ from rich.text import Text
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
-from amends.aggregates.state import RunStatus
+from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, sqlite_file
@@ -36,7 +36,6 @@ PATIENCE = timedelta(seconds=3)
 
 _MOST = 1_000
 _TEMPORAL = "temporal"
-_OPEN = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
@@ -161,7 +160,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store | None]:
         with open_for_reading(settings) as journal:
             from amends.aggregates.migrations_sql import HEAD_REVISION  # noqa: PLC0415 - imports the database
 
-            open_runs = journal.runs_blocking(RunQuery(statuses=_OPEN, limit=_MOST + 1))
+            open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
     except AmendsError as error:

@@ -85,8 +85,8 @@ def show(
 
 
 def _driving(settings: Settings, record: RunRecord, store_id: str) -> Driving:
-    if record.started.driver != _TEMPORAL:
-        return Driving(f"driven by the process that started it ({record.started.driver}), which may have ended")
+    if record.driver != _TEMPORAL:
+        return Driving(f"driven by the process that started it ({record.driver}), which may have ended")
     from amends.cli.reach_temporal import driving_of  # noqa: PLC0415 - imports Temporal, which closed runs do not need
 
     return asyncio.run(driving_of(settings, record.run_id, store_id))

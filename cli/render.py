@@ -50,6 +50,7 @@ _SECOND_MS, _MINUTE_MS, _HOUR_MS, _DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 
 STATUS_STYLES = {
     RunStatus.RUNNING: "cyan",
+    RunStatus.CANCELLING: "magenta",
     RunStatus.COMPENSATING: "magenta",
     RunStatus.COMPLETED: "green",
     RunStatus.COMPENSATED: "yellow",

@@ -21,6 +21,7 @@ __all__ = ["BatchDisplay", "Display", "code_of", "last_line", "on_terminal", "op
 
 _CODES = {
     RunStatus.RUNNING: ExitCode.UNREACHABLE,
+    RunStatus.CANCELLING: ExitCode.UNREACHABLE,
     RunStatus.COMPENSATING: ExitCode.UNREACHABLE,
     RunStatus.COMPLETED: ExitCode.OK,
     RunStatus.COMPENSATED: ExitCode.COMPENSATED,

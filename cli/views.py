@@ -241,7 +241,7 @@ def _waiting(node: PlanNode, at: NodeState) -> str:
 
 def still_to_undo(state: RunState) -> tuple[tuple[str, ...], ...]:
     """Name what a compensating run has still to undo, in order; each inner tuple runs together."""
-    return undo_order(state) if state.status is RunStatus.COMPENSATING else ()
+    return undo_order(state) if state.status in {RunStatus.CANCELLING, RunStatus.COMPENSATING} else ()
 
 
 def attention_of(record: RunRecord, facts: Sequence[Fact]) -> AttentionRequested | None:

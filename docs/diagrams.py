@@ -6,11 +6,11 @@
 # ruff: noqa: INP001 - a program beside the pages, not a package
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS, SPENT_WITHOUT_DUE
-from amends.aggregates.state import NodeStatus, RunStatus
+from amends.aggregates.evolve import NODE_TRANSITIONS, REOPENING, RUN_TRANSITIONS, SPENT_WITHOUT_DUE, WHILE
+from amends.aggregates.state import CLOSED, NodeStatus, RunStatus
 
 __all__ = ["PAGE", "draw", "node_diagram", "run_diagram", "state_diagram"]
 
@@ -24,9 +24,13 @@ TEXT = """\
 Both diagrams are drawn from the transition tables that the code works by. An arrow is a kind of fact: what is not drawn
 is refused, whoever writes it. Some facts that are drawn need evidence as well: `SagaCompleted` that every node has
 succeeded, `SagaFailed` that a node has failed, that the pivot has not succeeded and that no effect may still act,
-`SagaCompensated` that every node which may have acted is accounted for.
+`SagaCompensated` that every node which may have acted is accounted for, `AttentionRequested` that the run can do
+nothing more by itself, `CancelRequested` that the pivot has not succeeded.
 
 ## A run
+
+A closed run is opened again by what an operator decides and by an effect that is observed late; it goes on in the
+direction that it had.
 
 ```mermaid
 {run}```
@@ -41,12 +45,13 @@ effect: its transaction was rolled back, or its probe found nothing. A step in d
 """
 
 
-def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]]) -> str:
+def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]], *, ends: Collection[str] = ()) -> str:
     """Draw a table as a Mermaid state diagram.
 
     Args:
         initial: The status at the beginning.
         transitions: Status, then the status that follows, then the labels of the arrow between them.
+        ends: Statuses that are an end, beside those that nothing follows.
 
     Returns:
         Lines of Mermaid, in the order of the table.
@@ -55,14 +60,20 @@ def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]])
     lines += [f'    state "{status}" as {_id(status)}' for status in transitions if _id(status) != status]
     for status, row in transitions.items():
         lines += [f"    {_id(status)} --> {_id(after)}: {' / '.join(labels)}" for after, labels in row.items()]
-    lines += [f"    {_id(status)} --> [*]" for status, row in transitions.items() if not row]
+    lines += [f"    {_id(status)} --> [*]" for status, row in transitions.items() if not row or status in ends]
     return "\n".join(lines) + "\n"
 
 
 def run_diagram() -> str:
     """Draw what becomes of a run."""
     drawn = {status.value: _by_target(row, {}) for status, row in RUN_TRANSITIONS.items()}
-    return draw(RunStatus.RUNNING.value, drawn)
+    late = [kind for kind in WHILE if RunStatus.COMPENSATED in WHILE[kind]]
+    forward = [kind for kind in WHILE if kind in REOPENING and not kind.startswith("Compensation")]
+    backward = [kind for kind in WHILE if kind in REOPENING and kind != "StepSkipped"]
+    drawn[RunStatus.CANCELLING][RunStatus.RUNNING] = ("StepSucceeded of the pivot",)
+    drawn[RunStatus.COMPENSATED][RunStatus.COMPENSATING] = tuple(late)
+    drawn[RunStatus.NEEDS_ATTENTION] |= {RunStatus.RUNNING: tuple(forward), RunStatus.COMPENSATING: tuple(backward)}
+    return draw(RunStatus.RUNNING.value, drawn, ends=CLOSED)
 
 
 def node_diagram() -> str:
@@ -82,7 +93,7 @@ def _by_target(row: Mapping[str, str], spent: Mapping[str, str]) -> dict[str, tu
     arrows: defaultdict[str, list[str]] = defaultdict(list)
     for kind, after in row.items():
         arrows[str(after)].append(kind)
-        if str(after) in spent:
+        if str(after) in spent and kind.endswith("AttemptFailed"):
             arrows[spent[str(after)]].append(f"{kind}, no more attempts")
     return {after: tuple(labels) for after, labels in arrows.items()}
 

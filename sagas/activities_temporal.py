@@ -19,7 +19,7 @@ anything else is repeated by Temporal without limit.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -32,18 +32,24 @@ from amends.aggregates.errors import (
     AmendsError,
     MissingCodeError,
     NotFoundError,
+    RefusedError,
+    StoreBehindError,
     TransitionError,
     UnreachableError,
+    WrongDriverError,
     WrongStoreError,
 )
 from amends.aggregates.journal import Journal, Tx, Unit
 from amends.aggregates.plan import StepKind
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeStatus
+from amends.sagas import operate
 from amends.sagas.advance import Protocol
+from amends.sagas.answers import Settled
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.invoke_asyncio import call_effect
-from amends.sagas.messages_temporal import ADVANCE, AdvanceRequest, CallRequest, Progress, activity_name
+from amends.sagas.messages_temporal import ADVANCE, DRIVER, AdvanceRequest, CallRequest, Progress, activity_name
+from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
 from amends.sagas.task import Task
@@ -73,6 +79,7 @@ class Activities:
         worker: Who claims nodes.
         threads: Where plain functions run; `None` for the loop's own pool.
         temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
+        rouse: Has Temporal look at a run again after an answer that nobody waited for; `None` for nobody.
     """
 
     def __init__(
@@ -83,14 +90,16 @@ class Activities:
         worker: str,
         threads: ThreadPoolExecutor | None = None,
         temporal_was_away: Callable[[], bool] = lambda: False,
+        rouse: Callable[[RunRecord], Awaitable[None]] | None = None,
     ) -> None:
         self._journal = journal
         self._registry = registry
-        self._protocol = Protocol(registry, worker)
+        self._protocol = Protocol(registry, worker, DRIVER)
         self._threads = threads
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
         self._advances: set[asyncio.Task[Progress]] = set()
+        self._rouse = rouse
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run."""
@@ -124,12 +133,24 @@ class Activities:
     async def advance(self, request: AdvanceRequest) -> Progress:
         """Append what follows without a call, and run the transactions that are due."""
         self._check_store(request.store_id, request.run_id)
-        record = await self._journal.commit(
-            lambda tx: self._protocol.advance(tx, request.run_id, request.as_of_ms),
-            runs=(request.run_id,),
-            patience=_ADVANCE_PATIENCE,
-        )
+
+        def unit(tx: Tx) -> RunRecord:
+            if request.cancel:
+                self._cancel(tx, request)
+            return self._protocol.advance(tx, request.run_id, request.as_of_ms)
+
+        record = await self._journal.commit(unit, runs=(request.run_id,), patience=_ADVANCE_PATIENCE)
         return Progress.since(record, request.known)
+
+    def _cancel(self, tx: Tx, request: AdvanceRequest) -> None:
+        """Write down that Temporal was asked to cancel, where that can still be done."""
+        record = tx.record(request.run_id)
+        wish = Intervention(verb=Verb.CANCEL, actor=DRIVER, reason="the workflow was cancelled in Temporal")
+        if record is not None:
+            try:
+                operate.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)
+            except RefusedError as error:
+                _log.warning("a cancel of Temporal's was refused: %s", error)
 
     async def call(self, request: CallRequest) -> Progress:
         """Claim, call, settle; or join the call that this process makes already; or only tell what is recorded."""
@@ -176,12 +197,23 @@ class Activities:
         if task is None:
             return record
         outcome = await call_effect(self._registry, task, self._threads)
-        return await self._settle(task, outcome, now_ms())
+        record, late = await self._settle(task, outcome, now_ms())
+        if late and not record.state.closed:
+            await self._tell_of(record)
+        return record
 
     async def _commit_call(self, unit: Unit[T], run_id: str) -> T:
         return await self._journal.commit(unit, runs=(run_id,), patience=_CALL_PATIENCE)
 
-    async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
+    async def _tell_of(self, record: RunRecord) -> None:
+        """Have Temporal look at a run again: it has given up the call whose answer was taken."""
+        if self._rouse is not None:
+            try:
+                await self._rouse(record)
+            except UnreachableError as error:
+                _log.warning("%s", error)
+
+    async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> Settled:
         """Record an outcome, for as long as it takes: losing it would mean calling again."""
         while True:
             try:
@@ -221,7 +253,7 @@ async def _answering(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     except AmendsError as error:
-        lasting = isinstance(error, WrongStoreError | TransitionError) or (
+        lasting = isinstance(error, WrongStoreError | WrongDriverError | StoreBehindError | TransitionError) or (
             isinstance(error, NotFoundError) and not isinstance(error, MissingCodeError)
         )
         _log.warning("%s", error)

@@ -24,14 +24,16 @@ from amends.aggregates.errors import (
     NotFoundError,
     StartConflictError,
     UnreachableError,
+    WrongDriverError,
     WrongStoreError,
 )
-from amends.aggregates.evolve import NODE_TRANSITIONS
-from amends.aggregates.facts import SagaStarted, stream_of_run
+from amends.aggregates.facts import DriverTaken, SagaStarted, stream_of_run
 from amends.aggregates.journal import Tx
 from amends.aggregates.plan import Plan, PlanNode, StepKind
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeStatus
+from amends.sagas import operate
+from amends.sagas.answers import Settled, fact_of_answer
 from amends.sagas.decide import (
     Conclusion,
     Decision,
@@ -42,6 +44,7 @@ from amends.sagas.decide import (
     Work,
     decide,
 )
+from amends.sagas.operate import Intervention
 from amends.sagas.outcome import Outcome, Succeeded
 from amends.sagas.registry import Registry
 from amends.sagas.scribe import Scribe
@@ -54,7 +57,16 @@ from amends.sagas.task import (
     transaction_arguments,
 )
 
-__all__ = ["LEASE_GRACE_MS", "Protocol", "Start", "direction_of", "effects_due", "next_due_ms", "transactions_due"]
+__all__ = [
+    "LEASE_GRACE_MS",
+    "Protocol",
+    "Settled",
+    "Start",
+    "direction_of",
+    "effects_due",
+    "next_due_ms",
+    "transactions_due",
+]
 
 LEASE_GRACE_MS = 75_000
 """A claim outlives the bound of its call by this, in milliseconds, so that a call that ends in time can be recorded.
@@ -131,10 +143,12 @@ class Protocol:
     Attributes:
         registry: Where the code is found.
         worker: Who claims nodes, for people who read the journal.
+        driver: Only runs of this driver are advanced; `None` for any.
     """
 
     registry: Registry
     worker: str
+    driver: str | None = None
 
     def accept(self, tx: Tx, start: Start, now_ms: int) -> RunRecord:
         """Begin a run, or find the one that this request began earlier.
@@ -182,6 +196,35 @@ class Protocol:
                 )
         return present
 
+    def take_over(self, tx: Tx, run_id: str, driver: str, now_ms: int, *, actor: str, reason: str) -> RunRecord:
+        """Have another driver advance a run from here on; nothing is written when it does so already.
+
+        Raises:
+            NotFoundError: There is no such run.
+            TransitionError: The run has ended.
+        """
+        record = self._read(tx, run_id)
+        if record.driver == driver:
+            return record
+        scribe = Scribe(record, now_ms, tx.recorded_at_ms, actor=actor)
+        return tx.append(record, (scribe.write(DriverTaken, driver=driver, epoch=record.epoch + 1, reason=reason),))
+
+    def intervene(
+        self, tx: Tx, run_id: str, intervention: Intervention, now_ms: int, *, position: int | None = None
+    ) -> RunRecord:
+        """Append what an operator decided, and every conclusion from it.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run, or the run has gone on from the position that was looked at.
+            BusyError: The node is being worked on.
+            InputError: Reason, evidence or output are missing or wrong.
+        """
+        record = self._read(tx, run_id)
+        return self._conclude(
+            tx, operate.apply(tx, self.registry, record, intervention, now_ms, position=position), now_ms
+        )
+
     def advance(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
         """Append what follows without I/O, and run the transactions that are due.
 
@@ -226,31 +269,22 @@ class Protocol:
             tasks.append(task)
         return record, tuple(tasks)
 
-    def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
+    def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
         """Append what became of a call, and every conclusion from it.
 
-        An answer to a claim that has expired meanwhile is still taken when it tells of an effect and the node has no
-        outcome yet; otherwise the record is given as it is.
+        An answer to a claim that was given up meanwhile is still taken when it tells of an effect (or of an undo) that
+        the journal does not know of; a run that was closed without it is open again then. Any other late answer says
+        nothing that matters any more, and the record is given as it is.
         """
         record = self._read(tx, task.run_id)
-        node = record.state.plan.nodes[task.node]
-        at = record.state.node(task.node)
-        live = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(task.direction)
-        current = at.generation == task.generation and (
-            (at.status is live and at.attempt == task.attempt)
-            if live is not None
-            else at.status in {NodeStatus.SPENT, NodeStatus.PROBE_WAITING}
-        )
-        scribe = Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause)
-        fact = scribe.outcome(node, task.direction, task.attempt, outcome)
-        late = isinstance(outcome, Succeeded) and fact.kind in NODE_TRANSITIONS[at.status]
-        if record.state.closed or not (current or late):
-            return record
-        return self._conclude(tx, tx.append(record, (fact,)), now_ms)
+        answer = fact_of_answer(record, task, outcome, Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause))
+        if answer.fact is None:
+            return Settled(record, late=False)
+        return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
 
     def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
         """Settle, and run the transactions that are due then."""
-        return self._follow(tx, self.settle(tx, task, outcome, now_ms), now_ms)
+        return self._follow(tx, self.settle(tx, task, outcome, now_ms).record, now_ms)
 
     def _read(self, tx: Tx, run_id: str) -> RunRecord:
         record = tx.record(run_id)
@@ -260,6 +294,11 @@ class Protocol:
             raise WrongStoreError(
                 f"run {run_id!r} was accepted by store {record.started.store_id}, this is store {tx.store_id}; "
                 f"connect to the store that it belongs to"
+            )
+        if self.driver is not None and record.driver != self.driver:
+            raise WrongDriverError(
+                f"run {run_id!r} is advanced by {record.driver!r}, not by {self.driver!r}; "
+                f"have it taken over: amends recover --take-over"
             )
         return record
 

@@ -23,11 +23,13 @@ from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunSummary
 from amends.sagas.advance import Protocol
 from amends.sagas.clock_asyncio import SystemClock
+from amends.sagas.messages_temporal import DRIVER
+from amends.sagas.operate import Intervention, Verb
 from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
 from amends.sagas.saga import Saga
 from amends.sagas.start import prepare_start
-from amends.sagas.starting_temporal import DRIVER, start_workflow
+from amends.sagas.starting_temporal import rouse, start_workflow
 
 __all__ = ["Client", "RunHandle"]
 
@@ -69,6 +71,10 @@ class RunHandle(Generic[I_contra]):
         """Read the run's facts after a position."""
         return await self.client.history(self.id, after)
 
+    async def cancel(self, reason: str) -> RunResult:
+        """Ask for the run to be undone."""
+        return await self.client.cancel(self.id, reason)
+
 
 class Client:
     """Starts sagas and reads what became of them.
@@ -97,7 +103,7 @@ class Client:
         self._journal = journal
         self._temporal = temporal
         self._registry = registry
-        self._protocol = Protocol(registry, actor)
+        self._protocol = Protocol(registry, actor, DRIVER)
         self._task_queue = task_queue
         self._actor = actor
         self._eager = eager
@@ -171,7 +177,7 @@ class Client:
         request = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
         now_ms = self._clock.now_ms()
         record = await self._journal.commit(lambda tx: self._protocol.accept(tx, request, now_ms), runs=(run_id,))
-        if not record.state.closed:
+        if not record.state.closed and record.driver == DRIVER:
             await start_workflow(
                 self._temporal,
                 saga=saga.name,
@@ -181,6 +187,40 @@ class Client:
                 eager=self._eager,
             )
         return RunHandle(run_id, self)
+
+    async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
+        """Write down what an operator decided about a run, and have Temporal go on with it.
+
+        Args:
+            run_id: The run.
+            intervention: What was decided.
+            position: Position of the run that the operator looked at; `None` when it does not matter.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run, or the run has gone on meanwhile; nothing was written.
+            BusyError: The node is being worked on; nothing was written.
+            InputError: Reason, evidence or output are missing or wrong; nothing was written.
+            UnreachableError: The store cannot be reached and nothing was written, or Temporal cannot be reached and the
+                run goes on later.
+        """
+        now_ms = self._clock.now_ms()
+        record = await self._journal.commit(
+            lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
+        )
+        if not record.state.closed:
+            await rouse(self._temporal, record, task_queue=self._task_queue)
+        return RunResult(record)
+
+    async def cancel(self, run_id: str, reason: str) -> RunResult:
+        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It has passed its pivot, or has completed.
+            UnreachableError: As for `intervene`.
+        """
+        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
 
     async def result(self, run_id: str, *, timeout: timedelta | None = None) -> RunResult:
         """Wait until a run is closed.

@@ -15,12 +15,18 @@ class Clock(Protocol):
         """Give the time in milliseconds since the epoch."""
         ...
 
-    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
-        """Return when one of the pending calls has ended, or that time has come.
+    async def wait(
+        self,
+        pending: Collection[asyncio.Future[Any]],
+        due_ms: int | None,
+        woken: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Return when one of the pending calls has ended, that time has come, or somebody says so.
 
         Args:
             pending: Calls in flight.
             due_ms: In milliseconds since the epoch; `None` for no bound. At least one of the two is given.
+            woken: Done when there is something else to look at; `None` when nobody says so.
         """
         ...
 
@@ -32,11 +38,17 @@ class SystemClock:
         """Give the time in milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
-    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
-        """Return when one of the pending calls has ended, or that time has come."""
+    async def wait(
+        self,
+        pending: Collection[asyncio.Future[Any]],
+        due_ms: int | None,
+        woken: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Return when one of the pending calls has ended, that time has come, or somebody says so."""
         left = None if due_ms is None else max(0, due_ms - self.now_ms()) / 1000
-        if pending:
-            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        waited = [*pending, *([] if woken is None else [woken])]
+        if waited:
+            await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         elif left is not None:
             await asyncio.sleep(left)
 
@@ -55,10 +67,16 @@ class VirtualClock:
         """Give the time in milliseconds since the epoch."""
         return self._now_ms
 
-    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
-        """Wait for a call as long as there is one; otherwise move on to that time at once."""
+    async def wait(
+        self,
+        pending: Collection[asyncio.Future[Any]],
+        due_ms: int | None,
+        woken: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Wait for a call (or for being woken) as long as there is one; otherwise move on to that time at once."""
         if pending:
-            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            waited = [*pending, *([] if woken is None else [woken])]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         elif due_ms is not None:
             self._now_ms = max(self._now_ms, due_ms)
             await asyncio.sleep(0)

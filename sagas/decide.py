@@ -11,7 +11,7 @@ makes sure that only one of them acts. Pure: equal state and `now_ms` give equal
 
 from dataclasses import dataclass
 
-from amends.aggregates.plan import PlanNode, Role, StepKind
+from amends.aggregates.plan import PlanNode, StepKind
 from amends.aggregates.state import (
     PENDING,
     SETTLED_BADLY,
@@ -19,6 +19,7 @@ from amends.aggregates.state import (
     NodeStatus,
     RunState,
     RunStatus,
+    doubtful_pivots,
     undo_open_nodes,
 )
 from amends.compensations.undo import next_undos
@@ -107,7 +108,7 @@ class ExhaustCompensation:
 
 @dataclass(frozen=True, slots=True)
 class FailSaga:
-    """Turn round and compensate, because of this node."""
+    """Turn round and compensate, because of this node; an empty name stands for the request to cancel."""
 
     node: str
 
@@ -157,6 +158,8 @@ def decide(state: RunState, now_ms: int) -> tuple[Decision, ...]:
     """
     if state.status is RunStatus.RUNNING:
         return _forward(state, now_ms)
+    if state.status is RunStatus.CANCELLING:
+        return _cancelling(state, now_ms)
     if state.status is RunStatus.COMPENSATING:
         return _backward(state, now_ms)
     return ()
@@ -170,8 +173,23 @@ def _forward(state: RunState, now_ms: int) -> tuple[Decision, ...]:
     bad = [node for node, at in members if at.status in SETTLED_BADLY]
     if not bad:
         return tuple(decision for node, at in members if (decision := _advance(node, at, now_ms)) is not None)
-    settling = tuple(decision for node, at in members if (decision := _settle(node, at, now_ms)) is not None)
-    return settling or (_turn(state, [node for node, _ in members]),)
+    return _settle_stage(state, now_ms) or (_turn(state, bad),)
+
+
+def _cancelling(state: RunState, now_ms: int) -> tuple[Decision, ...]:
+    """Begin nothing, bring what is in flight to an outcome, then turn."""
+    if settling := _settle_stage(state, now_ms):
+        return settling
+    pivots = doubtful_pivots(state)
+    return (RequestAttention(pivots) if pivots else FailSaga(""),)
+
+
+def _settle_stage(state: RunState, now_ms: int) -> tuple[Decision, ...]:
+    if state.cursor >= len(state.plan.stages):
+        return ()
+    members = state.plan.stages[state.cursor].nodes
+    settling = (_settle(node, state.node(node.name), now_ms) for node in members)
+    return tuple(decision for decision in settling if decision is not None)
 
 
 def _advance(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
@@ -193,9 +211,9 @@ def _settle(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
         case _N.WAITING | _N.SPENT if node.kind is StepKind.TRANSACTION:
             # Rolled back, so it is certain that nothing happened.
             return FailStep(node.name)
-        case _N.WAITING | _N.PROBE_SPENT:
+        case _N.PROBE_SPENT:
             return DoubtStep(node.name)
-        case _N.SPENT:
+        case _N.WAITING | _N.SPENT:
             return RunProbe(node.name, 1) if node.probe else DoubtStep(node.name)
         case _N.PROBE_WAITING:
             return _when_due(RunProbe(node.name, at.attempt + 1), at, now_ms)
@@ -203,19 +221,12 @@ def _settle(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
             return None
 
 
-def _turn(state: RunState, members: list[PlanNode]) -> Decision:
-    """Answer a stage whose members have settled and one of which has failed."""
-    bad = [node for node in members if state.node(node.name).status in SETTLED_BADLY]
+def _turn(state: RunState, bad: list[PlanNode]) -> Decision:
+    """Answer a stage whose members have settled and some of which have failed."""
     if state.plan.forward_only(state.cursor):
         return RequestAttention(tuple(node.name for node in bad))
-    doubtful_pivot = [
-        node.name
-        for node in bad
-        if node.role is Role.PIVOT and node.undo is None and state.node(node.name).status is _N.IN_DOUBT
-    ]
-    if doubtful_pivot:
-        # Whether to go on or to go back is exactly what nobody knows.
-        return RequestAttention(tuple(doubtful_pivot))
+    if pivots := doubtful_pivots(state):
+        return RequestAttention(pivots)
     first = min(
         bad,
         key=lambda node: (state.node(node.name).status is _N.FAILED, state.node(node.name).first_position),

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from amends.aggregates.errors import StoreBehindError
 from amends.aggregates.evolve import fold
 from amends.aggregates.facts import Head
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import RunState, dump_state, load_state
 
-__all__ = ["ADVANCE", "NUDGE", "AdvanceRequest", "CallRequest", "Progress", "RunArguments", "activity_name"]
+__all__ = ["ADVANCE", "DRIVER", "NUDGE", "AdvanceRequest", "CallRequest", "Progress", "RunArguments", "activity_name"]
+
+DRIVER = "temporal"
+"""Name of this driver, as `SagaStarted` and `DriverTaken` have it."""
 
 ADVANCE = "advance"
 """Activity type that appends what needs no call; every other activity type is a step's name."""
@@ -39,12 +43,14 @@ class AdvanceRequest:
         store_id: The store that accepted it.
         known: Position up to which the workflow knows the stream; 0 for nothing.
         as_of_ms: The workflow's time, in milliseconds since the epoch.
+        cancel: Whether Temporal was asked to cancel the workflow, which is to ask for the run to be undone.
     """
 
     run_id: str
     store_id: str
     known: int
     as_of_ms: int
+    cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,16 @@ class Progress:
 
     @classmethod
     def since(cls, record: RunRecord, known: int) -> "Progress":
-        """Tell how a run went on after a position."""
+        """Tell how a run went on after a position.
+
+        Raises:
+            StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
+        """
+        if known > record.state.position:
+            raise StoreBehindError(
+                f"run {record.run_id!r} is at position {record.state.position} in the store, but Temporal has seen "
+                f"position {known}: the store is an older copy; restore a newer one, or decide about the run by hand"
+            )
         heads = record.heads_after(known) if known else None
         if heads is None:
             return cls([], dump_state(record.state))

@@ -10,6 +10,7 @@ when it lasts longer than the runner's patience, the call ends with `Unreachable
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -18,11 +19,12 @@ from amends.aggregates.errors import NotFoundError
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunStatus
+from amends.aggregates.state import OPEN
 from amends.sagas.advance import Protocol, next_due_ms, transactions_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
 from amends.sagas.invoke_asyncio import call_effect
+from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
@@ -66,9 +68,10 @@ class Runner:
         self._journal = journal
         self._registry = registry
         self._clock = clock or SystemClock()
-        self._protocol = Protocol(registry, worker)
+        self._protocol = Protocol(registry, worker, DRIVER)
         self._actor = actor
         self._patience = patience
+        self._wakers: dict[str, asyncio.Event] = {}
 
     @classmethod
     def open(cls, sagas: Iterable[Saga[Any]], *, store_url: str = "sqlite://", clock: Clock | None = None) -> Self:
@@ -135,12 +138,58 @@ class Runner:
     async def resume_all(self) -> list[RunResult]:
         """Drive every unfinished run of this driver to its end, one after the other."""
         finished: list[RunResult] = []
-        open_runs = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
         last: str | None = None
-        while page := await self._journal.runs(RunQuery(statuses=open_runs, limit=_PAGE, before=last)):
+        while page := await self._journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
             last = page[-1].run_id
             finished += [await self.resume(row.run_id) for row in page if row.driver == DRIVER]
         return finished
+
+    async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
+        """Write down what an operator decided about a run.
+
+        A run that this runner drives at the moment takes notice at once; another one goes on with `resume`.
+
+        Args:
+            run_id: The run.
+            intervention: What was decided.
+            position: Position of the run that the operator looked at; `None` when it does not matter.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run; nothing was written.
+            BusyError: The node is being worked on; nothing was written.
+            InputError: Reason, evidence or output are missing or wrong; nothing was written.
+        """
+        now_ms = self._clock.now_ms()
+        record = await self._journal.commit(
+            lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
+        )
+        if run_id in self._wakers:
+            self._wakers[run_id].set()
+        return RunResult(record)
+
+    async def cancel(self, run_id: str, reason: str) -> RunResult:
+        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It has passed its pivot, or has completed.
+        """
+        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
+
+    async def take_over(self, run_id: str, reason: str) -> RunResult:
+        """Drive a run of another driver to its end, which must not advance it any more.
+
+        Raises:
+            NotFoundError: There is no such run.
+            TransitionError: The run has ended.
+        """
+        now_ms = self._clock.now_ms()
+        anybody = replace(self._protocol, driver=None)
+        await self._journal.commit(
+            lambda tx: anybody.take_over(tx, run_id, DRIVER, now_ms, actor=self._actor, reason=reason), runs=(run_id,)
+        )
+        return await self.resume(run_id)
 
     async def result(self, run_id: str) -> RunResult:
         """Read how a run stands.
@@ -165,6 +214,7 @@ class Runner:
 
     async def _drive(self, record: RunRecord, tasks: Iterable[Task]) -> RunRecord:
         calls: dict[asyncio.Task[Outcome], Task] = {}
+        self._wakers[record.run_id] = asyncio.Event()
         try:
             while True:
                 for task in tasks:
@@ -173,6 +223,7 @@ class Runner:
                     return record
                 record, tasks = await self._next(record, calls)
         finally:
+            self._wakers.pop(record.run_id, None)
             for call in calls:
                 call.cancel()
 
@@ -183,10 +234,19 @@ class Runner:
         now_ms = self._clock.now_ms()
         due_ms = next_due_ms(decide(record.state, now_ms))
         if not transactions_due(record, now_ms):
-            await self._clock.wait(calls, due_ms)
+            await self._wait(record.run_id, calls, due_ms)
             now_ms = self._clock.now_ms()
             call = next((each for each in calls if each.done()), None)
             if call is not None:
                 task, outcome = calls.pop(call), call.result()
                 return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms), record.run_id)
         return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms), record.run_id)
+
+    async def _wait(self, run_id: str, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
+        waker = self._wakers[run_id]
+        woken = asyncio.create_task(waker.wait())
+        try:
+            await self._clock.wait(calls, due_ms, woken)
+        finally:
+            waker.clear()
+            woken.cancel()

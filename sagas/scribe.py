@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from amends.aggregates.errors import JournalError
 from amends.aggregates.facts import (
     AttentionRequested,
@@ -11,6 +13,7 @@ from amends.aggregates.facts import (
     CompensationStarted,
     CompensationSucceeded,
     Fact,
+    LateEffectObserved,
     ProbeAttemptFailed,
     SagaCompensated,
     SagaCompleted,
@@ -37,7 +40,7 @@ from amends.sagas.decide import (
     RequestAttention,
 )
 from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
-from amends.sagas.task import Direction, key_of
+from amends.sagas.task import Direction, generation_of, key_of
 
 __all__ = ["Scribe"]
 
@@ -64,7 +67,8 @@ class Scribe:
     actor: str = ENGINE
     cause: str | None = None
 
-    def _write(self, cls: type[F], **fields: Any) -> F:  # noqa: ANN401 - the fact's own fields
+    def write(self, cls: type[F], **fields: Any) -> F:  # noqa: ANN401 - the fact's own fields
+        """Make the fact that follows the record, of some kind, from the fields that are its own."""
         record = self.record
         position = record.state.position
         return cls(
@@ -80,8 +84,8 @@ class Scribe:
 
     def intent(self, node: PlanNode, direction: Direction, attempt: int, worker: str, lease_until_ms: int) -> Fact:
         """Declare that a call is about to be made."""
-        generation = self.record.state.node(node.name).generation
-        return self._write(
+        generation = generation_of(self.record.state.node(node.name), direction)
+        return self.write(
             CompensationStarted if direction is Direction.UNDO else StepStarted,
             node=node.name,
             generation=generation,
@@ -97,7 +101,7 @@ class Scribe:
         Raises:
             JournalError: The outcome does not belong to that direction.
         """
-        generation = self.record.state.node(node.name).generation
+        generation = generation_of(self.record.state.node(node.name), direction)
         fields: dict[str, Any] = {
             "node": node.name,
             "attempt": attempt,
@@ -105,30 +109,34 @@ class Scribe:
         }
         match direction, outcome:
             case Direction.DO, Succeeded(result):
-                return self._write(StepSucceeded, result=result, **fields)
+                return self.write(StepSucceeded, result=result, **fields)
             case Direction.DO, Refused(reason):
-                return self._write(StepRejected, reason=reason, **fields)
+                return self.write(StepRejected, reason=reason, **fields)
             case Direction.DO, Failed():
                 return self._failure(StepAttemptFailed, node.retry, attempt, outcome, fields)
             case Direction.PROBE, Succeeded(result):
                 # The attempt that it speaks of is the last one of the step, not the probe's.
-                return self._write(StepSucceeded, result=result, probed=True, **fields)
+                return self.write(StepSucceeded, result=result, probed=True, **fields)
             case Direction.PROBE, NotFound():
                 key = key_of(self.record.run_id, node.name, direction, generation)
                 del fields["attempt"]
-                return self._write(StepFailed, reason=f"the probe found nothing under {key}", **fields)
+                return self.write(StepFailed, reason=f"the probe found nothing under {key}", **fields)
             case Direction.PROBE, Refused(reason):
                 del fields["attempt"]
-                return self._write(StepFailed, reason=f"the probe says: {reason}", **fields)
+                return self.write(StepFailed, reason=f"the probe says: {reason}", **fields)
             case Direction.PROBE, Failed():
                 return self._failure(ProbeAttemptFailed, node.retry, attempt, outcome, fields)
             case Direction.UNDO, Succeeded():
-                return self._write(CompensationSucceeded, **fields)
+                return self.write(CompensationSucceeded, **fields)
             case Direction.UNDO, Failed() | Refused() if node.undo is not None:
                 failed = outcome if isinstance(outcome, Failed) else Failed("Rejected", outcome.reason, final=True)
                 return self._failure(CompensationAttemptFailed, node.undo.retry, attempt, failed, fields)
             case _:
                 raise JournalError(f"node {node.name!r}: {outcome} is no outcome of {direction}")
+
+    def late(self, node: str, attempt: int, generation: int, result: JsonValue) -> Fact:
+        """Tell of an effect that was seen after its step had been settled otherwise."""
+        return self.write(LateEffectObserved, node=node, attempt=attempt, generation=generation, result=result)
 
     def _failure(
         self,
@@ -140,7 +148,7 @@ class Scribe:
     ) -> Fact:
         delay = None if failed.final else retry.delay_ms(attempt)
         due = None if delay is None else self.now_ms + delay
-        return self._write(cls, error_type=failed.error_type, error=failed.error, retry_at_ms=due, **fields)
+        return self.write(cls, error_type=failed.error_type, error=failed.error, retry_at_ms=due, **fields)
 
     def conclusion(self, conclusion: Conclusion) -> Fact:
         """Put a conclusion into the past tense."""
@@ -149,22 +157,22 @@ class Scribe:
             case ExpireClaim(name, attempt, undo):
                 return self.lost(state.plan.nodes[name], Direction.UNDO if undo else Direction.DO, attempt)
             case FailStep(name):
-                return self._write(StepFailed, node=name, reason="its transaction was rolled back")
+                return self.write(StepFailed, node=name, reason="its transaction was rolled back")
             case DoubtStep(name):
-                return self._write(StepInDoubt, node=name, reason=self._doubt(name))
+                return self.write(StepInDoubt, node=name, reason=self._doubt(name))
             case ExhaustCompensation(name):
-                return self._write(CompensationExhausted, node=name)
+                return self.write(CompensationExhausted, node=name)
             case FailSaga(name):
-                return self._write(SagaFailed, node=name, reason=self._reason(name))
+                return self.write(SagaFailed, node=name, reason=self._reason(name) if name else self._cancelled())
             case CloseCompleted():
-                return self._write(SagaCompleted)
+                return self.write(SagaCompleted)
             case CloseCompensated():
-                return self._write(SagaCompensated)
+                return self.write(SagaCompensated)
             case RequestAttention(names):
                 reason = (
                     f"cannot go on by itself: {', '.join(f'{name} is {state.node(name).status}' for name in names)}"
                 )
-                return self._write(AttentionRequested, nodes=names, reason=reason)
+                return self.write(AttentionRequested, nodes=names, reason=reason)
 
     def lost(self, node: PlanNode, direction: Direction, attempt: int) -> Fact:
         """Count an attempt as failed whose worker gave no answer."""
@@ -175,6 +183,9 @@ class Scribe:
         asked = self.record.state.node(name).status is NodeStatus.PROBE_SPENT
         why = "the probe gave no answer" if asked else "there is no probe" if not node.probe else "it was given up"
         return f"attempts ended without an answer, {why}"
+
+    def _cancelled(self) -> str:
+        return self.record.cancel or "it was cancelled"
 
     def _reason(self, name: str) -> str:
         node = self.record.state.plan.nodes[name]

@@ -1,8 +1,6 @@
 """Handing an accepted run to Temporal, and looking whether anybody is there to take it."""
 
-import asyncio
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,20 +13,15 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from amends.aggregates.errors import UnreachableError
-from amends.aggregates.journal import Journal, RunQuery
-from amends.aggregates.state import RunStatus
-from amends.sagas.messages_temporal import RunArguments
+from amends.aggregates.record import RunRecord
+from amends.sagas.messages_temporal import NUDGE, RunArguments
 
-__all__ = ["DRIVER", "Poller", "pollers", "start_unfinished", "start_workflow", "worker_identity"]
-
-DRIVER = "temporal"
+__all__ = ["Poller", "pollers", "rouse", "start_workflow", "worker_identity"]
 
 TASK_TIMEOUT = timedelta(seconds=2)
 """How long the transactions of a killed worker wait for another one: Temporal sees its loss by this."""
 
 _FRESH = timedelta(seconds=75)  # a poll lasts up to a minute before it is renewed
-_PAGE = 200
-_AT_ONCE = 20
 _IDENTITY = re.compile(r"^(?P<name>.*) store=(?P<store>[0-9a-f-]{36})$")
 
 
@@ -82,6 +75,7 @@ async def start_workflow(
     store_id: str,
     task_queue: str,
     eager: bool = False,
+    nudge: bool = False,
 ) -> temporalio.client.WorkflowHandle[Any, Any]:
     """Have Temporal drive an accepted run; does nothing when it does so already.
 
@@ -92,6 +86,7 @@ async def start_workflow(
         store_id: The store that accepted it.
         task_queue: Queue of the workers.
         eager: Whether a worker of this process, with the same client, may take the first task at once.
+        nudge: Whether to have it look at the journal, if Temporal drives it already.
 
     Raises:
         UnreachableError: Temporal cannot be reached; the run stays accepted and is started later.
@@ -106,7 +101,8 @@ async def start_workflow(
             # The journal makes starts unique; here only: one driver at a time, and again after a lost one.
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            request_eager_start=eager,
+            request_eager_start=eager and not nudge,
+            start_signal=NUDGE if nudge else None,
         )
     except RPCError as error:
         raise UnreachableError(
@@ -114,36 +110,17 @@ async def start_workflow(
         ) from None
 
 
-async def start_unfinished(
-    client: temporalio.client.Client, journal: Journal, *, task_queue: str, sagas: Sequence[str]
-) -> int:
-    """Have Temporal drive every accepted run that it may not know of.
-
-    Args:
-        client: Temporal.
-        journal: The store whose open runs are looked at.
-        task_queue: Queue of the workers.
-        sagas: Only runs of these sagas; others belong to other workers.
-
-    Returns:
-        How many open runs there are.
+async def rouse(client: temporalio.client.Client, record: RunRecord, *, task_queue: str) -> None:
+    """Have Temporal look at a run that somebody else has written to, starting its workflow if none runs.
 
     Raises:
-        UnreachableError: Temporal or the store cannot be reached.
+        UnreachableError: Temporal cannot be reached; the run goes on when a worker starts.
     """
-    open_runs = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
-    count, last = 0, None
-    while page := await journal.runs(RunQuery(statuses=open_runs, limit=_PAGE, before=last)):
-        last = page[-1].run_id
-        ours = [row for row in page if row.driver == DRIVER and row.saga in sagas]
-        for first in range(0, len(ours), _AT_ONCE):
-            await asyncio.gather(
-                *(
-                    start_workflow(
-                        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue
-                    )
-                    for row in ours[first : first + _AT_ONCE]
-                )
-            )
-        count += len(ours)
-    return count
+    await start_workflow(
+        client,
+        saga=record.started.saga,
+        run_id=record.run_id,
+        store_id=record.started.store_id,
+        task_queue=task_queue,
+        nudge=True,
+    )

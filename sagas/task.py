@@ -9,12 +9,22 @@ from amends.aggregates.errors import InputError, Rejected
 from amends.aggregates.journal import StepWork
 from amends.aggregates.plan import PlanNode, StepKind
 from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeState
 from amends.sagas.context import Attempted, Call, Done, UnitOfWork
 from amends.sagas.definition import Operation
 from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
 from amends.sagas.registry import Registry
 
-__all__ = ["Direction", "Task", "key_of", "outcome_of_error", "outcome_of_result", "task_for", "transaction_arguments"]
+__all__ = [
+    "Direction",
+    "Task",
+    "generation_of",
+    "key_of",
+    "outcome_of_error",
+    "outcome_of_result",
+    "task_for",
+    "transaction_arguments",
+]
 
 
 class Direction(StrEnum):
@@ -64,6 +74,11 @@ def key_of(run_id: str, node: str, direction: Direction, generation: int) -> str
     return f"{run_id}/{node}/{Direction.UNDO if direction is Direction.UNDO else Direction.DO}/{generation}"
 
 
+def generation_of(at: NodeState, direction: Direction) -> int:
+    """Tell which generation's key a call in some direction carries."""
+    return at.undo_generation if direction is Direction.UNDO else at.generation
+
+
 def task_for(
     registry: Registry, record: RunRecord, node: PlanNode, direction: Direction, *, attempt: int, cause: str
 ) -> Task:
@@ -73,8 +88,9 @@ def task_for(
         NotFoundError: The code that the run's plan names is not here.
         InputError: The stored input is not valid for today's code.
     """
-    generation = record.state.node(node.name).generation
-    do_key = key_of(record.run_id, node.name, Direction.DO, generation)
+    at = record.state.node(node.name)
+    generation = generation_of(at, direction)
+    do_key = key_of(record.run_id, node.name, Direction.DO, at.generation)
     key = key_of(record.run_id, node.name, direction, generation)
     operation = registry.operation(node.step, undo=direction is Direction.UNDO, probe=direction is Direction.PROBE)
     call = Call(run_id=record.run_id, node=node.name, key=key, attempt=attempt, results=record.results, do_key=do_key)
@@ -92,7 +108,7 @@ def transaction_arguments(
     Raises:
         InputError: The stored input is not valid for today's code.
     """
-    generation = record.state.node(node.name).generation
+    generation = generation_of(record.state.node(node.name), direction)
     context = UnitOfWork(
         run_id=record.run_id,
         node=node.name,

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import temporalio.client
@@ -24,8 +25,9 @@ from amends.aggregates.plan import StepKind
 from amends.sagas.activities_temporal import Activities
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
+from amends.sagas.recovery_temporal import recover
 from amends.sagas.registry import Registry
-from amends.sagas.starting_temporal import TASK_TIMEOUT, start_unfinished, worker_identity
+from amends.sagas.starting_temporal import TASK_TIMEOUT, rouse, worker_identity
 from amends.sagas.workflow_temporal import SagaWorkflow
 
 __all__ = ["running_worker", "worker_name"]
@@ -77,12 +79,25 @@ async def running_worker(
     name = worker_name()
     temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="effect") as threads:
-        activities = Activities(journal, registry, worker=name, threads=threads, temporal_was_away=temporal.was_away)
+        activities = Activities(
+            journal,
+            registry,
+            worker=name,
+            threads=threads,
+            temporal_was_away=temporal.was_away,
+            rouse=partial(rouse, client, task_queue=task_queue),
+        )
         identity = worker_identity(name, journal.store_id)
+
+        async def recovered() -> int:
+            recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
+            for why in recovery.refused.values():
+                _log.error("left alone: %s", why)
+            return recovery.found - len(recovery.refused)
 
         async def resume() -> None:
             try:
-                await start_unfinished(client, journal, task_queue=task_queue, sagas=sagas)
+                await recovered()
             except UnreachableError as error:
                 _log.warning("open runs were not looked for: %s", error)
 
@@ -97,7 +112,7 @@ async def running_worker(
         watch = asyncio.create_task(temporal.watch())
         try:
             async with shifts.serving():
-                found = await start_unfinished(client, journal, task_queue=task_queue, sagas=sagas)
+                found = await recovered()
                 if on_open_runs is not None:
                     on_open_runs(found)
                 yield name

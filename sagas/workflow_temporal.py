@@ -5,6 +5,7 @@ decides comes from `decide`; the journal is the truth, and what an activity retu
 know of it yet. Changing the order of its commands would break runs in flight; recorded histories in the tests guard it.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -45,6 +46,7 @@ class SagaWorkflow:
 
     def __init__(self) -> None:
         self._nudged = True
+        self._cancel = False
         self._run = RunArguments("", "")
         self._state: RunState | None = None
         self._calls: dict[str, ActivityHandle[Progress]] = {}
@@ -120,10 +122,11 @@ class SagaWorkflow:
         if not wanted or self._advance is not None:
             return
         self._nudged = False
+        cancel, self._cancel = self._cancel, False
         known = 0 if state is None else state.position
         self._advance = workflow.start_local_activity(
             ADVANCE,
-            AdvanceRequest(self._run.run_id, self._run.store_id, known, _now_ms()),
+            AdvanceRequest(self._run.run_id, self._run.store_id, known, _now_ms(), cancel),
             result_type=Progress,
             start_to_close_timeout=_ADVANCE_BOUND,
             retry_policy=_INFRASTRUCTURE,
@@ -139,6 +142,9 @@ class SagaWorkflow:
             await workflow.wait_condition(self._something_new, timeout=timeout)
         except TimeoutError:
             return
+        except asyncio.CancelledError:
+            # Temporal's own cancel is taken for the journal's: the run is undone, and the undo cannot be cut short.
+            self._nudged = self._cancel = True
 
     def _something_new(self) -> bool:
         if self._advance is not None:

@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from amends.aggregates.evolve import NODE_TRANSITIONS
+from amends.aggregates.errors import AmendsError
 from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.sagas.answers import fact_of_answer
 from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
+from amends.sagas.operate import Intervention, Verb, fact_of
 from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
 from amends.sagas.scribe import Scribe
-from amends.sagas.task import Direction
+from amends.sagas.task import Direction, generation_of
 
 T = TypeVar("T")
 
@@ -125,6 +126,24 @@ class CallInFlight:
     node: str
     direction: Direction
     attempt: int
+    generation: int
+
+
+class AnyResults:
+    """Stands for a registry, of which operators need the types of results only: everything goes."""
+
+    def result_codec(self, step: str) -> "AnyResults":
+        """Give what reads and writes a step's results."""
+        del step
+        return self
+
+    def load(self, value: Any) -> Any:  # noqa: ANN401 - as above
+        """Read a result."""
+        return value
+
+    def dump(self, value: Any) -> Any:  # noqa: ANN401 - as above
+        """Write a result."""
+        return value
 
 
 @dataclass
@@ -137,6 +156,10 @@ class World:
         now_ms: The driver's time.
         calls: Calls without an answer.
         bad: Bad answers so far, by node and direction.
+        paused: Calls whose worker is paused: nobody waits for them any more, and they will act when it resumes.
+        present: Effects that are there in the world, by node: the truth that the journal has to come to.
+        events: How many more things may happen that no driver asked for.
+        verbs: What operators do.
     """
 
     record: RunRecord
@@ -144,6 +167,10 @@ class World:
     now_ms: int = 0
     calls: list[CallInFlight] = field(default_factory=list)
     bad: dict[tuple[str, Direction], int] = field(default_factory=dict)
+    paused: list[CallInFlight] = field(default_factory=list)
+    present: set[str] = field(default_factory=set)
+    events: int = 0
+    verbs: tuple[Verb, ...] = ()
 
     @classmethod
     def begin(cls, plan: Plan) -> "World":
@@ -176,9 +203,13 @@ class World:
         return [
             each
             for each in decide(self.record.state, self.now_ms)
-            if isinstance(each, Work)
-            and CallInFlight(each.node, _DIRECTIONS[type(each)], each.attempt) not in self.calls
+            if isinstance(each, Work) and self._in_flight(each) not in self.calls
         ]
+
+    def _in_flight(self, work: Work) -> CallInFlight:
+        direction = _DIRECTIONS[type(work)]
+        generation = generation_of(self.record.state.node(work.node), direction)
+        return CallInFlight(work.node, direction, work.attempt, generation)
 
     def call(self, work: Work) -> CallInFlight:
         """Declare the intent, where one is needed, and make the call."""
@@ -186,25 +217,43 @@ class World:
         direction = _DIRECTIONS[type(work)]
         if direction is not Direction.PROBE and node.kind is StepKind.EFFECT:
             self.append(self.scribe.intent(node, direction, work.attempt, "worker", self.now_ms + LEASE_MS))
-        self.calls.append(CallInFlight(work.node, direction, work.attempt))
+        self.calls.append(self._in_flight(work))
         return self.calls[-1]
 
     def answer(self, call: CallInFlight, outcome: Outcome) -> None:
-        """Write an answer down if it still says something; a late success does while the node has no outcome."""
+        """Write an answer down if it still says something."""
         self.calls.remove(call)
-        at = self.record.state.node(call.node)
+        self._settle(call, outcome)
+
+    def resume(self, call: CallInFlight) -> None:
+        """Have the paused worker of a call do its work, and tell of it."""
+        self.paused.remove(call)
+        self._settle(call, Succeeded({"late": call.node} if call.direction is not Direction.UNDO else None))
+
+    def _settle(self, call: CallInFlight, outcome: Outcome) -> None:
+        if isinstance(outcome, Succeeded) and call.direction is not Direction.PROBE:
+            (self.present.discard if call.direction is Direction.UNDO else self.present.add)(call.node)
         node = self.record.state.plan.nodes[call.node]
-        fact = self.scribe.outcome(node, call.direction, call.attempt, outcome)
-        live = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(call.direction)
-        if node.kind is StepKind.TRANSACTION:
-            current = True
-        elif live is None:
-            current = at.status in {NodeStatus.SPENT, NodeStatus.PROBE_WAITING}
-        else:
-            current = at.status is live and at.attempt == call.attempt
-        late = isinstance(outcome, Succeeded) and fact.kind in NODE_TRANSITIONS[at.status]
-        if not self.closed and (current or late):
+        if node.kind is StepKind.TRANSACTION:  # runs inside the unit that asks for it
+            self.append(self.scribe.outcome(node, call.direction, call.attempt, outcome))
+        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is not None:
             self.append(fact)
+
+    def decisions(self) -> list[Fact]:
+        """Give every fact that an operator could add now."""
+        wishes = [
+            Intervention(verb=verb, actor="op", reason="because", evidence="seen", node=node, output={"op": node})
+            for verb in self.verbs
+            for node in ([None] if verb is Verb.CANCEL else self.record.state.nodes)
+        ]
+        found: list[Fact] = []
+        for wish in wishes:
+            try:
+                fact = fact_of(AnyResults(), self.record, wish, self.now_ms, 7)  # type: ignore[arg-type]  # all it needs
+            except AmendsError:
+                continue
+            found += [] if fact is None else [fact]
+        return found
 
     def outcomes(self, call: CallInFlight) -> list[Outcome]:
         """List the answers that a call may get; only the good one when the world has been unhelpful for long."""
@@ -234,17 +283,36 @@ class World:
         moves += [("answer", call) for call in self.calls] + [("lose", call) for call in self.calls]
         if due := self.due_times():
             moves.append(("wait", min(due)))
+        moves += self.happenings()
         assert moves, f"open, but nothing can happen: {self.record.state}"
         move, subject = choose(moves)
         if move == "call":
             self.call(subject)
         elif move == "answer":
             self._answer(subject, choose)
+        elif move in {"late", "operator"}:
+            self.happen(move, subject)
         elif move == "lose":
             self.calls.remove(subject)
+            if self.events and subject.direction is not Direction.PROBE:
+                self.paused.append(subject)
             self.bad[subject.node, subject.direction] = self.bad.get((subject.node, subject.direction), 0) + 1
         else:
             self.now_ms = subject
+
+    def happenings(self) -> list[tuple[str, Any]]:
+        """List what can happen that no driver asked for."""
+        if not self.events:
+            return []
+        return [("late", call) for call in self.paused] + [("operator", fact) for fact in self.decisions()]
+
+    def happen(self, move: str, subject: Any) -> None:  # noqa: ANN401 - a call or a fact
+        """Have a paused worker resume, or an operator decide."""
+        self.events -= 1
+        if move == "late":
+            self.resume(subject)
+        else:
+            self.append(subject)
 
     def _kind(self, call: CallInFlight) -> StepKind:
         return self.record.state.plan.nodes[call.node].kind
@@ -260,20 +328,33 @@ BOUND = 2_000
 """More moves than any random plan can need."""
 
 
-def make_history(plan: Plan, choose: Chooser) -> World:
+def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[Verb, ...] = tuple(Verb)) -> World:
     """Drive a run of a plan to its end.
+
+    Args:
+        plan: The plan.
+        choose: Chooses what happens.
+        events: How many things may happen besides, also after the run was closed: operators decide, paused workers
+            resume. Workers that are paused at the end have resumed as well.
+        verbs: What the operators do.
 
     Raises:
         AssertionError: An open state decides nothing, or the run does not end within the bound.
     """
     world = World.begin(plan)
+    world.events, world.verbs = events, verbs
     for _ in range(BOUND):
         world.conclude()
         decisions = decide(world.record.state, world.now_ms)
         assert bool(decisions) is not world.closed, f"{world.record.state.status}: {decisions}"
-        if world.closed:
+        if not world.closed:
+            world.act(choose)
+        elif world.paused and not (world.events and choose([True, False])):
+            world.resume(world.paused[0])
+        elif (happenings := world.happenings()) and choose([True, False]):
+            world.happen(*choose(happenings))
+        else:
             return world
-        world.act(choose)
     raise AssertionError(f"not closed after {BOUND} moves: {world.record.state}")
 
 
@@ -290,3 +371,11 @@ def histories(draw: st.DrawFn) -> World:
     # One seed instead of a draw per move: a run may take hundreds of moves, and shrinking the plan is what helps.
     chooser = draw(st.randoms(use_true_random=False))
     return make_history(plan, chooser.choice)
+
+
+@st.composite
+def eventful_histories(draw: st.DrawFn, verbs: tuple[Verb, ...] = tuple(Verb)) -> World:
+    """Any plan with any legal history, in which workers are paused and resume, and operators decide."""
+    plan = draw(plans())
+    chooser = draw(st.randoms(use_true_random=False))
+    return make_history(plan, chooser.choice, events=draw(st.integers(1, 6)), verbs=verbs)

@@ -13,6 +13,7 @@ from amends.aggregates.facts import (
     AttentionRequested,
     CompensationSucceeded,
     Fact,
+    LateEffectObserved,
     NodeFact,
     SagaCompleted,
     StepSucceeded,
@@ -46,7 +47,7 @@ def test_a_record_is_the_fold_of_its_facts(world: World) -> None:
 @given(world=histories())
 def test_a_record_has_the_results_of_what_succeeded(world: World) -> None:
     """There is a result for every node that succeeded and for no other, also after it was undone."""
-    expected = {fact.node: fact.result for fact in world.facts if isinstance(fact, StepSucceeded)}
+    expected = {f.node: f.result for f in world.facts if isinstance(f, StepSucceeded | LateEffectObserved)}
     assert world.record.results == expected
 
 

@@ -152,9 +152,14 @@ class LateClock(SystemClock):
         """Give the time in milliseconds since the epoch."""
         return super().now_ms() + self.later_ms
 
-    async def wait(self, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
+    async def wait(
+        self,
+        pending: Collection[asyncio.Future[Any]],
+        due_ms: int | None,
+        woken: asyncio.Future[Any] | None = None,
+    ) -> None:
         """Wait as long as calls are pending; otherwise until that time has come."""
-        await super().wait(pending, None if pending else due_ms)
+        await super().wait(pending, None if pending else due_ms, woken)
 
 
 async def test_an_outage_of_a_minute_uses_up_no_attempt_in_process(

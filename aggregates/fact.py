@@ -1,0 +1,202 @@
+"""What every fact of a run carries, and the part of it that decides.
+
+What decides is the *head* of a fact: kind, node, attempt and times. User data (input, results, reasons, error texts)
+stays in the fact and never leaves the journal; that is why folding and deciding can happen in places that must not see
+it, such as a Temporal workflow.
+
+A fact's id, `<run id>:<position>`, is deterministic: writing the same fact again is recognised as such.
+"""
+
+from typing import ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "AttemptFact",
+    "ClaimFact",
+    "Fact",
+    "FailureFact",
+    "Head",
+    "NodeFact",
+    "run_of",
+    "stream_of_run",
+]
+
+_PREFIX = "run/"
+
+
+def stream_of_run(run_id: str) -> str:
+    """Name the stream that holds a run's facts."""
+    return _PREFIX + run_id
+
+
+def run_of(stream: str) -> str | None:
+    """Give the run whose facts a stream holds; `None` when it is not a run's stream."""
+    return stream.removeprefix(_PREFIX) if stream.startswith(_PREFIX) else None
+
+
+class Head(NamedTuple):
+    """What folding needs of a fact; no user data.
+
+    Attributes:
+        position: Position in the run's stream, from 1.
+        kind: Name of the fact's class.
+        as_of_ms: The driver's time when it happened, in milliseconds since the epoch.
+        node: The node it is about; empty for facts about the run.
+        attempt: The attempt it is about, from 1; 0 where there is none.
+        due_ms: End of the claim (`*Started`) or time of the next attempt (`*AttemptFailed`), in milliseconds since the
+            epoch; `None` when there is none, which for `*AttemptFailed` means that the attempts are spent.
+        generation: Raised by a redo or by a second undo; part of the idempotency key.
+    """
+
+    position: int
+    kind: str
+    as_of_ms: int
+    node: str = ""
+    attempt: int = 0
+    due_ms: int | None = None
+    generation: int = 0
+
+
+class Fact(BaseModel):
+    """What every fact carries.
+
+    Attributes:
+        originator_id: The stream.
+        originator_version: Position in the stream, from 1.
+        as_of_ms: The driver's time, in milliseconds since the epoch; the only time that decides anything.
+        recorded_at_ms: Wall time of the append, in milliseconds since the epoch; for people.
+        correlation_id: What all facts of one business process share; the run's id unless the caller gave one.
+        causation_id: Id of the fact or message that led to this one; `None` for what came from outside without one.
+        actor: Who or what brought it about.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    class_version: ClassVar[int] = 1
+
+    originator_id: str
+    originator_version: int
+    as_of_ms: int
+    recorded_at_ms: int
+    correlation_id: str
+    causation_id: str | None
+    actor: str
+
+    @property
+    def kind(self) -> str:
+        """Name of the fact's class."""
+        return type(self).__name__
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run that the fact belongs to."""
+        return self.originator_id[len(_PREFIX) :]
+
+    @property
+    def position(self) -> int:
+        """Position in the run's stream, from 1."""
+        return self.originator_version
+
+    @property
+    def id(self) -> str:
+        """The fact's deterministic id, `<run id>:<position>`."""
+        return f"{self.run_id}:{self.originator_version}"
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(self.originator_version, type(self).__name__, self.as_of_ms)
+
+
+class NodeFact(Fact):
+    """A fact about one node.
+
+    Attributes:
+        node: Name of the node in the run's plan.
+        generation: Raised by a redo or a second undo.
+    """
+
+    node: str
+    generation: int = 0
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(self.originator_version, type(self).__name__, self.as_of_ms, self.node, 0, None, self.generation)
+
+
+class AttemptFact(NodeFact):
+    """A fact about one attempt.
+
+    Attributes:
+        attempt: The attempt, from 1.
+    """
+
+    attempt: int
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(
+            self.originator_version,
+            type(self).__name__,
+            self.as_of_ms,
+            self.node,
+            self.attempt,
+            None,
+            self.generation,
+        )
+
+
+class ClaimFact(AttemptFact):
+    """The intent to make a call: durable before the call.
+
+    Attributes:
+        key: The idempotency key, the same for every attempt.
+        worker: Who claims the node.
+        lease_until_ms: When the claim ends by itself, in milliseconds since the epoch.
+    """
+
+    key: str
+    worker: str
+    lease_until_ms: int
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(
+            self.originator_version,
+            type(self).__name__,
+            self.as_of_ms,
+            self.node,
+            self.attempt,
+            self.lease_until_ms,
+            self.generation,
+        )
+
+
+class FailureFact(AttemptFact):
+    """An attempt that ended without an answer.
+
+    Attributes:
+        error_type: Class of the error.
+        error: Its message, shortened.
+        retry_at_ms: Due time of the next attempt, in milliseconds since the epoch; `None` when the attempts are spent.
+    """
+
+    error_type: str
+    error: str
+    retry_at_ms: int | None
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(
+            self.originator_version,
+            type(self).__name__,
+            self.as_of_ms,
+            self.node,
+            self.attempt,
+            self.retry_at_ms,
+            self.generation,
+        )

@@ -1,0 +1,155 @@
+"""Bringing unfinished runs back to Temporal: after it lost them, failed them, or was restored from an older copy.
+
+The journal is the truth, so whatever Temporal knows less is made up for by starting the run's workflow again: it reads
+the journal and goes on from there, and no recorded step is run again. The other way round nothing can be made up for:
+where the *store* is older than Temporal, steps were taken that it does not know of. Such runs are refused and told.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import temporalio.client
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from amends.aggregates.errors import StoreBehindError, UnreachableError
+from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import OPEN
+from amends.sagas.messages_temporal import DRIVER, RunArguments
+from amends.sagas.starting_temporal import start_workflow
+
+__all__ = ["Recovery", "recover", "unknown_to_store"]
+
+_PAGE = 200
+_AT_ONCE = 20
+_LISTED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of the unfinished runs.
+
+    Attributes:
+        started: Runs whose workflow was started, because Temporal had none that runs.
+        driven: Runs that Temporal drove already; they were told to look at the journal.
+        refused: Runs that are left alone, with the reason.
+    """
+
+    started: list[str] = field(default_factory=list)
+    driven: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def found(self) -> int:
+        """How many unfinished runs there are."""
+        return len(self.started) + len(self.driven) + len(self.refused)
+
+
+async def recover(
+    client: temporalio.client.Client,
+    journal: Journal,
+    *,
+    task_queue: str,
+    sagas: Sequence[str] | None,
+    accept_older_store: bool = False,
+) -> Recovery:
+    """Have Temporal drive every unfinished run of its own.
+
+    Args:
+        client: Temporal.
+        journal: The store whose open runs are looked at.
+        task_queue: Queue of the workers.
+        sagas: Only runs of these sagas; others belong to other workers. `None` for all.
+        accept_older_store: Whether to go on with runs of which Temporal has seen more than the store holds. Effects
+            that the store does not know of are then called again, under the same keys.
+
+    Raises:
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    recovery, last = Recovery(), None
+    while page := await journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
+        last = page[-1].run_id
+        ours = [row for row in page if row.driver == DRIVER and (sagas is None or row.saga in sagas)]
+        for first in range(0, len(ours), _AT_ONCE):
+            await asyncio.gather(
+                *(
+                    _recover_one(client, journal, row, task_queue, recovery, accept_older_store=accept_older_store)
+                    for row in ours[first : first + _AT_ONCE]
+                )
+            )
+    return recovery
+
+
+async def _recover_one(
+    client: temporalio.client.Client,
+    journal: Journal,
+    row: RunSummary,
+    task_queue: str,
+    recovery: Recovery,
+    *,
+    accept_older_store: bool,
+) -> None:
+    status = await _status(client, row.run_id)
+    if status is WorkflowExecutionStatus.FAILED and not accept_older_store:
+        why = await _store_behind(client, row.run_id)
+        if why is not None:
+            recovery.refused[row.run_id] = why
+            return
+    await start_workflow(
+        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue, nudge=True
+    )
+    (recovery.driven if status is WorkflowExecutionStatus.RUNNING else recovery.started).append(row.run_id)
+
+
+async def _status(client: temporalio.client.Client, run_id: str) -> WorkflowExecutionStatus | None:
+    try:
+        return (await client.get_workflow_handle(run_id).describe()).status
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
+
+
+async def _store_behind(client: temporalio.client.Client, run_id: str) -> str | None:
+    """Tell why a failed workflow must not be started again; `None` when it may."""
+    try:
+        await client.get_workflow_handle(run_id).result()
+    except WorkflowFailureError as failure:
+        error: BaseException | None = failure
+        while error is not None:
+            if isinstance(error, ApplicationError) and error.type == StoreBehindError.__name__:
+                return error.message
+            error = getattr(error, "cause", None)
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
+    return None
+
+
+async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *, task_queue: str) -> list[str]:
+    """List runs that Temporal drives for this store and that the store does not have: it is an older copy.
+
+    Looks at most at a thousand running workflows, as Temporal lists them.
+
+    Raises:
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    query = f'ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
+    try:
+        listed = [each.id async for each in client.list_workflows(query, limit=_LISTED)]
+        unknown = [each for each in listed if await journal.record(each) is None]
+        return [each for each in unknown if await _belongs(client, each, journal.store_id)]
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not list its workflows: {error}") from None
+
+
+async def _belongs(client: temporalio.client.Client, run_id: str, store_id: str) -> bool:
+    async for event in client.get_workflow_handle(run_id).fetch_history_events(page_size=1):
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+        if not payloads:
+            return False
+        arguments: RunArguments = client.data_converter.payload_converter.from_payload(payloads[0], RunArguments)
+        return arguments.store_id == store_id
+    return False

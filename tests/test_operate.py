@@ -1,0 +1,365 @@
+"""Operators, cancels and late answers: whatever happens beside the plan, the record comes to the truth."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of
+
+from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError
+from amends.aggregates.evolve import begin, evolve
+from amends.aggregates.facts import (
+    AttentionRequested,
+    CancelRequested,
+    CompensationStarted,
+    Fact,
+    LateEffectObserved,
+    OperatorFact,
+    SagaFailed,
+    StepStarted,
+)
+from amends.aggregates.plan import Role, Stage, StepKind
+from amends.aggregates.state import RunStatus
+from amends.sagas.decide import Conclusion, RunCompensation, RunStep, decide
+from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision, preview
+from amends.sagas.outcome import Failed, Refused, Succeeded
+
+REGISTRY: Any = AnyResults()
+PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
+AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
+LOST = Failed("TimeoutError", "no answer")
+HONEST = (Verb.RETRY, Verb.CANCEL)
+
+
+def wish(verb: Verb, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
+    """Make an operator's decision."""
+    return Intervention(
+        **{"verb": verb, "node": node, "actor": "op", "reason": "because", "evidence": "seen", **changes}
+    )
+
+
+def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
+    """Have the call that is due at a node answered."""
+    work = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
+    assert not isinstance(work, Conclusion)
+    world.answer(world.call(work), outcome)  # type: ignore[arg-type]  # not a wait either, as the tests have it
+    world.conclude()
+
+
+def operate(world: World, verb: Verb, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
+    """Have an operator decide."""
+    fact = fact_of(REGISTRY, world.record, wish(verb, node, **changes), world.now_ms, 7)
+    if fact is not None:
+        world.append(fact)
+        world.conclude()
+    return fact
+
+
+def status(world: World) -> RunStatus:
+    """Give where a run stands."""
+    return world.record.state.status
+
+
+def open_nodes(world: World) -> tuple[str, ...]:
+    """Give what an operator has to decide about."""
+    return world.record.current
+
+
+def kinds(world: World) -> list[str]:
+    """Give the facts of a run by kind."""
+    return [fact.kind for fact in world.facts]
+
+
+# ---- whatever happens
+
+
+@given(world=eventful_histories())
+def test_every_eventful_run_ends_and_folds_alike(world: World) -> None:
+    """With operators, cancels and late answers every run still closes, and its facts fold to what was decided on."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        state = evolve(state, fact.head)
+    assert state == world.record.state
+    assert state.closed
+
+
+@given(world=eventful_histories(HONEST))
+@settings(max_examples=300)
+def test_a_compensated_run_has_left_nothing_behind(world: World) -> None:
+    """When every paused worker has resumed, no effect is there whose run says that it was compensated."""
+    state = world.record.state
+    left = {
+        name
+        for name in world.present
+        if not state.plan.nodes[name].read_only and state.plan.nodes[name].irreversible is None
+    }
+    if state.status is RunStatus.COMPENSATED:
+        assert left == set()
+    elif state.status is RunStatus.NEEDS_ATTENTION and state.backward:
+        assert left <= set(world.record.current)
+    elif state.status is RunStatus.COMPLETED:
+        assert world.present >= {node.name for node in state.plan.nodes.values() if node.kind is StepKind.EFFECT}
+
+
+@given(world=eventful_histories())
+def test_what_is_done_again_after_a_definite_answer_has_a_new_key(world: World) -> None:
+    """A step is attempted under one key until it was refused or failed, and undone under one until it acted again."""
+    keys: dict[tuple[str, type[Fact]], list[str]] = {}
+    for fact in world.facts:
+        if isinstance(fact, StepStarted | CompensationStarted):
+            found = keys.setdefault((fact.node, type(fact)), [])
+            if fact.key not in found:
+                found.append(fact.key)
+            assert fact.key == found[-1], "a former key was used again"
+    for (node, kind), found in keys.items():
+        again = "RetryRequested" if kind is StepStarted else "LateEffectObserved"
+        reasons = [fact for fact in world.facts if fact.kind == again and getattr(fact, "node", "") == node]
+        assert len(found) <= 1 + len(reasons)
+
+
+@given(world=eventful_histories(HONEST))
+@settings(max_examples=300)
+def test_what_acted_after_its_undo_had_begun_is_undone_under_another_key(world: World) -> None:
+    """A participant that knows a key gives the answer that it gave; so the second undo must not carry the first's."""
+    used: dict[str, set[str]] = {}
+    barred: dict[str, set[str]] = {}
+    for fact in world.facts:
+        if isinstance(fact, CompensationStarted):
+            used.setdefault(fact.node, set()).add(fact.key)
+            assert fact.key not in barred.get(fact.node, set())
+        elif isinstance(fact, LateEffectObserved):
+            barred[fact.node] = set(used.get(fact.node, set()))
+
+
+@given(world=eventful_histories())
+def test_attention_names_exactly_what_is_open(world: World) -> None:
+    """A run that waits for an operator names nodes that an operator can decide about, and can say what he could do."""
+    if world.record.state.status is RunStatus.NEEDS_ATTENTION:
+        assert isinstance(
+            next(f for f in reversed(world.facts) if isinstance(f, AttentionRequested)), AttentionRequested
+        )
+        assert world.record.current
+        assert set(world.record.current) <= set(open_for_decision(world.record.state))
+
+
+@given(world=eventful_histories((Verb.CANCEL,)))
+def test_a_cancel_turns_the_run_or_comes_too_late(world: World) -> None:
+    """Of a cancelled run nothing new is begun before it turns; only its pivot, when it was in flight, overtakes it."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        if state.status is RunStatus.CANCELLING:
+            assert not isinstance(fact, StepStarted)
+        state = evolve(state, fact.head)
+    cancelled = any(isinstance(fact, CancelRequested) for fact in world.facts)
+    turned = any(isinstance(fact, SagaFailed) for fact in world.facts)
+    if cancelled and not turned:
+        pivots = [n.name for n in state.plan.nodes.values() if n.role is Role.PIVOT]
+        passed = state.plan.forward_only(state.cursor) and pivots
+        assert passed or state.status is RunStatus.NEEDS_ATTENTION
+
+
+@given(world=eventful_histories())
+def test_a_preview_is_what_happens(world: World) -> None:
+    """What is shown before a decision is what the decision leads to, at every state and for every verb."""
+    for verb in Verb:
+        for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
+            intervention = wish(verb, node)
+            try:
+                shown = preview(REGISTRY, world.record, intervention, world.now_ms)
+            except AmendsError:
+                continue
+            if shown.fact is None:
+                assert shown.after == world.record
+            else:
+                assert shown.after == world.record.apply(shown.fact)
+                assert shown.next == decide(shown.after.state, world.now_ms)
+
+
+def test_eventful_histories_cover_what_can_happen() -> None:
+    """The histories that these properties are checked on contain every kind of operator's fact and of late answers."""
+    import random  # noqa: PLC0415 - only here
+
+    found: set[str] = set()
+    for seed in range(400):
+        choose = random.Random(seed).choice  # noqa: S311 - not for secrets
+        found |= {fact.kind for fact in make_history(make_plan(choose), choose, events=6).facts}
+    wanted = {cls.__name__ for cls in OperatorFact.__subclasses__()} | {"LateEffectObserved", "CancelRequested"}
+    assert wanted <= found
+
+
+# ---- single situations
+
+
+def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
+    """Who has said no under a key goes on saying it; a redo is another question."""
+    world = World.begin(plan_of(PIVOT, AFTER))
+    do(world, "pivot", Succeeded(None))
+    do(world, "after", Refused("closed today"))
+    assert status(world) is RunStatus.NEEDS_ATTENTION
+    operate(world, Verb.RETRY)
+    assert decide(world.record.state, world.now_ms) == (RunStep("after", 1),)
+    do(world, "after", Succeeded(None))
+    assert status(world) is RunStatus.COMPLETED
+    assert [fact.key for fact in world.facts if isinstance(fact, StepStarted)][1:] == [
+        "run-1/after/do/0",
+        "run-1/after/do/1",
+    ]
+
+
+def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
+    """An operator's retry gives an exhausted compensation a new budget and the key that the participant knows."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "a", Failed("TimeoutError", "gone", final=True))
+    assert open_nodes(world) == ("a",)
+    operate(world, Verb.RETRY, "a")
+    assert open_nodes(world) == ()
+    assert decide(world.record.state, world.now_ms) == (RunCompensation("a", 1),)
+    do(world, "a", Succeeded(None))
+    assert status(world) is RunStatus.COMPENSATED
+    assert {fact.key for fact in world.facts if isinstance(fact, CompensationStarted)} == {"run-1/a/undo/0"}
+
+
+@pytest.mark.parametrize(("verb", "fact"), [(Verb.SKIP, "CompensationSkipped"), (Verb.RESOLVE, "CompensationResolved")])
+def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str) -> None:
+    """Either closes the run, and the journal says who decided it and why."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "a", Refused("never"))
+    written = operate(world, verb)
+    assert isinstance(written, OperatorFact)
+    assert (written.kind, written.actor, written.reason, written.evidence) == (fact, "op", "because", "seen")
+    assert kinds(world)[-2:] == [fact, "SagaCompensated"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        (Verb.RESOLVE, RunStatus.COMPLETED),
+        (Verb.SKIP, RunStatus.COMPLETED),
+        (Verb.RULE_OUT, RunStatus.COMPENSATED),
+    ],
+)
+def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: Verb, expected: RunStatus) -> None:
+    """Nobody knows whether it happened until somebody says so: then the run goes on, or back."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT.model_copy(update={"retry": plan_node("x").retry})))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Failed("ValueError", "what?", final=True))
+    assert open_nodes(world) == ("pivot",)
+    operate(world, verb, output="receipt")
+    while not world.closed:
+        do(world, "a", Succeeded(None))
+    assert status(world) is expected
+    assert ("pivot" in world.record.results) is (verb is not Verb.RULE_OUT)
+
+
+def test_a_cancel_waits_for_what_is_in_flight_and_undoes_it() -> None:
+    """A call in flight settles, then everything is undone; a second cancel changes nothing."""
+    world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), PIVOT))
+    do(world, "a", Succeeded(None))
+    call = world.call(RunStep("b", 1))
+    operate(world, Verb.CANCEL)
+    assert status(world) is RunStatus.CANCELLING
+    assert operate(world, Verb.CANCEL) is None
+    world.answer(call, Succeeded(None))
+    world.conclude()
+    assert status(world) is RunStatus.COMPENSATING
+    assert world.record.error == "cancelled by op: because"
+    assert operate(world, Verb.CANCEL) is None
+    assert set(decide(world.record.state, 0)) == {RunCompensation("a", 1), RunCompensation("b", 1)}
+
+
+def test_a_cancel_while_a_step_waits_works_at_once() -> None:
+    """A step that waits for its next attempt is not waited for: it is in doubt, and undone."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", LOST)
+    operate(world, Verb.CANCEL)
+    assert kinds(world)[-3:] == ["CancelRequested", "StepInDoubt", "SagaFailed"]
+
+
+def test_a_pivot_in_flight_overtakes_a_cancel() -> None:
+    """When the pivot succeeds after all, the cancel came too late and the run goes forward."""
+    world = World.begin(plan_of(PIVOT, AFTER))
+    call = world.call(RunStep("pivot", 1))
+    operate(world, Verb.CANCEL)
+    world.answer(call, Succeeded(None))
+    world.conclude()
+    assert status(world) is RunStatus.RUNNING
+    assert decide(world.record.state, 0) == (RunStep("after", 1),)
+    with pytest.raises(RefusedError, match="has passed its pivot and only goes forward"):
+        operate(world, Verb.CANCEL)
+
+
+def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -> None:
+    """The participant must not take the second undo for a repetition of the first."""
+    world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
+    first = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    operate(world, Verb.CANCEL)
+    do(world, "a", Succeeded(None))
+    assert status(world) is RunStatus.COMPENSATED
+    world.answer(first, Succeeded({"late": True}))
+    assert isinstance(world.facts[-1], LateEffectObserved)
+    assert status(world) is RunStatus.COMPENSATING
+    do(world, "a", Succeeded(None))
+    assert status(world) is RunStatus.COMPENSATED
+    undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
+    assert undos == ["run-1/a/undo/0", "run-1/a/undo/1"]
+    assert world.record.results["a"] == {"late": True}
+
+
+def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
+    """A live claim is named with what is left of it."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    world.call(RunStep("a", 1))
+    with pytest.raises(BusyError, match=r"'a' is being worked on, and its claim ends in 1 s") as busy:
+        operate(world, Verb.RETRY, "a")
+    assert busy.value.until_ms == 1_000
+
+
+@pytest.mark.parametrize(
+    ("intervention", "error", "message"),
+    [
+        (wish(Verb.RETRY, "z"), InputError, "has no step 'z'; it has a, pivot"),
+        (wish(Verb.RETRY, reason=" "), InputError, "needs a reason"),
+        (wish(Verb.RETRY), RefusedError, "there is nothing to decide"),
+        (wish(Verb.RETRY, "a"), RefusedError, "'a' is succeeded, there is nothing to try again"),
+        (wish(Verb.SKIP, "a"), RefusedError, "skip does not fit"),
+        (wish(Verb.RESOLVE, "a"), RefusedError, "resolve does not fit"),
+        (wish(Verb.RESOLVE, "a", evidence=None), InputError, "needs evidence"),
+        (wish(Verb.RULE_OUT, "a", evidence=""), InputError, "needs evidence"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    intervention: Intervention, error: type[AmendsError], message: str
+) -> None:
+    """Each refusal says what is so, and nothing is written."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", Succeeded(None))
+    with pytest.raises(error) as refused:
+        fact_of(REGISTRY, world.record, intervention, 0, 0)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_of_several_open_nodes_one_has_to_be_named() -> None:
+    """The message names them."""
+    world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), PIVOT))
+    for name in ("a", "b"):
+        do(world, name, Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    for name in ("a", "b"):
+        do(world, name, Refused("never"))
+    with pytest.raises(InputError, match="several open steps; name one of them: a, b"):
+        operate(world, Verb.RETRY)
+
+
+def test_a_completed_run_cannot_be_cancelled() -> None:
+    """What a finished business process did is taken back by another one."""
+    world = World.begin(plan_of(plan_node("a")))
+    do(world, "a", Succeeded(None))
+    with pytest.raises(RefusedError, match="is COMPLETED and cannot be cancelled"):
+        operate(world, Verb.CANCEL)
