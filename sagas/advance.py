@@ -66,6 +66,7 @@ __all__ = [
     "effects_due",
     "next_due_ms",
     "transactions_due",
+    "work_due",
 ]
 
 LEASE_GRACE_MS = 75_000
@@ -121,6 +122,17 @@ def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
 def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
     """Give the transactions and their compensations that are due."""
     return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
+
+
+def work_due(record: RunRecord, now_ms: int, asked: frozenset[str]) -> bool:
+    """Tell whether there is work that nobody has begun.
+
+    Args:
+        record: The run.
+        now_ms: The driver's time.
+        asked: Nodes whose probe is in flight.
+    """
+    return any(not (isinstance(work, RunProbe) and work.node in asked) for work in _work(record, now_ms))
 
 
 def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
@@ -261,10 +273,21 @@ class Protocol:
             return record, None
         return self._declare(tx, record, due, now_ms)
 
-    def claim_all(self, tx: Tx, record: RunRecord, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
-        """Claim every effect that is due, in the unit that found it out."""
+    def claim_all(
+        self, tx: Tx, record: RunRecord, now_ms: int, asked: frozenset[str] = frozenset()
+    ) -> tuple[RunRecord, tuple[Task, ...]]:
+        """Claim every effect that is due, in the unit that found it out.
+
+        Args:
+            tx: The unit's transaction.
+            record: The run at its head.
+            now_ms: The driver's time.
+            asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
+        """
         tasks: list[Task] = []
         for due in effects_due(record, now_ms):
+            if isinstance(due, RunProbe) and due.node in asked:
+                continue
             record, task = self._declare(tx, record, due, now_ms)
             tasks.append(task)
         return record, tuple(tasks)

@@ -20,7 +20,7 @@ from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import OPEN
-from amends.sagas.advance import Protocol, next_due_ms, transactions_due
+from amends.sagas.advance import Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
 from amends.sagas.invoke_asyncio import call_effect
@@ -30,7 +30,7 @@ from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
 from amends.sagas.saga import Saga
 from amends.sagas.start import prepare_start
-from amends.sagas.task import Task
+from amends.sagas.task import Direction, Task
 
 __all__ = ["DRIVER", "Runner"]
 
@@ -205,12 +205,16 @@ class Runner:
     async def _commit(self, unit: Unit[T], run_id: str) -> T:
         return await self._journal.commit(unit, runs=(run_id,), patience=self._patience)
 
-    def _step(self, tx: Tx, run_id: str, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
-        return self._protocol.claim_all(tx, self._protocol.advance(tx, run_id, now_ms), now_ms)
+    def _step(
+        self, tx: Tx, run_id: str, now_ms: int, asked: frozenset[str] = frozenset()
+    ) -> tuple[RunRecord, tuple[Task, ...]]:
+        return self._protocol.claim_all(tx, self._protocol.advance(tx, run_id, now_ms), now_ms, asked)
 
-    def _settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> tuple[RunRecord, tuple[Task, ...]]:
+    def _settle(
+        self, tx: Tx, task: Task, outcome: Outcome, now_ms: int, asked: frozenset[str]
+    ) -> tuple[RunRecord, tuple[Task, ...]]:
         record = self._protocol.settle_and_follow(tx, task, outcome, now_ms)
-        return self._protocol.claim_all(tx, record, now_ms)
+        return self._protocol.claim_all(tx, record, now_ms, asked)
 
     async def _drive(self, record: RunRecord, tasks: Iterable[Task]) -> RunRecord:
         calls: dict[asyncio.Task[Outcome], Task] = {}
@@ -232,15 +236,16 @@ class Runner:
     ) -> tuple[RunRecord, tuple[Task, ...]]:
         """Wait for the first answer or the next due time, and write down what follows from it."""
         now_ms = self._clock.now_ms()
-        due_ms = next_due_ms(decide(record.state, now_ms))
-        if not transactions_due(record, now_ms):
-            await self._wait(record.run_id, calls, due_ms)
+        asked = frozenset(task.node for task in calls.values() if task.direction is Direction.PROBE)
+        if not work_due(record, now_ms, asked):
+            await self._wait(record.run_id, calls, next_due_ms(decide(record.state, now_ms)))
             now_ms = self._clock.now_ms()
             call = next((each for each in calls if each.done()), None)
             if call is not None:
                 task, outcome = calls.pop(call), call.result()
-                return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms), record.run_id)
-        return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms), record.run_id)
+                still = frozenset(each.node for each in calls.values() if each.direction is Direction.PROBE)
+                return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms, still), record.run_id)
+        return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms, asked), record.run_id)
 
     async def _wait(self, run_id: str, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
         waker = self._wakers[run_id]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS
+from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS, WHILE
+from amends.aggregates.state import CLOSED
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,15 @@ def test_every_row_of_the_tables_is_drawn(diagrams: dict[str, Any]) -> None:
             for kind, after in row.items():
                 target = f"--> {after.value.replace(' ', '_')}: "
                 assert any(target in line and kind in line for line in arrows), (status, kind)
-            assert row or arrows == [f"    {status.value.replace(' ', '_')} --> [*]"]
+            assert row or f"    {status.value.replace(' ', '_')} --> [*]" in arrows
+
+
+def test_what_opens_a_closed_run_is_drawn(diagrams: dict[str, Any]) -> None:
+    """Each kind of fact about a node that can come when a run is closed is an arrow that leads out of it."""
+    drawn = diagrams["run_diagram"]().splitlines()
+    for status in CLOSED:
+        leading = "".join(line for line in drawn if line.startswith(f"    {status} --> ") and "[*]" not in line)
+        assert {kind for kind in WHILE if kind in leading} == {kind for kind in WHILE if status in WHILE[kind]}
 
 
 def test_a_table_is_drawn_like_this(diagrams: dict[str, Any]) -> None:
