@@ -30,8 +30,9 @@ from sqlalchemy import Engine, exc
 
 from amends.aggregates import streams_sql
 from amends.aggregates.batch_sql import Batch, BatchLost, Known, MistakenError
-from amends.aggregates.engine_sql import as_amends_error, writing
+from amends.aggregates.engine_sql import writing
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
+from amends.aggregates.failures_sql import as_amends_error
 from amends.aggregates.journal import Unit
 from amends.aggregates.transaction_sql import SqlTx
 

@@ -1,8 +1,8 @@
-"""Engines of the store, how a writer begins, and what database errors mean to a person.
+"""Engines of the store, and how a writer begins.
 
-Everything that differs between SQLite and PostgreSQL below the level of SQL is here. Tables are in `schema_sql`, their
-creation in `migrations_sql`. Creating an engine does not connect, so an unreachable database shows at the first use, as
-an SQLAlchemy error; `as_amends_error` says in one line what it means.
+What differs between SQLite and PostgreSQL below the level of SQL is here. Tables are in `schema_sql`, their creation in
+`migrations_sql`. Creating an engine does not connect, so an unreachable database shows at the first use, as an
+SQLAlchemy error; `failures_sql` says in one line what it means.
 
 Both databases are used so that there is one writer at a time (`writing`). Ids of the notification log are handed out
 inside the writing transaction, and therefore the order of commits is the order of ids: a reader that has seen id n will
@@ -21,25 +21,21 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import event, exc, text
-from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, create_engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.pool import QueuePool
 
-from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
-from amends.aggregates.schema_sql import metadata
+from amends.aggregates.errors import InputError, UnreachableError
+from amends.aggregates.failures_sql import BUSY_TIMEOUT_S, STORE, name_errors, store_errors
 
 __all__ = [
-    "as_amends_error",
+    "check_writable",
     "create_store_engine",
     "is_readonly",
     "safe_url",
-    "store_errors",
     "take_writer_lock",
     "writing",
     "writing_engine",
 ]
-
-BUSY_TIMEOUT_S = 30
-"""Longest wait for another writer, in seconds; units of the committer take milliseconds."""
 
 CONNECT_TIMEOUT_S = 5
 """Longest wait for a PostgreSQL server to answer, in seconds."""
@@ -54,7 +50,6 @@ WRITER_LOCK = 0x616D6E64
 """First half of the advisory lock's key ("amnd"); the second half is made of the schema's name."""
 
 _WRITING = "amends_writing"
-_STORE = "amends_store"
 _READONLY = "amends_readonly"
 _FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
 # Closing any descriptor of a file drops all POSIX locks that the process has on it: SQLite's too. So no thread may open
@@ -126,6 +121,25 @@ def take_writer_lock(connection: Connection) -> None:
         connection.execute(_TAKE_WRITER_LOCK, {"lock": WRITER_LOCK})
 
 
+def check_writable(engine: Engine) -> None:
+    """See that the store can be written before anything is promised; a file was looked at when its engine was made.
+
+    Raises:
+        UnreachableError: The server or the connection is read-only, or the user may only read.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    with store_errors(), engine.connect() as connection:
+        readonly, granted = connection.execute(_MAY_WRITE).one()
+    if readonly:
+        raise UnreachableError(f"store {safe_url(engine)!r} is read-only; connect to the primary server")
+    if not granted:
+        raise UnreachableError(
+            f"store {safe_url(engine)!r} may not be written by this user; "
+            f"grant it SELECT, INSERT, UPDATE and DELETE on all tables of the schema"
+        )
+
+
 def is_readonly(engine: Engine) -> bool:
     """Tell whether the engine was made to refuse every write."""
     return bool(engine.get_execution_options().get(_READONLY))
@@ -137,7 +151,7 @@ def safe_url(url: str | URL | Engine) -> str:
     Parameters after `?` are left out, because they may hold secrets as well.
     """
     if isinstance(url, Engine):
-        named = url.get_execution_options().get(_STORE)
+        named = url.get_execution_options().get(STORE)
         return named if isinstance(named, str) else safe_url(url.url)
     try:
         parsed = make_url(url)
@@ -187,7 +201,7 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
         max_overflow=0 if in_memory else 10,
         pool_timeout=BUSY_TIMEOUT_S,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S, "isolation_level": None},
-        execution_options={_STORE: name, _READONLY: readonly},
+        execution_options={STORE: name, _READONLY: readonly},
     )
 
     @event.listens_for(engine, "connect")
@@ -207,7 +221,7 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
         wanted = connection.get_execution_options().get(_WRITING)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if wanted else "BEGIN")
 
-    _name_errors(engine, name)
+    name_errors(engine, name)
     return engine
 
 
@@ -266,7 +280,7 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
         raise InputError(
             f"store URL {name!r} needs the driver for PostgreSQL ({error}); pip install 'amends[postgresql]'"
         ) from error
-    options: dict[str, Any] = {_STORE: name, _READONLY: readonly}
+    options: dict[str, Any] = {STORE: name, _READONLY: readonly}
     if readonly:
         options["postgresql_readonly"] = True
     connect_args: dict[str, Any] = {
@@ -309,101 +323,12 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
         if connection.get_execution_options().get(_WRITING):
             take_writer_lock(connection)
 
-    _name_errors(engine, name)
+    name_errors(engine, name)
     return engine
 
 
-_TAKE_WRITER_LOCK = text("SELECT pg_advisory_xact_lock(:lock, hashtext(coalesce(current_schema(), '')))")
-
-
-# ---- errors
-
-
-def _name_errors(engine: Engine, name: str) -> None:
-    """Have every error of this engine carry the store's name, so that its message can say which one it was."""
-
-    @event.listens_for(engine, "handle_error")
-    def _name(context: ExceptionContext) -> None:
-        if context.sqlalchemy_exception is not None:
-            setattr(context.sqlalchemy_exception, _STORE, name)
-
-
-_REMEDIES = (
-    # SQLite's names of errors and PostgreSQL's SQLSTATEs, by prefix.
-    ("SQLITE_BUSY", f"another process has been writing for over {BUSY_TIMEOUT_S} s; find it, then try again"),
-    ("SQLITE_LOCKED", "another connection holds the table; try again"),
-    ("SQLITE_FULL", "make room on the disk; nothing was written"),
-    ("SQLITE_READONLY", "make the file and its directory writable"),
-    ("SQLITE_CANTOPEN", "check that the file and its directory exist and may be read and written"),
-    ("SQLITE_IOERR", "check the disk"),
-    ("55P03", f"another process has been writing for over {BUSY_TIMEOUT_S} s; find it, then try again"),
-    ("53100", "make room on the server's disk; nothing was written"),
-    ("53300", "raise the server's max_connections or use fewer processes"),
-    ("25006", "the server or connection is read-only; connect to the primary server"),
-    ("28", "check the user and password"),
-    ("42501", "grant the user what it lacks"),
+_MAY_WRITE = text(
+    "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on', "
+    "has_table_privilege('stored_events', 'INSERT')"
 )
-_NO_TABLE = re.compile(r"no such table: (?:main\.)?(\S+)|relation \"(?:[^\".]+\.)?([^\"]+)\" does not exist")
-_BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
-
-
-def as_amends_error(error: BaseException) -> AmendsError:
-    """Say what an error of the database means: what failed, at which store, what to do.
-
-    Neither the statement nor its parameters are in the message, since they may hold user data.
-
-    Args:
-        error: An SQLAlchemy error, or one of the recorders' that wraps one; an `AmendsError` is returned as it is.
-
-    Returns:
-        `UnreachableError` when the store could not do it now and may do it later; `JournalError` when its schema or
-        content is not what this version works with; `InputError` when a user's own table is missing.
-    """
-    if isinstance(error, AmendsError):
-        return error
-    while not isinstance(error, exc.SQLAlchemyError) and error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
-    name = getattr(error, _STORE, None)
-    store = f"store {name!r}" if name else "the store"
-    reason, code = _reason(error)
-    if missing := _NO_TABLE.search(reason):
-        return _missing_table(store, missing[1] or missing[2])
-    if code.startswith(_BROKEN):
-        return JournalError(f"{store} is not a sound SQLite database ({reason}); restore it from a backup")
-    remedy = next((remedy for prefix, remedy in _REMEDIES if code.startswith(prefix)), None)
-    if remedy is None and _unreachable(error):
-        remedy = "check that it runs and that the URL is right"
-    if remedy is None:
-        return JournalError(f"{store} refused: {reason}; `amends db check` looks for damage")
-    return UnreachableError(f"{store}: {reason}; {remedy}")
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Raise SQLAlchemy errors of the block as what `as_amends_error` makes of them."""
-    try:
-        yield
-    except exc.SQLAlchemyError as error:
-        raise as_amends_error(error) from error
-
-
-def _reason(error: BaseException) -> tuple[str, str]:
-    """Give an error's first line and its code in the database's own terms."""
-    cause: BaseException = error
-    if isinstance(error, exc.DBAPIError) and error.orig is not None:
-        cause = error.orig
-    lines = str(cause).strip().splitlines()
-    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or ""
-    return (lines[0] if lines else type(cause).__name__), code
-
-
-def _unreachable(error: BaseException) -> bool:
-    return isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or bool(
-        getattr(error, "connection_invalidated", False)
-    )
-
-
-def _missing_table(store: str, table: str) -> AmendsError:
-    if table in metadata.tables or table == "alembic_version":
-        return JournalError(f"{store} has no table {table!r}; run `amends db upgrade`")
-    return InputError(f"{store} has no table {table!r}; create it before a step uses it")
+_TAKE_WRITER_LOCK = text("SELECT pg_advisory_xact_lock(:lock, hashtext(coalesce(current_schema(), '')))")

@@ -17,8 +17,9 @@ from amends.aggregates.batch_sql import Known
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.committer_sql import Committer, OnCommit
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.engine_sql import create_store_engine, store_errors
+from amends.aggregates.engine_sql import check_writable, create_store_engine
 from amends.aggregates.facts import Fact, stream_of_run
+from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.index_sql import find_runs
 from amends.aggregates.journal import RunQuery, Unit
 from amends.aggregates.loading_sql import Plans, load_aggregate, load_record
@@ -58,7 +59,9 @@ def open_journal(
         codec.register(aggregate)
     engine = create_store_engine(url)
     try:
-        return SqlJournal(engine, codec, ensure_schema(engine), on_commit=on_commit)
+        store_id = ensure_schema(engine)
+        check_writable(engine)
+        return SqlJournal(engine, codec, store_id, on_commit=on_commit)
     except BaseException:
         engine.dispose()
         raise

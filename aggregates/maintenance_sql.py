@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Engine, delete, exc, literal, select, text
 
 from amends.aggregates.audit import AggregateAudit, Finding, FindingKind, RunAudit, StreamAudit
 from amends.aggregates.codec import EventCodec
-from amends.aggregates.engine_sql import as_amends_error, safe_url, store_errors, writing
+from amends.aggregates.engine_sql import safe_url, writing
 from amends.aggregates.facts import run_of, stream_of_run
+from amends.aggregates.failures_sql import as_amends_error, store_errors
 from amends.aggregates.index_sql import write_keys, write_runs
 from amends.aggregates.loading_sql import Plans
 from amends.aggregates.plan import Plan

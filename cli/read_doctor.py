@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.text import Text
 
-from amends.aggregates.errors import AmendsError
+from amends.aggregates.errors import AmendsError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
@@ -27,6 +27,7 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import load_project, settings_of
 
 if TYPE_CHECKING:
+    from amends.aggregates.journal_sql import SqlJournal
     from amends.cli.reach_temporal import Reach
 
 __all__ = ["Check", "doctor"]
@@ -64,8 +65,9 @@ def _wrong(part: str, found: str) -> Check:
 
 
 class _Store(NamedTuple):
-    store_id: str
-    for_workers: bool  # whether any open run needs a worker to go on
+    store_id: str | None  # when it could be read
+    for_workers: bool = False  # whether any open run needs a worker to go on
+    away: bool = False  # whether it may answer later
 
 
 def doctor(
@@ -149,10 +151,10 @@ def _data_dir(settings: Settings) -> Iterator[Check]:
         yield _ok("data_dir", f"{path} can be written")
 
 
-def _store(settings: Settings) -> tuple[list[Check], _Store | None]:
+def _store(settings: Settings) -> tuple[list[Check], _Store]:
     path = sqlite_file(settings)
     if path is not None and not path.exists():
-        return [_absent(settings, path)], None
+        return [_absent(settings, path)], _Store(None)
     checks: list[Check] = []
     if path is not None:
         checks += _permissions(path)
@@ -160,19 +162,32 @@ def _store(settings: Settings) -> tuple[list[Check], _Store | None]:
         with open_for_reading(settings) as journal:
             from amends.aggregates.migrations_sql import HEAD_REVISION  # noqa: PLC0415 - imports the database
 
+            refused = _refused(journal)
             open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
     except AmendsError as error:
-        return [*checks, _wrong("store", str(error))], None
+        away = path is None and isinstance(error, UnreachableError)
+        return [*checks, _wrong("store", str(error))], _Store(None, away=away)
     found = f"{settings.safe_store_url} can be read, schema {HEAD_REVISION}, identity {store_id}"
     look = "; look at them: amends list --status needs_attention" if waiting else ""
     checks += [
-        _ok("store", found),
+        _wrong("store", refused) if refused else _ok("store", found),
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
         _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
     ]
     return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs))
+
+
+def _refused(journal: "SqlJournal") -> str | None:
+    """Say why nothing can be written to a store that can be read; of a file that is seen by its permissions."""
+    from amends.aggregates.engine_sql import check_writable  # noqa: PLC0415 - imports the database
+
+    try:
+        check_writable(journal.engine)
+    except UnreachableError as error:
+        return str(error)
+    return None
 
 
 def _count(runs: Sequence[RunSummary]) -> str:
@@ -206,7 +221,7 @@ def _permissions(path: Path) -> Iterator[Check]:
 # ---- Temporal
 
 
-def _temporal(settings: Settings, store: _Store | None) -> Iterator[Check]:
+def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
     from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.server_temporal import dev_running  # noqa: PLC0415 - as above
 
@@ -251,17 +266,28 @@ def _holder(data_dir: Path) -> str:
         return "unknown"
 
 
-def _workers(settings: Settings, reach: "Reach", store: _Store | None) -> Iterator[Check]:
+def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Check]:
     queue = f"queue {settings.task_queue!r}"
-    if not reach.workers and store is not None and store.for_workers:
+    if store.away and reach.client is not None:
+        yield _wrong("workers", f"{_pausing(reach, queue)}; they go on by themselves when the store answers")
+        return
+    if not reach.workers and store.for_workers:
         yield _wrong("workers", f"none polls {queue}, and runs are open; start one: amends worker (or amends dev)")
     elif not reach.workers:
         yield _ok("workers", f"none polls {queue}; `amends run` brings its own, `amends worker` starts one")
     for worker in reach.workers:
-        if store is not None and worker.store_id not in {None, store.store_id}:
+        if store.store_id is not None and worker.store_id not in {None, store.store_id}:
             found = f"{worker.name} polls {queue} with another store ({worker.store_id}); give both the same store_url"
             yield _wrong("workers", found)
         elif worker.store_id is None:
             yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
         else:
             yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")
+
+
+def _pausing(reach: "Reach", queue: str) -> str:
+    """Say what becomes of workers while the store is away; Temporal remembers a poll for over a minute."""
+    if not reach.workers:
+        return f"none polls {queue}: workers pause while the store is away"
+    names = ", ".join(worker.name for worker in reach.workers)
+    return f"{names} polled {queue} within the last 75 s; workers pause when the store has been away for 60 s"

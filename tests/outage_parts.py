@@ -210,6 +210,15 @@ class Server:
             user=self._server.system_user,
         )
 
+    def ask_for_passwords(self, port: int) -> None:
+        """Begin to listen on loopback, for those who know a password; over the socket nobody is asked."""
+        (self._server.pgdata / "pg_hba.conf").write_text(
+            "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        self.stop()
+        self._options = self._options.replace('-h ""', f"-h 127.0.0.1 -p {port}")
+        self.start()
+
     def stop(self) -> None:
         """Stop it as a crash does, without letting anything come to its end."""
         self._control("-m", "immediate", "stop")

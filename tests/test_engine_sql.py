@@ -13,15 +13,14 @@ import pytest
 from sqlalchemy import Connection, Engine, event, exc, make_url, text
 
 from amends.aggregates.engine_sql import (
-    as_amends_error,
     create_store_engine,
     is_readonly,
     safe_url,
-    store_errors,
     writing,
     writing_engine,
 )
 from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
+from amends.aggregates.failures_sql import as_amends_error, store_errors
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """PostgreSQL in earnest: restarts in the middle, several workers and writers in several processes."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import outage_parts
 import temporalio.client
+from commands import CommandProject
 from journal_parts import prepare, step
 from outage_parts import OUTAGE, Order, Outage, Shelf, Trace, own_server
 
@@ -136,6 +138,13 @@ async def test_polling_pauses_while_the_store_is_away(
         await trace.until("call", 15)
         outage.begin()
         await until_said(said, "polling pauses until the store answers again")
+        project = CommandProject(tmp_path / "project")
+        project.write("amends.toml", f'store_url = "{postgres_url}"\ntask_queue = "{queue}"\n')
+        found = await asyncio.to_thread(project.run, "doctor", "--json", env={"TEMPORAL_ADDRESS": temporal_address})
+        checks = {check["part"]: check for check in json.loads(found.out)["checks"]}
+        assert "not currently accepting connections" in checks["store"]["found"]
+        assert "workers pause" in checks["workers"]["found"]
+        assert checks["workers"]["wrong"]
         outage.end()
         await until_said(said, "the store answers again; polling goes on")
         later = await client.start(OUTAGE, Order(trace=str(tmp_path), refused=True), id=f"{queue}-later")

@@ -16,8 +16,9 @@ from eventsourcing.tests.persistence import (
 )
 from sqlalchemy import Engine, event, select
 
-from amends.aggregates.engine_sql import as_amends_error, create_store_engine, writing
+from amends.aggregates.engine_sql import create_store_engine, writing
 from amends.aggregates.errors import JournalError
+from amends.aggregates.failures_sql import as_amends_error
 from amends.aggregates.migrations_sql import upgrade
 from amends.aggregates.recorder_sql import SqlAggregateRecorder, SqlRecorder
 from amends.aggregates.schema_sql import stored_events

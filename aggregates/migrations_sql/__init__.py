@@ -11,8 +11,9 @@ import threading
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
 
-from amends.aggregates.engine_sql import is_readonly, safe_url, store_errors, writing
+from amends.aggregates.engine_sql import is_readonly, safe_url, writing
 from amends.aggregates.errors import JournalError
+from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.schema_sql import metadata, store_identity
 
 __all__ = [
