@@ -119,7 +119,7 @@ def free(_: Done[Order, None], uow: UnitOfWork) -> None:
     uow.get(Shelf, "shelf").free()
 
 
-@effect(timeout=timedelta(minutes=1), retry=ONCE)
+@effect(timeout=timedelta(minutes=3), retry=ONCE)
 async def pay(order: Order, call: Call) -> str:
     """Take the money."""
     trace = Trace(order.trace)
