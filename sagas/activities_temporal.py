@@ -10,7 +10,8 @@ Theory of operation: no outage may use up an attempt of a step, so an attempt co
   delivery up, its call goes on to its outcome, and a further delivery to the same process joins it.
 - *A delivery finds a claim that is not this process's.* Then Temporal has given up the delivery that made it, so its
   worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
-  proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends.
+  proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends. And of a local
+  call, which has no heartbeats, an outcome is waited for a few seconds: its worker may only have been slow.
 
 How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
 anything else is repeated by Temporal without limit.
@@ -18,6 +19,7 @@ anything else is repeated by Temporal without limit.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +65,8 @@ _log = logging.getLogger("amends.worker")
 _BEAT_S = 1.0
 _LOOK_S = 0.5
 _HOLD_S = 5.0
+# A local call has no heartbeats: another process is given it as soon as a workflow task took over 2 s.
+_LOCAL_DOUBT_S = 5.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)
@@ -184,13 +188,17 @@ class Activities:
     async def _perform(self, request: CallRequest, now_ms: Callable[[], int]) -> RunRecord:
         """Claim, call, settle."""
         work = _WORK[request.direction](request.node, request.attempt)
-        takeover = not self._temporal_was_away()
+        doubt_s = math.inf if self._temporal_was_away() else _LOCAL_DOUBT_S if activity.info().is_local else 0.0
+        believed = time.monotonic() if not doubt_s else math.inf
 
         def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
+            takeover = time.monotonic() >= believed
             # The time at which it is committed: it may have been held, and the lease begins only then.
             return self._protocol.claim(tx, request.run_id, work, now_ms(), takeover=takeover)
 
         record, task = await self._commit_call(claim, request.run_id)
+        # From the first look on: before it the store may have been away, for the other process as well.
+        believed = min(believed, time.monotonic() + doubt_s)
         while task is None and record.state.node(work.node).status is _CLAIMED.get(request.direction):
             await asyncio.sleep(_LOOK_S)
             record, task = await self._commit_call(claim, request.run_id)

@@ -136,7 +136,7 @@ async def repay(tried: Attempted[Order, str], call: Call) -> None:
     Trace(tried.input.trace).write("call", call.key)
 
 
-@effect(retry=ONCE)
+@effect(timeout=timedelta(minutes=3), retry=ONCE)
 def tell(order: Order, call: Call) -> None:
     """Tell the warehouse, in a function that blocks."""
     trace = Trace(order.trace)
