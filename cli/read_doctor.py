@@ -273,6 +273,8 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
         return
     if not reach.workers and store.for_workers:
         yield _wrong("workers", f"none polls {queue}, and runs are open; start one: amends worker (or amends dev)")
+    elif not reach.workers and reach.client is not None and reach.target is not None and not reach.target.embedded:
+        yield _wrong("workers", f"none polls {queue}, and `amends run` accepts nothing then; start one: amends worker")
     elif not reach.workers:
         yield _ok("workers", f"none polls {queue}; `amends run` brings its own, `amends worker` starts one")
     for worker in reach.workers:

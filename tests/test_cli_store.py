@@ -210,6 +210,26 @@ def test_the_doctor_finds_open_runs_without_a_worker(amends: Amends) -> None:
     assert answer.json["wrong"] == 1
 
 
+def test_the_doctor_misses_workers_of_a_configured_temporal(
+    shop: Shop,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    temporal_address: str,
+) -> None:
+    """Where `amends run` brings no worker of its own, that there is none is wrong, whether or not runs are open."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
+    monkeypatch.setenv("AMENDS_TASK_QUEUE", "served-by-nobody")
+    answer = Amends(copy_of(shop, tmp_path, store=False), capsys)("doctor", "--json")
+    assert answer.code == 1
+    assert checks_of(answer)["workers"] == [
+        (
+            True,
+            "none polls queue 'served-by-nobody', and `amends run` accepts nothing then; start one: amends worker",
+        )
+    ]
+
+
 def test_the_doctor_looks_at_everything_whatever_is_wrong(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
