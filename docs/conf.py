@@ -13,6 +13,8 @@ release = version
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
 exclude_patterns = ["**/_*"]
 
+smartquotes = False  # what looks like code is often typed from here
+
 html_theme = "furo"
 html_title = "Amends"
 html_copy_source = False
