@@ -5,10 +5,12 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 import temporalio.client
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
 from amends.aggregates.errors import InputError, UnreachableError
@@ -35,6 +37,13 @@ class TemporalTarget:
     address: str
     namespace: str = "default"
     embedded: bool = False
+
+
+@cache
+def _quiet_runtime() -> Runtime:
+    """Give a runtime whose core, which is not written in Python and logs past it, prints no warning of its own."""
+    quiet = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(quiet)))
 
 
 def configured_target() -> TemporalTarget | None:
@@ -71,7 +80,7 @@ async def connect_configured() -> temporalio.client.Client:
     config = ClientConfig.load_client_connect_config()
     try:
         async with asyncio.timeout(CONNECT_BOUND.total_seconds()):
-            return await temporalio.client.Client.connect(**config)
+            return await temporalio.client.Client.connect(**config, runtime=_quiet_runtime())
     except (RPCError, RuntimeError, TimeoutError) as error:
         raise _unreachable(target, error) from None
 
@@ -101,7 +110,9 @@ async def connect(target: TemporalTarget) -> temporalio.client.Client:
 
 
 async def _connect_once(target: TemporalTarget) -> temporalio.client.Client:
-    client = await temporalio.client.Client.connect(target.address, namespace=target.namespace)
+    client = await temporalio.client.Client.connect(
+        target.address, namespace=target.namespace, runtime=_quiet_runtime()
+    )
     if target.embedded:
         await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=target.namespace))
     return client

@@ -1,0 +1,41 @@
+"""Connections to Temporal, and what is printed when they break."""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from temporalio.service import RPCError
+
+from amends.sagas.connection_temporal import TemporalTarget, connect
+
+
+async def test_a_temporal_that_goes_away_is_not_announced_by_the_sdk(
+    temporal_address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The SDK's core repeats failed calls without a word of its own: what is wrong is said once, in our words."""
+    host, _, port = temporal_address.rpartition(":")
+    relays: list[asyncio.Task[None]] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        relays.extend(asyncio.create_task(pump(*pair)) for pair in ((reader, back), (there, writer)))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            try:
+                while chunk := await reader.read(65_536):
+                    writer.write(chunk)
+                    await writer.drain()
+            finally:
+                writer.transport.abort()
+
+    between = await asyncio.start_server(relay, "127.0.0.1", 0)
+    client = await connect(TemporalTarget(f"127.0.0.1:{between.sockets[0].getsockname()[1]}"))
+    between.close()
+    for task in relays:
+        task.cancel()
+    with pytest.raises(RPCError):
+        await client.get_workflow_handle("nobody").describe(rpc_timeout=timedelta(seconds=4))
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
