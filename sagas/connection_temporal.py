@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -19,6 +20,7 @@ __all__ = ["TemporalTarget", "configured_target", "connect", "connect_configured
 
 CONNECT_BOUND = timedelta(seconds=5)
 _LOOK_S = 0.05
+_CAUSE = re.compile(r'message: "([^"]+)"')
 
 # The SDK repeats each failed attempt to connect as a warning; we say it once, in our own words.
 logging.getLogger("temporalio").setLevel(logging.ERROR)
@@ -125,5 +127,11 @@ def _unreachable(target: TemporalTarget, error: BaseException) -> UnreachableErr
         remedy = "start it, or correct TEMPORAL_ADDRESS"
     else:
         remedy = "start it, or correct Temporal's configuration file"
-    said = " ".join(str(error).split())[:160] or "no answer within 5 s"
+    said = _in_words(str(error)) or "no answer within 5 s"
     return UnreachableError(f"Temporal at {target.address} cannot be reached ({said}); {remedy}")
+
+
+def _in_words(error: str) -> str:
+    """Give what matters of an error of Temporal's client, which writes down all its causes in the notation of Rust."""
+    causes = _CAUSE.findall(error)
+    return " ".join((causes[-1] if causes else error).split())[:160]
