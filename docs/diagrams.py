@@ -1,6 +1,7 @@
 """Draws the state diagrams of the documentation from the transition tables that the code works by.
 
-`python docs/diagrams.py` writes the page; a test compares it with what is drawn.
+`python docs/diagrams.py` writes the page, and the diagram of a run in the architecture; a test compares both with what
+is drawn.
 """
 
 # ruff: noqa: INP001 - a program beside the pages, not a package
@@ -12,9 +13,10 @@ from pathlib import Path
 from amends.aggregates.evolve import NODE_TRANSITIONS, REOPENING, RUN_TRANSITIONS, SPENT_WITHOUT_DUE, WHILE
 from amends.aggregates.state import CLOSED, NodeStatus, RunStatus
 
-__all__ = ["PAGE", "draw", "node_diagram", "run_diagram", "state_diagram"]
+__all__ = ["ARCHITECTURE", "PAGE", "architecture", "draw", "node_diagram", "run_diagram", "state_diagram"]
 
 PAGE = Path(__file__).parent / "reference" / "state-diagram.md"
+ARCHITECTURE = Path(__file__).parent / "architecture.md"
 
 TEXT = """\
 # States of a run and of its nodes
@@ -102,5 +104,12 @@ def _id(status: str) -> str:
     return status.replace(" ", "_")
 
 
+def architecture() -> str:
+    """Give the text of the page about the architecture, with the diagram of a run as it is drawn today."""
+    before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition("```mermaid\nstateDiagram-v2\n")
+    return f"{before}```mermaid\n{run_diagram()}```{rest.partition('```')[2]}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(state_diagram(), encoding="utf-8")
+    ARCHITECTURE.write_text(architecture(), encoding="utf-8")
