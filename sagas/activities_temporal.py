@@ -50,7 +50,15 @@ from amends.sagas.advance import Protocol
 from amends.sagas.answers import Settled
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.invoke_asyncio import call_effect
-from amends.sagas.messages_temporal import ADVANCE, DRIVER, AdvanceRequest, CallRequest, Progress, activity_name
+from amends.sagas.messages_temporal import (
+    ADVANCE,
+    DRIVER,
+    AdvanceRequest,
+    CallRequest,
+    Progress,
+    activity_name,
+    check_seen,
+)
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
@@ -139,6 +147,7 @@ class Activities:
         self._check_store(request.store_id, request.run_id)
 
         def unit(tx: Tx) -> RunRecord:
+            _check_known(tx, request)
             if request.cancel:
                 self._cancel(tx, request)
             return self._protocol.advance(tx, request.run_id, request.as_of_ms)
@@ -192,6 +201,7 @@ class Activities:
         believed = time.monotonic() if not doubt_s else math.inf
 
         def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
+            _check_known(tx, request)
             takeover = time.monotonic() >= believed
             # The time at which it is committed: it may have been held, and the lease begins only then.
             return self._protocol.claim(tx, request.run_id, work, now_ms(), takeover=takeover)
@@ -236,6 +246,12 @@ class Activities:
                 f"run {run_id!r} belongs to store {store_id}, this worker writes to store {self._journal.store_id}; "
                 f"give worker and client the same store_url"
             )
+
+
+def _check_known(tx: Tx, request: AdvanceRequest | CallRequest) -> None:
+    record = tx.record(request.run_id)
+    if record is not None:
+        check_seen(request.run_id, record.state.position, request.known)
 
 
 def _clock(as_of_ms: int) -> Callable[[], int]:

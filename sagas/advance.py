@@ -249,7 +249,7 @@ class Protocol:
     def claim(
         self, tx: Tx, run_id: str, work: Work, now_ms: int, *, takeover: bool = False
     ) -> tuple[RunRecord, Task | None]:
-        """Declare the intent to make a call, if that is what the head of the stream asks for.
+        """Declare the intent to make a call, if the head of the stream asks for it: any attempt, but no other function.
 
         Args:
             tx: The unit's transaction.
@@ -268,7 +268,8 @@ class Protocol:
         if takeover:
             record = self._take_over(tx, record, work, now_ms)
         record = self._conclude(tx, record, now_ms)
-        due = next((each for each in effects_due(record, now_ms) if each.node == work.node), None)
+        wanted = (work.node, type(work))
+        due = next((each for each in effects_due(record, now_ms) if (each.node, type(each)) == wanted), None)
         if due is None:
             return record, None
         return self._declare(tx, record, due, now_ms)

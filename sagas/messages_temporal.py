@@ -9,7 +9,18 @@ from amends.aggregates.facts import Head
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import RunState, dump_state, load_state
 
-__all__ = ["ADVANCE", "DRIVER", "NUDGE", "AdvanceRequest", "CallRequest", "Progress", "RunArguments", "activity_name"]
+__all__ = [
+    "ADVANCE",
+    "DRIVER",
+    "NUDGE",
+    "AdvanceRequest",
+    "CallRequest",
+    "Progress",
+    "RunArguments",
+    "RunEnd",
+    "activity_name",
+    "check_seen",
+]
 
 DRIVER = "temporal"
 """Name of this driver, as `SagaStarted` and `DriverTaken` have it."""
@@ -32,6 +43,19 @@ class RunArguments:
 
     run_id: str
     store_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """What a saga's workflow returns.
+
+    Attributes:
+        status: The status in which the run closed.
+        position: Position of the fact that closed it; a store that has not come that far is an older copy.
+    """
+
+    status: str
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +119,7 @@ class Progress:
         Raises:
             StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
         """
-        if known > record.state.position:
-            raise StoreBehindError(
-                f"run {record.run_id!r} is at position {record.state.position} in the store, but Temporal has seen "
-                f"position {known}: the store is an older copy; restore a newer one, or decide about the run by hand"
-            )
+        check_seen(record.run_id, record.state.position, known)
         heads = record.heads_after(known) if known else None
         if heads is None:
             return cls([], dump_state(record.state))
@@ -117,6 +137,26 @@ class Progress:
         if state is None:
             raise ValueError("a workflow that knows nothing of its run was told only what is new")
         return fold(state, (Head(*row) for row in self.heads))
+
+
+def check_seen(run_id: str, position: int, seen: int) -> None:
+    """Refuse to go on with a run of which Temporal has seen more than the store holds.
+
+    To be called before anything is done: what is appended first would hide what is missing.
+
+    Args:
+        run_id: The run.
+        position: Where it stands in the store.
+        seen: Where Temporal has seen it.
+
+    Raises:
+        StoreBehindError: The store was restored from an older copy.
+    """
+    if seen > position:
+        raise StoreBehindError(
+            f"run {run_id!r} is at position {position} in the store, but Temporal has seen position {seen}: "
+            f"the store is an older copy; restore a newer one, or decide about the run by hand"
+        )
 
 
 def activity_name(step: str, direction: str) -> str:

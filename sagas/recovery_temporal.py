@@ -18,7 +18,7 @@ from amends.aggregates.errors import StoreBehindError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN
-from amends.sagas.messages_temporal import DRIVER, RunArguments
+from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen
 from amends.sagas.starting_temporal import start_workflow
 
 __all__ = ["Recovery", "recover", "unknown_to_store"]
@@ -26,6 +26,8 @@ __all__ = ["Recovery", "recover", "unknown_to_store"]
 _PAGE = 200
 _AT_ONCE = 20
 _LISTED = 1_000
+# Workflows that have ended and say how far they have seen their run.
+_TOLD = frozenset({WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ async def _recover_one(
     accept_older_store: bool,
 ) -> None:
     status = await _status(client, row.run_id)
-    if status is WorkflowExecutionStatus.FAILED and not accept_older_store:
-        why = await _store_behind(client, row.run_id)
+    if status in _TOLD and not accept_older_store:
+        why = await _store_behind(client, row)
         if why is not None:
             recovery.refused[row.run_id] = why
             return
@@ -113,10 +115,13 @@ async def _status(client: temporalio.client.Client, run_id: str) -> WorkflowExec
         raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
 
 
-async def _store_behind(client: temporalio.client.Client, run_id: str) -> str | None:
-    """Tell why a failed workflow must not be started again; `None` when it may."""
+async def _store_behind(client: temporalio.client.Client, row: RunSummary) -> str | None:
+    """Tell why a workflow that has ended must not be started again; `None` when it may."""
     try:
-        await client.get_workflow_handle(run_id).result()
+        end = await client.get_workflow_handle(row.run_id, result_type=RunEnd).result()
+        check_seen(row.run_id, row.position, end.position)
+    except StoreBehindError as behind:
+        return str(behind)
     except WorkflowFailureError as failure:
         error: BaseException | None = failure
         while error is not None:
@@ -124,7 +129,7 @@ async def _store_behind(client: temporalio.client.Client, run_id: str) -> str | 
                 return error.message
             error = getattr(error, "cause", None)
     except RPCError as error:
-        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
+        raise UnreachableError(f"Temporal does not answer about run {row.run_id!r}: {error}") from None
     return None
 
 

@@ -24,6 +24,7 @@ from amends.sagas.messages_temporal import (
     CallRequest,
     Progress,
     RunArguments,
+    RunEnd,
     activity_name,
 )
 
@@ -58,8 +59,8 @@ class SagaWorkflow:
         self._nudged = True
 
     @workflow.run
-    async def run(self, args: Sequence[RawValue]) -> str:
-        """Drive the run; gives the status in which it closed."""
+    async def run(self, args: Sequence[RawValue]) -> RunEnd:
+        """Drive the run; tells how it closed."""
         self._run = workflow.payload_converter().from_payload(args[0].payload, RunArguments)
         while self._state is None or not self._state.closed:
             decisions = () if self._state is None else decide(self._state, _now_ms())
@@ -69,7 +70,7 @@ class SagaWorkflow:
                 workflow.continue_as_new(self._run)
             await self._wait(decisions)
             self._collect()
-        return self._state.status.value
+        return RunEnd(self._state.status.value, self._state.position)
 
     def _begin_calls(self, decisions: Sequence[Decision]) -> None:
         state = self._state

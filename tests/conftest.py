@@ -6,11 +6,8 @@ run ids and task queues.
 """
 
 import shutil
-import socket
-import subprocess
 import sysconfig
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +16,11 @@ import psycopg
 import pytest
 from hypothesis import settings
 from reading_shop import Amends, Shop, as_it_was, make_shop
+from temporal_parts import TemporalServer
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
-
-SERVER_START_S = 30
 
 
 @pytest.fixture(scope="session")
@@ -89,56 +85,6 @@ def temporal_executable() -> Path:
 @pytest.fixture(scope="session")
 def temporal_address(temporal_executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give host and port of a Temporal development server of this test process's own."""
-    folder = tmp_path_factory.mktemp("temporal")
-    address = f"127.0.0.1:{_free_port()}"
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                temporal_executable,
-                *("server", "start-dev", "--headless", "--log-level", "error"),
-                *("--ip", "127.0.0.1", "--port", address.rpartition(":")[2]),
-                *("--db-filename", folder / "temporal.db"),
-                *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
-                # Without it an idle server holds back every ordinary activity by some 50 ms.
-                *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_serving(address, server, folder / "server.log", temporal_executable)
-        yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _free_port() -> int:
-    """Choose a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:
-    """Return when the server says that it is healthy and knows the namespace `default`."""
-    deadline = time.monotonic() + SERVER_START_S
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"the Temporal server ended at once: {log.read_text()}"
-        known = subprocess.run(
-            [temporal, "operator", "namespace", "describe", "default", "--address", address],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        if known.returncode == 0:
-            return
-        time.sleep(0.05)
-    msg = f"the Temporal server at {address} did not answer within {SERVER_START_S} s: {log.read_text()}"
-    raise TimeoutError(msg)
+    server = TemporalServer(temporal_executable, tmp_path_factory.mktemp("temporal"))
+    with server.serving():
+        yield server.address

@@ -1,0 +1,100 @@
+"""A Temporal development server on a file, which a test may stop, start again, lose or put back."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["TemporalServer"]
+
+_START_S = 30
+
+
+class TemporalServer:
+    """A server that keeps its address, whatever becomes of it.
+
+    Args:
+        executable: The program `temporal`.
+        folder: Where its file and its log are.
+    """
+
+    def __init__(self, executable: Path, folder: Path) -> None:
+        self.address = f"127.0.0.1:{_free_port()}"
+        self._executable = executable
+        self._folder = folder
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Run it on its file, or on a new one when there is none."""
+        log_file = self._folder / "server.log"
+        with log_file.open("wb") as log:
+            server = subprocess.Popen(
+                [
+                    self._executable,
+                    *("server", "start-dev", "--headless", "--log-level", "error"),
+                    *("--ip", "127.0.0.1", "--port", self.address.rpartition(":")[2]),
+                    *("--db-filename", self._folder / "temporal.db"),
+                    *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
+                    # Without it an idle server holds back every ordinary activity by some 50 ms.
+                    *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _wait_until_serving(self.address, server, log_file, self._executable)
+            yield
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+    def lose(self) -> None:
+        """Delete its file, while it does not run."""
+        for file in self._folder.glob("temporal.db*"):
+            file.unlink()
+
+    def keep(self, folder: Path) -> None:
+        """Copy its file, while it does not run."""
+        folder.mkdir()
+        for file in self._folder.glob("temporal.db*"):
+            shutil.copy(file, folder)
+
+    def put_back(self, folder: Path) -> None:
+        """Replace its file by the copy, while it does not run."""
+        self.lose()
+        for file in folder.iterdir():
+            shutil.copy(file, self._folder)
+
+
+def _free_port() -> int:
+    """Choose a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:
+    """Return when the server says that it is healthy and knows the namespace `default`."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"the Temporal server ended at once: {log.read_text()}"
+        known = subprocess.run(
+            [temporal, "operator", "namespace", "describe", "default", "--address", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if known.returncode == 0:
+            return
+        time.sleep(0.05)
+    msg = f"the Temporal server at {address} did not answer within {_START_S} s: {log.read_text()}"
+    raise TimeoutError(msg)
