@@ -1,0 +1,241 @@
+"""Sagas whose participant keeps a ledger and knows no keys: every call that is answered has acted, once more.
+
+What a call does is said by the order: it is held in flight, or the participant cannot be reached, until its gate opens.
+`worker_process` runs a worker with these sagas in a process of its own.
+"""
+
+import asyncio
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import temporalio.client
+from eventsourcing.domain import event
+from pydantic import BaseModel
+
+from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
+from amends.aggregates.domain import Aggregate
+from amends.aggregates.engine_sql import create_store_engine
+from amends.aggregates.facts import Fact
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.migrations_sql import upgrade
+from amends.sagas.client_temporal import Client
+from amends.sagas.registry import Registry
+from amends.sagas.worker_temporal import running_worker
+
+__all__ = [
+    "HOURLY",
+    "ONCE",
+    "PATIENT",
+    "SAGAS",
+    "Ledger",
+    "Order",
+    "Pages",
+    "client_of",
+    "opened",
+    "until",
+    "worker_process",
+    "working",
+]
+
+# As a module, not as a program: a plan names functions by their module.
+_PROGRAM = "import asyncio, sys, hard_parts; asyncio.run(hard_parts.work(*sys.argv[1:]))"
+BOUND = timedelta(minutes=5)
+
+
+class Order(BaseModel):
+    """What to do, and how the participant answers.
+
+    Attributes:
+        folder: Where its ledger is.
+        refused: Whether the run is taken back at its pivot.
+        held: Calls that are kept in flight until the gate opens, as `pay/do`.
+        away: Calls that cannot be made until the gate opens.
+    """
+
+    folder: str
+    refused: bool = False
+    held: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
+
+
+class Pages(Aggregate):
+    """How often the transactions of a run have been executed."""
+
+    @event("Opened")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.lines: list[str] = []
+
+    @event("Written")
+    def write(self, line: str) -> None:
+        """Write a line."""
+        self.lines.append(line)
+
+
+class Ledger:
+    """The participant.
+
+    Args:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)
+
+    def _lines(self, name: str, run_id: str) -> list[str]:
+        file = self._folder / name
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line.removeprefix(f"{run_id}/") for line in lines if line.startswith(f"{run_id}/")]
+
+    def _write(self, name: str, line: str) -> None:
+        with (self._folder / name).open("a") as file:
+            file.write(f"{line}\n")
+
+    def called(self, run_id: str) -> list[str]:
+        """Give the calls of a run that have arrived, by the rest of their keys."""
+        return self._lines("called", run_id)
+
+    def acted(self, run_id: str) -> list[str]:
+        """Give the calls of a run that have taken effect, in order."""
+        return self._lines("acted", run_id)
+
+    async def until_called(self, run_id: str, key: str) -> None:
+        """Wait until a call has arrived; a test that waits in vain is ended by its own bound."""
+        while key not in self.called(run_id):  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.02)
+
+    def open_gate(self, run_id: str) -> None:
+        """Let a run's calls be answered."""
+        (self._folder / f"{run_id}.gate").touch()
+
+    async def act(self, order: Order, call: Call) -> str:
+        """Take a call."""
+        what = "/".join(call.key.split("/")[1:3])
+        gate = self._folder / f"{call.run_id}.gate"
+        if what in order.away and not gate.exists():
+            self._write("called", call.key)
+            raise ConnectionError("the participant cannot be reached")
+        self._write("called", call.key)
+        while what in order.held and not gate.exists():  # noqa: ASYNC110 - another process opens it
+            await asyncio.sleep(0.02)
+        self._write("acted", call.key)
+        return call.key
+
+
+def _write(run_id: str, uow: UnitOfWork, line: str) -> None:
+    (uow.find(Pages, run_id) or uow.add(Pages(run_id))).write(line)
+
+
+@transaction
+def begin(_: Order, uow: UnitOfWork) -> None:
+    """Begin."""
+    _write(uow.run_id, uow, "begun")
+
+
+@begin.compensation
+def give_up(_: Done[Order, None], uow: UnitOfWork) -> None:
+    """Write down that it came to nothing."""
+    _write(uow.run_id, uow, "given up")
+
+
+@transaction
+def settle(order: Order, uow: UnitOfWork) -> None:
+    """Decide."""
+    _write(uow.run_id, uow, "settled")
+    if order.refused:
+        raise Rejected("not today")
+
+
+@effect(timeout=BOUND, retry=Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
+async def deliver(order: Order, call: Call) -> None:
+    """Deliver, for as long as it takes."""
+    await Ledger(order.folder).act(order, call)
+
+
+def same(order: Order) -> Order:
+    """Give every saga's payment the same input."""
+    return order
+
+
+def _saga(name: str, retry: Retry) -> Saga[Order]:
+    """Make a saga that pays, with some patience, and undoes it with more."""
+
+    @effect(name=f"{name}-pay", timeout=BOUND, retry=retry)
+    async def pay(order: Order, call: Call) -> str:
+        """Pay."""
+        return await Ledger(order.folder).act(order, call)
+
+    @pay.compensation(timeout=BOUND, retry=Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
+    async def repay(tried: Attempted[Order, str], call: Call) -> None:
+        """Pay back."""
+        await Ledger(tried.input.folder).act(tried.input, call)
+
+    return Saga(name, Order, begin, pay.using(same, name="pay"), pivot(settle), retriable(deliver))
+
+
+ONCE = _saga("once", Retry(max_attempts=1))
+PATIENT = _saga("patient", Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
+HOURLY = _saga("hourly", Retry(max_attempts=3, first=timedelta(hours=1)))
+SAGAS: tuple[Saga[Any], ...] = (ONCE, PATIENT, HOURLY)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[SqlJournal]:
+    """Open a store, with its tables."""
+    engine = create_store_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    journal = open_journal(url, aggregates=[Pages])
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+def working(temporal: temporalio.client.Client, journal: SqlJournal, queue: str) -> AbstractAsyncContextManager[str]:
+    """Run a worker in this process."""
+    return running_worker(temporal, journal, Registry(SAGAS), task_queue=queue)
+
+
+def client_of(temporal: temporalio.client.Client, journal: SqlJournal, queue: str) -> Client:
+    """Give a client of the workers on a queue."""
+    return Client(journal, temporal, Registry(SAGAS), task_queue=queue)
+
+
+async def until(journal: SqlJournal, run_id: str, met: Callable[[list[Fact]], bool]) -> list[Fact]:
+    """Wait until a run's facts meet a condition, and give them; one that waits in vain is ended by the test's bound."""
+    while not met(facts := await journal.facts(run_id)):  # noqa: ASYNC110 - another process writes them
+        await asyncio.sleep(0.02)
+    return facts
+
+
+@asynccontextmanager
+async def worker_process(url: str, address: str, queue: str) -> AsyncIterator[Process]:
+    """Run a worker in a process of its own, which is ended at once when the context ends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PROGRAM, url, address, queue),
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert (await process.stdout.readline()).strip() == b"ready"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def work(url: str, address: str, queue: str) -> None:
+    """Serve until the input ends."""
+    temporal = await temporalio.client.Client.connect(address)
+    async with opened(url) as journal, working(temporal, journal, queue):
+        print("ready", flush=True)  # noqa: T201 - what the test waits for
+        await asyncio.to_thread(sys.stdin.read)

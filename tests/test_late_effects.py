@@ -1,0 +1,88 @@
+"""A call that was given up and then succeeds after all: it is recorded, the closed run is opened, and it is undone."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import temporalio.client
+from driving import comparable
+from hard_parts import ONCE, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
+
+from amends import RunResult, RunStatus
+from amends.aggregates.facts import Fact, LateEffectObserved
+from amends.aggregates.journal_sql import SqlJournal
+from amends.sagas.clock_asyncio import VirtualClock
+from amends.sagas.registry import Registry
+from amends.sagas.runner_asyncio import Runner
+
+BOUND = timedelta(seconds=40)
+
+
+def order_in(folder: Path) -> Order:
+    """Make an order whose payment is kept in flight."""
+    return Order(folder=str(folder), held=("pay/do",))
+
+
+def check(ledger: Ledger, run_id: str, facts: list[Fact]) -> None:
+    """The participant was told to undo what it did after the first undo, under a key that it had not seen."""
+    assert ledger.acted(run_id) == ["pay/undo/0", "pay/do/0", "pay/undo/1"]
+    assert ledger.called(run_id).count("pay/do/0") == 1
+    late = [fact for fact in facts if isinstance(fact, LateEffectObserved)]
+    assert [(fact.node, fact.attempt, fact.result) for fact in late] == [("pay", 1, f"{run_id}/pay/do/0")]
+    assert [fact.kind for fact in facts].count("SagaCompensated") == 2
+    assert facts[-1].kind == "SagaCompensated"
+
+
+async def by_paused_worker(url: str, temporal: temporalio.client.Client, address: str, folder: Path) -> list[Fact]:
+    """Pause a worker in its call until another one has closed the run, then let it go on."""
+    ledger = Ledger(folder)
+    async with AsyncExitStack() as parts:
+        journal = await parts.enter_async_context(opened(url))
+        queue = run_id = f"late-{journal.store_id}"
+        client = client_of(temporal, journal, queue)
+        async with worker_process(url, address, queue) as paused:
+            handle = await client.start(ONCE, order_in(folder), id=run_id)
+            await ledger.until_called(run_id, "pay/do/0")
+            paused.send_signal(signal.SIGSTOP)
+            await parts.enter_async_context(working(temporal, journal, queue))
+            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPENSATED
+            ledger.open_gate(run_id)
+            paused.send_signal(signal.SIGCONT)
+            await until(journal, run_id, lambda facts: any(isinstance(fact, LateEffectObserved) for fact in facts))
+            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPENSATED
+        facts = await handle.history()
+    check(ledger, run_id, facts)
+    return facts
+
+
+async def by_runners(journal: SqlJournal, folder: Path) -> list[Fact]:
+    """Have another runner close a run whose claim has ended by its clock, then let the first one go on."""
+    ledger, run_id = Ledger(folder), "local"
+    first, second = (Runner(journal, Registry(SAGAS), clock=VirtualClock()) for _ in range(2))
+    driven: asyncio.Task[RunResult] = asyncio.create_task(first.run(ONCE, order_in(folder), id=run_id))
+    await ledger.until_called(run_id, "pay/do/0")
+    assert (await second.resume(run_id)).status is RunStatus.COMPENSATED
+    ledger.open_gate(run_id)
+    assert (await driven).status is RunStatus.COMPENSATED
+    facts = await journal.facts(run_id)
+    check(ledger, run_id, facts)
+    return facts
+
+
+async def test_a_paused_worker_s_success_is_recorded_and_undone(
+    sqlite_url: str, postgres_url: str, temporal_address: str, tmp_path: Path
+) -> None:
+    """A success that comes after the run was closed opens it again, and is undone; with both drivers and stores."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    urls = (sqlite_url, postgres_url)
+    folders = [tmp_path / name for name in ("sqlite", "postgresql")]
+    for folder in folders:
+        folder.mkdir()
+    driven = await asyncio.gather(
+        *(by_paused_worker(url, temporal, temporal_address, folder) for url, folder in zip(urls, folders, strict=True))
+    )
+    for url, folder, facts in zip(urls, folders, driven, strict=True):
+        async with opened(url) as journal:
+            assert comparable(await by_runners(journal, folder)) == comparable(facts)
