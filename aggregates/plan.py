@@ -9,9 +9,9 @@ import hashlib
 import json
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 __all__ = ["Guarantee", "Plan", "PlanNode", "RetryPolicy", "Role", "Stage", "StepKind", "UndoPolicy"]
 
@@ -100,6 +100,8 @@ class PlanNode(_Frozen):
         mapping: Dotted name of the function that makes the step's input from the saga's; `None` for none.
         queue: Task queue of the workers that run the effect; `None` for the saga's own.
         local: Whether the effect runs on the worker that drives the saga.
+        overdue_ms: How long the step, or its compensation, may be open before somebody should look, in milliseconds;
+            `None` for what its policy allows. It decides nothing.
     """
 
     name: str
@@ -115,6 +117,15 @@ class PlanNode(_Frozen):
     mapping: str | None = None
     queue: str | None = None
     local: bool = False
+    overdue_ms: Annotated[int, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what older plans do not have, so that their fingerprints stay what they are."""
+        written: dict[str, Any] = write(self)
+        if self.overdue_ms is None:
+            written.pop("overdue_ms", None)
+        return written
 
     @property
     def guarantee(self) -> Guarantee:

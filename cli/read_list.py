@@ -18,6 +18,7 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading
 from amends.cli.remarks import note
 from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, duration, styled, table
+from amends.cli.stuck import list_stuck
 from amends.cli.views import summary_json
 from amends.cli.wiring import settings_of
 
@@ -67,11 +68,18 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="At most so many.")] = 50,
+    stuck: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option("--stuck", help="Only runs that are overdue or need attention; status 1 when there are any.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """List runs, newest first.
 
-    Statuses are RUNNING, COMPENSATING, COMPLETED, COMPENSATED and NEEDS_ATTENTION.
+    Statuses are RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED and NEEDS_ATTENTION.
+
+    A run is stuck when it waits for an operator, when a step or an undo of it has been open for longer than its
+    threshold (overdue= of the step, else what its attempts and delays come to, or an hour where they are without
+    limit), and when something has been due for five minutes that nobody has done. Then the exit status is 1.
     """
     now_ms = time.time_ns() // 1_000_000
     query = RunQuery(
@@ -82,6 +90,8 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
         # One more, to be able to say that there are more.
         limit=limit + 1,
     )
+    if stuck:
+        return list_stuck(settings_of(ctx), query, now_ms, json_wanted=as_json)
     with open_for_reading(settings_of(ctx)) as journal:
         found = journal.runs_blocking(query)
         known = () if found else journal.runs_blocking(RunQuery(limit=_LOOKED_AT))

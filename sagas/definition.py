@@ -117,6 +117,11 @@ def _check_timeout(timeout: object, where: str) -> None:
         raise DefinitionError(f"{where}: timeout={_shown(timeout)}; give a timedelta of 1 ms or more")
 
 
+def _check_overdue(overdue: object, where: str) -> None:
+    if overdue is not None and _as_duration(overdue) < timedelta(milliseconds=1):
+        raise DefinitionError(f"{where}: overdue={_shown(overdue)}; give a timedelta of 1 ms or more")
+
+
 TRANSACTION_RETRY = Retry(max_attempts=3, first=timedelta(milliseconds=100))
 EFFECT_RETRY = Retry()
 UNDO_RETRY = Retry(max_attempts=10, longest=timedelta(minutes=1))
@@ -158,6 +163,7 @@ class StepDefinition:
         local: Whether the effect runs on the worker that drives the saga.
         owner: Who is asked when it needs attention.
         runbook: Where the instructions for operators are.
+        overdue: How long it may be open before somebody should look; `None` for what its policy allows.
         sealed: Whether a plan was made of it, after which nothing more may be attached.
     """
 
@@ -169,6 +175,7 @@ class StepDefinition:
     local: bool = False
     owner: str | None = None
     runbook: str | None = None
+    overdue: timedelta | None = None
     undo: Operation | None = None
     probe: Operation | None = None
     sealed: bool = False
@@ -430,6 +437,7 @@ def transaction(
     read_only: bool = False,
     owner: str | None = None,
     runbook: str | None = None,
+    overdue: timedelta | None = None,
 ) -> _TransactionDecorator: ...
 def transaction(
     function: Callable[..., Any] | None = None,
@@ -440,6 +448,7 @@ def transaction(
     read_only: bool = False,
     owner: str | None = None,
     runbook: str | None = None,
+    overdue: timedelta | None = None,
 ) -> Any:
     """Make a step of a function that works on our own store, and takes effect exactly once.
 
@@ -451,6 +460,8 @@ def transaction(
         read_only: Whether it changes nothing, so that there is nothing to undo.
         owner: Who is asked when it needs attention.
         runbook: Link to the instructions for operators.
+        overdue: How long the step, or its compensation, may be open before `amends list --stuck` names the run, at
+            least 1 ms; by default what its attempts and delays come to, an hour where they are without limit.
 
     Raises:
         DefinitionError: The function is `async`, does not take two parameters, or the name is not usable.
@@ -463,9 +474,16 @@ def transaction(
         refuse_async(target, where)
         parameters(target, 2, where)
         check_retry(retry, where)
+        _check_overdue(overdue, where)
         return Transaction(
             StepDefinition(
-                step, StepKind.TRANSACTION, Operation(target, retry, None), read_only, owner=owner, runbook=runbook
+                step,
+                StepKind.TRANSACTION,
+                Operation(target, retry, None),
+                read_only,
+                owner=owner,
+                runbook=runbook,
+                overdue=overdue,
             )
         )
 
@@ -487,6 +505,7 @@ def effect(
     local: bool = False,
     owner: str | None = None,
     runbook: str | None = None,
+    overdue: timedelta | None = None,
 ) -> _EffectDecorator: ...
 def effect(
     function: Callable[..., Any] | None = None,
@@ -500,6 +519,7 @@ def effect(
     local: bool = False,
     owner: str | None = None,
     runbook: str | None = None,
+    overdue: timedelta | None = None,
 ) -> Any:
     """Make a step of a function that calls somebody else's system, at least once, by key.
 
@@ -513,6 +533,8 @@ def effect(
         local: Whether it runs on the worker that drives the saga, which is quicker and not routed.
         owner: Who is asked when it needs attention.
         runbook: Link to the instructions for operators.
+        overdue: How long the step, or its compensation, may be open before `amends list --stuck` names the run, at
+            least 1 ms; by default what its attempts and delays come to, an hour where they are without limit.
 
     Raises:
         DefinitionError: The function does not take two parameters, or an option is not usable.
@@ -525,6 +547,7 @@ def effect(
         parameters(target, 2, where)
         check_retry(retry, where)
         _check_timeout(timeout, where)
+        _check_overdue(overdue, where)
         if local and queue is not None:
             raise DefinitionError(f"{where}: local=True and queue={queue!r}; remove one, a local effect is not routed")
         return Effect(
@@ -537,6 +560,7 @@ def effect(
                 local,
                 owner,
                 runbook,
+                overdue,
             )
         )
 

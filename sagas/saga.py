@@ -76,6 +76,7 @@ class Placed(Part[I_contra]):
             mapping=None if mapping is None else f"{mapping.__module__}:{mapping.__qualname__}",
             queue=known.queue,
             local=known.local,
+            overdue_ms=None if known.overdue is None else milliseconds(known.overdue),
         )
 
 

@@ -8,7 +8,7 @@ from amends.aggregates.plan import PlanNode, RetryPolicy
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.saga import Saga
 
-__all__ = ["longest_span"]
+__all__ = ["backward_ms", "forward_ms", "longest_span"]
 
 
 def longest_span(saga: Saga[Any]) -> timedelta | None:
@@ -28,8 +28,8 @@ def longest_span(saga: Saga[Any]) -> timedelta | None:
     """
     total_ms = 0
     for stage in saga.plan.stages:
-        forward = [_forward_ms(node) for node in stage.nodes]
-        backward = [_backward_ms(node) for node in stage.nodes]
+        forward = [forward_ms(node) for node in stage.nodes]
+        backward = [backward_ms(node) for node in stage.nodes]
         for spans, side_by_side in ((forward, True), (backward, not stage.ordered)):
             longest = _together(spans, side_by_side=side_by_side)
             if longest is None:
@@ -47,13 +47,15 @@ def _together(spans: Iterable[int | None], *, side_by_side: bool) -> int | None:
     return max(known) if side_by_side else sum(known)
 
 
-def _forward_ms(node: PlanNode) -> int | None:
+def forward_ms(node: PlanNode) -> int | None:
+    """Bound the time from a step's first attempt to its outcome, in milliseconds; `None` when there is no bound."""
     attempts = _operation_ms(node.retry, node.timeout_ms)
     # The probe is asked as often as the step was tried.
     return attempts if attempts is None or not node.probe else 2 * attempts
 
 
-def _backward_ms(node: PlanNode) -> int | None:
+def backward_ms(node: PlanNode) -> int | None:
+    """Bound the time that undoing a step takes, in milliseconds; `None` when there is no bound."""
     return 0 if node.undo is None else _operation_ms(node.undo.retry, node.undo.timeout_ms)
 
 

@@ -1,0 +1,151 @@
+"""`amends list --stuck`: the runs that somebody should look at, with the reason and since when.
+
+The read model does not know when a step began, so the facts of every open run are read, a page of runs at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.record import RunSummary, fold_facts
+from amends.aggregates.state import OPEN, RunStatus
+from amends.cli.answer import print_json, screen
+from amends.cli.exit_codes import ExitCode
+from amends.cli.reading import open_for_reading
+from amends.cli.remarks import note
+from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, styled, table
+from amends.cli.settings import Settings
+from amends.cli.views import summary_json
+from amends.sagas.overdue import Overdue, Why, overdue_nodes
+
+if TYPE_CHECKING:
+    from amends.aggregates.journal_sql import SqlJournal
+
+__all__ = ["CAN_BE_STUCK", "WORDS", "Stuck", "list_stuck"]
+
+CAN_BE_STUCK = OPEN | {RunStatus.NEEDS_ATTENTION}
+"""Statuses of runs that have not ended."""
+
+WORDS = {
+    Why.ATTENTION: "waits for an operator",
+    Why.IDLE: "is due, and nobody does it",
+    Why.SLOW: "has been open for longer than its threshold",
+}
+"""What an overdue node's reason means, to be read after its name."""
+
+_PAGE = 200
+_ERROR_CHARS = 200
+
+_COLUMNS = (
+    Column("run", 12, copied=True),
+    Column("saga", 10),
+    Column("status", 15),
+    Column("stuck", 8),
+    Column("why", 50, below=True),
+    Column("last error", 30, below=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A run that somebody should look at.
+
+    Attributes:
+        run: The run as it was when its facts were read.
+        overdue: What is overdue in it; at least one.
+    """
+
+    run: RunSummary
+    overdue: tuple[Overdue, ...]
+
+    @property
+    def since_ms(self) -> int:
+        """Since when the first of it is overdue, in milliseconds since the epoch."""
+        return min(each.since_ms for each in self.overdue)
+
+    @property
+    def why(self) -> str:
+        """What is overdue, in a few words."""
+        return "; ".join(f"{each.node or 'the run'} {WORDS[each.why]}" for each in self.overdue)
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Give it as JSON."""
+        overdue: list[JsonValue] = [
+            {"node": each.node, "since_ms": each.since_ms, "why": each.why.value} for each in self.overdue
+        ]
+        return {**summary_json(self.run), "stuck_since_ms": self.since_ms, "overdue": overdue}
+
+
+def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted: bool) -> ExitCode:
+    """List the stuck runs among those that a query asks for, newest first.
+
+    Args:
+        settings: Where the store is.
+        query: Which runs to look at; its limit is one more than are to be shown.
+        now_ms: The present time, in milliseconds since the epoch.
+        json_wanted: Whether to print JSON.
+
+    Raises:
+        InputError: The query asks for runs that have ended.
+    """
+    statuses = query.statuses & CAN_BE_STUCK if query.statuses else CAN_BE_STUCK
+    if not statuses:
+        raise InputError(
+            f"--stuck with --status {' or '.join(sorted(query.statuses))}: such runs have ended and cannot be stuck; "
+            f"leave one of them out"
+        )
+    found: list[Stuck] = []
+    with open_for_reading(settings) as journal:
+        for stuck in _stuck(journal, replace(query, statuses=statuses), now_ms):
+            found.append(stuck)
+            if len(found) == query.limit:
+                break
+    shown = found[: query.limit - 1]
+    if json_wanted:
+        print_json([each.as_json() for each in shown])
+    elif not shown:
+        note("no runs are stuck")
+    else:
+        out = screen()
+        out.show(table(_COLUMNS, [_row(each, now_ms) for each in shown], out.width))
+        if len(found) > len(shown):
+            note(f"the newest {len(shown)} are shown; --limit shows more")
+    return ExitCode.FOUND if shown else ExitCode.OK
+
+
+def _stuck(journal: "SqlJournal", query: RunQuery, now_ms: int) -> Iterator[Stuck]:
+    page = journal.runs_blocking(replace(query, limit=_PAGE))
+    while page:
+        for row in page:
+            if (found := _look(journal, row, now_ms)) is not None:
+                yield found
+        if len(page) < _PAGE:
+            return
+        page = journal.runs_blocking(replace(query, limit=_PAGE, before=page[-1].run_id))
+
+
+def _look(journal: "SqlJournal", row: RunSummary, now_ms: int) -> Stuck | None:
+    plan = journal.plan_blocking(row.fingerprint)
+    if plan is None:  # `amends db check` tells of it; here the others are wanted
+        note(f"run {row.run_id!r} follows a plan that is not in the store and is left out; see amends db check")
+        return None
+    facts = journal.facts_blocking(row.run_id)
+    record = fold_facts(plan, facts)
+    overdue = overdue_nodes(record, [fact.head for fact in facts], now_ms)
+    return Stuck(record.summary, overdue) if overdue else None
+
+
+def _row(stuck: Stuck, now_ms: int) -> tuple[Cell, ...]:
+    run = stuck.run
+    return (
+        run.run_id,
+        run.saga,
+        styled(run.status.value, STATUS_STYLES[run.status]),
+        ago(stuck.since_ms, now_ms),
+        stuck.why,
+        clip(run.error or "", _ERROR_CHARS),
+    )

@@ -1,0 +1,81 @@
+"""`amends list --stuck`: which runs somebody should look at, on a real store with runs of every kind."""
+
+import pytest
+from reading_shop import LONG, Amends, one_line
+
+from amends.cli import stuck as stuck_module
+
+STUCK = ["order-accepted", "order-slow-undo", "order-hang", "order-stuck", "order-mail"]
+
+
+def test_stuck_runs_are_listed_with_the_reason(amends: Amends) -> None:
+    """Open runs that nobody advances and runs that wait for an operator are found, and the exit status says so."""
+    answer = amends("list", "--stuck")
+    assert answer.code == 1
+    lines = answer.out.splitlines()
+    assert lines[0].split() == ["run", "saga", "status", "stuck", "why", "last", "error"]
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert list(rows) == STUCK
+    assert "reserve_stock is due, and nobody does it" in rows["order-accepted"]
+    assert "charge_card is due, and nobody does it" in rows["order-hang"]
+    assert "reserve_stock waits for an operator" in rows["order-stuck"]
+    assert "send_receipt waits for an operator" in rows["order-mail"]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_json_says_since_when(amends: Amends) -> None:
+    """A run that waits for an operator is stuck since it asked for one, its last fact."""
+    answer = amends("list", "--stuck", "--json", "--where", "order_id=stuck")
+    assert answer.code == 1
+    (run,) = answer.json
+    assert run["overdue"] == [{"node": "reserve_stock", "since_ms": run["updated_ms"], "why": "attention"}]
+    assert run["stuck_since_ms"] == run["updated_ms"]
+    assert run["status"] == "NEEDS_ATTENTION"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--saga", "place-order"], STUCK),
+        (["--saga", "cancel-order"], []),
+        (["--status", "needs-attention"], ["order-stuck", "order-mail"]),
+        (["--status", "completed", "--status", "running"], ["order-accepted", "order-hang"]),
+        (["--where", "order_id=done"], []),
+        (["--since", "1ms"], []),
+        (["--limit", "2"], STUCK[:2]),
+        (["--limit", "5"], STUCK),
+    ],
+)
+@pytest.mark.parametrize("page", [1, 200])
+def test_stuck_runs_are_narrowed_by_options(
+    amends: Amends, options: list[str], found: list[str], page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option of `list` narrows what is looked at, whatever the pages are; nothing found is status 0."""
+    monkeypatch.setattr(stuck_module, "_PAGE", page)
+    answer = amends("list", "--stuck", "--json", *options)
+    assert [run["run_id"] for run in answer.json] == found
+    assert answer.code == (1 if found else 0)
+
+
+def test_remarks_say_that_there_are_more_or_none(amends: Amends) -> None:
+    """A list that is cut says so, and an empty one says that nothing is stuck."""
+    assert "the newest 4 are shown" in amends("list", "--stuck", "--limit", "4").err
+    assert amends("list", "--stuck", "--limit", "5").err == ""
+    assert one_line(amends("list", "--stuck", "--saga", "cancel-order")) == "no runs are stuck"
+
+
+def test_runs_that_have_ended_cannot_be_stuck(amends: Amends) -> None:
+    """Asking for stuck runs of a status in which no run can be stuck is a usage error."""
+    answer = amends("list", "--stuck", "--status", "completed")
+    assert answer.code == 2
+    assert one_line(answer).startswith("--stuck with --status COMPLETED: such runs have ended")
+    assert LONG not in answer.err
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_a_narrow_screen_shows_everything(amends: Amends, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room beside, columns go below their row."""
+    monkeypatch.setenv("COLUMNS", columns)
+    answer = amends("list", "--stuck")
+    assert "why: reserve_stock waits for an operator" in " ".join(answer.out.split())
+    assert all(len(line) <= int(columns) for line in answer.out.splitlines())
