@@ -94,7 +94,7 @@ def test_a_listed_run_has_its_keys_and_times(amends: Amends) -> None:
     [
         (
             ["--status", "DONE"],
-            "--status 'DONE' is no status; use RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED, NEEDS_ATTENTION",
+            "--status 'DONE' is no status; use RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED",
         ),
         (["--status", "\x1b[31m"], "--status '\\x1b[31m' is no status"),
         (["--where", "order_id"], "--where 'order_id' is not FIELD=VALUE; write it like --where order_id=42"),
