@@ -1,0 +1,382 @@
+"""What is decided about drift: every guard, and what holds whatever is seen."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
+from amends.aggregates.snapshot import Snapshot, restore_snapshot, take_snapshot
+from amends.reconciler.decide import Look, Verdict, approve, decide, ignore, stop_ignoring
+from amends.reconciler.drift import Command, Correction, Drift, DriftKind, Intervene, described
+from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected
+from amends.reconciler.reconciliation import RECONCILIATION_FACTS, Reconciliation
+from amends.reconciler.rule import Mode, Rule, drift_rule
+from amends.reconciler.standing import Standing
+from amends.sagas.operate import Intervention, Verb
+
+APART = 10_000
+
+
+def mend(*_: object) -> None:
+    """Do what a correction does; nothing is run here."""
+
+
+@drift_rule("stock", every=timedelta(minutes=1), mode="apply")
+def stock(_: object) -> list[Drift]:
+    """Look at nothing; what is seen is said by each test."""
+    return []
+
+
+def rule(**policy: Any) -> Rule:  # noqa: ANN401 - any part of a policy
+    """Make the rule with another policy."""
+    return replace(stock, policy=replace(stock.policy, **policy))
+
+
+def drift(subject: str = "sku-1", correction: Correction | None = Command(mend), **fields: Any) -> Drift:  # noqa: ANN401, B008 - any field; it is immutable
+    """Make a drift."""
+    return Drift(**{"subject": subject, "kind": DriftKind.DIFFERENT, "correction": correction, **fields})
+
+
+class Past:
+    """A rule's stream as it grows, and the time."""
+
+    def __init__(self, by: Rule = stock) -> None:
+        self.rule = by
+        self.standing = Standing()
+        self.now_ms = 1_000_000
+
+    def look(self, *drifts: Drift, after: int = APART, **look: Any) -> Verdict:  # noqa: ANN401 - what a look says
+        """Look some time later."""
+        self.now_ms += after
+        verdict = decide(self.standing, self.rule, Look(drifts=drifts, **look), self.now_ms, actor="test")
+        self.standing = verdict.standing
+        return verdict
+
+    def correct(self, name: str, *, error: str | None = None) -> None:
+        """Write that a correction was made, or failed."""
+        common: dict[str, Any] = {"look": self.standing.looks, "as_of_ms": self.now_ms, "actor": "test", "drift": name}
+        fact = (
+            DriftCorrected(**common, correction="mend", changed=())
+            if error is None
+            else CorrectionFailed(**common, error=error)
+        )
+        self.standing = self.standing.apply(fact)
+
+    def begin(self, name: str) -> None:
+        """Write that a correction is about to be made."""
+        fact = CorrectionBegun(
+            look=self.standing.looks, as_of_ms=self.now_ms, actor="test", drift=name, correction="mend"
+        )
+        self.standing = self.standing.apply(fact)
+
+    def approve(self, name: str) -> None:
+        """Approve a drift."""
+        self.standing = self.standing.apply(approve(self.standing, name, self.now_ms, actor="ann"))
+
+    def seen_twice(self, *drifts: Drift) -> Verdict:
+        """Look twice, far enough apart."""
+        self.look(*drifts)
+        return self.look(*drifts)
+
+
+def only(verdict: Verdict) -> str:
+    """Give the id of the one drift that was seen."""
+    (name,) = verdict.seen
+    return name
+
+
+def held(verdict: Verdict) -> str:
+    """Give why the one drift that was seen is not corrected."""
+    assert not verdict.due
+    return verdict.held[only(verdict)]
+
+
+# ---- guards
+
+
+def test_one_look_is_not_enough() -> None:
+    """A drift is corrected when two looks saw it that are far enough apart, and not by two that are not."""
+    past = Past()
+    assert "seen again" in held(past.look(drift()))
+    assert "seen again" in held(past.look(drift(), after=APART - 1))
+    assert len(past.look(drift(), after=1).due) == 1
+
+
+def test_a_version_that_is_compared_takes_the_place_of_the_second_look() -> None:
+    """A drift with a version is due at once, if the correction is one whose version is compared when it is made."""
+    decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
+    assert Past().look(drift(version=3, correction=Intervene("run-1", decision))).due
+    assert "seen again" in held(Past().look(drift(version=3)))
+
+
+def test_a_look_that_could_not_look_changes_nothing() -> None:
+    """What could not be observed is neither cleared nor corrected, and does not count as seen again."""
+    past = Past()
+    name = only(past.look(drift()))
+    blind = past.look(unobservable="the bank is away")
+    assert [type(fact).__name__ for fact in blind.facts] == ["DriftUnobservable"]
+    assert not blind.due
+    assert past.standing.drifts[name].sightings == 1
+    assert past.standing.unobservable == "the bank is away"
+
+
+def test_a_drift_is_corrected_once() -> None:
+    """What was corrected and is still there is not corrected again."""
+    past = Past()
+    past.correct(only(past.seen_twice(drift())))
+    assert "find out why" in held(past.look(drift()))
+
+
+def test_the_same_difference_after_it_was_gone_is_another_drift() -> None:
+    """A difference that comes back has another id, so it can be corrected as well."""
+    past = Past()
+    first = only(past.seen_twice(drift()))
+    past.correct(first)
+    assert [type(fact).__name__ for fact in past.look().facts] == ["DriftCleared", "RuleLooked"]
+    again = past.seen_twice(drift())
+    assert again.due == (only(again),)
+    assert only(again) != first
+
+
+def test_what_another_one_corrects_is_left_to_it_until_its_lease_ends() -> None:
+    """A correction under way is not made a second time, unless nothing is heard of it; also by a clock a day ahead."""
+    past = Past()
+    past.begin(only(past.seen_twice(drift())))
+    assert held(past.look(drift(), after=1_000)) == "is being corrected"
+    assert past.look(drift(), after=past.rule.policy.lease_ms).due
+    past.now_ms += 24 * 3_600_000
+    past.begin(only(past.look(drift())))
+    past.now_ms -= 24 * 3_600_000
+    assert past.look(drift()).due
+
+
+def test_nothing_in_flight_is_touched() -> None:
+    """A run of which a call is under way, or which is being driven, is not decided about."""
+    decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
+    found = drift(version=3, correction=Intervene("run-1", decision))
+    past = Past()
+    assert held(past.look(found, in_flight={"run-1": "its workflow runs"})) == "in flight: its workflow runs"
+    assert past.look(found, in_flight={"run-2": "its workflow runs"}).due
+
+
+def test_above_the_cap_nothing_is_corrected() -> None:
+    """When more is due than the cap or the share allows, nothing is corrected and it is said; at it everything is."""
+    many = [drift(f"sku-{number}") for number in range(3)]
+    past = Past(rule(cap=2))
+    stopped = past.seen_twice(*many)
+    assert not stopped.due
+    assert "cap of 2" in str(stopped.stopped)
+    assert set(stopped.held) == set(stopped.seen)
+    assert len(Past(rule(cap=3)).seen_twice(*many).due) == 3
+    assert "share of 0.1" in str(_shared(0.1, many, 29).stopped)
+    assert len(_shared(0.1, many, 30).due) == 3
+    assert "does not say" in str(_shared(0.1, many, None).stopped)
+
+
+def _shared(share: float, drifts: list[Drift], count: int | None) -> Verdict:
+    past = Past(rule(share=share))
+    past.look(*drifts)
+    return past.look(*drifts, count=count)
+
+
+def test_a_subject_that_flips_is_left_alone() -> None:
+    """A subject that was corrected some times within a day and drifts again waits for somebody to approve."""
+    past = Past()
+    for _ in range(past.rule.policy.flips):
+        past.correct(only(past.seen_twice(drift())))
+        past.look()
+    flipping = past.seen_twice(drift())
+    assert "drifts again" in held(flipping)
+    assert past.seen_twice(drift("sku-1"), drift("sku-2")).due, "other subjects are not concerned"
+    past.approve(only(flipping))
+    assert only(flipping) in past.look(drift()).due
+
+
+def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
+    """After a failure a subject waits, twice as long after the next one, and after the last nothing is tried again."""
+    past = Past()
+    wait_ms = past.rule.policy.backoff_ms
+    name = only(past.seen_twice(drift()))
+    for failed in range(past.rule.policy.attempts - 1):
+        past.correct(name, error="no")
+        assert "tried again" in held(past.look(drift(), after=wait_ms * 2**failed - 1))
+        assert past.look(drift(), after=1).due
+    past.correct(name, error="no")
+    assert "failed 3 times: no" in held(past.look(drift(), after=1_000 * wait_ms))
+
+
+@pytest.mark.parametrize(("mode", "said"), [(Mode.OBSERVE, "only observes"), (Mode.PROPOSE, "waits for approval")])
+def test_a_rule_goes_as_far_as_its_mode(mode: Mode, said: str) -> None:
+    """Unless it applies, a rule corrects what somebody approved and nothing else."""
+    past = Past(rule(mode=mode))
+    both = drift(), drift("sku-2")
+    verdict = past.seen_twice(*both)
+    assert set(verdict.held.values()) == {f"the rule {said}" if mode is Mode.OBSERVE else said}
+    assert not verdict.due
+    past.approve(next(iter(verdict.seen)))
+    assert past.look(*both).due == (next(iter(verdict.seen)),)
+
+
+def test_a_proposal_is_made_once() -> None:
+    """A rule that proposes says so once for each drift, and not for one without a correction."""
+    past = Past(rule(mode=Mode.PROPOSE))
+    found = drift(), drift("sku-2", correction=None)
+    proposals = [fact for _ in range(3) for fact in past.look(*found).facts if type(fact).__name__ == "DriftProposed"]
+    assert len(proposals) == 1
+
+
+@pytest.mark.parametrize("by_subject", [True, False])
+def test_what_is_ignored_is_left_alone_until_then(by_subject: bool) -> None:  # noqa: FBT001 - a parameter's value
+    """An ignored drift or subject is not corrected before the time that was named, or until it counts again."""
+    past = Past()
+    name = only(past.seen_twice(drift()))
+    what = "sku-1" if by_subject else name
+    until_ms = past.now_ms + 2 * APART
+    fact = ignore(past.standing, what, past.now_ms, actor="ann", reason="stocktaking", until_ms=until_ms)
+    past.standing = past.standing.apply(fact)
+    assert held(past.look(drift())) == "ignored by ann: stocktaking"
+    removed = past.standing.apply(stop_ignoring(past.standing, what, past.now_ms, actor="ann"))
+    assert decide(removed, past.rule, Look(drifts=(drift(),)), past.now_ms, actor="test").due
+    assert past.look(drift()).due
+
+
+# ---- whatever is seen
+
+looks = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), max_size=4),
+        st.sampled_from([-50_000, 1, 5_000, 20_000, 90_000_000]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=15,
+)
+
+
+@given(looks=looks, cap=st.integers(1, 3))
+def test_whatever_is_seen_no_drift_is_corrected_twice(
+    looks: list[tuple[list[tuple[str, int]], int, bool, bool]], cap: int
+) -> None:
+    """For any looks and clocks: at most one correction a drift, at most the cap a look, and what is due was seen."""
+    past = Past(rule(cap=cap))
+    corrected: list[str] = []
+    for found, after, blind, fails in looks:
+        drifts = [drift(subject, actual=actual) for subject, actual in found]
+        verdict = past.look(*drifts, after=after, unobservable="away" if blind else None)
+        assert len(verdict.due) <= cap
+        assert set(verdict.due) | set(verdict.held) == set(verdict.seen)
+        assert not (blind and verdict.due)
+        for name in verdict.due:
+            assert past.standing.drifts[name].sightings > 1
+            past.correct(name, error="no" if fails else None)
+            corrected += [] if fails else [name]
+    assert len(corrected) == len(set(corrected))
+
+
+@given(looks=looks)
+@settings(max_examples=20)
+def test_the_stream_folds_to_what_was_decided_on(
+    looks: list[tuple[list[tuple[str, int]], int, bool, bool]],
+) -> None:
+    """The facts of every look, stored and read back, fold to the standing that was decided on; snapshots as well."""
+    past = Past()
+    codec = EventCodec([Reconciliation])
+    aggregate = Reconciliation(id="stock", standing=Standing())
+    for found, after, blind, _ in looks:
+        drifts = [drift(subject, actual=actual) for subject, actual in found]
+        verdict = past.look(*drifts, after=after, unobservable="away" if blind else None)
+        for fact in verdict.facts:
+            aggregate.record(fact)
+    events = aggregate.collect_events()
+    read: Any = None
+    for each in events:
+        read = codec.to_domain(codec.to_stored(each)).mutate(read)
+    assert read.standing == past.standing
+    assert read.standing.position == read.version
+    taken = take_snapshot(aggregate)
+    assert isinstance(taken, Snapshot), taken
+    restored = restore_snapshot(Reconciliation, taken)
+    assert restored is not None
+    assert restored.standing == past.standing
+
+
+def test_every_kind_of_fact_can_be_recorded() -> None:
+    """Each fact of reconciliation has its event, under its own name."""
+    names = {each.__name__ for each in vars(Reconciliation).values() if isinstance(each, type)}
+    assert set(RECONCILIATION_FACTS) <= names
+
+
+# ---- the door
+
+
+def test_a_drift_is_told_apart_by_rule_subject_kind_and_values() -> None:
+    """The key is the same for the same difference, whatever its evidence, and another one for every other."""
+    same = {drift(evidence="a").key("r"), drift(evidence="b", version=3, correction=None).key("r")}
+    others = {
+        drift().key("s"),
+        drift("sku-2").key("r"),
+        drift(kind=DriftKind.MISSING).key("r"),
+        drift(expected=1).key("r"),
+        drift(actual=1).key("r"),
+    }
+    assert len(same) == 1
+    assert len(same | others) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"subject": ""}, "printable text"),
+        ({"subject": "a\x1b"}, "printable text"),
+        ({"expected": float("nan")}, "nan is not JSON"),
+        ({"actual": "x" * 30_000}, "20000"),
+    ],
+)
+def test_a_drift_that_could_not_be_recorded_is_refused(fields: dict[str, Any], said: str) -> None:
+    """What the journal would not take is refused where the rule makes it."""
+    with pytest.raises(InputError, match=said):
+        drift(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("Stock!", {}, "lower-case"),
+        ("stock", {"mode": "fix"}, "observe, propose, apply"),
+        ("stock", {"every": timedelta(0)}, "above 0"),
+        ("stock", {"cap": 0}, "cap from 1"),
+        ("stock", {"share": 1.5}, "share above 0 up to 1"),
+    ],
+)
+def test_a_rule_that_could_not_work_is_refused(name: str, fields: dict[str, Any], said: str) -> None:
+    """A rule's faults are raised where it is defined."""
+    with pytest.raises(DefinitionError, match=said):
+        drift_rule(name, **{"every": timedelta(minutes=1), **fields})
+
+
+def test_a_correction_names_what_it_calls() -> None:
+    """A lambda is refused, since the journal has to say what was done."""
+    assert described(Command(mend)) == "call mend"
+    with pytest.raises(DefinitionError, match="lambda"):
+        Command(lambda: None)
+
+
+def test_people_can_decide_only_about_what_is_there() -> None:
+    """Approving takes an open drift with a correction; ignoring takes a reason and a time to come."""
+    past = Past()
+    name = only(past.look(drift(correction=None)))
+    with pytest.raises(RefusedError, match="no correction"):
+        approve(past.standing, name, 0, actor="ann")
+    with pytest.raises(NotFoundError, match="no open drift"):
+        approve(past.standing, "other", 0, actor="ann")
+    with pytest.raises(InputError, match="reason"):
+        ignore(past.standing, name, 0, actor="ann", reason=" ", until_ms=1)
+    with pytest.raises(InputError, match="to come"):
+        ignore(past.standing, name, 5, actor="ann", reason="why", until_ms=5)
+    with pytest.raises(NotFoundError, match="not ignored"):
+        stop_ignoring(past.standing, name, 0, actor="ann")
