@@ -69,6 +69,7 @@ class Intervention:
         node: The node; `None` for the only one that is open, and for `CANCEL`.
         evidence: What it rests on; `None` when there is none. Needed to resolve and to rule out.
         output: The result, as JSON, for a step that is skipped or resolved.
+        causation: Id of the fact that led to it, such as that of a drift; `None` for the head of the run.
     """
 
     verb: Verb
@@ -77,6 +78,7 @@ class Intervention:
     node: str | None = None
     evidence: str | None = None
     output: JsonValue = None
+    causation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,8 @@ def fact_of(
     """
     if not intervention.reason.strip():
         raise InputError("an intervention needs a reason, which the journal keeps; give one: --reason")
-    case = _Case(registry, record, intervention, Scribe(record, now_ms, recorded_at_ms, actor=intervention.actor))
+    scribe = Scribe(record, now_ms, recorded_at_ms, actor=intervention.actor, cause=intervention.causation)
+    case = _Case(registry, record, intervention, scribe)
     if intervention.verb is Verb.CANCEL:
         return _cancel(case)
     name = _node(record, intervention)

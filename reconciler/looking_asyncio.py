@@ -1,0 +1,105 @@
+"""Running rules: whatever a rule does, a look comes of it, and what is no answer is *could not look*.
+
+Nothing here can write: it is given a `Reading`, and rules are given no more than that.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
+from typing import Any
+
+from amends.aggregates.oneline import one_line, shorten
+from amends.reconciler.decide import Look, live_claim
+from amends.reconciler.drift import CouldNotLook, Drift, corrected_run
+from amends.reconciler.observation import Observation, Reading
+from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.rule import Found, Rule
+from amends.reconciler.standing import Standing
+
+__all__ = ["in_flight", "look", "standing_of"]
+
+
+async def standing_of(reading: Reading, rule: str) -> Standing:
+    """Read what is known of a rule's drift.
+
+    Raises:
+        UnreachableError: The store cannot be reached.
+    """
+    found = await asyncio.to_thread(reading.load_blocking, Reconciliation, rule)
+    return Standing() if found is None else found.standing
+
+
+async def look(
+    rule: Rule, reading: Reading, standing: Standing, now_ms: int, *, driven: Mapping[str, str] | None = None
+) -> Look:
+    """Run a rule.
+
+    A rule that raises, that yields `CouldNotLook`, or whose answer is no drift could not look; what it found before
+    that does not count either, since what it did not find would be taken to be gone.
+
+    Args:
+        rule: The rule.
+        reading: The journal.
+        standing: What is known of its drift.
+        now_ms: Time of the look, in milliseconds since the epoch.
+        driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked, and then
+            no run that is open is touched.
+    """
+    known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
+    observation = Observation(reading, now_ms, known, standing.log_position)
+    try:
+        found = await _found(rule, observation)
+        runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
+        touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
+    except CouldNotLook as answer:
+        return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
+    except Exception as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
+        return Look(unobservable=one_line(f"{type(error).__name__}: {error}"))
+    return Look(drifts=found, count=observation.count, log_position=observation.log_position, in_flight=touched)
+
+
+async def _found(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
+    function: Any = rule.function
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return await _listed(function(observation))
+    # In a thread, for as long as it takes: a rule may read all of the store.
+    return await asyncio.to_thread(lambda: _checked(function(observation)))
+
+
+async def _listed(answer: AsyncIterable[Found] | Awaitable[Iterable[Found]]) -> tuple[Drift, ...]:
+    if isinstance(answer, AsyncIterable):
+        return _checked([each async for each in answer])
+    return _checked(await answer)
+
+
+def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rule returns
+    if answer is None:
+        raise CouldNotLook(
+            "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
+        )
+    found = []
+    for each in answer:
+        if isinstance(each, CouldNotLook):
+            raise each
+        if not isinstance(each, Drift):
+            raise CouldNotLook(f"the rule yielded {shorten(each)}, which is no Drift")
+        found.append(each)
+    return tuple(found)
+
+
+def in_flight(
+    reading: Reading, runs: Iterable[str], now_ms: int, driven: Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """Tell which of some runs must not be touched, and why."""
+    touched: dict[str, str] = {}
+    for run_id in runs:
+        record = reading.record_blocking(run_id)
+        if record is None:
+            touched[run_id] = "there is no such run"
+        elif (claim := live_claim(record, now_ms)) is not None:
+            touched[run_id] = claim
+        elif driven is not None and run_id in driven:
+            touched[run_id] = driven[run_id]
+        elif driven is None and not record.state.closed:
+            touched[run_id] = "nobody can tell whether its workflow runs"
+    return touched

@@ -1,0 +1,298 @@
+"""Reconciling on a real store: what is recorded, what is corrected, and that it is corrected once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from journal_parts import Counter, accept, common, open_prepared, run_to_end, step
+from strategies import AnyResults
+
+from amends.aggregates.facts import RetryRequested, StepAttemptFailed, StepStarted
+from amends.aggregates.journal import StepWork
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.reconciler.correcting_asyncio import Corrected, Reconciler
+from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
+from amends.reconciler.looking_asyncio import look, standing_of
+from amends.reconciler.observation import Observation
+from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.rule import Rule, drift_rule
+from amends.reconciler.standing import Standing
+from amends.sagas.operate import Intervention, Verb
+
+EXPECTED = 3
+REGISTRY: Any = AnyResults()
+
+
+def count_on(_: object, cause: Cause, uow: StepWork) -> None:
+    """Count on by one."""
+    assert cause.fact == "reconciliation/counter:2"
+    uow.get(Counter, "c").add_one()
+
+
+def fail(_: object, __: Cause, uow: StepWork) -> None:
+    """Change something, and fail then."""
+    uow.get(Counter, "c").add_one()
+    msg = "no more paper"
+    raise ValueError(msg)
+
+
+@drift_rule("counter", every=timedelta(minutes=1), mode="apply")
+def counter_is_behind(observation: Observation) -> Iterator[Drift]:
+    """The counter should have come to three."""
+    counter = observation.load(Counter, "c")
+    observation.looked_at(1)
+    if counter is not None and counter.count < EXPECTED:
+        yield Drift(
+            subject="Counter/c",
+            kind=DriftKind.DIFFERENT,
+            expected=EXPECTED,
+            actual=counter.count,
+            version=counter.version,
+            correction=Command(count_on, aggregate=(Counter, "c")),
+        )
+
+
+class NoActions:
+    """Counts what would be done outside of the journal."""
+
+    def __init__(self, *, failing: bool = False) -> None:
+        self.rebuilt = 0
+        self.failing = failing
+
+    async def rouse(self, run_id: str) -> None:
+        """Do nothing."""
+
+    async def rebuild(self) -> None:
+        """Count."""
+        self.rebuilt += 1
+        if self.failing:
+            msg = "killed"
+            raise asyncio.CancelledError(msg)
+
+
+@pytest.fixture
+def journal(store_url: str) -> Iterator[SqlJournal]:
+    """Give a journal on an empty store, with a counter at two."""
+    opened = open_prepared(store_url)
+    opened.codec.register(Reconciliation)
+    opened.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
+    for _ in range(2):
+        opened.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
+    yield opened
+    opened.close_blocking()
+
+
+def reconciler(journal: SqlJournal, actions: NoActions | None = None, now_ms: int = 1_000) -> Reconciler:
+    """Make a reconciler on the journal."""
+    return Reconciler(journal, REGISTRY, actions or NoActions(), clock=lambda: now_ms, actor="test", driven={})
+
+
+async def reconcile(by: Reconciler, rule: Rule) -> list[Corrected]:
+    """Look, and correct what is due."""
+    verdict = await by.look(rule)
+    return [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
+
+
+def topics(journal: SqlJournal, rule: str = "counter") -> list[str]:
+    """List the kinds of facts in a rule's stream."""
+    return [each.topic.partition(".")[2] for each in journal.events_blocking(f"reconciliation/{rule}")]
+
+
+def count(journal: SqlJournal) -> int:
+    """Give where the counter stands."""
+    counter = journal.load_blocking(Counter, "c")
+    assert counter is not None
+    return counter.count
+
+
+async def test_a_correction_commits_with_the_fact_that_says_so(journal: SqlJournal) -> None:
+    """A drift is detected, corrected by a command, and cleared; the fact names the positions that were written."""
+    (done,) = await reconcile(reconciler(journal), counter_is_behind)
+    assert done.problem is None
+    assert done.changed == ("Counter/c:4",)
+    assert count(journal) == EXPECTED
+    assert await reconcile(reconciler(journal), counter_is_behind) == []
+    assert topics(journal) == [
+        "ReconciliationOpened",
+        *("DriftDetected", "RuleLooked", "DriftCorrected"),
+        *("DriftCleared", "RuleLooked"),
+    ]
+
+
+async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, store_url: str) -> None:
+    """Both have seen the drift and find it due; the second one that corrects finds it done."""
+    other = open_journal(store_url, aggregates=[Counter, Reconciliation])
+    try:
+        verdicts = [await reconciler(each).look(counter_is_behind) for each in (journal, other)]
+        name = verdicts[0].due[0]
+        assert verdicts[1].due == (name,)
+        drift = verdicts[0].seen[name]
+        done = await asyncio.gather(
+            *(reconciler(each).correct(counter_is_behind, name, drift) for each in (journal, other))
+        )
+    finally:
+        await other.close()
+    assert sorted(each.problem is None for each in done) == [False, True]
+    assert count(journal) == EXPECTED
+    assert topics(journal).count("DriftCorrected") == 1
+
+
+async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> None:
+    """What was changed between look and correction is not corrected by what was seen before."""
+    by = reconciler(journal)
+    verdict = await by.look(counter_is_behind)
+    await journal.commit(step(lambda uow: uow.get(Counter, "c").add_one()))
+    done = await by.correct(counter_is_behind, verdict.due[0], verdict.seen[verdict.due[0]])
+    assert done.problem == "c has gone on from position 3 to 4"
+    assert count(journal) == EXPECTED
+
+
+async def test_a_correction_that_fails_leaves_nothing_and_is_recorded(journal: SqlJournal) -> None:
+    """What a failing command did is undone; the failure is a fact, and the next try waits."""
+
+    def broken(observation: Observation) -> Iterable[Drift]:
+        return [replace(each, correction=Command(fail, aggregate=(Counter, "c"))) for each in _found(observation)]
+
+    rule = replace(counter_is_behind, function=broken)
+    (done,) = await reconcile(reconciler(journal), rule)
+    assert done.problem == "ValueError: no more paper"
+    assert count(journal) == EXPECTED - 1
+    assert topics(journal)[-1] == "CorrectionFailed"
+    verdict = await reconciler(journal).look(rule)
+    assert "no more paper" in next(iter(verdict.held.values()))
+
+
+def _found(observation: Observation) -> list[Drift]:
+    return list(counter_is_behind.function(observation))  # type: ignore[arg-type]  # it is a generator
+
+
+async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: SqlJournal) -> None:
+    """An action outside of the store is declared first, so nobody else makes it; when its lease ends it is repeated."""
+    damaged = Drift(subject="read model", kind=DriftKind.DIFFERENT, correction=Rebuild())
+    rule = replace(counter_is_behind, name="damage", function=lambda _: [damaged])
+    killed, again = NoActions(failing=True), NoActions()
+    first = await reconciler(journal).look(rule)
+    assert first.due == ()
+    second = await reconciler(journal, now_ms=20_000).look(rule)
+    with pytest.raises(asyncio.CancelledError):
+        await reconciler(journal, killed, 20_000).correct(rule, second.due[0], damaged)
+    assert await reconcile(reconciler(journal, again, 30_000), rule) == []
+    assert again.rebuilt == 0
+    (done,) = await reconcile(reconciler(journal, again, 90_000), rule)
+    assert done.problem is None
+    assert again.rebuilt == 1
+    assert topics(journal, "damage")[-3:] == ["RuleLooked", "CorrectionBegun", "DriftCorrected"]
+
+
+def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit
+    """Make the unit that gives a step of a run up, so that people have to decide."""
+
+    def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
+        record = tx.record(run_id)
+        fields = {"node": "reserve", "attempt": 1, "generation": 0}
+        claim = StepStarted(**common(tx, run_id, 2), **fields, key="k", worker="w", lease_until_ms=5_000)
+        lost = StepAttemptFailed(
+            **common(tx, run_id, 3), **fields, error_type="TimeoutError", error="no answer", retry_at_ms=9_000
+        )
+        record = tx.append(record, [claim])
+        tx.append(record, [lost])
+
+    return unit
+
+
+async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(journal: SqlJournal) -> None:
+    """What a rule decides about a run names the drift as its cause, and the drift names what was written."""
+    await journal.commit(accept("run-1"))
+    await journal.commit(_attend("run-1"))
+
+    def stuck(observation: Observation) -> Iterable[Drift]:
+        record = observation.record("run-1")
+        assert record is not None
+        wish = Intervention(verb=Verb.RETRY, actor="", reason="the participant is back", node="reserve")
+        return [
+            Drift(
+                subject="run-1",
+                kind=DriftKind.DIFFERENT,
+                version=record.state.position,
+                correction=Intervene("run-1", wish),
+            )
+        ]
+
+    rule = replace(counter_is_behind, name="stuck", function=stuck)
+    driven = Reconciler(
+        journal, REGISTRY, NoActions(), clock=lambda: 1_000, actor="test", driven={"run-1": "its workflow runs"}
+    )
+    assert (await driven.look(rule)).due == ()
+    (done,) = await reconcile(reconciler(journal), rule)
+    assert done.problem is None, done
+    (fact,) = await journal.facts("run-1", 3)
+    assert isinstance(fact, RetryRequested)
+    assert fact.causation_id == "reconciliation/stuck:2"
+    assert fact.actor == "rule stuck"
+    assert done.changed == (fact.id,)
+
+
+# ---- what is no answer
+
+
+def _nothing(_: Observation) -> Any:  # noqa: ANN401 - on purpose not what a rule returns
+    return None
+
+
+def _raising(_: Observation) -> Iterator[Drift]:
+    yield Drift(subject="s", kind=DriftKind.MISSING)
+    raise TimeoutError("the bank does not answer")
+
+
+async def _away(_: Observation) -> AsyncIterator[Drift | CouldNotLook]:
+    yield Drift(subject="s", kind=DriftKind.MISSING)
+    yield CouldNotLook("the bank is closed")
+
+
+def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
+    return ["drift"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (_nothing, "nothing at all"),
+        (_raising, "TimeoutError: the bank does not answer"),
+        (_away, "the bank is closed"),
+        (_wrong, "no Drift"),
+    ],
+)
+async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: Any, said: str) -> None:  # noqa: ANN401 - a rule
+    """Whatever a rule does instead of answering, it could not look, and what it had found does not count."""
+    journal = open_prepared(sqlite_url)
+    try:
+        seen = await look(replace(counter_is_behind, function=function), journal, Standing(), 0)
+    finally:
+        await journal.close()
+    assert said in str(seen.unobservable)
+    assert seen.drifts == ()
+
+
+async def test_a_rule_reads_what_is_new_from_where_the_last_look_ended(journal: SqlJournal) -> None:
+    """The position in the notification log is kept with the look, and not when the rule could not look."""
+    read: list[list[int]] = []
+
+    async def reading(observation: Observation) -> list[Drift]:
+        read.append([each.id for each in observation.news() if not str(each.originator_id).startswith("reconciliation/")])
+        if len(read) == 2:
+            raise CouldNotLook("not now")
+        return []
+
+    rule = replace(counter_is_behind, name="news", function=reading)
+    by = reconciler(journal)
+    for unit in [*run_to_end("run-1", "c"), None]:
+        await by.look(rule)
+        if unit is not None:
+            await journal.commit(unit)
+    assert read[0] == [1, 2, 3]
+    assert len(read[1]) == 1
+    assert read[2][0] == read[1][0], "what was read by a look that could not look is read again"
+    assert (await standing_of(journal, "news")).looks == len(read)
