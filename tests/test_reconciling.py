@@ -281,7 +281,9 @@ async def test_a_rule_reads_what_is_new_from_where_the_last_look_ended(journal: 
     read: list[list[int]] = []
 
     async def reading(observation: Observation) -> list[Drift]:
-        read.append([each.id for each in observation.news() if not str(each.originator_id).startswith("reconciliation/")])
+        read.append(
+            [each.id for each in observation.news() if not str(each.originator_id).startswith("reconciliation/")]
+        )
         if len(read) == 2:
             raise CouldNotLook("not now")
         return []
