@@ -57,6 +57,7 @@ COMMANDS = (
     LazyCommand("run", "amends.cli.run_command", "run", "Run a saga and show its progress."),
     LazyCommand("list", "amends.cli.read_list", "list_runs", "List runs, newest first."),
     LazyCommand("show", "amends.cli.read_show", "show", "Show how a run stands."),
+    LazyCommand("explain", "amends.cli.read_explain", "explain_run", "Explain how a run stands, and what can be done."),
     LazyCommand("history", "amends.cli.read_history", "history", "Show the facts of a run."),
     LazyCommand("sagas", "amends.cli.read_sagas", "sagas", "List the sagas that are defined."),
     LazyCommand("describe", "amends.cli.read_sagas", "describe", "Show the plan of a saga."),

@@ -1,0 +1,71 @@
+"""`amends explain`: a run in sentences, for whoever has to decide about it; works without its code."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from amends.aggregates.errors import AmendsError
+from amends.cli.answer import print_json, screen
+from amends.cli.exit_codes import ExitCode
+from amends.cli.explanation import Contact, Explanation, explain, sections
+from amends.cli.reading import open_for_reading, record_of
+from amends.cli.remarks import note
+from amends.cli.render import STATUS_STYLES, clip
+from amends.cli.settings import Settings
+from amends.cli.wiring import load_project, settings_of
+
+__all__ = ["explain_run"]
+
+_LINE_CHARS = 1_000
+
+
+def explain_run(
+    ctx: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """Explain how a run stands, and what can be done.
+
+    Its last fact, every open step with what comes next and when, what is in doubt and why, who decided what, and the
+    commands that can be given now. Whom to ask is said where the project's modules can be loaded.
+    """
+    settings = settings_of(ctx)
+    with open_for_reading(settings) as journal:
+        record = record_of(journal, run_id)
+        facts = [fact for fact in journal.facts_blocking(run_id) if fact.position <= record.state.position]
+    now_ms = time.time_ns() // 1_000_000
+    told = explain(record, facts, now_ms, _contacts(settings))
+    if as_json:
+        print_json(told.as_json())
+    else:
+        screen().show(*_layout(told, now_ms))
+    return ExitCode.OK
+
+
+def _contacts(settings: Settings) -> dict[str, Contact] | None:
+    try:
+        entries = load_project(settings).registry.catalog.entries
+    except AmendsError as error:
+        note(f"owners and runbooks are left out, the project cannot be loaded: {error}")
+        return None
+    return {entry.step: Contact(entry.owner, entry.runbook) for entry in entries}
+
+
+def _layout(told: Explanation, now_ms: int) -> list[RenderableType]:
+    record = told.record
+    status = record.state.status
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (record.run_id, "bold"),
+            f"  {record.started.saga}  ",
+            (status.value, STATUS_STYLES[status]),
+            overflow="fold",
+        )
+    ]
+    for heading, lines in sections(told, now_ms, None):
+        parts += ["", Text(heading, "bold")]
+        parts += [Text(f"  {clip(line, _LINE_CHARS)}", overflow="fold") for line in lines]
+    return parts
