@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from amends.aggregates.domain import Aggregate
     from amends.aggregates.errors import (
         AmendsError,
+        BusyError,
         DefinitionError,
         InputError,
         KeyConflictError,
         NotFoundError,
+        RefusedError,
         Rejected,
         StartConflictError,
         UnreachableError,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from amends.sagas.client_temporal import Client, RunHandle
     from amends.sagas.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition import Effect, Retry, Step, Transaction, effect, transaction
+    from amends.sagas.operate import Intervention, Verb
     from amends.sagas.result import RunResult
     from amends.sagas.runner_asyncio import Runner
     from amends.sagas.saga import Saga, irreversible, parallel, pivot, retriable
@@ -35,6 +38,7 @@ __all__ = [
     "AmendsError",
     "Answer",
     "Attempted",
+    "BusyError",
     "Call",
     "Client",
     "DefinitionError",
@@ -42,8 +46,10 @@ __all__ = [
     "Effect",
     "Inbox",
     "InputError",
+    "Intervention",
     "KeyConflictError",
     "NotFoundError",
+    "RefusedError",
     "Rejected",
     "Retry",
     "RunHandle",
@@ -56,6 +62,7 @@ __all__ = [
     "Transaction",
     "UnitOfWork",
     "UnreachableError",
+    "Verb",
     "effect",
     "irreversible",
     "longest_span",
@@ -69,10 +76,12 @@ _HOMES = {
     "aggregates.domain": ("Aggregate",),
     "aggregates.errors": (
         "AmendsError",
+        "BusyError",
         "DefinitionError",
         "InputError",
         "KeyConflictError",
         "NotFoundError",
+        "RefusedError",
         "Rejected",
         "StartConflictError",
         "UnreachableError",
@@ -83,6 +92,7 @@ _HOMES = {
     "sagas.client_temporal": ("Client", "RunHandle"),
     "sagas.context": ("Attempted", "Call", "Done", "UnitOfWork"),
     "sagas.definition": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
+    "sagas.operate": ("Intervention", "Verb"),
     "sagas.result": ("RunResult",),
     "sagas.runner_asyncio": ("Runner",),
     "sagas.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
