@@ -9,13 +9,20 @@ from typing import NamedTuple
 
 from amends.aggregates.facts import (
     AttentionRequested,
+    CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationResolved,
+    CompensationSkipped,
     CompensationStarted,
     CompensationSucceeded,
+    DriverTaken,
     Fact,
+    LateEffectObserved,
     NodeFact,
+    OperatorFact,
     ProbeAttemptFailed,
+    RetryRequested,
     SagaCompensated,
     SagaCompleted,
     SagaFailed,
@@ -24,10 +31,14 @@ from amends.aggregates.facts import (
     StepFailed,
     StepInDoubt,
     StepRejected,
+    StepResolved,
+    StepRuledOut,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
 )
-from amends.aggregates.plan import Plan
+from amends.aggregates.plan import Plan, Role
+from amends.cli.wording import who_and_why
 
 __all__ = ["Board", "Mark", "Row", "describe"]
 
@@ -84,14 +95,13 @@ class Board:
         self._plan = plan
         self._rows = {(node, False): Row(node, undo=False) for node in plan.nodes}
         self._last_ms = 0
-        self._forward = True
-        self.failure: str | None = None
-        """Why the run turned round; `None` where it has not."""
+        self._turned = False
+        self._halted = False
 
     @property
     def rows(self) -> list[Row]:
         """The rows as they stand, in the order in which they are shown."""
-        busy = self._next_nodes() if self._forward else ()
+        busy = () if self._turned or self._halted else self._next_nodes()
         return [
             replace(row, mark=Mark.BUSY, began_ms=self._last_ms)
             if row.node in busy and row.mark is Mark.PENDING
@@ -103,10 +113,12 @@ class Board:
         """Fold one more fact; in order, from the first."""
         match fact:
             case SagaFailed():
-                self._forward = False
-                self.failure = f"{fact.node}: {fact.reason}"
-            case SagaCompleted() | SagaCompensated() | AttentionRequested():
-                self._forward = False
+                self._turned = True
+            case SagaCompleted() | SagaCompensated() | AttentionRequested() | CancelRequested():
+                self._halted = True
+            case RetryRequested():
+                self._halted = False
+                self._retry(fact)
             case NodeFact():
                 self._apply_to_node(fact)
         self._last_ms = fact.as_of_ms
@@ -116,11 +128,25 @@ class Board:
         if change is None:
             return
         key = (fact.node, change.undo)
+        if isinstance(fact, LateEffectObserved) and (undo := self._rows.get((fact.node, True))):
+            self._rows[fact.node, True] = replace(undo, mark=Mark.PENDING, text="to be done again", ended_ms=None)
+        if isinstance(fact, OperatorFact) or (change.mark is Mark.DONE and self._is_pivot(fact.node)):
+            # An operator opens a run again, and a pivot that succeeds overtakes a cancel.
+            self._halted = False
         before = self._rows.get(key) or Row(fact.node, change.undo)
         # A transaction has no fact for its beginning: it begins when what was before it has ended.
         began_ms = before.began_ms or (fact.as_of_ms if change.mark is Mark.BUSY else self._last_ms)
         ended_ms = fact.as_of_ms if change.mark in {Mark.DONE, Mark.FAILED, Mark.OPEN} else None
         self._rows[key] = Row(fact.node, change.undo, change.mark, change.text, began_ms, ended_ms, change.due_ms)
+
+    def _retry(self, fact: RetryRequested) -> None:
+        """Show that a node is attempted again: its undo if that was begun, else the step."""
+        key = (fact.node, (fact.node, True) in self._rows)
+        before = self._rows.get(key) or Row(*key)
+        self._rows[key] = replace(before, mark=Mark.WAITING, text=_decision(fact), ended_ms=None, due_ms=None)
+
+    def _is_pivot(self, name: str) -> bool:
+        return self._plan.nodes[name].role is Role.PIVOT
 
     def _next_nodes(self) -> frozenset[str]:
         """Name the nodes of the first stage that is not done: they are being run, whether a fact says so or not."""
@@ -144,6 +170,12 @@ def _change(fact: NodeFact) -> _Change | None:
             return _Change(undo=False, mark=Mark.FAILED, text=f"failed: {reason}")
         case StepInDoubt(reason=reason):
             return _Change(undo=False, mark=Mark.OPEN, text=f"in doubt: {reason}")
+        case LateEffectObserved():
+            return _Change(undo=False, mark=Mark.DONE, text="took effect late")
+        case StepSkipped() | StepResolved():
+            return _Change(undo=False, mark=Mark.DONE, text=_decision(fact))
+        case StepRuledOut():
+            return _Change(undo=False, mark=Mark.FAILED, text=_decision(fact))
         case _:
             return _undo_change(fact)
 
@@ -158,8 +190,24 @@ def _undo_change(fact: NodeFact) -> _Change | None:
             return _Change(undo=True, mark=Mark.WAITING, text=_failure(fact), due_ms=fact.retry_at_ms)
         case CompensationExhausted():
             return _Change(undo=True, mark=Mark.OPEN, text="not undone: its attempts are spent")
+        case CompensationSkipped() | CompensationResolved():
+            return _Change(undo=True, mark=Mark.DONE, text=_decision(fact))
         case _:
             return None
+
+
+_DECISIONS: dict[type[OperatorFact], str] = {
+    RetryRequested: "to be tried again",
+    StepSkipped: "skipped",
+    StepResolved: "found to have taken effect",
+    StepRuledOut: "found to have taken no effect",
+    CompensationSkipped: "left as it is",
+    CompensationResolved: "found to be undone",
+}
+
+
+def _decision(fact: OperatorFact) -> str:
+    return f"{_DECISIONS[type(fact)]}, {who_and_why(fact)}"
 
 
 def _attempt(attempt: int) -> str:
@@ -184,6 +232,12 @@ def describe(fact: Fact) -> str:
             return "compensated"
         case AttentionRequested():
             return f"needs attention ({', '.join(fact.nodes)}): {fact.reason}"
+        case CancelRequested():
+            return f"to be cancelled, {who_and_why(fact)}"
+        case DriverTaken():
+            return f"driven by {fact.driver} from here on, {who_and_why(fact)}"
+        case RetryRequested():
+            return f"{fact.node}: {_decision(fact)}"
         case NodeFact():
             return _describe_node(fact)
         case _:
@@ -195,6 +249,8 @@ def _describe_node(fact: NodeFact) -> str:
     if change is None:
         return f"{fact.node}: {fact.kind}"
     subject = f"undo of {fact.node}" if change.undo else fact.node
+    if isinstance(fact, OperatorFact | LateEffectObserved):
+        return f"{subject}: {change.text}"
     if change.mark is Mark.BUSY:
         return f"{subject}: {change.text or 'attempt 1'} started"
     if change.mark is Mark.WAITING:

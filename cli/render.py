@@ -61,7 +61,9 @@ STATUS_STYLES = {
 _NODE_STYLES = {
     NodeStatus.PENDING: "dim",
     NodeStatus.SUCCEEDED: "green",
+    NodeStatus.SKIPPED: "magenta",
     NodeStatus.UNDONE: "yellow",
+    NodeStatus.UNDO_SKIPPED: "magenta",
     NodeStatus.REJECTED: "red",
     NodeStatus.FAILED: "red",
     NodeStatus.IN_DOUBT: "bold red",

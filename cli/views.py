@@ -9,19 +9,26 @@ from pydantic import JsonValue
 
 from amends.aggregates.facts import (
     AttentionRequested,
+    CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
     CompensationStarted,
     CompensationSucceeded,
+    DriverTaken,
     Fact,
+    LateEffectObserved,
     NodeFact,
+    OperatorFact,
     ProbeAttemptFailed,
+    RetryRequested,
     SagaFailed,
     SagaStarted,
     StepAttemptFailed,
     StepFailed,
     StepInDoubt,
     StepRejected,
+    StepResolved,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
 )
@@ -29,8 +36,25 @@ from amends.aggregates.plan import PlanNode, RetryPolicy
 from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.render import Column, clip, duration, json_text
+from amends.cli.wording import who_and_why
 from amends.compensations.undo import undo_order
-from amends.sagas.decide import Decision, ExpireClaim, RunCompensation, RunProbe, RunStep, WaitUntil, decide
+from amends.sagas.decide import (
+    CloseCompensated,
+    CloseCompleted,
+    Conclusion,
+    Decision,
+    DoubtStep,
+    ExhaustCompensation,
+    ExpireClaim,
+    FailSaga,
+    FailStep,
+    RequestAttention,
+    RunCompensation,
+    RunProbe,
+    RunStep,
+    WaitUntil,
+    decide,
+)
 
 __all__ = [
     "TIMELINE",
@@ -41,6 +65,7 @@ __all__ = [
     "next_steps",
     "node_json",
     "node_views",
+    "on_decision",
     "record_json",
     "still_to_undo",
     "summary_json",
@@ -76,12 +101,13 @@ class NodeView:
         place: Its stage, from 1, and within a parallel group its place there, such as `2.1`.
         node: What is planned.
         state: Where it stands.
-        attempts: Attempts of the step that were begun.
-        undo_attempts: Attempts to undo it that were begun.
+        attempts: Attempts of the step that were begun, of its present budget.
+        undo_attempts: Attempts to undo it that were begun, likewise.
         begun_ms: The driver's time of its first fact, in milliseconds since the epoch; `None` when it has none.
         last_ms: The same of its last one.
         result: What it returned, in a tuple of one; empty when it has not succeeded.
         error: The last error or refusal that its facts speak of; `None` when there was none.
+        decided: Who decided how it stands, and why; `None` when nobody had to.
     """
 
     place: str
@@ -93,6 +119,7 @@ class NodeView:
     last_ms: int | None
     result: tuple[JsonValue, ...]
     error: str | None
+    decided: str | None
 
     @property
     def attempts_text(self) -> str:
@@ -105,6 +132,8 @@ class NodeView:
     @property
     def said(self) -> str:
         """What the node has to say for itself: its result, or why there is none; shortened."""
+        if self.decided is not None:
+            return clip(self.decided, _DETAIL_CHARS)
         undone = self.state.status is NodeStatus.UNDONE
         if self.error is not None and (not self.result or not undone):
             return clip(self.error, _DETAIL_CHARS)
@@ -140,21 +169,40 @@ def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]
 
 
 def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[NodeFact]) -> NodeView:
-    heads = [(fact, fact.head) for fact in facts]
-    done = [head.attempt for fact, head in heads if not isinstance(fact, (*_UNDO_FACTS, ProbeAttemptFailed))]
-    undone = [head.attempt for fact, head in heads if isinstance(fact, _UNDO_FACTS)]
+    attempts, undo_attempts = _attempts(facts)
+    last = facts[-1] if facts else None
     errors = [error for fact in facts if (error := _error(fact)) is not None]
     return NodeView(
         place=place,
         node=node,
         state=record.state.node(node.name),
-        attempts=max(done, default=0),
-        undo_attempts=max(undone, default=0),
+        attempts=attempts,
+        undo_attempts=undo_attempts,
         begun_ms=facts[0].as_of_ms if facts else None,
         last_ms=facts[-1].as_of_ms if facts else None,
         result=(record.results[node.name],) if node.name in record.results else (),
         error=errors[-1] if errors else None,
+        decided=who_and_why(last) if isinstance(last, OperatorFact) else None,
     )
+
+
+def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
+    """Count the attempts of a node's step, and those to undo it, since either was given a new budget."""
+    done = undone = 0
+    for fact in facts:
+        match fact:
+            case RetryRequested(attempt=0):
+                # Only what was begun last can be tried again.
+                done, undone = (done, 0) if undone else (0, 0)
+            case LateEffectObserved():
+                undone = 0
+            case OperatorFact() | ProbeAttemptFailed():
+                pass
+            case _ if isinstance(fact, _UNDO_FACTS):
+                undone = max(undone, fact.head.attempt)
+            case _:
+                done = max(done, fact.head.attempt)
+    return done, undone
 
 
 def node_json(view: NodeView) -> dict[str, JsonValue]:
@@ -177,6 +225,7 @@ def node_json(view: NodeView) -> dict[str, JsonValue]:
         "has_result": bool(view.result),
         "result": view.result[0] if view.result else None,
         "error": view.error,
+        "decided": view.decided,
     }
 
 
@@ -204,10 +253,11 @@ def next_steps(state: RunState, now_ms: int) -> tuple[Next, ...]:
         state: The run's state.
         now_ms: The present time, in milliseconds since the epoch.
     """
-    return tuple(_next(state, decision) for decision in decide(state, now_ms))
+    return tuple(on_decision(state, decision) for decision in decide(state, now_ms))
 
 
-def _next(state: RunState, decision: Decision) -> Next:
+def on_decision(state: RunState, decision: Decision) -> Next:
+    """Say what a decision about a run comes to."""
     match decision:
         case RunStep(node, attempt):
             return Next(node, f"attempt {_of(attempt, state.plan.nodes[node].retry)}", None)
@@ -218,10 +268,28 @@ def _next(state: RunState, decision: Decision) -> Next:
             return Next(node, f"undo attempt {_of(attempt, undo.retry) if undo else attempt}", None)
         case WaitUntil(node, due_ms):
             return Next(node, _waiting(state.plan.nodes[node], state.node(node)), due_ms)
+        case _:
+            return _on_conclusion(decision)
+
+
+def _on_conclusion(decision: Conclusion) -> Next:
+    match decision:
+        case FailSaga():
+            return Next("", "the run turns round: what was done is undone", None)
+        case CloseCompleted():
+            return Next("", "the run is closed as completed", None)
+        case CloseCompensated():
+            return Next("", "the run is closed as compensated", None)
+        case RequestAttention(nodes):
+            return Next("", f"the run waits for an operator's decision about {', '.join(nodes)}", None)
+        case FailStep(node):
+            return Next(node, "given up; it took no effect", None)
+        case DoubtStep(node):
+            return Next(node, "given up; nobody knows whether it took effect", None)
+        case ExhaustCompensation(node):
+            return Next(node, "not undone: its attempts are spent", None)
         case ExpireClaim(node, attempt, undo):
             return Next(node, f"{'undo ' * undo}attempt {attempt} gave no answer in time and counts as failed", None)
-        case _:
-            return Next(getattr(decision, "node", ""), "the driver writes down what follows", None)
 
 
 def _waiting(node: PlanNode, at: NodeState) -> str:
@@ -329,6 +397,13 @@ def _detail(fact: Fact) -> str:
     match fact:
         case SagaStarted():
             return f"{fact.saga} {json_text(fact.input)}"
+        case OperatorFact() | CancelRequested():
+            result = _result(fact.result) if isinstance(fact, StepSkipped | StepResolved) else ""
+            return who_and_why(fact) + (f"; result: {result}" if result else "")
+        case DriverTaken():
+            return f"{fact.driver}, {who_and_why(fact)}"
+        case LateEffectObserved():
+            return ": ".join(filter(None, ("its answer came late", _result(fact.result))))
         case StepSucceeded():
             return ": ".join(filter(None, ("found by the probe" * fact.probed, _result(fact.result))))
         case StepStarted() | CompensationStarted():

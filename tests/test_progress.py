@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from rich.console import Console
-from strategies import World, histories, plan_node, plan_of, started
+from strategies import World, eventful_histories, histories, plan_node, plan_of, started
 
 from amends.aggregates import facts
 from amends.aggregates.plan import Stage
@@ -24,6 +24,11 @@ def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - 
         include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id", "actor"}
     )
     return facts.FACTS[kind](**common, originator_version=1, as_of_ms=at_ms, **fields)
+
+
+def decided(kind: str, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
+    """Make a fact that somebody decided."""
+    return fact(kind, 0, reason="why", **fields).model_copy(update={"actor": "op"})
 
 
 def board_of(*said: facts.Fact) -> Board:
@@ -109,6 +114,24 @@ WORDS: list[tuple[facts.Fact, str]] = [
     (fact("SagaCompleted", 0), "completed"),
     (fact("SagaCompensated", 0), "compensated"),
     (fact("AttentionRequested", 0, nodes=("a", "b"), reason="stuck"), "needs attention (a, b): stuck"),
+    (decided("RetryRequested", node="a", attempt=0), "a: to be tried again, by op: why"),
+    (decided("StepSkipped", node="a", result=1), "a: skipped, by op: why"),
+    (
+        decided("StepResolved", node="a", result=1, evidence="TX-7"),
+        "a: found to have taken effect, by op: why; evidence: TX-7",
+    ),
+    (
+        decided("StepRuledOut", node="a", evidence="empty ledger"),
+        "a: found to have taken no effect, by op: why; evidence: empty ledger",
+    ),
+    (decided("CompensationSkipped", node="a"), "undo of a: left as it is, by op: why"),
+    (
+        decided("CompensationResolved", node="a", evidence="TX-8"),
+        "undo of a: found to be undone, by op: why; evidence: TX-8",
+    ),
+    (decided("CancelRequested"), "to be cancelled, by op: why"),
+    (decided("DriverTaken", driver="temporal", epoch=2), "driven by temporal from here on, by op: why"),
+    (fact("LateEffectObserved", 0, node="a", attempt=1, result=1), "a: took effect late"),
 ]
 
 
@@ -133,6 +156,57 @@ def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
     assert Mark.BUSY not in shown
     if world.record.state.status is RunStatus.COMPLETED:
         assert shown == {Mark.DONE}
+
+
+@given(eventful_histories())
+def test_no_row_moves_whatever_operators_do(world: World) -> None:
+    """Cancels, decisions and late answers open rows again, and every run that is closed then shows none that moves."""
+    board = Board(world.record.state.plan)
+    for each in world.facts:
+        board.apply(each)
+    shown = {row.mark for row in board.rows}
+    assert Mark.BUSY not in shown
+    if world.record.state.status is RunStatus.COMPLETED:
+        assert shown == {Mark.DONE}
+
+
+def test_an_operator_opens_a_run_that_goes_forward_again() -> None:
+    """What is next moves again after a decision, and the row says who decided, why, and on what evidence."""
+    board = board_of(
+        fact("StepRejected", 10, node="a", attempt=1, reason="no"),
+        fact("AttentionRequested", 10, nodes=("a",), reason="no"),
+    )
+    assert Mark.BUSY not in marks(board).values()
+    board.apply(decided("RetryRequested", node="a", attempt=0))
+    assert board.rows[0].mark is Mark.WAITING
+    board.apply(decided("StepSkipped", node="a", result=None, evidence="TX-7"))
+    assert (board.rows[0].mark, board.rows[0].text) == (Mark.DONE, "skipped, by op: why; evidence: TX-7")
+    assert marks(board)["b"] is Mark.BUSY
+
+
+def test_a_late_effect_opens_its_undo_again() -> None:
+    """What acted after it was undone has to be undone again, and the row says so until it is."""
+    undone = (
+        fact("StepInDoubt", 10, node="a", reason="?"),
+        fact("SagaFailed", 10, node="a", reason="?"),
+        fact("CompensationSucceeded", 20, node="a", attempt=1),
+        fact("SagaCompensated", 20),
+    )
+    board = board_of(*undone, fact("LateEffectObserved", 30, node="a", attempt=1, result=1))
+    assert marks(board) == {
+        "a": Mark.DONE,
+        "b": Mark.PENDING,
+        "c": Mark.PENDING,
+        "d": Mark.PENDING,
+        "undo of a": Mark.PENDING,
+    }
+    assert board.rows[-1].text == "to be done again"
+
+
+def test_nothing_new_is_shown_as_begun_after_a_cancel() -> None:
+    """A cancelled run begins no further step."""
+    board = board_of(fact("StepSucceeded", 10, node="a", attempt=1, result=None), decided("CancelRequested"))
+    assert Mark.BUSY not in marks(board).values()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
