@@ -246,6 +246,14 @@ class Protocol:
         """
         return self._follow(tx, self._read(tx, run_id), now_ms)
 
+    def conclude(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
+        """Append what follows without I/O, and run nothing.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        return self._conclude(tx, self._read(tx, run_id), now_ms)
+
     def claim(
         self, tx: Tx, run_id: str, work: Work, now_ms: int, *, takeover: bool = False
     ) -> tuple[RunRecord, Task | None]:

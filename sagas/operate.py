@@ -39,6 +39,7 @@ __all__ = ["Intervention", "Preview", "Verb", "apply", "fact_of", "open_for_deci
 _N = NodeStatus
 _UNDOING = frozenset({_N.UNDO_WAITING, _N.UNDO_EXHAUSTED})
 _RETRIABLE = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.REJECTED, _N.FAILED, _N.IN_DOUBT, *_UNDOING})
+_CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
 _ANSWERED = frozenset({_N.REJECTED, _N.FAILED})
 
 
@@ -229,7 +230,8 @@ def _node(record: RunRecord, intervention: Intervention) -> str:
         return wanted
     if record.state.status is RunStatus.COMPLETED:
         raise RefusedError(f"run {run_id!r} is COMPLETED; there is nothing to decide")
-    candidates = record.current or open_for_decision(record.state)
+    # Where only calls are under way, what is wrong is that they are, not that there is nothing to decide.
+    candidates = record.current or open_for_decision(record.state) or _claimed(record.state)
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
@@ -237,8 +239,12 @@ def _node(record: RunRecord, intervention: Intervention) -> str:
     raise InputError(f"run {run_id!r} has several open steps; name one of them: {', '.join(candidates)}")
 
 
+def _claimed(state: RunState) -> tuple[str, ...]:
+    return tuple(name for name, at in state.nodes.items() if at.status in _CLAIMED)
+
+
 def _refuse_live_claim(record: RunRecord, name: str, at: NodeState, now_ms: int) -> None:
-    if at.status not in {_N.STARTED, _N.UNDO_STARTED}:
+    if at.status not in _CLAIMED:
         return
     until = at.due_ms or now_ms
     left = max(0, until - now_ms) / 1000

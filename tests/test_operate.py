@@ -318,6 +318,8 @@ def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
     with pytest.raises(BusyError, match=r"'a' is being worked on, and its claim ends in 1 s") as busy:
         operate(world, Verb.RETRY, "a")
     assert busy.value.until_ms == 1_000
+    with pytest.raises(BusyError, match=r"'a' is being worked on"):
+        operate(world, Verb.RETRY)
 
 
 @pytest.mark.parametrize(

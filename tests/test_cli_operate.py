@@ -1,0 +1,351 @@
+"""`amends cancel`, `retry`, `skip`, `resolve` and `recover`: operators bring runs to their end, on the real program."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import AMENDS, CommandProject
+
+from amends.aggregates.facts import Fact
+from amends.aggregates.journal_sql import open_journal
+from amends.cli.settings import load_settings
+from amends.cli.wiring import load_project, open_store
+from amends.sagas.advance import Protocol
+from amends.sagas.start import prepare_start
+
+MODULE = """
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
+
+ONCE = Retry(max_attempts=1)
+LATER = Retry(max_attempts=2, first=timedelta(hours=1), longest=timedelta(hours=1))
+
+
+class Order(BaseModel):
+    fail: str = ""
+    name: str = ""
+
+
+@transaction
+def note_down(order: Order, uow: UnitOfWork) -> str:
+    return "noted"
+
+
+@note_down.compensation
+def strike_out(done: Done[Order, str], uow: UnitOfWork) -> None:
+    pass
+
+
+@effect(retry=LATER)
+async def pack(order: Order, call: Call) -> str:
+    while order.fail == "hang" and not Path("gate").exists():
+        await asyncio.sleep(0.02)
+    if order.fail == "wait":
+        raise RuntimeError("no answer")
+    return "parcel"
+
+
+@pack.compensation(retry=ONCE)
+async def unpack(tried: Attempted[Order, str], call: Call) -> None:
+    if tried.input.fail == "undo" and not Path(tried.input.name).exists():
+        raise RuntimeError("glued")
+
+
+@transaction
+def send(order: Order, uow: UnitOfWork) -> None:
+    if order.fail == "undo":
+        raise Rejected("no lorry")
+
+
+@effect
+async def bill(order: Order, call: Call) -> int:
+    if order.fail == "bill" and not Path(order.name).exists():
+        raise Rejected("closed today")
+    if order.fail == "slow bill":
+        raise RuntimeError("no answer")
+    return 7
+
+
+ship = Saga("ship", Order, note_down, pack, pivot(send), retriable(bill, retry=LATER))
+"""
+
+
+RUNS = {
+    "undo-1": "undo",
+    "undo-skip": "undo",
+    "undo-resolve": "undo",
+    "bill-1": "bill",
+    "bill-2": "bill",
+    "wait-1": "wait",
+    "pivot-1": "slow bill",
+    "hang-1": "hang",
+    "ask-1": "bill",
+}
+"""The runs of this file, and what goes wrong with each."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
+    """Give a project in which `amends dev` runs, with all runs under way."""
+    project = scaffold(tmp_path_factory.mktemp("operate") / "shop")
+    project.write("runs.jsonl", "".join(json.dumps({"name": n, "fail": f}) + "\n" for n, f in RUNS.items()))
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        assert project.run("run", "ship", "@runs.jsonl", "--id-field", "name", "--detach").code == 0
+        yield project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> CommandProject:
+    """Give a project in which nothing runs."""
+    return scaffold(tmp_path / "shop")
+
+
+def scaffold(path: Path) -> CommandProject:
+    """Make the project of this file."""
+    project = CommandProject(path)
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    project.write("shop.py", MODULE)
+    return project
+
+
+def reached(project: CommandProject, run_id: str, *kinds: str) -> list[str]:
+    """Wait until the last facts of a run are of some kinds, and give all of them by kind."""
+    journal = open_journal(project.store_url)
+    try:
+        for _ in range(1_500):
+            found = [fact.kind for fact in journal.facts_blocking(run_id)]
+            if tuple(found[-len(kinds) :]) == kinds:
+                return found
+            time.sleep(0.02)
+    finally:
+        journal.close_blocking()
+    raise AssertionError(f"run {run_id} did not come to {kinds}: {found}")
+
+
+def facts_of(project: CommandProject, run_id: str) -> list[Fact]:
+    """Read the facts of a run."""
+    journal = open_journal(project.store_url)
+    try:
+        return journal.facts_blocking(run_id)
+    finally:
+        journal.close_blocking()
+
+
+def decide(project: CommandProject, verb: str, run_id: str, *more: str) -> tuple[int, str]:
+    """Have an operator decide without being asked; give the exit status and what is said."""
+    ended = project.run(verb, run_id, *more, "--reason", "seen to", "--actor", "op", "--yes")
+    return ended.code, ended.out if ended.code == 0 else ended.error
+
+
+# ---- a run that needs attention
+
+
+def test_an_exhausted_undo_is_retried(served: CommandProject) -> None:
+    """The plan is shown, the fact names who decided and why, and Temporal brings the run to its end."""
+    reached(served, "undo-1", "AttentionRequested")
+    served.write("undo-1", "")
+    code, said = decide(served, "retry", "undo-1", "--evidence", "TX-7")
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert code == 0
+    assert lines[1:] == [
+        "to write RetryRequested for pack (with a new budget), by op: seen to; evidence: TX-7",
+        "then COMPENSATING",
+        "next pack: undo attempt 1 of 1",
+        "to undo pack",
+        "COMPENSATING: run undo-1 of ship: Temporal goes on with it; see: amends history undo-1 --watch",
+    ]
+    reached(served, "undo-1", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
+    assert "by op: seen to; evidence: TX-7" in served.run("history", "undo-1").out
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "kind"),
+    [("skip", [], "CompensationSkipped"), ("resolve", ["--evidence", "TX-8"], "CompensationResolved")],
+)
+def test_an_exhausted_undo_is_left_or_done_by_hand(
+    served: CommandProject, verb: str, more: list[str], kind: str
+) -> None:
+    """Either closes the run at once, and `show` says who decided."""
+    run_id = f"undo-{verb}"
+    reached(served, run_id, "AttentionRequested")
+    code, said = decide(served, verb, run_id, "pack", *more)
+    assert (code, said.splitlines()[-1]) == (
+        0,
+        f"COMPENSATED: run {run_id} of ship; its facts: amends history {run_id}",
+    )
+    assert [fact.kind for fact in facts_of(served, run_id)][-2:] == [kind, "SagaCompensated"]
+    assert "by op: seen to" in served.run("show", run_id).out
+
+
+def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: CommandProject) -> None:
+    """A result of another type is refused; one that fits is what later steps get; JSON says it all to a program."""
+    reached(served, "bill-1", "AttentionRequested")
+    code, said = decide(served, "skip", "bill-1", "--output", '"seven"')
+    assert code == 2
+    assert "the output that later steps of 'bill' get is not valid" in said
+    ended = served.run("skip", "bill-1", "--reason", "paid in cash", "--output", "8", "--yes", "--json")
+    answer = json.loads(ended.out)
+    assert (ended.code, answer["written"], answer["status"]) == (0, True, "COMPLETED")
+    assert (answer["plan"]["fact"]["result"], answer["plan"]["next"][0]["what"]) == (
+        8,
+        "the run is closed as completed",
+    )
+    reached(served, "bill-1", "StepSkipped", "SagaCompleted")
+
+
+def test_a_refused_step_behind_the_pivot_is_retried(served: CommandProject) -> None:
+    """A redo asks under a new key, and the run is completed."""
+    reached(served, "bill-2", "AttentionRequested")
+    served.write("bill-2", "")
+    assert decide(served, "retry", "bill-2", "bill")[0] == 0
+    reached(served, "bill-2", "StepStarted", "StepSucceeded", "SagaCompleted")
+
+
+# ---- cancelling
+
+
+def test_a_waiting_run_is_cancelled_once(served: CommandProject) -> None:
+    """It is undone at once, though its step would have waited for an hour; a second request writes nothing."""
+    reached(served, "wait-1", "StepAttemptFailed")
+    assert decide(served, "cancel", "wait-1")[0] == 0
+    kinds = reached(served, "wait-1", "SagaCompensated")
+    code, said = decide(served, "cancel", "wait-1")
+    assert code == 0
+    assert "nothing: it is being undone already, or was" in said
+    assert [fact.kind for fact in facts_of(served, "wait-1")] == kinds
+
+
+def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject) -> None:
+    """It only goes forward: refused in one line, and nothing is written."""
+    reached(served, "pivot-1", "StepAttemptFailed")
+    code, said = decide(served, "cancel", "pivot-1")
+    assert code == 2
+    assert said.startswith("amends: run 'pivot-1' has passed its pivot and only goes forward; it cannot be cancelled")
+    assert facts_of(served, "pivot-1")[-1].kind == "StepAttemptFailed"
+
+
+# ---- what is in the way
+
+
+def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject) -> None:
+    """Nobody decides about it meanwhile; --after-expiry waits for the step's answer, and Ctrl-C ends it with 130."""
+    reached(served, "hang-1", "StepStarted")
+    code, said = decide(served, "retry", "hang-1")
+    assert code == 3
+    assert "'pack' is being worked on, and its claim ends in" in said
+    arguments = ("retry", "hang-1", "pack", "--reason", "slow", "--yes", "--after-expiry")
+    with served.started(*arguments) as waiting:
+        waiting.read_until("being worked on; waiting for its answer")
+        assert waiting.stop(signal.SIGINT) == 130
+    with served.started(*arguments) as waiting:
+        waiting.read_until("being worked on; waiting for its answer")
+        served.write("gate", "")
+        assert waiting.process.wait(30) == 2
+    reached(served, "hang-1", "SagaCompleted")
+
+
+def test_nothing_is_written_without_a_yes(served: CommandProject) -> None:
+    """Where nobody can be asked the plan is shown and nothing done; where somebody is asked, it is as he says."""
+    reached(served, "ask-1", "AttentionRequested")
+    arguments = ("skip", "ask-1", "--reason", "why", "--output", "1")
+    ended = served.run(*arguments)
+    assert (ended.code, ended.error) == (
+        2,
+        "amends: there is no terminal to ask on; nothing was written; to do it without asking: --yes",
+    )
+    assert "StepSkipped for bill" in ended.out
+    before = facts_of(served, "ask-1")
+    assert answered(served, "n", *arguments) == 2
+    assert facts_of(served, "ask-1") == before
+    assert answered(served, "y", *arguments) == 0
+    reached(served, "ask-1", "StepSkipped", "SagaCompleted")
+
+
+def answered(project: CommandProject, answer: str, *arguments: str) -> int:
+    """Run a command on a terminal, answer its question, and give its exit status."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [AMENDS, *arguments], cwd=project.path, env=project.environment, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while b"Do it?" not in said:
+            said += os.read(ours, 1_000)
+        os.write(ours, f"{answer}\n".encode())
+        code = process.wait(30)
+    os.close(ours)
+    return code
+
+
+# ---- without Temporal
+
+
+def open_claim(project: CommandProject, driver: str) -> None:
+    """Make a store with a run whose step was claimed long ago by a process that is gone."""
+    settings = load_settings(project.path)
+    loaded = load_project(settings)
+    protocol, registry = Protocol(loaded.registry, "gone"), loaded.registry
+    saga = registry.saga("ship")
+    start = prepare_start(registry, saga, saga.input_type(), run_id="old-1", driver=driver, actor="x")
+    journal = open_store(settings)
+    try:
+        journal.commit_blocking(lambda tx: protocol.accept(tx, start, 1))
+        journal.commit_blocking(lambda tx: protocol.claim_all(tx, protocol.advance(tx, "old-1", 1), 1))
+    finally:
+        journal.close_blocking()
+
+
+def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProject) -> None:
+    """Where no worker is left, an operator can still decide; the run then goes on when one starts."""
+    open_claim(project, "temporal")
+    assert decide(project, "retry", "old-1")[0] == 3
+    code, said = decide(project, "retry", "old-1", "--after-expiry")
+    assert code == 0
+    assert said.splitlines()[-1] == (
+        "RUNNING: run old-1 of ship: it goes on when a worker starts: no Temporal is configured and no embedded one "
+        "runs; start one: amends dev; see: amends show old-1"
+    )
+    assert [fact.kind for fact in facts_of(project, "old-1")][-2:] == ["StepAttemptFailed", "RetryRequested"]
+    ended = project.run("recover")
+    assert (ended.code, ended.error) == (
+        3,
+        "amends: no Temporal is configured and no embedded one runs; start one: amends dev; nothing was done",
+    )
+
+
+def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject) -> None:
+    """A run of the in-process driver is Temporal's from then on, and is brought to its end."""
+    open_claim(project, "in-process")
+    code, said = decide(project, "retry", "old-1", "--after-expiry")
+    assert code == 0
+    assert "driven by in-process" in said.splitlines()[-1]
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        unknown = project.run("recover", "--take-over", "old-2")
+        assert (unknown.code, unknown.error.partition(";")[0]) == (
+            2,
+            "amends: no run has the id 'old-2' in this store",
+        )
+        ended = project.run("recover", "--take-over", "old-1", "--actor", "op", "--json")
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out) == {
+            "taken_over": ["old-1"],
+            "started": ["old-1"],
+            "driven": [],
+            "refused": {},
+            "missing": [],
+        }
+        assert "DriverTaken" in reached(project, "old-1", "StepSucceeded", "SagaCompleted")
+    assert "temporal, by op: amends recover --take-over" in project.run("history", "old-1").out

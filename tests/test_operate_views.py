@@ -1,0 +1,228 @@
+"""What is shown of operators' decisions and of late answers, before they are written and after."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from strategies import AnyResults, World, eventful_histories, plan_node, plan_of, started
+
+from amends.aggregates import facts
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.plan import Role
+from amends.aggregates.state import NodeStatus
+from amends.cli.operate_views import Driven, plan_fields, preview_json, what_next
+from amends.cli.recover_views import Recovered
+from amends.cli.render import as_json, node_style
+from amends.cli.views import TIMELINE, node_views, on_decision, timeline_row
+from amends.sagas.decide import RunStep, decide
+from amends.sagas.operate import Intervention, Verb, fact_of, preview
+from amends.sagas.outcome import Failed, Outcome, Refused, Succeeded
+
+REGISTRY: Any = AnyResults()
+PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
+AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
+WORDS: dict[str, Any] = {
+    "node": "a",
+    "nodes": ("a",),
+    "attempt": 2,
+    "key": "the key",
+    "worker": "the worker",
+    "lease_until_ms": 5,
+    "error_type": "SomeError",
+    "error": "the error",
+    "retry_at_ms": 5,
+    "reason": "the reason",
+    "evidence": "the evidence",
+    "result": "the result",
+    "driver": "the driver",
+    "epoch": 2,
+}
+"""A value for every field that a fact may have besides those that all have."""
+SHOWN = {"worker", "error_type", "error", "reason", "evidence", "result", "driver"}
+"""Fields whose value is said in a fact's detail; the others have columns of their own, or matter to nobody."""
+
+
+def example(kind: str) -> facts.Fact:
+    """Make a fact of a kind, with a word for everything that it can hold."""
+    first = started(plan_of(plan_node("a")))
+    if kind == first.kind:
+        return first
+    common = first.model_dump(include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id"})
+    wanted = {name: value for name, value in WORDS.items() if name in facts.FACTS[kind].model_fields}
+    return facts.FACTS[kind](**common, originator_version=2, as_of_ms=0, actor="the actor", **wanted)
+
+
+def wish(verb: Verb, node: str | None = None) -> Intervention:
+    """Make an operator's decision."""
+    return Intervention(verb=verb, node=node, actor="op", reason="because", evidence="seen")
+
+
+def do(world: World, name: str, outcome: Outcome) -> None:
+    """Have the call that is due at a node answered."""
+    work: Any = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
+    world.answer(world.call(work), outcome)
+    world.conclude()
+
+
+def shown(world: World, intervention: Intervention) -> dict[str, str]:
+    """Give the lines that are shown of a decision."""
+    lines = plan_fields(preview(REGISTRY, world.record, intervention, world.now_ms), world.now_ms)
+    return {name: str(text) for name, text in lines}
+
+
+def stuck_undo() -> World:
+    """Give a run whose undo is exhausted."""
+    world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "b", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "b", Failed("TimeoutError", "gone", final=True))
+    do(world, "a", Succeeded(None))
+    return world
+
+
+# ---- facts
+
+
+@pytest.mark.parametrize("kind", facts.FACTS)
+def test_a_fact_says_all_that_people_have_to_know(kind: str) -> None:
+    """Of every kind of fact, what was said, why and on what evidence stands in its row of the history."""
+    fact = example(kind)
+    detail = timeline_row(fact, 0, whole=True)[len(TIMELINE) - 1]
+    present = set(facts.FACTS[kind].model_fields) & SHOWN
+    wanted = {WORDS[name] for name in present if kind != "SagaStarted"}
+    assert [word for word in wanted if word not in detail] == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["CancelRequested", "DriverTaken", *(c.__name__ for c in facts.OperatorFact.__subclasses__())]
+)
+def test_a_decision_says_who_decided(kind: str) -> None:
+    """The name of who decided stands beside the reason."""
+    assert "by the actor: the reason" in timeline_row(example(kind), 0, whole=True)[len(TIMELINE) - 1]
+
+
+@pytest.mark.parametrize("status", [s for s in NodeStatus if s.value.endswith("skipped")])
+def test_what_was_skipped_looks_unlike_what_goes_on(status: NodeStatus) -> None:
+    """A node that somebody decided about is not drawn as if it were being worked on."""
+    assert node_style(status) != node_style(NodeStatus.STARTED)
+
+
+def test_a_node_says_who_decided_about_it() -> None:
+    """In `show`, the decision stands in place of the error that led to it, until something else happens."""
+    world = stuck_undo()
+    fact = fact_of(REGISTRY, world.record, wish(Verb.SKIP, "b"), world.now_ms, 7)
+    assert fact is not None
+    world.append(fact)
+    view = next(each for each in node_views(world.record, world.facts) if each.node.name == "b")
+    assert view.decided == view.said == "by op: because; evidence: seen"
+    assert view.error == "TimeoutError: gone"
+
+
+def test_attempts_are_counted_anew_with_a_new_budget() -> None:
+    """After a retry of the undo, those of the step stay and those of the undo begin again."""
+    world = stuck_undo()
+    fact = fact_of(REGISTRY, world.record, wish(Verb.RETRY, "b"), world.now_ms, 7)
+    assert fact is not None
+    before = next(each for each in node_views(world.record, world.facts) if each.node.name == "b")
+    world.append(fact)
+    after = next(each for each in node_views(world.record, world.facts) if each.node.name == "b")
+    assert (before.attempts, before.undo_attempts) == (1, 1)
+    assert (after.attempts, after.undo_attempts) == (1, 0)
+
+
+@given(world=eventful_histories())
+def test_every_decision_has_words(world: World) -> None:
+    """Whatever is decided about a run in any state, there is something to say about it, for people and programs."""
+    for verb in Verb:
+        for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
+            try:
+                seen = preview(REGISTRY, world.record, wish(verb, node), world.now_ms)
+            except AmendsError:
+                continue
+            assert all(str(text) for _, text in plan_fields(seen, world.now_ms))
+            assert as_json(preview_json(seen))
+            assert all(on_decision(seen.after.state, each).what for each in seen.next)
+
+
+# ---- plans
+
+
+def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
+    """The last that was done is undone first."""
+    world = World.begin(plan_of(plan_node("a"), plan_node("b"), plan_node("c"), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "b", Succeeded(None))
+    assert shown(world, wish(Verb.CANCEL)) == {
+        "now": f"RUNNING at position {world.record.state.position}",
+        "to write": "CancelRequested, by op: because",
+        "then": "CANCELLING",
+        "next": "the run turns round: what was done is undone",
+        "to undo": "b, then a",
+    }
+
+
+def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
+    """Who asks again is told that nothing is left to ask for."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    world.call(RunStep("a", 1))
+    fact = fact_of(REGISTRY, world.record, wish(Verb.CANCEL), world.now_ms, 7)
+    assert fact is not None
+    world.append(fact)
+    assert shown(world, wish(Verb.CANCEL))["to write"] == "nothing: it is being undone already, or was"
+
+
+def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
+    """A run that goes forward shows what is ahead, and undoes nothing."""
+    world = World.begin(plan_of(PIVOT, AFTER))
+    do(world, "pivot", Succeeded(None))
+    do(world, "after", Refused("closed today"))
+    assert shown(world, wish(Verb.RETRY)) == {
+        "now": f"NEEDS_ATTENTION at position {world.record.state.position}",
+        "to write": "RetryRequested for after (with a new budget), by op: because; evidence: seen",
+        "then": "RUNNING",
+        "next": "after: attempt 1 of 3",
+        "still to run": "after",
+    }
+
+
+def test_the_plan_of_leaving_an_undo_says_that_the_run_is_closed() -> None:
+    """Nothing is undone any more, and the run counts as compensated by decision."""
+    assert shown(stuck_undo(), wish(Verb.SKIP, "b")) == {
+        "now": f"NEEDS_ATTENTION at position {stuck_undo().record.state.position}",
+        "to write": "CompensationSkipped for b, by op: because; evidence: seen",
+        "then": "COMPENSATING",
+        "next": "the run is closed as compensated",
+    }
+
+
+# ---- afterwards
+
+
+def test_what_is_said_afterwards_names_who_goes_on() -> None:
+    """An open run is gone on with by Temporal, by a worker that has to be started, or by the process that drives it."""
+    record = World.begin(plan_of(plan_node("a"))).record
+    ours = type(record)(record.started, record.state, {}, None, driver="temporal")
+    assert what_next(ours, Driven(roused=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
+    assert "it goes on when a worker starts: nothing runs" in what_next(
+        ours, Driven(roused=False, why_not="nothing runs")
+    )
+    other = type(record)(record.started, record.state, {}, None, driver="in-process")
+    assert what_next(other, Driven(roused=False)).endswith("amends recover --take-over run-1")
+    assert what_next(stuck_undo().record, Driven(roused=False)).endswith("open is b; see: amends show run-1")
+
+
+def test_what_recovery_found_wrong_is_counted() -> None:
+    """Refused and missing runs are what is wrong; everything else is not."""
+    found = Recovered(["t"], ["t", "s"], ["d"], {"r": "older"}, ["m"])
+    assert found.wrong
+    assert found.summary() == "4 unfinished: 2 started, 1 driven already, 1 refused; 1 missing in this store"
+    assert [row[:2] for row in found.rows()] == [
+        ("t", "taken over"),
+        ("t", "started"),
+        ("s", "started"),
+        ("d", "driven already"),
+        ("r", "refused"),
+        ("m", "missing"),
+    ]
+    assert not Recovered(["t"], ["t"], ["d"], {}, []).wrong
