@@ -25,7 +25,6 @@ from amends.aggregates.index_sql import move_runs, write_keys, write_runs
 from amends.aggregates.loading_sql import Held, Plans, load_aggregate, load_records
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.state import RunStatus
 
 __all__ = ["Batch", "BatchLost", "Known", "MistakenError"]
 
@@ -146,7 +145,7 @@ class Batch:
         events: Staged events, in the order of their notification ids.
         runs: Records at their heads, staged facts included; `None` where there is no such run.
         aggregates: Aggregates at their heads, staged events included.
-        changed: The runs that have staged facts, with their status before the batch; `None` for new ones.
+        changed: The runs that have staged facts, with their record before the batch; `None` for new ones.
         heads: The aggregates' streams that have staged events, with their heads.
         lost: The error with which the transaction was lost; `None` while it was not.
     """
@@ -161,7 +160,7 @@ class Batch:
         self.new_plans: dict[str, Plan] = {}
         self.runs: dict[str, RunRecord | None] = {}
         self.aggregates: dict[str, Held] = {}
-        self.changed: dict[str, RunStatus | None] = {}
+        self.changed: dict[str, RunRecord | None] = {}
         self.heads: dict[str, int] = {}
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
         self.savepoints: list[Savepoint] = []
@@ -255,8 +254,7 @@ class Batch:
         self.events += facts
         run_id = record.run_id
         if run_id not in self.changed:
-            former = self.runs[run_id]
-            self.put(self.changed, run_id, None if former is None else former.state.status)
+            self.put(self.changed, run_id, self.runs[run_id])
         self.put(self.runs, run_id, record)
 
     def stage_aggregate(self, stream: str, held: Held, events: Sequence[StoredEvent]) -> None:
@@ -326,7 +324,7 @@ class Batch:
             record = self.runs[run_id]
             if record is None:
                 continue
-            (moved if record.state.status is former else other).append(record.summary)
+            (moved if former is not None and _stays(former, record) else other).append(record.summary)
             if former is None:
                 keys += [(run_id, field, value) for field, value in record.started.keys.items()]
         if other:
@@ -341,6 +339,11 @@ class Batch:
         for plan in self.new_plans.values():
             self.known.plans.keep(plan)
         self.known.keep(self)
+
+
+def _stays(former: RunRecord, record: RunRecord) -> bool:
+    """Tell whether the columns of a run's row that seldom change are as they were."""
+    return record.state.status is former.state.status and record.driver == former.driver
 
 
 class Savepoint:

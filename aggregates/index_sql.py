@@ -53,7 +53,7 @@ def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
 
 
 def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
-    """Bring the rows of runs whose status is unchanged to what the journal now says.
+    """Bring the rows of runs whose status and driver are unchanged to what the journal now says.
 
     Most facts do not change the status, and leaving it out spares the database its indexes.
     """

@@ -41,6 +41,8 @@ from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.aggregates.record import fold_facts
 from amends.aggregates.schema_sql import plans, run_keys, saga_index, stored_events
 from amends.aggregates.state import RunStatus
+from amends.sagas.advance import Protocol
+from amends.sagas.registry import Registry
 
 
 @pytest.fixture
@@ -285,6 +287,14 @@ async def test_runs_are_found_by_saga_status_and_keys(journal: SqlJournal) -> No
     assert await ids(statuses=frozenset({RunStatus.COMPLETED})) == ["c"]
     assert await ids(statuses=frozenset({RunStatus.COMPLETED, RunStatus.RUNNING})) == ["a", "b", "c"]
     assert await ids(statuses=frozenset({RunStatus.COMPENSATED})) == []
+
+
+async def test_a_run_that_is_taken_over_is_listed_with_its_new_driver(journal: SqlJournal) -> None:
+    """Recovery finds runs by the driver that the list names, though taking over changes no status."""
+    await journal.commit(accept("r"))
+    protocol = Protocol(Registry(()), "op")
+    await journal.commit(lambda tx: protocol.take_over(tx, "r", "in-process", 1_000, actor="op", reason="why"))
+    assert [row.driver for row in await journal.runs(RunQuery())] == ["in-process"]
 
 
 async def test_a_journal_that_cannot_be_opened_says_why(tmp_path: Path, postgres_url: str) -> None:
