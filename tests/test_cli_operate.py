@@ -1,16 +1,19 @@
 """`amends cancel`, `retry`, `skip`, `resolve` and `recover`: operators bring runs to their end, on the real program."""
 
 import json
+import logging
 import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import AMENDS, CommandProject
+from reading_shop import Amends, as_it_was
 
 from amends.aggregates.facts import Fact
 from amends.aggregates.journal_sql import open_journal
@@ -47,7 +50,7 @@ def strike_out(done: Done[Order, str], uow: UnitOfWork) -> None:
     pass
 
 
-@effect(retry=LATER)
+@effect(retry=LATER, timeout=timedelta(minutes=5))
 async def pack(order: Order, call: Call) -> str:
     while order.fail == "hang" and not Path("gate").exists():
         await asyncio.sleep(0.02)
@@ -143,20 +146,42 @@ def facts_of(project: CommandProject, run_id: str) -> list[Fact]:
         journal.close_blocking()
 
 
-def decide(project: CommandProject, verb: str, run_id: str, *more: str) -> tuple[int, str]:
+def decide(amends: Amends, verb: str, run_id: str, *more: str) -> tuple[int, str]:
     """Have an operator decide without being asked; give the exit status and what is said."""
-    ended = project.run(verb, run_id, *more, "--reason", "seen to", "--actor", "op", "--yes")
-    return ended.code, ended.out if ended.code == 0 else ended.error
+    ended = amends(verb, run_id, *more, "--reason", "seen to", "--actor", "op", "--yes")
+    return ended.code, ended.out if ended.code == 0 else ended.err.strip()
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    """Undo what the program changes in this process, where the tests call it to save its start."""
+    handlers = logging.getLogger().handlers[:]
+    with as_it_was():
+        yield
+    logging.getLogger().handlers[:] = handlers
+    sys.modules.pop("shop", None)
+
+
+@pytest.fixture
+def amends(served: CommandProject, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Give the program, to be called in this process on the project in which `amends dev` runs."""
+    return Amends(served.path, capsys)
+
+
+@pytest.fixture
+def alone(project: CommandProject, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Give the program, to be called in this process on the project in which nothing runs."""
+    return Amends(project.path, capsys)
 
 
 # ---- a run that needs attention
 
 
-def test_an_exhausted_undo_is_retried(served: CommandProject) -> None:
+def test_an_exhausted_undo_is_retried(served: CommandProject, amends: Amends) -> None:
     """The plan is shown, the fact names who decided and why, and Temporal brings the run to its end."""
     reached(served, "undo-1", "AttentionRequested")
     served.write("undo-1", "")
-    code, said = decide(served, "retry", "undo-1", "--evidence", "TX-7")
+    code, said = decide(amends, "retry", "undo-1", "--evidence", "TX-7")
     lines = [" ".join(line.split()) for line in said.splitlines()]
     assert code == 0
     assert lines[1:] == [
@@ -167,7 +192,7 @@ def test_an_exhausted_undo_is_retried(served: CommandProject) -> None:
         "COMPENSATING: run undo-1 of ship: Temporal goes on with it; see: amends history undo-1 --watch",
     ]
     reached(served, "undo-1", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
-    assert "by op: seen to; evidence: TX-7" in served.run("history", "undo-1").out
+    assert "by op: seen to; evidence: TX-7" in amends("history", "undo-1").out
 
 
 @pytest.mark.parametrize(
@@ -175,27 +200,27 @@ def test_an_exhausted_undo_is_retried(served: CommandProject) -> None:
     [("skip", [], "CompensationSkipped"), ("resolve", ["--evidence", "TX-8"], "CompensationResolved")],
 )
 def test_an_exhausted_undo_is_left_or_done_by_hand(
-    served: CommandProject, verb: str, more: list[str], kind: str
+    served: CommandProject, amends: Amends, verb: str, more: list[str], kind: str
 ) -> None:
     """Either closes the run at once, and `show` says who decided."""
     run_id = f"undo-{verb}"
     reached(served, run_id, "AttentionRequested")
-    code, said = decide(served, verb, run_id, "pack", *more)
+    code, said = decide(amends, verb, run_id, "pack", *more)
     assert (code, said.splitlines()[-1]) == (
         0,
         f"COMPENSATED: run {run_id} of ship; its facts: amends history {run_id}",
     )
     assert [fact.kind for fact in facts_of(served, run_id)][-2:] == [kind, "SagaCompensated"]
-    assert "by op: seen to" in served.run("show", run_id).out
+    assert "by op: seen to" in amends("show", run_id).out
 
 
-def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: CommandProject) -> None:
+def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: CommandProject, amends: Amends) -> None:
     """A result of another type is refused; one that fits is what later steps get; JSON says it all to a program."""
     reached(served, "bill-1", "AttentionRequested")
-    code, said = decide(served, "skip", "bill-1", "--output", '"seven"')
+    code, said = decide(amends, "skip", "bill-1", "--output", '"seven"')
     assert code == 2
     assert "the output that later steps of 'bill' get is not valid" in said
-    ended = served.run("skip", "bill-1", "--reason", "paid in cash", "--output", "8", "--yes", "--json")
+    ended = amends("skip", "bill-1", "--reason", "paid in cash", "--output", "8", "--yes", "--json")
     answer = json.loads(ended.out)
     assert (ended.code, answer["written"], answer["status"]) == (0, True, "COMPLETED")
     assert (answer["plan"]["fact"]["result"], answer["plan"]["next"][0]["what"]) == (
@@ -205,32 +230,32 @@ def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: Comman
     reached(served, "bill-1", "StepSkipped", "SagaCompleted")
 
 
-def test_a_refused_step_behind_the_pivot_is_retried(served: CommandProject) -> None:
+def test_a_refused_step_behind_the_pivot_is_retried(served: CommandProject, amends: Amends) -> None:
     """A redo asks under a new key, and the run is completed."""
     reached(served, "bill-2", "AttentionRequested")
     served.write("bill-2", "")
-    assert decide(served, "retry", "bill-2", "bill")[0] == 0
+    assert decide(amends, "retry", "bill-2", "bill")[0] == 0
     reached(served, "bill-2", "StepStarted", "StepSucceeded", "SagaCompleted")
 
 
 # ---- cancelling
 
 
-def test_a_waiting_run_is_cancelled_once(served: CommandProject) -> None:
+def test_a_waiting_run_is_cancelled_once(served: CommandProject, amends: Amends) -> None:
     """It is undone at once, though its step would have waited for an hour; a second request writes nothing."""
     reached(served, "wait-1", "StepAttemptFailed")
-    assert decide(served, "cancel", "wait-1")[0] == 0
+    assert decide(amends, "cancel", "wait-1")[0] == 0
     kinds = reached(served, "wait-1", "SagaCompensated")
-    code, said = decide(served, "cancel", "wait-1")
+    code, said = decide(amends, "cancel", "wait-1")
     assert code == 0
     assert "nothing: it is being undone already, or was" in said
     assert [fact.kind for fact in facts_of(served, "wait-1")] == kinds
 
 
-def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject) -> None:
+def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject, amends: Amends) -> None:
     """It only goes forward: refused in one line, and nothing is written."""
     reached(served, "pivot-1", "StepAttemptFailed")
-    code, said = decide(served, "cancel", "pivot-1")
+    code, said = decide(amends, "cancel", "pivot-1")
     assert code == 2
     assert said.startswith("amends: run 'pivot-1' has passed its pivot and only goes forward; it cannot be cancelled")
     assert facts_of(served, "pivot-1")[-1].kind == "StepAttemptFailed"
@@ -239,10 +264,10 @@ def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject) -> None
 # ---- what is in the way
 
 
-def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject) -> None:
+def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, amends: Amends) -> None:
     """Nobody decides about it meanwhile; --after-expiry waits for the step's answer, and Ctrl-C ends it with 130."""
     reached(served, "hang-1", "StepStarted")
-    code, said = decide(served, "retry", "hang-1")
+    code, said = decide(amends, "retry", "hang-1")
     assert code == 3
     assert "'pack' is being worked on, and its claim ends in" in said
     arguments = ("retry", "hang-1", "pack", "--reason", "slow", "--yes", "--after-expiry")
@@ -256,12 +281,12 @@ def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject) ->
     reached(served, "hang-1", "SagaCompleted")
 
 
-def test_nothing_is_written_without_a_yes(served: CommandProject) -> None:
+def test_nothing_is_written_without_a_yes(served: CommandProject, amends: Amends) -> None:
     """Where nobody can be asked the plan is shown and nothing done; where somebody is asked, it is as he says."""
     reached(served, "ask-1", "AttentionRequested")
     arguments = ("skip", "ask-1", "--reason", "why", "--output", "1")
-    ended = served.run(*arguments)
-    assert (ended.code, ended.error) == (
+    ended = amends(*arguments)
+    assert (ended.code, ended.err.strip()) == (
         2,
         "amends: there is no terminal to ask on; nothing was written; to do it without asking: --yes",
     )
@@ -307,38 +332,38 @@ def open_claim(project: CommandProject, driver: str) -> None:
         journal.close_blocking()
 
 
-def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProject) -> None:
+def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProject, alone: Amends) -> None:
     """Where no worker is left, an operator can still decide; the run then goes on when one starts."""
     open_claim(project, "temporal")
-    assert decide(project, "retry", "old-1")[0] == 3
-    code, said = decide(project, "retry", "old-1", "--after-expiry")
+    assert decide(alone, "retry", "old-1")[0] == 3
+    code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0
     assert said.splitlines()[-1] == (
         "RUNNING: run old-1 of ship: it goes on when a worker starts: no Temporal is configured and no embedded one "
         "runs; start one: amends dev; see: amends show old-1"
     )
     assert [fact.kind for fact in facts_of(project, "old-1")][-2:] == ["StepAttemptFailed", "RetryRequested"]
-    ended = project.run("recover")
-    assert (ended.code, ended.error) == (
+    ended = alone("recover")
+    assert (ended.code, ended.err.strip()) == (
         3,
         "amends: no Temporal is configured and no embedded one runs; start one: amends dev; nothing was done",
     )
 
 
-def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject) -> None:
+def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject, alone: Amends) -> None:
     """A run of the in-process driver is Temporal's from then on, and is brought to its end."""
     open_claim(project, "in-process")
-    code, said = decide(project, "retry", "old-1", "--after-expiry")
+    code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0
     assert "driven by in-process" in said.splitlines()[-1]
     with project.started("dev") as dev:
         dev.read_until("Ready")
-        unknown = project.run("recover", "--take-over", "old-2")
-        assert (unknown.code, unknown.error.partition(";")[0]) == (
+        unknown = alone("recover", "--take-over", "old-2")
+        assert (unknown.code, unknown.err.partition(";")[0]) == (
             2,
             "amends: no run has the id 'old-2' in this store",
         )
-        ended = project.run("recover", "--take-over", "old-1", "--actor", "op", "--json")
+        ended = alone("recover", "--take-over", "old-1", "--actor", "op", "--json")
         assert ended.code == 0, ended.err
         assert json.loads(ended.out) == {
             "taken_over": ["old-1"],
@@ -348,4 +373,4 @@ def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject) ->
             "missing": [],
         }
         assert "DriverTaken" in reached(project, "old-1", "StepSucceeded", "SagaCompleted")
-    assert "temporal, by op: amends recover --take-over" in project.run("history", "old-1").out
+    assert "temporal, by op: amends recover --take-over" in alone("history", "old-1").out
