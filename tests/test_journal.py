@@ -293,8 +293,8 @@ async def test_a_run_that_is_taken_over_is_listed_with_its_new_driver(journal: S
     """Recovery finds runs by the driver that the list names, though taking over changes no status."""
     await journal.commit(accept("r"))
     protocol = Protocol(Registry(()), "op")
-    await journal.commit(lambda tx: protocol.take_over(tx, "r", "in-process", 1_000, actor="op", reason="why"))
-    assert [row.driver for row in await journal.runs(RunQuery())] == ["in-process"]
+    await journal.commit(lambda tx: protocol.take_over(tx, "r", "temporal", 1_000, actor="op", reason="why"))
+    assert [row.driver for row in await journal.runs(RunQuery())] == ["temporal"]
 
 
 async def test_a_journal_that_cannot_be_opened_says_why(tmp_path: Path, postgres_url: str) -> None:
