@@ -46,7 +46,7 @@ def test_json_says_since_when(amends: Amends) -> None:
         (["--limit", "5"], STUCK),
     ],
 )
-@pytest.mark.parametrize("page", [1, 200])
+@pytest.mark.parametrize("page", [2, 200])
 def test_stuck_runs_are_narrowed_by_options(
     amends: Amends, options: list[str], found: list[str], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
