@@ -17,6 +17,7 @@ from reading_shop import Amends, as_it_was
 
 from amends.aggregates.facts import Fact
 from amends.aggregates.journal_sql import open_journal
+from amends.cli.app import main
 from amends.cli.settings import load_settings
 from amends.cli.wiring import load_project, open_store
 from amends.sagas.advance import Protocol
@@ -348,6 +349,25 @@ def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProjec
         3,
         "amends: no Temporal is configured and no embedded one runs; start one: amends dev; nothing was done",
     )
+
+
+def test_what_was_looked_at_is_what_is_decided_about(
+    project: CommandProject, alone: Amends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on while the operator thinks is refused, and nothing of his decision is written."""
+    open_claim(project, "temporal")
+    assert decide(alone, "retry", "old-1", "--after-expiry")[0] == 0
+
+    def think(*_: object, **__: object) -> bool:
+        assert main(["-C", str(project.path), "cancel", "old-1", "--reason", "other", "--yes"]) == 0
+        return True
+
+    monkeypatch.setattr("typer.confirm", think)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    ended = alone("retry", "old-1", "pack", "--reason", "mine")
+    assert ended.code == 2
+    assert "has gone on from position 5 to" in ended.err
+    assert not any(getattr(fact, "reason", "") == "mine" for fact in facts_of(project, "old-1"))
 
 
 def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject, alone: Amends) -> None:
