@@ -95,10 +95,10 @@ def clip(text: str, limit: int) -> str:
         limit: Columns, at least 2.
     """
     # Only as much is escaped as can be shown: a value may have megabytes.
-    text = escaped(text[: limit + 1])
-    if cell_len(text) <= limit:
-        return text
-    shown = Text(text)
+    begin = escaped(text[: limit + 1])
+    if cell_len(begin) <= limit and len(text) <= limit + 1:
+        return begin
+    shown = Text(begin)
     shown.truncate(limit - 1)
     return f"{shown.plain.rstrip()}{_ELLIPSIS}"
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.facts import Fact, LateEffectObserved, SagaStarted, stream_of_run
 from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 from amends.aggregates.record import RunRecord
 from amends.sagas.answers import fact_of_answer
@@ -158,6 +158,7 @@ class World:
         bad: Bad answers so far, by node and direction.
         paused: Calls whose worker is paused: nobody waits for them any more, and they will act when it resumes.
         present: Effects that are there in the world, by node: the truth that the journal has to come to.
+        eventful: Whether effects are seen late; where they are not, what acts late acts in vain.
         events: How many more things may happen that no driver asked for.
         verbs: What operators do.
     """
@@ -169,6 +170,7 @@ class World:
     bad: dict[tuple[str, Direction], int] = field(default_factory=dict)
     paused: list[CallInFlight] = field(default_factory=list)
     present: set[str] = field(default_factory=set)
+    eventful: bool = False
     events: int = 0
     verbs: tuple[Verb, ...] = ()
 
@@ -176,7 +178,7 @@ class World:
     def begin(cls, plan: Plan) -> "World":
         """Accept a run."""
         first = started(plan)
-        return cls(RunRecord.begin(plan, first), [first])
+        return cls(RunRecord.begin(plan, first), [first], eventful=True)
 
     @property
     def scribe(self) -> Scribe:
@@ -231,12 +233,14 @@ class World:
         self._settle(call, Succeeded({"late": call.node} if call.direction is not Direction.UNDO else None))
 
     def _settle(self, call: CallInFlight, outcome: Outcome) -> None:
-        if isinstance(outcome, Succeeded) and call.direction is not Direction.PROBE:
+        if isinstance(outcome, Succeeded):
             (self.present.discard if call.direction is Direction.UNDO else self.present.add)(call.node)
         node = self.record.state.plan.nodes[call.node]
         if node.kind is StepKind.TRANSACTION:  # runs inside the unit that asks for it
             self.append(self.scribe.outcome(node, call.direction, call.attempt, outcome))
-        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is not None:
+        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is not None and (
+            self.eventful or not isinstance(fact, LateEffectObserved)
+        ):
             self.append(fact)
 
     def decisions(self) -> list[Fact]:
@@ -342,7 +346,7 @@ def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[V
         AssertionError: An open state decides nothing, or the run does not end within the bound.
     """
     world = World.begin(plan)
-    world.events, world.verbs = events, verbs
+    world.eventful, world.events, world.verbs = events > 0, events, verbs
     for _ in range(BOUND):
         world.conclude()
         decisions = decide(world.record.state, world.now_ms)

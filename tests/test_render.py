@@ -4,7 +4,7 @@ import io
 from datetime import UTC, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -71,6 +71,7 @@ def test_escapes_are_those_of_python(text: str, shown: str) -> None:
 
 
 @given(st.text(max_size=300), st.integers(2, 100))
+@example("00\u03000", 2)
 def test_clipped_text_fits(text: str, limit: int) -> None:
     """A shortened text takes no more columns than it may, and says that it was shortened."""
     shown = clip(text, limit)
