@@ -5,10 +5,12 @@ import logging
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]
     project.write("runs.jsonl", "".join(json.dumps({"name": n, "fail": f}) + "\n" for n, f in RUNS.items()))
     with project.started("dev") as dev:
         dev.read_until("Ready")
+        with closing(sqlite3.connect(project.path / ".amends" / "events.db")) as store:
+            store.execute(f"VACUUM INTO '{project.path / 'older.db'}'")
         assert project.run("run", "ship", "@runs.jsonl", "--id-field", "name", "--detach").code == 0
         yield project
 
@@ -313,6 +317,20 @@ def answered(project: CommandProject, answer: str, *arguments: str) -> int:
         code = process.wait(30)
     os.close(ours)
     return code
+
+
+def test_an_older_store_is_told_what_it_lacks(
+    served: CommandProject, amends: Amends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that Temporal drives for this store, and that an older copy of it lacks, are named; the status is 1."""
+    reached(served, "pivot-1", "StepAttemptFailed")
+    found = amends("recover", "--json").json
+    assert ("pivot-1" in found["driven"], found["refused"], found["missing"]) == (True, {}, [])
+    monkeypatch.setenv("AMENDS_STORE_URL", f"sqlite:///{served.path / 'older.db'}")
+    ended = amends("recover")
+    assert ended.code == 1
+    assert any(line.split()[:2] == ["pivot-1", "missing"] for line in ended.out.splitlines())
+    assert "missing in this store" in ended.out.splitlines()[-1]
 
 
 # ---- without Temporal
