@@ -10,6 +10,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LAYERS := aggregates compensations sagas reconciler cli
 TREE := build/tree
+MERMAID_VERSION := 11.12.1
+MERMAID := build/mermaid/.fetched
 # Each example is a project of its own: typed and tested on its own, with its own folder importable.
 EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
 # Parents of Python files outside of the package and of the examples.
@@ -33,9 +35,21 @@ test: lint types layers docs pytest ## everything that CI checks
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py
 
-docs: $(READY) ## build the documentation into site/; a broken link fails
+docs: $(READY) $(MERMAID) ## build the documentation into site/; a broken link fails
 	@echo "docs: sphinx"
 	@$(PY) -P -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs site
+
+# The script that draws the diagrams; docs/diagram_directive.py knows its hash. Without npm the pages show the sources.
+$(MERMAID):
+	@mkdir -p $(@D)
+	@if ( cd $(@D) && npm pack --silent mermaid@$(MERMAID_VERSION) >/dev/null 2>&1 ); then \
+	    tar -xzf $(@D)/mermaid-$(MERMAID_VERSION).tgz -C $(@D) --strip-components 1 package/dist/mermaid.min.js package/LICENSE; \
+	    mv $(@D)/LICENSE $(@D)/mermaid.LICENSE; \
+	    rm $(@D)/mermaid-$(MERMAID_VERSION).tgz; \
+	    touch $@; \
+	else \
+	    echo "docs: npm has not fetched mermaid: the sources of the diagrams are shown" >&2; \
+	fi
 
 lint: $(READY) ## style and formatting of every Python file
 	@echo "lint: ruff"

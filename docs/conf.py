@@ -4,13 +4,17 @@
 Pages keep to what GitHub shows too: relative links, fenced blocks, HTML comments.
 """
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "Amends"
 version = installed_version("amends")
 release = version
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "diagram_directive"]
 exclude_patterns = ["**/_*"]
 
 smartquotes = False  # what looks like code is often typed from here
@@ -22,7 +26,6 @@ html_show_copyright = False
 
 myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
-mermaid_fullscreen = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "both"
