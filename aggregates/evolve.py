@@ -40,7 +40,7 @@ from amends.aggregates.state import (
     unsettled_effects,
 )
 
-__all__ = ["NODE_TRANSITIONS", "REOPENING", "RUN_TRANSITIONS", "WHILE", "begin", "evolve", "fold"]
+__all__ = ["NODE_TRANSITIONS", "REOPENING", "RUN_TRANSITIONS", "WHILE", "begin", "evolve", "fold", "told_only"]
 
 _N = NodeStatus
 _R = RunStatus
@@ -81,7 +81,8 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
     # Without a compensation, what became of it is for an operator to say.
     _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
-    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
+    # What was skipped may turn out to have acted: it is told, and the operator's decision stands.
+    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED, "LateEffectObserved": _N.SKIPPED},
     # In doubt is undone like done: the compensation gets no result and must cope with there being no effect.
     _N.IN_DOUBT: {**_UNDO, **_UNDO_DECIDED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT, **_LATE},
     _N.REJECTED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
@@ -98,7 +99,7 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     },
     # What acted after it was undone has to be undone again.
     _N.UNDONE: _LATE,
-    _N.UNDO_SKIPPED: {},
+    _N.UNDO_SKIPPED: {"LateEffectObserved": _N.UNDO_SKIPPED},
 }
 """Status of a node, then kind of fact, then the status that follows."""
 
@@ -141,7 +142,7 @@ WHILE: Mapping[str, frozenset[RunStatus]] = {
     **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
     **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
     "CompensationSucceeded": _BACKWARD | _ATTENTION,
-    "LateEffectObserved": frozenset(_R) - {_R.COMPLETED},
+    "LateEffectObserved": frozenset(_R),
     "RetryRequested": _FORWARD | _BACKWARD | _ATTENTION,
     "StepSkipped": _FORWARD | _ATTENTION,
     "StepResolved": frozenset(_R) - {_R.COMPLETED},
@@ -207,8 +208,7 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
     if plan is None:
         raise TransitionError(f"{head.kind} at {head.position}: the plan has no node {head.node!r}")
     node = state.node(head.node)
-    if head.kind == "LateEffectObserved" and head.generation < node.generation:
-        # It acted under the key of a former generation; the step was redone since. It is told, and changes nothing.
+    if head.kind == "LateEffectObserved" and told_only(node, head.generation):
         return RunState(
             state.plan, state.status, head.position, state.nodes, state.cursor, state.started_ms, head.as_of_ms
         )
@@ -226,6 +226,19 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
     cursor = _moved_cursor(state, nodes, head.node, status)
     run = _followed(state, head.kind, cursor)
     return RunState(state.plan, run, head.position, nodes, cursor, state.started_ms, head.as_of_ms)
+
+
+def told_only(node: NodeState, generation: int) -> bool:
+    """Tell whether a late effect is only written down: it changes nothing, and opens no run.
+
+    It acted under the key of a former generation, and the step was redone since; or an operator decided to go on
+    without the step, or to leave what it did.
+
+    Args:
+        node: The node that it is about.
+        generation: The generation under whose key it acted.
+    """
+    return generation < node.generation or node.status in {NodeStatus.SKIPPED, NodeStatus.UNDO_SKIPPED}
 
 
 def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:

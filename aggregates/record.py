@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from amends.aggregates.errors import JournalError
-from amends.aggregates.evolve import begin, evolve
+from amends.aggregates.evolve import begin, evolve, told_only
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
@@ -122,8 +122,8 @@ class RunRecord:
         if self.current and not state.closed:
             changes["current"] = ()
         match fact:
-            case LateEffectObserved() if fact.generation < state.node(fact.node).generation:
-                changes["error"] = f"{fact.node}: took effect under a former key as well"
+            case LateEffectObserved() if told_only(state.node(fact.node), fact.generation):
+                changes["error"] = f"{fact.node}: took effect although it was skipped or redone"
             case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
                 changes["results"] = {**self.results, fact.node: fact.result}
             case NodeFact():

@@ -109,8 +109,7 @@ def _late_effect(record: RunRecord, called: Called, outcome: Succeeded, scribe: 
     open_forward = record.state.status in WHILE["StepSucceeded"]
     if at.generation == called.generation and "StepSucceeded" in follows and open_forward:
         return scribe.outcome(record.state.plan.nodes[called.node], called.direction, called.attempt, outcome)
-    tells = called.generation < at.generation or "LateEffectObserved" in follows
-    if tells and record.state.status in WHILE["LateEffectObserved"]:
+    if called.generation < at.generation or "LateEffectObserved" in follows:
         return scribe.late(called.node, called.attempt, called.generation, outcome.result)
     return None
 

@@ -7,7 +7,7 @@ import pytest
 from repository import ROOT
 
 from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS, WHILE
-from amends.aggregates.state import CLOSED
+from amends.aggregates.state import CLOSED, RunStatus
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_row_of_the_tables_is_drawn(diagrams: dict[str, Any]) -> None:
 def test_what_opens_a_closed_run_is_drawn(diagrams: dict[str, Any]) -> None:
     """Each kind of fact about a node that can come when a run is closed is an arrow that leads out of it."""
     drawn = diagrams["run_diagram"]().splitlines()
-    for status in CLOSED:
+    for status in CLOSED - {RunStatus.COMPLETED}:  # a late effect is only told there
         leading = "".join(line for line in drawn if line.startswith(f"    {status} --> ") and "[*]" not in line)
         assert {kind for kind in WHILE if kind in leading} == {kind for kind in WHILE if status in WHILE[kind]}
 

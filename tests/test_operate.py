@@ -27,6 +27,7 @@ from amends.sagas.outcome import Failed, Refused, Succeeded
 REGISTRY: Any = AnyResults()
 PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
 AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
+ONCE = plan_node("x").retry.model_copy(update={"max_attempts": 1})
 LOST = Failed("TimeoutError", "no answer")
 HONEST = (Verb.RETRY, Verb.CANCEL)
 
@@ -309,6 +310,22 @@ def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
     assert undos == ["run-1/a/undo/0", "run-1/a/undo/1"]
     assert world.record.results["a"] == {"late": True}
+
+
+def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
+    """The operator's decision stands, the output that he gave is kept, and the history shows what was found out."""
+    world = World.begin(plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=ONCE)))
+    do(world, "pivot", Succeeded(None))
+    call = world.call(RunStep("after", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    operate(world, Verb.SKIP, "after", output="by hand")
+    assert status(world) is RunStatus.COMPLETED
+    world.answer(call, Succeeded("by the service"))
+    assert kinds(world)[-1] == "LateEffectObserved"
+    assert status(world) is RunStatus.COMPLETED
+    assert world.record.results["after"] == "by hand"
+    assert world.record.error == "after: took effect although it was skipped or redone"
 
 
 def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
