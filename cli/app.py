@@ -67,6 +67,11 @@ COMMANDS = (
     LazyCommand("sagas", "amends.cli.read_sagas", "sagas", "List the sagas that are defined."),
     LazyCommand("describe", "amends.cli.read_sagas", "describe", "Show the plan of a saga."),
     LazyCommand("catalog", "amends.cli.read_catalog", "catalog", "List every step and how it is undone."),
+    LazyCommand("drift", "amends.cli.drift_command", "drift", "Find drift between record and world; change nothing."),
+    LazyCommand("reconcile", "amends.cli.reconcile_command", "reconcile", "Find drift, record it and correct it."),
+    LazyCommand("reconciliations", "amends.cli.read_reconciliations", "reconciliations", "List past looks for drift."),
+    LazyCommand("reconciliation", "amends.cli.read_reconciliations", "reconciliation", "Show what a look saw and did."),
+    LazyCommand("ignore", "amends.cli.ignore_command", "app", "Leave drift alone for a time."),
     LazyCommand("db", "amends.cli.read_db", "app", "Look after the store."),
     LazyCommand("doctor", "amends.cli.read_doctor", "doctor", "Say what is configured, reachable or missing."),
 )

@@ -21,13 +21,13 @@ from amends.aggregates.state import OPEN
 from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen
 from amends.sagas.starting_temporal import start_workflow
 
-__all__ = ["Recovery", "recover", "unknown_to_store"]
+__all__ = ["Recovery", "belongs", "recover", "store_behind", "unknown_to_store", "workflow_status"]
 
 _PAGE = 200
 _AT_ONCE = 20
 _LISTED = 1_000
 # Workflows that have ended and say how far they have seen their run.
-_TOLD = frozenset({WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED})
+TOLD = frozenset({WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ async def _recover_one(
     *,
     accept_older_store: bool,
 ) -> None:
-    status = await _status(client, row.run_id)
-    if status in _TOLD and not accept_older_store:
-        why = await _store_behind(client, row)
+    status = await workflow_status(client, row.run_id)
+    if status in TOLD and not accept_older_store:
+        why = await store_behind(client, row)
         if why is not None:
             recovery.refused[row.run_id] = why
             return
@@ -106,7 +106,12 @@ async def _recover_one(
     (recovery.driven if status is WorkflowExecutionStatus.RUNNING else recovery.started).append(row.run_id)
 
 
-async def _status(client: temporalio.client.Client, run_id: str) -> WorkflowExecutionStatus | None:
+async def workflow_status(client: temporalio.client.Client, run_id: str) -> WorkflowExecutionStatus | None:
+    """Ask Temporal where a run's workflow stands; `None` when it knows none.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
     try:
         return (await client.get_workflow_handle(run_id).describe()).status
     except RPCError as error:
@@ -115,8 +120,12 @@ async def _status(client: temporalio.client.Client, run_id: str) -> WorkflowExec
         raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
 
 
-async def _store_behind(client: temporalio.client.Client, row: RunSummary) -> str | None:
-    """Tell why a workflow that has ended must not be started again; `None` when it may."""
+async def store_behind(client: temporalio.client.Client, row: RunSummary) -> str | None:
+    """Tell why a workflow that has ended must not be started again; `None` when it may.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
     try:
         end = await client.get_workflow_handle(row.run_id, result_type=RunEnd).result()
         check_seen(row.run_id, row.position, end.position)
@@ -145,12 +154,13 @@ async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *
     try:
         listed = [each.id async for each in client.list_workflows(query, limit=_LISTED)]
         unknown = [each for each in listed if await journal.record(each) is None]
-        return [each for each in unknown if await _belongs(client, each, journal.store_id)]
+        return [each for each in unknown if await belongs(client, each, journal.store_id)]
     except RPCError as error:
         raise UnreachableError(f"Temporal does not list its workflows: {error}") from None
 
 
-async def _belongs(client: temporalio.client.Client, run_id: str, store_id: str) -> bool:
+async def belongs(client: temporalio.client.Client, run_id: str, store_id: str) -> bool:
+    """Tell whether a workflow drives a run of this store."""
     async for event in client.get_workflow_handle(run_id).fetch_history_events(page_size=1):
         payloads = event.workflow_execution_started_event_attributes.input.payloads
         if not payloads:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from amends.aggregates.inbox import Answer
     from amends.aggregates.inbox_sql import Inbox
     from amends.aggregates.state import RunStatus
+    from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
+    from amends.reconciler.observation import Observation
+    from amends.reconciler.rule import drift_rule
     from amends.sagas.client_temporal import Client, RunHandle
     from amends.sagas.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition import Effect, Retry, Step, Transaction, effect, transaction
@@ -40,15 +43,22 @@ __all__ = [
     "Attempted",
     "BusyError",
     "Call",
+    "Cause",
     "Client",
+    "Command",
+    "CouldNotLook",
     "DefinitionError",
     "Done",
+    "Drift",
+    "DriftKind",
     "Effect",
     "Inbox",
     "InputError",
+    "Intervene",
     "Intervention",
     "KeyConflictError",
     "NotFoundError",
+    "Observation",
     "RefusedError",
     "Rejected",
     "Retry",
@@ -63,6 +73,7 @@ __all__ = [
     "UnitOfWork",
     "UnreachableError",
     "Verb",
+    "drift_rule",
     "effect",
     "irreversible",
     "longest_span",
@@ -89,6 +100,9 @@ _HOMES = {
     "aggregates.inbox": ("Answer",),
     "aggregates.inbox_sql": ("Inbox",),
     "aggregates.state": ("RunStatus",),
+    "reconciler.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
+    "reconciler.observation": ("Observation",),
+    "reconciler.rule": ("drift_rule",),
     "sagas.client_temporal": ("Client", "RunHandle"),
     "sagas.context": ("Attempted", "Call", "Done", "UnitOfWork"),
     "sagas.definition": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),

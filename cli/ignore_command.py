@@ -1,0 +1,115 @@
+"""`amends ignore`: what is left alone, by whom, why and until when."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.journal import Tx
+from amends.cli.answer import print_json, screen
+from amends.cli.exit_codes import ExitCode
+from amends.cli.reading import open_for_reading, require_store
+from amends.cli.reconciling import chosen, now_ms, project_of, surroundings, user
+from amends.cli.remarks import note, say
+from amends.cli.render import Column, moment, table
+from amends.cli.settings import Settings
+from amends.cli.wiring import open_store, settings_of
+from amends.reconciler.decide import ignore, stop_ignoring
+from amends.reconciler.facts import ReconciliationFact
+from amends.reconciler.looking_asyncio import standing_of
+from amends.reconciler.reconciliation import reconciliation_of
+from amends.reconciler.standing import Ignore, Standing
+
+__all__ = ["add", "app", "list_ignores", "remove"]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Leave drift alone for a time.")
+
+_DAY_MS = 24 * 3_600_000
+_COLUMNS = (
+    Column("rule", 8),
+    Column("ignored", 14, copied=True),
+    Column("until", 19),
+    Column("by", 6),
+    Column("reason", 20, below=True),
+)
+_Rule = Annotated[str, typer.Argument(metavar="RULE", help="The rule that finds it.", show_default=False)]
+_What = Annotated[str, typer.Argument(metavar="ID|SUBJECT", help="The drift, or its subject.", show_default=False)]
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    rule: _Rule,
+    what: _What,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
+    days: Annotated[float, typer.Option("--days", help="For how long.")] = 7.0,
+) -> ExitCode:
+    """Leave a drift, or everything about a subject, alone for a time."""
+    if not 0 < days <= 3_650:  # noqa: PLR2004 - ten years
+        raise InputError(f"--days is {days:g}; use a number above 0 up to 3650")
+    until_ms = now_ms() + round(days * _DAY_MS)
+    _write(
+        settings_of(ctx),
+        rule,
+        lambda standing: ignore(standing, what, now_ms(), actor=user(), reason=reason, until_ms=until_ms),
+    )
+    say(f"{what} is ignored by rule {rule} until {moment(until_ms)}")
+    return ExitCode.OK
+
+
+@app.command()
+def remove(ctx: typer.Context, rule: _Rule, what: _What) -> ExitCode:
+    """Have something count again."""
+    _write(settings_of(ctx), rule, lambda standing: stop_ignoring(standing, what, now_ms(), actor=user()))
+    say(f"{what} counts again for rule {rule}")
+    return ExitCode.OK
+
+
+@app.command("list")
+def list_ignores(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """List what is ignored, what has expired included."""
+    settings = settings_of(ctx)
+    found = asyncio.run(_ignores(settings))
+    if as_json:
+        print_json([{"rule": rule, "what": what, **each.model_dump()} for rule, what, each in found])
+    elif not found:
+        note("nothing is ignored")
+    else:
+        shown = screen()
+        rows = [(rule, what, moment(each.until_ms), each.actor, each.reason) for rule, what, each in found]
+        shown.show(table(_COLUMNS, rows, shown.width))
+    return ExitCode.OK
+
+
+async def _ignores(settings: Settings) -> list[tuple[str, str, Ignore]]:
+    project = project_of(settings)
+    with open_for_reading(settings) as journal:
+        around = await surroundings(settings, journal, project)
+        return [
+            (name, what, each)
+            for name in around.rules
+            for what, each in (await standing_of(journal, name)).ignores.items()
+        ]
+
+
+def _write(settings: Settings, name: str, make: Callable[[Standing], ReconciliationFact]) -> None:
+    require_store(settings)
+    project = project_of(settings)
+    journal = open_store(settings)
+    try:
+        around = asyncio.run(surroundings(settings, journal, project))
+        (rule,) = chosen(around.rules, [name])
+
+        def unit(tx: Tx) -> None:
+            with tx.unit_of_work() as uow:
+                stream = reconciliation_of(uow, rule.name)
+                stream.record(make(stream.standing))
+
+        journal.commit_blocking(unit)
+    finally:
+        journal.close_blocking()

@@ -1,0 +1,135 @@
+"""`amends reconcile`: looks, records what is seen, shows what is due, and does it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.journal import Tx
+from amends.cli.answer import print_json
+from amends.cli.drift_command import Seen, look_only, seen_json, show_seen, status_of
+from amends.cli.exit_codes import ExitCode
+from amends.cli.reading import require_store
+from amends.cli.reconciling import Hands, chosen, now_ms, project_of, registry_of, surroundings, user
+from amends.cli.remarks import note, say
+from amends.cli.settings import Settings
+from amends.cli.wiring import open_store, settings_of
+from amends.reconciler.correcting_asyncio import Corrected, Reconciler, Store
+from amends.reconciler.decide import approve
+from amends.reconciler.looking_asyncio import standing_of
+from amends.reconciler.reconciliation import reconciliation_of
+from amends.reconciler.rule import Rule
+
+__all__ = ["reconcile"]
+
+Done = tuple[Seen, list[Corrected]]
+
+
+def reconcile(  # noqa: PLR0917 - Typer passes options by name
+    ctx: typer.Context,
+    rules: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,  # noqa: FBT002 - an option
+    approved: Annotated[
+        list[str] | None, typer.Option("--approve", metavar="ID", help="Correct this drift; may be repeated.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why it is approved.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Find drift, record it and correct it.
+
+    A drift is corrected when two looks apart saw it, and as far as the rule's mode, caps and other guards allow; what
+    is not corrected is shown with the reason. Exit status 0 means that no drift is left, 1 that some is, 3 that a rule
+    could not look.
+    """
+    settings = settings_of(ctx)
+    if dry_run:
+        if approved:
+            raise InputError("--dry-run does nothing, so it cannot approve; use one of --dry-run and --approve")
+        seen = asyncio.run(look_only(settings, rules or []))
+        print_json([seen_json(each) for each in seen]) if as_json else show_seen(seen)
+        return status_of(seen)
+    done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, quiet=as_json))
+    if as_json:
+        print_json([{**seen_json(seen), "corrected": [_as_json(each) for each in made]} for seen, made in done])
+    return _status(done)
+
+
+async def _reconcile(
+    settings: Settings, names: Sequence[str], approved: Sequence[str], reason: str | None, *, quiet: bool
+) -> list[Done]:
+    require_store(settings)
+    project = project_of(settings)
+    journal = open_store(settings, () if project is None else project.aggregates)
+    done: list[Done] = []
+    try:
+        around = await surroundings(settings, journal, project)
+        wanted = chosen(around.rules, names)
+        for drift in approved:
+            await _approve(journal, wanted, drift, reason)
+        reconciler = Reconciler(
+            journal,
+            registry_of(project),
+            Hands(journal, around.client, settings.task_queue),
+            clock=now_ms,
+            actor=user(),
+            driven=around.driven,
+        )
+        for rule in wanted:
+            seen = Seen(rule, await reconciler.look(rule), now_ms())
+            if not quiet and (seen.verdict.seen or seen.unobservable is not None):
+                show_seen([seen])
+            made = []
+            for name in seen.verdict.due:
+                made.append(await reconciler.correct(rule, name, seen.verdict.seen[name]))
+                if not quiet:
+                    _report(made[-1])
+            done.append((seen, made))
+    finally:
+        await journal.close()
+    if not quiet and not any(seen.verdict.seen for seen, _ in done) and _status(done) is ExitCode.OK:
+        say(f"no drift, by {len(done)} rule{'s' * (len(done) != 1)}")
+    return done
+
+
+async def _approve(store: Store, rules: Sequence[Rule], drift: str, reason: str | None) -> None:
+    for rule in rules:
+        if drift in (await standing_of(store, rule.name)).drifts:
+            break
+    else:
+        raise NotFoundError(f"no open drift has the id {drift!r}; amends reconcile records what it finds")
+
+    def unit(tx: Tx) -> None:
+        with tx.unit_of_work() as uow:
+            stream = reconciliation_of(uow, rule.name)
+            stream.record(approve(stream.standing, drift, now_ms(), actor=user(), reason=reason))
+
+    await store.commit(unit)
+
+
+def _report(made: Corrected) -> None:
+    if made.problem is None:
+        wrote = f", which wrote {', '.join(made.changed)}" if made.changed else ""
+        say(f"corrected {made.drift} of {made.subject}: {made.correction}{wrote}")
+    else:
+        note(f"not corrected: {made.drift} of {made.subject}: {made.problem}")
+
+
+def _status(done: Sequence[Done]) -> ExitCode:
+    status = status_of([seen for seen, _ in done])
+    if status is not ExitCode.FOUND:
+        return status
+    mended = {each.drift for _, made in done for each in made if each.problem is None}
+    left = [name for seen, _ in done for name in seen.verdict.seen if name not in mended and not seen.is_ignored(name)]
+    return ExitCode.FOUND if left else ExitCode.OK
+
+
+def _as_json(made: Corrected) -> dict[str, Any]:
+    return {
+        "drift": made.drift,
+        "subject": made.subject,
+        "correction": made.correction,
+        "changed": list(made.changed),
+        "problem": made.problem,
+    }

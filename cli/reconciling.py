@@ -1,0 +1,184 @@
+"""What the commands about drift have in common: which rules there are, and what they look with."""
+
+import asyncio
+import getpass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, UnreachableError
+from amends.aggregates.oneline import shorten
+from amends.cli.reading import codec_of
+from amends.cli.settings import Settings
+from amends.cli.wiring import Project, load_project
+from amends.reconciler.facts import ReconciliationFact
+from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.rule import Rule
+from amends.sagas.registry import Registry
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+    from amends.aggregates.journal_sql import SqlJournal
+
+__all__ = [
+    "Hands",
+    "Surroundings",
+    "chosen",
+    "now_ms",
+    "project_of",
+    "registry_of",
+    "rule_and_look",
+    "standing_facts",
+    "surroundings",
+    "user",
+]
+
+_PATIENCE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What rules look with.
+
+    Attributes:
+        rules: Every rule, by name: the built-in ones, then the project's.
+        client: Temporal; `None` when it cannot be reached.
+        driven: Runs whose workflow runs; `None` when nobody can be asked.
+    """
+
+    rules: Mapping[str, Rule]
+    client: "Client | None"
+    driven: Mapping[str, str] | None
+
+
+async def surroundings(settings: Settings, journal: "SqlJournal", project: Project | None) -> Surroundings:
+    """Find the rules, and Temporal where it can be reached; nothing is started.
+
+    Raises:
+        DefinitionError: Two rules have the same name.
+    """
+    from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.reconciler.drive_rules_temporal import drive_rules, driven_runs  # noqa: PLC0415 - as above
+    from amends.reconciler.store_rules_sql import store_rules  # noqa: PLC0415 - imports the database
+
+    reach = await look_at_temporal(settings, _PATIENCE)
+    problem = reach.problem or ""
+    codec = codec_of(project.aggregates if project is not None else ())
+    built_in = [
+        *store_rules(journal.engine, codec),
+        *drive_rules(reach.client, problem, task_queue=settings.task_queue, nothing_runs=reach.problem == NOTHING_RUNS),
+    ]
+    rules = {each.name: each for each in built_in}
+    for name, rule in (project.loaded.collect(Rule) if project is not None else {}).items():
+        if name in rules:
+            raise DefinitionError(f"drift rule {name!r} has the name of a built-in one; rename it")
+        rules[name] = rule
+    driven = None if reach.client is None else await driven_runs(reach.client, settings.task_queue)
+    if reach.problem == NOTHING_RUNS:
+        driven = {}
+    return Surroundings(rules, reach.client, driven)
+
+
+def chosen(rules: Mapping[str, Rule], names: Sequence[str]) -> list[Rule]:
+    """Give the rules with these names, all when there are none.
+
+    Raises:
+        NotFoundError: There is no such rule.
+    """
+    for name in names:
+        if name not in rules:
+            raise NotFoundError(f"there is no drift rule {shorten(name)}; there are: {', '.join(rules)}")
+    return [rules[name] for name in dict.fromkeys(names or rules)]
+
+
+def project_of(settings: Settings) -> Project | None:
+    """Load the project's modules; `None` when none are configured, and then only the built-in rules are there."""
+    return load_project(settings) if settings.modules else None
+
+
+def registry_of(project: Project | None) -> Registry:
+    """Give the project's steps."""
+    return Registry((), ()) if project is None else project.registry
+
+
+def now_ms() -> int:
+    """Read the clock, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def user() -> str:
+    """Name who is logged in."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def rule_and_look(text: str) -> tuple[str, int]:
+    """Read the id of a reconciliation.
+
+    Raises:
+        InputError: It is none.
+    """
+    rule, colon, number = text.rpartition(":")
+    if not colon or not number.isdecimal() or not number.isascii():
+        raise InputError(f"{shorten(text)} is no reconciliation; ids look like read-model:7")
+    return rule, int(number)
+
+
+class Hands:
+    """Corrections outside of the journal's transactions.
+
+    Args:
+        journal: The store.
+        client: Temporal; `None` when it cannot be reached.
+        task_queue: Queue of the workers.
+    """
+
+    def __init__(self, journal: "SqlJournal", client: "Client | None", task_queue: str) -> None:
+        self._journal = journal
+        self._client = client
+        self._task_queue = task_queue
+
+    async def rouse(self, run_id: str) -> None:
+        """Have Temporal look at a run, starting its workflow where none runs.
+
+        Raises:
+            UnreachableError: Temporal cannot be reached.
+            NotFoundError: There is no such run.
+        """
+        from amends.sagas.starting_temporal import rouse  # noqa: PLC0415 - imports Temporal
+
+        record = await self._journal.record(run_id)
+        if record is None:
+            raise NotFoundError(f"there is no run {run_id!r} to go on with")
+        if self._client is None:
+            raise UnreachableError(f"run {run_id!r} cannot be started: Temporal cannot be reached; start a worker")
+        await rouse(self._client, record, task_queue=self._task_queue)
+
+    async def rebuild(self) -> None:
+        """Make the read model again.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+            InputError: Some runs cannot be read; their rows stay as they are.
+        """
+        from amends.aggregates.maintenance_sql import rebuild_index  # noqa: PLC0415 - imports the database
+
+        done = await asyncio.to_thread(rebuild_index, self._journal.engine, self._journal.codec)
+        if done.skipped:
+            first = done.skipped[0]
+            raise InputError(f"{len(done.skipped)} runs cannot be read, first {first.subject}: {first.message}")
+
+
+def standing_facts(journal: "SqlJournal", rule: str) -> "list[tuple[int, str, ReconciliationFact]]":
+    """Read a rule's stream: position, kind and fact, without the event that opens it."""
+    journal.codec.register(Reconciliation)
+    found = []
+    for stored in journal.events_blocking(Reconciliation.stream_of(rule), 1):
+        event = journal.codec.to_domain(stored)
+        found.append((stored.originator_version, stored.topic.partition(".")[2], event.fact))
+    return found

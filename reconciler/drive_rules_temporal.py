@@ -1,0 +1,139 @@
+"""Built-in rules over store and Temporal: every open run is driven, and nothing else is.
+
+Where Temporal cannot be reached these rules could not look, unless there is nothing to ask it about.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+
+import temporalio.client
+import temporalio.service
+from temporalio.client import WorkflowExecutionStatus
+
+from amends.aggregates.errors import UnreachableError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import OPEN
+from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
+from amends.reconciler.observation import Observation
+from amends.reconciler.rule import Rule, RuleFunction, drift_rule
+from amends.sagas.messages_temporal import DRIVER
+from amends.sagas.recovery_temporal import TOLD, belongs, store_behind, workflow_status
+
+__all__ = ["drive_rules", "driven_runs"]
+
+_PAGE = 200
+_STARTED_WITHIN = timedelta(seconds=30)
+
+
+def drive_rules(
+    client: temporalio.client.Client | None, problem: str, *, task_queue: str, nothing_runs: bool
+) -> tuple[Rule, ...]:
+    """Make the rules that ask Temporal.
+
+    Args:
+        client: Temporal; `None` when it cannot be reached.
+        problem: Why it cannot.
+        task_queue: Queue of the workers.
+        nothing_runs: Whether it is known that there is no Temporal, so that nothing can be running there.
+    """
+
+    @drift_rule("driven", every=timedelta(minutes=1), mode="apply")
+    async def driven(observation: Observation) -> AsyncIterator[Drift]:
+        """Every open run was started in Temporal and its workflow runs."""
+        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+            if row.driver != DRIVER:
+                continue
+            observation.looked_at(1)
+            if client is None:
+                raise CouldNotLook(problem)
+            drift = await _undriven(client, observation, row)
+            if drift is not None:
+                yield drift
+
+    return driven, drift_rule("orphans", every=timedelta(minutes=5), mode="apply")(
+        _orphans(client, problem, task_queue=task_queue, nothing_runs=nothing_runs)
+    )
+
+
+async def _undriven(client: temporalio.client.Client, observation: Observation, row: RunSummary) -> Drift | None:
+    """Tell whether an open run is driven; `None` when it is, or was just accepted or closed."""
+    status = await workflow_status(client, row.run_id)
+    if status is WorkflowExecutionStatus.RUNNING:
+        return None
+    record = await asyncio.to_thread(observation.record, row.run_id)
+    if record is None or record.state.closed:
+        return None
+    if status is None and observation.now_ms - row.started_ms < _STARTED_WITHIN // timedelta(milliseconds=1):
+        return None
+    # Where Temporal has seen more than the store holds, starting again would call effects that the store has lost.
+    behind = await store_behind(client, row) if status in TOLD else None
+    return Drift(
+        subject=row.run_id,
+        kind=DriftKind.MISSING if status is None else DriftKind.DIFFERENT,
+        expected="its workflow runs",
+        actual="Temporal does not know it" if status is None else f"its workflow is {status.name}",
+        evidence=behind or f"the run is {record.state.status} at position {record.state.position}",
+        correction=None if behind is not None else Rouse(row.run_id),
+    )
+
+
+def _orphans(
+    client: temporalio.client.Client | None, problem: str, *, task_queue: str, nothing_runs: bool
+) -> RuleFunction:
+    async def orphans(observation: Observation) -> list[Drift]:
+        """Temporal runs nothing that the store calls closed or does not know."""
+        if client is None:
+            if nothing_runs:
+                return []
+            raise CouldNotLook(problem)
+        found = []
+        for run_id in await _running(client, task_queue):
+            observation.looked_at(1)
+            record = await asyncio.to_thread(observation.record, run_id)
+            if record is not None and not record.state.closed:
+                continue
+            if not await belongs(client, run_id, observation.store_id):
+                continue
+            if await workflow_status(client, run_id) is WorkflowExecutionStatus.RUNNING:
+                found.append(_orphan(run_id, None if record is None else record.state.status.value))
+        return found
+
+    return orphans
+
+
+def _orphan(run_id: str, status: str | None) -> Drift:
+    if status is None:
+        return Drift(
+            subject=run_id,
+            kind=DriftKind.UNEXPECTED,
+            expected="no such run",
+            actual="its workflow runs",
+            evidence="the workflow was started for this store, so the store is an older copy",
+        )
+    # Told to look at the journal, it finds that nothing is left to do and ends.
+    return Drift(
+        subject=run_id,
+        kind=DriftKind.UNEXPECTED,
+        expected=f"the run is {status}",
+        actual="its workflow runs",
+        correction=Rouse(run_id),
+    )
+
+
+async def driven_runs(client: temporalio.client.Client, task_queue: str) -> Mapping[str, str]:
+    """List the runs whose workflow runs, as what must not be touched.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    return dict.fromkeys(await _running(client, task_queue), "its workflow runs")
+
+
+async def _running(client: temporalio.client.Client, task_queue: str) -> list[str]:
+    query = f'ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
+    try:
+        return [each.id async for each in client.list_workflows(query)]
+    except temporalio.service.RPCError as error:
+        raise UnreachableError(f"Temporal does not list its workflows: {error}") from None

@@ -1,0 +1,147 @@
+"""Drift and reconciliation at the command line."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from reading_shop import Amends, Shop, as_it_was, change, copy_of, one_line, project_at
+
+RULES = '''
+from datetime import timedelta
+
+from eventsourcing.domain import event
+
+from amends import Aggregate, Cause, Command, CouldNotLook, Drift, DriftKind, Observation, UnitOfWork, drift_rule
+
+
+class Shelf(Aggregate):
+    @event("Built")
+    def __init__(self, id: str) -> None:
+        self.books = 0
+
+    @event("Filled")
+    def fill(self, books: int, drift: str) -> None:
+        self.books = books
+
+
+def fill_shelf(books: int, cause: Cause, uow: UnitOfWork) -> None:
+    (uow.find(Shelf, "s") or uow.add(Shelf(id="s"))).fill(books, cause.drift)
+
+
+@drift_rule("shelf", every=timedelta(minutes=1), mode="propose")
+def shelf_is_empty(observation: Observation):
+    """The shelf holds three books."""
+    shelf = observation.load(Shelf, "s")
+    if shelf is None or shelf.books != 3:
+        yield Drift(
+            subject="Shelf/s",
+            kind=DriftKind.MISSING if shelf is None else DriftKind.DIFFERENT,
+            expected=3,
+            actual=None if shelf is None else shelf.books,
+            version=0 if shelf is None else shelf.version,
+            correction=Command(fill_shelf, 3, aggregate=(Shelf, "s")),
+        )
+
+
+@drift_rule("catalogue", every=timedelta(minutes=1))
+async def catalogue_is_right(observation: Observation):
+    raise CouldNotLook("the library is closed")
+'''
+
+
+@pytest.fixture
+def spoilt(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Amends:
+    """Give the program on a copy of the shop whose read model lacks a run."""
+    folder = copy_of(shop, tmp_path)
+    change(folder, "DELETE FROM saga_index WHERE run_id = (SELECT min(run_id) FROM saga_index)")
+    return Amends(folder, capsys)
+
+
+def rows(folder: Path) -> list[str]:
+    """Give all that a store holds."""
+    with closing(sqlite3.connect(folder / ".amends" / "events.db")) as connection:
+        return list(connection.iterdump())
+
+
+def test_drift_is_found_and_nothing_is_written(spoilt: Amends, tmp_path: Path) -> None:
+    """Drift is exit status 1, and the store holds what it held."""
+    before = rows(tmp_path)
+    answer = spoilt("drift", "read-model", "--json")
+    assert answer.code == 1
+    ((drift,),) = [each["drift"] for each in answer.json]
+    assert drift["correction"] == "rebuild the read model"
+    assert "seen again" in drift["held"]
+    assert spoilt("reconcile", "read-model", "--dry-run").code == 1
+    assert rows(tmp_path) == before
+
+
+def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> None:
+    """A look records; approved, the drift is corrected; then there is none, and the looks can be read."""
+    first = spoilt("reconcile", "read-model", "--json")
+    assert first.code == 1
+    name = first.json[0]["drift"][0]["id"]
+    second = spoilt("reconcile", "read-model", "--approve", name)
+    assert f"corrected {name} of read model: rebuild the read model" in second.out
+    assert second.code == 0
+    assert spoilt("drift", "read-model", "streams").code == 0
+    assert spoilt("db", "check").code == 0
+    looks = spoilt("reconciliations", "--json").json
+    assert [(each["id"], each["corrected"]) for each in looks] == [("read-model:2", 1), ("read-model:1", 0)]
+    kinds = [each["kind"] for each in spoilt("reconciliation", "read-model:2", "--json").json]
+    assert kinds == ["RuleLooked", "CorrectionBegun", "DriftCorrected"]
+
+
+def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> None:
+    """An ignored subject is shown and does not count; removing it makes it count."""
+    assert spoilt("ignore", "add", "read-model", "read model", "--reason", "being moved").code == 0
+    (ignore,) = spoilt("ignore", "list", "--json").json
+    assert (ignore["what"], ignore["reason"]) == ("read model", "being moved")
+    answer = spoilt("drift", "read-model")
+    assert answer.code == 0
+    assert "being moved" in answer.out
+    assert spoilt("ignore", "remove", "read-model", "read model").code == 0
+    assert spoilt("drift", "read-model").code == 1
+
+
+def test_rules_of_the_project_are_found_and_correct_its_aggregates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rule that proposes waits for approval; a rule that cannot look is exit status 3, whatever others find."""
+    (project_at(tmp_path, '["shelf_rules"]') / "shelf_rules.py").write_text(RULES)
+    with as_it_was():
+        amends = Amends(tmp_path, capsys)
+        assert amends("db", "upgrade").code == 0
+        blind = amends("drift", "shelf", "catalogue")
+        assert blind.code == 3
+        assert "rule catalogue could not look: the library is closed" in blind.err
+        proposed = amends("reconcile", "shelf", "--json").json[0]["drift"][0]
+        assert proposed["held"] == "waits for approval"
+        done = amends("reconcile", "shelf", "--approve", proposed["id"], "--json")
+        assert done.json[0]["corrected"][0]["changed"] == ["Shelf/s:1", "Shelf/s:2"]
+        assert amends("drift", "shelf").code == 0
+        assert amends("db", "check").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("drift", "nosuch"), "no drift rule 'nosuch'; there are: read-model, streams, attention, driven, orphans"),
+        (("reconcile", "--approve", "x.1"), "no open drift has the id 'x.1'"),
+        (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
+        (("reconciliation", "streams"), "ids look like read-model:7"),
+        (("reconciliation", "streams:99"), "no reconciliation 'streams:99'"),
+        (("ignore", "add", "streams", "x", "--reason", " "), "a reason"),
+        (("ignore", "add", "streams", "x", "--reason", "r", "--days", "nan"), "--days is nan"),
+        (("ignore", "remove", "streams", "x"), "not ignored"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    """Whatever cannot be done is said in one line, with exit status 2."""
+    folder = copy_of(shop, tmp_path)
+    project_at(folder)
+    answer = Amends(folder, capsys)(*arguments)
+    assert answer.code == 2
+    assert said in one_line(answer)
