@@ -69,7 +69,12 @@ COMMANDS = (
     LazyCommand("catalog", "amends.cli.read_catalog", "catalog", "List every step and how it is undone."),
     LazyCommand("drift", "amends.cli.drift_command", "drift", "Find drift between record and world; change nothing."),
     LazyCommand("reconcile", "amends.cli.reconcile_command", "reconcile", "Find drift, record it and correct it."),
-    LazyCommand("reconciliations", "amends.cli.read_reconciliations", "reconciliations", "List past looks for drift."),
+    LazyCommand(
+        "reconciliations",
+        "amends.cli.read_reconciliations",
+        "reconciliations",
+        "List past looks for drift, newest first.",
+    ),
     LazyCommand("reconciliation", "amends.cli.read_reconciliations", "reconciliation", "Show what a look saw and did."),
     LazyCommand("ignore", "amends.cli.ignore_command", "app", "Leave drift alone for a time."),
     LazyCommand("db", "amends.cli.read_db", "app", "Look after the store."),

@@ -60,7 +60,7 @@ class Seen:
 
 def drift(
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules.")] = None,
+    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Find drift between record and world; change nothing.

@@ -37,7 +37,7 @@ _FACTS = (
 
 def reconciliations(
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules.")] = None,
+    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:

@@ -29,7 +29,7 @@ Done = tuple[Seen, list[Corrected]]
 
 def reconcile(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules.")] = None,
+    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,  # noqa: FBT002 - an option
     approved: Annotated[
         list[str] | None, typer.Option("--approve", metavar="ID", help="Correct this drift; may be repeated.")

@@ -16,6 +16,8 @@ from amends.aggregates.facts import FACTS, Fact, NodeFact
 from amends.cli.app import CLOSED_PIPE
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.settings import ENV_PREFIX, Settings
+from amends.reconciler.facts import ReconciliationFact
+from amends.reconciler.reconciliation import RECONCILIATION_FACTS
 
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "settings_page"]
 
@@ -101,7 +103,7 @@ to do. Which status it has follows from its class:
 FACTS_TEXT = """\
 # Facts
 
-<!-- Written by docs/references.py from aggregates/facts.py; do not edit. -->
+<!-- Written by docs/references.py from the classes of the facts; do not edit. -->
 
 A run is one stream of facts in the journal, in past tense, never changed and never deleted. `amends history ID` lists
 them, and `amends history ID --json` gives every field. Which fact may follow which is drawn in
@@ -114,7 +116,14 @@ A fact's id is `<run id>:<position>`: writing the same fact again is recognised 
 compensation name the node as well:
 
 {node}
-{sections}"""
+{sections}
+## Reconciliation
+
+Looks for drift are facts, too, in the stream `reconciliation/<rule>`; `amends reconciliation ID` lists them. Every one
+of them has these fields:
+
+{reconciliation}
+{looks}"""
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -169,6 +178,8 @@ def facts_page() -> str:
         common=_fields(Fact, set()).rstrip("\n") + "\n",
         node=_fields(NodeFact, set(Fact.model_fields)).rstrip("\n") + "\n",
         sections="".join(sections).rstrip("\n") + "\n",
+        reconciliation=_fields(ReconciliationFact, set()).rstrip("\n") + "\n",
+        looks="".join(map(_reconciliation_fact, RECONCILIATION_FACTS.values())).rstrip("\n") + "\n",
     )
 
 
@@ -178,11 +189,16 @@ def _fact(cls: type[Fact]) -> str:
     return f"### {cls.__name__}\n\n{_first_line(cls)}{version}\n\n{_fields(cls, set(common.model_fields))}"
 
 
-def _fields(cls: type[Fact], known: set[str]) -> str:
+def _reconciliation_fact(cls: type[ReconciliationFact]) -> str:
+    own = _fields(cls, set(ReconciliationFact.model_fields))
+    return f"### {cls.__name__}\n\n{_first_line(cls)}\n\n{own}"
+
+
+def _fields(cls: type[Fact | ReconciliationFact], known: set[str]) -> str:
     """Make the table of a fact's own fields; nothing where it has none."""
     meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        meanings |= attributes(base) if issubclass(base, Fact) else {}
+        meanings |= attributes(base) if issubclass(base, Fact | ReconciliationFact) else {}
     rows = [
         (f"`{name}`", f"`{_type(field.annotation)}`", meanings[name])
         for name, field in cls.model_fields.items()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from repository import ROOT
 
 import amends
@@ -13,6 +14,7 @@ import amends.testing
 from amends.aggregates.facts import FACTS
 from amends.cli.exit_codes import ExitCode
 from amends.cli.settings import Settings
+from amends.reconciler.reconciliation import RECONCILIATION_FACTS
 
 PROGRAM = ROOT / "docs" / "references.py"
 PAGES = ("settings.md", "exit-codes.md", "facts.md")
@@ -54,9 +56,10 @@ def test_every_fact_and_field_is_in_it(generator: dict[str, Any]) -> None:
     """Each kind of fact has a heading, and each of its own fields a row with an explanation."""
     page = generator["facts_page"]()
     sections = dict(re.findall(r"^### (\w+)\n((?:(?!##).*\n)*)", page, flags=re.MULTILINE))
-    assert set(sections) == set(FACTS)
-    common = page.partition("## The run")[0]
-    for kind, cls in FACTS.items():
+    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS}
+    assert set(sections) == set(kinds)
+    common = page.partition("## The run")[0] + page.partition("## Reconciliation")[2].partition("### ")[0]
+    for kind, cls in kinds.items():
         for field in cls.model_fields:
             assert re.search(rf"^\| `{field}` \| `.+` \| .+ \|$", sections[kind] + common, re.MULTILINE), (kind, field)
 
