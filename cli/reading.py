@@ -12,6 +12,7 @@ from amends.aggregates.errors import NotFoundError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunRecord
 from amends.cli.settings import Settings
+from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.reconciliation import Reconciliation
 from amends.sagas.start import check_run_id
 
@@ -87,7 +88,7 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
 
 def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
     """Make what reads the facts, those of reconciliations included, and the events of these aggregates."""
-    codec = EventCodec([Reconciliation])
+    codec = EventCodec([Reconciliation, Maintenance])
     for aggregate in aggregates:
         codec.register(aggregate)
     return codec

@@ -17,10 +17,12 @@ from amends.cli.app import CLOSED_PIPE
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.settings import ENV_PREFIX, Settings
 from amends.reconciler.facts import ReconciliationFact
+from amends.reconciler.maintenance import MAINTENANCE_FACTS, MaintenanceFact
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS
 
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "settings_page"]
 
+_Reconciling = ReconciliationFact | MaintenanceFact
 _FOLDER = Path(__file__).parent / "reference"
 _NOT_SET = frozenset({"project_dir", "config_file"})
 
@@ -123,7 +125,13 @@ Looks for drift are facts, too, in the stream `reconciliation/<rule>`; `amends r
 of them has these fields:
 
 {reconciliation}
-{looks}"""
+{looks}
+## Maintenance
+
+Maintenance windows are in the stream `reconciliation_maintenance/all`. Every fact has these fields:
+
+{maintenance}
+{windows}"""
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -179,7 +187,9 @@ def facts_page() -> str:
         node=_fields(NodeFact, set(Fact.model_fields)).rstrip("\n") + "\n",
         sections="".join(sections).rstrip("\n") + "\n",
         reconciliation=_fields(ReconciliationFact, set()).rstrip("\n") + "\n",
-        looks="".join(map(_reconciliation_fact, RECONCILIATION_FACTS.values())).rstrip("\n") + "\n",
+        looks=_reconciliation_facts(ReconciliationFact, RECONCILIATION_FACTS),
+        maintenance=_fields(MaintenanceFact, set()).rstrip("\n") + "\n",
+        windows=_reconciliation_facts(MaintenanceFact, MAINTENANCE_FACTS),
     )
 
 
@@ -189,16 +199,18 @@ def _fact(cls: type[Fact]) -> str:
     return f"### {cls.__name__}\n\n{_first_line(cls)}{version}\n\n{_fields(cls, set(common.model_fields))}"
 
 
-def _reconciliation_fact(cls: type[ReconciliationFact]) -> str:
-    own = _fields(cls, set(ReconciliationFact.model_fields))
-    return f"### {cls.__name__}\n\n{_first_line(cls)}\n\n{own}"
+def _reconciliation_facts(common: type[_Reconciling], classes: Mapping[str, type[_Reconciling]]) -> str:
+    """Make the sections of facts that have some fields in common."""
+    known = set(common.model_fields)
+    sections = (f"### {name}\n\n{_first_line(cls)}\n\n{_fields(cls, known)}" for name, cls in classes.items())
+    return "".join(sections).rstrip("\n") + "\n"
 
 
-def _fields(cls: type[Fact | ReconciliationFact], known: set[str]) -> str:
+def _fields(cls: type[Fact | _Reconciling], known: set[str]) -> str:
     """Make the table of a fact's own fields; nothing where it has none."""
     meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        meanings |= attributes(base) if issubclass(base, Fact | ReconciliationFact) else {}
+        meanings |= attributes(base) if issubclass(base, Fact | _Reconciling) else {}
     rows = [
         (f"`{name}`", f"`{_type(field.annotation)}`", meanings[name])
         for name, field in cls.model_fields.items()

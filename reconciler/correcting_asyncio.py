@@ -22,6 +22,7 @@ from amends.reconciler.decide import Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
 from amends.reconciler.looking_asyncio import look, standing_of
+from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Reading
 from amends.reconciler.reconciliation import Reconciliation, reconciliation_of
 from amends.reconciler.rule import Rule
@@ -163,7 +164,7 @@ class Reconciler:
         now_ms = self._clock()
         with tx.unit_of_work() as uow:
             stream = reconciliation_of(uow, task.rule.name)
-            cause = self._cause(stream.standing, task, now_ms)
+            cause = self._cause(uow, stream.standing, task, now_ms)
             match task.drift.correction:
                 case Command() as command:
                     changed = _run(uow, command, task.drift, cause)
@@ -176,9 +177,12 @@ class Reconciler:
             )
             return changed
 
-    def _cause(self, standing: Standing, task: "_Task", now_ms: int) -> Cause:
+    def _cause(self, uow: StepWork, standing: Standing, task: "_Task", now_ms: int) -> Cause:
         """Ask once more whether the drift is to be corrected, and give what the correction is caused by."""
-        reason = hold_reason(standing, task.name, task.drift, task.rule.policy, now_ms, in_flight={})
+        windows = uow.find(Maintenance, Maintenance.ID)
+        maintenance = None if windows is None else windows.windows.closed_for(task.rule.name, now_ms)
+        policy = task.rule.policy
+        reason = hold_reason(standing, task.name, task.drift, policy, now_ms, in_flight={}, maintenance=maintenance)
         if reason is not None:
             raise _Held(reason)
         position = standing.drifts[task.name].position
@@ -222,7 +226,7 @@ class Reconciler:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, task.rule.name)
                 if ask:
-                    self._cause(stream.standing, task, now_ms)
+                    self._cause(uow, stream.standing, task, now_ms)
                 stream.record(make(self._fields(stream.standing, task, now_ms)))
 
         await self._store.commit(unit)

@@ -12,11 +12,12 @@ The guards, in the order in which they are asked:
 2. A drift is corrected once. Where it is still there afterwards, people have to find out.
 3. What somebody else is correcting is left to them.
 4. A rule acts as far as its mode allows; approval by a person takes the place of the mode, the breaker and the budget.
-5. A drift is acted on when two looks apart saw it, or when the version that was observed is still the present one.
-6. Nothing in flight is touched.
-7. A subject that was corrected often in a short time is left alone: something makes it drift (oscillation breaker).
-8. A subject whose correction fails waits longer each time, and is left alone when its budget is spent.
-9. When more is due than the rule's caps allow, the rule or the world is wrong: nothing is corrected.
+5. In a maintenance window nothing is corrected, approved or not.
+6. A drift is acted on when two looks apart saw it, or when the version that was observed is still the present one.
+7. Nothing in flight is touched.
+8. A subject that was corrected often in a short time is left alone: something makes it drift (oscillation breaker).
+9. A subject whose correction fails waits longer each time, and is left alone when its budget is spent.
+10. When more is due than the rule's caps allow, the rule or the world is wrong: nothing is corrected.
 
 Times may come from clocks that disagree: whatever waits for a time waits no longer than it would have by either clock.
 """
@@ -68,6 +69,7 @@ class Look:
         count: How many subjects it looked at; `None` when it does not say.
         log_position: Notification id up to which it has read.
         in_flight: Runs that must not be touched, with the reason.
+        maintenance: Why nothing is corrected at present; `None` when something may be.
         unobservable: Why it could not look; `None` when it could.
     """
 
@@ -75,6 +77,7 @@ class Look:
     count: int | None = None
     log_position: int = 0
     in_flight: Mapping[str, str] = field(default_factory=dict)
+    maintenance: str | None = None
     unobservable: str | None = None
 
 
@@ -137,7 +140,9 @@ def decide(standing: Standing, rule: Rule, look: Look, now_ms: int, *, actor: st
     )
     with_look = _fold(standing, (*facts, looked))
     reasons = {
-        name: hold_reason(with_look, name, drift, rule.policy, now_ms, in_flight=look.in_flight)
+        name: hold_reason(
+            with_look, name, drift, rule.policy, now_ms, in_flight=look.in_flight, maintenance=look.maintenance
+        )
         for name, drift in seen.items()
         if drift.correction is not None
     }
@@ -207,7 +212,14 @@ def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
 
 
 def hold_reason(
-    standing: Standing, name: str, drift: Drift, policy: Policy, now_ms: int, *, in_flight: Mapping[str, str]
+    standing: Standing,
+    name: str,
+    drift: Drift,
+    policy: Policy,
+    now_ms: int,
+    *,
+    in_flight: Mapping[str, str],
+    maintenance: str | None,
 ) -> str | None:
     """Tell why a drift that was seen is not to be corrected now; `None` when it is.
 
@@ -218,6 +230,7 @@ def hold_reason(
         policy: How far the rule may go.
         now_ms: The time, in milliseconds since the epoch.
         in_flight: Runs that must not be touched, with the reason.
+        maintenance: Why nothing is corrected at present; `None` when something may be.
     """
     known = standing.drifts.get(name)
     if known is None:
@@ -232,6 +245,8 @@ def hold_reason(
     approved = known.approved_by is not None
     if not approved and policy.mode is not Mode.APPLY:
         return "the rule only observes" if policy.mode is Mode.OBSERVE else _WAITS
+    if maintenance is not None:
+        return maintenance
     if not _seen_enough(known, drift, policy, now_ms):
         return f"waits to be seen again, at least {policy.apart_ms / 1000:g} s apart"
     run_id = corrected_run(drift.correction)

@@ -11,6 +11,7 @@ from typing import Any
 from amends.aggregates.oneline import one_line, shorten
 from amends.reconciler.decide import Look, live_claim
 from amends.reconciler.drift import CouldNotLook, Drift, corrected_run
+from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Found, Rule
@@ -51,11 +52,18 @@ async def look(
         found = await _found(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
         touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
+        maintenance = await asyncio.to_thread(reading.load_blocking, Maintenance, Maintenance.ID)
     except CouldNotLook as answer:
         return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
     except Exception as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
         return Look(unobservable=one_line(f"{type(error).__name__}: {error}"))
-    return Look(drifts=found, count=observation.count, log_position=observation.log_position, in_flight=touched)
+    return Look(
+        drifts=found,
+        count=observation.count,
+        log_position=observation.log_position,
+        in_flight=touched,
+        maintenance=None if maintenance is None else maintenance.windows.closed_for(rule.name, now_ms),
+    )
 
 
 async def _found(rule: Rule, observation: Observation) -> tuple[Drift, ...]:

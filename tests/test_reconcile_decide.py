@@ -164,6 +164,18 @@ def test_nothing_in_flight_is_touched() -> None:
     assert past.look(found, in_flight={"run-2": "its workflow runs"}).due
 
 
+def test_in_a_maintenance_window_nothing_is_corrected() -> None:
+    """While a window is open, looks go on and nothing is corrected, approved or not; afterwards everything is."""
+    past = Past()
+    name = only(past.look(drift()))
+    past.approve(name)
+    assert held(past.look(drift(), maintenance="the bank moves")) == "the bank moves"
+    proposing = Past(rule(mode=Mode.PROPOSE))
+    kinds = [type(fact).__name__ for fact in proposing.look(drift(), maintenance="the bank moves").facts]
+    assert kinds == ["DriftDetected", "DriftProposed", "RuleLooked"]
+    assert past.look(drift()).due
+
+
 def test_above_the_cap_nothing_is_corrected() -> None:
     """When more is due than the cap or the share allows, nothing is corrected and it is said; at it everything is."""
     many = [drift(f"sku-{number}") for number in range(3)]

@@ -16,6 +16,7 @@ from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.reconciler.correcting_asyncio import Corrected, Reconciler
 from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
 from amends.reconciler.looking_asyncio import look, standing_of
+from amends.reconciler.maintenance import maintenance_of, start_maintenance
 from amends.reconciler.observation import Observation
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule, drift_rule
@@ -138,6 +139,25 @@ async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, 
     assert sorted(each.problem is None for each in done) == [False, True]
     assert count(journal) == EXPECTED
     assert topics(journal).count("DriftCorrected") == 1
+
+
+async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: SqlJournal) -> None:
+    """A window that is declared between look and correction holds; it is asked in the transaction that corrects."""
+    by = reconciler(journal)
+    verdict = await by.look(counter_is_behind)
+
+    def close(uow: StepWork, until_ms: int) -> None:
+        for fact in start_maintenance([], 0, actor="ann", reason="stocktaking", until_ms=until_ms):
+            maintenance_of(uow).record(fact)
+
+    await journal.commit(step(lambda uow: close(uow, 2_000)))
+    done = await by.correct(counter_is_behind, verdict.due[0], verdict.seen[verdict.due[0]])
+    assert done.problem == "maintenance window until 1970-01-01 00:00:02+00:00, by ann: stocktaking"
+    again = await by.look(counter_is_behind)
+    assert set(again.held.values()) == {done.problem}
+    assert count(journal) == EXPECTED - 1
+    assert (await reconcile(reconciler(journal, now_ms=2_000), counter_is_behind))[0].problem is None
+    assert count(journal) == EXPECTED
 
 
 async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> None:

@@ -14,6 +14,7 @@ import amends.testing
 from amends.aggregates.facts import FACTS
 from amends.cli.exit_codes import ExitCode
 from amends.cli.settings import Settings
+from amends.reconciler.maintenance import MAINTENANCE_FACTS
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS
 
 PROGRAM = ROOT / "docs" / "references.py"
@@ -56,9 +57,11 @@ def test_every_fact_and_field_is_in_it(generator: dict[str, Any]) -> None:
     """Each kind of fact has a heading, and each of its own fields a row with an explanation."""
     page = generator["facts_page"]()
     sections = dict(re.findall(r"^### (\w+)\n((?:(?!##).*\n)*)", page, flags=re.MULTILINE))
-    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS}
+    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS, **MAINTENANCE_FACTS}
     assert set(sections) == set(kinds)
-    common = page.partition("## The run")[0] + page.partition("## Reconciliation")[2].partition("### ")[0]
+    titles = ("Reconciliation", "Maintenance")
+    common = page.partition("## The run")[0]
+    common += "".join(page.partition(f"## {title}")[2].partition("### ")[0] for title in titles)
     for kind, cls in kinds.items():
         for field in cls.model_fields:
             assert re.search(rf"^\| `{field}` \| `.+` \| .+ \|$", sections[kind] + common, re.MULTILINE), (kind, field)
