@@ -1,7 +1,7 @@
 """What can be wrong with a stream or with what is derived from it, found by folding it once more.
 
 An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged
-stream of a million events is one line. Reading the rows is in `maintenance_sql.py`.
+stream of a million events is one line. Reading the rows is in `checking_sql.py`.
 """
 
 import json
@@ -77,13 +77,21 @@ class StreamAudit:
     Args:
         stream: Its name.
         codec: Reads the events.
+        after: Position after which rows are given; then nothing can be folded.
+
+    Attributes:
+        stream: Its name.
+        findings: What is wrong with it so far.
+        last: Position of the last row; 0 before the first one.
+        count: How many rows were looked at.
     """
 
-    def __init__(self, stream: str, codec: EventCodec) -> None:
+    def __init__(self, stream: str, codec: EventCodec, *, after: int = 0) -> None:
         self.stream = stream
         self.findings: list[Finding] = []
+        self.last = after
+        self.count = 0
         self._codec = codec
-        self._last = 0
         self._sound = True
 
     @property
@@ -94,13 +102,14 @@ class StreamAudit:
     def feed(self, stored: StoredEvent) -> None:
         """Look at the next row."""
         position = stored.originator_version
-        if position != self._last + 1:
+        self.count += 1
+        if position != self.last + 1:
             self._broken(
                 FindingKind.GAP,
                 position,
-                f"position {self._last + 1} should follow {self._last}, found {position}; restore the missing events",
+                f"position {self.last + 1} should follow {self.last}, found {position}; restore the missing events",
             )
-        self._last = position
+        self.last = position
         try:
             event = self._codec.to_domain(stored)
         except UnknownTopicError as error:
@@ -245,11 +254,11 @@ class AggregateAudit(StreamAudit):
 
     def finish(self) -> None:
         """Look at what can only be told after the last row."""
-        if self._snapshot is not None and self._snapshot.position > self._last:
+        if self._snapshot is not None and self._snapshot.position > self.last:
             self._found(
                 FindingKind.SNAPSHOT,
                 self._snapshot.position,
-                f"the snapshot is ahead of the last event, at {self._last}; delete the stream's snapshots",
+                f"the snapshot is ahead of the last event, at {self.last}; delete the stream's snapshots",
             )
 
 

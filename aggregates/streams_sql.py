@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 __all__ = [
     "all_stored",
+    "changed_after",
     "changed_streams",
     "insert_events",
     "insert_plans",
@@ -150,6 +151,26 @@ def changed_streams(connection: Connection, after_id: int, limit: int) -> list[t
     sql = "SELECT originator_id, max(originator_version) FROM stored_events WHERE id > ? GROUP BY originator_id LIMIT ?"
     rows = query(connection, sql, (after_id, limit + 1))
     return None if len(rows) > limit else [(stream, head) for stream, head in rows]
+
+
+def changed_after(connection: Connection, after_id: int, limit: int) -> tuple[dict[str, int], int]:
+    """List the streams that the next events of the notification log belong to.
+
+    Args:
+        connection: In the caller's transaction.
+        after_id: Notification id after which to read.
+        limit: At most so many events.
+
+    Returns:
+        The first of these events' positions by stream, in the order of the streams' names; and the last event's id.
+    """
+    sql = (
+        "SELECT originator_id, min(originator_version), max(id) FROM "
+        "(SELECT id, originator_id, originator_version FROM stored_events WHERE id > ? ORDER BY id LIMIT ?) AS page "
+        "GROUP BY originator_id ORDER BY originator_id"
+    )
+    rows = query(connection, sql, (after_id, limit))
+    return {stream: first for stream, first, _ in rows}, max((last for _, _, last in rows), default=after_id)
 
 
 def streams_that_exist(connection: Connection, streams: Sequence[str]) -> list[str]:

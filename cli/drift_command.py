@@ -1,7 +1,7 @@
 """`amends drift`: looks by every rule and says what is found; it opens the store read-only and cannot write."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,10 +17,14 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import settings_of
 from amends.reconciler.decide import Verdict, decide, ignored
 from amends.reconciler.drift import described
-from amends.reconciler.looking_asyncio import look, standing_of
+from amends.reconciler.looking_asyncio import look, looks_at_all, standing_of
+from amends.reconciler.observation import Reading
 from amends.reconciler.rule import Rule
 
-__all__ = ["Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
+__all__ = ["NEW", "Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
+
+NEW = "Look once, at what is new and at the next part of a sweep, as schedules do."
+"""What the option `--new` does."""
 
 _COLUMNS = (
     Column("drift", 14, copied=True),
@@ -61,14 +65,15 @@ class Seen:
 def drift(
     ctx: typer.Context,
     rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+    new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - an option
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Find drift between record and world; change nothing.
 
     Exit status 0 means that there is none, 1 that there is some, 3 that a rule could not look, whatever others found.
     What is ignored is shown and does not count.
     """
-    seen = asyncio.run(look_only(settings_of(ctx), rules or []))
+    seen = asyncio.run(look_only(settings_of(ctx), rules or [], new=new))
     if as_json:
         print_json([seen_json(each) for each in seen])
     else:
@@ -76,23 +81,41 @@ def drift(
     return status_of(seen)
 
 
-async def look_only(settings: Settings, names: Sequence[str]) -> list[Seen]:
+async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> list[Seen]:
     """Look by the chosen rules, with nothing that could write.
+
+    Args:
+        settings: Where the store is.
+        names: The rules; empty for all.
+        new: Whether to look once, at what is new and at the next part of a sweep, instead of at everything.
 
     Raises:
         UnreachableError: The store cannot be read.
         NotFoundError: There is no such rule.
     """
     project = project_of(settings)
-    found = []
     with open_for_reading(settings) as journal:
         around = await surroundings(settings, journal, project)
-        for rule in chosen(around.rules, names):
-            at_ms = now_ms()
-            standing = await standing_of(journal, rule.name)
-            saw = await look(rule, journal, standing, at_ms, driven=around.driven)
-            found.append(Seen(rule, decide(standing, rule, saw, at_ms, actor="amends drift"), at_ms))
-    return found
+        return [await _look(journal, rule, around.driven, new=new) for rule in chosen(around.rules, names)]
+
+
+async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> Seen:
+    at_ms = now_ms()
+    standing = await standing_of(journal, rule.name)
+
+    async def once() -> Verdict:
+        # As if each look were recorded; the time is that of all of them, so none counts as a second sight.
+        nonlocal standing
+        seen = await look(rule, journal, standing, at_ms, driven=driven)
+        verdict = decide(standing, rule, seen, at_ms, actor="amends drift")
+        standing = verdict.standing
+        return verdict
+
+    if new:
+        return Seen(rule, await once(), at_ms)
+    standing = standing.model_copy(update={"sweep": ""})
+    verdicts = [verdict async for verdict in looks_at_all(once, "")]
+    return Seen(rule, verdicts[-1], at_ms)
 
 
 def status_of(seen: Sequence[Seen]) -> ExitCode:

@@ -126,7 +126,7 @@ def _in_data_dir(settings: Settings) -> bool:
 
 
 def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggregate], ...]) -> Iterator[Finding]:
-    from amends.aggregates import maintenance_sql, migrations_sql  # noqa: PLC0415 - imports the database
+    from amends.aggregates import checking_sql, migrations_sql  # noqa: PLC0415 - imports the database
 
     try:
         outdated = migrations_sql.needs_upgrade(engine)
@@ -139,7 +139,7 @@ def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggre
         what = f"its schema is {found}, this version needs {migrations_sql.HEAD_REVISION}; run `amends db upgrade`"
         yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, what)
         return
-    yield from maintenance_sql.check(engine, codec_of(aggregates))
+    yield from checking_sql.check(engine, codec_of(aggregates))
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

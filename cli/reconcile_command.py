@@ -1,7 +1,7 @@
 """`amends reconcile`: looks, records what is seen, shows what is due, and does it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +9,7 @@ import typer
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
 from amends.cli.answer import print_json
-from amends.cli.drift_command import Seen, look_only, seen_json, show_seen, status_of
+from amends.cli.drift_command import NEW, Seen, look_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import require_store
 from amends.cli.reconciling import Hands, chosen, now_ms, project_of, registry_of, surroundings, user
@@ -17,7 +17,7 @@ from amends.cli.remarks import note, say
 from amends.cli.settings import Settings
 from amends.cli.wiring import open_store, settings_of
 from amends.reconciler.correcting_asyncio import Corrected, Reconciler, Store
-from amends.reconciler.decide import approve
+from amends.reconciler.decide import Verdict, approve
 from amends.reconciler.looking_asyncio import standing_of
 from amends.reconciler.reconciliation import reconciliation_of
 from amends.reconciler.rule import Rule
@@ -35,6 +35,7 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
         list[str] | None, typer.Option("--approve", metavar="ID", help="Correct this drift; may be repeated.")
     ] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Why it is approved.", show_default=False)] = None,
+    new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - as above
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Find drift, record it and correct it.
@@ -47,22 +48,21 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
     if dry_run:
         if approved:
             raise InputError("--dry-run does nothing, so it cannot approve; use one of --dry-run and --approve")
-        seen = asyncio.run(look_only(settings, rules or []))
+        seen = asyncio.run(look_only(settings, rules or [], new=new))
         print_json([seen_json(each) for each in seen]) if as_json else show_seen(seen)
         return status_of(seen)
-    done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, quiet=as_json))
+    done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, new=new, quiet=as_json))
     if as_json:
         print_json([{**seen_json(seen), "corrected": [_as_json(each) for each in made]} for seen, made in done])
     return _status(done)
 
 
 async def _reconcile(
-    settings: Settings, names: Sequence[str], approved: Sequence[str], reason: str | None, *, quiet: bool
+    settings: Settings, names: Sequence[str], approved: Sequence[str], reason: str | None, *, new: bool, quiet: bool
 ) -> list[Done]:
     require_store(settings)
     project = project_of(settings)
     journal = open_store(settings, () if project is None else project.aggregates)
-    done: list[Done] = []
     try:
         around = await surroundings(settings, journal, project)
         wanted = chosen(around.rules, names)
@@ -76,21 +76,32 @@ async def _reconcile(
             actor=user(),
             driven=around.driven,
         )
-        for rule in wanted:
-            seen = Seen(rule, await reconciler.look(rule), now_ms())
-            if not quiet and (seen.verdict.seen or seen.unobservable is not None):
-                show_seen([seen])
-            made = []
-            for name in seen.verdict.due:
-                made.append(await reconciler.correct(rule, name, seen.verdict.seen[name]))
-                if not quiet:
-                    _report(made[-1])
-            done.append((seen, made))
+        done = [await _work(reconciler, rule, new=new, quiet=quiet) for rule in wanted]
     finally:
         await journal.close()
     if not quiet and not any(seen.verdict.seen for seen, _ in done) and _status(done) is ExitCode.OK:
         say(f"no drift, by {len(done)} rule{'s' * (len(done) != 1)}")
     return done
+
+
+async def _work(reconciler: Reconciler, rule: Rule, *, new: bool, quiet: bool) -> Done:
+    """Look by one rule and correct what is due, look by look; gives the last one and all that was corrected."""
+    made: list[Corrected] = []
+    async for verdict in _once(reconciler, rule) if new else reconciler.looks(rule):
+        seen = Seen(rule, verdict, now_ms())
+        if verdict.due and not quiet:
+            show_seen([seen])
+        for name in verdict.due:
+            made.append(await reconciler.correct(rule, name, verdict.seen[name]))
+            if not quiet:
+                _report(made[-1])
+    if not verdict.due and not quiet and (verdict.seen or seen.unobservable is not None):
+        show_seen([seen])
+    return seen, made
+
+
+async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
+    yield await reconciler.look(rule)
 
 
 async def _approve(store: Store, rules: Sequence[Rule], drift: str, reason: str | None) -> None:

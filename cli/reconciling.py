@@ -62,13 +62,16 @@ async def surroundings(settings: Settings, journal: "SqlJournal", project: Proje
     """
     from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.drive_rules_temporal import drive_rules, driven_runs  # noqa: PLC0415 - as above
+    from amends.reconciler.run_rules import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.store_rules_sql import store_rules  # noqa: PLC0415 - imports the database
+    from amends.sagas.messages_temporal import DRIVER  # noqa: PLC0415 - imports Temporal
 
     reach = await look_at_temporal(settings, _PATIENCE)
     problem = reach.problem or ""
     codec = codec_of(project.aggregates if project is not None else ())
     built_in = [
         *store_rules(journal.engine, codec),
+        *run_rules(None if project is None else project.registry, driver=DRIVER),
         *drive_rules(reach.client, problem, task_queue=settings.task_queue, nothing_runs=reach.problem == NOTHING_RUNS),
     ]
     rules = {each.name: each for each in built_in}
@@ -159,16 +162,23 @@ class Hands:
             raise UnreachableError(f"run {run_id!r} cannot be started: Temporal cannot be reached; start a worker")
         await rouse(self._client, record, task_queue=self._task_queue)
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:
         """Make the read model again.
+
+        Args:
+            runs: The runs whose rows are made again; empty for all of them.
 
         Raises:
             UnreachableError: The store cannot be reached.
             InputError: Some runs cannot be read; their rows stay as they are.
         """
-        from amends.aggregates.maintenance_sql import rebuild_index  # noqa: PLC0415 - imports the database
+        from amends.aggregates.maintenance_sql import rebuild_index, rebuild_runs  # noqa: PLC0415 - imports the database
 
-        done = await asyncio.to_thread(rebuild_index, self._journal.engine, self._journal.codec)
+        engine, codec = self._journal.engine, self._journal.codec
+        if runs:
+            done = await asyncio.to_thread(rebuild_runs, engine, codec, runs)
+        else:
+            done = await asyncio.to_thread(rebuild_index, engine, codec)
         if done.skipped:
             first = done.skipped[0]
             raise InputError(f"{len(done.skipped)} runs cannot be read, first {first.subject}: {first.message}")

@@ -8,7 +8,7 @@ made twice, and `Rouse` and `Rebuild` are.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -21,7 +21,7 @@ from amends.aggregates.strictjson import clean_text
 from amends.reconciler.decide import Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
-from amends.reconciler.looking_asyncio import look, standing_of
+from amends.reconciler.looking_asyncio import look, looks_at_all, standing_of
 from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Reading
 from amends.reconciler.reconciliation import Reconciliation, reconciliation_of
@@ -55,8 +55,11 @@ class Actions(Protocol):
         """
         ...
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:
         """Make the read model again.
+
+        Args:
+            runs: The runs whose rows are made again; empty for all of them.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -112,8 +115,20 @@ class Reconciler:
         self._actor = actor
         self._driven = driven
 
+    async def looks(self, rule: Rule) -> AsyncIterator[Verdict]:
+        """Run a rule until it has looked at everything, and record each look; nothing is corrected in between.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        standing = await standing_of(self._store, rule.name)
+        async for verdict in looks_at_all(lambda: self.look(rule), standing.sweep):
+            yield verdict
+
     async def look(self, rule: Rule) -> Verdict:
-        """Run a rule and record what it saw; nothing is corrected.
+        """Run a rule once and record what it saw; nothing is corrected.
+
+        A rule that sweeps in parts looks at what is new and at the next part.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -197,8 +212,10 @@ class Reconciler:
             raise _Held(f"in flight: {claim}")
         if drift.version is not None and record.state.position != drift.version:
             raise _Held(f"the run has gone on from position {drift.version} to {record.state.position}")
-        decision = replace(wish.intervention, actor=_actor(cause), causation=cause.fact)
-        after = operate.apply(tx, self._registry, record, decision, now_ms, position=drift.version)
+        after = record
+        for decision in wish.interventions:
+            decided = replace(decision, actor=_actor(cause), causation=cause.fact)
+            after = operate.apply(tx, self._registry, after, decided, now_ms, position=None)
         first, last = record.state.position + 1, after.state.position
         return tuple(f"{wish.run_id}:{position}" for position in range(first, last + 1))
 
@@ -208,7 +225,7 @@ class Reconciler:
         if isinstance(correction, Rouse):
             await self._actions.rouse(correction.run_id)
         else:
-            await self._actions.rebuild()
+            await self._actions.rebuild(correction.runs)
         await self._record(task, lambda fields: DriftCorrected(**fields, correction=task.words, changed=()))
         return ()
 

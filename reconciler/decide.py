@@ -68,6 +68,7 @@ class Look:
         drifts: What it found.
         count: How many subjects it looked at; `None` when it does not say.
         log_position: Notification id up to which it has read.
+        sweep: Where its sweep of everything stands.
         in_flight: Runs that must not be touched, with the reason.
         maintenance: Why nothing is corrected at present; `None` when something may be.
         unobservable: Why it could not look; `None` when it could.
@@ -76,6 +77,7 @@ class Look:
     drifts: tuple[Drift, ...] = ()
     count: int | None = None
     log_position: int = 0
+    sweep: str = ""
     in_flight: Mapping[str, str] = field(default_factory=dict)
     maintenance: str | None = None
     unobservable: str | None = None
@@ -137,6 +139,7 @@ def decide(standing: Standing, rule: Rule, look: Look, now_ms: int, *, actor: st
         stopped=None,
         count=look.count,
         log_position=look.log_position,
+        sweep=look.sweep,
     )
     with_look = _fold(standing, (*facts, looked))
     reasons = {

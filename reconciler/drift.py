@@ -99,10 +99,17 @@ class Intervene:
     Attributes:
         run_id: The run.
         intervention: The decision; its actor is replaced by the rule's name.
+        more: Decisions about other nodes of the run that are taken in the same transaction, in this order.
     """
 
     run_id: str
     intervention: Intervention
+    more: tuple[Intervention, ...] = ()
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """All of its decisions."""
+        return (self.intervention, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,13 @@ class Rouse:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """A correction: make the read model again from the journal."""
+    """A correction: make the read model again from the journal.
+
+    Attributes:
+        runs: The runs whose rows are made again; empty for all of them.
+    """
+
+    runs: tuple[str, ...] = ()
 
 
 Correction: TypeAlias = Command | Intervene | Rouse | Rebuild
@@ -132,10 +145,13 @@ def described(correction: Correction) -> str:
             return f"call {function.__qualname__}"
         case Command(function, _, (cls, id_)):
             return f"call {function.__qualname__} on {cls.stream_of(id_)}"
-        case Intervene(run_id, decision):
-            return f"{decision.verb} {f'{decision.node} of ' if decision.node else ''}run {run_id}"
+        case Intervene(run_id) as wish:
+            decided = [f"{each.verb} {each.node}" if each.node else each.verb for each in wish.interventions]
+            return f"{', '.join(decided)} of run {run_id}"
         case Rouse(run_id):
             return f"have Temporal drive run {run_id}"
+        case Rebuild(runs) if runs:
+            return f"rebuild the rows of run {', '.join(runs)}"
     return "rebuild the read model"
 
 

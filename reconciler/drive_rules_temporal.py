@@ -42,12 +42,18 @@ def drive_rules(
     @drift_rule("driven", every=timedelta(minutes=1), mode="apply")
     async def driven(observation: Observation) -> AsyncIterator[Drift]:
         """Every open run was started in Temporal and its workflow runs."""
+        running: frozenset[str] | None = None
         for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
             if row.driver != DRIVER:
                 continue
             observation.looked_at(1)
             if client is None:
                 raise CouldNotLook(problem)
+            if running is None:
+                running = frozenset(await _running(client, task_queue))
+            # What is listed need not be asked about; what is not may have been started a moment ago.
+            if row.run_id in running:
+                continue
             drift = await _undriven(client, observation, row)
             if drift is not None:
                 yield drift

@@ -173,6 +173,7 @@ class RuleLooked(ReconciliationFact):
         stopped: Why nothing at all was corrected, though it was due; `None` otherwise.
         count: How many subjects were looked at; `None` when the rule does not say.
         log_position: Notification id up to which the rule has read.
+        sweep: Where the rule's sweep of everything stands; empty at its beginning.
     """
 
     mode: Mode
@@ -181,3 +182,4 @@ class RuleLooked(ReconciliationFact):
     stopped: str | None
     count: int | None
     log_position: int
+    sweep: str = ""

@@ -5,11 +5,11 @@ Nothing here can write: it is given a `Reading`, and rules are given no more tha
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from amends.aggregates.oneline import one_line, shorten
-from amends.reconciler.decide import Look, live_claim
+from amends.reconciler.decide import Look, Verdict, live_claim
 from amends.reconciler.drift import CouldNotLook, Drift, corrected_run
 from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Observation, Reading
@@ -17,7 +17,7 @@ from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Found, Rule
 from amends.reconciler.standing import Standing
 
-__all__ = ["in_flight", "look", "standing_of"]
+__all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 
 
 async def standing_of(reading: Reading, rule: str) -> Standing:
@@ -47,7 +47,7 @@ async def look(
             no run that is open is touched.
     """
     known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
-    observation = Observation(reading, now_ms, known, standing.log_position)
+    observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
     try:
         found = await _found(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
@@ -61,6 +61,7 @@ async def look(
         drifts=found,
         count=observation.count,
         log_position=observation.log_position,
+        sweep=observation.sweep,
         in_flight=touched,
         maintenance=None if maintenance is None else maintenance.windows.closed_for(rule.name, now_ms),
     )
@@ -93,6 +94,32 @@ def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rul
             raise CouldNotLook(f"the rule yielded {shorten(each)}, which is no Drift")
         found.append(each)
     return tuple(found)
+
+
+async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) -> AsyncIterator[Verdict]:
+    """Look again and again until a rule that sweeps in parts has come around and so looked at everything.
+
+    A rule that looks at everything each time looks once. Each look is whole: it sees what was found by those before,
+    and is recorded, if at all, by `look_once`; who is killed in between goes on where the last one ended.
+
+    Args:
+        look_once: Looks, and gives what follows.
+        sweep: Where the sweep stood before.
+
+    Yields:
+        What follows from each look; the last one has seen all that is open.
+    """
+    # A sweep that was under way has left out what lies before it, so it has to come to its end twice.
+    ends = 2 if sweep else 1
+    while ends:
+        verdict = await look_once()
+        stands = verdict.standing.sweep
+        ends -= not stands
+        # A sweep that does not come on would never end.
+        if verdict.standing.unobservable is not None or (stands and stands == sweep):
+            ends = 0
+        sweep = stands
+        yield verdict
 
 
 def in_flight(

@@ -59,6 +59,10 @@ class Observation:
         known: Subjects whose drift is open. A rule that reads only what is new must look at these as well: what a look
             does not find any more is cleared.
         log_position: Notification id up to which earlier looks of this rule have read.
+        sweep: Where this rule's sweep of everything stands, in its own words; empty at the beginning. A rule that does
+            not look at everything each time looks at the part that begins here, and sets it to where the next look goes
+            on, or to "" when it is through. It is recorded with the look: what was swept before a crash is not swept
+            again.
         count: How many subjects were looked at; `None` until `looked_at` is called.
     """
 
@@ -66,6 +70,7 @@ class Observation:
     now_ms: int
     known: tuple[str, ...] = ()
     log_position: int = 0
+    sweep: str = ""
     count: int | None = None
 
     @property

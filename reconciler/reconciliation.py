@@ -50,7 +50,7 @@ class Reconciliation(Aggregate):
 
     CATEGORY = "reconciliation"
     # Raise it whenever `Standing` folds differently: snapshots know only the code of this class.
-    FOLD = 1
+    FOLD = 2
 
     @event("ReconciliationOpened")
     def __init__(self, id: str, standing: Standing) -> None:  # noqa: A002, ARG002 - what aggregates take

@@ -98,6 +98,7 @@ class Standing(BaseModel):
         looks: How many looks ended, those that could not look included.
         last_ms: Time of the last look that saw anything; `None` when there was none.
         log_position: Notification id up to which the rule has read.
+        sweep: Where the rule's sweep of everything stands; empty at its beginning.
         unobservable: Why the last look could not look; `None` when it could.
         drifts: What is open, by the drift's id.
         subjects: What was done, by subject.
@@ -110,6 +111,7 @@ class Standing(BaseModel):
     looks: int = 0
     last_ms: int | None = None
     log_position: int = 0
+    sweep: str = ""
     unobservable: str | None = None
     drifts: dict[str, OpenDrift] = {}
     subjects: dict[str, SubjectPast] = {}
@@ -178,6 +180,7 @@ class Standing(BaseModel):
             "looks": fact.look,
             "last_ms": fact.as_of_ms,
             "log_position": max(self.log_position, fact.log_position),
+            "sweep": fact.sweep,
             "unobservable": None,
             "drifts": drifts,
             "subjects": recent,

@@ -1,59 +1,111 @@
-"""Built-in rules over the store alone: the read model, the streams, and runs that wait for people."""
+"""Built-in rules over the store alone: the read model and the streams.
 
-from collections.abc import Callable, Iterator
+Theory of operation: a look at a store that grows must not take longer because of that. So each look reads what was
+written since the last one, looks again at what was found before, and goes on with a sweep of everything by one part of
+bounded size, which begins anew when it is through. How far news and sweep have come is recorded with the look. The
+first look begins with the sweep: what was written before it is not new to it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from sqlalchemy import Engine
 
 from amends.aggregates.audit import Finding, FindingKind
+from amends.aggregates.checking_sql import (
+    READ_MODEL,
+    STREAMS,
+    Part,
+    check_changes,
+    check_page,
+    check_streams,
+    damaged_plans,
+    newest_change,
+)
 from amends.aggregates.codec import EventCodec
-from amends.aggregates.journal import RunQuery
-from amends.aggregates.maintenance_sql import check
-from amends.aggregates.state import RunStatus
+from amends.aggregates.facts import run_of, stream_of_run
+from amends.aggregates.loading_sql import Plans
 from amends.reconciler.drift import Drift, DriftKind, Rebuild
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import Rule, drift_rule
 
-__all__ = ["store_rules"]
+__all__ = ["SWEPT_EVENTS", "store_rules"]
 
-_PAGE = 200
-_NAMED = 20
+SWEPT_EVENTS = 5_000
+"""After how many events and rows a look leaves the rest of the sweep to the next one."""
+
+_EVERY = timedelta(minutes=10)
+_WHOLE = "read model"
+_MANY = 20
 _LACKING = frozenset({FindingKind.GAP, FindingKind.NO_PLAN})
 
-ATTENDED_WITHIN = timedelta(hours=1)
-"""How long a run may wait for people before it is said."""
 
-
-def store_rules(engine: Engine, codec: EventCodec, *, attended_within: timedelta = ATTENDED_WITHIN) -> tuple[Rule, ...]:
+def store_rules(engine: Engine, codec: EventCodec) -> tuple[Rule, ...]:
     """Make the rules that need nothing but the store.
 
     Args:
         engine: Of the store; read only.
         codec: Knows the events of all modules.
-        attended_within: How long a run may wait for people before it is said.
     """
+    return (
+        drift_rule("read-model", every=_EVERY, mode="apply", cap=_MANY)(_read_model(engine, codec)),
+        drift_rule("streams", every=_EVERY)(_streams(engine, codec)),
+    )
 
-    @drift_rule("read-model", every=timedelta(hours=1), mode="apply")
-    def read_model(observation: Observation) -> Iterator[Drift]:  # noqa: ARG001 - it reads page by page itself
+
+def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
+    def read_model(observation: Observation) -> Iterator[Drift]:
         """The rows that runs are listed from are what folding the journal gives."""
-        wrong = [each for each in check(engine, codec) if each.mended_by_rebuilding]
-        if wrong:
-            subjects = sorted({each.subject for each in wrong})
+        known = [stream_of_run(run_id) for run_id in observation.known if run_id != _WHOLE]
+        findings = [*check_streams(engine, codec, known), *_news_and_sweep(engine, codec, observation, READ_MODEL)]
+        wrong = {each.subject: each for each in findings if each.mended_by_rebuilding}
+        if len(wrong) > _MANY or (_WHOLE in observation.known and _any_wrong(engine, codec)):
             yield Drift(
-                subject="read model",
+                subject=_WHOLE,
                 kind=DriftKind.DIFFERENT,
                 expected="what the journal says",
-                actual={"wrong": len(subjects), "first": [*subjects[:_NAMED]]},
-                evidence=wrong[0].message,
+                actual="something else about many runs",
+                evidence="; ".join(each.message for each in [*wrong.values()][:3]),
                 correction=Rebuild(),
             )
+            return
+        for stream, finding in wrong.items():
+            run_id = run_of(stream) or stream
+            yield Drift(
+                subject=run_id,
+                kind=DriftKind.DIFFERENT,
+                expected="what the journal says",
+                evidence=finding.message,
+                correction=Rebuild((run_id,)),
+            )
 
-    @drift_rule("streams", every=timedelta(hours=1))
-    def streams(observation: Observation) -> Iterator[Drift]:  # noqa: ARG001 - as above
+    return read_model
+
+
+def _any_wrong(engine: Engine, codec: EventCodec) -> bool:
+    """Tell whether the read model is wrong anywhere: all is looked through, up to what is found first."""
+    position, kept = "", Plans()
+    while True:
+        page = check_page(engine, codec, position, READ_MODEL, kept)
+        if any(each.mended_by_rebuilding for each in page.findings):
+            return True
+        position = page.position
+        if not position:
+            return False
+
+
+def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
+    def streams(observation: Observation) -> Iterator[Drift]:
         """Every stream is gapless, readable and possible."""
-        yield from (_damage(each) for each in check(engine, codec) if not each.mended_by_rebuilding)
+        findings = [
+            *damaged_plans(engine),
+            *check_streams(engine, codec, observation.known),
+            *_news_and_sweep(engine, codec, observation, STREAMS),
+        ]
+        found = dict.fromkeys(each for each in findings if not each.mended_by_rebuilding)
+        yield from map(_damage, found)
 
-    return (read_model, streams, drift_rule("attention", every=timedelta(minutes=10))(_attention(attended_within)))
+    return streams
 
 
 def _damage(finding: Finding) -> Drift:
@@ -67,18 +119,23 @@ def _damage(finding: Finding) -> Drift:
     )
 
 
-def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
-    def attention(observation: Observation) -> Iterator[Drift]:
-        """No run waits for people for too long."""
-        latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
-        for row in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)):
-            if row.updated_ms <= latest_ms:
-                yield Drift(
-                    subject=row.run_id,
-                    kind=DriftKind.DIFFERENT,
-                    expected="a decision",
-                    actual={"status": row.status.value, "since_ms": row.updated_ms, "open": row.current},
-                    evidence=row.error or "",
-                )
-
-    return attention
+def _news_and_sweep(
+    engine: Engine, codec: EventCodec, observation: Observation, parts: Sequence[Part]
+) -> Iterator[Finding]:
+    """Look at what is new, then at the next part of everything."""
+    kept = Plans()
+    newest = newest_change(engine)
+    position = observation.log_position or newest
+    while position < newest:
+        changed = check_changes(engine, codec, position, kept, only_runs=Part.RUNS in parts)
+        yield from changed.findings
+        position = changed.position
+    observation.log_position = position
+    swept = 0
+    while swept < SWEPT_EVENTS:
+        part = check_page(engine, codec, observation.sweep, parts, kept, most=SWEPT_EVENTS - swept)
+        yield from part.findings
+        swept += part.size
+        observation.sweep = part.position
+        if not part.position:
+            break

@@ -70,7 +70,7 @@ def test_drift_is_found_and_nothing_is_written(spoilt: Amends, tmp_path: Path) -
     answer = spoilt("drift", "read-model", "--json")
     assert answer.code == 1
     ((drift,),) = [each["drift"] for each in answer.json]
-    assert drift["correction"] == "rebuild the read model"
+    assert drift["correction"] == "rebuild the rows of run order-accepted"
     assert "seen again" in drift["held"]
     assert spoilt("reconcile", "read-model", "--dry-run").code == 1
     assert rows(tmp_path) == before
@@ -82,7 +82,7 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     assert first.code == 1
     name = first.json[0]["drift"][0]["id"]
     second = spoilt("reconcile", "read-model", "--approve", name)
-    assert f"corrected {name} of read model: rebuild the read model" in second.out
+    assert f"corrected {name} of order-accepted: rebuild the rows of run order-accepted" in second.out
     assert second.code == 0
     assert spoilt("drift", "read-model", "streams").code == 0
     assert spoilt("db", "check").code == 0
@@ -94,13 +94,13 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
 
 def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> None:
     """An ignored subject is shown and does not count; removing it makes it count."""
-    assert spoilt("ignore", "add", "read-model", "read model", "--reason", "being moved").code == 0
+    assert spoilt("ignore", "add", "read-model", "order-accepted", "--reason", "being moved").code == 0
     (ignore,) = spoilt("ignore", "list", "--json").json
-    assert (ignore["what"], ignore["reason"]) == ("read model", "being moved")
+    assert (ignore["what"], ignore["reason"]) == ("order-accepted", "being moved")
     answer = spoilt("drift", "read-model")
     assert answer.code == 0
     assert "being moved" in answer.out
-    assert spoilt("ignore", "remove", "read-model", "read model").code == 0
+    assert spoilt("ignore", "remove", "read-model", "order-accepted").code == 0
     assert spoilt("drift", "read-model").code == 1
 
 
@@ -126,7 +126,10 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("drift", "nosuch"), "no drift rule 'nosuch'; there are: read-model, streams, attention, driven, orphans"),
+        (
+            ("drift", "nosuch"),
+            "no drift rule 'nosuch'; there are: read-model, streams, attention, overdue, unserved, driven, orphans",
+        ),
         (("reconcile", "--approve", "x.1"), "no open drift has the id 'x.1'"),
         (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
         (("reconciliation", "streams"), "ids look like read-model:7"),

@@ -33,11 +33,11 @@ from amends import (
     retriable,
     transaction,
 )
+from amends.aggregates.checking_sql import check
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.facts import Fact
 from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.maintenance_sql import check
 from amends.aggregates.migrations_sql import ensure_schema
 from amends.aggregates.state import RunStatus
 from amends.sagas.clock_asyncio import VirtualClock

@@ -3,28 +3,35 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import temporalio.client
-from journal_parts import PLAN, Counter, accept, open_prepared, run_to_end, started
+from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to_end, started, step, succeed
 from sqlalchemy import text
+from strategies import AnyResults
 
+from amends.aggregates import checking_sql
 from amends.aggregates.codec import EventCodec
-from amends.aggregates.journal import Tx
+from amends.aggregates.journal import RunQuery, Tx
 from amends.aggregates.journal_sql import SqlJournal
 from amends.cli.reconciling import Hands
+from amends.reconciler import store_rules_sql
+from amends.reconciler.correcting_asyncio import Reconciler
 from amends.reconciler.decide import Look
 from amends.reconciler.drift import Drift, DriftKind, Rebuild, Rouse
 from amends.reconciler.drive_rules_temporal import drive_rules, driven_runs
 from amends.reconciler.looking_asyncio import look
+from amends.reconciler.observation import Observation
+from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule
 from amends.reconciler.standing import Standing
 from amends.reconciler.store_rules_sql import store_rules
 from amends.sagas.starting_temporal import start_workflow
 
 LATER_MS = 10_000_000
+ANYTHING: Any = AnyResults()
 
 
 @pytest.fixture
@@ -33,6 +40,14 @@ def journal(store_url: str) -> Iterator[SqlJournal]:
     opened = open_prepared(store_url)
     for unit in [*run_to_end("done", "c")[:1], accept("open", at_ms=2_000)]:
         opened.commit_blocking(unit)
+    yield opened
+    opened.close_blocking()
+
+
+@pytest.fixture
+def small(sqlite_url: str) -> Iterator[SqlJournal]:
+    """Give a journal on an empty store, for what does not depend on the database."""
+    opened = open_prepared(sqlite_url)
     yield opened
     opened.close_blocking()
 
@@ -48,15 +63,32 @@ async def seen(journal: SqlJournal, rule: Rule) -> Look:
     return await look(rule, journal, Standing(), LATER_MS)
 
 
-def rules(journal: SqlJournal, **options: Any) -> dict[str, Rule]:  # noqa: ANN401 - those of store_rules
+def rules(journal: SqlJournal) -> dict[str, Rule]:
     """Give the rules over the store."""
-    return {each.name: each for each in store_rules(journal.engine, EventCodec([Counter]), **options)}
+    return {each.name: each for each in store_rules(journal.engine, EventCodec([Counter, Reconciliation]))}
+
+
+def reconciler(journal: SqlJournal, at_ms: int = LATER_MS) -> Reconciler:
+    """Make what records looks and corrects."""
+    hands = Hands(journal, None, "q")
+    return Reconciler(journal, ANYTHING, hands, clock=lambda: at_ms, actor="test", driven={})
+
+
+def finish(journal: SqlJournal, *run_ids: str) -> None:
+    """Take runs to their end, each with facts enough to be a part of a sweep."""
+    for run_id in run_ids:
+        for unit in [accept(run_id), succeed(run_id, "reserve"), succeed(run_id, "confirm"), complete(run_id)]:
+            journal.commit_blocking(unit)
 
 
 async def test_a_sound_store_has_no_drift(journal: SqlJournal) -> None:
     """No rule finds anything where nothing is wrong."""
     for rule in rules(journal).values():
-        assert await seen(journal, rule) == Look()
+        found = await seen(journal, rule)
+        assert (found.unobservable, found.drifts) == (None, ())
+
+
+# ---- the read model
 
 
 @pytest.mark.parametrize(
@@ -64,31 +96,115 @@ async def test_a_sound_store_has_no_drift(journal: SqlJournal) -> None:
     [
         "DELETE FROM saga_index WHERE run_id = 'open'",
         "UPDATE saga_index SET status = 'COMPLETED' WHERE run_id = 'open'",
+        "UPDATE stored_events SET originator_id = 'run/moved' WHERE originator_id = 'run/open'",
     ],
 )
-async def test_a_wrong_read_model_is_found_and_rebuilt(journal: SqlJournal, statement: str) -> None:
-    """A row that is missing or wrong is one drift, and making the read model again mends it."""
+async def test_a_wrong_row_is_found_and_made_again(journal: SqlJournal, statement: str) -> None:
+    """A row that is missing, wrong or of a run that is not there is drift of that run, and made again alone."""
     damage(journal, statement)
-    (drift,) = (await seen(journal, rules(journal)["read-model"])).drifts
-    assert drift.correction == Rebuild()
-    assert drift.actual == {"wrong": 1, "first": ["run/open"]}
-    await Hands(journal, None, "q").rebuild()
+    found = (await seen(journal, rules(journal)["read-model"])).drifts
+    assert "open" in [each.subject for each in found]
+    for each in found:
+        assert each.correction == Rebuild((each.subject,))
+        await Hands(journal, None, "q").rebuild((each.subject,))
     assert (await seen(journal, rules(journal)["read-model"])).drifts == ()
 
 
-async def test_a_gap_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
-    """Damage in a stream is said with its place; nothing claims to mend it."""
+async def test_many_wrong_rows_are_one_drift_until_none_is_left(journal: SqlJournal) -> None:
+    """A read model that is lost is rebuilt whole; while any row is wrong the drift stays, wherever the sweep stands."""
+    finish(journal, *(f"run-{number:02}" for number in range(25)))
+    damage(journal, "DELETE FROM saga_index")
+    rule = rules(journal)["read-model"]
+    verdict = await reconciler(journal, 0).look(rule)
+    assert [each.subject for each in verdict.seen.values()] == ["read model"]
+    by = reconciler(journal)
+    verdict = await by.look(rule)
+    (done,) = [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
+    assert (done.problem, done.correction) == (None, "rebuild the read model")
+    assert (await by.look(rule)).seen == {}
+    assert len(journal.runs_blocking(RunQuery(limit=100))) == 27
+
+
+# ---- reading what is new, and sweeping the rest
+
+WRONG = {
+    "read-model": "saga_index SET error = 'none'",
+    "streams": "stored_events SET originator_version = 9 WHERE originator_version = 4 OR topic = 'Counter.Counted'",
+}
+"""What each rule finds wrong with every run that is finished, and with what was counted."""
+
+
+@pytest.mark.parametrize("name", ["read-model", "streams"])
+async def test_a_look_reads_what_is_new_and_no_more(
+    journal: SqlJournal, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Without its sweep a rule sees damage in what was written since the last look, and not in what is older."""
+    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 0)
+    monkeypatch.setattr(checking_sql, "CHANGES_A_PAGE", 3)
+    by, rule = reconciler(journal), rules(journal)[name]
+    await by.look(rule)
+    finish(journal, "new")
+    journal.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
+    journal.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
+    damage(journal, f"UPDATE {WRONG[name]}")
+    found = {each.subject.removeprefix("run/") for each in (await by.look(rule)).seen.values()}
+    assert found == ({"new"} if name == "read-model" else {"new", "Counter/c"})
+    assert len((await by.look(rule)).seen) == len(found), "they are looked at again"
+
+
+@pytest.mark.parametrize("name", ["read-model", "streams"])
+async def test_a_sweep_goes_on_where_the_last_look_ended(
+    small: SqlJournal, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each look sweeps a part of bounded size and records where it ended, so that a restart does not begin anew."""
+    finish(small, *(f"run-{number}" for number in range(6)))
+    damage(small, f"UPDATE {WRONG[name]}")
+    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    places: list[str] = []
+    rule, last = rules(small)[name], Standing()
+    while len(places) < 2 or places[-1]:
+        # As after a restart: nothing is kept but what is recorded.
+        verdict = await reconciler(small).look(rule)
+        last = verdict.standing
+        places.append(last.sweep)
+    assert len(places) == len(set(places)) > 3
+    assert len(last.drifts) == 6
+
+
+async def test_looking_at_everything_comes_around(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at everything finds what lies before the place where the sweep stood, too."""
+    finish(small, *(f"run-{number}" for number in range(6)))
+    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    by, rule = reconciler(small), rules(small)["read-model"]
+    assert (await by.look(rule)).standing.sweep
+    assert (await by.look(rule)).standing.sweep
+    damage(small, "UPDATE saga_index SET error = 'none' WHERE run_id = 'run-0'")
+    verdicts = [verdict async for verdict in by.looks(rule)]
+    assert [each.subject for each in verdicts[-1].seen.values()] == ["run-0"]
+    assert verdicts[-1].standing.sweep == ""
+    again = [verdict async for verdict in by.looks(rule)]
+    assert len(again) < len(verdicts), "from the beginning it takes one turn"
+
+
+async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
+    """A rule that leaves its sweep where it was is not asked for ever."""
+
+    def stuck(observation: Observation) -> list[Drift]:
+        observation.sweep = "here"
+        return []
+
+    rule = replace(rules(small)["streams"], name="stuck", function=stuck)
+    assert len([verdict async for verdict in reconciler(small).looks(rule)]) == 2
+
+
+async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
+    """A gap is said with its place, and nothing claims to mend it; what is restored is no drift any more."""
+    rule, by = rules(journal)["streams"], reconciler(journal)
     damage(journal, "UPDATE stored_events SET originator_version = 2 WHERE originator_id = 'run/open'")
-    (drift,) = (await seen(journal, rules(journal)["streams"])).drifts
+    (drift,) = (await by.look(rule)).seen.values()
     assert (drift.subject, drift.kind, drift.correction) == ("run/open", DriftKind.MISSING, None)
-
-
-async def test_a_run_that_waits_for_people_is_said_after_a_while(journal: SqlJournal) -> None:
-    """A run that needs attention is drift when it has waited longer than the limit, and not before."""
-    damage(journal, "UPDATE saga_index SET status = 'NEEDS_ATTENTION' WHERE run_id = 'open'")
-    assert (await seen(journal, rules(journal, attended_within=timedelta(days=1))["attention"])).drifts == ()
-    (drift,) = (await seen(journal, rules(journal)["attention"])).drifts
-    assert drift.subject == "open"
+    damage(journal, "UPDATE stored_events SET originator_version = 1 WHERE originator_id = 'run/open'")
+    assert (await by.look(rule)).seen == {}
 
 
 # ---- with Temporal

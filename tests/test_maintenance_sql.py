@@ -11,8 +11,9 @@ from eventsourcing.domain import event
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.event import listens_for as event_of
 
-from amends.aggregates import maintenance_sql
+from amends.aggregates import checking_sql
 from amends.aggregates.audit import Finding, FindingKind
+from amends.aggregates.checking_sql import check
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.engine_sql import create_store_engine, safe_url, writing
@@ -21,7 +22,7 @@ from amends.aggregates.facts import SagaCompleted, SagaStarted, StepSucceeded, s
 from amends.aggregates.index_sql import find_runs
 from amends.aggregates.journal import RunQuery, Tx
 from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.maintenance_sql import check, rebuild_index
+from amends.aggregates.maintenance_sql import rebuild_index
 from amends.aggregates.migrations_sql import upgrade
 from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
 from amends.aggregates.record import RunRecord
@@ -155,8 +156,8 @@ def test_pages_change_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert found(store) == expected
     for size in (3, 2, 1):
-        monkeypatch.setattr(maintenance_sql, "STREAMS_A_PAGE", size)
-        monkeypatch.setattr(maintenance_sql, "ROWS_A_PAGE", size)
+        monkeypatch.setattr(checking_sql, "STREAMS_A_PAGE", size)
+        monkeypatch.setattr(checking_sql, "ROWS_A_PAGE", size)
         assert found(store) == expected
         if size == 1:
             assert rebuild_index(store, CODEC).written == 3
@@ -334,7 +335,7 @@ def test_missing_and_wrong_rows_are_made_again(store: Engine) -> None:
 def test_rows_of_runs_without_facts_are_removed(store: Engine) -> None:
     """What the read model has of a run that is not in the journal is found, and removed by rebuilding."""
     run(store, "DELETE FROM stored_events WHERE originator_id = 'run/order-1'")
-    assert found(store) == [(FindingKind.READ_MODEL, "saga_index", None), (FindingKind.READ_MODEL, "run_keys", None)]
+    assert found(store) == [(FindingKind.READ_MODEL, "run/order-1", None)] * 2
     assert rebuild_index(store, CODEC).removed == 1
     assert found(store) == []
 

@@ -1,7 +1,7 @@
 """Reconciling on a real store: what is recorded, what is corrected, and that it is corrected once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -66,7 +66,7 @@ class NoActions:
     async def rouse(self, run_id: str) -> None:
         """Do nothing."""
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - whatever is to be rebuilt
         """Count."""
         self.rebuilt += 1
         if self.failing:

@@ -1,0 +1,404 @@
+"""Looking for damage in a store: all of it, the next part of it, what is new in it, or some of its streams.
+
+It is looked through page by page, each page in a transaction of its own, so that memory stays bounded, whatever the
+size of the store, and others can go on working. What is compared with each other is read in one snapshot, so a store
+that is being written to is not found wrong because of that.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from eventsourcing.persistence import StoredEvent
+from pydantic import ValidationError
+from sqlalchemy import Connection, Engine, exc, literal, select, text
+
+from amends.aggregates.audit import AggregateAudit, Finding, FindingKind, RunAudit, StreamAudit
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.engine_sql import safe_url
+from amends.aggregates.facts import run_of, stream_of_run
+from amends.aggregates.failures_sql import as_amends_error, store_errors
+from amends.aggregates.loading_sql import Plans
+from amends.aggregates.plan import Plan
+from amends.aggregates.schema_sql import plans, run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.snapshot import Snapshot
+from amends.aggregates.streams_sql import changed_after, last_notification_id
+
+__all__ = [
+    "ALL",
+    "READ_MODEL",
+    "STREAMS",
+    "Changed",
+    "Page",
+    "Part",
+    "check",
+    "check_changes",
+    "check_page",
+    "check_streams",
+    "damaged_plans",
+    "fold_run",
+    "newest_change",
+    "streams_after",
+]
+
+STREAMS_A_PAGE = 100
+ROWS_A_PAGE = 500
+CHANGES_A_PAGE = 2_000
+
+
+class Part(StrEnum):
+    """What a store is looked through by, one part after the other."""
+
+    STREAMS = "streams"
+    RUNS = "runs"
+    ROWS = "rows"
+    KEYS = "keys"
+    SNAPSHOTS = "snapshots"
+
+
+ALL = (Part.STREAMS, Part.ROWS, Part.KEYS, Part.SNAPSHOTS)
+"""The journal, and everything that is derived from it."""
+
+READ_MODEL = (Part.RUNS, Part.ROWS, Part.KEYS)
+"""What runs are listed and found from."""
+
+STREAMS = (Part.STREAMS, Part.SNAPSHOTS)
+"""The journal, and the snapshots of its aggregates; the read model is compared in passing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What looking at one page gave.
+
+    Attributes:
+        findings: What is wrong.
+        position: Where to go on; empty when everything was looked at.
+        size: How many events and rows were looked at.
+    """
+
+    findings: tuple[Finding, ...]
+    position: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What looking at one page of changes gave.
+
+    Attributes:
+        findings: What is wrong with the streams that have changed.
+        position: Notification id up to which they were looked at; the one before where nothing has changed.
+    """
+
+    findings: tuple[Finding, ...]
+    position: int
+
+
+def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
+    """Look at every row of the store, and compare what is derived with what it is derived from.
+
+    Found are: damage that the database itself knows of (SQLite), gaps in streams, events and plans that cannot be read
+    or do not follow, runs without their plan, snapshots and read model rows that differ from folding the journal. At
+    most one finding of a kind is given for a stream.
+
+    Args:
+        engine: Of a store whose schema is up to date; may be read-only.
+        codec: Knows the facts and the aggregates of all modules; what it does not know is an unknown topic.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    damage = list(_database_damage(engine))
+    yield from damage
+    if damage:
+        # What follows would only be the same damage in other words, if it can be read at all.
+        return
+    yield from damaged_plans(engine)
+    kept = Plans()
+    page = check_page(engine, codec, "", ALL, kept)
+    yield from page.findings
+    while page.position:
+        page = check_page(engine, codec, page.position, ALL, kept)
+        yield from page.findings
+
+
+def check_page(
+    engine: Engine,
+    codec: EventCodec,
+    position: str,
+    parts: Sequence[Part],
+    kept: Plans,
+    *,
+    most: int | None = None,
+) -> Page:
+    """Look at the next page of a store.
+
+    Args:
+        engine: Of a store whose schema is up to date; may be read-only.
+        codec: As for `check`.
+        position: Where the page before ended; empty to begin.
+        parts: What to look through, in this order.
+        kept: Plans that were read.
+        most: After how many events the page ends, at the end of a stream; `None` for no such bound.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    name, _, after = position.partition(":")
+    part = Part(name) if name in set(Part) else parts[0]
+    with store_errors(), _snapshot_of(engine) as connection:
+        match part:
+            case Part.STREAMS | Part.RUNS:
+                findings, last, size = _stream_page(
+                    connection, codec, kept, after, only_runs=part is Part.RUNS, most=most
+                )
+            case Part.ROWS:
+                findings, last, size = _row_page(connection, saga_index, after)
+            case Part.KEYS:
+                findings, last, size = _row_page(connection, run_keys, after)
+            case Part.SNAPSHOTS:
+                findings, last, size = _snapshot_page(connection, after)
+    if last is not None:
+        return Page(findings, f"{part.value}:{last}", size)
+    following = parts[parts.index(part) + 1 :]
+    return Page(findings, f"{following[0].value}:" if following else "", size)
+
+
+def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans, *, only_runs: bool = False) -> Changed:
+    """Look at what was written after a notification id, a page of it.
+
+    Runs are folded whole and compared with the read model; of aggregates, which may be long, the new events are read,
+    and what comes right before them.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    findings: list[Finding] = []
+    with store_errors(), _snapshot_of(engine) as connection:
+        changed, last_id = changed_after(connection, after_id, CHANGES_A_PAGE)
+        for stream, first in changed.items():
+            if run_of(stream) is not None:
+                findings += _audit(connection, codec, kept, stream).findings
+            elif not only_runs:
+                tail = StreamAudit(stream, codec, after=max(0, first - 2))
+                _feed(tail, _rows(connection, stream, after=first - 2))
+                # What is wrong is said as it is said when the whole stream is looked at.
+                findings += _audit(connection, codec, kept, stream).findings if tail.findings else []
+    return Changed(tuple(findings), last_id)
+
+
+def newest_change(engine: Engine) -> int:
+    """Read the highest notification id; 0 when nothing was ever written.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+    """
+    with store_errors(), engine.connect() as connection:
+        return last_notification_id(connection)
+
+
+def check_streams(engine: Engine, codec: EventCodec, streams: Sequence[str]) -> Iterator[Finding]:
+    """Look at some streams, whole, and at what is derived from them; one that is not there may have left rows behind.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    kept = Plans()
+    for stream in streams:
+        with store_errors(), _snapshot_of(engine) as connection:
+            audit = _audit(connection, codec, kept, stream)
+            found = audit.findings if audit.last else list(_left_behind(connection, stream))
+        yield from found
+
+
+# ---- the parts of a check
+
+
+def _database_damage(engine: Engine) -> Iterator[Finding]:
+    if engine.dialect.name != "sqlite":
+        return
+    try:
+        with engine.connect() as connection:
+            said = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()
+    except exc.DatabaseError as error:
+        if isinstance(error, exc.OperationalError):
+            raise as_amends_error(error) from error
+        said = [str(as_amends_error(error))]
+    for line in said:
+        if line != "ok":
+            yield Finding(FindingKind.DATABASE, safe_url(engine), None, f"{line}; restore the file from a backup")
+
+
+def damaged_plans(engine: Engine) -> Iterator[Finding]:
+    """Look at every plan.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+    """
+    after = ""
+    while True:
+        with store_errors(), engine.connect() as connection:
+            page = connection.execute(
+                select(plans.c.fingerprint, plans.c.plan)
+                .where(plans.c.fingerprint > after)
+                .order_by(plans.c.fingerprint)
+                .limit(STREAMS_A_PAGE)
+            ).all()
+        if not page:
+            return
+        for fingerprint, plan in page:
+            if (wrong := _wrong_with_plan(fingerprint, plan)) is not None:
+                yield Finding(FindingKind.DAMAGED, f"plan {fingerprint}", None, wrong)
+        after = page[-1].fingerprint
+
+
+def _wrong_with_plan(fingerprint: str, plan: str) -> str | None:
+    try:
+        found = Plan.model_validate_json(plan).fingerprint
+    except ValidationError as error:
+        return f"cannot be read, {error.error_count()} fields do not fit; upgrade this program or restore the plan"
+    return None if found == fingerprint else f"its content has fingerprint {found}; restore the plan"
+
+
+_Part = tuple[tuple[Finding, ...], str | None, int]
+
+
+def _stream_page(
+    connection: Connection, codec: EventCodec, kept: Plans, after: str, *, only_runs: bool, most: int | None
+) -> _Part:
+    findings: list[Finding] = []
+    last, size = None, 0
+    for stream in streams_after(connection, after, only_runs=only_runs):
+        last = stream
+        # SQLite's pattern does not tell "run/" from "Run/".
+        if only_runs and run_of(stream) is None:
+            continue
+        audit = _audit(connection, codec, kept, stream)
+        findings += audit.findings
+        size += audit.count
+        if most is not None and size >= most:
+            break
+    return tuple(findings), last, size
+
+
+def _row_page(connection: Connection, table: Any, after: str) -> _Part:  # noqa: ANN401 - an SQL table
+    """Find what the read model has of runs that are not in the journal."""
+    run_ids = _page(connection, table.c.run_id, after)
+    there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids])
+    lost = [run_id for run_id in run_ids if stream_of_run(run_id) not in there]
+    return tuple(_lost_run(table, run_id) for run_id in lost), run_ids[-1] if run_ids else None, len(run_ids)
+
+
+def _snapshot_page(connection: Connection, after: str) -> _Part:
+    streams = _page(connection, snapshots.c.originator_id, after)
+    there = _that_exist(connection, streams)
+    lost = tuple(_lost_stream(stream) for stream in streams if stream not in there)
+    return lost, streams[-1] if streams else None, len(streams)
+
+
+def _lost_run(table: Any, run_id: str) -> Finding:  # noqa: ANN401 - as above
+    message = f"the run is in {table.name} and has no facts in the journal; rebuild the read model"
+    return Finding(FindingKind.READ_MODEL, stream_of_run(run_id), None, message)
+
+
+def _lost_stream(stream: str) -> Finding:
+    return Finding(FindingKind.SNAPSHOT, stream, None, "the stream has no events; delete its snapshots")
+
+
+def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
+    """Find what was derived from a stream that is not there."""
+    run_id = run_of(stream)
+    if run_id is None:
+        if _newest_snapshot(connection, stream) is not None:
+            yield _lost_stream(stream)
+        return
+    for table in (saga_index, run_keys):
+        if connection.execute(select(literal(1)).where(table.c.run_id == run_id).limit(1)).first() is not None:
+            yield _lost_run(table, run_id)
+
+
+def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str) -> StreamAudit:
+    run_id = run_of(stream)
+    if run_id is not None:
+        audit = fold_run(connection, codec, kept, stream)
+        row = connection.execute(select(saga_index).where(saga_index.c.run_id == run_id)).mappings().first()
+        keys = connection.execute(select(run_keys.c.field, run_keys.c.value).where(run_keys.c.run_id == run_id))
+        audit.compare(None if row is None else dict(row), frozenset((field, value) for field, value in keys))
+        return audit
+    aggregate = AggregateAudit(stream, codec, _newest_snapshot(connection, stream))
+    _feed(aggregate, _rows(connection, stream))
+    aggregate.finish()
+    return aggregate
+
+
+def fold_run(connection: Connection, codec: EventCodec, kept: Plans, stream: str) -> RunAudit:
+    """Fold a run's stream, as far as it can be folded."""
+    audit = RunAudit(stream, codec, lambda fingerprint: kept.read(connection, fingerprint))
+    _feed(audit, _rows(connection, stream))
+    return audit
+
+
+def _feed(audit: StreamAudit, rows: Iterator[StoredEvent]) -> None:
+    for stored in rows:
+        audit.feed(stored)
+
+
+# ---- reading
+
+
+@contextmanager
+def _snapshot_of(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees the store as it is at one moment."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def streams_after(connection: Connection, after: str, *, only_runs: bool = False) -> Sequence[str]:
+    """List the names of the next streams, in order: a page of them, which may hold others than runs in any case."""
+    name = stored_events.c.originator_id
+    found = select(name).where(name > after).distinct().order_by(name).limit(STREAMS_A_PAGE)
+    if only_runs:
+        found = found.where(name.startswith(stream_of_run(""), autoescape=True))
+    return connection.execute(found).scalars().all()
+
+
+def _rows(connection: Connection, stream: str, after: int | None = None) -> Iterator[StoredEvent]:
+    """Read a stream after a position; without one from its very beginning, positions that should not be included."""
+    table = stored_events.c
+    while True:
+        found = select(table.originator_id, table.originator_version, table.topic, table.state)
+        found = found.where(table.originator_id == stream)
+        if after is not None:
+            found = found.where(table.originator_version > after)
+        page = connection.execute(found.order_by(table.originator_version).limit(ROWS_A_PAGE)).all()
+        for row in page:
+            yield StoredEvent(row[0], row[1], row[2], row[3])
+        if len(page) < ROWS_A_PAGE:
+            return
+        after = page[-1].originator_version
+
+
+def _newest_snapshot(connection: Connection, stream: str) -> Snapshot | None:
+    table = snapshots.c
+    found = select(snapshots).where(table.originator_id == stream).order_by(table.originator_version.desc()).limit(1)
+    row = connection.execute(found).first()
+    return None if row is None else Snapshot(row.originator_id, row.originator_version, row.topic, row.state)
+
+
+def _page(connection: Connection, column: Any, after: str) -> Sequence[str]:  # noqa: ANN401 - an SQL expression
+    found = select(column).where(column > after).distinct().order_by(column).limit(ROWS_A_PAGE)
+    return connection.execute(found).scalars().all()
+
+
+def _that_exist(connection: Connection, streams: Sequence[str]) -> frozenset[str]:
+    name = stored_events.c.originator_id
+    return frozenset(connection.execute(select(name).where(name.in_(streams)).distinct()).scalars())

@@ -1,0 +1,214 @@
+"""Built-in rules over the runs that have not ended: what waits for people, is overdue, or lacks its code.
+
+They read the runs that are open, however many have ended.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import MissingCodeError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.plan import Plan, PlanNode, Role
+from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.state import OPEN, SETTLED_WELL, NodeStatus, RunState, RunStatus
+from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
+from amends.reconciler.observation import Observation
+from amends.reconciler.rule import Rule, drift_rule
+from amends.sagas.operate import Intervention, Verb
+from amends.sagas.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
+from amends.sagas.registry import Registry
+
+__all__ = ["ATTENDED_WITHIN", "run_rules"]
+
+ATTENDED_WITHIN = timedelta(hours=1)
+"""How long a run may wait for people, where nothing is known that would help it on, before it is drift."""
+
+_PAGE = 200
+_MINUTE = timedelta(minutes=1)
+_UNDO_OVER = frozenset({NodeStatus.UNDONE, NodeStatus.UNDO_SKIPPED})
+
+
+def run_rules(
+    registry: Registry | None, *, driver: str, attended_within: timedelta = ATTENDED_WITHIN
+) -> tuple[Rule, ...]:
+    """Make the rules about runs that have not ended.
+
+    Args:
+        registry: The code that is loaded here; `None` when none is.
+        driver: Runs of this driver can be roused.
+        attended_within: How long a run may wait for people before it is drift.
+    """
+    return (
+        drift_rule("attention", every=_MINUTE, mode="propose")(_attention(attended_within)),
+        drift_rule("overdue", every=_MINUTE, mode="apply")(_overdue(driver)),
+        drift_rule("unserved", every=10 * _MINUTE)(_unserved(registry)),
+    )
+
+
+# ---- what waits for people
+
+
+def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
+    def attention(observation: Observation) -> Iterator[Drift]:
+        """No compensation is exhausted, and no run waits for people for too long."""
+        latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
+        for row in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)):
+            observation.looked_at(1)
+            record = observation.record(row.run_id)
+            if record is None or record.state.status is not RunStatus.NEEDS_ATTENTION:
+                continue
+            drift = _waiting(record)
+            if drift.correction is not None or record.state.updated_ms <= latest_ms:
+                yield drift
+
+    return attention
+
+
+def _waiting(record: RunRecord) -> Drift:
+    """Describe what a run waits for; to retry is the correction where anything open may come right by it."""
+    state, run_id = record.state, record.run_id
+    waiting: dict[str, JsonValue] = {name: state.node(name).status.value for name in record.current}
+    again = [
+        Intervention(verb=Verb.RETRY, actor="", reason="its attempts were spent, and it is still open", node=name)
+        for name in record.current
+        if _worth_retrying(state, name)
+    ]
+    return Drift(
+        subject=run_id,
+        kind=DriftKind.DIFFERENT,
+        expected="nothing waits for people",
+        # With the time, so that a run that comes to wait again is another drift, which is approved anew.
+        actual={"open": waiting, "since_ms": state.updated_ms},
+        evidence=f"last error: {record.error or 'none'}; see amends explain {run_id}",
+        version=state.position,
+        correction=Intervene(run_id, again[0], tuple(again[1:])) if again else None,
+    )
+
+
+def _worth_retrying(state: RunState, name: str) -> bool:
+    """Tell whether all that can be done about a node is to try again, with a new budget."""
+    if state.backward:
+        return state.node(name).status is NodeStatus.UNDO_EXHAUSTED
+    # What comes after the pivot is repeated until it succeeds; a pivot in doubt is for people to settle.
+    return state.plan.nodes[name].role is Role.RETRIABLE
+
+
+# ---- what is overdue
+
+
+def _overdue(driver: str) -> Callable[[Observation], Iterator[Drift]]:
+    def overdue(observation: Observation) -> Iterator[Drift]:
+        """Nothing that is due is left undone, and no step or compensation is open for too long."""
+        shortest: dict[str, int] = {}
+        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+            observation.looked_at(1)
+            # What is younger than the shortest threshold of its plan need not be read.
+            if observation.now_ms - row.started_ms < shortest.get(row.fingerprint, 0):
+                continue
+            record = observation.record(row.run_id)
+            if record is None:
+                continue
+            shortest.setdefault(row.fingerprint, _shortest_ms(record.state.plan))
+            facts = observation.facts(row.run_id)[: record.state.position]
+            found = overdue_nodes(record, [fact.head for fact in facts], observation.now_ms)
+            if found and record.state.status is not RunStatus.NEEDS_ATTENTION:
+                yield _late(record, row, found, driver)
+
+    return overdue
+
+
+def _shortest_ms(plan: Plan) -> int:
+    return min(
+        min(IDLE_MS, threshold_ms(node, undoing=False), threshold_ms(node, undoing=True))
+        for node in plan.nodes.values()
+    )
+
+
+def _late(record: RunRecord, row: RunSummary, found: tuple[Overdue, ...], driver: str) -> Drift:
+    idle = any(each.why is Why.IDLE for each in found)
+    return Drift(
+        subject=record.run_id,
+        kind=DriftKind.DIFFERENT,
+        expected="nothing is overdue",
+        actual={each.node or "the run": each.why.value for each in found},
+        evidence=f"overdue since {min(each.since_ms for each in found)} ms; see amends explain {record.run_id}",
+        # A driver that has missed something is told to look; that a step is slow is for people to see.
+        correction=Rouse(record.run_id) if idle and row.driver == driver else None,
+    )
+
+
+# ---- what lacks its code
+
+_Use = tuple[str, str]
+
+
+def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Drift]]:
+    def unserved(observation: Observation) -> Iterator[Drift]:
+        """The code that open runs need is loaded here: steps, compensations, probes and mappings."""
+        lacking: dict[str, dict[_Use, str]] = {}
+        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+            observation.looked_at(1)
+            if registry is None:
+                raise CouldNotLook("no modules are configured, so nobody can tell which code runs need; set modules")
+            if lacking.get(row.fingerprint) == {}:
+                continue
+            record = observation.record(row.run_id)
+            if record is None:
+                continue
+            missing = lacking.setdefault(row.fingerprint, _lacking(record.state.plan, registry))
+            needed = {
+                f"{use} of {node}": why for (node, use), why in missing.items() if _needs(record.state, node, use)
+            }
+            if needed:
+                yield Drift(
+                    subject=row.run_id,
+                    kind=DriftKind.MISSING,
+                    expected="all code that the run may still need",
+                    actual=[*needed],
+                    evidence="; ".join(needed.values()),
+                )
+
+    return unserved
+
+
+def _lacking(plan: Plan, registry: Registry) -> dict[_Use, str]:
+    """Name the code of a plan that is missing here, by node and use, with why; other queues have their own workers."""
+    missing: dict[_Use, str] = {}
+    for name, node in plan.nodes.items():
+        if node.queue is not None and not node.local:
+            continue
+        for use, find in _uses(node, registry):
+            try:
+                find()
+            except MissingCodeError as error:
+                missing[name, use] = str(error)
+    return missing
+
+
+def _uses(node: PlanNode, registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield _STEP, lambda: registry.operation(node.step)
+    if node.mapping is not None:
+        mapping = node.mapping
+        yield _MAPPING, lambda: registry.mapping(mapping)
+    if node.probe:
+        yield _PROBE, lambda: registry.operation(node.step, probe=True)
+    if node.undo is not None:
+        yield _COMPENSATION, lambda: registry.operation(node.step, undo=True)
+
+
+_STEP, _MAPPING, _PROBE, _COMPENSATION = "step", "mapping", "probe", "compensation"
+
+
+def _needs(state: RunState, node: str, use: str) -> bool:
+    """Tell whether a run may still come to use some code of a node."""
+    status = state.node(node).status
+    turning = state.backward or state.status is RunStatus.CANCELLING
+    ahead = not turning and status not in SETTLED_WELL
+    if use in {_STEP, _PROBE}:
+        return ahead
+    undoable = turning or not state.plan.forward_only(state.cursor)
+    undo_ahead = undoable and status not in _UNDO_OVER and (ahead or status is not NodeStatus.PENDING)
+    # A mapping makes the input of the step and of its compensation.
+    return undo_ahead or (ahead and use == _MAPPING)

@@ -1,0 +1,122 @@
+"""The built-in rules about runs that have not ended, on runs of every kind."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from reading_shop import Shop
+
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.record import RunRecord
+from amends.reconciler.decide import Look
+from amends.reconciler.drift import Intervene, Rouse, described
+from amends.reconciler.looking_asyncio import look
+from amends.reconciler.run_rules import run_rules
+from amends.reconciler.standing import Standing
+from amends.sagas.registry import Registry
+
+MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
+
+
+@pytest.fixture
+def journal(shop: Shop) -> Iterator[SqlJournal]:
+    """Give the journal of the shop."""
+    opened = open_journal(f"sqlite:///{shop.store}")
+    yield opened
+    opened.close_blocking()
+
+
+async def seen(journal: SqlJournal, name: str, registry: Registry | None, after_ms: int, **options: Any) -> Look:  # noqa: ANN401 - those of run_rules
+    """Look by a rule, some time after the last fact of all."""
+    (rule,) = [each for each in run_rules(registry, driver="temporal", **options) if each.name == name]
+    with journal.engine.connect() as connection:
+        last_ms = connection.exec_driver_sql("SELECT max(updated_ms) FROM saga_index").scalar_one()
+    return await look(rule, journal, Standing(), last_ms + after_ms, driven={})
+
+
+async def test_an_exhausted_compensation_is_drift_at_once_with_a_retry(shop: Shop, journal: SqlJournal) -> None:
+    """A run that waits for people about an undo is drift by itself, and what would mend it is known."""
+    found = (await seen(journal, "attention", shop.project.registry, 0)).drifts
+    drifts = {each.subject: each for each in found}
+    stuck = drifts["order-stuck"]
+    assert isinstance(stuck.correction, Intervene)
+    assert described(stuck.correction) == "retry reserve_stock of run order-stuck"
+    assert stuck.version is not None
+    assert "the shelf is locked" in stuck.evidence
+    assert described(drifts["order-mail"].correction) == "retry send_receipt of run order-mail"  # type: ignore[arg-type]  # it has one
+    assert len(drifts) == 2
+
+
+async def test_what_only_people_can_decide_is_drift_after_a_while(
+    shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of which nothing is known that would help is said when it has waited longer than the limit."""
+    monkeypatch.setattr("amends.reconciler.run_rules._worth_retrying", lambda *_: False)
+    registry, limit = shop.project.registry, timedelta(days=1)
+    assert (await seen(journal, "attention", registry, DAY_MS // 2, attended_within=limit)).drifts == ()
+    late = (await seen(journal, "attention", registry, DAY_MS, attended_within=limit)).drifts
+    assert {each.subject for each in late} == {"order-stuck", "order-mail"}
+    assert {each.correction for each in late} == {None}
+
+
+async def test_what_is_due_and_not_done_is_roused_and_what_is_slow_is_said(shop: Shop, journal: SqlJournal) -> None:
+    """A run of Temporal's that nobody goes on with is roused; a call that takes too long is for people to see."""
+    registry = shop.project.registry
+    assert (await seen(journal, "overdue", registry, 0)).drifts == ()
+    found = {each.subject: each for each in (await seen(journal, "overdue", registry, 30 * MINUTE_MS)).drifts}
+    assert found["order-accepted"].correction == Rouse("order-accepted")
+    assert found["order-accepted"].actual == {"reserve_stock": "idle"}
+    assert found["order-hang"].correction is None, "its driver is not Temporal"
+    assert set(found["order-slow-undo"].actual) == {"charge_card"}  # type: ignore[arg-type]  # an object
+
+
+async def test_runs_that_cannot_be_overdue_yet_are_not_read(
+    shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many young runs of one plan only the first is read."""
+    read: list[str] = []
+    record = journal.record_blocking
+
+    def counted(run_id: str) -> RunRecord | None:
+        read.append(run_id)
+        return record(run_id)
+
+    monkeypatch.setattr(journal, "record_blocking", counted)
+    look = await seen(journal, "overdue", shop.project.registry, 0)
+    assert look.count == 3
+    assert len(read) == 1
+
+
+_AHEAD, _ALL = {"order-hang", "order-accepted"}, {"order-hang", "order-accepted", "order-slow-undo"}
+
+
+@pytest.mark.parametrize(
+    ("lost", "runs", "said"),
+    [
+        ("nothing", set(), ""),
+        ("undo", _ALL, "step 'charge_card' has no compensation here"),
+        ("probe", _AHEAD, "step 'charge_card' has no probe here"),
+        ("step", _ALL, "no step is called 'charge_card' here"),
+    ],
+)
+async def test_a_run_whose_code_is_gone_is_named_with_what_it_lacks(
+    shop: Shop, journal: SqlJournal, lost: str, runs: set[str], said: str
+) -> None:
+    """A step, compensation or probe that is not loaded is drift of the runs that may still come to need it."""
+    registry = Registry(shop.project.registry.sagas.values())
+    if lost == "step":
+        del registry.steps["charge_card"]
+    elif lost != "nothing":
+        without: dict[str, Any] = {lost: None}
+        registry.steps["charge_card"] = replace(registry.steps["charge_card"], **without)
+    found = (await seen(journal, "unserved", registry, 0)).drifts
+    assert {each.subject for each in found} == runs
+    assert all(said in each.evidence for each in found)
+
+
+async def test_without_modules_nobody_can_tell_what_is_served(journal: SqlJournal) -> None:
+    """Where no code is loaded at all, open runs make the rule say that it could not look."""
+    assert "no modules are configured" in str((await seen(journal, "unserved", None, 0)).unobservable)
