@@ -209,7 +209,11 @@ class Activities:
         record, task = await self._commit_call(claim, request.run_id)
         # From the first look on: before it the store may have been away, for the other process as well.
         believed = min(believed, time.monotonic() + doubt_s)
+        waits = False
         while task is None and record.state.node(work.node).status is _CLAIMED.get(request.direction):
+            if not waits:
+                waits = True
+                _log.info("%s of run %s is being worked on elsewhere, and is waited for", work.node, request.run_id)
             await asyncio.sleep(_LOOK_S)
             record, task = await self._commit_call(claim, request.run_id)
         if task is None:

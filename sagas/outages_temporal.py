@@ -4,7 +4,9 @@ Nothing is decided here: the store's watch says why it does not answer, Temporal
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import temporalio.client
@@ -20,6 +22,10 @@ _ANSWER_S = 5.0
 _LOOK_S = 1.0
 # Longer than it takes until every call whose heartbeats were missed has been delivered again.
 _DOUBT_S = 30.0
+# Longer than one look takes; shorter would take a busy process for one that was suspended.
+_SUSPENDED_S = 6.0
+
+_log = logging.getLogger("amends.worker")
 
 
 class StoreWatch:
@@ -54,29 +60,53 @@ class StoreWatch:
 
 
 class TemporalWatch:
-    """Remembers when Temporal did not answer.
+    """Remembers when Temporal did not answer, and when this process was not there to ask.
 
-    A server that was away has missed heartbeats, and gives calls up that go on.
+    A server that was away has missed heartbeats, and gives calls up that go on. A process that was suspended, with its
+    machine for example, cannot tell whether the server was away meanwhile.
 
     Args:
         client: Temporal.
+        monotonic: Gives the time in seconds.
     """
 
-    def __init__(self, client: temporalio.client.Client) -> None:
+    def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._monotonic = monotonic
+        self._present = monotonic()
         self._missed: float | None = None
 
     def was_away(self) -> bool:
-        """Tell whether Temporal was away in the last half minute, as far as this process has seen."""
-        return self._missed is not None and time.monotonic() - self._missed < _DOUBT_S
+        """Tell whether Temporal may have been away in the last half minute, as far as this process can know."""
+        self._notice()
+        return self._missed is not None and self._monotonic() - self._missed < _DOUBT_S
+
+    def _notice(self) -> None:
+        """Take note of being present, and of having been away oneself."""
+        now = self._monotonic()
+        if now - self._present > _SUSPENDED_S:
+            self._missed = now
+        self._present = now
 
     async def watch(self) -> None:
         """Look once a second, until cancelled."""
+        answers = True
         while True:
-            try:
-                await self._client.workflow_service.get_system_info(
-                    GetSystemInfoRequest(), timeout=timedelta(seconds=_ANSWER_S)
-                )
-            except RPCError:
-                self._missed = time.monotonic()
+            answered = await self._answers()
+            if answers and not answered:
+                _log.info("Temporal does not answer; calls that it gives up meanwhile are waited for")
+            answers = answered
+            self._notice()
+            if not answered:
+                self._missed = self._monotonic()
             await asyncio.sleep(_LOOK_S)
+            self._notice()
+
+    async def _answers(self) -> bool:
+        try:
+            await self._client.workflow_service.get_system_info(
+                GetSystemInfoRequest(), timeout=timedelta(seconds=_ANSWER_S)
+            )
+        except RPCError:
+            return False
+        return True

@@ -5,11 +5,13 @@ is new and empty; it is removed after the test. All tests of one process share o
 run ids and task queues.
 """
 
+import faulthandler
 import shutil
+import sys
 import sysconfig
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -21,6 +23,22 @@ from temporal_parts import TemporalServer
 # How long an example takes depends on what else the machine does.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+_TEARDOWN_S = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """End the test process when what a test leaves cannot be cleaned up, so that no run of the suite hangs.
+
+    The bound of `faulthandler_timeout` does the same for the test itself; it does not count any more once a test has
+    failed, and the bound of pytest-timeout strikes only once.
+    """
+    faulthandler.dump_traceback_later(_TEARDOWN_S, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

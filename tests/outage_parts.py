@@ -275,6 +275,7 @@ class Outage:
 async def work(url: str, address: str, queue: str, pause_after_s: str) -> None:
     """Serve until the input ends."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("amends.worker").setLevel(logging.INFO)
     journal = open_journal(url, aggregates=[Shelf])
     client = await temporalio.client.Client.connect(address)
     try:

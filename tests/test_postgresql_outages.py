@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import outage_parts
 import pytest
@@ -26,9 +27,21 @@ PARTS = Path(outage_parts.__file__)
 FAILED = {"StepAttemptFailed", "CompensationAttemptFailed", "StepInDoubt", "CompensationExhausted"}
 
 
+class Worker(NamedTuple):
+    """A worker in a process of its own.
+
+    Attributes:
+        process: The process.
+        said: The lines that it has said so far.
+    """
+
+    process: asyncio.subprocess.Process
+    said: list[str]
+
+
 @asynccontextmanager
-async def worker_process(url: str, address: str, queue: str, pause_after_s: float = 60) -> AsyncIterator[list[str]]:
-    """Run a worker in a process of its own; gives the lines that it has said so far."""
+async def worker_process(url: str, address: str, queue: str, pause_after_s: float = 60) -> AsyncIterator[Worker]:
+    """Run a worker in a process of its own, from when it is ready until it has ended cleanly."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", PARTS, "worker", url, address, queue, str(pause_after_s)),
         stdin=subprocess.PIPE,
@@ -45,7 +58,7 @@ async def worker_process(url: str, address: str, queue: str, pause_after_s: floa
     listening = asyncio.create_task(listen())
     try:
         await until_said(said, "ready")
-        yield said
+        yield Worker(process, said)
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
@@ -135,7 +148,7 @@ async def test_polling_pauses_while_the_store_is_away(
     temporal = await temporalio.client.Client.connect(temporal_address)
     client = Client(journal, temporal, Registry([OUTAGE]), task_queue=queue)
     await journal.commit(step(lambda uow: uow.add(Shelf("shelf"))))
-    async with worker_process(postgres_url, temporal_address, queue, pause_after_s=0.5) as said:
+    async with worker_process(postgres_url, temporal_address, queue, pause_after_s=0.5) as (_, said):
         handles = await start(client, queue, tmp_path, 5, gated=2)
         await trace.until("paid", 3)
         await trace.until("call", 15)

@@ -10,32 +10,29 @@ import pytest
 import temporalio.client
 from journal_parts import prepare, step
 from outage_parts import OUTAGE, Shelf, Trace
-from temporalio.api.enums.v1 import PendingActivityState
-from test_postgresql_outages import check, start, worker_process
+from test_postgresql_outages import Worker, check, start, until_said, worker_process
 
+from amends.aggregates.facts import StepStarted
+from amends.aggregates.journal import Journal
 from amends.aggregates.journal_sql import open_journal
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import TemporalTarget, connect
+from amends.sagas.outages_temporal import TemporalWatch
 from amends.sagas.registry import Registry
 from amends.sagas.server_temporal import EmbeddedServer
 
-STARTED = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-# Temporal gives a call up when it has heard nothing of it for 5 s.
-AWAY_S = 7
 
-
-async def until_given_up(temporal: temporalio.client.Client, run_ids: list[str]) -> None:
-    """Return when Temporal has delivered a call of every run again."""
+async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> list[str]:
+    """Name the runs whose payment a worker has begun."""
+    found = []
     for run_id in run_ids:
-        again = False
-        while not again:
-            description = await temporal.get_workflow_handle(run_id).describe()
-            pending = description.raw_description.pending_activities
-            again = any(each.attempt > 1 and each.state == STARTED for each in pending)
-            await asyncio.sleep(0.05)
+        claims = [fact for fact in await journal.facts(run_id) if isinstance(fact, StepStarted)]
+        if any(fact.node == "pay" and fact.worker.endswith(f"/{worker.process.pid}") for fact in claims):
+            found.append(run_id)
+    return found
 
 
-@pytest.mark.timeout(180)  # an outage takes its time, and what was given up is delivered again some seconds later
+@pytest.mark.timeout(90)  # a call is given up after 5 s, and delivered again some seconds later
 async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str, tmp_path: Path) -> None:
     """Calls go on while Temporal is away; what it delivers again joins them or waits for them, on either worker."""
     trace = Trace(tmp_path)
@@ -45,18 +42,42 @@ async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str,
         temporal = await connect(TemporalTarget(server.address, embedded=True))
         client = Client(journal, temporal, Registry([OUTAGE]), task_queue="away")
         async with (
-            worker_process(postgres_url, server.address, "away"),
-            worker_process(postgres_url, server.address, "away"),
+            worker_process(postgres_url, server.address, "away") as one,
+            worker_process(postgres_url, server.address, "away") as other,
         ):
             handles = await start(client, "away", tmp_path, 6, gated=6)
+            run_ids = [handle.id for handle in handles]
+            await trace.until("told", 12)
             await trace.until("call", 18)
+            slow, quick = (one, other) if await claimed_by(journal, one, run_ids[:1]) else (other, one)
+            begun = await claimed_by(journal, slow, run_ids)
+            assert run_ids[0] in begun
+            # Stopped, it cannot tell Temporal that its calls go on, and so they are given up.
+            slow.process.send_signal(signal.SIGSTOP)
             os.kill(server.pid, signal.SIGKILL)
             await asyncio.to_thread(os.waitpid, server.pid, 0)
-            await asyncio.sleep(AWAY_S)
+            await until_said(quick.said, "Temporal does not answer")
             assert await server.ensure_alive()
-            await until_given_up(temporal, [handle.id for handle in handles])
+            for run_id in begun:
+                await until_said(quick.said, f"pay of run {run_id} is being worked on elsewhere, and is waited for")
+            slow.process.send_signal(signal.SIGCONT)
             trace.open_gate()
             for handle in handles:
                 await handle.result(timeout=timedelta(seconds=60))
-    await check(journal, trace, [handle.id for handle in handles], 6)
+    await check(journal, trace, run_ids, 6)
     await journal.close()
+
+
+async def test_who_was_suspended_does_not_know_whether_temporal_was_away(temporal_address: str) -> None:
+    """For half a minute after a gap in its own time a process takes nobody's silence for a sign of death."""
+    now = 1000.0
+    watch = TemporalWatch(await temporalio.client.Client.connect(temporal_address), lambda: now)
+    now += 5
+    assert not watch.was_away()
+    now += 3600
+    assert watch.was_away()
+    for _ in range(7):
+        now += 4
+        assert watch.was_away()
+    now += 4
+    assert not watch.was_away()

@@ -16,11 +16,10 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from services.process import ServiceProcess, ServiceProcessError
@@ -47,6 +46,35 @@ TRY_NEXT = (
 )
 
 
+class Interrupts:
+    """End the session when it is asked to stop, but not while a process is being started, which nobody would stop."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._came = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if not self._held:
+            raise KeyboardInterrupt
+        self._came = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep them until the end of the block.
+
+        Raises:
+            KeyboardInterrupt: One came meanwhile.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            raise KeyboardInterrupt
+
+
 class DemoError(Exception):
     """The demo cannot go on; the message is all that there is to say."""
 
@@ -56,10 +84,13 @@ class Session:
 
     Args:
         console: Where it is shown.
+        interrupts: Requests to stop.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, interrupts: Interrupts) -> None:
         self._console = console
+        self._interrupts = interrupts
+        self._started: list[subprocess.Popen[str]] = []
         # What is configured for other projects is not meant for this one.
         own = {name: text for name, text in os.environ.items() if not name.startswith(("AMENDS_", "TEMPORAL_"))}
         if console.is_terminal:
@@ -151,16 +182,24 @@ class Session:
 
     def _start(self, line: str, stdout: int | None) -> subprocess.Popen[str]:
         """Start a command; in a process group of its own, so that Ctrl-C reaches it once, by way of us."""
-        return subprocess.Popen(  # noqa: S603 - our own program
-            [AMENDS, *shlex.split(line)],
-            cwd=HERE,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stdout and subprocess.STDOUT,
-            text=True,
-            process_group=0,
-        )
+        with self._interrupts.held():
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                [AMENDS, *shlex.split(line)],
+                cwd=HERE,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stdout and subprocess.STDOUT,
+                text=True,
+                process_group=0,
+            )
+            self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Stop whatever still runs, the last one first."""
+        for process in reversed(self._started):
+            _stop(process)
 
     @contextmanager
     def service(self, name: str, *options: str) -> Iterator[None]:
@@ -235,18 +274,17 @@ def suggest(console: Console) -> None:
         console.print(f"  {program} {line:{longest}}  # {why}", markup=False)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Play the session, and say in one line when that fails."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    interrupts = Interrupts()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupts)
     console = Console(highlight=False, soft_wrap=True)
+    session = Session(console, interrupts)
     try:
-        play(Session(console))
+        with closing(session):
+            play(session)
     except (DemoError, ServiceProcessError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -190,7 +190,7 @@ reserve_async_with_options.compensation  # type: ignore[attr-defined]  # ""Trans
 # Options of the wrong type.
 effect(timeout=10)  # type: ignore[call-overload]  # "No overload variant of "effect" matches argument type "int""
 effect(retry=3)  # type: ignore[call-overload]  # "No overload variant"
-transaction(timeout=timedelta(seconds=3))  # type: ignore[call-overload]  # "No overload variant of "transaction""
+transaction(timeout=timedelta(seconds=3))  # type: ignore[call-overload]  # "Unexpected keyword argument "timeout""
 transaction("reserve")  # type: ignore[call-overload]  # "No overload variant of "transaction" matches argument type "str""
 Retry(first=0.2)  # type: ignore[arg-type]  # "expected "timedelta""
 pivot(charge, retry=3)  # type: ignore[arg-type]  # "expected "Retry | None""
