@@ -195,6 +195,10 @@ class SqlJournal:
         """Do as `events` does, blocking the calling thread."""
         return self._read(lambda connection: streams_sql.read_stream(connection, stream, after, limit))
 
+    def streams_blocking(self, category: str) -> list[str]:
+        """List the streams of one kind of aggregate; a question for people, as it takes as long as the journal is."""
+        return self._read(lambda connection: streams_sql.streams_of(connection, category))
+
     async def notifications(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
         """Read the notification log after an id, in order; who has seen an id never finds a smaller one that is new."""
         return await asyncio.to_thread(self.notifications_blocking, after, limit)

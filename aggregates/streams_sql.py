@@ -27,6 +27,7 @@ __all__ = [
     "read_snapshot_and_tail",
     "read_stream",
     "read_streams",
+    "streams_of",
     "streams_that_exist",
     "write",
     "write_many",
@@ -177,6 +178,14 @@ def streams_that_exist(connection: Connection, streams: Sequence[str]) -> list[s
     """Give those of the streams that have any event."""
     sql = "SELECT originator_id FROM stored_events WHERE originator_id <-(?) AND originator_version = 1"
     return [row[0] for row in query(connection, sql, (_many(connection, streams),))]
+
+
+def streams_of(connection: Connection, category: str) -> list[str]:
+    """List the streams of one kind of aggregate, in order of their names; it takes as long as the journal is."""
+    sql = "SELECT originator_id FROM stored_events WHERE originator_version = 1 AND originator_id LIKE ? ORDER BY 1"
+    # A category is a plain name; `_` in it would stand for any character.
+    found = [str(row[0]) for row in query(connection, sql, (f"{category}/%",))]
+    return [stream for stream in found if stream.startswith(f"{category}/")]
 
 
 def read_stream(connection: Connection, stream: str, after: int = 0, limit: int | None = None) -> list[StoredEvent]:

@@ -7,13 +7,16 @@ there are neither colours nor a width, unless `COLUMNS` names one: a row is a li
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from amends.cli.render import WIDE, as_json
+from amends.cli.render import WIDE, as_json, escaped
 
-__all__ = ["Screen", "print_json", "screen"]
+__all__ = ["Screen", "busy", "print_json", "screen"]
 
 
 class Screen:
@@ -52,3 +55,13 @@ def screen() -> Screen:
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Print an answer as JSON."""
     print(as_json(value))  # noqa: T201 - the answer
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Say on a terminal what is being done, for as long as it takes; elsewhere say nothing, and nothing stays of it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True, markup=False, highlight=False).status(Text(escaped(what))):
+        yield

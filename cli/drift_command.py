@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from amends.cli.answer import print_json, screen
+from amends.cli.answer import busy, print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading
 from amends.cli.reconciling import chosen, now_ms, project_of, surroundings
 from amends.cli.remarks import note
-from amends.cli.render import Column, json_text, table
+from amends.cli.render import WHOLE, Column, json_text, table
 from amends.cli.settings import Settings
 from amends.cli.wiring import settings_of
 from amends.reconciler.decide import Verdict, decide, ignored
@@ -30,11 +30,12 @@ _COLUMNS = (
     Column("drift", 14, copied=True),
     Column("rule", 8),
     Column("subject", 10, copied=True),
-    Column("kind", 9),
-    Column("expected", 10),
-    Column("actual", 10),
-    Column("evidence", 20, below=True),
-    Column("what is done", 20, below=True),
+    Column("kind", 10),
+    # Half of a difference tells nobody anything.
+    Column("expected", WHOLE, below=True),
+    Column("actual", WHOLE, below=True),
+    Column("evidence", WHOLE, below=True),
+    Column("what is done", WHOLE, below=True),
 )
 
 
@@ -96,7 +97,12 @@ async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> l
     project = project_of(settings)
     with open_for_reading(settings) as journal:
         around = await surroundings(settings, journal, project)
-        return [await _look(journal, rule, around.driven, new=new) for rule in chosen(around.rules, names)]
+        wanted = chosen(around.rules, names)
+        found = []
+        for number, rule in enumerate(wanted, 1):
+            with busy(f"looking by rule {rule.name}, {number} of {len(wanted)}"):
+                found.append(await _look(journal, rule, around.driven, new=new))
+        return found
 
 
 async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> Seen:

@@ -11,7 +11,7 @@ from amends.aggregates.journal import Tx
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, require_store
-from amends.cli.reconciling import chosen, now_ms, project_of, surroundings, user
+from amends.cli.reconciling import now_ms, project_of, recorded_rules, rule_named, user
 from amends.cli.remarks import note, say
 from amends.cli.render import Column, moment, table
 from amends.cli.settings import Settings
@@ -87,12 +87,10 @@ def list_ignores(
 
 
 async def _ignores(settings: Settings) -> list[tuple[str, str, Ignore]]:
-    project = project_of(settings)
     with open_for_reading(settings) as journal:
-        around = await surroundings(settings, journal, project)
         return [
             (name, what, each)
-            for name in around.rules
+            for name in recorded_rules(journal)
             for what, each in (await standing_of(journal, name)).ignores.items()
         ]
 
@@ -102,8 +100,7 @@ def _write(settings: Settings, name: str, make: Callable[[Standing], Reconciliat
     project = project_of(settings)
     journal = open_store(settings)
     try:
-        around = asyncio.run(surroundings(settings, journal, project))
-        (rule,) = chosen(around.rules, [name])
+        rule = rule_named(settings, journal, project, name)
 
         def unit(tx: Tx) -> None:
             with tx.unit_of_work() as uow:

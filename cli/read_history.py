@@ -1,4 +1,4 @@
-"""`amends history`: the facts of one run, as they are in the journal."""
+"""`amends history`: the facts of one run, as they are in the journal; other streams are shown by `read_stream`."""
 
 import json
 import time
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from amends.aggregates.errors import InputError
 from amends.aggregates.facts import Fact
+from amends.aggregates.oneline import shorten
 from amends.aggregates.record import RunRecord
 from amends.cli.answer import screen
 from amends.cli.exit_codes import ExitCode
+from amends.cli.read_stream import show_stream
 from amends.cli.reading import open_for_reading, record_of
 from amends.cli.render import STATUS_STYLES, WIDE, duration, moment, table
 from amends.cli.views import TIMELINE, fact_json, timeline_row, timeline_widths
@@ -25,10 +28,15 @@ __all__ = ["LOOK_S", "history"]
 LOOK_S = 0.2
 """How often `--watch` looks for new facts, in seconds."""
 
+_RUN = "run/"
+
 
 def history(
     ctx: typer.Context,
-    run_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)],
+    run_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id of the run, or a stream such as StockItem/sku-1.", show_default=False),
+    ],
     watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is closed.")] = False,  # noqa: FBT002 - an option
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every fact in full.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
@@ -36,8 +44,17 @@ def history(
 
     Each with its position, the time since the start, the node and attempt that it is about, the idempotency key, and
     the position of the fact that caused it. Keys begin with the run's id, which is left out on a narrow screen.
+    A stream that is no run's, such as that of an aggregate, is shown event by event.
     """
     with open_for_reading(settings_of(ctx)) as journal:
+        # No run's id has a slash; other streams are called <kind>/<id>.
+        kind, slash, _ = run_id.partition("/")
+        if slash and kind.isidentifier() and not run_id.startswith(_RUN):
+            if watch:
+                raise InputError(f"--watch goes on until a run is closed, and {shorten(run_id)} is none; leave it out")
+            show_stream(journal, run_id, as_json=as_json)
+            return ExitCode.OK
+        run_id = run_id.removeprefix(_RUN)
         record = record_of(journal, run_id)
         chunks = _follow(journal, record) if watch else iter([(record, _known(journal, record))])
         if as_json:

@@ -1,38 +1,67 @@
-"""`amends reconciliations` and `amends reconciliation`: what past looks saw and did, from the journal alone."""
+"""`amends reconciliations` and `amends reconciliation`: what past looks saw and did, from the journal alone.
 
-import asyncio
-from typing import Annotated
+Neither the project's modules nor Temporal are needed, and streams are read from their ends: what was seen last is shown
+at once, however many looks there were before.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from amends.aggregates.errors import NotFoundError
+from amends.aggregates.oneline import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading
-from amends.cli.reconciling import chosen, project_of, rule_and_look, standing_facts, surroundings
+from amends.cli.reconciling import Told, latest_first, recorded_rules, rule_and_look
 from amends.cli.remarks import note
-from amends.cli.render import Column, json_text, moment, table
+from amends.cli.render import WHOLE, Column, json_text, moment, table
 from amends.cli.wiring import settings_of
-from amends.reconciler.facts import DriftUnobservable, ReconciliationFact, RuleLooked
+from amends.reconciler.facts import (
+    CorrectionBegun,
+    CorrectionFailed,
+    DriftApproved,
+    DriftCleared,
+    DriftCorrected,
+    DriftDetected,
+    DriftIgnored,
+    DriftProposed,
+    DriftUnobservable,
+    IgnoreRemoved,
+    ReconciliationFact,
+    RuleLooked,
+)
 
 __all__ = ["reconciliation", "reconciliations"]
 
 _LOOKS = (
     Column("id", 10, copied=True),
-    Column("when", 19),
+    Column("when", 25),
     Column("by", 6),
     Column("mode", 7),
     Column("seen", 4, right=True),
     Column("corrected", 9, right=True),
-    Column("what", 20, below=True),
+    Column("failed", 6, right=True),
+    Column("remark", WHOLE, below=True),
 )
 _FACTS = (
     Column("position", 8, right=True),
-    Column("when", 19),
-    Column("fact", 10),
+    Column("when", 25),
+    Column("fact", 17),
+    Column("drift", 14, copied=True),
     Column("by", 6),
-    Column("what", 20, copied=True, below=True),
+    Column("what", WHOLE, below=True),
 )
+
+
+class _Look(NamedTuple):
+    """A look that ended, and how many corrections were made after it and how many failed."""
+
+    rule: str
+    end: RuleLooked | DriftUnobservable
+    corrected: int
+    failed: int
 
 
 def reconciliations(
@@ -42,37 +71,67 @@ def reconciliations(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """List past looks for drift, newest first."""
-    settings = settings_of(ctx)
-    project = project_of(settings)
-    with open_for_reading(settings) as journal:
-        around = asyncio.run(surroundings(settings, journal, project))
-        looks = []
-        for rule in chosen(around.rules, rules or []):
-            facts = [fact for _, _, fact in standing_facts(journal, rule.name)]
-            corrected = [fact.look for fact in facts if type(fact).__name__ == "DriftCorrected"]
-            ends = [fact for fact in facts if isinstance(fact, RuleLooked | DriftUnobservable)]
-            looks += [(rule.name, fact, corrected.count(fact.look)) for fact in ends]
-    looks = sorted(looks, key=lambda each: each[1].as_of_ms, reverse=True)[:limit]
+    with open_for_reading(settings_of(ctx)) as journal:
+        names = recorded_rules(journal)
+        for rule in rules or ():
+            if rule not in names:
+                there_are = f"there are: {', '.join(names)}" if names else "nobody has looked yet"
+                raise NotFoundError(f"no look by a rule {shorten(rule)} is recorded; {there_are}")
+        looks = [look for rule in dict.fromkeys(rules or names) for look in _looks(latest_first(journal, rule), limit)]
+    looks = sorted(looks, key=lambda each: each.end.as_of_ms, reverse=True)[:limit]
     if as_json:
-        print_json(
-            [
-                {"id": f"{rule}:{fact.look}", "corrected": corrected, **fact.model_dump(mode="json")}
-                for rule, fact, corrected in looks
-            ]
-        )
+        print_json([_look_json(each) for each in looks])
     elif not looks:
         note("nobody has looked yet; look: amends reconcile")
     else:
         shown = screen()
-        shown.show(table(_LOOKS, [_row(*each) for each in looks], shown.width))
+        shown.show(table(_LOOKS, [_look_row(each) for each in looks], shown.width))
     return ExitCode.OK
 
 
-def _row(rule: str, fact: RuleLooked | DriftUnobservable, corrected: int) -> tuple[str, ...]:
-    start = (f"{rule}:{fact.look}", moment(fact.as_of_ms), fact.actor)
-    if isinstance(fact, DriftUnobservable):
-        return (*start, "", "", "", f"could not look: {fact.reason}")
-    return (*start, fact.mode.value, str(len(fact.seen)), str(corrected), fact.stopped or "")
+def _looks(told: Iterable[Told], limit: int) -> list[_Look]:
+    """Find a rule's last looks; what was corrected stands behind the look's end."""
+    found: list[_Look] = []
+    made: list[ReconciliationFact] = []
+    for rule, _, fact in told:
+        if isinstance(fact, RuleLooked | DriftUnobservable):
+            corrected = sum(isinstance(each, DriftCorrected) and each.look == fact.look for each in made)
+            failed = sum(isinstance(each, CorrectionFailed) and each.look == fact.look for each in made)
+            found.append(_Look(rule, fact, corrected, failed))
+            made = []
+            if len(found) == limit:
+                break
+        made.append(fact)
+    return found
+
+
+def _look_json(look: _Look) -> dict[str, Any]:
+    end = look.end
+    saw = end if isinstance(end, RuleLooked) else None
+    return {
+        "id": f"{look.rule}:{end.look}",
+        "rule": look.rule,
+        "look": end.look,
+        "as_of_ms": end.as_of_ms,
+        "actor": end.actor,
+        "mode": None if saw is None else saw.mode.value,
+        "could_not_look": end.reason if isinstance(end, DriftUnobservable) else None,
+        "looked_at": None if saw is None else saw.count,
+        "seen": [] if saw is None else [*saw.seen],
+        "held": {} if saw is None else {**saw.held},
+        "stopped": None if saw is None else saw.stopped,
+        "corrected": look.corrected,
+        "failed": look.failed,
+    }
+
+
+def _look_row(look: _Look) -> tuple[str, ...]:
+    end = look.end
+    start = (f"{look.rule}:{end.look}", moment(end.as_of_ms), end.actor)
+    if isinstance(end, DriftUnobservable):
+        return (*start, "", "", "", "", f"could not look: {end.reason}")
+    failed = str(look.failed) if look.failed else ""
+    return (*start, end.mode.value, str(len(end.seen)), str(look.corrected), failed, end.stopped or "")
 
 
 def reconciliation(
@@ -83,22 +142,73 @@ def reconciliation(
     """Show what a look saw and did."""
     rule, look = rule_and_look(id)
     with open_for_reading(settings_of(ctx)) as journal:
-        facts = [each for each in standing_facts(journal, rule) if each[2].look == look]
+        facts = _of_look(latest_first(journal, rule), look)
     if not facts:
-        raise NotFoundError(f"there is no reconciliation {id!r}; amends reconciliations lists them")
+        raise NotFoundError(f"there is no reconciliation {shorten(id)}; amends reconciliations lists them")
     if as_json:
         print_json(
-            [{"position": position, "kind": kind, **fact.model_dump(mode="json")} for position, kind, fact in facts]
+            [{"position": position, "fact": _kind(fact), **fact.model_dump(mode="json")} for _, position, fact in facts]
         )
     else:
         shown = screen()
         rows = [
-            (str(position), moment(fact.as_of_ms), kind, fact.actor, json_text(_own(fact)))
-            for position, kind, fact in facts
+            (
+                str(position),
+                moment(fact.as_of_ms),
+                _kind(fact),
+                str(getattr(fact, "drift", "")),
+                fact.actor,
+                _told(fact),
+            )
+            for _, position, fact in facts
         ]
         shown.show(table(_FACTS, rows, shown.width))
     return ExitCode.OK
 
 
-def _own(fact: ReconciliationFact) -> dict[str, object]:
-    return fact.model_dump(mode="json", exclude=set(ReconciliationFact.model_fields), exclude_none=True)
+def _of_look(told: Iterable[Told], look: int) -> list[Told]:
+    """Give the facts of a look, in order, with the approvals that led to what it did: they were given before it."""
+    found: list[Told] = []
+    acted: set[str] = set()
+    for each in told:
+        fact = each.fact
+        if fact.look < look - 1:
+            break
+        if fact.look == look:
+            found.append(each)
+            if isinstance(fact, CorrectionBegun | DriftCorrected | CorrectionFailed):
+                acted.add(fact.drift)
+        elif isinstance(fact, DriftApproved) and fact.drift in acted and fact.look == look - 1:
+            found.append(each)
+    return found[::-1]
+
+
+def _kind(fact: ReconciliationFact) -> str:
+    return type(fact).__name__
+
+
+def _told(fact: ReconciliationFact) -> str:
+    """Say what a fact holds beside who, when and which drift."""
+    match fact:
+        case DriftDetected():
+            found = f"{fact.subject}: {fact.kind}, {json_text(fact.expected)} expected, {json_text(fact.actual)} found"
+            return f"{found}; {fact.evidence}" if fact.evidence else found
+        case DriftProposed() | CorrectionBegun():
+            return fact.correction
+        case DriftCorrected():
+            return f"{fact.correction}, which wrote {', '.join(fact.changed)}" if fact.changed else fact.correction
+        case CorrectionFailed():
+            return fact.error
+        case DriftIgnored():
+            return f"{fact.what} until {moment(fact.until_ms)}: {fact.reason}"
+        case IgnoreRemoved():
+            return fact.what
+        case DriftUnobservable() | DriftApproved():
+            return fact.reason or ""
+        case DriftCleared():
+            return "is not found any more"
+        case RuleLooked():
+            looked = "" if fact.count is None else f" at {fact.count}"
+            held = "".join(f"; {name} {why}" for name, why in fact.held.items())
+            return f"looked{looked}, saw {len(fact.seen)}{held}" + (f"; {fact.stopped}" if fact.stopped else "")
+    return ""

@@ -8,7 +8,7 @@ import typer
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
-from amends.cli.answer import print_json
+from amends.cli.answer import busy, print_json
 from amends.cli.drift_command import NEW, Seen, look_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import require_store
@@ -17,7 +17,7 @@ from amends.cli.remarks import note, say
 from amends.cli.settings import Settings
 from amends.cli.wiring import open_store, settings_of
 from amends.reconciler.correcting_asyncio import Corrected, Reconciler, Store
-from amends.reconciler.decide import Verdict, approve
+from amends.reconciler.decide import WAITS, Verdict, approve
 from amends.reconciler.looking_asyncio import standing_of
 from amends.reconciler.reconciliation import reconciliation_of
 from amends.reconciler.rule import Rule
@@ -45,6 +45,8 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
     could not look.
     """
     settings = settings_of(ctx)
+    if reason is not None and not approved:
+        raise InputError("--reason says why a drift is approved, and none is; add --approve ID, or leave it out")
     if dry_run:
         if approved:
             raise InputError("--dry-run does nothing, so it cannot approve; use one of --dry-run and --approve")
@@ -76,18 +78,30 @@ async def _reconcile(
             actor=user(),
             driven=around.driven,
         )
-        done = [await _work(reconciler, rule, new=new, quiet=quiet) for rule in wanted]
+        done = []
+        for number, rule in enumerate(wanted, 1):
+            what = f"looking by rule {rule.name}, {number} of {len(wanted)}"
+            done.append(await _work(reconciler, rule, what, new=new, quiet=quiet))
     finally:
         await journal.close()
+    seen_or_made = {name for seen, made in done for name in (*seen.verdict.seen, *(each.drift for each in made))}
+    for drift in approved:
+        if drift not in seen_or_made:
+            note(f"drift {drift} was approved, and is not found any more; nothing was corrected")
     if not quiet and not any(seen.verdict.seen for seen, _ in done) and _status(done) is ExitCode.OK:
         say(f"no drift, by {len(done)} rule{'s' * (len(done) != 1)}")
     return done
 
 
-async def _work(reconciler: Reconciler, rule: Rule, *, new: bool, quiet: bool) -> Done:
+async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, quiet: bool) -> Done:
     """Look by one rule and correct what is due, look by look; gives the last one and all that was corrected."""
     made: list[Corrected] = []
-    async for verdict in _once(reconciler, rule) if new else reconciler.looks(rule):
+    looks = aiter(_once(reconciler, rule) if new else reconciler.looks(rule))
+    while True:
+        with busy(what):
+            verdict = await anext(looks, None)
+        if verdict is None:
+            break
         seen = Seen(rule, verdict, now_ms())
         if verdict.due and not quiet:
             show_seen([seen])
@@ -95,9 +109,19 @@ async def _work(reconciler: Reconciler, rule: Rule, *, new: bool, quiet: bool) -
             made.append(await reconciler.correct(rule, name, verdict.seen[name]))
             if not quiet:
                 _report(made[-1])
-    if not verdict.due and not quiet and (verdict.seen or seen.unobservable is not None):
+    if not seen.verdict.due and not quiet and (seen.verdict.seen or seen.unobservable is not None):
         show_seen([seen])
+    if not quiet:
+        _remind(seen)
     return seen, made
+
+
+def _remind(seen: Seen) -> None:
+    """Say how what waits for approval is approved."""
+    waiting = [name for name, reason in seen.verdict.held.items() if reason == WAITS]
+    if waiting:
+        which = waiting[0] if len(waiting) == 1 else "ID"
+        note(f"{len(waiting)} to be approved: amends reconcile {seen.rule.name} --approve {which}")
 
 
 async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:

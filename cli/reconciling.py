@@ -3,10 +3,10 @@
 import asyncio
 import getpass
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, UnreachableError
 from amends.aggregates.oneline import shorten
@@ -26,17 +26,35 @@ if TYPE_CHECKING:
 __all__ = [
     "Hands",
     "Surroundings",
+    "Told",
     "chosen",
+    "latest_first",
     "now_ms",
     "project_of",
+    "recorded_rules",
     "registry_of",
     "rule_and_look",
-    "standing_facts",
+    "rule_named",
     "surroundings",
     "user",
 ]
 
 _PATIENCE = timedelta(seconds=5)
+_PAGE = 500
+
+
+class Told(NamedTuple):
+    """A fact of a reconciliation, as it stands in the journal.
+
+    Attributes:
+        rule: Whose stream it is in.
+        position: Where in it.
+        fact: The fact.
+    """
+
+    rule: str
+    position: int
+    fact: ReconciliationFact
 
 
 @dataclass(frozen=True)
@@ -61,28 +79,52 @@ async def surroundings(settings: Settings, journal: "SqlJournal", project: Proje
         DefinitionError: Two rules have the same name.
     """
     from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.reconciler.drive_rules_temporal import drive_rules, driven_runs  # noqa: PLC0415 - as above
+    from amends.reconciler.drive_rules_temporal import driven_runs  # noqa: PLC0415 - as above
+
+    reach = await look_at_temporal(settings, _PATIENCE)
+    nothing_runs = reach.problem == NOTHING_RUNS
+    rules = _rules(settings, journal, project, reach.client, reach.problem or "", nothing_runs=nothing_runs)
+    driven = None if reach.client is None else await driven_runs(reach.client, settings.task_queue)
+    return Surroundings(rules, reach.client, {} if nothing_runs else driven)
+
+
+def _rules(
+    settings: Settings,
+    journal: "SqlJournal",
+    project: Project | None,
+    client: "Client | None" = None,
+    problem: str = "",
+    *,
+    nothing_runs: bool = False,
+) -> dict[str, Rule]:
+    from amends.reconciler.drive_rules_temporal import drive_rules  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.run_rules import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.store_rules_sql import store_rules  # noqa: PLC0415 - imports the database
     from amends.sagas.messages_temporal import DRIVER  # noqa: PLC0415 - imports Temporal
 
-    reach = await look_at_temporal(settings, _PATIENCE)
-    problem = reach.problem or ""
     codec = codec_of(project.aggregates if project is not None else ())
     built_in = [
         *store_rules(journal.engine, codec),
         *run_rules(None if project is None else project.registry, driver=DRIVER),
-        *drive_rules(reach.client, problem, task_queue=settings.task_queue, nothing_runs=reach.problem == NOTHING_RUNS),
+        *drive_rules(client, problem, task_queue=settings.task_queue, nothing_runs=nothing_runs),
     ]
     rules = {each.name: each for each in built_in}
     for name, rule in (project.loaded.collect(Rule) if project is not None else {}).items():
         if name in rules:
             raise DefinitionError(f"drift rule {name!r} has the name of a built-in one; rename it")
         rules[name] = rule
-    driven = None if reach.client is None else await driven_runs(reach.client, settings.task_queue)
-    if reach.problem == NOTHING_RUNS:
-        driven = {}
-    return Surroundings(rules, reach.client, driven)
+    return rules
+
+
+def rule_named(settings: Settings, journal: "SqlJournal", project: Project | None, name: str) -> Rule:
+    """Find a rule by its name, without asking Temporal.
+
+    Raises:
+        NotFoundError: There is no such rule.
+        DefinitionError: Two rules have the same name.
+    """
+    (rule,) = chosen(_rules(settings, journal, project), [name])
+    return rule
 
 
 def chosen(rules: Mapping[str, Rule], names: Sequence[str]) -> list[Rule]:
@@ -184,11 +226,21 @@ class Hands:
             raise InputError(f"{len(done.skipped)} runs cannot be read, first {first.subject}: {first.message}")
 
 
-def standing_facts(journal: "SqlJournal", rule: str) -> "list[tuple[int, str, ReconciliationFact]]":
-    """Read a rule's stream: position, kind and fact, without the event that opens it."""
+def recorded_rules(journal: "SqlJournal") -> list[str]:
+    """Name the rules that anything is recorded of, also those that are not there any more."""
+    prefix = Reconciliation.stream_of("x")[:-1]
+    return [stream.removeprefix(prefix) for stream in journal.streams_blocking(Reconciliation.category())]
+
+
+def latest_first(journal: "SqlJournal", rule: str) -> Iterator[Told]:
+    """Read a rule's stream from its end, page by page."""
     journal.codec.register(Reconciliation)
-    found = []
-    for stored in journal.events_blocking(Reconciliation.stream_of(rule), 1):
-        event = journal.codec.to_domain(stored)
-        found.append((stored.originator_version, stored.topic.partition(".")[2], event.fact))
-    return found
+    opened = journal.load_blocking(Reconciliation, rule)
+    last = 0 if opened is None else opened.version
+    while last > 0:
+        after = max(0, last - _PAGE)
+        for stored in reversed(journal.events_blocking(Reconciliation.stream_of(rule), after, last - after)):
+            # The event that opens the stream holds no fact.
+            if stored.originator_version > 1:
+                yield Told(rule, stored.originator_version, journal.codec.to_domain(stored).fact)
+        last = after

@@ -22,6 +22,7 @@ from amends.aggregates.state import NodeStatus, RunStatus
 
 __all__ = [
     "STATUS_STYLES",
+    "WHOLE",
     "WIDE",
     "Cell",
     "Column",
@@ -41,6 +42,9 @@ __all__ = [
 
 WIDE = 10_000
 """Columns of an output that is no screen: nothing is shortened for lack of room."""
+
+WHOLE = WIDE
+"""The least width of a column that is shown whole: below its row where there is no room beside."""
 
 _GAP = 2
 _INDENT = 4

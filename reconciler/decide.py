@@ -45,6 +45,7 @@ from amends.reconciler.rule import Mode, Policy, Rule
 from amends.reconciler.standing import Ignore, OpenDrift, Standing
 
 __all__ = [
+    "WAITS",
     "Look",
     "Verdict",
     "approve",
@@ -195,11 +196,12 @@ def _proposals(
             correction=described(drift.correction),
         )
         for name, drift in seen.items()
-        if drift.correction is not None and reasons[name] == _WAITS and not standing.drifts[name].proposed
+        if drift.correction is not None and reasons[name] == WAITS and not standing.drifts[name].proposed
     ]
 
 
-_WAITS = "waits for approval"
+WAITS = "waits for approval"
+"""Why a drift is held that somebody may approve."""
 
 
 def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
@@ -247,7 +249,7 @@ def hold_reason(
         return "is being corrected"
     approved = known.approved_by is not None
     if not approved and policy.mode is not Mode.APPLY:
-        return "the rule only observes" if policy.mode is Mode.OBSERVE else _WAITS
+        return "the rule only observes" if policy.mode is Mode.OBSERVE else WAITS
     if maintenance is not None:
         return maintenance
     if not _seen_enough(known, drift, policy, now_ms):

@@ -1,5 +1,6 @@
 """Drift and reconciliation at the command line."""
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -88,8 +89,39 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     assert spoilt("db", "check").code == 0
     looks = spoilt("reconciliations", "--json").json
     assert [(each["id"], each["corrected"]) for each in looks] == [("read-model:2", 1), ("read-model:1", 0)]
-    kinds = [each["kind"] for each in spoilt("reconciliation", "read-model:2", "--json").json]
-    assert kinds == ["RuleLooked", "CorrectionBegun", "DriftCorrected"]
+    kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:2", "--json").json]
+    assert kinds == ["DriftApproved", "RuleLooked", "CorrectionBegun", "DriftCorrected"]
+    shown = spoilt("reconciliation", "read-model:1").out
+    assert re.search(r"DriftDetected +\S+ +\S+ +read model: different, .* expected, .* found; ", shown)
+    assert re.search(r"RuleLooked .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
+
+
+def test_looks_are_read_from_the_end_and_without_the_rules(
+    spoilt: Amends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past looks are found page by page, newest first, also by a rule that is not there any more."""
+    monkeypatch.setattr("amends.cli.reconciling._PAGE", 2)
+    for _ in range(4):
+        spoilt("reconcile", "read-model")
+    assert spoilt("reconcile", "streams").code == 0
+    (tmp_path / "amends.toml").write_text("modules = []\n")
+    found = [each["id"] for each in spoilt("reconciliations", "--json").json]
+    assert found == ["streams:1", "read-model:4", "read-model:3", "read-model:2", "read-model:1"]
+    assert [each["id"] for each in spoilt("reconciliations", "--limit", "2", "--json").json] == found[:2]
+    (first,) = spoilt("reconciliations", "streams", "--json").json
+    assert (first["seen"], first["mode"], first["could_not_look"]) == ([], "observe", None)
+    kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:1", "--json").json]
+    assert kinds == ["DriftDetected", "RuleLooked"]
+
+
+def test_what_is_approved_and_gone_is_said(spoilt: Amends) -> None:
+    """Who approves a drift that the look does not find any more is told so, and nothing is corrected."""
+    name = spoilt("reconcile", "read-model", "--json").json[0]["drift"][0]["id"]
+    assert spoilt("db", "rebuild").code == 0
+    answer = spoilt("reconcile", "read-model", "--approve", name)
+    assert answer.code == 0
+    assert answer.err == f"amends: drift {name} was approved, and is not found any more; nothing was corrected\n"
+    assert spoilt("reconciliations", "--json").json[0]["corrected"] == 0
 
 
 def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> None:
@@ -117,10 +149,19 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         assert "rule catalogue could not look: the library is closed" in blind.err
         proposed = amends("reconcile", "shelf", "--json").json[0]["drift"][0]
         assert proposed["held"] == "waits for approval"
+        assert f"amends reconcile shelf --approve {proposed['id']}" in amends("reconcile", "shelf").err
         done = amends("reconcile", "shelf", "--approve", proposed["id"], "--json")
         assert done.json[0]["corrected"][0]["changed"] == ["Shelf/s:1", "Shelf/s:2"]
         assert amends("drift", "shelf").code == 0
         assert amends("db", "check").code == 0
+        # The journal alone says what was written, and why.
+        project_at(tmp_path)
+        events = amends("history", "Shelf/s", "--json").json
+        assert [each["event"] for each in events] == ["Shelf.Built", "Shelf.Filled"]
+        assert events[1]["fields"] == {"books": 3, "drift": proposed["id"]}
+        assert [each["position"] for each in amends("history", "Shelf/s:2", "--json").json] == [2]
+        assert re.search(r"^2 .* Filled +{\"books\":3,", amends("history", "Shelf/s").out, re.MULTILINE)
+        assert "DriftCorrected" in amends("history", "reconciliation/shelf").out
 
 
 @pytest.mark.parametrize(
@@ -132,6 +173,11 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         ),
         (("reconcile", "--approve", "x.1"), "no open drift has the id 'x.1'"),
         (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
+        (("reconcile", "--reason", "why not"), "--reason says why a drift is approved, and none is; add --approve ID"),
+        (("reconciliations", "nosuch"), "no look by a rule 'nosuch' is recorded; nobody has looked yet"),
+        (("history", "Shelf/none"), "no stream is called 'Shelf/none' in this store"),
+        (("history", "Shelf/none:0"), "no stream is called 'Shelf/none:0' in this store"),
+        (("history", "Shelf/s", "--watch"), "--watch goes on until a run is closed, and 'Shelf/s' is none"),
         (("reconciliation", "streams"), "ids look like read-model:7"),
         (("reconciliation", "streams:99"), "no reconciliation 'streams:99'"),
         (("ignore", "add", "streams", "x", "--reason", " "), "a reason"),

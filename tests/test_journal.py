@@ -253,6 +253,16 @@ async def test_notifications_are_all_events_in_the_order_of_commits(journal: Sql
     assert [each.originator_id for each in [*first, *rest]] == [stream_of_run(f"r{number}") for number in range(5)]
 
 
+async def test_streams_are_listed_by_kind(journal: SqlJournal) -> None:
+    """Only the streams of the kind that was asked for are named, each once however long it is."""
+    journal.commit_blocking(step(lambda uow: uow.add(Counter(id="z"))))
+    journal.commit_blocking(step(lambda uow: uow.get(Counter, "z").add_one()))
+    journal.commit_blocking(step(lambda uow: uow.add(Counter(id="a/b"))))
+    await journal.commit(accept("r-1"))
+    assert journal.streams_blocking(Counter.category()) == ["Counter/a/b", "Counter/z"]
+    assert journal.streams_blocking("Count_r") == []
+
+
 async def test_runs_are_listed_newest_first_and_page_by_page(journal: SqlJournal) -> None:
     """Order is by time of acceptance, then id; pages neither repeat nor miss a run, also among equal times."""
     for number, at_ms in enumerate((1_000, 3_000, 3_000, 2_000)):
