@@ -26,7 +26,7 @@ from amends.sagas.result import RunResult
 from amends.sagas.runner_asyncio import Runner
 from amends.sagas.saga import Saga
 
-__all__ = ["LostReply", "Scenario", "Then"]
+__all__ = ["LostReply", "Scenario", "Then", "blocking"]
 
 A = TypeVar("A", bound=Aggregate)
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
@@ -90,6 +90,12 @@ class Scenario(Generic[I]):
     Args:
         saga: The saga under test; others that its steps belong to are not needed.
 
+    Attributes:
+        registry: Its steps, with scripted effects.
+        clock: Its time.
+        journal: The store.
+        runner: Drives the saga.
+
     Example:
         >>> from amends import Call, Rejected, Saga, effect
         >>> @effect
@@ -105,11 +111,11 @@ class Scenario(Generic[I]):
 
     def __init__(self, saga: Saga[I]) -> None:
         self._saga = saga
-        self._registry = _ScriptedRegistry([saga])
-        self._script = self._registry.script = _Script()
-        self._clock = VirtualClock()
-        self._journal = open_journal("sqlite://")
-        self._runner = Runner(self._journal, self._registry, clock=self._clock)
+        self.registry = _ScriptedRegistry([saga])
+        self._script = self.registry.script = _Script()
+        self.clock = VirtualClock()
+        self.journal = open_journal("sqlite://")
+        self.runner = Runner(self.journal, self.registry, clock=self.clock)
         self._runs = 0
 
     def __enter__(self) -> Self:
@@ -118,7 +124,7 @@ class Scenario(Generic[I]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._journal.close_blocking()
+        self.journal.close_blocking()
 
     def given(self, *aggregates: Aggregate) -> Self:
         """Put aggregates into the store before the saga runs."""
@@ -128,7 +134,7 @@ class Scenario(Generic[I]):
                 for aggregate in aggregates:
                     work.add(aggregate)
 
-        self._journal.commit_blocking(save)
+        self.journal.commit_blocking(save)
         return self
 
     def answers(self, step: Effect[Any, R], *answers: R | BaseException) -> Self:
@@ -163,14 +169,14 @@ class Scenario(Generic[I]):
             AssertionError: An effect was called that has no answer.
         """
         self._runs += 1
-        began_ms = self._clock.now_ms()
+        began_ms = self.clock.now_ms()
         run_id = id or f"run-{self._runs}"
         try:
-            result = _run(self._runner.run(self._saga, input, id=run_id))
+            result = blocking(self.runner.run(self._saga, input, id=run_id))
         except _UnansweredError as error:
             raise AssertionError(str(error)) from None
-        facts = self._journal.facts_blocking(run_id)
-        return Then(self._journal, self._script, result, facts, self._clock.now_ms() - began_ms)
+        facts = self.journal.facts_blocking(run_id)
+        return Then(self.journal, self._script, result, facts, self.clock.now_ms() - began_ms)
 
 
 class Then:
@@ -255,7 +261,7 @@ class Then:
         raise AssertionError("\n".join([what + error, f"run {self.result.run_id!r}:", *lines]))
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def blocking(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, also where an event loop is running already."""
     try:
         asyncio.get_running_loop()

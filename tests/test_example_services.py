@@ -518,6 +518,23 @@ def test_parcels_are_quoted_booked_and_cancelled_once(tmp_path: Path) -> None:
         assert list(get(shipping, "bookings")) == [other]
 
 
+# --- the log ---
+
+
+def test_the_log_is_given_in_pages(bank: ServiceProcess) -> None:
+    """A reader who asks on after the last entry that it has got gets every entry once; a count must be one."""
+    for number in range(3):
+        post(bank, "deposit", f"pages/{number}", account="rich", amount="1.00")
+    whole = get(bank, "log?outcome=all")
+    read: list[Json] = []
+    while page := get(bank, f"log?outcome=all&after={len(read)}&limit=2"):
+        assert len(page) <= 2
+        read += page
+    assert read == whole
+    wrong = HTTP.get(f"{bank.base_url}/log?after=-1")
+    assert (wrong.status_code, wrong.json()["reason"]) == (400, "after: '-1' is not a whole number from 0")
+
+
 # --- the process ---
 
 

@@ -73,11 +73,12 @@ class Booking(BaseModel):
 
 
 class StockItem(Aggregate):
-    """How many of an article are free."""
+    """How many of an article are free, and how many are held for orders that are not decided yet."""
 
     @event("Registered")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
         self.free = 0
+        self.held: dict[str, int] = {}
 
     @event("Received")
     def receive(self, quantity: int) -> None:
@@ -85,13 +86,25 @@ class StockItem(Aggregate):
         self.free += quantity
 
     @event("Reserved")
-    def _reserve(self, quantity: int, order_id: str) -> None:  # noqa: ARG002 - kept in the event
+    def _reserve(self, quantity: int, order_id: str) -> None:
         self.free -= quantity
+        self.held[order_id] = self.held.get(order_id, 0) + quantity
 
     @event("Released")
-    def release(self, quantity: int, order_id: str) -> None:  # noqa: ARG002 - kept in the event
-        """Free what was held for an order."""
+    def release(self, quantity: int, order_id: str, cause: str = "") -> None:  # noqa: ARG002 - kept in the event
+        """Free what was held for an order; `cause` is the fact that led to it, where the order itself did not."""
         self.free += quantity
+        self._let_go(quantity, order_id)
+
+    @event("Sold")
+    def sell(self, quantity: int, order_id: str) -> None:
+        """Give away what was held for an order."""
+        self._let_go(quantity, order_id)
+
+    def _let_go(self, quantity: int, order_id: str) -> None:
+        left = self.held.pop(order_id, 0) - quantity
+        if left > 0:
+            self.held[order_id] = left
 
     def reserve(self, quantity: int, order_id: str) -> None:
         """Hold some for an order.
@@ -159,7 +172,8 @@ async def quote_shipping(order: PlaceOrder, call: Call) -> Decimal:
 
 @transaction
 def confirm_order(order: PlaceOrder, uow: UnitOfWork) -> str:
-    """Decide: from here on the order is kept."""
+    """Decide: from here on the order is kept, and what was held for it is sold."""
+    uow.get(StockItem, order.sku).sell(order.quantity, order.order_id)
     paid = uow.result_of(charge_card).amount
     return f"{order.order_id}: {paid} paid, {uow.result_of(quote_shipping)} of it for the parcel"
 

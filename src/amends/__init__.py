@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from amends.aggregates.inbox import Answer
     from amends.aggregates.inbox_sql import Inbox
+    from amends.aggregates.journal import RunQuery
     from amends.aggregates.state import RunStatus
     from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
     from amends.reconciler.observation import Observation
@@ -63,6 +64,7 @@ __all__ = [
     "Rejected",
     "Retry",
     "RunHandle",
+    "RunQuery",
     "RunResult",
     "RunStatus",
     "Runner",
@@ -99,6 +101,7 @@ _HOMES = {
     ),
     "aggregates.inbox": ("Answer",),
     "aggregates.inbox_sql": ("Inbox",),
+    "aggregates.journal": ("RunQuery",),
     "aggregates.state": ("RunStatus",),
     "reconciler.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
     "reconciler.observation": ("Observation",),

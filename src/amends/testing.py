@@ -1,8 +1,9 @@
-"""Testing sagas without a server: given / when / then, scripted effects and a virtual clock.
+"""Testing sagas and drift rules without a server: given / when / then, scripted effects and a virtual clock.
 
-This is the public home of what `amends.sagas.testing_asyncio` defines.
+This is the public home of what `amends.sagas.testing_asyncio` and `amends.reconciler.testing_asyncio` define.
 """
 
+from amends.reconciler.testing_asyncio import Reconciled, RuleScenario
 from amends.sagas.testing_asyncio import LostReply, Scenario, Then
 
-__all__ = ["LostReply", "Scenario", "Then"]
+__all__ = ["LostReply", "Reconciled", "RuleScenario", "Scenario", "Then"]

@@ -5,7 +5,7 @@
 | `POST /<operation>` with `Idempotency-Key` | 200 applied, 422 refused, 409 conflict or voided, 400 or 413 malformed |
 | `POST /void` with `Idempotency-Key`, body `{"key": ...}` | 200 applied, tombstone or unneeded; 422 cannot be undone |
 | `GET /operations/<key>` | 200 what happened under the key, 404 nothing did |
-| `GET /log` (`?outcome=all`) | the effects, or every entry |
+| `GET /log` (`?outcome=all`, `&after=N`, `&limit=N`) | the effects, or every entry; those after a place, so many |
 | `GET /attempts` | every call that was received, duplicates and probes included |
 | `POST /faults`, `GET /faults`, `DELETE /faults` | see `faults`; for one call: header `Fault: <kind>[=<ms>]` |
 
@@ -150,8 +150,10 @@ class Service:
 
     async def _log(self, request: Request) -> Response:
         everything = request.query_params.get("outcome") == "all"
-        chosen = [entry for entry in self.ledger.entries if everything or entry.outcome is Outcome.APPLIED]
-        return JSONResponse([entry.model_dump(mode="json", exclude_none=True) for entry in chosen])
+        later = self.ledger.entries[_count(request, "after") or 0 :]
+        chosen = [entry for entry in later if everything or entry.outcome is Outcome.APPLIED]
+        page = chosen[: _count(request, "limit")]
+        return JSONResponse([entry.model_dump(mode="json", exclude_none=True) for entry in page])
 
     async def _attempts_so_far(self, _request: Request) -> Response:
         return Response(f"[{','.join(self._attempts.lines)}]", media_type="application/json")
@@ -214,6 +216,16 @@ class Service:
         }
         self._attempts.append(json.dumps(attempt))
         return fault
+
+
+def _count(request: Request, name: str) -> int | None:
+    """Read a number from 0 from the query; `None` when it is not given."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(f"{name}: {text!r:.20} is not a whole number from 0")
+    return int(text)
 
 
 def _fault_of(header: str) -> Fault:

@@ -1,0 +1,83 @@
+"""The rule about stock: what is held for nothing is freed once, and what an open order holds is left alone."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from stock_rules import held_stock
+from storefront import PlaceOrder, StockItem, charge_card, place_order, quote_shipping
+
+from amends import DriftKind, Rejected
+from amends.testing import RuleScenario, Scenario
+
+ORDER = PlaceOrder(order_id="o-1", sku="teapot", quantity=2, amount=Decimal("49.80"))
+
+
+def teapots(**held: int) -> StockItem:
+    """Ten teapots in the warehouse, some held by hand for orders."""
+    item = StockItem("teapot")
+    item.receive(10)
+    for order_id, quantity in held.items():
+        item.reserve(quantity, order_id)
+    return item
+
+
+def free(scenario: Scenario[PlaceOrder]) -> int:
+    """How many teapots are free."""
+    item = scenario.journal.load_blocking(StockItem, "teapot")
+    assert item is not None
+    return item.free
+
+
+def test_stock_held_for_an_order_that_nobody_knows_is_freed_once() -> None:
+    """One look finds it, its correction is an event that names its cause, and no later look finds anything."""
+    with Scenario(place_order) as scenario:
+        rule = RuleScenario(held_stock, scenario.given(teapots(ghost=3)))
+        (drift,) = rule.look()
+        assert (drift.subject, drift.kind, drift.actual) == ("StockItem/teapot", DriftKind.UNEXPECTED, {"ghost": 3})
+        assert drift.evidence == "order ghost is not known to any run"
+        (corrected,) = rule.reconcile().corrected
+        assert corrected.problem is None
+        assert corrected.changed == ("StockItem/teapot:4",)
+        released = scenario.journal.events_blocking("StockItem/teapot")[-1]
+        assert released.topic == "StockItem.Released"
+        assert json.loads(released.state)["cause"] == "reconciliation/held-stock:2"
+        assert free(scenario) == 10
+        assert not rule.look()
+        assert not rule.reconcile().corrected
+
+
+def test_stock_held_for_an_order_that_was_compensated_is_freed() -> None:
+    """What the saga itself has held it has released; what is held beside that for its order is freed."""
+    with Scenario(place_order) as scenario:
+        scenario.given(teapots(**{"o-1": 3})).answers(quote_shipping, Decimal("4.90"))
+        scenario.answers(charge_card, Rejected("card was declined")).when(ORDER).compensated("reserve_stock")
+        rule = RuleScenario(held_stock, scenario)
+        (drift,) = rule.look()
+        assert (drift.actual, drift.evidence) == ({"o-1": 3}, "order o-1 is COMPENSATED")
+        assert len(rule.reconcile().corrected) == 1
+        assert free(scenario) == 10
+        assert rule.look() == ()
+
+
+def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
+    """An order whose payment has not been answered yet keeps what it holds; what nobody needs is freed beside it."""
+    with Scenario(place_order) as scenario:
+        scenario.given(teapots(ghost=1)).answers(quote_shipping, Decimal("4.90"))
+        with pytest.raises(AssertionError, match="'charge_card' was called"):
+            scenario.when(ORDER)
+        rule = RuleScenario(held_stock, scenario)
+        (corrected,) = rule.reconcile().corrected
+        assert corrected.problem is None
+        assert free(scenario) == 8
+        assert rule.look() == ()
+
+
+def test_orders_that_end_by_themselves_leave_nothing_to_free() -> None:
+    """A compensated order holds nothing, however often it is looked at."""
+    with Scenario(place_order) as scenario:
+        scenario.given(teapots()).answers(charge_card, Rejected("card was declined"))
+        scenario.answers(quote_shipping, Decimal("4.90")).when(ORDER).compensated("reserve_stock")
+        rule = RuleScenario(held_stock, scenario)
+        assert not rule.look()
+        assert not rule.reconcile().corrected

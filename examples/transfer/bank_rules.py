@@ -1,0 +1,188 @@
+"""The bank's log against our ledger: found by a drift rule, and put on our books when somebody approves.
+
+The transfers that are over say what must have moved; the bank's log says what has. Three things can be wrong:
+
+| kind | what is wrong |
+|---|---|
+| `different` | the bank moved another amount, or moved only one side of it |
+| `missing` | the bank has no trace of a transfer that we call completed |
+| `unexpected` | the bank has a movement that no transfer of ours accounts for |
+
+Who is right is nothing that a program can find out, and money is not moved on a guess. So the rule only *proposes*: to
+put the difference on our books as an open item, with the cause, where it stays until people have settled it with the
+bank. From then on books and bank agree about what the bank says, and the next look finds nothing.
+
+A bank that is away, answers with nothing or leaves out a part is one that could not be looked at. What it says has no
+version that could be compared again, so two looks must see a difference before it is booked.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import httpx
+from eventsourcing.domain import event
+from pydantic import JsonValue
+from transfer import NoAnswerError, Transfer, ask
+
+from amends import (
+    Aggregate,
+    Cause,
+    Command,
+    CouldNotLook,
+    Drift,
+    DriftKind,
+    Observation,
+    RunQuery,
+    RunStatus,
+    UnitOfWork,
+    drift_rule,
+)
+
+__all__ = ["OpenItem", "bank_log", "book_difference"]
+
+PAGE = 100
+NOTHING = Decimal("0.00")
+OVER = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED})
+
+
+class Movement(NamedTuple):
+    """What a transfer has moved: out of an account for good, into one, and what is set aside."""
+
+    taken: Decimal = NOTHING
+    given: Decimal = NOTHING
+    held: Decimal = NOTHING
+
+    def plus(self, other: "Movement", amount: Decimal) -> "Movement":
+        """Add an effect of the bank's, `amount` times."""
+        return Movement(*(mine + amount * theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def as_json(self) -> dict[str, JsonValue] | None:
+        """Write down what is not zero; `None` when nothing moved."""
+        return {name: f"{value:.2f}" for name, value in self._asdict().items() if value} or None
+
+
+ONE = Decimal(1)
+# What an entry of the bank's log does with its amount. Accounts are opened with money of their own.
+EFFECTS = {
+    "held": Movement(held=ONE),
+    "released": Movement(held=-ONE),
+    "confirmed": Movement(held=-ONE, taken=ONE),
+    "reopened": Movement(held=ONE, taken=-ONE),
+    "deposited": Movement(given=ONE),
+    "withdrawn": Movement(given=-ONE),
+}
+
+
+class OpenItem(Aggregate):
+    """A difference between our books and the bank's, until people have settled it."""
+
+    @event("Booked")
+    def __init__(self, id: str, ours: JsonValue, bank: JsonValue, cause: str) -> None:  # noqa: A002, ARG002 - the event
+        self.ours, self.bank = ours, bank
+
+    @event("Restated")
+    def restate(self, bank: JsonValue, cause: str) -> None:  # noqa: ARG002 - kept in the event
+        """Put down that the bank says something else by now; when it says what we do, the item is settled."""
+        self.bank = bank
+
+
+class Difference(NamedTuple):
+    """What is to be put on our books."""
+
+    transfer: str
+    ours: JsonValue
+    bank: JsonValue
+
+
+def book_difference(found: Difference, cause: Cause, uow: UnitOfWork) -> None:
+    """Put a difference on our books; the event names the fact that led to it."""
+    item = uow.find(OpenItem, found.transfer)
+    if item is None:
+        uow.add(OpenItem(found.transfer, found.ours, found.bank, cause.fact))
+    else:
+        item.restate(found.bank, cause.fact)
+
+
+@drift_rule("bank-log", every=timedelta(minutes=10), mode="propose")
+async def bank_log(observation: Observation) -> AsyncIterator[Drift]:
+    """The bank has moved what our ledger says, and nothing else."""
+    # Ours first: what was over before the bank is asked must be in its log, all of it.
+    ours = dict(ledger(observation))
+    observation.looked_at(len(ours))
+    theirs = await movements()
+    for transfer in sorted({*ours, *theirs}):
+        if transfer not in ours and observation.record(transfer) is not None:
+            continue  # under way, or over only now
+        item = observation.load(OpenItem, transfer)
+        expected = ours.get(transfer, Movement()).as_json()
+        known: JsonValue = expected if item is None else item.bank
+        actual = theirs.get(transfer, Movement()).as_json()
+        if actual != known:
+            yield Drift(
+                subject=transfer,
+                kind=kind_of(known, actual),
+                expected=known,
+                actual=actual,
+                evidence="the bank's log",
+                correction=Command(book_difference, Difference(transfer, expected, actual)),
+            )
+
+
+def kind_of(expected: JsonValue, actual: JsonValue) -> DriftKind:
+    """Name the difference between what must have moved and what has."""
+    if actual is None:
+        return DriftKind.MISSING
+    return DriftKind.UNEXPECTED if expected is None else DriftKind.DIFFERENT
+
+
+def ledger(observation: Observation) -> Iterator[tuple[str, Movement]]:
+    """Say of each transfer that is over what the bank must have moved, by its run."""
+    for run in observation.runs(RunQuery(saga="transfer-money", statuses=OVER, limit=PAGE)):
+        moved = Movement()
+        if run.status is RunStatus.COMPLETED:
+            noted = observation.load(Transfer, run.keys["transfer_id"])
+            if noted is None:
+                raise CouldNotLook(f"transfer {run.keys['transfer_id']} of run {run.run_id} was not noted")
+            moved = Movement(taken=noted.amount, given=noted.amount)
+        yield run.run_id, moved
+
+
+async def movements() -> dict[str, Movement]:
+    """Add up the bank's log by transfer: the beginning of every key that we have the bank do something under.
+
+    Raises:
+        CouldNotLook: The bank does not answer, or with less than its whole log.
+    """
+    moved: defaultdict[str, Movement] = defaultdict(Movement)
+    read = 0
+    while page := await log_page(after=read):
+        for entry in page:
+            read += 1
+            if entry["sequence"] != read:
+                raise CouldNotLook(f"entry {read} is missing in the bank's log")
+            effect = entry.get("effect")
+            if effect is not None and effect["type"] in EFFECTS:
+                transfer = entry["key"].partition("/")[0]
+                moved[transfer] = moved[transfer].plus(EFFECTS[effect["type"]], Decimal(effect["amount"]))
+    if not read:
+        raise CouldNotLook("the bank's log is empty, where at least our accounts were opened")
+    return moved
+
+
+async def log_page(*, after: int) -> list[dict[str, Any]]:
+    """Read on in the bank's log.
+
+    Raises:
+        CouldNotLook: The bank does not answer.
+    """
+    try:
+        answer = await ask("GET", f"/log?outcome=all&after={after}&limit={PAGE}")
+    except NoAnswerError as error:
+        raise CouldNotLook(str(error)) from error
+    if answer.status_code != httpx.codes.OK:
+        raise CouldNotLook(f"the bank answers with status {answer.status_code}")
+    entries: list[dict[str, Any]] = answer.json()
+    return entries
