@@ -4,7 +4,7 @@ A rule looks at the store of a `Scenario`, in which sagas were run and aggregate
 corrected as `amends reconcile` does it, by the same code; only time is virtual.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,5 +129,5 @@ class _Actions:
     async def rouse(self, run_id: str) -> None:
         await self._scenario.runner.resume(run_id)
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - as the port has it
         raise RefusedError("the read model of a scenario is never wrong; nothing is to be rebuilt")

@@ -92,7 +92,7 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:2", "--json").json]
     assert kinds == ["DriftApproved", "RuleLooked", "CorrectionBegun", "DriftCorrected"]
     shown = spoilt("reconciliation", "read-model:1").out
-    assert re.search(r"DriftDetected +\S+ +\S+ +read model: different, .* expected, .* found; ", shown)
+    assert re.search(r"DriftDetected +\S+ +\S+ +\S+: different, .* expected, .* found; ", shown)
     assert re.search(r"RuleLooked .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
 
 
