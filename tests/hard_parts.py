@@ -109,19 +109,21 @@ class Ledger:
         while key not in self.called(run_id):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
 
-    def open_gate(self, run_id: str) -> None:
-        """Let a run's calls be answered."""
-        (self._folder / f"{run_id}.gate").touch()
+    def open_gate(self, run_id: str, what: str | None = None) -> None:
+        """Let a run's calls be answered: one kind of them, as `pay/do`, or all."""
+        self._gate(run_id, what).touch()
+
+    def _gate(self, run_id: str, what: str | None) -> Path:
+        return self._folder / ".".join([run_id, *([] if what is None else what.split("/")), "gate"])
 
     async def act(self, order: Order, call: Call) -> str:
         """Take a call."""
         what = "/".join(call.key.split("/")[1:3])
-        gate = self._folder / f"{call.run_id}.gate"
-        if what in order.away and not gate.exists():
-            self._write("called", call.key)
-            raise ConnectionError("the participant cannot be reached")
+        gates = self._gate(call.run_id, None), self._gate(call.run_id, what)
         self._write("called", call.key)
-        while what in order.held and not gate.exists():  # noqa: ASYNC110 - another process opens it
+        if what in order.away and not any(gate.exists() for gate in gates):
+            raise ConnectionError("the participant cannot be reached")
+        while what in order.held and not any(gate.exists() for gate in gates):  # noqa: ASYNC110 - others open it
             await asyncio.sleep(0.02)
         self._write("acted", call.key)
         return call.key

@@ -1,0 +1,189 @@
+"""Temporal's database lost, or older than the store; a workflow that failed; a store older than Temporal."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import temporalio.client
+from hard_parts import HOURLY, PATIENT, Ledger, Order, Pages, client_of, opened, until, working
+from temporal_parts import TemporalServer
+from temporalio.client import WorkflowExecutionStatus
+
+from amends import Client, RunStatus
+from amends.aggregates.journal_sql import SqlJournal
+from amends.sagas.recovery_temporal import recover, unknown_to_store
+from amends.sagas.starting_temporal import start_workflow
+
+BOUND = timedelta(seconds=40)
+
+PLACES: Mapping[str, tuple[str, bool]] = {
+    "paying": ("pay/do", False),
+    "undoing": ("pay/undo", True),
+    "delivering": ("deliver/do", False),
+}
+"""Where a run is held: the call that cannot be made, and whether the run is taken back."""
+
+ENDS = {
+    False: (RunStatus.COMPLETED, ["begun", "settled"], ["pay/do/0", "deliver/do/0"]),
+    True: (RunStatus.COMPENSATED, ["begun", "given up"], ["pay/do/0", "pay/undo/0"]),
+}
+"""How a run ends that was not taken back, or was: its status, its transactions, and what the participant did."""
+
+
+class Store:
+    """A store, and the runs that are held in it.
+
+    Args:
+        journal: The store.
+        folder: Where its participant's ledger is.
+    """
+
+    def __init__(self, journal: SqlJournal, folder: Path) -> None:
+        folder.mkdir()
+        self.journal = journal
+        self.ledger = Ledger(folder)
+        self.folder = folder
+        self.queue = f"recovery-{journal.store_id}"
+
+    def id_of(self, place: str) -> str:
+        """Name the run in a place."""
+        return f"{self.queue}-{place}"
+
+    async def start(self, client: Client) -> None:
+        """Start a run for every place, and one that is held twice; return when each is there."""
+        for place, (away, refused) in PLACES.items():
+            order = Order(folder=str(self.folder), refused=refused, away=(away,))
+            await client.start(PATIENT, order, id=self.id_of(place))
+        twice = Order(folder=str(self.folder), away=("pay/do", "deliver/do"))
+        await client.start(PATIENT, twice, id=self.id_of("twice"))
+        for place, (away, _) in [*PLACES.items(), ("twice", ("pay/do", False))]:
+            await self.ledger.until_called(self.id_of(place), f"{away}/0")
+
+    async def finish(self, client: Client, *places: str) -> None:
+        """Let runs go on to their end, where every step has been taken once."""
+        for place in places:
+            self.ledger.open_gate(self.id_of(place))
+        for place in places:
+            result = await client.result(self.id_of(place), timeout=BOUND)
+            pages = await self.journal.load(Pages, self.id_of(place))
+            assert pages is not None
+            ended = result.status, pages.lines, self.ledger.acted(self.id_of(place))
+            assert ended == ENDS[PLACES.get(place, ("", False))[1]], place
+
+
+class Scene:
+    """A Temporal server on a file, and stores of both kinds.
+
+    Args:
+        server: The server.
+        stores: The stores.
+    """
+
+    def __init__(self, server: TemporalServer, stores: list[Store]) -> None:
+        self.server = server
+        self.stores = stores
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[list[tuple[Store, Client]]]:
+        """Run the server and a worker for each store; gives a client for each."""
+        async with AsyncExitStack() as parts:
+            parts.enter_context(self.server.serving())
+            temporal = await temporalio.client.Client.connect(self.server.address)
+            for store in self.stores:
+                await parts.enter_async_context(working(temporal, store.journal, store.queue))
+            yield [(store, client_of(temporal, store.journal, store.queue)) for store in self.stores]
+
+
+async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
+    sqlite_url: str, postgres_url: str, temporal_executable: Path, tmp_path: Path
+) -> None:
+    """Put back from an older copy, and then without any file: every run ends, and no recorded step is run again."""
+    server = TemporalServer(temporal_executable, tmp_path)
+    async with opened(sqlite_url) as on_sqlite, opened(postgres_url) as on_postgres:
+        stores = [Store(on_sqlite, tmp_path / "sqlite"), Store(on_postgres, tmp_path / "postgresql")]
+        scene = Scene(server, stores)
+        async with scene.working() as clients:
+            await asyncio.gather(*(store.start(client) for store, client in clients))
+        server.keep(tmp_path / "copy")
+        async with scene.working():
+            for store in stores:
+                store.ledger.open_gate(store.id_of("twice"), "pay/do")
+                await store.ledger.until_called(store.id_of("twice"), "deliver/do/0")
+        server.put_back(tmp_path / "copy")
+        async with scene.working() as clients:
+            await asyncio.gather(*(store.finish(client, "twice") for store, client in clients))
+        server.lose()
+        async with scene.working() as clients:
+            await asyncio.gather(*(store.finish(client, *PLACES) for store, client in clients))
+
+
+async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
+    """A run whose workflow ended in an error, or was ended, is driven on by the next look at it."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    async with opened(sqlite_url) as journal:
+        queue = f"failed-{journal.store_id}"
+        client = client_of(temporal, journal, queue)
+        handle = await client.start(PATIENT, Order(folder=str(tmp_path)), id=queue)
+        await temporal.get_workflow_handle(queue).terminate()
+        elsewhere = "00000000-0000-0000-0000-000000000000"
+        workflow = await start_workflow(temporal, saga="patient", run_id=queue, store_id=elsewhere, task_queue=queue)
+        async with working(temporal, journal, queue):
+            await until_failed(workflow)
+            assert not (await handle.status()).closed
+            found = await recover(temporal, journal, task_queue=queue, sagas=None)
+            assert (found.started, found.driven, found.refused) == ([queue], [], {})
+            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPLETED
+    assert Ledger(tmp_path).acted(queue) == ["pay/do/0", "deliver/do/0"]
+
+
+async def until_failed(workflow: temporalio.client.WorkflowHandle[object, object]) -> None:
+    """Wait until a workflow has failed; one that waits in vain is ended by the test's bound."""
+    while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
+        await asyncio.sleep(0.02)
+
+
+async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_address: str) -> None:
+    """Runs of which Temporal has seen more are left as they are and named, until somebody accepts the older store."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path))
+    kept, url = tmp_path / "kept.db", f"sqlite:///{tmp_path / 'events.db'}"
+    async with opened(url) as journal:
+        queue = f"older-{journal.store_id}"
+        client = client_of(temporal, journal, queue)
+        # Accepted, and nothing done: what comes next is a transaction, which would need no answer from anybody.
+        await client.start(PATIENT, Order(folder=str(tmp_path), away=("deliver/do",)), id=f"{queue}-open")
+        await client.start(PATIENT, order, id=f"{queue}-ended")
+    shutil.copy(tmp_path / "events.db", kept)
+    async with opened(url) as journal, working(temporal, journal, queue):
+        client = client_of(temporal, journal, queue)
+        assert (await client.result(f"{queue}-ended", timeout=BOUND)).status is RunStatus.COMPLETED
+        await ledger.until_called(f"{queue}-open", "deliver/do/0")
+        await client.start(HOURLY, Order(folder=str(tmp_path), away=("pay/do",)), id=f"{queue}-lost")
+        await until(journal, f"{queue}-lost", lambda facts: facts[-1].kind == "StepAttemptFailed")
+    shutil.copy(kept, tmp_path / "events.db")  # nobody has it open, so there is nothing beside it
+    acted = ledger.acted(f"{queue}-open") + ledger.acted(f"{queue}-ended")
+    assert acted == ["pay/do/0", "pay/do/0", "deliver/do/0"]
+    async with opened(url) as journal:
+        # Temporal's list follows what happens a little later.
+        while await unknown_to_store(temporal, journal, task_queue=queue) != [f"{queue}-lost"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        async with working(temporal, journal, queue):
+            await until_failed(temporal.get_workflow_handle(f"{queue}-open"))
+            found = await recover(temporal, journal, task_queue=queue, sagas=None)
+            assert (found.started, found.driven) == ([], [])
+            assert {run_id: "is at position 1 in the store" in why for run_id, why in found.refused.items()} == {
+                f"{queue}-open": True,
+                f"{queue}-ended": True,
+            }
+            for run_id in found.refused:
+                assert [fact.kind for fact in await journal.facts(run_id)] == ["SagaStarted"]
+            assert acted == ledger.acted(f"{queue}-open") + ledger.acted(f"{queue}-ended")
+            await recover(temporal, journal, task_queue=queue, sagas=None, accept_older_store=True)
+            ledger.open_gate(f"{queue}-open")
+            client = client_of(temporal, journal, queue)
+            for run_id in found.refused:
+                assert (await client.result(run_id, timeout=BOUND)).status is RunStatus.COMPLETED
+                assert ledger.acted(run_id).count("pay/do/0") == 2
