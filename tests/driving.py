@@ -5,6 +5,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from eventsourcing.domain import event
 from pydantic import BaseModel
@@ -13,9 +14,12 @@ from amends import (
     Aggregate,
     Attempted,
     Call,
+    Client,
     Done,
     Rejected,
     Retry,
+    Runner,
+    RunStatus,
     Saga,
     UnitOfWork,
     effect,
@@ -25,8 +29,25 @@ from amends import (
     transaction,
 )
 from amends.aggregates.facts import Fact
+from amends.aggregates.journal import Journal
+from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
+from amends.sagas.operate import Intervention, Verb
 
-__all__ = ["SAGA", "Goods", "Order", "comparable"]
+__all__ = [
+    "CASES",
+    "DECIDED",
+    "MIXED",
+    "SAGA",
+    "SLOW",
+    "Case",
+    "Goods",
+    "Order",
+    "comparable",
+    "decided_by_client",
+    "decided_by_runner",
+    "until_rest",
+]
 
 QUICK = Retry(max_attempts=3, first=timedelta(milliseconds=10), factor=1)
 
@@ -38,6 +59,7 @@ class Order(BaseModel):
     fail: tuple[str, ...] = ()
     flaky: tuple[str, ...] = ()
     stuck: tuple[str, ...] = ()
+    held: bool = False
 
 
 class Goods(Aggregate):
@@ -141,6 +163,142 @@ async def thank(order: Order, call: Call) -> str:
 
 
 SAGA = Saga("order", Order, hold, parallel(charge, notify), pivot(sell), retriable(thank), keys=("order_id",))
+
+GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+"""Opened by a test to let a call be answered that is held, by run."""
+
+
+@effect(retry=Retry(max_attempts=2, first=timedelta(hours=1)))
+async def ponder(order: Order, call: Call) -> str:
+    """Think, and when nothing comes of it, think again in an hour."""
+    if order.held:
+        BEGUN[call.run_id, "ponder"].set()
+        await asyncio.to_thread(GATES[call.run_id].wait, 30)
+    return play("ponder", order, call.attempt)
+
+
+@ponder.compensation(retry=QUICK)
+async def forget_it(tried: Attempted[Order, str], call: Call) -> None:
+    """Think no more of it."""
+    play("forget-it", tried.input, call.attempt)
+
+
+@transaction(retry=QUICK)
+def sell_slowly(order: Order, uow: UnitOfWork) -> str:
+    """Decide, after what was thought."""
+    uow.get(Goods, "goods").sell()
+    return play("sell", order, uow.attempt) + " after " + uow.result_of(ponder)
+
+
+SLOW = Saga("slow-order", Order, hold, ponder, pivot(sell_slowly), keys=("order_id",))
+
+MIXED = Saga("mixed-order", Order, parallel(hold, notify), ponder, pivot(sell_slowly), keys=("order_id",))
+"""A call and a transaction side by side: undone, they are begun in one turn of the workflow."""
+
+
+class Case(NamedTuple):
+    """A run that others decide about.
+
+    Attributes:
+        saga: The saga.
+        order: Its input.
+        decisions: What is decided, each when nothing happens by itself any more, or not for a long time.
+        status: How it ends.
+    """
+
+    saga: Saga[Order]
+    order: Order
+    decisions: tuple[Intervention, ...]
+    status: RunStatus
+
+
+def _decide(verb: Verb, node: str | None = None, output: str | None = None) -> Intervention:
+    return Intervention(verb=verb, actor="ann", reason="so be it", node=node, evidence="seen", output=output)
+
+
+CASES = {
+    "all goes well": (Order(order_id="x"), RunStatus.COMPLETED),
+    "the first step is refused": (Order(order_id="x", fail=("hold",)), RunStatus.COMPENSATED),
+    "a transaction fails for good": (Order(order_id="x", stuck=("hold",)), RunStatus.COMPENSATED),
+    "an effect is refused": (Order(order_id="x", fail=("charge",)), RunStatus.COMPENSATED),
+    "an effect answers the second time": (Order(order_id="x", flaky=("charge",)), RunStatus.COMPLETED),
+    "an effect never answers": (Order(order_id="x", stuck=("charge",)), RunStatus.COMPENSATED),
+    "the probe finds nothing": (Order(order_id="x", stuck=("notify",)), RunStatus.COMPENSATED),
+    "the probe finds it": (Order(order_id="x", stuck=("notify",), flaky=("found",)), RunStatus.COMPLETED),
+    "the pivot says no": (Order(order_id="x", fail=("sell",)), RunStatus.COMPENSATED),
+    "an undo answers the second time": (Order(order_id="x", fail=("sell",), flaky=("refund",)), RunStatus.COMPENSATED),
+    "an undo never answers": (Order(order_id="x", fail=("sell",), stuck=("refund",)), RunStatus.NEEDS_ATTENTION),
+    "an undo is refused": (Order(order_id="x", fail=("sell", "forget")), RunStatus.NEEDS_ATTENTION),
+    "after the pivot a step is refused": (Order(order_id="x", fail=("thank",)), RunStatus.NEEDS_ATTENTION),
+}
+"""Runs of `SAGA` that go as they go, and how they end."""
+
+_STUBBORN = Order(order_id="x", fail=("sell",), stuck=("refund",))
+_REFUSED_BEHIND = Order(order_id="x", fail=("thank",))
+_DOUBTFUL_BEHIND = Order(order_id="x", stuck=("thank",))
+_WAITING = Order(order_id="x", stuck=("ponder",))
+
+DECIDED = {
+    "an undo is tried again": Case(SAGA, _STUBBORN, (_decide(Verb.RETRY, "charge"),), RunStatus.NEEDS_ATTENTION),
+    "an undo is skipped": Case(SAGA, _STUBBORN, (_decide(Verb.SKIP, "charge"),), RunStatus.COMPENSATED),
+    "an undo is resolved": Case(
+        SAGA,
+        _STUBBORN,
+        (_decide(Verb.RETRY, "charge"), _decide(Verb.RESOLVE, "charge")),
+        RunStatus.COMPENSATED,
+    ),
+    "a refused step is redone": Case(SAGA, _REFUSED_BEHIND, (_decide(Verb.RETRY, "thank"),), RunStatus.NEEDS_ATTENTION),
+    "a refused step is skipped": Case(SAGA, _REFUSED_BEHIND, (_decide(Verb.SKIP, "thank", "-"),), RunStatus.COMPLETED),
+    "a doubtful step took effect": Case(
+        SAGA, _DOUBTFUL_BEHIND, (_decide(Verb.RESOLVE, "thank", "sent"),), RunStatus.COMPLETED
+    ),
+    "a doubtful step took none": Case(
+        SAGA,
+        _DOUBTFUL_BEHIND,
+        (_decide(Verb.RULE_OUT, "thank"), _decide(Verb.SKIP, "thank", "-")),
+        RunStatus.COMPLETED,
+    ),
+    "cancelled while it waits": Case(SLOW, _WAITING, (_decide(Verb.CANCEL),), RunStatus.COMPENSATED),
+    "hurried while it waits": Case(SLOW, _WAITING, (_decide(Verb.RETRY, "ponder"),), RunStatus.COMPENSATED),
+    "skipped while it waits": Case(SLOW, _WAITING, (_decide(Verb.SKIP, "ponder", "-"),), RunStatus.COMPLETED),
+    "resolved while it waits": Case(SLOW, _WAITING, (_decide(Verb.RESOLVE, "ponder", "yes"),), RunStatus.COMPLETED),
+    "ruled out while it waits": Case(SLOW, _WAITING, (_decide(Verb.RULE_OUT, "ponder"),), RunStatus.COMPENSATED),
+    "cancelled in flight": Case(SLOW, Order(order_id="x", held=True), (_decide(Verb.CANCEL),), RunStatus.COMPENSATED),
+}
+"""Runs that others decide about."""
+
+
+async def until_rest(journal: Journal, run_id: str) -> RunRecord:
+    """Wait until nothing happens in a run by itself any more, or not for a long time."""
+    while True:
+        record = await journal.record(run_id)
+        waits = record is not None and record.state.node("ponder").status is NodeStatus.WAITING
+        if record is not None and (record.state.closed or waits or BEGUN[run_id, "ponder"].is_set()):
+            return record
+        await asyncio.sleep(0.02)
+
+
+async def decided_by_client(client: Client, journal: Journal, case: Case, run_id: str) -> RunStatus:
+    """Have workers drive a run that others decide about."""
+    handle = await client.start(case.saga, case.order, id=run_id)
+    for decision in case.decisions:
+        await until_rest(journal, run_id)
+        await client.intervene(run_id, decision)
+    GATES[run_id].set()
+    return (await handle.result(timeout=timedelta(seconds=40))).status
+
+
+async def decided_by_runner(runner: Runner, case: Case, run_id: str) -> RunStatus:
+    """Drive a run that others decide about in this process."""
+    driven = asyncio.create_task(runner.run(case.saga, case.order, id=run_id))
+    for decision in case.decisions:
+        if (await until_rest(runner.journal, run_id)).state.closed:
+            await driven
+        await runner.intervene(run_id, decision)
+        if driven.done():
+            driven = asyncio.create_task(runner.resume(run_id))
+    GATES[run_id].set()
+    return (await driven).status
 
 
 def comparable(facts: Sequence[Fact]) -> list[tuple[str, ...]]:

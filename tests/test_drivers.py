@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 import temporalio.client
-from driving import SAGA, Goods, Order, comparable
+from driving import CASES, DECIDED, SAGA, SLOW, Case, Goods, Order, comparable, decided_by_client, decided_by_runner
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from amends import Client, Runner, RunResult, RunStatus, StartConflictError
@@ -15,22 +15,6 @@ from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 from amends.sagas.workflow_temporal import SagaWorkflow
-
-CASES = {
-    "all goes well": (Order(order_id="x"), RunStatus.COMPLETED),
-    "the first step is refused": (Order(order_id="x", fail=("hold",)), RunStatus.COMPENSATED),
-    "a transaction fails for good": (Order(order_id="x", stuck=("hold",)), RunStatus.COMPENSATED),
-    "an effect is refused": (Order(order_id="x", fail=("charge",)), RunStatus.COMPENSATED),
-    "an effect answers the second time": (Order(order_id="x", flaky=("charge",)), RunStatus.COMPLETED),
-    "an effect never answers": (Order(order_id="x", stuck=("charge",)), RunStatus.COMPENSATED),
-    "the probe finds nothing": (Order(order_id="x", stuck=("notify",)), RunStatus.COMPENSATED),
-    "the probe finds it": (Order(order_id="x", stuck=("notify",), flaky=("found",)), RunStatus.COMPLETED),
-    "the pivot says no": (Order(order_id="x", fail=("sell",)), RunStatus.COMPENSATED),
-    "an undo answers the second time": (Order(order_id="x", fail=("sell",), flaky=("refund",)), RunStatus.COMPENSATED),
-    "an undo never answers": (Order(order_id="x", fail=("sell",), stuck=("refund",)), RunStatus.NEEDS_ATTENTION),
-    "an undo is refused": (Order(order_id="x", fail=("sell", "forget")), RunStatus.NEEDS_ATTENTION),
-    "after the pivot a step is refused": (Order(order_id="x", fail=("thank",)), RunStatus.NEEDS_ATTENTION),
-}
 
 
 @pytest.fixture
@@ -76,7 +60,7 @@ async def test_both_drivers_write_the_same_journal(
             run_id = f"{kind}-{number}-{journal.store_id}"
             handle = await client.start(SAGA, order, id=run_id)
             driven = await handle.result(timeout=timedelta(seconds=40))
-            result, facts = await by_runner(journal, order, f"local-{number}")
+            result, facts = await by_runner(journal, order, f"local-{number}-{journal.store_id}")
             assert (driven.status, result.status) == (status, status)
             history = await temporal.get_workflow_handle(run_id).fetch_history()
             await replayer.replay_workflow(history)
@@ -90,6 +74,35 @@ async def test_both_drivers_write_the_same_journal(
     assert goods is not None
     sold = sum(1 for _, status in cases if status is RunStatus.COMPLETED) + 1  # and the one refused after the pivot
     assert (goods.held, goods.sold) == (0, 2 * sold)
+
+
+async def test_decisions_of_others_come_to_the_same_with_both_drivers(
+    journal: SqlJournal, temporal: temporalio.client.Client
+) -> None:
+    """What operators decide leaves the same facts and the same end, whichever driver goes on from there."""
+    registry, queue = Registry([SAGA, SLOW]), f"decided-{journal.store_id}"
+    client, runner = Client(journal, temporal, registry, task_queue=queue), Runner(journal, registry)
+    replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())
+
+    async def compare(number: int, case: Case) -> tuple[object, object]:
+        run_id = f"{queue}-{number}"
+        ended: tuple[RunStatus, RunStatus] = await asyncio.gather(
+            decided_by_client(client, journal, case, run_id),
+            decided_by_runner(runner, case, f"local-{number}-{journal.store_id}"),
+        )
+        assert ended == (case.status, case.status)
+        await replayer.replay_workflow(await temporal.get_workflow_handle(run_id).fetch_history())
+        return comparable(await journal.facts(run_id)), comparable(
+            await journal.facts(f"local-{number}-{journal.store_id}")
+        )
+
+    async with running_worker(temporal, journal, registry, task_queue=queue):
+        compared = await asyncio.gather(*(compare(number, case) for number, case in enumerate(DECIDED.values())))
+    for name, (driven, local) in zip(DECIDED, compared, strict=True):
+        assert driven == local, name
+    goods = await journal.load(Goods, "goods")
+    assert goods is not None
+    assert goods.held == 0
 
 
 async def test_the_same_start_gives_the_first_run(journal: SqlJournal) -> None:
