@@ -7,7 +7,6 @@ run ids and task queues.
 
 import faulthandler
 import shutil
-import sys
 import sysconfig
 import tempfile
 import uuid
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 from reading_shop import Amends, Shop, as_it_was, make_shop
 from temporal_parts import TemporalServer
@@ -28,13 +28,14 @@ _TEARDOWN_S = 60
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None, None, None]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """End the test process when what a test leaves cannot be cleaned up, so that no run of the suite hangs.
 
     The bound of `faulthandler_timeout` does the same for the test itself; it does not count any more once a test has
     failed, and the bound of pytest-timeout strikes only once.
     """
-    faulthandler.dump_traceback_later(_TEARDOWN_S, exit=True, file=sys.__stderr__)
+    stderr = item.config.stash[fault_handler_stderr_fd_key]  # the real one, whatever is captured
+    faulthandler.dump_traceback_later(_TEARDOWN_S, exit=True, file=stderr)
     try:
         return (yield)
     finally:

@@ -86,11 +86,11 @@ async def test_decisions_of_others_come_to_the_same_with_both_drivers(
 
     async def compare(number: int, case: Case) -> tuple[object, object]:
         run_id = f"{queue}-{number}"
-        ended: tuple[RunStatus, RunStatus] = await asyncio.gather(
+        driven, local = await asyncio.gather(
             decided_by_client(client, journal, case, run_id),
             decided_by_runner(runner, case, f"local-{number}-{journal.store_id}"),
         )
-        assert ended == (case.status, case.status)
+        assert (driven, local) == (case.status, case.status)
         await replayer.replay_workflow(await temporal.get_workflow_handle(run_id).fetch_history())
         return comparable(await journal.facts(run_id)), comparable(
             await journal.facts(f"local-{number}-{journal.store_id}")
