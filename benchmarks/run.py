@@ -1,8 +1,8 @@
 """Measures everything that the README states, and prints its table: `make bench`.
 
 Each figure is a ratio of two things that were measured in turn, in this run, on this machine. Environment: `ONLY=store`
-(or `temporal`, `cli`) measures a part; `ROUNDS` says in how many rounds (5); `SHARE` makes the rounds shorter, to see
-that the code runs (1).
+(or `temporal`, `cli`, `reconcile`) measures a part; `ROUNDS` says in how many rounds (5); `SHARE` makes the rounds
+shorter, to see that the code runs (1).
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from pathlib import Path
 import sqlalchemy
 from cli_bench import cli_rows
 from figures import Effort, Row, table
+from reconcile_bench import reconcile_rows
 from store_bench import store_rows
 from temporal_bench import temporal_rows
 
-PARTS = ("", "store", "temporal", "cli")
+PARTS = ("", "store", "temporal", "cli", "reconcile")
 
 
 @contextmanager
@@ -82,6 +83,8 @@ async def measure(only: str, effort: Effort) -> list[Row]:
             rows += await temporal_rows(folder, effort)
         if only in {"", "cli"}:
             rows += await cli_rows(folder, effort)
+        if only in {"", "reconcile"}:
+            rows += await reconcile_rows(folder, effort)
     return rows
 
 

@@ -31,10 +31,10 @@ from amends.reconciler.rule import Rule, drift_rule
 
 __all__ = ["SWEPT_EVENTS", "store_rules"]
 
-SWEPT_EVENTS = 5_000
+SWEPT_EVENTS = 2_000
 """After how many events and rows a look leaves the rest of the sweep to the next one."""
 
-_EVERY = timedelta(minutes=10)
+_EVERY = timedelta(minutes=1)
 _WHOLE = "read model"
 _MANY = 20
 _LACKING = frozenset({FindingKind.GAP, FindingKind.NO_PLAN})

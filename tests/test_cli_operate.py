@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import AMENDS, CommandProject
-from reading_shop import Amends, as_it_was
+from reading_shop import Amends, Answer, as_it_was
 
-from amends.aggregates.facts import Fact
+from amends.aggregates.facts import Fact, RetryRequested
 from amends.aggregates.journal_sql import open_journal
 from amends.cli.app import main
 from amends.cli.settings import load_settings
@@ -91,6 +92,7 @@ RUNS = {
     "undo-1": "undo",
     "undo-skip": "undo",
     "undo-resolve": "undo",
+    "undo-drift": "undo",
     "bill-1": "bill",
     "bill-2": "bill",
     "wait-1": "wait",
@@ -198,6 +200,35 @@ def test_an_exhausted_undo_is_retried(served: CommandProject, amends: Amends) ->
     ]
     reached(served, "undo-1", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
     assert "by op: seen to; evidence: TX-7" in amends("history", "undo-1").out
+
+
+def test_an_exhausted_undo_is_drift_by_itself_and_its_correction_closes_the_run(
+    served: CommandProject, amends: Amends
+) -> None:
+    """The rule proposes a retry; approved, it is the run's fact that names the drift, and the run comes to its end."""
+    reached(served, "undo-drift", "AttentionRequested")
+    (drift,) = _attention(amends("reconcile", "attention", "--json"))
+    assert drift["correction"] == "retry pack of run undo-drift"
+    assert drift["held"] == "waits for approval"
+    served.write("undo-drift", "")
+    amends("reconcile", "attention", "--approve", drift["id"], "--reason", "unglued")
+    while _attention(amends("reconcile", "attention", "--json")):  # Temporal's list of what runs may be late
+        time.sleep(0.1)
+    reached(served, "undo-drift", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
+    (retry,) = [fact for fact in facts_of(served, "undo-drift") if isinstance(fact, RetryRequested)]
+    assert retry.actor == "rule attention"
+    (mended,) = [
+        each
+        for look in amends("reconciliations", "attention", "--json").json
+        for each in amends("reconciliation", look["id"], "--json").json
+        if each["fact"] == "DriftCorrected"
+    ]
+    assert (mended["drift"], mended["changed"]) == (drift["id"], [f"undo-drift:{retry.position}"])
+    assert str(retry.causation_id).startswith("reconciliation/attention:")
+
+
+def _attention(answer: Answer) -> list[dict[str, Any]]:
+    return [each for each in answer.json[0]["drift"] if each["subject"] == "undo-drift"]
 
 
 @pytest.mark.parametrize(

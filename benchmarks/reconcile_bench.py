@@ -1,0 +1,144 @@
+"""Looking for drift: what a run of the built-in rules takes must follow what is new, not what is stored."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from figures import Effort, Row, in_turn, ratios
+from measured import three_steps
+from sqlalchemy import Connection
+from store_bench import orders, runs
+
+from amends import Runner
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.engine_sql import writing
+from amends.aggregates.journal_sql import SqlJournal
+from amends.reconciler.correcting_asyncio import Reconciler
+from amends.reconciler.drive_rules_temporal import drive_rules
+from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.rule import Rule
+from amends.reconciler.run_rules import run_rules
+from amends.reconciler.store_rules_sql import store_rules
+from amends.sagas.registry import Registry
+
+__all__ = ["reconcile_rows"]
+
+NEW = 100
+TURNS = 6
+FEW, MANY = 1_000, 100_000
+BOUND = 1.5
+
+
+class NoActions:
+    """What is done outside of the journal: nothing, since nothing is wrong."""
+
+    async def rouse(self, run_id: str) -> None:
+        """Fail, since something was found.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(f"{run_id} is sound")
+
+    async def rebuild(self, runs: object = ()) -> None:
+        """Fail likewise.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(f"the rows of {runs} are sound")
+
+
+class Watched:
+    """A store with finished runs, and the rules that watch it.
+
+    Args:
+        runner: Makes new runs.
+        name: Tells them from those of another store.
+    """
+
+    def __init__(self, runner: Runner, name: str) -> None:
+        self._runner = runner
+        self._name = name
+        journal = self.journal = cast("SqlJournal", runner.journal)
+        registry = Registry([three_steps])
+        self._reconciler = Reconciler(
+            journal, registry, NoActions(), clock=lambda: time.time_ns() // 1_000_000, actor="bench", driven={}
+        )
+        self._rules: tuple[Rule, ...] = (
+            *store_rules(journal.engine, EventCodec([Reconciliation])),
+            *run_rules(registry, driver="temporal"),
+            *drive_rules(None, "", task_queue="bench", nothing_runs=True),
+        )
+
+    async def fill(self, count: int) -> None:
+        """Give the store so many finished runs, all but the first of them copies made by the database."""
+        await runs(self._runner, three_steps, orders("old", 1), 1)
+        with writing(self.journal.engine) as connection:
+            copy_run(connection, "old-0", count)
+        await self.look()
+
+    async def look(self) -> None:
+        """Run every rule once, as a schedule does.
+
+        Raises:
+            RuntimeError: A rule found something, or could not look.
+        """
+        for rule in self._rules:
+            verdict = await self._reconciler.look(rule)
+            if verdict.seen or verdict.standing.unobservable is not None:
+                raise RuntimeError(
+                    f"rule {rule.name}: {verdict.standing.unobservable or next(iter(verdict.seen.values()))}"
+                )
+
+    async def time(self, number: int, new: int) -> float:
+        """Make new runs and give how long a run of the rules takes then; several times, as a sweep's parts differ."""
+        took = 0.0
+        for turn in range(TURNS):
+            await runs(self._runner, three_steps, orders(f"{self._name}-{number}-{turn}", new))
+            began = time.perf_counter()
+            await self.look()
+            took += time.perf_counter() - began
+        return took
+
+
+def copy_run(connection: Connection, run_id: str, count: int) -> None:
+    """Copy a run's events, row and keys under other ids."""
+    columns: Mapping[str, tuple[str, str]] = {
+        "stored_events": ("originator_id", "originator_version, topic, state"),
+        "saga_index": (
+            "run_id",
+            "saga, status, position, started_ms, updated_ms, current, error, keys, driver, fingerprint",
+        ),
+        "run_keys": ("run_id", "field, value"),
+    }
+    for table, (id_, rest) in columns.items():
+        of = f"run/{run_id}" if table == "stored_events" else run_id
+        connection.exec_driver_sql(
+            f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count - 1}) "  # noqa: S608 - constants
+            f"INSERT INTO {table} ({id_}, {rest}) SELECT {id_} || '-' || n, {rest} FROM numbers, {table} "
+            f"WHERE {id_} = '{of}' ORDER BY n"
+        )
+
+
+async def reconcile_rows(folder: Path, effort: Effort) -> list[Row]:
+    """Measure everything here."""
+    async with (
+        Runner.open([three_steps], store_url=f"sqlite:///{folder}/few.db") as small,
+        Runner.open([three_steps], store_url=f"sqlite:///{folder}/many.db") as large,
+    ):
+        few, many = Watched(small, "few"), Watched(large, "many")
+        await few.fill(effort.of(FEW))
+        await many.fill(effort.of(MANY))
+        new = effort.of(NEW)
+        of_many, of_few = await in_turn(effort.few_rounds, lambda n: many.time(n, new), lambda n: few.time(n, new))
+    return [
+        Row(
+            f"a run of the built-in rules: its time, with {MANY:,} finished runs and {NEW} new ones",
+            f"with {FEW:,} finished runs and {NEW} new ones",
+            ratios(of_many, of_few),
+            BOUND,
+            at_least=False,
+        )
+    ]
