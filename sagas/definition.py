@@ -393,8 +393,9 @@ class Effect(Step[I_contra, R_co]):
         """Attach the probe: asked when all attempts ended without an answer.
 
         Args:
-            function: Gives the effect's result when the participant knows of it under `call.key`, else `None`. It
-                changes nothing.
+            function: Gives the effect's result when the participant knows of it under `call.key`, and `None` only when
+                it certainly does not: the step then counts as failed and is not undone. When it cannot tell, it raises:
+                it is asked again, and in the end the step is in doubt. It changes nothing.
 
         Raises:
             DefinitionError: There is one already, or a plan was made without it.
