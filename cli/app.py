@@ -78,6 +78,7 @@ COMMANDS = (
     LazyCommand("reconciliation", "amends.cli.read_reconciliations", "reconciliation", "Show what a look saw and did."),
     LazyCommand("ignore", "amends.cli.ignore_command", "app", "Leave drift alone for a time."),
     LazyCommand("maintenance", "amends.cli.maintenance_command", "app", "Have nothing corrected for a time."),
+    LazyCommand("schedule", "amends.cli.schedule_command", "app", "Run reconciliation on schedule."),
     LazyCommand("db", "amends.cli.read_db", "app", "Look after the store."),
     LazyCommand("doctor", "amends.cli.read_doctor", "doctor", "Say what is configured, reachable or missing."),
 )

@@ -66,6 +66,6 @@ async def _dev(settings: Settings, port: int | None, ui_port: int | None) -> Exi
                     note(f"the server runs already; it listens on {temporal.server.record.port}, not on {port}")
                 say(f"Temporal  {temporal.address}")
                 say(f"web page  {temporal.server.ui_url}")
-            await serve_until(project, temporal, stop)
+            await serve_until(project, temporal, stop, every_rule=settings.schedule_rules)
         say("Stopped.")
     return ExitCode.OK

@@ -1,6 +1,5 @@
 """`amends maintenance`: times in which nothing is corrected, by whom, why and until when."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from amends.aggregates.journal import Tx
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, require_store
-from amends.cli.reconciling import chosen, now_ms, project_of, surroundings, user
+from amends.cli.reconciling import chosen, now_ms, project_of, rules_of, user
 from amends.cli.remarks import note, say
 from amends.cli.render import Column, moment, table
 from amends.cli.settings import Settings
@@ -108,7 +107,7 @@ def _write(
     journal = open_store(settings)
     try:
         if rules:
-            chosen(asyncio.run(surroundings(settings, journal, project)).rules, rules)
+            chosen(rules_of(settings, journal, project), rules)
 
         def unit(tx: Tx) -> Sequence[MaintenanceFact]:
             with tx.unit_of_work() as uow:

@@ -21,10 +21,13 @@ from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
+from amends.cli.read_schedules import shown_schedules
 from amends.cli.reading import open_for_reading, sqlite_file
 from amends.cli.render import Column, ago, escaped, fields, table
 from amends.cli.settings import Settings
 from amends.cli.wiring import load_project, settings_of
+from amends.reconciler.schedule import Timetable
+from amends.reconciler.scheduling import Schedules
 
 if TYPE_CHECKING:
     from amends.aggregates.journal_sql import SqlJournal
@@ -68,6 +71,7 @@ class _Store(NamedTuple):
     store_id: str | None  # when it could be read
     for_workers: bool = False  # whether any open run needs a worker to go on
     away: bool = False  # whether it may answer later
+    timetable: Timetable = Timetable()
 
 
 def doctor(
@@ -166,6 +170,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
             open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
+            schedules = journal.load_blocking(Schedules, Schedules.ID)
     except AmendsError as error:
         away = path is None and isinstance(error, UnreachableError)
         return [*checks, _wrong("store", str(error))], _Store(None, away=away)
@@ -176,7 +181,8 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
         _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
     ]
-    return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs))
+    timetable = Timetable() if schedules is None else schedules.timetable
+    return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs), timetable=timetable)
 
 
 def _refused(journal: "SqlJournal") -> str | None:
@@ -235,6 +241,28 @@ def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
         found = f"`amends dev` (process {holder}) serves {settings.data_dir}" if holder else "no `amends dev` runs here"
         yield _ok("lock", found)
     yield from _workers(settings, reach, store)
+    if store.store_id is not None and store.timetable.schedules:
+        yield from _schedules(reach, store.store_id, store.timetable)
+
+
+def _schedules(reach: "Reach", store_id: str, timetable: Timetable) -> Iterator[Check]:
+    from amends.reconciler.schedules_temporal import TemporalSchedules  # noqa: PLC0415 - imports Temporal
+
+    copies = None
+    if reach.client is not None:
+        try:
+            copies = asyncio.run(TemporalSchedules(reach.client, store_id).copies(timetable.schedules))
+        except UnreachableError as error:
+            yield _wrong("schedules", str(error))
+            return
+    shown = shown_schedules(timetable, store_id, copies)
+    bad = [each for each in shown if each.problem is not None or each.schedule.failures]
+    paused = sum(each.schedule.paused is not None for each in shown)
+    held = "Temporal was not asked" if copies is None else f"{len(copies)} in Temporal"
+    yield _ok("schedules", f"{len(shown)} declared, {held}, {paused} paused")
+    for each in bad:
+        name = each.schedule.declared.schedule
+        yield _wrong("schedules", f"{name}: {each.state}; look at it: amends schedule show {name}")
 
 
 def _startable(settings: Settings, found: str) -> Iterator[Check]:

@@ -14,6 +14,7 @@ from amends.aggregates.record import RunRecord
 from amends.cli.settings import Settings
 from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.scheduling import Schedules
 from amends.sagas.start import check_run_id
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
 
 def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
     """Make what reads the facts, those of reconciliations included, and the events of these aggregates."""
-    codec = EventCodec([Reconciliation, Maintenance])
+    codec = EventCodec([Reconciliation, Maintenance, Schedules])
     for aggregate in aggregates:
         codec.register(aggregate)
     return codec

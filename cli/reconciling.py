@@ -35,6 +35,7 @@ __all__ = [
     "registry_of",
     "rule_and_look",
     "rule_named",
+    "rules_of",
     "surroundings",
     "user",
 ]
@@ -65,11 +66,13 @@ class Surroundings:
         rules: Every rule, by name: the built-in ones, then the project's.
         client: Temporal; `None` when it cannot be reached.
         driven: Runs whose workflow runs; `None` when nobody can be asked.
+        problem: Why Temporal cannot be reached; `None` when it can.
     """
 
     rules: Mapping[str, Rule]
     client: "Client | None"
     driven: Mapping[str, str] | None
+    problem: str | None
 
 
 async def surroundings(settings: Settings, journal: "SqlJournal", project: Project | None) -> Surroundings:
@@ -83,12 +86,12 @@ async def surroundings(settings: Settings, journal: "SqlJournal", project: Proje
 
     reach = await look_at_temporal(settings, _PATIENCE)
     nothing_runs = reach.problem == NOTHING_RUNS
-    rules = _rules(settings, journal, project, reach.client, reach.problem or "", nothing_runs=nothing_runs)
+    rules = rules_of(settings, journal, project, reach.client, reach.problem or "", nothing_runs=nothing_runs)
     driven = None if reach.client is None else await driven_runs(reach.client, settings.task_queue)
-    return Surroundings(rules, reach.client, {} if nothing_runs else driven)
+    return Surroundings(rules, reach.client, {} if nothing_runs else driven, reach.problem)
 
 
-def _rules(
+def rules_of(
     settings: Settings,
     journal: "SqlJournal",
     project: Project | None,
@@ -97,6 +100,19 @@ def _rules(
     *,
     nothing_runs: bool = False,
 ) -> dict[str, Rule]:
+    """Give every rule by its name: the built-in ones, then the project's.
+
+    Args:
+        settings: What is configured.
+        journal: The store.
+        project: The user's modules.
+        client: Temporal; `None` when it cannot be reached.
+        problem: Why it cannot.
+        nothing_runs: Whether it is known that there is no Temporal.
+
+    Raises:
+        DefinitionError: Two rules have the same name.
+    """
     from amends.reconciler.drive_rules_temporal import drive_rules  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.run_rules import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.store_rules_sql import store_rules  # noqa: PLC0415 - imports the database
@@ -123,7 +139,7 @@ def rule_named(settings: Settings, journal: "SqlJournal", project: Project | Non
         NotFoundError: There is no such rule.
         DefinitionError: Two rules have the same name.
     """
-    (rule,) = chosen(_rules(settings, journal, project), [name])
+    (rule,) = chosen(rules_of(settings, journal, project), [name])
     return rule
 
 

@@ -14,8 +14,9 @@ from amends.aggregates.errors import UnreachableError, WrongStoreError
 from amends.aggregates.journal_sql import SqlJournal
 from amends.cli.remarks import note
 from amends.cli.run_inputs import ACTOR
+from amends.cli.serving import serve
 from amends.cli.settings import Settings
-from amends.cli.wiring import Project, Temporal, keep_alive, serve, use_configured, use_embedded
+from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import configured_target
 from amends.sagas.server_temporal import dev_running

@@ -14,8 +14,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import parse_qsl
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -23,121 +22,18 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.oneline import one_line, shorten
+from amends.cli.store_url import MAX_PORT, absolute, mask_store_url, resolve_store_url
 
-__all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings", "mask_store_url"]
+__all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings"]
 
 CONFIG_FILE = "amends.toml"
 ENV_PREFIX = "AMENDS_"
 
 _PYPROJECT = "pyproject.toml"
 _GIVEN = frozenset({"project_dir", "config_file"})  # found by load_settings, never written by the user
-_STORE_FORMS = "write sqlite:///path/to/events.db or postgresql://user:password@host/database"
-_MAX_PORT = 65_535
-_MAX_PORT_CHARS = 5
 _MAX_INT_CHARS = 20
 # How alike a name must be to a known one to count as its misspelling: `STORE_URI` is, Kubernetes' own `PORT` is not.
 _ALIKE = 0.8
-
-
-# ---- The store's URL
-
-
-class _StoreUrl(NamedTuple):
-    scheme: str
-    username: str | None
-    password: str | None
-    host: str | None
-    path: str
-    query: str | None
-
-
-# The grammar of SQLAlchemy's make_url (2.0), so that what is checked here is what is connected to later. In particular
-# a password ends at the first `@` and may contain `/`, `?` and `#`, which urllib would read otherwise.
-_URL = re.compile(
-    r"(?P<scheme>[\w+]+)://"
-    r"(?:(?P<username>[^:/]*)(?::(?P<password>[^@]*))?@)?"
-    r"(?:(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?(?::(?P<port>[^/?]*))?)?"
-    r"(?:/(?P<path>[^?]*))?"
-    r"(?:\?(?P<query>.*))?"
-)
-
-
-def _parse_url(url: str) -> _StoreUrl | None:
-    """Split a store URL, or say by `None` that it cannot be trusted to have been split where its author meant it."""
-    found = _URL.fullmatch(url)
-    if not found or not url.isprintable() or url != url.strip():
-        return None
-    host, port = found["ipv6"] or found["host"], found["port"]
-    if "@" in (host or "") or (port is not None and not _is_port(port)):
-        return None
-    return _StoreUrl(found["scheme"], found["username"], found["password"], host, found["path"] or "", found["query"])
-
-
-def _is_port(text: str) -> bool:
-    return len(text) <= _MAX_PORT_CHARS and text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_PORT
-
-
-def mask_store_url(url: str) -> str:
-    """Name a store without secrets, for messages and the screen.
-
-    The password goes, and so do the parameters after `?`, which may hold others. Of a URL that cannot be parsed nothing
-    is shown that might be part of a password.
-    """
-    parsed = _parse_url(url)
-    if parsed is None:
-        scheme, separator, _ = url.partition("://")
-        if "@" in scheme:
-            return "***"
-        return f"{scheme}://***" if separator else url
-    if parsed.password is not None:
-        start = url.index("://") + 3 + len(parsed.username or "")
-        url = f"{url[:start]}:***{url[start + 1 + len(parsed.password) :]}"
-    return url.partition("?")[0]
-
-
-def _resolve_store_url(url: str, project_dir: Path) -> str:
-    """Check a store URL and make it independent of the current directory.
-
-    Raises:
-        ValueError: It names no store that can be used; the message holds neither the URL nor a part of it.
-    """
-    parsed = _parse_url(url)
-    if parsed is None:
-        if "://" not in url:
-            raise ValueError(f"it is not a URL; {_STORE_FORMS}")
-        raise ValueError(
-            f"it cannot be read as a URL; {_STORE_FORMS}, special characters of the password percent-encoded"
-        )
-    match parsed.scheme:
-        case "sqlite" | "sqlite+pysqlite":
-            return _resolve_sqlite_url(parsed, project_dir)
-        case "postgresql" | "postgresql+psycopg":
-            parameters = {name for name, _ in parse_qsl(parsed.query or "")}
-            if not parsed.path and not parameters & {"dbname", "service"}:
-                raise ValueError(f"it names no database; {_STORE_FORMS}")
-            return "postgresql+psycopg" + url.removeprefix(parsed.scheme)
-        case "postgres":
-            raise ValueError("the scheme is spelt postgresql://; correct it")
-        case _:
-            raise ValueError(f"the scheme {parsed.scheme}:// is not supported; {_STORE_FORMS}")
-
-
-def _resolve_sqlite_url(parsed: _StoreUrl, project_dir: Path) -> str:
-    if parsed.host or parsed.username is not None:
-        raise ValueError("a file has no host; write three slashes before a relative path, four before an absolute one")
-    if parsed.path in {"", ":memory:"}:
-        raise ValueError(f"a store in memory would be lost with the command that opened it; {_STORE_FORMS}")
-    if parsed.query is not None or parsed.path.startswith("file:"):
-        raise ValueError(f"SQLite takes a plain path, without parameters and without '?'; {_STORE_FORMS}")
-    return f"sqlite:///{_absolute(parsed.path, project_dir)}"
-
-
-def _absolute(path: str, project_dir: Path) -> Path:
-    if not path.strip() or not path.isprintable():
-        raise ValueError("it is not a path; write one that can be printed")
-    if path.startswith("~"):
-        raise ValueError("'~' is not expanded here; write the whole path")
-    return Path(os.path.normpath(project_dir / path))
 
 
 # ---- The settings
@@ -157,6 +53,8 @@ class _Environment(EnvSettingsSource):
             return None
         if field_name == "modules":
             return _read_list(value)
+        if field.annotation is bool:
+            return {"true": True, "false": False}.get(value.lower(), value)
         digits = value.replace("_", "")
         if field.annotation in {int, int | None} and digits.isascii() and digits.isdigit():
             return int(digits) if len(digits) < _MAX_INT_CHARS else value
@@ -172,7 +70,7 @@ def _read_list(text: str) -> object:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-_Port = Annotated[int | None, Field(ge=1, le=_MAX_PORT, description="a port from 1 to 65535")]
+_Port = Annotated[int | None, Field(ge=1, le=MAX_PORT, description="a port from 1 to 65535")]
 _Bytes = Annotated[int, Field(ge=1, le=1_000_000_000, description="a number of bytes from 1 to 1_000_000_000")]
 
 
@@ -191,6 +89,7 @@ class Settings(BaseSettings):
         embedded_port: Port of the embedded Temporal server; a free one when it is not set.
         ui_port: Port of the embedded server's web page; a free one when it is not set.
         worker_concurrency: How many activities one worker runs at a time.
+        schedule_rules: Whether `amends dev` has every drift rule run on a schedule, as often as the rule says.
     """
 
     model_config = SettingsConfigDict(
@@ -226,6 +125,7 @@ class Settings(BaseSettings):
     embedded_port: _Port = None
     ui_port: _Port = None
     worker_concurrency: Annotated[int, Field(ge=1, le=10_000, description="a number from 1 to 10_000")] = 100
+    schedule_rules: Annotated[bool, Field(description="true or false")] = True
 
     @property
     def safe_store_url(self) -> str:
@@ -264,12 +164,12 @@ class Settings(BaseSettings):
     @field_validator("data_dir", mode="before")
     @classmethod
     def _resolve_data_dir(cls, path: object, info: ValidationInfo) -> object:
-        return _absolute(str(path), info.data["project_dir"]) if isinstance(path, str | Path) else path
+        return absolute(str(path), info.data["project_dir"]) if isinstance(path, str | Path) else path
 
     @field_validator("store_url")
     @classmethod
     def _check_store_url(cls, url: str, info: ValidationInfo) -> str:
-        return _resolve_store_url(url, info.data["project_dir"])
+        return resolve_store_url(url, info.data["project_dir"])
 
     @field_validator("ui_port")
     @classmethod

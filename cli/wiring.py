@@ -23,8 +23,6 @@ from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from temporalio.client import Client as TemporalClient
 
     from amends.aggregates.journal_sql import SqlJournal
@@ -37,7 +35,6 @@ __all__ = [
     "keep_alive",
     "load_project",
     "open_store",
-    "serve",
     "settings_of",
     "use_configured",
     "use_embedded",
@@ -203,33 +200,6 @@ async def use_embedded(
     ) as server:
         client = await connect(TemporalTarget(server.address, embedded=True))
         yield Temporal(client, server.address, server)
-
-
-def serve(
-    project: Project,
-    journal: "SqlJournal",
-    temporal: Temporal,
-    *,
-    on_open_runs: Callable[[int], None] | None = None,
-) -> "AbstractAsyncContextManager[str]":
-    """Run a worker for the project's sagas while the context lasts; gives the worker's name.
-
-    Args:
-        project: The sagas and steps.
-        journal: The store.
-        temporal: Where the work comes from.
-        on_open_runs: Called with the number of unfinished runs that were found.
-    """
-    from amends.sagas.worker_temporal import running_worker  # noqa: PLC0415 - imports Temporal
-
-    return running_worker(
-        temporal.client,
-        journal,
-        project.registry,
-        task_queue=project.settings.task_queue,
-        at_once=project.settings.worker_concurrency,
-        on_open_runs=on_open_runs,
-    )
 
 
 async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None:

@@ -19,10 +19,11 @@ from amends.cli.settings import ENV_PREFIX, Settings
 from amends.reconciler.facts import ReconciliationFact
 from amends.reconciler.maintenance import MAINTENANCE_FACTS, MaintenanceFact
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS
+from amends.reconciler.schedule import SCHEDULE_FACTS, ScheduleFact
 
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "settings_page"]
 
-_Reconciling = ReconciliationFact | MaintenanceFact
+_Reconciling = ReconciliationFact | MaintenanceFact | ScheduleFact
 _FOLDER = Path(__file__).parent / "reference"
 _NOT_SET = frozenset({"project_dir", "config_file"})
 
@@ -131,7 +132,13 @@ of them has these fields:
 Maintenance windows are in the stream `reconciliation_maintenance/all`. Every fact has these fields:
 
 {maintenance}
-{windows}"""
+{windows}
+## Schedules
+
+Schedules are in the stream `reconciliation_schedules/all`. Every fact has these fields:
+
+{schedule}
+{schedules}"""
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -190,6 +197,8 @@ def facts_page() -> str:
         looks=_reconciliation_facts(ReconciliationFact, RECONCILIATION_FACTS),
         maintenance=_fields(MaintenanceFact, set()).rstrip("\n") + "\n",
         windows=_reconciliation_facts(MaintenanceFact, MAINTENANCE_FACTS),
+        schedule=_fields(ScheduleFact, set()).rstrip("\n") + "\n",
+        schedules=_reconciliation_facts(ScheduleFact, SCHEDULE_FACTS),
     )
 
 

@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
 import temporalio.client
-import temporalio.service
 from temporalio.client import WorkflowExecutionStatus
 
-from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN
@@ -19,7 +17,7 @@ from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import Rule, RuleFunction, drift_rule
 from amends.sagas.messages_temporal import DRIVER
-from amends.sagas.recovery_temporal import TOLD, belongs, store_behind, workflow_status
+from amends.sagas.recovery_temporal import TOLD, belongs, running_workflows, store_behind, workflow_status
 
 __all__ = ["drive_rules", "driven_runs"]
 
@@ -50,7 +48,7 @@ def drive_rules(
             if client is None:
                 raise CouldNotLook(problem)
             if running is None:
-                running = frozenset(await _running(client, task_queue))
+                running = frozenset(await running_workflows(client, task_queue))
             # What is listed need not be asked about; what is not may have been started a moment ago.
             if row.run_id in running:
                 continue
@@ -95,7 +93,7 @@ def _orphans(
                 return []
             raise CouldNotLook(problem)
         found = []
-        for run_id in await _running(client, task_queue):
+        for run_id in await running_workflows(client, task_queue):
             observation.looked_at(1)
             record = await asyncio.to_thread(observation.record, run_id)
             if record is not None and not record.state.closed:
@@ -134,12 +132,4 @@ async def driven_runs(client: temporalio.client.Client, task_queue: str) -> Mapp
     Raises:
         UnreachableError: Temporal does not answer.
     """
-    return dict.fromkeys(await _running(client, task_queue), "its workflow runs")
-
-
-async def _running(client: temporalio.client.Client, task_queue: str) -> list[str]:
-    query = f'ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
-    try:
-        return [each.id async for each in client.list_workflows(query)]
-    except temporalio.service.RPCError as error:
-        raise UnreachableError(f"Temporal does not list its workflows: {error}") from None
+    return dict.fromkeys(await running_workflows(client, task_queue), "its workflow runs")

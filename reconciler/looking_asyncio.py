@@ -5,8 +5,10 @@ Nothing here can write: it is given a `Reading`, and rules are given no more tha
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from amends.aggregates.oneline import one_line, shorten
 from amends.reconciler.decide import Look, Verdict, live_claim
@@ -18,6 +20,8 @@ from amends.reconciler.rule import Found, Rule
 from amends.reconciler.standing import Standing
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
+
+T = TypeVar("T")
 
 
 async def standing_of(reading: Reading, rule: str) -> Standing:
@@ -71,8 +75,33 @@ async def _found(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
     function: Any = rule.function
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return await _listed(function(observation))
-    # In a thread, for as long as it takes: a rule may read all of the store.
-    return await asyncio.to_thread(lambda: _checked(function(observation)))
+    return await _beside(lambda: _checked(function(observation)))
+
+
+async def _beside(function: Callable[[], T]) -> T:
+    """Run a function for as long as it takes, in a thread that keeps no process alive: a rule may wait for ever."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def give(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if error is None:
+            answer.set_result(cast("T", result))
+        else:
+            answer.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+
+    def run() -> None:
+        result, raised = None, None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            raised = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(give, result, raised)
+
+    threading.Thread(target=run, name="drift rule", daemon=True).start()
+    return await answer
 
 
 async def _listed(answer: AsyncIterable[Found] | Awaitable[Iterable[Found]]) -> tuple[Drift, ...]:

@@ -21,7 +21,7 @@ from amends.aggregates.state import OPEN
 from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen
 from amends.sagas.starting_temporal import start_workflow
 
-__all__ = ["Recovery", "belongs", "recover", "store_behind", "unknown_to_store", "workflow_status"]
+__all__ = ["Recovery", "belongs", "recover", "running_workflows", "store_behind", "unknown_to_store", "workflow_status"]
 
 _PAGE = 200
 _AT_ONCE = 20
@@ -150,11 +150,27 @@ async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *
     Raises:
         UnreachableError: Temporal or the store cannot be reached.
     """
+    listed = await running_workflows(client, task_queue, limit=_LISTED)
+    unknown = [each for each in listed if await journal.record(each) is None]
+    try:
+        return [each for each in unknown if await belongs(client, each, journal.store_id)]
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not show its workflows: {error}") from None
+
+
+async def running_workflows(
+    client: temporalio.client.Client, task_queue: str, *, limit: int | None = None
+) -> list[str]:
+    """List the workflows of runs that are running on a queue, by the ids of their runs.
+
+    Others than those of runs are left out: their ids have a `/`, which no run's id has.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
     query = f'ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
     try:
-        listed = [each.id async for each in client.list_workflows(query, limit=_LISTED)]
-        unknown = [each for each in listed if await journal.record(each) is None]
-        return [each for each in unknown if await belongs(client, each, journal.store_id)]
+        return [each.id async for each in client.list_workflows(query, limit=limit) if "/" not in each.id]
     except RPCError as error:
         raise UnreachableError(f"Temporal does not list its workflows: {error}") from None
 

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from amends.sagas.registry import Registry
 from amends.sagas.starting_temporal import TASK_TIMEOUT, rouse, worker_identity
 from amends.sagas.workflow_temporal import SagaWorkflow
 
-__all__ = ["running_worker", "worker_name"]
+__all__ = ["AlsoServed", "running_worker", "worker_name"]
 
 _GRACE = timedelta(seconds=5)
 # What a paused worker has begun goes on: outcomes are held. When serving ends, `_GRACE` counts.
@@ -39,6 +40,22 @@ _THREADS = 32
 _AT_ONCE = 200
 
 _log = logging.getLogger("amends.worker")
+
+
+@dataclass(frozen=True)
+class AlsoServed:
+    """What a worker serves beside sagas.
+
+    An activity must give its work back at once when the worker shuts down (`activity.wait_for_worker_shutdown`): the
+    end of a worker waits for it.
+
+    Attributes:
+        workflows: Classes of workflows with a type of their own.
+        activities: Activities for them.
+    """
+
+    workflows: Sequence[type] = ()
+    activities: Sequence[Callable[..., Any]] = ()
 
 
 def worker_name() -> str:
@@ -54,6 +71,7 @@ async def running_worker(
     *,
     task_queue: str,
     at_once: int = _AT_ONCE,
+    also: AlsoServed | None = None,
     on_open_runs: Callable[[int], None] | None = None,
     pause_after: timedelta = PAUSE_AFTER,
 ) -> AsyncIterator[str]:
@@ -65,6 +83,7 @@ async def running_worker(
         registry: The sagas and steps.
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
         at_once: Activities that run at the same time, at most.
+        also: What else is served on that queue.
         on_open_runs: Called with the number of unfinished runs that were found at start.
         pause_after: How long the store is away before polling pauses.
 
@@ -102,7 +121,15 @@ async def running_worker(
                 _log.warning("open runs were not looked for: %s", error)
 
         shifts = Shifts(
-            lambda: _workers(client, registry, activities, task_queue=task_queue, at_once=at_once, identity=identity),
+            lambda: _workers(
+                client,
+                registry,
+                activities,
+                task_queue=task_queue,
+                at_once=at_once,
+                identity=identity,
+                also=also or AlsoServed(),
+            ),
             StoreWatch(journal),
             resumed=resume,
             grace=_GRACE,
@@ -129,6 +156,7 @@ def _workers(
     task_queue: str,
     at_once: int,
     identity: str,
+    also: AlsoServed,
 ) -> list[Worker]:
     """Make a worker for every queue that a step names; the saga's own queue has the workflows too."""
     queues = {task_queue} | {
@@ -139,7 +167,7 @@ def _workers(
         options: dict[str, Any] = {}
         if queue == task_queue:
             options = {
-                "workflows": [SagaWorkflow],
+                "workflows": [SagaWorkflow, *also.workflows],
                 "workflow_runner": UnsandboxedWorkflowRunner(),
                 # As for the worker's transactions: a killed one keeps nobody waiting for what it had cached.
                 "sticky_queue_schedule_to_start_timeout": TASK_TIMEOUT,
@@ -150,7 +178,7 @@ def _workers(
             Worker(
                 client,
                 task_queue=queue,
-                activities=activities.all(),
+                activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
                 identity=identity,
                 max_concurrent_activities=at_once,
                 max_concurrent_local_activities=at_once,

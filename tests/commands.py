@@ -74,7 +74,9 @@ class CommandProject:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AMENDS_", "TEMPORAL_"))}
         # Temporal looks for its own configuration in the home directory.
         home = str(self.path / "home")
-        self.environment = {**kept, "HOME": home, "XDG_CONFIG_HOME": home, "NO_COLOR": "1", **self.environment}
+        # Drift rules run by themselves where a test says so.
+        settled = {"NO_COLOR": "1", "AMENDS_SCHEDULE_RULES": "false"}
+        self.environment = {**kept, "HOME": home, "XDG_CONFIG_HOME": home, **settled, **self.environment}
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the project."""

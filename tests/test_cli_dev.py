@@ -63,8 +63,8 @@ def wait_until_closed(project: CommandProject) -> None:
 
 
 def test_dev_says_where_everything_is_and_ends_cleanly(project: CommandProject) -> None:
-    """Server, web page, store, sagas are printed; Ctrl-C ends in status 0 and stops the server."""
-    with project.started("dev") as dev:
+    """Server, web page, store, sagas and schedules are printed; Ctrl-C ends in status 0 and stops the server."""
+    with project.started("dev", env={"AMENDS_SCHEDULE_RULES": "true"}) as dev:
         dev.read_until("Ready")
         server = server_of(project)
         said = "".join(dev.lines)
@@ -74,6 +74,7 @@ def test_dev_says_where_everything_is_and_ends_cleanly(project: CommandProject) 
         assert re.search(r"^sagas +ship$", said, re.MULTILINE)
         assert project.run("run", "ship").code == 0
         assert server_of(project) == server
+        assert dev.read_until("schedules") == "schedules 7, 7 of them put into Temporal\n"
         assert dev.stop(signal.SIGINT) == 0
     assert dev.lines[-1].endswith("Stopped.\n")
     assert running(project.path / ".amends") is None

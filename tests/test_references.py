@@ -16,6 +16,7 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.settings import Settings
 from amends.reconciler.maintenance import MAINTENANCE_FACTS
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS
+from amends.reconciler.schedule import SCHEDULE_FACTS
 
 PROGRAM = ROOT / "docs" / "references.py"
 PAGES = ("settings.md", "exit-codes.md", "facts.md")
@@ -57,9 +58,9 @@ def test_every_fact_and_field_is_in_it(generator: dict[str, Any]) -> None:
     """Each kind of fact has a heading, and each of its own fields a row with an explanation."""
     page = generator["facts_page"]()
     sections = dict(re.findall(r"^### (\w+)\n((?:(?!##).*\n)*)", page, flags=re.MULTILINE))
-    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS, **MAINTENANCE_FACTS}
+    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS, **MAINTENANCE_FACTS, **SCHEDULE_FACTS}
     assert set(sections) == set(kinds)
-    titles = ("Reconciliation", "Maintenance")
+    titles = ("Reconciliation", "Maintenance", "Schedules")
     common = page.partition("## The run")[0]
     common += "".join(page.partition(f"## {title}")[2].partition("### ")[0] for title in titles)
     for kind, cls in kinds.items():

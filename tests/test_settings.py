@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 
 from amends.aggregates import errors
 from amends.cli.exit_codes import ExitCode, exit_code_of
-from amends.cli.settings import Settings, _parse_url, load_settings, mask_store_url
+from amends.cli.settings import Settings, load_settings
+from amends.cli.store_url import _parse_url, mask_store_url
 
 MARK = "s3cr3t"
 
@@ -65,7 +66,23 @@ def test_defaults_are_relative_to_the_project(project: Path) -> None:
         "embedded_port": None,
         "ui_port": None,
         "worker_concurrency": 100,
+        "schedule_rules": True,
     }
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("", True)])
+def test_a_switch_of_the_environment_is_written_as_people_write_it(
+    project: Path,  # noqa: ARG001 - it is the current directory
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    value: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """True and false are read in any case, and nothing else is."""
+    monkeypatch.setenv("AMENDS_SCHEDULE_RULES", text)
+    assert load_settings().schedule_rules is value
+    monkeypatch.setenv("AMENDS_SCHEDULE_RULES", "no")
+    with pytest.raises(errors.InputError, match="AMENDS_SCHEDULE_RULES: 'no' is refused: it must be true or false"):
+        load_settings()
 
 
 def test_the_nearest_parent_with_settings_is_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +171,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
             "colour = 1",
             (
                 "'colour' is not a setting; remove it or choose from data_dir, embedded_port, max_input_bytes, "
-                "max_result_bytes, modules, store_url, task_queue, ui_port, worker_concurrency"
+                "max_result_bytes, modules, schedule_rules, store_url, task_queue, ui_port, worker_concurrency"
             ),
         ),
         ("[tool.amends]", "'tool' is not a setting; in amends.toml settings stand at the top, without [tool.amends]"),
@@ -200,6 +217,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
                 "correct it or leave it out"
             ),
         ),
+        ("schedule_rules = 1", "schedule_rules = 1 is refused: it must be true or false; correct it or leave it out"),
         (
             "worker_concurrency = 0\nmax_result_bytes = 0",
             (

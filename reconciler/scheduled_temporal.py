@@ -1,0 +1,253 @@
+"""A scheduled run: the workflow that Temporal's schedules begin, and its one activity, which runs the rules.
+
+Theory of operation: the workflow only has the activity done, for as long as that takes. The activity reads the facts
+first: a schedule that they call removed or paused begins nothing, and Temporal's copy is brought in line. Then the
+rules run one after the other, as `amends reconcile` runs them. After each rule the heartbeat says which are done, so
+another worker that takes the run over goes on with the rest; what was done twice does no harm, since looks may be
+repeated and each drift is corrected once. No user data enters Temporal: names of rules and numbers do.
+
+How it can fail: the store is away, and Temporal repeats the activity without limit; a worker that stops gives the
+activity back at once; a rule that cannot look is recorded and counted (`after_run`), and does not fail the workflow.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity, workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.journal import Tx
+from amends.aggregates.oneline import one_line
+from amends.aggregates.strictjson import clean_text
+from amends.reconciler.align import Reconciled
+from amends.reconciler.correcting_asyncio import Reconciler, Store
+from amends.reconciler.looking_asyncio import standing_of
+from amends.reconciler.rule import Rule
+from amends.reconciler.schedule import ScheduleFact, Timetable
+from amends.reconciler.schedules_temporal import WORKFLOW, ScheduledRun, TemporalSchedules
+from amends.reconciler.scheduling import Schedules, after_run, schedules_of
+
+__all__ = ["RECONCILE", "Equipment", "ReconcileWorkflow", "ScheduledRuns", "timetable_of"]
+
+RECONCILE = "amends/reconcile"
+"""Activity type of scheduled runs; no step's name has a `/`."""
+
+_INFRASTRUCTURE = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=1)
+)
+_BOUND = timedelta(days=1)
+_HEARTBEAT = timedelta(seconds=10)
+_BEAT_S = 2.0
+
+_log = logging.getLogger("amends.worker")
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What rules are run with.
+
+    Attributes:
+        rules: Every rule that the worker knows, by name.
+        reconciler: Runs them.
+    """
+
+    rules: Mapping[str, Rule]
+    reconciler: Reconciler
+
+
+@workflow.defn(name=WORKFLOW, sandboxed=False)
+class ReconcileWorkflow:
+    """Runs the rules of a schedule once."""
+
+    @workflow.run
+    async def run(self, request: ScheduledRun) -> Reconciled:
+        """Have the rules run; tells what came of it."""
+        came: Reconciled = await workflow.execute_activity(
+            RECONCILE,
+            request,
+            result_type=Reconciled,
+            start_to_close_timeout=_BOUND,
+            heartbeat_timeout=_HEARTBEAT,
+            retry_policy=_INFRASTRUCTURE,
+        )
+        return came
+
+
+async def timetable_of(store: Store) -> Timetable:
+    """Read the schedules that are declared.
+
+    Raises:
+        UnreachableError: The store cannot be reached.
+    """
+    found = await asyncio.to_thread(store.load_blocking, Schedules, Schedules.ID)
+    return Timetable() if found is None else found.timetable
+
+
+class ScheduledRuns:
+    """What a worker can do for scheduled runs.
+
+    Args:
+        store: The journal.
+        schedules: Temporal's copy of the schedules.
+        equip: Finds rules and what they are run with, anew for each run, with the run's actor.
+        clock: Gives the time in milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        schedules: TemporalSchedules,
+        equip: Callable[[str], Awaitable[Equipment]],
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._schedules = schedules
+        self._equip = equip
+        self._clock = clock
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Give every activity that this worker can run for scheduled runs."""
+
+        async def reconcile(request: ScheduledRun) -> Reconciled:
+            info = activity.info()
+            done = _Done(*info.heartbeat_details)
+            # Not the workflow's id, which holds the time to the second: two that are triggered in one have the same.
+            run = asyncio.create_task(self._run(request, info.workflow_run_id or "", done))
+            stop = asyncio.create_task(activity.wait_for_worker_shutdown())
+            beat = asyncio.create_task(_beat(done))
+            try:
+                await asyncio.wait([run, stop], return_when=asyncio.FIRST_COMPLETED)
+                if not run.done():
+                    raise ApplicationError("the worker stops; another one goes on", type="WorkerStops")
+                return run.result()
+            except AmendsError as error:
+                _log.warning("schedule %s: %s", request.schedule, error)
+                raise ApplicationError(str(error), type=type(error).__name__) from None
+            finally:
+                for task in (run, stop, beat):
+                    task.cancel()
+                await asyncio.gather(run, stop, beat, return_exceptions=True)
+
+        return [activity.defn(name=RECONCILE)(reconcile)]
+
+    async def run(self, request: ScheduledRun, run: str, done: Sequence[Sequence[Any]] = ()) -> Reconciled:
+        """Run the rules of a schedule that are not done yet, outside of Temporal.
+
+        Args:
+            request: What to run.
+            run: Name of the run.
+            done: What the heartbeat of an earlier delivery said.
+
+        Raises:
+            UnreachableError: Store or Temporal cannot be reached.
+        """
+        return await self._run(request, run, _Done(done))
+
+    async def _run(self, request: ScheduledRun, run: str, done: "_Done") -> Reconciled:
+        if request.store_id != self._store.store_id:
+            raise ApplicationError(
+                f"schedule {request.schedule!r} belongs to store {request.store_id}, this worker writes to store "
+                f"{self._store.store_id}; give both the same store_url",
+                type="WrongStoreError",
+                non_retryable=True,
+            )
+        timetable = await timetable_of(self._store)
+        schedule = timetable.schedules.get(request.schedule)
+        if schedule is None or schedule.paused is not None:
+            await self._schedules.align(timetable)
+            return Reconciled(idle="the schedule was removed" if schedule is None else "the schedule is paused")
+        actor = f"schedule {request.schedule}"
+        with_ = await self._equip(actor)
+        for name in schedule.declared.rules or tuple(with_.rules):
+            if name not in done.rules:
+                await _run_rule(with_, name, done)
+        await self._conclude(request.schedule, run, await self._problem(done), actor)
+        return done.sum()
+
+    async def _problem(self, done: "_Done") -> str | None:
+        """Say why none of the rules could look; `None` when one could, or there is none."""
+        if not done.rules or any(not blind for blind, _, _ in done.rules.values()):
+            return None
+        said = []
+        for name in done.rules:
+            why = (await standing_of(self._store, name)).unobservable
+            said.append(f"rule {name} could not look: {why}" if why else f"there is no drift rule {name!r}")
+        return clean_text(one_line("; ".join(said)))
+
+    async def _conclude(self, name: str, run: str, problem: str | None, actor: str) -> None:
+        """Count the run where it has failed, or where those before it had."""
+
+        def follows(timetable: Timetable) -> list[ScheduleFact]:
+            return after_run(timetable, name, run, problem, self._clock(), actor=actor)
+
+        def unit(tx: Tx) -> Timetable:
+            with tx.unit_of_work() as uow:
+                stream = schedules_of(uow)
+                for fact in follows(stream.timetable):
+                    stream.record(fact)
+                return stream.timetable
+
+        if not follows(await timetable_of(self._store)):
+            return
+        timetable = await self._store.commit(unit)
+        schedule = timetable.schedules.get(name)
+        if schedule is not None and schedule.paused is not None:
+            _log.warning("schedule %s is paused: %s", name, schedule.paused)
+            await self._schedules.align(timetable)
+
+
+async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
+    """Look by one rule, and correct what is due."""
+    rule = with_.rules.get(name)
+    if rule is None:
+        done.rules[name] = (True, 0, 0)
+        return
+    verdict = await with_.reconciler.look(rule)
+    corrected = 0
+    for drift in verdict.due:
+        made = await with_.reconciler.correct(rule, drift, verdict.seen[drift])
+        corrected += made.problem is None
+    done.rules[name] = (verdict.standing.unobservable is not None, len(verdict.seen), corrected)
+    with suppress(RuntimeError):  # outside of Temporal, in tests
+        activity.heartbeat(done.details())
+
+
+class _Done:
+    """The rules that a run is through with: whether each was blind, and how much it saw and corrected.
+
+    Args:
+        said: What the heartbeat of an earlier delivery said.
+    """
+
+    def __init__(self, said: Sequence[Sequence[Any]] = ()) -> None:
+        self.rules: dict[str, tuple[bool, int, int]] = {
+            name: (blind, seen, corrected) for name, blind, seen, corrected in said
+        }
+
+    def details(self) -> list[list[Any]]:
+        """Say it for the next delivery."""
+        return [[name, *each] for name, each in self.rules.items()]
+
+    def sum(self) -> Reconciled:
+        """Add up."""
+        blind = sum(each for each, _, _ in self.rules.values())
+        return Reconciled(
+            looked=len(self.rules) - blind,
+            blind=blind,
+            seen=sum(each for _, each, _ in self.rules.values()),
+            corrected=sum(each for _, _, each in self.rules.values()),
+        )
+
+
+async def _beat(done: _Done) -> None:
+    while True:
+        activity.heartbeat(done.details())
+        await asyncio.sleep(_BEAT_S)

@@ -1,0 +1,322 @@
+"""Reconciliation on schedule, on a real Temporal server: runs by itself, survives its loss, and stops when it fails."""
+
+import asyncio
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import temporalio.client
+from reading_shop import Amends, as_it_was, one_line, project_at
+from temporal_parts import TemporalServer
+from temporalio.client import ScheduleUpdate, ScheduleUpdateInput
+
+from amends.cli.reconciling import now_ms
+from amends.cli.scheduling import decide_on_schedules, restore, scheduled_runs
+from amends.cli.serving import serve
+from amends.cli.settings import load_settings
+from amends.cli.wiring import Project, Temporal, load_project, open_store
+from amends.reconciler.align import Changes, entries, entry_id
+from amends.reconciler.schedule import Timetable
+from amends.reconciler.schedules_temporal import ScheduledRun, TemporalSchedules
+from amends.reconciler.scheduling import declare, pause
+
+RULES = '''
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from amends import CouldNotLook, Observation, drift_rule
+
+HERE = Path(__file__).parent
+
+
+@drift_rule("shelf", every=timedelta(hours=1))
+def shelf_is_full(observation: Observation):
+    """Nothing is ever missing."""
+    with (HERE / "shelf.looks").open("a") as looks:
+        looks.write("look\\n")
+    return []
+
+
+@drift_rule("catalogue", every=timedelta(hours=1))
+def catalogue_is_right(observation: Observation):
+    raise CouldNotLook("the library is closed")
+
+
+@drift_rule("slow", every=timedelta(hours=1))
+def slow_is_slow(observation: Observation):
+    (HERE / "slow.begun").touch()
+    while not (HERE / "slow.gate").exists():
+        time.sleep(0.01)
+    return []
+'''
+
+
+@pytest.fixture
+def amends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Amends]:
+    """Give the program on a project with an empty store; no Temporal is configured yet."""
+    folder = project_at(tmp_path, '["scheduled_rules"]')
+    (folder / "scheduled_rules.py").write_text(RULES)
+    with as_it_was():
+        # Each test has its own.
+        sys.modules.pop("scheduled_rules", None)
+        amends = Amends(folder, capsys)
+        assert amends("db", "upgrade").code == 0
+        yield amends
+
+
+@pytest.fixture
+def configured(amends: Amends, temporal_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Amends]:
+    """Give the program on a project with a Temporal, on a queue of its own; its schedules are removed at the end."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
+    monkeypatch.setenv("AMENDS_TASK_QUEUE", f"q-{uuid.uuid4().hex}")
+    yield amends
+    for each in amends("schedule", "list", "--json").json:
+        amends("schedule", "remove", each["schedule"])
+
+
+@pytest.fixture
+def served(configured: Amends, temporal_address: str) -> Iterator[Amends]:
+    """Give the program on a project with a Temporal and a worker."""
+    with working(load_project(load_settings(configured.folder)), temporal_address):
+        yield configured
+
+
+@contextmanager
+def working(project: Project, address: str) -> Iterator[None]:
+    """Run a worker in a thread."""
+    ready, stop = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        client = await temporalio.client.Client.connect(address)
+        journal = open_store(project.settings, project.aggregates)
+        try:
+            async with serve(project, journal, Temporal(client, address, None)):
+                ready.set()
+                await asyncio.to_thread(stop.wait)
+        finally:
+            await journal.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def until(met: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is waited for
+    """Wait until something is there; a test that waits in vain is ended by its own bound."""
+    while not (found := met()):
+        time.sleep(0.05)
+    return found
+
+
+def ended(amends: Amends, name: str, taken: int) -> dict[str, Any]:
+    """Wait until so many runs of a schedule have been begun and none is running, and give the schedule."""
+
+    def met() -> Any:  # noqa: ANN401 - as above
+        shown = amends("schedule", "show", name, "--json").json
+        held = shown["temporal"]
+        return shown if held["taken"] == taken and not held["running"] else None
+
+    found: dict[str, Any] = until(met)
+    return found
+
+
+def test_a_schedule_runs_by_itself_until_it_is_paused(served: Amends) -> None:
+    """What is declared runs and is recorded under its name; paused it does not, resumed it does, and it is removed."""
+    added = served("schedule", "add", "books", "shelf", "--every", "1s", "--jitter", "10ms")
+    assert "schedule books runs shelf, every 1 s, next " in added.out
+    looks = until(lambda: served("reconciliations", "shelf", "--json").json if began(served) else None)
+    assert looks[-1]["actor"] == "schedule books"
+    assert served("schedule", "pause", "books", "--reason", "stocktaking").code == 0
+    shown = served("schedule", "list")
+    assert "stocktaking" in shown.out
+    refused = served("schedule", "trigger", "books")
+    assert refused.code == 2
+    assert "is paused (stocktaking)" in one_line(refused)
+    (paused,) = served("schedule", "list", "--json").json
+    assert paused["temporal"]["as_declared"]
+    assert "schedule books goes on, next " in served("schedule", "resume", "books").out
+    assert served("schedule", "remove", "books").code == 0
+    assert "there is no schedule" in served("schedule", "list").err
+    assert served("db", "check").code == 0
+
+
+def began(amends: Amends) -> bool:
+    """Tell whether the rule has looked."""
+    return (amends.folder / "shelf.looks").exists()
+
+
+def test_a_run_that_would_overlap_is_skipped_and_counted(served: Amends) -> None:
+    """While a run is running the next one is not begun, the list says how many were not, and neither is an orphan."""
+    assert served("schedule", "add", "slowly", "slow", "--every", "1h").code == 0
+    assert served("schedule", "trigger", "slowly").code == 0
+    until((served.folder / "slow.begun").exists)
+    assert served("drift", "orphans").code == 0
+    assert "one is running" in served("schedule", "trigger", "slowly").out
+    (listed,) = served("schedule", "list", "--json").json
+    assert (listed["temporal"]["running"], listed["temporal"]["skipped"]) == (1, 1)
+    (served.folder / "slow.gate").touch()
+    assert ended(served, "slowly", 1)["temporal"]["missed"] == 0
+    assert len(served("reconciliations", "slow", "--json").json) == 1
+
+
+def test_a_worker_that_stops_gives_its_run_to_the_next(configured: Amends, temporal_address: str) -> None:
+    """A rule that waits for ever keeps no worker from ending; the next one goes on with what is left of the run."""
+    project = load_project(load_settings(configured.folder))
+    assert configured("schedule", "add", "slowly", "shelf", "slow", "--every", "1h").code == 0
+    with working(project, temporal_address):
+        assert configured("schedule", "trigger", "slowly").code == 0
+        until((configured.folder / "slow.begun").exists)
+    (configured.folder / "slow.gate").touch()
+    with working(project, temporal_address):
+        ended(configured, "slowly", 1)
+    assert (configured.folder / "shelf.looks").read_text() == "look\n"
+    assert [each["seen"] for each in configured("reconciliations", "slow", "--json").json] == [[]]
+
+
+def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
+    """The second run in a row that could not look pauses the schedule, for a reason that is shown; doctor says so."""
+    options = ("--cron", "0 3 * * *", "--time-zone", "Europe/Berlin", "--pause-after", "2")
+    assert served("schedule", "add", "closed", "catalogue", *options).code == 0
+    for _ in range(2):
+        came = served("schedule", "trigger", "closed", "--wait")
+        assert came.out == "schedule closed ran: 0 rules looked, 1 could not look; drift 0, corrected 0\n"
+    paused = served("schedule", "show", "closed", "--json").json
+    assert paused["paused"] == "2 runs in a row failed: rule catalogue could not look: the library is closed"
+    assert paused["paused_by"] == "schedule closed"
+    assert paused["temporal"]["as_declared"], "Temporal is told"
+    found = [each for each in served("doctor", "--json").json["checks"] if each["part"] == "schedules"]
+    assert [each["wrong"] for each in found] == [False, True]
+    assert served("schedule", "resume", "closed").code == 0
+    assert served("schedule", "show", "closed", "--json").json["failures"] == 0
+
+
+async def test_what_temporal_lost_or_holds_wrongly_is_put_right(
+    amends: Amends, temporal_executable: Path, tmp_path: Path
+) -> None:
+    """A worker that starts restores what a new Temporal lacks, what somebody changed there, and removes the rest."""
+    project = load_project(load_settings(amends.folder))
+    (tmp_path / "server").mkdir()
+    server = TemporalServer(temporal_executable, tmp_path / "server")
+    journal = open_store(project.settings)
+
+    def two(known: Any) -> list[Any]:  # noqa: ANN401 - a timetable
+        common: dict[str, Any] = {"actor": "ann", "rules": [], "task_queue": "q"}
+        daily = declare(known, "daily", 0, cron="30 3 1,15 * mon-fri", time_zone="Europe/Berlin", **common)
+        return [daily, declare(known, "often", 0, every_ms=60_000, jitter_ms=5_000, **common)]
+
+    try:
+        timetable = await decide_on_schedules(journal, two)
+        with server.serving():
+            client = await temporalio.client.Client.connect(server.address)
+            _, changes = await restore(project, journal, client, every_rule=None)
+            assert len(changes.create) == 2
+            held = await TemporalSchedules(client, journal.store_id).copies(timetable.schedules)
+            assert {name: each.entry for name, each in held.items()} == {
+                each.schedule: each for each in entries(journal.store_id, timetable).values()
+            }, "what is read back is what was written"
+        server.lose()
+        with server.serving():
+            client = await temporalio.client.Client.connect(server.address)
+            _, changes = await restore(project, journal, client, every_rule=True)
+            assert len(changes.create) == 2 + 7 + 3, "those of the built-in rules and of the project's own too"
+            daily = client.get_schedule_handle(entry_id(journal.store_id, "daily"))
+            await daily.update(spoil)
+            await decide_on_schedules(journal, lambda known: [pause(known, "often", 0, actor="ann", reason="r")])
+            _, changes = await restore(project, journal, client, every_rule=False)
+            assert {each.schedule for each in changes.update.values()} == {"daily", "often"}
+            assert len(changes.delete) == 7 + 3
+            _, changes = await restore(project, journal, client, every_rule=None)
+            assert changes == Changes({}, {}, ())
+    finally:
+        await journal.close()
+
+
+def spoil(given: ScheduleUpdateInput) -> ScheduleUpdate:
+    """Change a schedule as somebody might on Temporal's own pages."""
+    schedule = given.description.schedule
+    schedule.policy.pause_on_failure = True
+    return ScheduleUpdate(schedule)
+
+
+async def test_a_run_that_is_taken_over_goes_on_with_the_rest(amends: Amends, temporal_address: str) -> None:
+    """Rules that an earlier delivery was through with are not run again; a paused or removed schedule runs nothing."""
+    project = load_project(load_settings(amends.folder))
+    journal = open_store(project.settings)
+    try:
+        client = await temporalio.client.Client.connect(temporal_address)
+        runs = scheduled_runs(project, journal, client)
+
+        def books(known: Any) -> list[Any]:  # noqa: ANN401 - a timetable
+            return [
+                declare(
+                    known, "books", now_ms(), actor="ann", rules=["shelf", "nosuch"], every_ms=60_000, task_queue="q"
+                )
+            ]
+
+        await decide_on_schedules(journal, books)
+        request = ScheduledRun("books", journal.store_id)
+        first = await runs.run(request, "run-1")
+        assert (first.looked, first.blind, first.seen) == (1, 1, 0)
+        again = await runs.run(request, "run-1", [["shelf", False, 4, 3]])
+        assert (again.looked, again.blind, again.seen, again.corrected) == (1, 1, 4, 3)
+        assert (amends.folder / "shelf.looks").read_text() == "look\n"
+        await decide_on_schedules(journal, lambda known: [pause(known, "books", 0, actor="ann", reason="r")])
+        assert (await runs.run(request, "run-2")).idle == "the schedule is paused"
+        assert (await runs.run(ScheduledRun("gone", journal.store_id), "run-3")).idle == "the schedule was removed"
+        await TemporalSchedules(client, journal.store_id).align(Timetable())
+    finally:
+        await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "n", "nosuch", "--every", "1h"), "no drift rule 'nosuch'; there are: read-model"),
+        (("add", "n"), "give one of --every and --cron"),
+        (("add", "n", "--every", "soon"), "--every is 'soon', which is no duration"),
+        (("add", "n", "--cron", "0 3 * *"), "has 4 fields instead of 5"),
+        (("add", "n", "--cron", "0 3 * * *", "--time-zone", "Europe/Berln"), "did you mean Europe/Berlin?"),
+        (("add", "n", "--cron", "0 3 * * *", "--time-zone", "../etc"), "no time zone '../etc'"),
+        (("add", "n", "--every", "1h", "--jitter", "-5s"), "--jitter is '-5s'"),
+        (("add", "n", "--every", "1h", "--jitter", "2h"), "use 0 s up to the interval"),
+        (("add", "N n", "--every", "1h"), "use up to 60 lower-case letters"),
+        (("show", "n"), "there is no schedule 'n'; there is none yet"),
+        (("pause", "n", "--reason", "r"), "there is no schedule 'n'"),
+        (("resume", "n"), "there is no schedule 'n'"),
+        (("trigger", "n"), "there is no schedule 'n'"),
+        (("remove", "n"), "there is no schedule 'n'"),
+    ],
+)
+def test_a_mistake_is_one_line(amends: Amends, arguments: tuple[str, ...], said: str) -> None:
+    """Whatever cannot be done is said in one line, with exit status 2, and nothing is declared."""
+    answer = amends("schedule", *arguments)
+    assert answer.code == 2
+    assert said in one_line(answer)
+    assert amends("schedule", "list", "--json").json == []
+
+
+def test_without_temporal_what_is_decided_is_recorded(amends: Amends) -> None:
+    """A schedule is declared once, whether Temporal is there or not; a run needs it: exit status 3."""
+    added = amends("schedule", "add", "nightly", "--cron", "@daily")
+    assert added.code == 0
+    assert "Temporal is told when a worker starts" in added.err
+    twice = amends("schedule", "add", "nightly", "--every", "1h")
+    assert twice.code == 2
+    assert "a schedule 'nightly' already" in one_line(twice)
+    shown = amends("schedule", "show", "nightly")
+    assert "@daily in UTC" in shown.out
+    assert "start one: amends dev" in shown.err
+    assert amends("schedule", "trigger", "nightly").code == 3
