@@ -53,7 +53,7 @@ async def look(
     known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
     observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
     try:
-        found = await _found(rule, observation)
+        found = await _in_time(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
         touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
         maintenance = await asyncio.to_thread(reading.load_blocking, Maintenance, Maintenance.ID)
@@ -69,6 +69,16 @@ async def look(
         in_flight=touched,
         maintenance=None if maintenance is None else maintenance.windows.closed_for(rule.name, now_ms),
     )
+
+
+async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
+    try:
+        async with asyncio.timeout(rule.policy.timeout_ms / 1000) as bound:
+            return await _found(rule, observation)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+    raise CouldNotLook(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
 
 
 async def _found(rule: Rule, observation: Observation) -> tuple[Drift, ...]:

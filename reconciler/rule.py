@@ -51,6 +51,7 @@ class Policy:
         flips: How many corrections of one subject within `flips_within_ms` are enough to stop.
         flips_within_ms: See `flips`.
         lease_ms: How long a correction outside of our store is taken to be under way.
+        timeout_ms: How long a look may take; one that takes longer could not look.
     """
 
     mode: Mode = Mode.OBSERVE
@@ -62,6 +63,7 @@ class Policy:
     flips: int = 3
     flips_within_ms: int = 24 * 3_600_000
     lease_ms: int = 60_000
+    timeout_ms: int = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def drift_rule(
     apart: timedelta = timedelta(seconds=10),
     cap: int = 20,
     share: float | None = None,
+    timeout: timedelta = timedelta(minutes=10),
 ) -> Callable[[RuleFunction], Rule]:
     """Make a function a drift rule, which `amends drift` and `amends reconcile` run.
 
@@ -108,6 +111,8 @@ def drift_rule(
         cap: Most corrections of one look, at least 1; when more are due, none is made.
         share: Largest part of what was looked at (`Observation.looked_at`) that one look may correct, above 0 up to 1;
             `None` for any.
+        timeout: How long a look may take: an answer that is late is no answer, and the rule could not look. A function
+            that is no coroutine is left behind then, and what it still does is not waited for.
 
     Raises:
         DefinitionError: The name or a bound cannot be used.
@@ -119,13 +124,21 @@ def drift_rule(
     what = f"drift rule {name!r}"
     if mode not in set(Mode):
         raise DefinitionError(f"{what}: mode is {shorten(mode)}; use {', '.join(Mode)}")
-    if every <= timedelta(0) or apart < timedelta(0):
-        raise DefinitionError(f"{what}: every is {every} and apart is {apart}; use a time above 0 and one from 0")
+    if every <= timedelta(0) or apart < timedelta(0) or timeout <= timedelta(0):
+        raise DefinitionError(
+            f"{what}: every is {every}, apart {apart} and timeout {timeout}; use times above 0, and apart from 0"
+        )
     if cap < 1 or (share is not None and not 0 < share <= 1):
         raise DefinitionError(
             f"{what}: cap is {cap} and share is {share}; use a cap from 1 and a share above 0 up to 1"
         )
-    policy = Policy(mode=Mode(mode), apart_ms=apart // timedelta(milliseconds=1), cap=cap, share=share)
+    policy = Policy(
+        mode=Mode(mode),
+        apart_ms=apart // timedelta(milliseconds=1),
+        cap=cap,
+        share=share,
+        timeout_ms=timeout // timedelta(milliseconds=1),
+    )
 
     def decorate(function: RuleFunction) -> Rule:
         if not callable(function):

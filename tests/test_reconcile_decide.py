@@ -107,6 +107,14 @@ def test_one_look_is_not_enough() -> None:
     assert len(past.look(drift(), after=1).due) == 1
 
 
+def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
+    """What was first seen by a clock a day ahead is acted on when two looks apart by the others' clocks saw it."""
+    past = Past()
+    past.look(drift(), after=24 * 3_600_000)
+    assert "seen again" in held(past.look(drift(), after=-24 * 3_600_000))
+    assert past.look(drift()).due
+
+
 def test_a_version_that_is_compared_takes_the_place_of_the_second_look() -> None:
     """A drift with a version is due at once, if the correction is one whose version is compared when it is made."""
     decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
@@ -361,6 +369,7 @@ def test_a_drift_that_could_not_be_recorded_is_refused(fields: dict[str, Any], s
         ("Stock!", {}, "lower-case"),
         ("stock", {"mode": "fix"}, "observe, propose, apply"),
         ("stock", {"every": timedelta(0)}, "above 0"),
+        ("stock", {"timeout": timedelta(0)}, "above 0"),
         ("stock", {"cap": 0}, "cap from 1"),
         ("stock", {"share": 1.5}, "share above 0 up to 1"),
     ],

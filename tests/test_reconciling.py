@@ -1,6 +1,7 @@
 """Reconciling on a real store: what is recorded, what is corrected, and that it is corrected once."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -228,20 +229,7 @@ async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(jo
     await journal.commit(accept("run-1"))
     await journal.commit(_attend("run-1"))
 
-    def stuck(observation: Observation) -> Iterable[Drift]:
-        record = observation.record("run-1")
-        assert record is not None
-        wish = Intervention(verb=Verb.RETRY, actor="", reason="the participant is back", node="reserve")
-        return [
-            Drift(
-                subject="run-1",
-                kind=DriftKind.DIFFERENT,
-                version=record.state.position,
-                correction=Intervene("run-1", wish),
-            )
-        ]
-
-    rule = replace(counter_is_behind, name="stuck", function=stuck)
+    rule = stuck_rule(versioned=True)
     driven = Reconciler(
         journal, REGISTRY, NoActions(), clock=lambda: 1_000, actor="test", driven={"run-1": "its workflow runs"}
     )
@@ -253,6 +241,77 @@ async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(jo
     assert fact.causation_id == "reconciliation/stuck:2"
     assert fact.actor == "rule stuck"
     assert done.changed == (fact.id,)
+
+
+def stuck_rule(*, versioned: bool) -> Rule:
+    """Make a rule that wants the step of a run retried."""
+
+    def stuck(observation: Observation) -> Iterable[Drift]:
+        record = observation.record("run-1")
+        assert record is not None
+        wish = Intervention(verb=Verb.RETRY, actor="", reason="the participant is back", node="reserve")
+        version = record.state.position if versioned else None
+        return [Drift(subject="run-1", kind=DriftKind.DIFFERENT, version=version, correction=Intervene("run-1", wish))]
+
+    return replace(counter_is_behind, name="stuck", function=stuck)
+
+
+def _claim(position: int) -> Any:  # noqa: ANN401 - a unit
+    """Make the unit that begins another attempt of the run's step."""
+
+    def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
+        claim = StepStarted(
+            **common(tx, "run-1", position),
+            node="reserve",
+            attempt=2,
+            generation=0,
+            key="k",
+            worker="w",
+            lease_until_ms=50_000,
+        )
+        tx.append(tx.record("run-1"), [claim])
+
+    return unit
+
+
+async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
+    """Neither a look nor a correction that was found due before touches a run while a call of it is under way."""
+    journal = open_prepared(sqlite_url)
+    for unit in (accept("run-1"), _attend("run-1")):
+        await journal.commit(unit)
+    rule, early, by = stuck_rule(versioned=False), reconciler(journal), reconciler(journal, now_ms=20_000)
+    await early.look(rule)
+    verdict = await by.look(rule)
+    assert len(verdict.due) == 1
+    await journal.commit(_claim(4))
+    done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
+    assert done.problem == "in flight: reserve is being worked on"
+    assert [*(await by.look(rule)).held.values()] == ["in flight: reserve is being worked on"]
+    assert (await reconciler(journal, now_ms=60_000).look(rule)).due, "the claim has ended"
+    await journal.close()
+
+
+async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
+    """What a rule would decide about a run is refused when anything was written to the run since it looked."""
+    journal = open_prepared(sqlite_url)
+    for unit in (accept("run-1"), _attend("run-1")):
+        await journal.commit(unit)
+    rule, by = stuck_rule(versioned=True), reconciler(journal, now_ms=60_000)
+    verdict = await by.look(rule)
+    await journal.commit(_claim(4))
+    done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
+    assert done.problem == "the run has gone on from position 3 to 4"
+    await journal.close()
+
+
+async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str) -> None:
+    """A rule decides about an open run only when it is known that no driver is at it."""
+    journal = open_prepared(sqlite_url)
+    for unit in (accept("run-1"), _attend("run-1")):
+        await journal.commit(unit)
+    look_blind = await look(stuck_rule(versioned=True), journal, Standing(), 60_000, driven=None)
+    assert look_blind.in_flight == {"run-1": "nobody can tell whether its workflow runs"}
+    await journal.close()
 
 
 # ---- what is no answer
@@ -272,6 +331,16 @@ async def _away(_: Observation) -> AsyncIterator[Drift | CouldNotLook]:
     yield CouldNotLook("the bank is closed")
 
 
+def _late(_: Observation) -> list[Drift]:
+    threading.Event().wait()
+    return []
+
+
+async def _later(_: Observation) -> list[Drift]:
+    await asyncio.Event().wait()
+    return []
+
+
 def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
     return ["drift"]
 
@@ -283,13 +352,17 @@ def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
         (_raising, "TimeoutError: the bank does not answer"),
         (_away, "the bank is closed"),
         (_wrong, "no Drift"),
+        (_late, "has not answered within 0.2 s"),
+        (_later, "has not answered within 0.2 s"),
     ],
 )
 async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: Any, said: str) -> None:  # noqa: ANN401 - a rule
     """Whatever a rule does instead of answering, it could not look, and what it had found does not count."""
     journal = open_prepared(sqlite_url)
     try:
-        seen = await look(replace(counter_is_behind, function=function), journal, Standing(), 0)
+        policy = replace(counter_is_behind.policy, timeout_ms=200 if "answered" in said else 60_000)
+        rule = replace(counter_is_behind, function=function, policy=policy)
+        seen = await look(rule, journal, Standing(), 0)
     finally:
         await journal.close()
     assert said in str(seen.unobservable)
