@@ -87,10 +87,9 @@ def _own(found: dict[str, Any]) -> dict[str, Any]:
 
 def _row(row: StoredEvent, fields: dict[str, Any]) -> tuple[str, ...]:
     when = str(fields.get("timestamp", ""))
-    own = _own(fields)
     return (
         str(row.originator_version),
         when.partition(".")[0].replace("T", " "),
         row.topic.rpartition(".")[2],
-        json_text(own) if own else "",
+        "  ".join(f"{field}={json_text(value)}" for field, value in _own(fields).items()),
     )

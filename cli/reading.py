@@ -12,9 +12,6 @@ from amends.aggregates.errors import NotFoundError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunRecord
 from amends.cli.settings import Settings
-from amends.reconciler.maintenance import Maintenance
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.scheduling import Schedules
 from amends.sagas.start import check_run_id
 
 if TYPE_CHECKING:
@@ -80,7 +77,8 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
     from amends.aggregates.migrations_sql import ensure_schema  # noqa: PLC0415 - as above
 
     with store_engine(settings) as engine:
-        journal = SqlJournal(engine, codec_of(()), ensure_schema(engine))
+        # What else is read, such as a reconciliation, is registered by who reads it.
+        journal = SqlJournal(engine, EventCodec(), ensure_schema(engine))
         try:
             yield journal
         finally:
@@ -89,6 +87,10 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
 
 def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
     """Make what reads the facts, those of reconciliations included, and the events of these aggregates."""
+    from amends.reconciler.maintenance import Maintenance  # noqa: PLC0415 - few commands need them
+    from amends.reconciler.reconciliation import Reconciliation  # noqa: PLC0415 - as above
+    from amends.reconciler.scheduling import Schedules  # noqa: PLC0415 - as above
+
     codec = EventCodec([Reconciliation, Maintenance, Schedules])
     for aggregate in aggregates:
         codec.register(aggregate)

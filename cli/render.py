@@ -247,7 +247,11 @@ def table(
             return Group(*_lines(columns, cells, dict(zip(beside, shares, strict=True)), header=header))
         if not movable:
             return Group(*_lines(columns, cells, {}, header=False))
-        beside.remove(movable.pop())
+        moved = movable.pop()
+        # What is shown whole is compared with each other, so it goes below together.
+        whole = [at for at in movable if min(columns[at].least, columns[moved].least) >= WHOLE]
+        movable = [at for at in movable if at not in whole]
+        beside = [at for at in beside if at not in {moved, *whole}]
 
 
 def _lines(

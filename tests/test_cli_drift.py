@@ -160,7 +160,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         assert [each["event"] for each in events] == ["Shelf.Built", "Shelf.Filled"]
         assert events[1]["fields"] == {"books": 3, "drift": proposed["id"]}
         assert [each["position"] for each in amends("history", "Shelf/s:2", "--json").json] == [2]
-        assert re.search(r"^2 .* Filled +{\"books\":3,", amends("history", "Shelf/s").out, re.MULTILINE)
+        assert re.search(r"^2 .* Filled +books=3  drift=", amends("history", "Shelf/s").out, re.MULTILINE)
         assert "DriftCorrected" in amends("history", "reconciliation/shelf").out
 
 

@@ -13,7 +13,21 @@ from strategies import plan_node, retry_policy
 from amends.aggregates.plan import Plan, Role, Stage, StepKind
 from amends.cli.mermaid import flowchart
 from amends.cli.plan_views import policy_text, shape_of
-from amends.cli.render import WIDE, Column, ago, as_json, clip, duration, escaped, fields, moment, styled, table, widths
+from amends.cli.render import (
+    WHOLE,
+    WIDE,
+    Column,
+    ago,
+    as_json,
+    clip,
+    duration,
+    escaped,
+    fields,
+    moment,
+    styled,
+    table,
+    widths,
+)
 
 EVIL = [
     "[red]x[/red]",
@@ -183,6 +197,19 @@ def test_a_table_gives_way_step_by_step() -> None:
         "    within 10 s, after three attempts",
     ]
     assert printed(table(COLUMNS, rows, 18), 18)[:4] == ["order-1", "    status:", "    NEEDS_ATTENTIO", "    N"]
+
+
+def test_columns_that_are_shown_whole_go_below_together() -> None:
+    """What is compared stands together, beside the row or below it, and nothing of it is left out."""
+    columns = [Column("id"), Column("expected", WHOLE, below=True), Column("actual", WHOLE, below=True)]
+    rows = [("d-1", "three books", "two books and a picture")]
+    assert printed(table(columns, rows, 80), 80)[1] == "d-1  three books  two books and a picture"
+    assert printed(table(columns, rows, 35), 35) == [
+        "id",
+        "d-1",
+        "    expected: three books",
+        "    actual: two books and a picture",
+    ]
 
 
 def test_columns_without_anything_are_left_out() -> None:
