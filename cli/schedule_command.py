@@ -132,7 +132,12 @@ def resume(ctx: typer.Context, name: _Name) -> ExitCode:
 def remove(ctx: typer.Context, name: _Name) -> ExitCode:
     """Remove a schedule; one that was there by itself does not come back by itself."""
     actor = user()
-    _decide(settings_of(ctx), lambda known: [scheduling.remove(known, name, now_ms(), actor=actor)], _nothing)
+    _decide(
+        settings_of(ctx),
+        lambda known: [scheduling.remove(known, name, now_ms(), actor=actor)],
+        _nothing,
+        gone=[name],
+    )
     say(f"schedule {name} is removed")
     return ExitCode.OK
 
@@ -182,6 +187,7 @@ def _decide(
     then: Then,
     *,
     rules: Sequence[str] = (),
+    gone: Sequence[str] = (),
     needs_temporal: bool = False,
 ) -> tuple[Timetable, str | None]:
     """Write a decision down, bring Temporal in line, and do something there.
@@ -191,6 +197,7 @@ def _decide(
         decide: Makes the facts.
         then: Gives what is to be said, when Temporal could be told.
         rules: Names of rules that must be there.
+        gone: Names of schedules that the decision removes.
         needs_temporal: Whether there is nothing to do without Temporal.
 
     Returns:
@@ -211,7 +218,7 @@ def _decide(
             if around.client is not None:
                 schedules = TemporalSchedules(around.client, journal.store_id)
                 try:
-                    await schedules.align(timetable)
+                    await schedules.align(timetable, gone=gone)
                     return timetable, await then(schedules)
                 except UnreachableError as error:
                     problem = str(error)

@@ -92,7 +92,7 @@ async def restore(
     from amends.reconciler.scheduled_temporal import timetable_of  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.schedules_temporal import TemporalSchedules  # noqa: PLC0415 - as above
 
-    timetable = await timetable_of(journal)
+    timetable = before = await timetable_of(journal)
     if every_rule is not None:
         wanted: Mapping[str, int] = intervals(project, journal, client) if every_rule else {}
         queue = project.settings.task_queue
@@ -102,4 +102,4 @@ async def restore(
 
         if decide(timetable):
             timetable = await decide_on_schedules(journal, decide)
-    return timetable, await TemporalSchedules(client, journal.store_id).align(timetable)
+    return timetable, await TemporalSchedules(client, journal.store_id).align(timetable, gone=before.schedules)

@@ -30,7 +30,6 @@ PREFIX = "amends-schedule/"
 
 # What Temporal takes at least; for shorter intervals more than one may be caught up with.
 _CATCHUP_MS = 10_000
-_NOTE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Entry:
         jitter_ms: Each run is begun so much later at most.
         catchup_ms: How late a run that was missed is still begun.
         paused: Whether nothing is begun.
-        note: Why it is paused; empty when it is not.
+        note: Where it is said why it is paused; empty when it is not.
         task_queue: Queue of the workers.
         store_id: The store that declares it.
         schedule: Its name there.
@@ -157,7 +156,8 @@ def entry_of(store_id: str, schedule: Schedule) -> Entry:
         jitter_ms=declared.jitter_ms,
         catchup_ms=max(declared.gap_ms, _CATCHUP_MS),
         paused=schedule.paused is not None,
-        note=(schedule.paused or "")[:_NOTE_CHARS],
+        # The reason may hold user data, which Temporal is not given.
+        note="" if schedule.paused is None else f"amends schedule show {declared.schedule} says why",
         task_queue=declared.task_queue,
         store_id=store_id,
         schedule=declared.schedule,

@@ -162,7 +162,7 @@ class ScheduledRuns:
         timetable = await timetable_of(self._store)
         schedule = timetable.schedules.get(request.schedule)
         if schedule is None or schedule.paused is not None:
-            await self._schedules.align(timetable)
+            await self._schedules.align(timetable, gone=[request.schedule])
             return Reconciled(idle="the schedule was removed" if schedule is None else "the schedule is paused")
         actor = f"schedule {request.schedule}"
         with_ = await self._equip(actor)

@@ -81,14 +81,18 @@ class TemporalSchedules:
         found = await asyncio.gather(*(self._copy(name) for name in wanted))
         return {name: copy for name, copy in zip(wanted, found, strict=True) if copy is not None}
 
-    async def align(self, timetable: Timetable) -> Changes:
+    async def align(self, timetable: Timetable, *, gone: Iterable[str] = ()) -> Changes:
         """Have Temporal hold what is declared and nothing else of this store; tell what was changed.
+
+        Args:
+            timetable: What is declared.
+            gone: Names of schedules that were just removed; Temporal's list lags behind.
 
         Raises:
             UnreachableError: Temporal does not answer.
             InputError: Temporal refuses a schedule.
         """
-        names = set(timetable.schedules) | set(await self._listed())
+        names = {*timetable.schedules, *gone, *await self._listed()}
         copies = await self.copies(sorted(names))
         held = {entry_id(self._store_id, name): copy.entry for name, copy in copies.items()}
         changes = align(entries(self._store_id, timetable), held)

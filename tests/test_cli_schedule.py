@@ -196,6 +196,8 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
     paused = served("schedule", "show", "closed", "--json").json
     assert paused["paused"] == "2 runs in a row failed: rule catalogue could not look: the library is closed"
     assert paused["paused_by"] == "schedule closed"
+    # Not the id of the workflow: two runs of one second have the same.
+    assert str(uuid.UUID(paused["failed_run"])) == paused["failed_run"]
     assert paused["temporal"]["as_declared"], "Temporal is told"
     found = [each for each in served("doctor", "--json").json["checks"] if each["part"] == "schedules"]
     assert [each["wrong"] for each in found] == [False, True]

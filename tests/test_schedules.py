@@ -1,5 +1,6 @@
 """Schedules as facts: what is declared, what follows by itself and from failures, and what Temporal has to be told."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
 from amends.aggregates.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.reconciler.align import Changes, Entry, align, entries, entry_id, name_of
+from amends.cli.schedule_views import Shown, row_of
+from amends.reconciler.align import Changes, Copy, Entry, align, entries, entry_id, name_of
 from amends.reconciler.cron import Calendar, Span, parse_cron, shortest_gap_ms
 from amends.reconciler.schedule import SCHEDULE_FACTS, ScheduleFact, Timetable
 from amends.reconciler.scheduling import (
@@ -345,6 +347,41 @@ def test_stores_are_told_apart() -> None:
     assert name_of(entry_id("s-1", "nightly"), "s-1") == "nightly"
     assert name_of(entry_id("s-2", "nightly"), "s-1") is None
     assert name_of("of-somebody-else", "s-1") is None
+
+
+def test_reasons_do_not_enter_temporal() -> None:
+    """Why a schedule is paused may be a participant's words: Temporal is told where it is said."""
+    past = Past()
+    past.declare()
+    past.record(pause(past.known, "nightly", 0, actor="ann", reason="account 4711 is blocked"))
+    (entry,) = entries("s", past.known).values()
+    assert entry.paused
+    assert "4711" not in repr(entry)
+    assert "amends schedule show nightly" in entry.note
+
+
+def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
+    """A copy that is missing or different is said, and so are failures and pauses; without an answer nothing is."""
+    past = Past()
+    past.declare(pause_after=2)
+
+    def shown(*copies: Copy) -> Shown:
+        (schedule,), (entry,) = past.known.schedules.values(), entries("s", past.known).values()
+        return Shown(schedule, entry, copies[0] if copies else None, asked=True)
+
+    def copy(entry: Entry | None) -> Copy:
+        return Copy(entry, 0, taken=0, missed=3, skipped=4, running=(), recent=(), next_ms=(MINUTE,))
+
+    (wanted,) = entries("s", past.known).values()
+    assert replace(shown(), asked=False).problem is None
+    assert "does not have it" in shown().state
+    assert "holds something else" in shown(copy(None)).state
+    assert shown(copy(wanted)).state == "on"
+    assert row_of(shown(copy(wanted)), 0)[5:7] == ("3", "4")
+    past.fail("run-1")
+    assert shown(copy(wanted)).state == "1 of its runs in a row failed: away"
+    past.fail("run-2")
+    assert shown(copy(*entries("s", past.known).values())).state == "paused by schedule: 2 runs in a row failed: away"
 
 
 @pytest.mark.parametrize(
