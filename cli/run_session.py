@@ -14,7 +14,6 @@ from amends.aggregates.errors import UnreachableError, WrongStoreError
 from amends.aggregates.journal_sql import SqlJournal
 from amends.cli.remarks import note
 from amends.cli.run_inputs import ACTOR
-from amends.cli.serving import serve
 from amends.cli.settings import Settings
 from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
 from amends.sagas.client_temporal import Client
@@ -110,6 +109,8 @@ class Session:
         while dev_running(self._project.settings.data_dir):  # noqa: ASYNC110 - it ends in another process
             await asyncio.sleep(_DEV_LOOK_S)
         note("amends dev has ended; this process goes on with the run")
+        from amends.cli.serving import serve  # noqa: PLC0415 - brings the reconciler, which only those need who serve
+
         async with serve(self._project, self._journal, self._temporal):
             await asyncio.Event().wait()
 
@@ -146,6 +147,8 @@ async def open_session(
         found = await stack.enter_async_context(use_configured() if configured else use_embedded(settings))
         alone = not configured and not dev
         if alone:
+            from amends.cli.serving import serve  # noqa: PLC0415 - as above
+
             await stack.enter_async_context(serve(project, journal, found))
         else:
             await _await_worker(settings, journal, found, patience_s, grace_s=_DEV_GRACE_S if dev else 0)
