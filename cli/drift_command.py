@@ -17,6 +17,7 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import settings_of
 from amends.reconciler.decide import Verdict, decide, ignored
 from amends.reconciler.drift import described
+from amends.reconciler.facts import RuleLooked
 from amends.reconciler.looking_asyncio import look, looks_at_all, standing_of
 from amends.reconciler.observation import Reading
 from amends.reconciler.rule import Rule
@@ -176,6 +177,8 @@ def seen_json(seen: Seen) -> dict[str, Any]:
     return {
         "rule": seen.rule.name,
         "mode": seen.rule.policy.mode.value,
+        "as_of_ms": seen.at_ms,
+        "looked_at": next((fact.count for fact in seen.verdict.facts if isinstance(fact, RuleLooked)), None),
         "could_not_look": seen.unobservable,
         "stopped": seen.verdict.stopped,
         "drift": [
@@ -186,6 +189,7 @@ def seen_json(seen: Seen) -> dict[str, Any]:
                 "expected": each.expected,
                 "actual": each.actual,
                 "evidence": each.evidence,
+                "version": each.version,
                 "correction": None if each.correction is None else described(each.correction),
                 "due": name in seen.verdict.due,
                 "held": seen.verdict.held.get(name),

@@ -4,7 +4,8 @@ Neither the project's modules nor Temporal are needed, and streams are read from
 at once, however many looks there were before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -67,6 +68,7 @@ class _Look(NamedTuple):
 def reconciliations(
     ctx: typer.Context,
     rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
+    found: Annotated[bool, typer.Option("--found", help="Only looks that saw drift, or could not look.")] = False,  # noqa: FBT002 - an option
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
@@ -77,32 +79,36 @@ def reconciliations(
             if rule not in names:
                 there_are = f"there are: {', '.join(names)}" if names else "nobody has looked yet"
                 raise NotFoundError(f"no look by a rule {shorten(rule)} is recorded; {there_are}")
-        looks = [look for rule in dict.fromkeys(rules or names) for look in _looks(latest_first(journal, rule), limit)]
+        looks = [
+            look
+            for rule in dict.fromkeys(rules or names)
+            for look in islice(filter(_found_something if found else None, _looks(latest_first(journal, rule))), limit)
+        ]
     looks = sorted(looks, key=lambda each: each.end.as_of_ms, reverse=True)[:limit]
     if as_json:
         print_json([_look_json(each) for each in looks])
     elif not looks:
-        note("nobody has looked yet; look: amends reconcile")
+        note("no look found anything" if found and names else "nobody has looked yet; look: amends reconcile")
     else:
         shown = screen()
         shown.show(table(_LOOKS, [_look_row(each) for each in looks], shown.width))
     return ExitCode.OK
 
 
-def _looks(told: Iterable[Told], limit: int) -> list[_Look]:
-    """Find a rule's last looks; what was corrected stands behind the look's end."""
-    found: list[_Look] = []
+def _looks(told: Iterable[Told]) -> Iterator[_Look]:
+    """Find a rule's looks, the last one first; what was corrected stands behind the look's end."""
     made: list[ReconciliationFact] = []
     for rule, _, fact in told:
         if isinstance(fact, RuleLooked | DriftUnobservable):
             corrected = sum(isinstance(each, DriftCorrected) and each.look == fact.look for each in made)
             failed = sum(isinstance(each, CorrectionFailed) and each.look == fact.look for each in made)
-            found.append(_Look(rule, fact, corrected, failed))
+            yield _Look(rule, fact, corrected, failed)
             made = []
-            if len(found) == limit:
-                break
         made.append(fact)
-    return found
+
+
+def _found_something(look: _Look) -> bool:
+    return isinstance(look.end, DriftUnobservable) or bool(look.end.seen)
 
 
 def _look_json(look: _Look) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
+from amends.aggregates.oneline import shorten
 from amends.cli.answer import busy, print_json
 from amends.cli.drift_command import NEW, Seen, look_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
@@ -25,6 +26,8 @@ from amends.reconciler.rule import Rule
 __all__ = ["reconcile"]
 
 Done = tuple[Seen, list[Corrected]]
+
+_NAMED = 5
 
 
 def reconcile(  # noqa: PLR0917 - Typer passes options by name
@@ -68,8 +71,8 @@ async def _reconcile(
     try:
         around = await surroundings(settings, journal, project)
         wanted = chosen(around.rules, names)
-        for drift in approved:
-            await _approve(journal, wanted, drift, reason)
+        if approved:
+            await _approve(journal, wanted, approved, reason)
         reconciler = Reconciler(
             journal,
             registry_of(project),
@@ -128,19 +131,30 @@ async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
     yield await reconciler.look(rule)
 
 
-async def _approve(store: Store, rules: Sequence[Rule], drift: str, reason: str | None) -> None:
+async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None) -> None:
+    """Record that somebody wants drifts corrected: all of them are known, or nothing is recorded."""
+    found: dict[str, str] = {}
     for rule in rules:
-        if drift in (await standing_of(store, rule.name)).drifts:
-            break
-    else:
-        raise NotFoundError(f"no open drift has the id {drift!r}; amends reconcile records what it finds")
+        found |= dict.fromkeys((await standing_of(store, rule.name)).drifts, rule.name)
+    for drift in drifts:
+        if drift not in found:
+            raise NotFoundError(f"no open drift of these rules has the id {shorten(drift)}; {_open(list(found))}")
 
     def unit(tx: Tx) -> None:
         with tx.unit_of_work() as uow:
-            stream = reconciliation_of(uow, rule.name)
-            stream.record(approve(stream.standing, drift, now_ms(), actor=user(), reason=reason))
+            for drift in dict.fromkeys(drifts):
+                stream = reconciliation_of(uow, found[drift])
+                stream.record(approve(stream.standing, drift, now_ms(), actor=user(), reason=reason))
 
     await store.commit(unit)
+
+
+def _open(drifts: Sequence[str]) -> str:
+    """Say which drifts there are to be approved."""
+    if not drifts:
+        return "none is open; amends reconcile records what it finds"
+    more = f" and {len(drifts) - _NAMED} more" if len(drifts) > _NAMED else ""
+    return f"open: {', '.join(drifts[:_NAMED])}{more}"
 
 
 def _report(made: Corrected) -> None:

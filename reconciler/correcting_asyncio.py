@@ -167,7 +167,7 @@ class Reconciler:
             return Corrected(name, drift.subject, task.words, problem=held.reason)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - a correction may raise anything; it is recorded and tried later
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a correction may raise anything; it is recorded and tried later
             problem = clean_text(one_line(f"{type(error).__name__}: {error}"))
             await self._record(task, lambda fields: CorrectionFailed(**fields, error=problem))
             return Corrected(name, drift.subject, task.words, problem=problem)

@@ -175,7 +175,8 @@ class Drift:
         correction: What would put it right; `None` when people have to find out.
 
     Raises:
-        InputError: The subject is no printable text of 1 to 300 characters, or a value is not JSON of at most 20 kB.
+        InputError: The subject is no printable text of 1 to 300 characters, the kind or the correction is none, or a
+            value is not JSON of at most 20 kB.
     """
 
     subject: str
@@ -193,6 +194,17 @@ class Drift:
                 f"drift subject {shorten(subject)} is no printable text of 1 to {_MAX_SUBJECT_CHARS} characters; "
                 f"name what differs, the same way each time"
             )
+        if self.kind not in set(DriftKind):
+            raise InputError(
+                f"drift of {shorten(subject)}: kind {shorten(self.kind)} is none of {', '.join(DriftKind)}"
+            )
+        # Given as its text it is the same kind.
+        object.__setattr__(self, "kind", DriftKind(self.kind))
+        if not isinstance(self.correction, Correction | None):
+            raise InputError(
+                f"drift of {shorten(subject)}: correction {shorten(self.correction)} is no correction; write "
+                f"Command(function, input), Intervene(run, intervention), or None"
+            )
         for value in (self.expected, self.actual):
             what = f"drift of {shorten(subject)}"
             refuse_unreadable(json_bytes(value, what), what=what, limits=_LIMITS)
@@ -200,8 +212,7 @@ class Drift:
 
     def key(self, rule: str) -> str:
         """Make what tells this drift from every other one of a rule: the same in every look and every process."""
-        # A kind given as its text is the same kind.
-        parts: list[JsonValue] = [rule, self.subject, DriftKind(self.kind).value, self.expected, self.actual]
+        parts: list[JsonValue] = [rule, self.subject, self.kind.value, self.expected, self.actual]
         return digest(parts)[:_KEY_CHARS]
 
 

@@ -59,7 +59,7 @@ async def look(
         maintenance = await asyncio.to_thread(reading.load_blocking, Maintenance, Maintenance.ID)
     except CouldNotLook as answer:
         return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
-    except Exception as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
         return Look(unobservable=one_line(f"{type(error).__name__}: {error}"))
     return Look(
         drifts=found,

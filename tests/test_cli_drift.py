@@ -110,8 +110,19 @@ def test_looks_are_read_from_the_end_and_without_the_rules(
     assert [each["id"] for each in spoilt("reconciliations", "--limit", "2", "--json").json] == found[:2]
     (first,) = spoilt("reconciliations", "streams", "--json").json
     assert (first["seen"], first["mode"], first["could_not_look"]) == ([], "observe", None)
+    assert [each["id"] for each in spoilt("reconciliations", "--found", "--limit", "2", "--json").json] == found[1:3]
+    assert spoilt("reconciliations", "streams", "--found").err == "amends: no look found anything\n"
     kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:1", "--json").json]
     assert kinds == ["DriftDetected", "RuleLooked"]
+
+
+def test_of_several_approvals_all_are_recorded_or_none(spoilt: Amends) -> None:
+    """A misspelt id is said with those that are open, and no other drift is approved by the same command."""
+    name = spoilt("reconcile", "read-model", "--json").json[0]["drift"][0]["id"]
+    answer = spoilt("reconcile", "read-model", "--approve", name, "--approve", "misspelt.1")
+    assert answer.code == 2
+    assert one_line(answer) == f"no open drift of these rules has the id 'misspelt.1'; open: {name}"
+    assert "DriftApproved" not in spoilt("history", "reconciliation/read-model").out
 
 
 def test_what_is_approved_and_gone_is_said(spoilt: Amends) -> None:
@@ -171,7 +182,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
             ("drift", "nosuch"),
             "no drift rule 'nosuch'; there are: read-model, streams, attention, overdue, unserved, driven, orphans",
         ),
-        (("reconcile", "--approve", "x.1"), "no open drift has the id 'x.1'"),
+        (("reconcile", "--approve", "x.1"), "no open drift of these rules has the id 'x.1'; none is open"),
         (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
         (("reconcile", "--reason", "why not"), "--reason says why a drift is approved, and none is; add --approve ID"),
         (("reconciliations", "nosuch"), "no look by a rule 'nosuch' is recorded; nobody has looked yet"),
