@@ -41,7 +41,8 @@ _UiPort = Annotated[
 def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> ExitCode:
     """Run the embedded Temporal server and a worker.
 
-    Runs that were left open go on. Ctrl-C ends it with status 0; the server stops with its last user.
+    Runs that were left open go on. Every drift rule is run on a schedule of its own, unless the setting schedule_rules
+    is false. Ctrl-C ends it with status 0; the server stops with its last user.
     """
     log_to_stderr()
     return asyncio.run(_dev(settings_of(ctx), port, ui_port))

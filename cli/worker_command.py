@@ -19,7 +19,8 @@ def worker(ctx: typer.Context) -> ExitCode:
     """Run a worker alone.
 
     It serves the Temporal that Temporal's own configuration names (TEMPORAL_ADDRESS and so on), or else the embedded
-    server that runs. Ctrl-C or SIGTERM ends it with status 0, after what is being done at that moment.
+    server that runs. Schedules that are declared are put into Temporal where it lacks them. Ctrl-C or SIGTERM ends it
+    with status 0, after what is being done at that moment.
     """
     log_to_stderr()
     return asyncio.run(_worker(settings_of(ctx)))

@@ -16,13 +16,17 @@ from reading_shop import Amends, as_it_was, one_line, project_at
 from temporal_parts import TemporalServer
 from temporalio.client import ScheduleUpdate, ScheduleUpdateInput
 
+from amends.aggregates.engine_sql import create_store_engine
+from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.migrations_sql import upgrade
 from amends.cli.reconciling import now_ms
 from amends.cli.scheduling import decide_on_schedules, restore, scheduled_runs
 from amends.cli.serving import serve
 from amends.cli.settings import load_settings
 from amends.cli.wiring import Project, Temporal, load_project, open_store
 from amends.reconciler.align import Changes, entries, entry_id
-from amends.reconciler.schedule import Timetable
+from amends.reconciler.schedule import ScheduleFact, Timetable
+from amends.reconciler.scheduled_temporal import timetable_of
 from amends.reconciler.schedules_temporal import ScheduledRun, TemporalSchedules
 from amends.reconciler.scheduling import declare, pause
 
@@ -281,6 +285,29 @@ async def test_a_run_that_is_taken_over_goes_on_with_the_rest(amends: Amends, te
         await TemporalSchedules(client, journal.store_id).align(Timetable())
     finally:
         await journal.close()
+
+
+async def test_a_name_is_taken_once_by_two_at_once(store_url: str) -> None:
+    """Of two processes that declare the same schedule at the same time one is told that it is there."""
+
+    def taken(by: str) -> Callable[[Timetable], list[ScheduleFact]]:
+        return lambda known: [declare(known, "n", 0, actor=by, rules=[], every_ms=60_000, task_queue="q")]
+
+    upgrade(engine := create_store_engine(store_url))
+    engine.dispose()
+    journals = [open_journal(store_url) for _ in range(2)]
+    try:
+        done = await asyncio.gather(
+            *(decide_on_schedules(journal, taken(str(by))) for by, journal in enumerate(journals)),
+            return_exceptions=True,
+        )
+        (refused,) = [each for each in done if isinstance(each, BaseException)]
+        assert "a schedule 'n' already" in str(refused)
+        (kept,) = [each for each in done if isinstance(each, Timetable)]
+        assert await timetable_of(journals[0]) == kept
+    finally:
+        for journal in journals:
+            await journal.close()
 
 
 @pytest.mark.parametrize(
