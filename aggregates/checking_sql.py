@@ -75,7 +75,7 @@ class Page:
     Attributes:
         findings: What is wrong.
         position: Where to go on; empty when everything was looked at.
-        size: How many events and rows were looked at.
+        size: How much was looked at: events, and rows, ten of which take no longer than an event.
     """
 
     findings: tuple[Finding, ...]
@@ -292,14 +292,14 @@ def _row_page(connection: Connection, table: Any, after: str) -> _Part:  # noqa:
     run_ids = _page(connection, table.c.run_id, after)
     there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids])
     lost = [run_id for run_id in run_ids if stream_of_run(run_id) not in there]
-    return tuple(_lost_run(table, run_id) for run_id in lost), run_ids[-1] if run_ids else None, len(run_ids)
+    return tuple(_lost_run(table, run_id) for run_id in lost), run_ids[-1] if run_ids else None, len(run_ids) // 10
 
 
 def _snapshot_page(connection: Connection, after: str) -> _Part:
     streams = _page(connection, snapshots.c.originator_id, after)
     there = _that_exist(connection, streams)
     lost = tuple(_lost_stream(stream) for stream in streams if stream not in there)
-    return lost, streams[-1] if streams else None, len(streams)
+    return lost, streams[-1] if streams else None, len(streams) // 10
 
 
 def _lost_run(table: Any, run_id: str) -> Finding:  # noqa: ANN401 - as above

@@ -32,7 +32,7 @@ from amends.reconciler.rule import Rule, drift_rule
 __all__ = ["SWEPT_EVENTS", "store_rules"]
 
 SWEPT_EVENTS = 2_000
-"""After how many events and rows a look leaves the rest of the sweep to the next one."""
+"""After how many events a look leaves the rest of the sweep to the next one."""
 
 _EVERY = timedelta(minutes=1)
 _WHOLE = "read model"

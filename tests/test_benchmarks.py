@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
 
-def test_the_rows_without_temporal_are_measured_and_printed() -> None:
+@pytest.mark.parametrize(("part", "count"), [("store", 6), ("reconcile", 1)])
+def test_the_rows_without_temporal_are_measured_and_printed(part: str, count: int) -> None:
     """A tiny run gives every row with its ratio and bound, and says by its status whether all bounds hold."""
-    tiny = {**os.environ, "ONLY": "store", "ROUNDS": "1", "SHARE": "0.002"}
+    tiny = {**os.environ, "ONLY": part, "ROUNDS": "1", "SHARE": "0.002"}
     done = subprocess.run([sys.executable, BENCH], env=tiny, capture_output=True, text=True, timeout=120, check=False)
     head, _, *rows = done.stdout.splitlines() or ["", ""]
     assert head.startswith("| ours | compared with | ratio |"), done.stderr
-    assert len(rows) == 6
+    assert len(rows) == count
     missed = sum("**NO**" in row for row in rows)
     assert done.returncode == (1 if missed else 0)
     assert done.stderr.count("bench: does not hold: ") == missed

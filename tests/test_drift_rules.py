@@ -3,7 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import temporalio.client
 from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to_end, started, step, succeed
 from sqlalchemy import text
 from strategies import AnyResults
+from temporal_parts import TemporalServer
 
 from amends.aggregates import checking_sql
 from amends.aggregates.codec import EventCodec
@@ -281,3 +284,31 @@ async def test_without_temporal_nobody_could_look_if_there_was_something_to_ask(
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["orphans"])) == Look()
     await journal.commit(accept_for_temporal("theirs"))
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["driven"])).unobservable == "no answer"
+
+
+async def test_a_temporal_that_is_down_for_periods_is_caught_up_once(
+    sqlite_url: str, temporal_executable: Path, tmp_path: Path
+) -> None:
+    """In three periods without Temporal nobody could look and nothing is done; after it, each run is started once."""
+    journal, queue, server = open_prepared(sqlite_url), "away", TemporalServer(temporal_executable, tmp_path)
+    for run_id in ("run-1", "run-2"):
+        await journal.commit(accept_for_temporal(run_id))
+
+    async def reconcile(period: int) -> tuple[str | None, int]:
+        found: temporalio.client.Client | None = None
+        with suppress(RuntimeError):
+            found = await temporalio.client.Client.connect(server.address)
+        driven = None if found is None else await driven_runs(found, queue)
+        hands, at_ms = Hands(journal, found, queue), LATER_MS + period * 60_000
+        by = Reconciler(journal, ANYTHING, hands, clock=lambda: at_ms, actor="test", driven=driven)
+        rule = drive(found, queue)["driven"]
+        verdict = await by.look(rule)
+        made = [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
+        return verdict.standing.unobservable, sum(each.problem is None for each in made)
+
+    with server.serving():
+        assert await reconcile(0) == (None, 0), "seen once"
+    assert [await reconcile(period) for period in (1, 2, 3)] == [("no answer", 0)] * 3
+    with server.serving():
+        assert [await reconcile(period) for period in (4, 5, 6)] == [(None, 2), (None, 0), (None, 0)]
+    await journal.close()

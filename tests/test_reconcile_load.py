@@ -1,0 +1,197 @@
+"""Reconciliation on schedule while sagas run: what was damaged is corrected, each of it once, and nothing else is."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import CommandProject
+from reading_shop import as_it_was
+
+from amends.aggregates.codec import EventCodec
+from amends.aggregates.journal_sql import SqlJournal
+from amends.cli.settings import load_settings
+from amends.cli.wiring import load_project, open_store
+from amends.reconciler.facts import DriftCorrected, DriftDetected, RuleLooked
+from amends.reconciler.reconciliation import Reconciliation
+from amends.sagas.runner_asyncio import Runner
+
+RUNS = 500
+DAMAGED = 20
+
+MODULE = """
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from eventsourcing.domain import event
+from pydantic import BaseModel
+
+from amends import (
+    Aggregate, Attempted, Call, Cause, Command, Drift, DriftKind, Observation, RunQuery, RunStatus, Saga, UnitOfWork,
+    drift_rule, effect, pivot, transaction,
+)
+
+BANK = Path(__file__).parent / "bank.db"
+GATE = asyncio.Event()
+OPEN = frozenset({RunStatus.RUNNING, RunStatus.CANCELLING, RunStatus.COMPENSATING})
+
+
+class Payment(BaseModel):
+    id: str
+    amount: int
+    held: bool = False
+
+
+class Ledger(Aggregate):
+    @event("Opened")
+    def __init__(self, id: str) -> None:
+        self.paid = {}
+
+    @event("Paid")
+    def pay(self, payment: str, amount: int) -> None:
+        self.paid[payment] = amount
+
+    @event("Corrected")
+    def correct(self, payment: str, amount: int, drift: str) -> None:
+        self.paid[payment] = amount
+
+
+def ledger_of(payment: str) -> str:
+    return "ledger-" + payment[-1]
+
+
+def bank():
+    connection = sqlite3.connect(BANK, timeout=30, isolation_level=None)
+    connection.execute("CREATE TABLE IF NOT EXISTS entries (payment TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
+    return closing(connection)
+
+
+@effect(timeout=timedelta(minutes=5))
+async def charge(payment: Payment, call: Call) -> int:
+    with bank() as books:
+        books.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", (payment.id, payment.amount))
+    if payment.held:
+        await GATE.wait()
+    return payment.amount
+
+
+@charge.compensation
+def refund(tried: Attempted[Payment, int], call: Call) -> None:
+    with bank() as books:
+        books.execute("DELETE FROM entries WHERE payment = ?", (tried.input.id,))
+
+
+@transaction
+def book(payment: Payment, uow: UnitOfWork) -> None:
+    name = ledger_of(payment.id)
+    ledger = uow.find(Ledger, name) or uow.add(Ledger(name))
+    ledger.pay(payment.id, uow.result_of(charge))
+
+
+pay = Saga("pay", Payment, charge, pivot(book))
+
+
+def take_over(found: tuple[str, int], cause: Cause, uow: UnitOfWork) -> None:
+    payment, amount = found
+    uow.get(Ledger, ledger_of(payment)).correct(payment, amount, cause.drift)
+
+
+@drift_rule("books", every=timedelta(seconds=2), mode="apply", apart=timedelta(seconds=1), cap=30)
+def books_agree(observation: Observation):
+    \"\"\"The bank has what we have.\"\"\"
+    on_their_way = {run.run_id for run in observation.runs(RunQuery(statuses=OPEN, limit=200))}
+    ours = {}
+    for digit in range(10):
+        ledger = observation.load(Ledger, f"ledger-{digit}")
+        ours |= {} if ledger is None else ledger.paid
+    with bank() as books:
+        theirs = dict(books.execute("SELECT payment, amount FROM entries"))
+    for payment in sorted((theirs.keys() | ours.keys()) - on_their_way):
+        observation.looked_at(1)
+        if theirs.get(payment) != ours.get(payment):
+            yield Drift(
+                subject=f"payment/{payment}",
+                kind=DriftKind.DIFFERENT,
+                expected=ours.get(payment),
+                actual=theirs.get(payment),
+                correction=Command(take_over, (payment, theirs[payment])) if payment in theirs else None,
+            )
+"""
+
+
+def recorded(journal: SqlJournal) -> list[Any]:
+    """Give the facts of the rule's stream."""
+    codec = EventCodec([Reconciliation])
+    events = [codec.to_domain(each) for each in journal.events_blocking("reconciliation/books")]
+    return [each.fact for each in events[1:]]
+
+
+async def until(journal: SqlJournal, enough: Callable[[list[Any]], bool]) -> None:
+    """Wait until the rule's stream is as it should be; a test that waits in vain is ended by its own bound."""
+    while not enough(await asyncio.to_thread(recorded, journal)):  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(0.1)
+
+
+def looks(facts: list[Any]) -> int:
+    """Count the looks."""
+    return sum(isinstance(each, RuleLooked) for each in facts)
+
+
+def corrections(facts: list[Any]) -> list[DriftCorrected]:
+    """Give what was corrected."""
+    return [each for each in facts if isinstance(each, DriftCorrected)]
+
+
+@pytest.mark.timeout(90)
+async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path) -> None:
+    """While 500 payments are on their way, 20 others are changed at the bank: these are corrected, once each."""
+    project = CommandProject(tmp_path)
+    project.write("amends.toml", 'modules = ["load_shop"]\n')
+    project.write("load_shop.py", MODULE)
+    with project.started("dev") as dev, as_it_was():
+        dev.read_until("Ready")
+        assert project.run("schedule", "add", "books", "books", "--every", "2s").code == 0
+        loaded = load_project(load_settings(tmp_path))
+        saga = loaded.registry.sagas["pay"]
+        payment: Any = saga.input_type
+        journal = open_store(loaded.settings, loaded.aggregates)
+        async with Runner(journal, loaded.registry) as runner:
+            for n in range(DAMAGED):
+                await runner.run(saga, payment(id=f"p-{n}", amount=n), id=f"p-{n}")
+            held = [payment(id=f"p-{n}", amount=n, held=True) for n in range(DAMAGED, DAMAGED + RUNS)]
+            running = [asyncio.create_task(runner.run(saga, each, id=each.id)) for each in held]
+            while entries(tmp_path) < DAMAGED + RUNS:  # noqa: ASYNC110 - the bank is a file
+                await asyncio.sleep(0.05)
+            damage(tmp_path)
+            await until(journal, lambda facts: len(corrections(facts)) == DAMAGED)
+            seen = looks(recorded(journal))
+            await until(journal, lambda facts: looks(facts) >= seen + 2)
+            loaded.loaded.modules[0].GATE.set()
+            assert {each.status.value for each in await asyncio.gather(*running)} == {"COMPLETED"}
+            seen = looks(recorded(journal))
+            await until(journal, lambda facts: looks(facts) >= seen + 2)
+            facts = recorded(journal)
+    found = {each.drift: each.subject for each in facts if isinstance(each, DriftDetected)}
+    assert sorted(found[each.drift] for each in corrections(facts)) == sorted(f"payment/p-{n}" for n in range(DAMAGED))
+    assert {len(each.changed) for each in corrections(facts)} == {1}
+
+
+def entries(folder: Path) -> int:
+    """Count what the bank knows."""
+    with closing(sqlite3.connect(folder / "bank.db", timeout=30)) as books:
+        return int(books.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+
+def damage(folder: Path) -> None:
+    """Change the payments that are through at the bank."""
+    with closing(sqlite3.connect(folder / "bank.db", timeout=30)) as books:
+        through = "CAST(substr(payment, 3) AS INTEGER) < ?"
+        changed = books.execute(f"UPDATE entries SET amount = amount + 1000 WHERE {through}", (DAMAGED,))  # noqa: S608 - a constant
+        assert changed.rowcount == DAMAGED
+        books.commit()
