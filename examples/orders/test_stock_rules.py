@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 from stock_rules import held_stock
-from storefront import PlaceOrder, StockItem, charge_card, place_order, quote_shipping
+from storefront import Booking, Payment, PlaceOrder, StockItem, book_parcel, charge_card, place_order, quote_shipping
 
 from amends import DriftKind, Rejected
 from amends.testing import RuleScenario, Scenario
@@ -74,10 +74,15 @@ def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
 
 
 def test_orders_that_end_by_themselves_leave_nothing_to_free() -> None:
-    """A compensated order holds nothing, however often it is looked at."""
+    """An order holds nothing once it is compensated or completed, however often it is looked at."""
     with Scenario(place_order) as scenario:
-        scenario.given(teapots()).answers(charge_card, Rejected("card was declined"))
-        scenario.answers(quote_shipping, Decimal("4.90")).when(ORDER).compensated("reserve_stock")
+        scenario.given(teapots()).answers(quote_shipping, Decimal("4.90"))
+        payment = Payment(payment_id="payment-1", amount=ORDER.amount)
+        scenario.answers(charge_card, Rejected("card was declined"), payment)
+        scenario.answers(book_parcel, Booking(booking_id="booking-1"))
+        scenario.when(ORDER).compensated("reserve_stock")
+        scenario.when(ORDER.model_copy(update={"order_id": "o-2"})).completed()
         rule = RuleScenario(held_stock, scenario)
         assert not rule.look()
         assert not rule.reconcile().corrected
+        assert free(scenario) == 8

@@ -1,0 +1,133 @@
+"""The kit that tests drift rules: what it does is what the commands do, in virtual time."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from eventsourcing.domain import event
+
+from amends import (
+    Aggregate,
+    Attempted,
+    Call,
+    Cause,
+    Command,
+    CouldNotLook,
+    Drift,
+    DriftKind,
+    Intervene,
+    Intervention,
+    Observation,
+    Rejected,
+    RunQuery,
+    RunStatus,
+    Saga,
+    UnitOfWork,
+    Verb,
+    drift_rule,
+    effect,
+)
+from amends.testing import RuleScenario, Scenario
+
+
+class Lamp(Aggregate):
+    """A light that should be on."""
+
+    @event("Hung")
+    def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
+        self.on = False
+
+    @event("Switched")
+    def switch(self, cause: str) -> None:  # noqa: ARG002 - kept in the event
+        """Turn it on."""
+        self.on = True
+
+
+@effect
+async def call_somebody(name: str, call: Call) -> None:
+    """Call."""
+
+
+@call_somebody.compensation
+async def say_sorry(tried: Attempted[str, None], call: Call) -> None:
+    """Call again."""
+
+
+@effect
+async def call_the_office(name: str, call: Call) -> None:
+    """Call somebody else."""
+
+
+@call_the_office.compensation
+async def hang_up(tried: Attempted[str, None], call: Call) -> None:
+    """End it."""
+
+
+calling = Saga("calling", str, call_somebody, call_the_office)
+
+
+def switch_on(name: str, cause: Cause, uow: UnitOfWork) -> None:
+    """Turn a lamp on."""
+    uow.get(Lamp, name).switch(cause.fact)
+
+
+@drift_rule("lamps", every=timedelta(minutes=1), mode="apply")
+def lamps_are_on(observation: Observation) -> Iterator[Drift]:
+    """The lamp is on; without its version, so that two looks are needed."""
+    lamp = observation.load(Lamp, "hall")
+    if lamp is None:
+        raise CouldNotLook("there is no lamp")
+    if not lamp.on:
+        yield Drift(subject="hall", kind=DriftKind.DIFFERENT, actual="off", correction=Command(switch_on, "hall"))
+
+
+@drift_rule("apologies", every=timedelta(minutes=1), mode="propose")
+def apologies_are_made(observation: Observation) -> Iterator[Drift]:
+    """Whoever could not be told sorry is told again."""
+    for run in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}))):
+        again = Intervention(verb=Verb.RETRY, actor="", reason="they are at home by now")
+        yield Drift(
+            subject=run.run_id,
+            kind=DriftKind.MISSING,
+            version=run.position,
+            correction=Intervene(run.run_id, again),
+        )
+
+
+def test_each_reconciliation_is_later_than_the_last() -> None:
+    """What needs two looks apart is held by the first and corrected by the second; looking alone counts for nothing."""
+    with Scenario(calling) as scenario:
+        rule = RuleScenario(lamps_are_on, scenario.given(Lamp("hall")))
+        before = scenario.journal.notifications_blocking()
+        assert len(rule.look()) == len(rule.look()) == 1
+        assert scenario.journal.notifications_blocking() == before
+        first = rule.reconcile()
+        assert (first.corrected, first.held) == ((), {"hall": "waits to be seen again, at least 10 s apart"})
+        (corrected,) = rule.reconcile().corrected
+        assert (corrected.subject, corrected.changed) == ("hall", ("Lamp/hall:2",))
+        assert rule.look() == ()
+
+
+def test_what_could_not_be_looked_at_is_raised() -> None:
+    """A test sees the rule's own reason, whether anything is recorded or not."""
+    with Scenario(calling) as scenario:
+        rule = RuleScenario(lamps_are_on, scenario)
+        for looking in (rule.look, rule.reconcile):
+            with pytest.raises(CouldNotLook, match="there is no lamp"):
+                looking()
+
+
+def test_a_run_that_was_decided_about_goes_on() -> None:
+    """A correction that is an operator's decision is followed by what it leads to."""
+    with Scenario(calling) as scenario:
+        scenario.answers(call_somebody, None).answers(call_the_office, Rejected("they are closed"))
+        scenario.compensation_answers(call_somebody, TimeoutError("nobody is at home")).when("Ada").needs_attention()
+        rule = RuleScenario(apologies_are_made, scenario)
+        assert rule.reconcile().held == {"run-1": "waits for approval"}
+        scenario.compensation_answers(call_somebody, None)
+        (corrected,) = rule.reconcile(approving=True).corrected
+        assert corrected.problem is None
+        record = scenario.journal.record_blocking("run-1")
+        assert record is not None
+        assert record.state.status is RunStatus.COMPENSATED
+        assert rule.look() == ()
