@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amends.aggregates.codec import EventCodec
@@ -284,6 +284,7 @@ def played(steps: list[tuple[str, Any, int]]) -> Past:
 
 
 @given(steps=decisions)
+@settings(max_examples=40)
 def test_the_stream_folds_to_what_was_decided_on(steps: list[tuple[str, Any, int]]) -> None:
     """Whatever was decided, the facts read back fold to the same schedules; snapshots as well."""
     past = played(steps)
@@ -319,6 +320,7 @@ def test_every_kind_of_fact_can_be_recorded() -> None:
 # ---- Temporal's copy
 
 
+@settings(max_examples=50)
 @given(before=decisions, after=decisions, spoilt=st.sets(names), foreign=st.booleans())
 def test_aligned_once_temporal_holds_what_is_declared(
     before: list[tuple[str, Any, int]],
