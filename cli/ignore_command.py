@@ -8,6 +8,7 @@ import typer
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import Tx
+from amends.aggregates.oneline import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, require_store
@@ -30,7 +31,8 @@ _DAY_MS = 24 * 3_600_000
 _COLUMNS = (
     Column("rule", 8),
     Column("ignored", 14, copied=True),
-    Column("until", 19),
+    Column("until", 25),
+    Column("state", 7),
     Column("by", 6),
     Column("reason", 20, below=True),
 )
@@ -50,12 +52,17 @@ def add(
     if not 0 < days <= 3_650:  # noqa: PLR2004 - ten years
         raise InputError(f"--days is {days:g}; use a number above 0 up to 3650")
     until_ms = now_ms() + round(days * _DAY_MS)
-    _write(
-        settings_of(ctx),
-        rule,
-        lambda standing: ignore(standing, what, now_ms(), actor=user(), reason=reason, until_ms=until_ms),
-    )
+    found = False
+
+    def decide(standing: Standing) -> ReconciliationFact:
+        nonlocal found
+        found = any(what in {name, each.found.subject} for name, each in standing.drifts.items())
+        return ignore(standing, what, now_ms(), actor=user(), reason=reason, until_ms=until_ms)
+
+    _write(settings_of(ctx), rule, decide)
     say(f"{what} is ignored by rule {rule} until {moment(until_ms)}")
+    if not found:
+        note(f"no open drift has the id or subject {shorten(what)} now; if it is misspelt, remove it")
     return ExitCode.OK
 
 
@@ -75,13 +82,22 @@ def list_ignores(
     """List what is ignored, what has expired included."""
     settings = settings_of(ctx)
     found = asyncio.run(_ignores(settings))
+    at_ms = now_ms()
     if as_json:
-        print_json([{"rule": rule, "what": what, **each.model_dump()} for rule, what, each in found])
+        print_json(
+            [
+                {"rule": rule, "what": what, **each.model_dump(), "expired": each.until_ms <= at_ms}
+                for rule, what, each in found
+            ]
+        )
     elif not found:
         note("nothing is ignored")
     else:
         shown = screen()
-        rows = [(rule, what, moment(each.until_ms), each.actor, each.reason) for rule, what, each in found]
+        rows = [
+            (rule, what, moment(each.until_ms), "expired" if each.until_ms <= at_ms else "", each.actor, each.reason)
+            for rule, what, each in found
+        ]
         shown.show(table(_COLUMNS, rows, shown.width))
     return ExitCode.OK
 

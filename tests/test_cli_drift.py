@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from reading_shop import Amends, Shop, as_it_was, change, copy_of, one_line, project_at
 
+from amends.cli.reconciling import now_ms
+
 RULES = '''
 from datetime import timedelta
 
@@ -145,6 +147,21 @@ def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> No
     assert "being moved" in answer.out
     assert spoilt("ignore", "remove", "read-model", "order-accepted").code == 0
     assert spoilt("drift", "read-model").code == 1
+
+
+def test_an_ignore_of_nothing_and_one_that_is_over_are_told(spoilt: Amends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ignored is said to be nothing that is open, until it is; when its time is over, the list says so."""
+    spoilt("reconcile", "read-model")
+    misspelt = spoilt("ignore", "add", "read-model", "ordre-accepted", "--reason", "being moved")
+    assert misspelt.code == 0
+    assert misspelt.err.startswith("amends: no open drift has the id or subject 'ordre-accepted' now; ")
+    assert spoilt("ignore", "add", "read-model", "order-accepted", "--reason", "moved", "--days", "1").err == ""
+    assert "expired" not in spoilt("ignore", "list").out
+    later = now_ms() + 2 * 86_400_000
+    monkeypatch.setattr("amends.cli.ignore_command.now_ms", lambda: later)
+    expired = {each["what"]: each["expired"] for each in spoilt("ignore", "list", "--json").json}
+    assert expired == {"ordre-accepted": False, "order-accepted": True}
+    assert re.search(r"order-accepted .* expired ", spoilt("ignore", "list").out)
 
 
 def test_rules_of_the_project_are_found_and_correct_its_aggregates(
