@@ -15,7 +15,7 @@ from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
 from amends.reconciler.observation import Observation
-from amends.reconciler.rule import Rule, RuleFunction, drift_rule
+from amends.reconciler.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
 from amends.sagas.messages_temporal import DRIVER
 from amends.sagas.recovery_temporal import TOLD, belongs, running_workflows, store_behind, workflow_status
 
@@ -37,7 +37,8 @@ def drive_rules(
         nothing_runs: Whether it is known that there is no Temporal, so that nothing can be running there.
     """
 
-    @drift_rule("driven", every=timedelta(minutes=1), mode="apply")
+    # What is done is what every worker does when it starts, so as many as there are may be due.
+    @drift_rule("driven", every=timedelta(minutes=1), mode="apply", cap=MOST_DRIFTS)
     async def driven(observation: Observation) -> AsyncIterator[Drift]:
         """Every open run was started in Temporal and its workflow runs."""
         running: frozenset[str] | None = None

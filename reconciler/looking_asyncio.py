@@ -16,7 +16,7 @@ from amends.reconciler.drift import CouldNotLook, Drift, corrected_run
 from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Found, Rule
+from amends.reconciler.rule import MOST_DRIFTS, Found, Rule
 from amends.reconciler.standing import Standing
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
@@ -125,12 +125,16 @@ def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rul
         raise CouldNotLook(
             "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
         )
-    found = []
+    found: list[Drift] = []
     for each in answer:
         if isinstance(each, CouldNotLook):
             raise each
         if not isinstance(each, Drift):
             raise CouldNotLook(f"the rule yielded {shorten(each)}, which is no Drift")
+        if len(found) == MOST_DRIFTS:
+            raise CouldNotLook(
+                f"the rule found more than {MOST_DRIFTS:,} differences; it is wrong itself, or everything else is"
+            )
         found.append(each)
     return tuple(found)
 

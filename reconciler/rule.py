@@ -12,13 +12,16 @@ from amends.aggregates.oneline import shorten
 from amends.reconciler.drift import CouldNotLook, Drift
 from amends.reconciler.observation import Observation
 
-__all__ = ["Found", "Mode", "Policy", "Rule", "RuleFunction", "drift_rule"]
+__all__ = ["MOST_DRIFTS", "Found", "Mode", "Policy", "Rule", "RuleFunction", "drift_rule"]
 
 Found: TypeAlias = Drift | CouldNotLook
 """What a rule yields."""
 
 RuleFunction: TypeAlias = Callable[[Observation], Iterable[Found] | AsyncIterable[Found] | Awaitable[Iterable[Found]]]
 """A rule's function: `def` or `async def`, with `yield` or returning what it found."""
+
+MOST_DRIFTS = 1_000
+"""How many drifts one look may find: what is open is kept in memory, and is for people to read."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _MAX_NAME_CHARS = 60

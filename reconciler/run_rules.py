@@ -15,7 +15,7 @@ from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.state import OPEN, SETTLED_WELL, NodeStatus, RunState, RunStatus
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
 from amends.reconciler.observation import Observation
-from amends.reconciler.rule import Rule, drift_rule
+from amends.reconciler.rule import MOST_DRIFTS, Rule, drift_rule
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
 from amends.sagas.registry import Registry
@@ -42,7 +42,8 @@ def run_rules(
     """
     return (
         drift_rule("attention", every=_MINUTE, mode="propose")(_attention(attended_within)),
-        drift_rule("overdue", every=_MINUTE, mode="apply")(_overdue(driver)),
+        # To rouse a run does no harm, however many there are.
+        drift_rule("overdue", every=_MINUTE, mode="apply", cap=MOST_DRIFTS)(_overdue(driver)),
         drift_rule("unserved", every=10 * _MINUTE)(_unserved(registry)),
     )
 

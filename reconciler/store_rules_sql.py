@@ -36,7 +36,9 @@ SWEPT_EVENTS = 2_000
 
 _EVERY = timedelta(minutes=1)
 _WHOLE = "read model"
+_OTHERS = "other streams"
 _MANY = 20
+_NAMED = 100
 _LACKING = frozenset({FindingKind.GAP, FindingKind.NO_PLAN})
 
 
@@ -102,8 +104,16 @@ def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Itera
             *check_streams(engine, codec, observation.known),
             *_news_and_sweep(engine, codec, observation, STREAMS),
         ]
-        found = dict.fromkeys(each for each in findings if not each.mended_by_rebuilding)
-        yield from map(_damage, found)
+        # What was found before comes first, so what is named stays the same while there is more.
+        found = [*dict.fromkeys(each for each in findings if not each.mended_by_rebuilding)]
+        yield from map(_damage, found[:_NAMED])
+        if len(found) > _NAMED:
+            yield Drift(
+                subject=_OTHERS,
+                kind=DriftKind.DIFFERENT,
+                expected="sound streams",
+                evidence=f"more than {_NAMED} things are wrong; all of them: amends db check",
+            )
 
     return streams
 

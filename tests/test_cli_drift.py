@@ -1,5 +1,6 @@
 """Drift and reconciliation at the command line."""
 
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -165,11 +166,14 @@ def test_an_ignore_of_nothing_and_one_that_is_over_are_told(spoilt: Amends, monk
 
 
 def test_rules_of_the_project_are_found_and_correct_its_aggregates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], store_url: str
 ) -> None:
     """A rule that proposes waits for approval; a rule that cannot look is exit status 3, whatever others find."""
-    (project_at(tmp_path, '["shelf_rules"]') / "shelf_rules.py").write_text(RULES)
+    # A module is loaded once, and an aggregate defined once.
+    module = f"shelf_rules_{store_url.partition(':')[0].partition('+')[0]}"
+    (project_at(tmp_path, f'["{module}"]') / f"{module}.py").write_text(RULES)
     with as_it_was():
+        os.environ["AMENDS_STORE_URL"] = store_url
         amends = Amends(tmp_path, capsys)
         assert amends("db", "upgrade").code == 0
         blind = amends("drift", "shelf", "catalogue")
@@ -181,6 +185,8 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         done = amends("reconcile", "shelf", "--approve", proposed["id"], "--json")
         assert done.json[0]["corrected"][0]["changed"] == ["Shelf/s:1", "Shelf/s:2"]
         assert amends("drift", "shelf").code == 0
+        assert amends("reconcile", "read-model", "streams", "attention", "overdue", "unserved", "driven").code == 0
+        assert amends("drift", "--new", "read-model", "streams").code == 0
         assert amends("db", "check").code == 0
         # The journal alone says what was written, and why.
         project_at(tmp_path)

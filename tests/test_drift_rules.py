@@ -200,6 +200,17 @@ async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
     assert len([verdict async for verdict in reconciler(small).looks(rule)]) == 2
 
 
+async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many damaged streams some are named, the same ones each time, and that there are more is said."""
+    monkeypatch.setattr(store_rules_sql, "_NAMED", 2)
+    finish(small, *(f"run-{number}" for number in range(6)))
+    damage(small, f"UPDATE {WRONG['streams']}")
+    by, rule = reconciler(small), rules(small)["streams"]
+    for _ in range(3):
+        found = [each.subject for each in (await by.look(rule)).seen.values()]
+        assert found == ["run/run-0", "run/run-1", "other streams"]
+
+
 async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
     """A gap is said with its place, and nothing claims to mend it; what is restored is no drift any more."""
     rule, by = rules(journal)["streams"], reconciler(journal)

@@ -1,6 +1,7 @@
 """Reconciling on a real store: what is recorded, what is corrected, and that it is corrected once."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -341,6 +342,11 @@ async def _later(_: Observation) -> list[Drift]:
     return []
 
 
+def _endless(_: Observation) -> Iterator[Drift]:
+    for number in itertools.count():
+        yield Drift(subject=f"s-{number}", kind=DriftKind.MISSING)
+
+
 def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
     return ["drift"]
 
@@ -352,6 +358,7 @@ def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
         (_raising, "TimeoutError: the bank does not answer"),
         (_away, "the bank is closed"),
         (_wrong, "no Drift"),
+        (_endless, "more than 1,000 differences"),
         (_late, "has not answered within 0.2 s"),
         (_later, "has not answered within 0.2 s"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from reading_shop import Shop
 
+from amends import Attempted, Call, Rejected, Retry, RunQuery, RunStatus, Saga, UnitOfWork, effect, pivot, transaction
 from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.aggregates.record import RunRecord
 from amends.reconciler.decide import Look
@@ -16,6 +17,7 @@ from amends.reconciler.looking_asyncio import look
 from amends.reconciler.run_rules import run_rules
 from amends.reconciler.standing import Standing
 from amends.sagas.registry import Registry
+from amends.testing import RuleScenario, Scenario
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
@@ -48,6 +50,45 @@ async def test_an_exhausted_compensation_is_drift_at_once_with_a_retry(shop: Sho
     assert "the shelf is locked" in stuck.evidence
     assert described(drifts["order-mail"].correction) == "retry send_receipt of run order-mail"  # type: ignore[arg-type]  # it has one
     assert len(drifts) == 2
+
+
+def test_all_exhausted_compensations_of_a_run_are_retried_together() -> None:
+    """One approval takes all decisions about a run in one transaction, each linked to the drift, and the run closes."""
+
+    @effect
+    async def charge(_: str, __: Call) -> str:
+        return ""
+
+    @charge.compensation(retry=Retry(max_attempts=1))
+    async def refund(tried: Attempted[str, str], call: Call) -> None: ...
+
+    @effect
+    async def ship(_: str, __: Call) -> str:
+        return ""
+
+    @ship.compensation(retry=Retry(max_attempts=1))
+    async def call_back(tried: Attempted[str, str], call: Call) -> None: ...
+
+    @transaction
+    def confirm(_: str, __: UnitOfWork) -> None:
+        raise Rejected("sold out")
+
+    (attention,) = [each for each in run_rules(None, driver="temporal") if each.name == "attention"]
+    with Scenario(Saga("buy", str, charge, ship, pivot(confirm))) as scenario:
+        for step in (charge, ship):
+            scenario.answers(step, "done").compensation_answers(step, OSError("closed"), None)
+        scenario.when("a book").needs_attention("charge", "ship")
+        rule = RuleScenario(attention, scenario)
+        (drift,) = rule.look()
+        assert described(drift.correction) == "retry charge, retry ship of run run-1"  # type: ignore[arg-type]  # it has one
+        assert rule.reconcile().held == {"run-1": "waits for approval"}
+        (done,) = rule.reconcile(approving=True).corrected
+        assert done.problem is None
+        retries = [each for each in scenario.journal.facts_blocking("run-1") if each.kind == "RetryRequested"]
+        assert [each.id for each in retries] == [*done.changed]
+        assert {str(each.causation_id) for each in retries} == {"reconciliation/attention:2"}
+        assert scenario.journal.runs_blocking(RunQuery())[0].status is RunStatus.COMPENSATED
+        assert rule.look() == ()
 
 
 async def test_what_only_people_can_decide_is_drift_after_a_while(
