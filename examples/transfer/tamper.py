@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--forget", action="append", default=[], metavar="TRANSFER")
     parser.add_argument("--invent", type=_pair, action="append", default=[], metavar="ACCOUNT=AMOUNT")
     options = parser.parse_args()
+    if not (options.data / "books.db").exists():
+        raise SystemExit(f"tamper: there are no books of a bank in {options.data}: name its --data folder")
     try:
         done = tamper(options.data, amounts=options.amount, forgotten=options.forget, invented=options.invent)
     except (LineLogError, OSError, sqlite3.Error) as error:
