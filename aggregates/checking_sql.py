@@ -5,26 +5,25 @@ size of the store, and others can go on working. What is compared with each othe
 that is being written to is not found wrong because of that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from eventsourcing.persistence import StoredEvent
-from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, exc, literal, select, text
+from sqlalchemy import Connection, Engine, literal, select
 
 from amends.aggregates.audit import AggregateAudit, Finding, FindingKind, RunAudit, StreamAudit
 from amends.aggregates.codec import EventCodec
-from amends.aggregates.engine_sql import safe_url
+from amends.aggregates.damage_sql import damaged_plans, database_damage
 from amends.aggregates.facts import run_of, stream_of_run
-from amends.aggregates.failures_sql import as_amends_error, store_errors
+from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.loading_sql import Plans
-from amends.aggregates.plan import Plan
-from amends.aggregates.schema_sql import plans, run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.schema_sql import run_keys, saga_index, snapshots, stored_events
 from amends.aggregates.snapshot import Snapshot
-from amends.aggregates.streams_sql import changed_after, last_notification_id
+from amends.aggregates.streams_sql import changed_after, last_notification_id, read_stream
 
 __all__ = [
     "ALL",
@@ -37,7 +36,6 @@ __all__ = [
     "check_changes",
     "check_page",
     "check_streams",
-    "damaged_plans",
     "fold_run",
     "newest_change",
     "streams_after",
@@ -45,6 +43,7 @@ __all__ = [
 
 STREAMS_A_PAGE = 100
 ROWS_A_PAGE = 500
+_BEGINNING = -(2**62)
 CHANGES_A_PAGE = 2_000
 
 
@@ -111,7 +110,7 @@ def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
         UnreachableError: The store cannot be read.
         JournalError: The database is damaged so that it cannot be read.
     """
-    damage = list(_database_damage(engine))
+    damage = list(database_damage(engine))
     yield from damage
     if damage:
         # What follows would only be the same damage in other words, if it can be read at all.
@@ -181,14 +180,15 @@ def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans,
     findings: list[Finding] = []
     with store_errors(), _snapshot_of(engine) as connection:
         changed, last_id = changed_after(connection, after_id, CHANGES_A_PAGE)
+        derived = _ReadModel(connection, changed)
         for stream, first in changed.items():
             if run_of(stream) is not None:
-                findings += _audit(connection, codec, kept, stream).findings
+                findings += _audit(connection, codec, kept, stream, derived).findings
             elif not only_runs:
                 tail = StreamAudit(stream, codec, after=max(0, first - 2))
                 _feed(tail, _rows(connection, stream, after=first - 2))
                 # What is wrong is said as it is said when the whole stream is looked at.
-                findings += _audit(connection, codec, kept, stream).findings if tail.findings else []
+                findings += _audit(connection, codec, kept, stream, derived).findings if tail.findings else []
     return Changed(tuple(findings), last_id)
 
 
@@ -212,58 +212,12 @@ def check_streams(engine: Engine, codec: EventCodec, streams: Sequence[str]) -> 
     kept = Plans()
     for stream in streams:
         with store_errors(), _snapshot_of(engine) as connection:
-            audit = _audit(connection, codec, kept, stream)
+            audit = _audit(connection, codec, kept, stream, _ReadModel(connection, [stream]))
             found = audit.findings if audit.last else list(_left_behind(connection, stream))
         yield from found
 
 
 # ---- the parts of a check
-
-
-def _database_damage(engine: Engine) -> Iterator[Finding]:
-    if engine.dialect.name != "sqlite":
-        return
-    try:
-        with engine.connect() as connection:
-            said = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()
-    except exc.DatabaseError as error:
-        if isinstance(error, exc.OperationalError):
-            raise as_amends_error(error) from error
-        said = [str(as_amends_error(error))]
-    for line in said:
-        if line != "ok":
-            yield Finding(FindingKind.DATABASE, safe_url(engine), None, f"{line}; restore the file from a backup")
-
-
-def damaged_plans(engine: Engine) -> Iterator[Finding]:
-    """Look at every plan.
-
-    Raises:
-        UnreachableError: The store cannot be read.
-    """
-    after = ""
-    while True:
-        with store_errors(), engine.connect() as connection:
-            page = connection.execute(
-                select(plans.c.fingerprint, plans.c.plan)
-                .where(plans.c.fingerprint > after)
-                .order_by(plans.c.fingerprint)
-                .limit(STREAMS_A_PAGE)
-            ).all()
-        if not page:
-            return
-        for fingerprint, plan in page:
-            if (wrong := _wrong_with_plan(fingerprint, plan)) is not None:
-                yield Finding(FindingKind.DAMAGED, f"plan {fingerprint}", None, wrong)
-        after = page[-1].fingerprint
-
-
-def _wrong_with_plan(fingerprint: str, plan: str) -> str | None:
-    try:
-        found = Plan.model_validate_json(plan).fingerprint
-    except ValidationError as error:
-        return f"cannot be read, {error.error_count()} fields do not fit; upgrade this program or restore the plan"
-    return None if found == fingerprint else f"its content has fingerprint {found}; restore the plan"
 
 
 _Part = tuple[tuple[Finding, ...], str | None, int]
@@ -274,12 +228,14 @@ def _stream_page(
 ) -> _Part:
     findings: list[Finding] = []
     last, size = None, 0
-    for stream in streams_after(connection, after, only_runs=only_runs):
+    streams = streams_after(connection, after, only_runs=only_runs)
+    derived = _ReadModel(connection, streams)
+    for stream in streams:
         last = stream
         # SQLite's pattern does not tell "run/" from "Run/".
         if only_runs and run_of(stream) is None:
             continue
-        audit = _audit(connection, codec, kept, stream)
+        audit = _audit(connection, codec, kept, stream, derived)
         findings += audit.findings
         size += audit.count
         if most is not None and size >= most:
@@ -323,13 +279,23 @@ def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
             yield _lost_run(table, run_id)
 
 
-def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str) -> StreamAudit:
+class _ReadModel:
+    """What the read model has of some runs, read at once: a statement for each run would take most of the time."""
+
+    def __init__(self, connection: Connection, streams: Iterable[str]) -> None:
+        run_ids = [run_id for stream in streams if (run_id := run_of(stream)) is not None]
+        rows = connection.execute(select(saga_index).where(saga_index.c.run_id.in_(run_ids))).mappings()
+        self.rows = {row["run_id"]: dict(row) for row in rows}
+        self.keys: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        for run_id, field, value in connection.execute(select(run_keys).where(run_keys.c.run_id.in_(run_ids))):
+            self.keys[run_id].add((field, value))
+
+
+def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str, derived: _ReadModel) -> StreamAudit:
     run_id = run_of(stream)
     if run_id is not None:
         audit = fold_run(connection, codec, kept, stream)
-        row = connection.execute(select(saga_index).where(saga_index.c.run_id == run_id)).mappings().first()
-        keys = connection.execute(select(run_keys.c.field, run_keys.c.value).where(run_keys.c.run_id == run_id))
-        audit.compare(None if row is None else dict(row), frozenset((field, value) for field, value in keys))
+        audit.compare(derived.rows.get(run_id), frozenset(derived.keys[run_id]))
         return audit
     aggregate = AggregateAudit(stream, codec, _newest_snapshot(connection, stream))
     _feed(aggregate, _rows(connection, stream))
@@ -371,20 +337,16 @@ def streams_after(connection: Connection, after: str, *, only_runs: bool = False
     return connection.execute(found).scalars().all()
 
 
-def _rows(connection: Connection, stream: str, after: int | None = None) -> Iterator[StoredEvent]:
+def _rows(connection: Connection, stream: str, after: int = _BEGINNING) -> Iterator[StoredEvent]:
     """Read a stream after a position; without one from its very beginning, positions that should not be included."""
-    table = stored_events.c
-    while True:
-        found = select(table.originator_id, table.originator_version, table.topic, table.state)
-        found = found.where(table.originator_id == stream)
-        if after is not None:
-            found = found.where(table.originator_version > after)
-        page = connection.execute(found.order_by(table.originator_version).limit(ROWS_A_PAGE)).all()
-        for row in page:
-            yield StoredEvent(row[0], row[1], row[2], row[3])
-        if len(page) < ROWS_A_PAGE:
-            return
-        after = page[-1].originator_version
+    page = read_stream(connection, stream, after, ROWS_A_PAGE)
+    while page:
+        yield from page
+        page = (
+            read_stream(connection, stream, page[-1].originator_version, ROWS_A_PAGE)
+            if len(page) == ROWS_A_PAGE
+            else []
+        )
 
 
 def _newest_snapshot(connection: Connection, stream: str) -> Snapshot | None:

@@ -19,10 +19,10 @@ from amends.aggregates.checking_sql import (
     check_changes,
     check_page,
     check_streams,
-    damaged_plans,
     newest_change,
 )
 from amends.aggregates.codec import EventCodec
+from amends.aggregates.damage_sql import damaged_plans
 from amends.aggregates.facts import run_of, stream_of_run
 from amends.aggregates.loading_sql import Plans
 from amends.reconciler.drift import Drift, DriftKind, Rebuild
