@@ -2,8 +2,9 @@
 # exactly the versions of requirements/dev.txt, checked by hash, and the project itself, editable.
 
 PYTHON ?= python3
-# What pytest gets; `make test PYTEST_ARGS="-x tests/test_repository.py"` runs less.
-PYTEST_ARGS ?= -n 2 --dist worksteal tests
+# What pytest gets; `make test PYTEST_ARGS="-x tests/test_repository.py"` runs less. Four processes keep two cores busy:
+# many tests wait for servers.
+PYTEST_ARGS ?= -n 4 --dist worksteal tests
 
 VENV := .venv
 PY := $(VENV)/bin/python
