@@ -1,14 +1,15 @@
-"""Projects in temporary directories, and the real program `amends` run in them as a process of its own."""
+"""Projects in temporary directories, and the program `amends` run in them as a process of its own."""
 
 import os
 import signal
 import subprocess
-import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from forked import AMENDS, can_fork, run_forked
 
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.journal_sql import open_journal
@@ -16,8 +17,6 @@ from amends.aggregates.record import RunSummary
 from amends.aggregates.state import RunStatus
 
 __all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
-
-AMENDS = Path(sysconfig.get_path("scripts")) / "amends"
 
 # A guard against hangs, far above what any command takes; nothing is measured with it.
 _GUARD_S = 45
@@ -90,11 +89,18 @@ class CommandProject:
         prefix: tuple[str, ...] = (),
     ) -> Ended:
         """Run the program to its end."""
+        environment = {**self.environment, **(env or {})}
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        if not prefix and can_fork(environment):
+            forked = run_forked(
+                list(map(str, arguments)), folder=self.path, environment=environment, stdin=given, timeout_s=_GUARD_S
+            )
+            return Ended(forked.code, forked.out.decode(), forked.err.decode())
         ended = subprocess.run(
             [*prefix, AMENDS, *arguments],
             cwd=self.path,
-            env={**self.environment, **(env or {})},
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            env=environment,
+            input=given,
             capture_output=True,
             timeout=_GUARD_S,
             check=False,

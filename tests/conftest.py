@@ -7,6 +7,7 @@ run ids and task queues.
 
 import faulthandler
 import shutil
+import signal
 import sysconfig
 import tempfile
 import uuid
@@ -23,6 +24,9 @@ from temporal_parts import TemporalServer
 # How long an example takes depends on what else the machine does.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# A shell that is not interactive has its background jobs ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TEARDOWN_S = 60
 

@@ -5,7 +5,7 @@ All code of a page is run in the page's order, in one new, empty folder.
 | in the page | what happens |
 |---|---|
 | block `python` | runs in the page's module: names carry over, `await` works at the top level |
-| block `console` | each line `$ command` runs in bash with this environment's programs, and must exit with 0 |
+| block `console` | each line `$ command` runs in bash with this environment's programs (`amends` alone: forked), exit status 0 |
 | `$ echo $?` under a command | shows its exit status, which may then be another one than 0 |
 | lines under a command | must be what it prints; `...` is any text in a line, alone on a line any lines |
 | times, ports, process ids, widths of gaps in them | stand for others of their kind; `/projects` is the page's folder |
@@ -32,6 +32,7 @@ import json
 import linecache
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,6 +43,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+
+from forked import can_fork, run_forked
 
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
@@ -253,6 +256,16 @@ class PageRun:
 
     def _run_command(self, command: str) -> tuple[int, str]:
         """Run one command where and as the one before it has left things; gives its exit status and what it prints."""
+        if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
+            forked = run_forked(
+                arguments,
+                folder=Path.cwd(),
+                environment=self._variables,
+                merged=True,
+                timeout_s=COMMAND_TIMEOUT_S,
+            )
+            self._status = forked.code
+            return forked.code, forked.out.decode()
         left = self._folder / ".left"
         script = f'(exit {self._status})\n{command}\nstatus=$?\n(pwd; env -0) > "{left}"\nexit $status'
         done = subprocess.run(
@@ -309,6 +322,14 @@ class PageRun:
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(f"{self._folder}{os.sep}"):
                 del sys.modules[name]
+
+
+def plain_arguments(command: str) -> list[str] | None:
+    """Take the arguments of a call of `amends` in which a shell has nothing to do but to split it; else give None."""
+    unquoted = re.sub(r"'[^']*'", "", command)
+    if not command.startswith("amends ") or set(unquoted) & set("()<>|&;$`*?[]{}~!\\#\n\"'"):
+        return None
+    return shlex.split(command)[1:]
 
 
 @contextmanager
