@@ -21,7 +21,6 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.NOTPARALLEL:
 .SHELLFLAGS := -euc
 .PHONY: help demo test bench docs lint types layers pytest pins tree clean FORCE
 
@@ -31,7 +30,9 @@ help: ## list the targets
 demo: $(READY) ## run real sagas through a real Temporal server, and see some of them compensated
 	@$(PY) examples/orders/demo.py
 
-test: lint types layers docs pytest ## everything that CI checks
+test: $(READY) tree ## everything that CI checks
+	@$(MAKE) --no-print-directory -j2 lint types layers docs
+	@$(MAKE) --no-print-directory pytest
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py

@@ -11,7 +11,7 @@ Theory of operation: no outage may use up an attempt of a step, so an attempt co
 - *A delivery finds a claim that is not this process's.* Then Temporal has given up the delivery that made it, so its
   worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
   proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends. And of a local
-  call, which has no heartbeats, an outcome is waited for a few seconds: its worker may only have been slow.
+  call, which has no heartbeats, an outcome is waited for ten seconds: its worker may only have been slow.
 
 How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
 anything else is repeated by Temporal without limit.
@@ -74,7 +74,7 @@ _BEAT_S = 1.0
 _LOOK_S = 0.5
 _HOLD_S = 5.0
 # A local call has no heartbeats: another process is given it as soon as a workflow task took over 2 s.
-_LOCAL_DOUBT_S = 5.0
+_LOCAL_DOUBT_S = 10.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)

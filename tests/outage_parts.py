@@ -99,12 +99,12 @@ class Trace:
     async def gate(self) -> None:
         """Wait until the gate is open."""
         while not self._gate.exists():  # noqa: ASYNC110 - another process opens it
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
 
     async def until(self, beginning: str, count: int) -> None:
         """Wait until so many lines have this beginning; a test that waits in vain is ended by its own bound."""
         while sum(line.startswith(beginning) for line in self.lines()) < count:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
 
 
 @transaction(retry=ONCE)

@@ -1,11 +1,12 @@
 """Reads and runs the code in Markdown pages, so that no page shows what does not work.
 
-All code of a page is run in the page's order, in one new, empty folder.
+All code of a page is run in the page's order, in one new, empty folder. A command that is `amends` alone is run without
+a shell, in a process that has everything imported already.
 
 | in the page | what happens |
 |---|---|
 | block `python` | runs in the page's module: names carry over, `await` works at the top level |
-| block `console` | each line `$ command` runs in bash with this environment's programs (`amends` alone: forked), exit status 0 |
+| block `console` | each line `$ command` runs in bash with this environment's programs, and must exit with 0 |
 | `$ echo $?` under a command | shows its exit status, which may then be another one than 0 |
 | lines under a command | must be what it prints; `...` is any text in a line, alone on a line any lines |
 | times, ports, process ids, widths of gaps in them | stand for others of their kind; `/projects` is the page's folder |
