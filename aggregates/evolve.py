@@ -242,14 +242,15 @@ def told_only(node: NodeState, generation: int) -> bool:
 
 
 def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
+    # Generations never fall: under a former one's key a participant would repeat its former answer.
     generation, undo_generation = node.generation, node.undo_generation
     if head.kind == "LateEffectObserved":
         # What was undone before it acted is undone again, and the participant must not take that for a repetition.
         undo_generation += node.status in _UNDO_STATUSES
     elif status in _UNDO_STATUSES:
-        undo_generation = head.generation
+        undo_generation = max(undo_generation, head.generation)
     else:
-        generation = head.generation
+        generation = max(generation, head.generation)
     first = node.first_position or head.position
     return NodeState(status, head.attempt, head.due_ms, generation, first, undo_generation)
 

@@ -157,11 +157,13 @@ class Scribe:
             case ExpireClaim(name, attempt, undo):
                 return self.lost(state.plan.nodes[name], Direction.UNDO if undo else Direction.DO, attempt)
             case FailStep(name):
-                return self.write(StepFailed, node=name, reason="its transaction was rolled back")
+                reason = "its transaction was rolled back"
+                return self.write(StepFailed, node=name, generation=state.node(name).generation, reason=reason)
             case DoubtStep(name):
-                return self.write(StepInDoubt, node=name, reason=self._doubt(name))
+                generation = state.node(name).generation
+                return self.write(StepInDoubt, node=name, generation=generation, reason=self._doubt(name))
             case ExhaustCompensation(name):
-                return self.write(CompensationExhausted, node=name)
+                return self.write(CompensationExhausted, node=name, generation=state.node(name).undo_generation)
             case FailSaga(name):
                 return self.write(SagaFailed, node=name, reason=self._reason(name) if name else self._cancelled())
             case CloseCompleted():

@@ -133,6 +133,17 @@ def test_what_acted_after_its_undo_had_begun_is_undone_under_another_key(world: 
 
 
 @given(world=eventful_histories())
+def test_the_generations_of_a_key_never_fall(world: World) -> None:
+    """What a fact does not say of a generation leaves it as it was, in every fact that a history can have."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        before, state = state, evolve(state, fact.head)
+        for name, node in state.nodes.items():
+            assert node.generation >= before.node(name).generation
+            assert node.undo_generation >= before.node(name).undo_generation
+
+
+@given(world=eventful_histories())
 def test_attention_names_exactly_what_is_open(world: World) -> None:
     """A run that waits for an operator names nodes that an operator can decide about, and can say what he could do."""
     if world.record.state.status is RunStatus.NEEDS_ATTENTION:
@@ -205,6 +216,20 @@ def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
         "run-1/after/do/0",
         "run-1/after/do/1",
     ]
+
+
+def test_a_redone_step_that_is_in_doubt_is_tried_again_under_its_new_key() -> None:
+    """Under the key of the refused try the participant would say no again, whatever the redo has done there."""
+    world = World.begin(plan_of(PIVOT, AFTER))
+    do(world, "pivot", Succeeded(None))
+    do(world, "after", Refused("closed today"))
+    operate(world, Verb.RETRY)
+    do(world, "after", Failed("TimeoutError", "no answer", final=True))
+    assert kinds(world)[-2:] == ["StepInDoubt", "AttentionRequested"]
+    operate(world, Verb.RETRY)
+    do(world, "after", Succeeded(None))
+    keys = [fact.key for fact in world.facts if isinstance(fact, StepStarted) and fact.node == "after"]
+    assert keys == ["run-1/after/do/0", "run-1/after/do/1", "run-1/after/do/1"]
 
 
 def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
@@ -310,6 +335,23 @@ def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
     assert undos == ["run-1/a/undo/0", "run-1/a/undo/1"]
     assert world.record.results["a"] == {"late": True}
+
+
+def test_an_exhausted_second_undo_is_tried_again_under_the_second_key() -> None:
+    """Under the first undo's key the participant would answer what it answered before the step acted again."""
+    world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
+    first = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    operate(world, Verb.CANCEL)
+    do(world, "a", Succeeded(None))
+    world.answer(first, Succeeded(None))
+    do(world, "a", Refused("closed today"))
+    assert open_nodes(world) == ("a",)
+    operate(world, Verb.RETRY)
+    do(world, "a", Succeeded(None))
+    undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
+    assert undos == ["run-1/a/undo/0", "run-1/a/undo/1", "run-1/a/undo/1"]
 
 
 def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
