@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from forked import AMENDS, can_fork, run_forked
+from forked import AMENDS, Running, can_fork, run_forked
 
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.journal_sql import open_journal
@@ -41,12 +41,11 @@ class Ended(NamedTuple):
 class Started(NamedTuple):
     """A command that goes on in the background; its output is stdout and stderr together."""
 
-    process: subprocess.Popen[str]
+    process: Running
     lines: list[str]
 
     def read_until(self, text: str) -> str:
         """Read its output up to a line that contains a text, and give that line."""
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
             if text in line:
@@ -56,9 +55,8 @@ class Started(NamedTuple):
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send it a signal, read the rest of what it says, and give its exit status."""
         self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=_GUARD_S)
-        self.lines.append(rest)
-        return self.process.returncode
+        self.lines.append(self.process.read_rest(_GUARD_S))
+        return self.process.wait()
 
 
 @dataclass
@@ -110,24 +108,11 @@ class CommandProject:
     @contextmanager
     def started(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Started]:
         """Start the program, and kill it at the end if it still runs."""
-        process = subprocess.Popen(
-            [AMENDS, *arguments],
-            cwd=self.path,
-            env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = Running(arguments, folder=self.path, environment={**self.environment, **(env or {})})
         try:
             yield Started(process, [])
         finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.communicate(timeout=_GUARD_S)
-                finally:
-                    process.kill()
+            process.end(_GUARD_S)
 
     @property
     def store_url(self) -> str:

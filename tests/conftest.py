@@ -21,9 +21,11 @@ from hypothesis import settings
 from reading_shop import Amends, Shop, as_it_was, make_shop
 from temporal_parts import TemporalServer
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# How long an example takes depends on what else the machine does. What guards a landing tries the same examples every
+# time, so that it is red for what was changed; `--hypothesis-profile=explore` looks for others.
+settings.register_profile("landing", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("landing")
 
 # A shell that is not interactive has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,30 +1,33 @@
 """Runs the program `amends` in a process of its own that is forked where everything is imported already.
 
-Importing takes a command most of its time, and the tests run some hundred of them. How the program starts by itself is
-seen wherever a test starts one in the background.
+Importing takes a command most of its time, and the tests run some hundreds of them. How the program starts by itself
+is seen where commands stand between others in a shell: in pages, in the demo, and in the tests of the program itself.
 """
 
 import functools
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from amends.cli.app import COMMANDS
 
-__all__ = ["AMENDS", "Forked", "can_fork", "run_forked"]
+__all__ = ["AMENDS", "Forked", "Running", "can_fork", "run_forked"]
 
 AMENDS = Path(sysconfig.get_path("scripts")) / "amends"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [*sorted({each.module for each in COMMANDS}), "httpx", "temporalio.worker", "sqlalchemy.dialects.sqlite", "psycopg"]
+    [*sorted({each.module for each in COMMANDS}), "httpx", "psycopg", "sqlalchemy.dialects.sqlite", "temporalio.worker"]
 )
 
 
@@ -34,6 +37,98 @@ class Forked(NamedTuple):
     code: int
     out: bytes
     err: bytes
+
+
+class Running:
+    """The program, going on in the background, with what `subprocess.Popen` has of it.
+
+    Args:
+        arguments: What follows its name.
+        folder: Where it is run.
+        environment: Its whole environment, one that `can_fork` agrees to.
+
+    Attributes:
+        pid: Its process id.
+        stdout: What it says on both its outputs.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
+        reader, writer = _CONTEXT.Pipe(duplex=False)
+        with reader, writer:
+            self._arguments = list(arguments)
+            self._process = _CONTEXT.Process(
+                target=_be_the_program,
+                args=(self._arguments, folder, dict(environment), _fresh_path(), writer),
+            )
+            self._process.start()
+            self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, a signal's number negative; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Give its exit status, or None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it ends, for so many seconds at most, and give its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: It goes on.
+        """
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(["amends", *self._arguments], timeout or 0)
+        return self._process.exitcode
+
+    def read_rest(self, timeout_s: float) -> str:
+        """Read all that it still says and wait until it ends; it is killed when that takes longer.
+
+        Raises:
+            subprocess.TimeoutExpired: It did not end by itself.
+        """
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.kill()
+
+        guard = threading.Timer(timeout_s, give_up)
+        guard.start()
+        try:
+            rest = self.stdout.read()
+            self._process.join()
+        finally:
+            guard.cancel()
+        if late.is_set():
+            raise subprocess.TimeoutExpired(["amends", *self._arguments], timeout_s, rest.encode())
+        return rest
+
+    def end(self, timeout_s: float) -> None:
+        """End it if it still runs, by force if need be."""
+        self.terminate()
+        try:
+            self.read_rest(timeout_s)
+        finally:
+            self.kill()
+            self.stdout.close()
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
@@ -70,7 +165,7 @@ def run_forked(
         for out in ("out",) if merged else ("out", "err"):
             (ends / out).touch()
         process = _CONTEXT.Process(
-            target=_be_the_program, args=(list(arguments), folder, dict(environment), ends, _fresh_path())
+            target=_be_the_program, args=(list(arguments), folder, dict(environment), _fresh_path(), ends)
         )
         process.start()
         process.join(timeout_s)
@@ -90,15 +185,30 @@ def _fresh_path() -> list[str]:
 
 
 def _be_the_program(
-    arguments: list[str], folder: Path, environment: dict[str, str], ends: Path, path: list[str]
+    arguments: list[str], folder: Path, environment: dict[str, str], path: list[str], ends: Path | Connection
 ) -> None:
-    # Without a file of its own standard error goes where standard output goes.
-    for number, name, mode in ((0, "in", "rb"), (1, "out", "wb"), (2, "err", "wb")):
-        if (ends / name).exists():
-            with (ends / name).open(mode) as file:
-                os.dup2(file.fileno(), number)
-        else:
-            os.dup2(1, number)
+    """Be the program from here on.
+
+    Args:
+        arguments: What follows its name.
+        folder: Where it is run.
+        environment: Its whole environment.
+        path: Where it imports from.
+        ends: Folder of its input and outputs; without a file for it, standard error goes where standard output goes.
+            Or else where both outputs go.
+    """
+    if isinstance(ends, Path):
+        for number, name, mode in ((0, "in", "rb"), (1, "out", "wb"), (2, "err", "wb")):
+            if (ends / name).exists():
+                with (ends / name).open(mode) as file:
+                    os.dup2(file.fileno(), number)
+            else:
+                os.dup2(1, number)
+    else:
+        with ends, Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(ends.fileno(), 1)
+            os.dup2(ends.fileno(), 2)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)

@@ -45,7 +45,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from forked import can_fork, run_forked
+from forked import Running, can_fork, run_forked
 
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
@@ -334,23 +334,31 @@ def plain_arguments(command: str) -> list[str] | None:
 
 
 @contextmanager
-def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iterator[subprocess.Popen[str]]:
+def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iterator[subprocess.Popen[str] | Running]:
     """Run a command in the background; at the end press Ctrl-C, and insist that it ends well."""
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {command}"],
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    arguments = plain_arguments(command)
+    process: subprocess.Popen[str] | Running
+    if arguments is not None and can_fork(variables):
+        process = Running(arguments, folder=Path.cwd(), environment=variables)
+    else:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     printed = ""
     try:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            printed, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            if isinstance(process, Running):
+                printed = process.read_rest(COMMAND_TIMEOUT_S)
+            else:
+                printed, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
         finally:
             process.kill()
     if process.returncode != 0:
