@@ -1,16 +1,16 @@
 """The real parts that tests run against: PostgreSQL and Temporal, each started once per test process.
 
 A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url` or `temporal_address`. Every database
-is new and empty; it is removed after the test. All tests of one process share one Temporal server: they keep apart by
-run ids and task queues.
+is empty, and what a test leaves in it is removed. All tests of one process share one Temporal server: they keep apart
+by run ids and task queues.
 """
 
 import faulthandler
+import os
 import shutil
 import signal
 import sysconfig
 import tempfile
-import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -29,6 +29,9 @@ settings.load_profile("landing")
 
 # A shell that is not interactive has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Temporal's servers live for seconds: collecting their garbage would take a quarter of the time that they start in.
+os.environ.setdefault("GOGC", "800")
 
 _TEARDOWN_S = 60
 
@@ -62,14 +65,32 @@ def postgres_server() -> Iterator[str]:
             server.cleanup()
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """Give the URL of an empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: str) -> str:
+    """Give the name of a database of this test process's own."""
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} STRATEGY = FILE_COPY".encode())
-        yield postgres_server.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        connection.execute("CREATE DATABASE tests")
+    return "tests"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_database: str) -> Iterator[str]:
+    """Give the URL of an empty PostgreSQL database."""
+    named = postgres_server.replace("/postgres?", f"/{postgres_database}?")
+    yield named.replace("postgresql://", "postgresql+psycopg://")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {postgres_database} ALLOW_CONNECTIONS true".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (postgres_database,)
+        )
+    # Emptied and not made anew, which would take a test most of its time.
+    with psycopg.connect(named, autocommit=True) as connection:
+        schemas = connection.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        ).fetchall()
+        for (schema,) in schemas:
+            connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+        connection.execute("CREATE SCHEMA public")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_every_test_gets_an_empty_store(store_url: str, turn: int) -> None:
         engine.dispose()
 
 
-def test_a_database_is_dropped_although_connections_are_open(postgres_url: str) -> None:
+def test_a_database_is_emptied_although_connections_are_open(postgres_url: str) -> None:
     """A test that leaves a connection open does not make the clean-up hang or fail."""
     open_connection = psycopg.connect(postgres_url.replace("+psycopg", ""))
     assert open_connection.execute("SELECT 1").fetchone() == (1,)
