@@ -22,7 +22,7 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test bench docs lint types layers pytest pins tree clean FORCE
+.PHONY: help demo test bench docs lint types layers examples pytest pins tree clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +31,7 @@ demo: $(READY) ## run real sagas through a real Temporal server, and see some of
 	@$(PY) examples/orders/demo.py
 
 test: $(READY) tree ## everything that CI checks
-	@$(MAKE) --no-print-directory -j2 lint types layers docs
+	@$(MAKE) --no-print-directory -j2 lint types layers docs examples
 	@$(MAKE) --no-print-directory pytest
 
 bench: $(READY) ## measure, and print the table of the README
@@ -72,13 +72,15 @@ layers: $(READY) tree ## imports run downwards only, without cycles
 	@echo "layers: import-linter"
 	@PYTHONPATH=$(TREE) $(PY) -P -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
 
-pytest: $(READY) tree ## the tests alone
+examples: $(READY) ## the tests of the examples, as their users would run them
 	@set -e; for example in $(EXAMPLES); do \
 	    if ls $$example | grep -q '^test_.*\.py$$'; then \
 	        echo "pytest: $$example"; \
 	        ( cd $$example && $(CURDIR)/$(PY) -P -m pytest -q . ); \
 	    fi; \
 	done
+
+pytest: $(READY) tree ## the tests alone
 	@$(PY) -P -m pytest $(PYTEST_ARGS)
 
 # Pins are made with the oldest supported Python, so that they hold on newer ones too. Pins that still fit are kept:
@@ -118,6 +120,6 @@ $(READY): requirements/dev.txt pyproject.toml
 	@if ! test -x $(PY) || [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@echo "make: installing the pinned requirements into $(VENV) (a minute or two, once)"
 	@rm -f $@
-	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@echo "$(CURDIR)" > $@

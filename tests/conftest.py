@@ -23,7 +23,7 @@ from temporal_parts import TemporalServer
 
 # How long an example takes depends on what else the machine does. What guards a landing tries the same examples every
 # time, so that it is red for what was changed; `--hypothesis-profile=explore` looks for others.
-settings.register_profile("landing", deadline=None, derandomize=True)
+settings.register_profile("landing", deadline=None, derandomize=True, max_examples=60)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("landing")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError
@@ -85,7 +85,6 @@ def test_every_eventful_run_ends_and_folds_alike(world: World) -> None:
 
 
 @given(world=eventful_histories(HONEST))
-@settings(max_examples=300)
 def test_a_compensated_run_has_left_nothing_behind(world: World) -> None:
     """When every paused worker has resumed, no effect is there whose run says that it was compensated."""
     state = world.record.state
@@ -119,7 +118,6 @@ def test_what_is_done_again_after_a_definite_answer_has_a_new_key(world: World) 
 
 
 @given(world=eventful_histories(HONEST))
-@settings(max_examples=300)
 def test_what_acted_after_its_undo_had_begun_is_undone_under_another_key(world: World) -> None:
     """A participant that knows a key gives the answer that it gave; so the second undo must not carry the first's."""
     used: dict[str, set[str]] = {}
