@@ -5,6 +5,7 @@ Nothing is decided here: the store's watch says why it does not answer, Temporal
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,7 +23,7 @@ _ANSWER_S = 5.0
 _LOOK_S = 1.0
 # Longer than it takes until every call whose heartbeats were missed has been delivered again.
 _DOUBT_S = 30.0
-# Longer than one look takes; shorter would take a busy process for one that was suspended.
+# Shorter would take a machine with much to do for one that was suspended.
 _SUSPENDED_S = 6.0
 
 _log = logging.getLogger("amends.worker")
@@ -63,7 +64,8 @@ class TemporalWatch:
     """Remembers when Temporal did not answer, and when this process was not there to ask.
 
     A server that was away has missed heartbeats, and gives calls up that go on. A process that was suspended, with its
-    machine for example, cannot tell whether the server was away meanwhile.
+    machine for example, cannot tell whether the server was away meanwhile. Being there is noted by a thread: an event
+    loop that is kept busy, by imports or by an effect that does not give way, is no suspended process.
 
     Args:
         client: Temporal.
@@ -73,34 +75,47 @@ class TemporalWatch:
     def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._monotonic = monotonic
+        self._lock = threading.Lock()
         self._present = monotonic()
         self._missed: float | None = None
 
     def was_away(self) -> bool:
         """Tell whether Temporal may have been away in the last half minute, as far as this process can know."""
-        self._notice()
-        return self._missed is not None and self._monotonic() - self._missed < _DOUBT_S
-
-    def _notice(self) -> None:
-        """Take note of being present, and of having been away oneself."""
-        now = self._monotonic()
-        if now - self._present > _SUSPENDED_S:
-            self._missed = now
-        self._present = now
+        now = self._notice()
+        return self._missed is not None and now - self._missed < _DOUBT_S
 
     async def watch(self) -> None:
         """Look once a second, until cancelled."""
+        ended = threading.Event()
+        threading.Thread(target=self._stay, args=(ended,), name="amends-presence", daemon=True).start()
+        try:
+            await self._look()
+        finally:
+            ended.set()
+
+    def _stay(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_S):
+            self._notice()
+
+    def _notice(self) -> float:
+        """Take note of being present, and of having been away oneself; gives the time."""
+        with self._lock:
+            now = self._monotonic()
+            if now - self._present > _SUSPENDED_S:
+                self._missed = now
+            self._present = now
+            return now
+
+    async def _look(self) -> None:
         answers = True
         while True:
             answered = await self._answers()
             if answers and not answered:
                 _log.info("Temporal does not answer; calls that it gives up meanwhile are waited for")
             answers = answered
-            self._notice()
             if not answered:
                 self._missed = self._monotonic()
             await asyncio.sleep(_LOOK_S)
-            self._notice()
 
     async def _answers(self) -> bool:
         try:

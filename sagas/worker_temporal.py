@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from typing import Any
 
 import temporalio.client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import Journal
@@ -148,6 +150,14 @@ async def running_worker(
             await asyncio.gather(watch, return_exceptions=True)
 
 
+@cache
+def _deployment() -> WorkerDeploymentConfig:
+    """Name the code that runs here; without a name Temporal reads every loaded module, which takes seconds."""
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion("amends", version("amends")), use_worker_versioning=False
+    )
+
+
 def _workers(
     client: temporalio.client.Client,
     registry: Registry,
@@ -180,6 +190,7 @@ def _workers(
                 task_queue=queue,
                 activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
                 identity=identity,
+                deployment_config=_deployment(),
                 max_concurrent_activities=at_once,
                 max_concurrent_local_activities=at_once,
                 max_cached_workflows=1_000,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -81,3 +82,24 @@ async def test_who_was_suspended_does_not_know_whether_temporal_was_away(tempora
         assert watch.was_away()
     now += 4
     assert not watch.was_away()
+
+
+async def test_a_busy_event_loop_is_no_suspended_process(temporal_address: str) -> None:
+    """What keeps the event loop from its work for long, an import for example, makes Temporal's silence no riddle."""
+    now, looks = 1000.0, 0
+
+    def monotonic() -> float:
+        nonlocal looks
+        looks += threading.current_thread() is not threading.main_thread()
+        return now
+
+    watch = TemporalWatch(await temporalio.client.Client.connect(temporal_address), monotonic)
+    watching = asyncio.create_task(watch.watch())
+    await asyncio.sleep(0)
+    for look in (1, 2):
+        now += 4
+        while looks < look:
+            pass
+    assert not watch.was_away()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
