@@ -18,6 +18,8 @@ EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
 # Parents of Python files outside of the package and of the examples.
 TYPED := $(sort $(dir $(wildcard tests/*.py benchmarks/*.py))) $(wildcard docs/*.py)
 PIP := $(PY) -m pip -qq --disable-pip-version-check
+# What is installed is compiled when it is first imported; were that not kept, each of some hundred starts would do it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
