@@ -117,7 +117,7 @@ class NodeFact(Fact):
     """
 
     node: str
-    generation: int = 0
+    generation: int
 
     @property
     def head(self) -> Head:

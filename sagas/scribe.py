@@ -14,6 +14,7 @@ from amends.aggregates.facts import (
     CompensationSucceeded,
     Fact,
     LateEffectObserved,
+    NodeFact,
     ProbeAttemptFailed,
     SagaCompensated,
     SagaCompleted,
@@ -158,12 +159,11 @@ class Scribe:
                 return self.lost(state.plan.nodes[name], Direction.UNDO if undo else Direction.DO, attempt)
             case FailStep(name):
                 reason = "its transaction was rolled back"
-                return self.write(StepFailed, node=name, generation=state.node(name).generation, reason=reason)
+                return self._of_node(StepFailed, name, Direction.DO, reason=reason)
             case DoubtStep(name):
-                generation = state.node(name).generation
-                return self.write(StepInDoubt, node=name, generation=generation, reason=self._doubt(name))
+                return self._of_node(StepInDoubt, name, Direction.DO, reason=self._doubt(name))
             case ExhaustCompensation(name):
-                return self.write(CompensationExhausted, node=name, generation=state.node(name).undo_generation)
+                return self._of_node(CompensationExhausted, name, Direction.UNDO)
             case FailSaga(name):
                 return self.write(SagaFailed, node=name, reason=self._reason(name) if name else self._cancelled())
             case CloseCompleted():
@@ -175,6 +175,10 @@ class Scribe:
                     f"cannot go on by itself: {', '.join(f'{name} is {state.node(name).status}' for name in names)}"
                 )
                 return self.write(AttentionRequested, nodes=names, reason=reason)
+
+    def _of_node(self, cls: type[NodeFact], name: str, direction: Direction, **fields: Any) -> Fact:  # noqa: ANN401 - as in `write`
+        generation = generation_of(self.record.state.node(name), direction)
+        return self.write(cls, node=name, generation=generation, **fields)
 
     def lost(self, node: PlanNode, direction: Direction, attempt: int) -> Fact:
         """Count an attempt as failed whose worker gave no answer."""

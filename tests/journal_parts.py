@@ -123,7 +123,11 @@ def succeed(run_id: str, node: str, at_ms: int = 1_000) -> Callable[[Tx], RunRec
         record = tx.record(run_id)
         assert record is not None, run_id
         fact = StepSucceeded(
-            **common(tx, run_id, record.state.position + 1, at_ms), node=node, attempt=1, result={"node": node}
+            **common(tx, run_id, record.state.position + 1, at_ms),
+            node=node,
+            generation=0,
+            attempt=1,
+            result={"node": node},
         )
         return tx.append(record, [fact])
 

@@ -154,6 +154,7 @@ def succeeded(result: JsonValue = None) -> StepSucceeded:
         causation_id=None,
         actor="worker",
         node="charge_card",
+        generation=0,
         attempt=1,
         result=result,
     )

@@ -356,7 +356,7 @@ async def test_a_writer_without_the_lock_is_noticed(postgres_url: str) -> None:
         position = record.state.position + 1
         positions.append(position)
         node = ("reserve", "confirm")[position - 2]
-        fact = StepSucceeded(**journal_parts.common(tx, "r", position), node=node, attempt=1, result=None)
+        fact = StepSucceeded(**journal_parts.common(tx, "r", position), node=node, generation=0, attempt=1, result=None)
         tx.append(record, [fact])
         if len(positions) == 1:
             stored = journal.codec.to_stored(fact)

@@ -95,7 +95,7 @@ async def test_streams_have_no_gaps_and_no_forks(journal: SqlJournal) -> None:
         def unit(tx: Tx) -> None:
             record = tx.record("r")
             assert record is not None
-            good = StepSucceeded(**common(tx, "r", 3), node="confirm", attempt=1, result=None)
+            good = StepSucceeded(**common(tx, "r", 3), node="confirm", generation=0, attempt=1, result=None)
             tx.append(record, [good, SagaCompleted(**common(tx, run_id, position))])
 
         return unit
@@ -109,7 +109,9 @@ async def test_streams_have_no_gaps_and_no_forks(journal: SqlJournal) -> None:
     # What was decided on an old record is not appended, even where its position would fit.
     with pytest.raises(AppendConflictError, match="expected its head at position 1, found 2"):
         await journal.commit(
-            lambda tx: tx.append(stale, [StepSucceeded(**common(tx, "r", 3), node="confirm", attempt=1, result=None)])
+            lambda tx: tx.append(
+                stale, [StepSucceeded(**common(tx, "r", 3), node="confirm", generation=0, attempt=1, result=None)]
+            )
         )
     with pytest.raises(AppendConflictError, match="expected its head at position 0, found 2"):
         await journal.commit(accept("r"))
@@ -129,7 +131,7 @@ async def test_a_refused_append_does_not_change_what_its_unit_sees(journal: SqlJ
 
     def unit(tx: Tx) -> int:
         record = tx.accept(PLAN, started(tx, "r"))
-        first = StepSucceeded(**common(tx, "r", 2), node="reserve", attempt=1, result=None)
+        first = StepSucceeded(**common(tx, "r", 2), node="reserve", generation=0, attempt=1, result=None)
         with pytest.raises(TransitionError):
             tx.append(record, [first, SagaCompleted(**common(tx, "r", 3))])
         tx.append(record, [first])
@@ -334,7 +336,7 @@ _NODES = ("reserve", "confirm")
 
 def _facts(tx: Tx, run_id: str, position: int, kind: int, node: str) -> Fact:
     base = common(tx, run_id, position, at_ms=1_000 + position)
-    attempt = {"node": node, "attempt": 1}
+    attempt = {"node": node, "generation": 0, "attempt": 1}
     makers: list[Any] = [
         lambda: StepSucceeded(**base, **attempt, result={"x": position}),
         lambda: StepRejected(**base, **attempt, reason=f"no {position}\0"),

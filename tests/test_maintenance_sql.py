@@ -109,7 +109,13 @@ def start(tx: Tx, run_id: str, *, closed: bool) -> None:
             record,
             [
                 StepSucceeded(
-                    **common, originator_id=stream, originator_version=2, node="count", attempt=1, result=None
+                    **common,
+                    originator_id=stream,
+                    originator_version=2,
+                    node="count",
+                    generation=0,
+                    attempt=1,
+                    result=None,
                 ),
                 SagaCompleted(**common, originator_id=stream, originator_version=3),
             ],
@@ -414,7 +420,7 @@ def close(tx: Tx, run_id: str) -> None:
     common = {"as_of_ms": 7, "recorded_at_ms": 8, "correlation_id": run_id, "causation_id": None, "actor": "test"}
     stream = stream_of_run(run_id)
     succeeded = StepSucceeded(
-        **common, originator_id=stream, originator_version=2, node="count", attempt=1, result=None
+        **common, originator_id=stream, originator_version=2, node="count", generation=0, attempt=1, result=None
     )
     tx.append(record, [succeeded, SagaCompleted(**common, originator_id=stream, originator_version=3)])
 

@@ -25,6 +25,7 @@ WORDS: dict[str, Any] = {
     "node": "a",
     "nodes": ("a",),
     "attempt": 2,
+    "generation": 0,
     "key": "the key",
     "worker": "the worker",
     "lease_until_ms": 5,

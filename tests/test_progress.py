@@ -23,7 +23,9 @@ def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - 
     common = started(PLAN).model_dump(
         include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id", "actor"}
     )
-    return facts.FACTS[kind](**common, originator_version=1, as_of_ms=at_ms, **fields)
+    cls = facts.FACTS[kind]
+    generation = {"generation": 0} if "generation" in cls.model_fields else {}
+    return cls(**common, originator_version=1, as_of_ms=at_ms, **generation, **fields)
 
 
 def decided(kind: str, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field

@@ -112,7 +112,13 @@ async def test_a_step_that_raises_leaves_nothing_and_the_unit_goes_on(journal: S
         with pytest.raises(ValueError, match="only 5 left"):
             step(work)(tx)
         failed = StepAttemptFailed(
-            **common(tx, "r", 2), node="reserve", attempt=1, error_type="ValueError", error="no", retry_at_ms=2_000
+            **common(tx, "r", 2),
+            node="reserve",
+            generation=0,
+            attempt=1,
+            error_type="ValueError",
+            error="no",
+            retry_at_ms=2_000,
         )
         tx.append(record, [failed])
 
