@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
 from amends.aggregates.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.reconciler.decide import Look, Verdict, approve, decide, ignore, stop_ignoring
+from amends.reconciler.decide import Look, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
 from amends.reconciler.drift import Command, Correction, Drift, DriftKind, Intervene, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS, Reconciliation
@@ -105,6 +105,18 @@ def test_one_look_is_not_enough() -> None:
     assert "seen again" in held(past.look(drift()))
     assert "seen again" in held(past.look(drift(), after=APART - 1))
     assert len(past.look(drift(), after=1).due) == 1
+
+
+def test_two_looks_are_needed_however_close() -> None:
+    """What one look saw is not corrected, though looks may follow at once; nor is it where somebody has approved."""
+    past = Past(rule(apart_ms=0))
+    name = only(past.look(drift()))
+    past.approve(name)
+    reason = hold_reason(past.standing, name, drift(), past.rule.policy, past.now_ms, in_flight={}, maintenance=None)
+    assert reason is not None
+    assert "seen again" in reason
+    assert "seen again" in held(past.look(drift("sku-2")))
+    assert past.look(drift("sku-2"), after=0).due
 
 
 def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
