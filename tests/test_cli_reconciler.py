@@ -1,0 +1,109 @@
+"""Every command of the reconciler, run as a user runs it: beside `amends dev`, on either database."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import CommandProject
+
+RULES = '''
+from datetime import timedelta
+
+from eventsourcing.domain import event
+
+from amends import Aggregate, Cause, Command, Drift, DriftKind, Observation, UnitOfWork, drift_rule
+
+
+class Shelf(Aggregate):
+    @event("Built")
+    def __init__(self, id: str) -> None:
+        self.books = 0
+
+    @event("Filled")
+    def fill(self, books: int, drift: str) -> None:
+        self.books = books
+
+
+def fill_shelf(books: int, cause: Cause, uow: UnitOfWork) -> None:
+    (uow.find(Shelf, "s") or uow.add(Shelf(id="s"))).fill(books, cause.drift)
+
+
+@drift_rule("shelf", every=timedelta(hours=1), mode="propose")
+def shelf_is_full(observation: Observation):
+    """The shelf holds three books."""
+    shelf = observation.load(Shelf, "s")
+    if shelf is None or shelf.books != 3:
+        yield Drift(
+            subject="Shelf/s",
+            kind=DriftKind.MISSING,
+            expected=3,
+            actual=None if shelf is None else shelf.books,
+            version=0 if shelf is None else shelf.version,
+            correction=Command(fill_shelf, 3, aggregate=(Shelf, "s")),
+        )
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
+    """Give a project whose rule finds drift, served by `amends dev`, which runs no rule by itself."""
+    project = CommandProject(tmp_path / "library", {"AMENDS_STORE_URL": store_url})
+    project.write("amends.toml", 'modules = ["library"]\n')
+    project.write("library.py", RULES)
+    assert project.run("db", "upgrade").code == 0
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        yield project
+        assert dev.stop() == 0
+
+
+def test_every_command_works(project: CommandProject) -> None:
+    """Drift is found, left alone, held, scheduled, approved and corrected, and each command says so."""
+
+    def amends(*arguments: str, code: int = 0) -> str:
+        ended = project.run(*arguments)
+        assert ended.code == code, f"amends {' '.join(arguments)}: {ended.code}\n{ended.out}{ended.err}"
+        return ended.out
+
+    def read(*arguments: str, code: int = 0) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(amends(*arguments, "--json", code=code))
+
+    def held(command: str, *arguments: str) -> tuple[str, str]:
+        ((drift,),) = [each["drift"] for each in read(command, "shelf", *arguments, code=1)]
+        return drift["id"], drift["held"]
+
+    # Without approval nothing is written, whoever looks.
+    assert held("drift")[1] == held("reconcile", "--dry-run")[1] == "waits for approval"
+    assert read("reconciliations") == []
+    # A schedule runs the rule in the worker of `amends dev`, as often as it is told to.
+    amends("schedule", "add", "nightly", "shelf", "--cron", "0 3 * * *", "--time-zone", "Europe/Berlin")
+    amends("schedule", "trigger", "nightly", "--wait")
+    assert [each["id"] for each in read("reconciliations")] == ["shelf:1"]
+    amends("schedule", "pause", "nightly", "--reason", "stocktaking")
+    assert read("schedule", "show", "nightly")["paused"] == "stocktaking"
+    amends("schedule", "resume", "nightly")
+    assert [(each["schedule"], each["paused"]) for each in read("schedule", "list")] == [("nightly", None)]
+    amends("schedule", "remove", "nightly")
+    assert read("schedule", "list") == []
+    # What is ignored does not count; in maintenance nothing is corrected, approved or not.
+    amends("ignore", "add", "shelf", "Shelf/s", "--reason", "being moved")
+    amends("drift", "shelf")
+    assert [each["what"] for each in read("ignore", "list")] == ["Shelf/s"]
+    amends("ignore", "remove", "shelf", "Shelf/s")
+    amends("maintenance", "start", "shelf", "--reason", "stocktaking", "--for", "1h")
+    (window,) = read("maintenance", "list")
+    name, _ = held("drift")
+    assert "maintenance window" in held("reconcile", "--approve", name)[1]
+    amends("maintenance", "stop", "shelf")
+    assert (window["rule"], read("maintenance", "list")) == ("shelf", [])
+    # The approval that was given counts, and what was done can be read from either side.
+    ((made,),) = [each["corrected"] for each in read("reconcile", "shelf")]
+    assert made["changed"] == ["Shelf/s:1", "Shelf/s:2"]
+    amends("drift")
+    last = read("reconciliations")[0]
+    kinds = [each["fact"] for each in read("reconciliation", last["id"])]
+    assert kinds == ["RuleLooked", "DriftCorrected"]
+    assert read("history", "Shelf/s")[1]["fields"] == {"books": 3, "drift": name}
+    amends("db", "check")
