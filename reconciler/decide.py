@@ -256,7 +256,7 @@ def hold_reason(
         return f"waits to be seen again, at least {policy.apart_ms / 1000:g} s apart"
     run_id = corrected_run(drift.correction)
     if run_id is not None and run_id in in_flight:
-        return f"in flight: {in_flight[run_id]}"
+        return in_flight[run_id]
     return None if approved else _restrained(standing, drift.subject, policy, now_ms)
 
 

@@ -175,9 +175,9 @@ def in_flight(
         if record is None:
             touched[run_id] = "there is no such run"
         elif (claim := live_claim(record, now_ms)) is not None:
-            touched[run_id] = claim
+            touched[run_id] = f"in flight: {claim}"
         elif driven is not None and run_id in driven:
-            touched[run_id] = driven[run_id]
+            touched[run_id] = f"in flight: {driven[run_id]}"
         elif driven is None and not record.state.closed:
             touched[run_id] = "nobody can tell whether its workflow runs"
     return touched

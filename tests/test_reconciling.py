@@ -234,7 +234,7 @@ async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(jo
     driven = Reconciler(
         journal, REGISTRY, NoActions(), clock=lambda: 1_000, actor="test", driven={"run-1": "its workflow runs"}
     )
-    assert (await driven.look(rule)).due == ()
+    assert [*(await driven.look(rule)).held.values()] == ["in flight: its workflow runs"]
     (done,) = await reconcile(reconciler(journal), rule)
     assert done.problem is None, done
     (fact,) = await journal.facts("run-1", 3)
@@ -249,9 +249,8 @@ def stuck_rule(*, versioned: bool) -> Rule:
 
     def stuck(observation: Observation) -> Iterable[Drift]:
         record = observation.record("run-1")
-        assert record is not None
         wish = Intervention(verb=Verb.RETRY, actor="", reason="the participant is back", node="reserve")
-        version = record.state.position if versioned else None
+        version = (0 if record is None else record.state.position) if versioned else None
         return [Drift(subject="run-1", kind=DriftKind.DIFFERENT, version=version, correction=Intervene("run-1", wish))]
 
     return replace(counter_is_behind, name="stuck", function=stuck)
@@ -312,6 +311,14 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
         await journal.commit(unit)
     look_blind = await look(stuck_rule(versioned=True), journal, Standing(), 60_000, driven=None)
     assert look_blind.in_flight == {"run-1": "nobody can tell whether its workflow runs"}
+    await journal.close()
+
+
+async def test_a_run_that_is_not_there_is_left_alone(sqlite_url: str) -> None:
+    """What a rule decides about a run that the journal does not know is held, and does not fail time after time."""
+    journal = open_prepared(sqlite_url)
+    (verdict,) = [verdict async for verdict in reconciler(journal).looks(stuck_rule(versioned=True))]
+    assert [*verdict.held.values()] == ["there is no such run"]
     await journal.close()
 
 
