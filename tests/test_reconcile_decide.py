@@ -229,6 +229,16 @@ def test_a_subject_that_flips_is_left_alone() -> None:
     assert only(flipping) in past.look(drift()).due
 
 
+def test_corrections_of_long_ago_break_nothing() -> None:
+    """A subject that is corrected now and then, each time after a day, is corrected for ever."""
+    past = Past()
+    for _ in range(2 * past.rule.policy.flips):
+        verdict = past.seen_twice(drift())
+        assert verdict.due
+        past.correct(only(verdict))
+        past.look(after=past.rule.policy.flips_within_ms)
+
+
 def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
     """After a failure a subject waits, twice as long after the next one, and after the last nothing is tried again."""
     past = Past()
