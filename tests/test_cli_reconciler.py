@@ -1,6 +1,7 @@
 """Every command of the reconciler, run as a user runs it: beside `amends dev`, on either database."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,18 @@ def shelf_is_full(observation: Observation):
 '''
 
 
-@pytest.fixture
-def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
-    """Give a project whose rule finds drift, served by `amends dev`, which runs no rule by itself."""
-    project = CommandProject(tmp_path / "library", {"AMENDS_STORE_URL": store_url})
+def library(folder: Path, **environment: str) -> CommandProject:
+    """Make a project whose rule finds drift."""
+    project = CommandProject(folder / "library", environment)
     project.write("amends.toml", 'modules = ["library"]\n')
     project.write("library.py", RULES)
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
+    """Give such a project, served by `amends dev`, which runs no rule by itself."""
+    project = library(tmp_path, AMENDS_STORE_URL=store_url)
     assert project.run("db", "upgrade").code == 0
     with project.started("dev") as dev:
         dev.read_until("Ready")
@@ -107,3 +114,25 @@ def test_every_command_works(project: CommandProject) -> None:
     assert kinds == ["RuleLooked", "DriftCorrected"]
     assert read("history", "Shelf/s")[1]["fields"] == {"books": 3, "drift": name}
     amends("db", "check")
+
+
+def test_what_was_missed_is_counted(tmp_path: Path) -> None:
+    """Runs that were due while Temporal was away for longer than they are made up for are shown as missed."""
+    project = library(tmp_path)
+
+    def shown() -> Any:  # noqa: ANN401 - JSON
+        return json.loads(project.run("schedule", "show", "often", "--json").out)["temporal"]
+
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        assert project.run("schedule", "add", "often", "shelf", "--every", "1s").code == 0
+        while not shown()["taken"]:
+            pass
+        assert shown()["missed"] == 0
+        assert dev.stop() == 0
+    time.sleep(12)  # Temporal makes up for ten seconds at least
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        while not (missed := shown()["missed"]):
+            pass
+        assert f"{missed}, while Temporal was away" in project.run("schedule", "show", "often").out
