@@ -252,6 +252,15 @@ def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
     assert "failed 3 times: no" in held(past.look(drift(), after=1_000 * wait_ms))
 
 
+def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
+    """What failed by a clock a day ahead is tried again by the others, who would wait for a day and its back-off."""
+    past = Past()
+    name = only(past.seen_twice(drift()))
+    past.now_ms += 24 * 3_600_000
+    past.correct(name, error="no")
+    assert past.look(drift(), after=-24 * 3_600_000).due == (name,)
+
+
 @pytest.mark.parametrize(("mode", "said"), [(Mode.OBSERVE, "only observes"), (Mode.PROPOSE, "waits for approval")])
 def test_a_rule_goes_as_far_as_its_mode(mode: Mode, said: str) -> None:
     """Unless it applies, a rule corrects what somebody approved and nothing else."""
