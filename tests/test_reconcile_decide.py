@@ -252,6 +252,17 @@ def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
     assert "failed 3 times: no" in held(past.look(drift(), after=1_000 * wait_ms))
 
 
+def test_an_approval_is_for_one_try() -> None:
+    """When what somebody approved fails, it waits as if nobody had, and for approval where the rule needs it."""
+    for by, said in ((stock, "tried again"), (rule(mode=Mode.PROPOSE), "waits for approval")):
+        past = Past(by)
+        name = only(past.seen_twice(drift()))
+        past.approve(name)
+        assert past.look(drift()).due == (name,)
+        past.correct(name, error="no")
+        assert said in held(past.look(drift(), after=0))
+
+
 def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
     """What failed by a clock a day ahead is tried again by the others, who would wait for a day and its back-off."""
     past = Past()
