@@ -216,6 +216,15 @@ def _shared(share: float, drifts: list[Drift], count: int | None) -> Verdict:
     return past.look(*drifts, count=count)
 
 
+def test_what_is_approved_does_not_count_against_the_cap() -> None:
+    """As many as the cap allows are corrected beside what somebody approved."""
+    drifts = [drift(f"sku-{number}") for number in range(3)]
+    past = Past(rule(cap=2))
+    assert past.seen_twice(*drifts).stopped is not None
+    past.approve(next(iter(past.standing.drifts)))
+    assert len(past.look(*drifts).due) == 3
+
+
 def test_a_subject_that_flips_is_left_alone() -> None:
     """A subject that was corrected some times within a day and drifts again waits for somebody to approve."""
     past = Past()
@@ -250,6 +259,18 @@ def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
         assert past.look(drift(), after=1).due
     past.correct(name, error="no")
     assert "failed 3 times: no" in held(past.look(drift(), after=1_000 * wait_ms))
+
+
+def test_a_success_gives_the_budget_back() -> None:
+    """A subject whose correction failed and then was made has its whole budget when it drifts again."""
+    past = Past()
+    name = only(past.seen_twice(drift()))
+    for _ in range(past.rule.policy.attempts - 1):
+        past.correct(name, error="no")
+    past.correct(name)
+    past.look()
+    past.correct(only(past.seen_twice(drift())), error="no")
+    assert "tried again" in held(past.look(drift(), after=0))
 
 
 def test_an_approval_is_for_one_try() -> None:
