@@ -201,6 +201,8 @@ async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: 
     second = await reconciler(journal, now_ms=20_000).look(rule)
     with pytest.raises(asyncio.CancelledError):
         await reconciler(journal, killed, 20_000).correct(rule, second.due[0], damaged)
+    late = await reconciler(journal, again, 20_000).correct(rule, second.due[0], damaged)
+    assert late.problem == "is being corrected", "who found it due at the same time leaves it alone as well"
     assert await reconcile(reconciler(journal, again, 30_000), rule) == []
     assert again.rebuilt == 0
     (done,) = await reconcile(reconciler(journal, again, 90_000), rule)
