@@ -14,6 +14,9 @@ from temporalio.client import WorkflowExecutionStatus
 
 from amends import Client, RunStatus
 from amends.aggregates.journal_sql import SqlJournal
+from amends.reconciler.drive_rules_temporal import drive_rules
+from amends.reconciler.looking_asyncio import look
+from amends.reconciler.standing import Standing
 from amends.sagas.recovery_temporal import recover, unknown_to_store
 from amends.sagas.starting_temporal import start_workflow
 
@@ -146,7 +149,7 @@ async def until_failed(workflow: temporalio.client.WorkflowHandle[object, object
 
 
 async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_address: str) -> None:
-    """Runs of which Temporal has seen more are left as they are and named, until somebody accepts the older store."""
+    """Runs of which Temporal has seen more are left alone and named, also as drift, until somebody accepts it."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path))
     kept, url = tmp_path / "kept.db", f"sqlite:///{tmp_path / 'events.db'}"
@@ -178,6 +181,10 @@ async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_a
                 f"{queue}-open": True,
                 f"{queue}-ended": True,
             }
+            driven, _ = drive_rules(temporal, "", task_queue=queue, nothing_runs=False)
+            seen = await look(driven, journal, Standing(), 10**15)
+            assert {drift.subject: drift.evidence for drift in seen.drifts} == found.refused
+            assert {drift.correction for drift in seen.drifts} == {None}
             for run_id in found.refused:
                 assert [fact.kind for fact in await journal.facts(run_id)] == ["SagaStarted"]
             assert acted == ledger.acted(f"{queue}-open") + ledger.acted(f"{queue}-ended")
