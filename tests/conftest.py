@@ -30,6 +30,10 @@ settings.load_profile("landing")
 # A shell that is not interactive has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# readline, which pytest loads, tells the processes that pytest starts that they have a screen; they have none.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
+
 # Temporal's servers live for seconds: collecting their garbage would take a quarter of the time that they start in.
 os.environ.setdefault("GOGC", "800")
 
