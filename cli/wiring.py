@@ -198,7 +198,12 @@ async def use_embedded(
     async with EmbeddedServer.shared(
         data_dir, port=port or settings.embedded_port, ui_port=ui_port or settings.ui_port
     ) as server:
-        client = await connect(TemporalTarget(server.address, embedded=True))
+        try:
+            client = await connect(TemporalTarget(server.address, embedded=True))
+        except UnreachableError:
+            if not await server.ensure_alive():
+                raise
+            client = await connect(TemporalTarget(server.address, embedded=True))
         yield Temporal(client, server.address, server)
 
 

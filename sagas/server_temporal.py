@@ -28,12 +28,13 @@ from typing import IO
 
 from amends.aggregates.errors import UnreachableError
 
-__all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_binary", "running"]
+__all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_binary", "free_port", "running"]
 
 _START_BOUND_S = 15.0
 _STOP_BOUND_S = 8.0
 _LOOK_S = 0.02
 _LOOKS = 10
+_STARTS = 3
 _HOST = "127.0.0.1"
 # The last one: an idle server otherwise adds some 50 ms to each task of an ordinary activity.
 _SETTINGS = (
@@ -92,7 +93,7 @@ def find_binary() -> str:
 def running(data_dir: Path) -> ServerRecord | None:
     """Look, without taking part, whether a data directory's server answers."""
     record = _read_record(data_dir)
-    return record if record is not None and _answers(record.port) else None
+    return record if record is not None and _serves(record) else None
 
 
 @contextmanager
@@ -159,7 +160,7 @@ class EmbeddedServer:
 
         Args:
             data_dir: The directory; it exists.
-            port: Port to listen on; `None` for the one it had before, else a free one. Ignored when the server runs.
+            port: Port to listen on; `None` for a free one. Ignored when the server runs.
             ui_port: Port of the web pages, likewise.
 
         Raises:
@@ -178,7 +179,7 @@ class EmbeddedServer:
         Raises:
             UnreachableError: It cannot be started again.
         """
-        if await asyncio.to_thread(_answers, self._record.port):
+        if await asyncio.to_thread(_serves, self._record):
             return False
         self._record = await asyncio.to_thread(_ensure, self._data_dir, self._record.port, self._record.ui_port)
         return True
@@ -188,11 +189,18 @@ def _ensure(data_dir: Path, port: int | None, ui_port: int | None) -> ServerReco
     with _opened(data_dir / "server.start.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         present = _read_record(data_dir)
-        if present is not None and _answers(present.port):
+        if present is not None and _serves(present):
             return present
         if present is not None:
             _stop(present)  # it may hang; two servers on one file would fight
+        for _ in range(_STARTS - 1):
+            with suppress(_EndedError):
+                return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
         return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
+
+
+class _EndedError(UnreachableError):
+    """The server ended at once; another program may have taken one of its ports meanwhile."""
 
 
 def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
@@ -223,12 +231,12 @@ def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
     record = ServerRecord(process.pid, port, ui_port)
     _write_record(data_dir, record)
     end = time.monotonic() + _START_BOUND_S
-    while not _answers(port):
-        if process.poll() is not None or time.monotonic() > end:
+    while not (_answers(port) and process.poll() is None):
+        if (ended := process.poll() is not None) or time.monotonic() > end:
             _stop(record)
             (data_dir / "server.json").unlink(missing_ok=True)
             said = log.read_text(errors="replace").strip().splitlines()
-            raise UnreachableError(
+            raise (_EndedError if ended else UnreachableError)(
                 f"the embedded Temporal server did not come up on port {port}: "
                 f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
             )
@@ -262,6 +270,11 @@ def _stop(record: ServerRecord) -> None:
         os.waitpid(record.pid, 0)
 
 
+def _serves(record: ServerRecord) -> bool:
+    """Tell whether the server answers; after its end another program may listen where it did."""
+    return _ours(record) and _answers(record.port)
+
+
 def _ours(record: ServerRecord) -> bool:
     """Tell whether the process is alive and still the server: a pid may have been given to another program."""
     try:
@@ -273,7 +286,8 @@ def _ours(record: ServerRecord) -> bool:
     command = Path(f"/proc/{record.pid}/cmdline")
     if command.parent.parent.is_dir() and Path("/proc/self").exists():
         with suppress(OSError):
-            return b"start-dev" in command.read_bytes()
+            arguments = command.read_bytes().split(b"\0")
+            return b"start-dev" in arguments and str(record.port).encode() in arguments
         return False
     return True
 
@@ -285,14 +299,27 @@ def _answers(port: int) -> bool:
 
 
 def _port(wanted: int | None, option: str) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, wanted or 0))
-        except OSError:
-            raise UnreachableError(f"port {wanted} is taken; give another one: {option}") from None
-        found: int = probe.getsockname()[1]
-        return found
+    if wanted is None:
+        return free_port()
+    try:
+        socket.create_server((_HOST, wanted)).close()
+    except OSError:
+        raise UnreachableError(f"port {wanted} is taken; give another one: {option}") from None
+    return wanted
+
+
+def free_port() -> int:
+    """Find a port on loopback that nobody listens on, and that nobody else who looks for one is given for a minute.
+
+    A connection that was closed from its side keeps a port from being given away (`TIME_WAIT`), and lets who names it
+    listen on it.
+    """
+    with socket.create_server((_HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        with socket.create_connection((_HOST, port)) as caller:
+            listener.accept()[0].close()
+            caller.recv(1)
+    return port
 
 
 def _read_record(data_dir: Path) -> ServerRecord | None:

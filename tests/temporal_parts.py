@@ -1,12 +1,13 @@
 """A Temporal development server on a file, which a test may stop, start again, lose or put back."""
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from amends.sagas.server_temporal import free_port
 
 __all__ = ["TemporalServer"]
 
@@ -22,7 +23,7 @@ class TemporalServer:
     """
 
     def __init__(self, executable: Path, folder: Path) -> None:
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._executable = executable
         self._folder = folder
 
@@ -72,14 +73,6 @@ class TemporalServer:
         self.lose()
         for file in folder.iterdir():
             shutil.copy(file, self._folder)
-
-
-def _free_port() -> int:
-    """Choose a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:

@@ -4,12 +4,13 @@ import doctest
 import importlib
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 from pages import Block, PageError, PageRun, normalised, prints_as_shown, read_blocks, read_needs
 from repository import ROOT, module_name, package_files, repository_files
+
+from amends.sagas.server_temporal import free_port
 
 PAGES = [
     path for path in repository_files() if path.suffix == ".md" and path.parts[0] in {"README.md", "docs", "examples"}
@@ -48,14 +49,6 @@ def copied_example(folder: Path, target: Path) -> Path:
             (target / each).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / each, target / each)
     return target / folder
-
-
-def free_port() -> int:
-    """Find a port that a service can listen on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

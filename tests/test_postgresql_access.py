@@ -1,6 +1,5 @@
 """A PostgreSQL store that cannot be used: each reason ends in one line with its remedy, and in its exit status."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from reading_shop import Amends, as_it_was, project_at
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.journal_sql import open_journal
 from amends.cli.exit_codes import ExitCode, exit_code_of
+from amends.sagas.server_temporal import free_port
 
 ROLES = (
     "CREATE ROLE app LOGIN PASSWORD 'right'",
@@ -28,9 +28,7 @@ ROLES = (
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Give the port of a server that asks for passwords, with a store in one of its databases."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     with own_server() as server:
         with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as admin:
             for statement in ROLES:

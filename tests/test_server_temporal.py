@@ -1,19 +1,31 @@
 """The embedded server: shared by its users, stopped by the last one, and never two on one file."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from reading_shop import project_at
 
 from amends import UnreachableError
+from amends.cli.settings import load_settings
+from amends.cli.wiring import use_embedded
 from amends.sagas.connection_temporal import TemporalTarget, connect
-from amends.sagas.server_temporal import EmbeddedServer, dev_lock, running
+from amends.sagas.server_temporal import (
+    EmbeddedServer,
+    ServerRecord,
+    dev_lock,
+    find_binary,
+    free_port,
+    running,
+)
 
 USER = textwrap.dedent(
     """
@@ -95,6 +107,63 @@ async def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
     (tmp_path / "server.json").write_text('{"pid": "unheard of"')
     async with EmbeddedServer.shared(tmp_path) as server:
         assert running(tmp_path) == server.record
+
+
+async def test_the_record_of_a_server_that_is_gone_is_no_server(tmp_path: Path) -> None:
+    """Another program that has got both its process id and its port is neither taken for it nor stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        left = ServerRecord(os.getpid(), stranger.getsockname()[1], 1)
+        (tmp_path / "server.json").write_text(json.dumps(asdict(left)))
+        assert running(tmp_path) is None
+        async with EmbeddedServer.shared(tmp_path) as server:
+            assert server.record.port != left.port
+            await connect(TemporalTarget(server.address, embedded=True))
+
+
+FIRST_TIME = """\
+#!/bin/sh
+if mkdir "{folder}/tried" 2>/dev/null; then
+    {first}
+    exit 1
+fi
+exec "{real}" "$@"
+"""
+"""A `temporal` that does something else the first time."""
+LISTEN = "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1]))).accept()"
+
+
+def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a command run in place of the first server that is started."""
+    program = folder / "temporal"
+    program.write_text(FIRST_TIME.format(folder=folder, first=command, real=find_binary()))
+    program.chmod(0o700)
+    monkeypatch.setattr("amends.sagas.server_temporal.find_binary", lambda: str(program))
+
+
+async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever became of its ports meanwhile, the next one has others."""
+    first_time(tmp_path, "true", monkeypatch)
+    async with EmbeddedServer.shared(tmp_path) as server:
+        await connect(TemporalTarget(server.address, embedded=True))
+    assert (tmp_path / "tried").is_dir()
+
+
+async def test_a_server_that_ends_before_it_is_ready_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who uses a server that listened, and then ended, gets another one in its place."""
+    first_time(tmp_path, f'"{sys.executable}" -c "{LISTEN}" "$@"', monkeypatch)
+    async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
+        assert (await temporal.client.count_workflows()).count == 0
+    assert (tmp_path / "tried").is_dir()
+
+
+def test_a_free_port_is_given_to_nobody_else() -> None:
+    """Who looks for a free port does not get it, and who names it may listen on it."""
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 async def test_a_taken_port_is_said(tmp_path: Path) -> None:
