@@ -63,14 +63,19 @@ class SagaWorkflow:
         """Drive the run; tells how it closed."""
         self._run = workflow.payload_converter().from_payload(args[0].payload, RunArguments)
         while self._state is None or not self._state.closed:
+            # Before anything is begun: a run with much to do at once would otherwise never be without.
+            if workflow.info().is_continue_as_new_suggested() and self._idle():
+                workflow.continue_as_new(self._run)
             decisions = () if self._state is None else decide(self._state, _now_ms())
             self._begin_calls(decisions)
             self._begin_advance(decisions)
-            if workflow.info().is_continue_as_new_suggested() and not self._calls and self._advance is None:
-                workflow.continue_as_new(self._run)
             await self._wait(decisions)
             self._collect()
         return RunEnd(self._state.status.value, self._state.position)
+
+    def _idle(self) -> bool:
+        """Tell whether nothing is under way, nor known here alone."""
+        return not self._calls and self._advance is None and not self._cancel
 
     def _begin_calls(self, decisions: Sequence[Decision]) -> None:
         state = self._state

@@ -20,9 +20,12 @@ class TemporalServer:
     Args:
         executable: The program `temporal`.
         folder: Where its file and its log are.
+        settings: Of its dynamic configuration, as `name=value`.
     """
 
-    def __init__(self, executable: Path, folder: Path) -> None:
+    def __init__(self, executable: Path, folder: Path, *settings: str) -> None:
+        # The first: without it an idle server holds back every ordinary activity by some 50 ms.
+        self._settings = ("history.transferProcessorMaxPollRPS=2000", *settings)
         self.address = f"127.0.0.1:{free_port()}"
         self._executable = executable
         self._folder = folder
@@ -39,8 +42,7 @@ class TemporalServer:
                     *("--ip", "127.0.0.1", "--port", self.address.rpartition(":")[2]),
                     *("--db-filename", self._folder / "temporal.db"),
                     *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
-                    # Without it an idle server holds back every ordinary activity by some 50 ms.
-                    *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"),
+                    *(word for each in self._settings for word in ("--dynamic-config-value", each)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
