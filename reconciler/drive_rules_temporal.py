@@ -73,7 +73,7 @@ async def _undriven(client: temporalio.client.Client, observation: Observation, 
     if status is None and observation.now_ms - row.started_ms < _STARTED_WITHIN // timedelta(milliseconds=1):
         return None
     # Where Temporal has seen more than the store holds, starting again would call effects that the store has lost.
-    behind = await store_behind(client, row) if status in TOLD else None
+    behind = await store_behind(client, row.run_id, record.state.position) if status in TOLD else None
     return Drift(
         subject=row.run_id,
         kind=DriftKind.MISSING if status is None else DriftKind.DIFFERENT,

@@ -96,7 +96,11 @@ async def _recover_one(
 ) -> None:
     status = await workflow_status(client, row.run_id)
     if status in TOLD and not accept_older_store:
-        why = await store_behind(client, row)
+        # Listed a while ago, it may have been closed since; where it stands counts from after Temporal was asked.
+        record = await journal.record(row.run_id)
+        if record is None or record.state.closed:
+            return
+        why = await store_behind(client, row.run_id, record.state.position)
         if why is not None:
             recovery.refused[row.run_id] = why
             return
@@ -120,15 +124,20 @@ async def workflow_status(client: temporalio.client.Client, run_id: str) -> Work
         raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
 
 
-async def store_behind(client: temporalio.client.Client, row: RunSummary) -> str | None:
+async def store_behind(client: temporalio.client.Client, run_id: str, position: int) -> str | None:
     """Tell why a workflow that has ended must not be started again; `None` when it may.
+
+    Args:
+        client: Temporal.
+        run_id: The run.
+        position: Where it stands in the store, read after the workflow was found to have ended.
 
     Raises:
         UnreachableError: Temporal does not answer.
     """
     try:
-        end = await client.get_workflow_handle(row.run_id, result_type=RunEnd).result()
-        check_seen(row.run_id, row.position, end.position)
+        end = await client.get_workflow_handle(run_id, result_type=RunEnd).result()
+        check_seen(run_id, position, end.position)
     except StoreBehindError as behind:
         return str(behind)
     except WorkflowFailureError as failure:
@@ -138,7 +147,7 @@ async def store_behind(client: temporalio.client.Client, row: RunSummary) -> str
                 return error.message
             error = getattr(error, "cause", None)
     except RPCError as error:
-        raise UnreachableError(f"Temporal does not answer about run {row.run_id!r}: {error}") from None
+        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
     return None
 
 

@@ -2,22 +2,26 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import temporalio.client
 from hard_parts import HOURLY, PATIENT, Ledger, Order, Pages, client_of, opened, until, working
 from temporal_parts import TemporalServer
 from temporalio.client import WorkflowExecutionStatus
 
 from amends import Client, RunStatus
+from amends.aggregates.journal import RunQuery
 from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import OPEN
 from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.looking_asyncio import look
 from amends.reconciler.standing import Standing
-from amends.sagas.recovery_temporal import recover, unknown_to_store
+from amends.sagas.recovery_temporal import Recovery, recover, unknown_to_store
 from amends.sagas.starting_temporal import start_workflow
 
 BOUND = timedelta(seconds=40)
@@ -146,6 +150,34 @@ async def until_failed(workflow: temporalio.client.WorkflowHandle[object, object
     """Wait until a workflow has failed; one that waits in vain is ended by the test's bound."""
     while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
         await asyncio.sleep(0.02)
+
+
+async def test_a_run_that_ends_while_it_is_looked_at_is_left_alone(tmp_path: Path, temporal_address: str) -> None:
+    """A run that was open when it was listed, and is closed when Temporal is asked, needs nothing."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    ledger = Ledger(tmp_path)
+    async with opened(f"sqlite:///{tmp_path / 'events.db'}") as journal:
+        queue = run_id = f"ends-{journal.store_id}"
+        async with working(temporal, journal, queue):
+            handle = await client_of(temporal, journal, queue).start(
+                PATIENT, Order(folder=str(tmp_path), held=("pay/do",)), id=run_id
+            )
+            await ledger.until_called(run_id, "pay/do/0")
+            listed, runs = await journal.runs(RunQuery(statuses=OPEN)), journal.runs
+
+            async def listed_before(query: RunQuery) -> Sequence[RunSummary]:
+                if query.before is not None:
+                    return await runs(query)
+                ledger.open_gate(run_id)
+                await handle.result(timeout=BOUND)
+                await temporal.get_workflow_handle(run_id).result()
+                return listed
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(journal, "runs", listed_before)
+                found = await recover(temporal, journal, task_queue=queue, sagas=None)
+    assert [row.run_id for row in listed] == [run_id]
+    assert found == Recovery()
 
 
 async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_address: str) -> None:
