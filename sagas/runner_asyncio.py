@@ -10,7 +10,7 @@ when it lasts longer than the runner's patience, the call ends with `Unreachable
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -42,6 +42,15 @@ _PAGE = 200
 _PATIENCE = timedelta(minutes=2)
 
 
+@dataclass(slots=True)
+class _Drive:
+    """A run that is being driven: what makes it look at the journal, its end, and how many wait for it."""
+
+    waker: asyncio.Event
+    task: asyncio.Task[RunRecord]
+    waiting: int = 0
+
+
 class Runner:
     """Runs sagas in this process.
 
@@ -71,7 +80,7 @@ class Runner:
         self._protocol = Protocol(registry, worker, DRIVER)
         self._actor = actor
         self._patience = patience
-        self._wakers: dict[str, asyncio.Event] = {}
+        self._drives: dict[str, _Drive] = {}
 
     @classmethod
     def open(cls, sagas: Iterable[Saga[Any]], *, store_url: str = "sqlite://", clock: Clock | None = None) -> Self:
@@ -120,8 +129,9 @@ class Runner:
             self._protocol.accept(tx, start, now_ms)
             return self._step(tx, run_id, now_ms)
 
-        record, tasks = await self._commit(begin, run_id)
-        return RunResult(await self._drive(record, tasks))
+        if run_id in self._drives:  # whether it is the same start is still to be seen
+            await self._commit(lambda tx: self._protocol.accept(tx, start, now_ms), run_id)
+        return RunResult(await self._shared(run_id, begin))
 
     async def resume(self, run_id: str) -> RunResult:
         """Drive a run that was accepted earlier to its end.
@@ -132,8 +142,7 @@ class Runner:
             NotFoundError: There is no such run.
         """
         now_ms = self._clock.now_ms()
-        record, tasks = await self._commit(lambda tx: self._step(tx, run_id, now_ms), run_id)
-        return RunResult(await self._drive(record, tasks))
+        return RunResult(await self._shared(run_id, lambda tx: self._step(tx, run_id, now_ms)))
 
     async def resume_all(self) -> list[RunResult]:
         """Drive every unfinished run of this driver to its end, one after the other."""
@@ -164,8 +173,8 @@ class Runner:
         record = await self._journal.commit(
             lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
         )
-        if run_id in self._wakers:
-            self._wakers[run_id].set()
+        if run_id in self._drives:
+            self._drives[run_id].waker.set()
         return RunResult(record)
 
     async def cancel(self, run_id: str, reason: str) -> RunResult:
@@ -216,29 +225,47 @@ class Runner:
         record = self._protocol.settle_and_follow(tx, task, outcome, now_ms)
         return self._protocol.claim_all(tx, record, now_ms, asked)
 
-    async def _drive(self, record: RunRecord, tasks: Iterable[Task]) -> RunRecord:
+    async def _shared(self, run_id: str, begin: Unit[tuple[RunRecord, tuple[Task, ...]]]) -> RunRecord:
+        """Drive a run to its end, together with whoever waits for it already; it is given up with the last of them."""
+        drive = self._drives.get(run_id)
+        if drive is None:
+            waker = asyncio.Event()
+            drive = self._drives[run_id] = _Drive(waker, asyncio.create_task(self._drive(run_id, begin, waker)))
+        drive.waiting += 1
+        try:
+            return await asyncio.shield(drive.task)
+        finally:
+            drive.waiting -= 1
+            if self._drives.get(run_id) is drive and (drive.task.done() or not drive.waiting):
+                del self._drives[run_id]
+            if not drive.waiting and not drive.task.done():
+                drive.task.cancel()
+                await asyncio.wait([drive.task])
+
+    async def _drive(
+        self, run_id: str, begin: Unit[tuple[RunRecord, tuple[Task, ...]]], waker: asyncio.Event
+    ) -> RunRecord:
+        record, tasks = await self._commit(begin, run_id)
         calls: dict[asyncio.Task[Outcome], Task] = {}
-        self._wakers[record.run_id] = asyncio.Event()
         try:
             while True:
                 for task in tasks:
                     calls[asyncio.create_task(call_effect(self._registry, task))] = task
                 if record.state.closed:
                     return record
-                record, tasks = await self._next(record, calls)
+                record, tasks = await self._next(record, calls, waker)
         finally:
-            self._wakers.pop(record.run_id, None)
             for call in calls:
                 call.cancel()
 
     async def _next(
-        self, record: RunRecord, calls: dict[asyncio.Task[Outcome], Task]
+        self, record: RunRecord, calls: dict[asyncio.Task[Outcome], Task], waker: asyncio.Event
     ) -> tuple[RunRecord, tuple[Task, ...]]:
         """Wait for the first answer or the next due time, and write down what follows from it."""
         now_ms = self._clock.now_ms()
         asked = frozenset(task.node for task in calls.values() if task.direction is Direction.PROBE)
         if not work_due(record, now_ms, asked):
-            await self._wait(record.run_id, calls, next_due_ms(decide(record.state, now_ms)))
+            await self._wait(waker, calls, next_due_ms(decide(record.state, now_ms)))
             now_ms = self._clock.now_ms()
             call = next((each for each in calls if each.done()), None)
             if call is not None:
@@ -247,8 +274,7 @@ class Runner:
                 return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms, still), record.run_id)
         return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms, asked), record.run_id)
 
-    async def _wait(self, run_id: str, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
-        waker = self._wakers[run_id]
+    async def _wait(self, waker: asyncio.Event, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
         woken = asyncio.create_task(waker.wait())
         try:
             await self._clock.wait(calls, due_ms, woken)
