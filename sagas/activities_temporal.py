@@ -48,6 +48,7 @@ from amends.aggregates.state import NodeStatus
 from amends.sagas import operate
 from amends.sagas.advance import Protocol
 from amends.sagas.answers import Settled
+from amends.sagas.clock_asyncio import elapsed_s
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.invoke_asyncio import call_effect
 from amends.sagas.messages_temporal import (
@@ -111,6 +112,7 @@ class Activities:
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
         self._advances: set[asyncio.Task[Progress]] = set()
+        self._tellings: set[asyncio.Task[None]] = set()
         self._rouse = rouse
 
     def all(self) -> list[Callable[..., Any]]:
@@ -175,7 +177,11 @@ class Activities:
             call.add_done_callback(lambda ended: self._forget(key, ended))
         beat = None if activity.info().is_local else asyncio.create_task(_beat())
         try:
-            return Progress.since(await asyncio.shield(call), request.known)
+            record = await asyncio.shield(call)
+            if record.state.position < request.known:
+                # The call that was joined had been settled before this one was asked for.
+                record = await self._journal.record(request.run_id) or record
+            return Progress.since(record, request.known)
         finally:
             if beat is not None:
                 beat.cancel()
@@ -184,7 +190,7 @@ class Activities:
 
     async def give_up(self) -> None:
         """Cancel what goes on: this process is about to end."""
-        tasks = [*self._calls.values(), *self._advances]
+        tasks = [*self._calls.values(), *self._advances, *self._tellings]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -221,7 +227,10 @@ class Activities:
         outcome = await call_effect(self._registry, task, self._threads)
         record, late = await self._settle(task, outcome, now_ms())
         if late and not record.state.closed:
-            await self._tell_of(record)
+            # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
+            telling = asyncio.create_task(self._tell_of(record))
+            self._tellings.add(telling)
+            telling.add_done_callback(self._tellings.discard)
         return record
 
     async def _commit_call(self, unit: Unit[T], run_id: str) -> T:
@@ -266,8 +275,8 @@ def _clock(as_of_ms: int) -> Callable[[], int]:
     """
     info = activity.info()
     late_s = max(0.0, (info.started_time - info.scheduled_time).total_seconds())
-    began = time.monotonic()
-    return lambda: as_of_ms + int((late_s + time.monotonic() - began) * 1000)
+    began = elapsed_s()
+    return lambda: as_of_ms + int((late_s + elapsed_s() - began) * 1000)
 
 
 async def _beat() -> None:

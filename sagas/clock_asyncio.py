@@ -1,11 +1,22 @@
 """Clocks that a driver is given: the only place where time comes from."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Collection
 from typing import Any, Protocol
 
-__all__ = ["Clock", "SystemClock", "VirtualClock"]
+__all__ = ["Clock", "SystemClock", "VirtualClock", "elapsed_s"]
+
+
+def elapsed_s() -> float:
+    """Give seconds from some moment on, with those in which the machine was suspended, where the system counts them.
+
+    `time.monotonic` leaves them out on Linux: after a night's sleep nothing would seem to have been late.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class Clock(Protocol):

@@ -6,7 +6,6 @@ Nothing is decided here: the store's watch says why it does not answer, Temporal
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -16,6 +15,7 @@ from temporalio.service import RPCError
 
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.journal import Journal
+from amends.sagas.clock_asyncio import elapsed_s
 
 __all__ = ["StoreWatch", "TemporalWatch"]
 
@@ -69,10 +69,10 @@ class TemporalWatch:
 
     Args:
         client: Temporal.
-        monotonic: Gives the time in seconds.
+        monotonic: Gives the time in seconds, suspension included.
     """
 
-    def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = elapsed_s) -> None:
         self._client = client
         self._monotonic = monotonic
         self._lock = threading.Lock()
