@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from amends.aggregates.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
 from amends.aggregates.record import RunRecord
-from amends.aggregates.state import CLOSED, RunStatus
+from amends.aggregates.state import CLOSED, NodeStatus, RunStatus
 from amends.cli.render import Cell, duration, json_text
 from amends.cli.views import Next, fact_json, on_decision
 from amends.cli.wording import Decided, who_and_why
@@ -46,6 +46,10 @@ def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
         lines.append(("then", after.status.value))
     steps = [on_decision(after, decision) for decision in preview.next]
     lines += [("next" if at == 0 else "", _next_line(step, now_ms)) for at, step in enumerate(steps)]
+    if preview.undo or after.status is RunStatus.CANCELLING:
+        flying = [name for name, at in after.nodes.items() if at.status is NodeStatus.STARTED]
+        if flying:
+            lines.append(("in flight", f"{', '.join(flying)}: awaited, and undone if it may have acted"))
     if preview.undo:
         lines.append(("to undo", ", then ".join(" and ".join(group) for group in preview.undo)))
     if preview.remaining:

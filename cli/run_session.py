@@ -6,7 +6,7 @@ the worker of `amends dev`, if that runs; otherwise this process starts the serv
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 _LOOK_S = 0.2
 _DEV_LOOK_S = 1.0
 _WORKERS_LOOK_S = 3.0
+# What only takes its time is done by then, mostly.
+_CODE_LOOK_S = 5.0
 # `amends dev` holds its lock from the start; its worker polls a moment later.
 _DEV_GRACE_S = 5.0
 
@@ -76,7 +78,7 @@ class Session:
         ]
         if not self.alone:
             other = self._look_for_workers() if self._temporal.server is None else self._stand_in()
-            watches.append(asyncio.create_task(other))
+            watches += [asyncio.create_task(other), asyncio.create_task(self._look_for_code())]
         try:
             await asyncio.wait([main, *watches], return_when=asyncio.FIRST_COMPLETED)
             if not main.done():
@@ -103,6 +105,20 @@ class Session:
             if found is not None and found != said:
                 note(found)
             said = found
+
+    async def _look_for_code(self) -> None:
+        """Say once that workers were started with other code: they would leave a new step waiting without a word."""
+        await asyncio.sleep(_CODE_LOOK_S)
+        code = self._project.registry.code
+        with suppress(UnreachableError):
+            seen = await pollers(self._temporal.client, self._project.settings.task_queue)
+            others = [each.name for each in seen if each.code not in {None, code}]
+            if others and all(each.code != code for each in seen):
+                note(
+                    f"worker {', '.join(others)} was started with other sagas or steps than the project has now; "
+                    f"if a step waits for ever, restart it"
+                )
+        await asyncio.Event().wait()
 
     async def _stand_in(self) -> None:
         """Do the work here when `amends dev` ends before the run does."""

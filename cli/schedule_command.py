@@ -148,7 +148,11 @@ def trigger(
     name: _Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and say what came of it.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Have a run begun now, by a worker, unless one is running."""
+    """Have a run begun now, by a worker, unless one is running.
+
+    With --wait, exit status 3 means that a rule could not look.
+    """
+    blind = 0
 
     def decide(known: Timetable) -> Sequence[ScheduleFact]:
         if (paused := schedule_of(known, name).paused) is not None:
@@ -161,15 +165,19 @@ def trigger(
             return f"no run of schedule {name} was begun: one is running"
         if not wait:
             return f"a run of schedule {name} was begun; see: amends reconciliations"
+        nonlocal blind
         came = await schedules.outcome(begun)
+        blind = came.blind
         if came.idle is not None:
             return f"schedule {name} ran nothing: {came.idle}"
-        blind = f", {came.blind} could not look" if came.blind else ""
-        return f"schedule {name} ran: {came.looked} rules looked{blind}; drift {came.seen}, corrected {came.corrected}"
+        if came.problem is not None:
+            return f"schedule {name} ran, and could not look: {came.problem}"
+        others = f", {blind} could not look" if blind else ""
+        return f"schedule {name} ran: {came.looked} rules looked{others}; drift {came.seen}, corrected {came.corrected}"
 
     said = _decide(settings_of(ctx), decide, begin, needs_temporal=True)
     say(said[1] or "")
-    return ExitCode.OK
+    return ExitCode.UNREACHABLE if blind else ExitCode.OK
 
 
 def _check_time_zone(name: str) -> None:

@@ -134,8 +134,8 @@ class NodeView:
         """What the node has to say for itself: its result, or why there is none; shortened."""
         if self.decided is not None:
             return clip(self.decided, _DETAIL_CHARS)
-        undone = self.state.status is NodeStatus.UNDONE
-        if self.error is not None and (not self.result or not undone):
+        ended_well = self.state.status in {NodeStatus.SUCCEEDED, NodeStatus.UNDONE}
+        if self.error is not None and not (self.result and ended_well):
             return clip(self.error, _DETAIL_CHARS)
         return clip(_result(self.result[0]), _DETAIL_CHARS) if self.result else ""
 

@@ -126,6 +126,7 @@ class Reconciled:
         seen: Drifts that were found.
         corrected: Drifts that were corrected.
         idle: Why nothing was done; `None` when something was.
+        problem: Why none of the rules could look; `None` when one could.
     """
 
     looked: int = 0
@@ -133,6 +134,7 @@ class Reconciled:
     seen: int = 0
     corrected: int = 0
     idle: str | None = None
+    problem: str | None = None
 
 
 def entry_id(store_id: str, name: str) -> str:

@@ -328,7 +328,7 @@ def approve(standing: Standing, drift: str, now_ms: int, *, actor: str, reason: 
     if known.found.correction is None:
         raise RefusedError(f"drift {drift} of {known.found.subject!r} has no correction; it takes people to mend it")
     if known.corrected_ms is not None:
-        raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already and is still there")
+        raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already; look again: amends drift")
     return DriftApproved(look=standing.looks, as_of_ms=now_ms, actor=actor, drift=drift, reason=reason)
 
 

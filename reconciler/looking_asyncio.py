@@ -125,6 +125,8 @@ def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rul
         raise CouldNotLook(
             "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
         )
+    if isinstance(answer, Drift):
+        raise CouldNotLook("the rule returned a Drift itself; it must yield drift, or return a list")
     found: list[Drift] = []
     for each in answer:
         if isinstance(each, CouldNotLook):

@@ -127,6 +127,11 @@ def drift_rule(
     what = f"drift rule {name!r}"
     if mode not in set(Mode):
         raise DefinitionError(f"{what}: mode is {shorten(mode)}; use {', '.join(Mode)}")
+    for bound, given in (("every", every), ("apart", apart), ("timeout", timeout)):
+        if not isinstance(given, timedelta):
+            raise DefinitionError(
+                f"{what}: {bound} is {shorten(given)}; give a timedelta, such as timedelta(minutes=5)"
+            )
     if every <= timedelta(0) or apart < timedelta(0) or timeout <= timedelta(0):
         raise DefinitionError(
             f"{what}: every is {every}, apart {apart} and timeout {timeout}; use times above 0, and apart from 0"

@@ -169,8 +169,9 @@ class ScheduledRuns:
         for name in schedule.declared.rules or tuple(with_.rules):
             if name not in done.rules:
                 await _run_rule(with_, name, done)
-        await self._conclude(request.schedule, run, await self._problem(done), actor)
-        return done.sum()
+        problem = await self._problem(done)
+        await self._conclude(request.schedule, run, problem, actor)
+        return done.sum(problem)
 
     async def _problem(self, done: "_Done") -> str | None:
         """Say why none of the rules could look; `None` when one could, or there is none."""
@@ -179,7 +180,8 @@ class ScheduledRuns:
         said = []
         for name in done.rules:
             why = (await standing_of(self._store, name)).unobservable
-            said.append(f"rule {name} could not look: {why}" if why else f"there is no drift rule {name!r}")
+            unknown = f"the worker knows no drift rule {name!r}; restart it if the rule is new"
+            said.append(f"rule {name} could not look: {why}" if why else unknown)
         return clean_text(one_line("; ".join(said)))
 
     async def _conclude(self, name: str, run: str, problem: str | None, actor: str) -> None:
@@ -236,7 +238,7 @@ class _Done:
         """Say it for the next delivery."""
         return [[name, *each] for name, each in self.rules.items()]
 
-    def sum(self) -> Reconciled:
+    def sum(self, problem: str | None) -> Reconciled:
         """Add up."""
         blind = sum(each for each, _, _ in self.rules.values())
         return Reconciled(
@@ -244,6 +246,7 @@ class _Done:
             blind=blind,
             seen=sum(each for _, each, _ in self.rules.values()),
             corrected=sum(each for _, _, each in self.rules.values()),
+            problem=problem,
         )
 
 

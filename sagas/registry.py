@@ -4,13 +4,18 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from pydantic import JsonValue
+
 from amends.aggregates.canonical import DEFAULT_LIMITS, JsonCodec, Limits
 from amends.aggregates.errors import DefinitionError, MissingCodeError, NotFoundError
+from amends.aggregates.strictjson import digest
 from amends.compensations.catalog import Catalog, CatalogEntry
 from amends.sagas.definition import Operation, Step, StepDefinition
 from amends.sagas.saga import Saga
 
 __all__ = ["Registry"]
+
+_CODE_CHARS = 8
 
 
 class Registry:
@@ -125,6 +130,15 @@ class Registry:
             what = f"result of step {step!r}"
             self._results[step] = JsonCodec(self.step(step).types[1], what=what, limits=self._result_limits)
         return self._results[step]
+
+    @cached_property
+    def code(self) -> str:
+        """A short name for the sagas and steps that are known: the same wherever those are the same."""
+        plans: dict[str, JsonValue] = {name: saga.plan.fingerprint for name, saga in self.sagas.items()}
+        operations: dict[str, JsonValue] = {
+            name: [step.undo is not None, step.probe is not None] for name, step in self.steps.items()
+        }
+        return digest([plans, operations])[:_CODE_CHARS]
 
     @cached_property
     def catalog(self) -> Catalog:

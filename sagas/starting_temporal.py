@@ -22,7 +22,7 @@ TASK_TIMEOUT = timedelta(seconds=2)
 """How long the transactions of a killed worker wait for another one: Temporal sees its loss by this."""
 
 _FRESH = timedelta(seconds=75)  # a poll lasts up to a minute before it is renewed
-_IDENTITY = re.compile(r"^(?P<name>.*) store=(?P<store>[0-9a-f-]{36})$")
+_IDENTITY = re.compile(r"^(?P<name>.*?)(?: code=(?P<code>[0-9a-f]+))? store=(?P<store>[0-9a-f-]{36})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,17 @@ class Poller:
     Attributes:
         name: Who it says it is.
         store_id: The store that it writes to; `None` when it does not say.
+        code: Names the sagas and steps that it has loaded (`Registry.code`); `None` when it does not say.
     """
 
     name: str
     store_id: str | None
+    code: str | None = None
 
 
-def worker_identity(name: str, store_id: str) -> str:
-    """Make the identity under which a worker polls; it says which store the worker writes to."""
-    return f"{name} store={store_id}"
+def worker_identity(name: str, store_id: str, code: str) -> str:
+    """Make the identity under which a worker polls; it says which store it writes to, and which code it has loaded."""
+    return f"{name} code={code} store={store_id}"
 
 
 async def pollers(client: temporalio.client.Client, task_queue: str) -> list[Poller]:
@@ -63,7 +65,8 @@ async def pollers(client: temporalio.client.Client, task_queue: str) -> list[Pol
     for each in answer.pollers:
         if now - each.last_access_time.ToDatetime(UTC) < _FRESH:
             match = _IDENTITY.match(each.identity)
-            found.append(Poller(match["name"], match["store"]) if match else Poller(each.identity, None))
+            known = Poller(match["name"], match["store"], match["code"]) if match else Poller(each.identity, None)
+            found.append(known)
     return found
 
 

@@ -108,7 +108,7 @@ async def running_worker(
             temporal_was_away=temporal.was_away,
             rouse=partial(rouse, client, task_queue=task_queue),
         )
-        identity = worker_identity(name, journal.store_id)
+        identity = worker_identity(name, journal.store_id, registry.code)
 
         async def recovered() -> int:
             recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)

@@ -38,6 +38,15 @@ async def unpack(tried: Attempted[Order, None], call: Call) -> None:
 
 ship = Saga("ship", Order, pack)
 """
+ADDED = """
+
+@effect(read_only=True)
+async def weigh(order: Order, call: Call) -> None:
+    pass
+
+
+weighed = Saga("weighed", Order, weigh)
+"""
 
 
 @pytest.fixture
@@ -106,6 +115,16 @@ def test_a_server_that_dies_is_started_again(project: CommandProject) -> None:
         assert after.pid != before.pid
         gate.touch()
         assert project.run("run", "ship", order, "--id", "kept-1").code == 0
+
+
+def test_a_worker_with_other_code_is_told_of(project: CommandProject) -> None:
+    """A run that waits for a step that the running `amends dev` does not know says that it has to be restarted."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        project.write("shop.py", MODULE + ADDED)
+        with project.started("run", "weighed", "--id", "new-1") as command:
+            said = command.read_until("was started with other sagas or steps than the project has now")
+        assert f"/{dev.process.pid} was started" in said
 
 
 def test_a_killed_dev_is_continued_by_the_next(project: CommandProject) -> None:

@@ -120,6 +120,16 @@ def test_a_node_says_who_decided_about_it() -> None:
     assert view.error == "TimeoutError: gone"
 
 
+def test_a_step_that_succeeded_shows_its_result() -> None:
+    """In `show`, what came of a step stands in place of the error of an attempt before."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", Failed("TimeoutError", "no reply"))
+    (world.now_ms,) = world.due_times()
+    do(world, "a", Succeeded("receipt"))
+    view = next(each for each in node_views(world.record, world.facts) if each.node.name == "a")
+    assert (view.said, view.error) == ('"receipt"', "TimeoutError: no reply")
+
+
 def test_attempts_are_counted_anew_with_a_new_budget() -> None:
     """After a retry of the undo, those of the step stay and those of the undo begin again."""
     world = stuck_undo()
@@ -161,6 +171,14 @@ def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
         "next": "the run turns round: what was done is undone",
         "to undo": "b, then a",
     }
+
+
+def test_the_plan_of_a_cancel_names_the_call_in_flight() -> None:
+    """What is being called at the moment may act, and is undone then; it is said before somebody agrees."""
+    world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
+    do(world, "a", Succeeded(None))
+    world.call(RunStep("b", 1))
+    assert shown(world, wish(Verb.CANCEL))["in flight"] == "b: awaited, and undone if it may have acted"
 
 
 def test_the_plan_of_a_second_cancel_writes_nothing() -> None:

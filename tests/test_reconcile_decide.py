@@ -432,6 +432,7 @@ def test_a_drift_that_could_not_be_recorded_is_refused(fields: dict[str, Any], s
         ("Stock!", {}, "lower-case"),
         ("stock", {"mode": "fix"}, "observe, propose, apply"),
         ("stock", {"every": timedelta(0)}, "above 0"),
+        ("stock", {"every": 5}, "every is 5; give a timedelta"),
         ("stock", {"timeout": timedelta(0)}, "above 0"),
         ("stock", {"cap": 0}, "cap from 1"),
         ("stock", {"share": 1.5}, "share above 0 up to 1"),

@@ -351,6 +351,10 @@ async def _later(_: Observation) -> list[Drift]:
     return []
 
 
+def _one(_: Observation) -> Any:  # noqa: ANN401 - as above
+    return Drift(subject="s", kind=DriftKind.MISSING)
+
+
 def _endless(_: Observation) -> Iterator[Drift]:
     for number in itertools.count():
         yield Drift(subject=f"s-{number}", kind=DriftKind.MISSING)
@@ -364,6 +368,7 @@ def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
     ("function", "said"),
     [
         (_nothing, "nothing at all"),
+        (_one, "returned a Drift itself"),
         (_raising, "TimeoutError: the bank does not answer"),
         (_away, "the bank is closed"),
         (_wrong, "no Drift"),

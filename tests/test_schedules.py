@@ -151,6 +151,7 @@ def test_the_same_times_are_the_same_calendar(minutes: set[int], hours: set[int]
         ({"every_ms": None}, "one of --every and --cron"),
         ({"cron": "0 3 * * *"}, "one of --every and --cron"),
         ({"every_ms": None, "cron": "0 3 * *"}, "4 fields"),
+        ({"every_ms": None, "cron": "30 3 30 feb *"}, "no such day"),
         ({"every_ms": 999}, "use 1s to 366d"),
         ({"time_zone": "Europe/Berlin"}, "no time zone"),
         ({"jitter_ms": -1}, "jitter is -0.001 s"),
