@@ -18,7 +18,7 @@ from amends.aggregates.errors import RefusedError, UnreachableError
 from amends.aggregates.journal import StepWork, Tx, Unit
 from amends.aggregates.oneline import one_line
 from amends.aggregates.strictjson import clean_text
-from amends.reconciler.decide import Verdict, decide, hold_reason, live_claim
+from amends.reconciler.decide import Look, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
 from amends.reconciler.looking_asyncio import look, looks_at_all, standing_of
@@ -34,6 +34,9 @@ __all__ = ["Actions", "Corrected", "Reconciler", "Store"]
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
+
+_LOOKS = 3
+"""How often a look is made that others come before."""
 
 
 class Store(Reading, Protocol):
@@ -130,15 +133,31 @@ class Reconciler:
 
         A rule that sweeps in parts looks at what is new and at the next part.
 
+        What was seen is recorded only where no other look was recorded since this one began: it knows nothing of what
+        that one found, so it would clear it, set the sweep back, or count as a second sighting of what is gone. Then
+        the rule looks anew, and where others always come first, it could not look.
+
         Raises:
             UnreachableError: The store cannot be reached.
         """
-        now_ms = self._clock()
-        seen = await look(rule, self._store, await standing_of(self._store, rule.name), now_ms, driven=self._driven)
+        for _ in range(_LOOKS):
+            now_ms = self._clock()
+            standing = await standing_of(self._store, rule.name)
+            seen = await look(rule, self._store, standing, now_ms, driven=self._driven)
+            with suppress(_Overtaken):
+                return await self._record_look(rule, seen, now_ms, before=standing.looks)
+        reason = f"others looked by this rule meanwhile, {_LOOKS} times in a row; look again when they are through"
+        return await self._record_look(rule, Look(unobservable=reason), self._clock(), before=0)
+
+    async def _record_look(self, rule: Rule, seen: Look, now_ms: int, *, before: int) -> Verdict:
+        """Record what a look saw that began when so many others had ended."""
 
         def unit(tx: Tx) -> Verdict:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, rule.name)
+                # Who could not look says nothing about drift, and so nothing that may be out of date.
+                if seen.unobservable is None and stream.standing.looks != before:
+                    raise _Overtaken
                 verdict = decide(stream.standing, rule, seen, now_ms, actor=self._actor)
                 for fact in verdict.facts:
                     stream.record(fact)
@@ -258,6 +277,10 @@ class _Task:
     name: str
     drift: Drift
     words: str
+
+
+class _Overtaken(Exception):  # noqa: N818 - an answer, not a fault
+    """Another look was recorded since this one began."""
 
 
 class _Held(Exception):  # noqa: N818 - an answer, not a fault

@@ -16,6 +16,7 @@ from amends.aggregates.facts import RetryRequested, StepAttemptFailed, StepStart
 from amends.aggregates.journal import StepWork
 from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.reconciler.correcting_asyncio import Corrected, Reconciler
+from amends.reconciler.decide import Verdict
 from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
 from amends.reconciler.looking_asyncio import look, standing_of
 from amends.reconciler.maintenance import maintenance_of, start_maintenance
@@ -141,6 +142,99 @@ async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, 
     assert sorted(each.problem is None for each in done) == [False, True]
     assert count(journal) == EXPECTED
     assert topics(journal).count("DriftCorrected") == 1
+
+
+# ---- looks at the same time
+
+
+class Gate:
+    """Where a rule that runs in a thread waits in the middle of its look, when it is told to."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[threading.Event, threading.Event]] = []
+
+    def through(self) -> None:
+        """Go through, or wait."""
+        if self._waiting:
+            there, opened = self._waiting.pop()
+            there.set()
+            assert opened.wait(60)
+
+    async def hold(self, by: Reconciler, rule: Rule) -> tuple[asyncio.Task[Verdict], threading.Event]:
+        """Have a look begin, and give it while it waits, with what opens the gate for it."""
+        there, opened = threading.Event(), threading.Event()
+        self._waiting.append((there, opened))
+        held = asyncio.create_task(by.look(rule))
+        assert await asyncio.to_thread(there.wait, 60)
+        return held, opened
+
+
+async def test_a_look_that_was_overtaken_clears_nothing_and_sets_no_sweep_back(journal: SqlJournal) -> None:
+    """What others found since a look began stays open, and the sweep goes on from where they have brought it."""
+    gate, parts, looked_at = Gate(), ["a", "b", "c"], list[str]()
+
+    def sweeping(observation: Observation) -> Iterator[Drift]:
+        place = int(observation.sweep or 0)
+        gate.through()
+        looked_at.append(parts[place])
+        for subject in sorted({*observation.known, parts[place]} & {"b"}):
+            yield Drift(subject=subject, kind=DriftKind.DIFFERENT)
+        observation.sweep = str((place + 1) % len(parts) or "")
+
+    rule = replace(counter_is_behind, name="parts", function=sweeping)
+    slow, opened = await gate.hold(reconciler(journal), rule)
+    for _ in range(2):
+        verdict = await reconciler(journal).look(rule)
+    assert [each.subject for each in verdict.seen.values()] == ["b"]
+    opened.set()
+    late = await slow
+    assert late.seen == verdict.seen, "found again under the same id"
+    assert looked_at == ["a", "b", "a", "c"]
+    assert (late.standing.sweep, late.standing.looks) == ("", 3), "the look that was overtaken is not recorded"
+
+
+async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -> None:
+    """What was corrected and is gone is not corrected again because of looks that saw it before."""
+    gate = Gate()
+
+    def world(observation: Observation) -> list[Drift]:
+        counter = observation.load(Counter, "c")
+        behind = counter is not None and counter.count < EXPECTED
+        gate.through()
+        drift = Drift(subject="world", kind=DriftKind.DIFFERENT, correction=Command(count_on))
+        return [drift] if behind else []
+
+    # As far as it knows the world has no versions, so it takes two looks.
+    rule = replace(counter_is_behind, function=world)
+    await reconciler(journal, now_ms=0).look(rule)
+    overtaken = [await gate.hold(reconciler(journal, now_ms=now_ms), rule) for now_ms in (15_000, 30_000)]
+    (done,) = await reconcile(reconciler(journal, now_ms=31_000), rule)
+    assert done.problem is None
+    assert await reconcile(reconciler(journal, now_ms=60_000), rule) == []
+    for slow, opened in overtaken:
+        opened.set()
+        verdict = await slow
+        assert (verdict.seen, verdict.due) == ({}, ())
+    assert count(journal) == EXPECTED
+    assert topics(journal).count("DriftDetected") == 1
+
+
+async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: SqlJournal) -> None:
+    """After three looks that others came before it is recorded that nobody could look, and drift stays as it was."""
+
+    async def overtaken(observation: Observation) -> list[Drift]:
+        await reconciler(journal).look(counter_is_behind)
+        observation.sweep = "never recorded"
+        return []
+
+    verdict = await reconciler(journal).look(replace(counter_is_behind, function=overtaken))
+    said = "others looked by this rule meanwhile, 3 times in a row; look again when they are through"
+    assert verdict.standing.unobservable == said
+    assert (verdict.standing.sweep, len(verdict.standing.drifts)) == ("", 1)
+    assert topics(journal)[1:] == ["DriftDetected", *["RuleLooked"] * 3, "DriftUnobservable"]
+
+
+# ---- what holds a correction
 
 
 async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: SqlJournal) -> None:
