@@ -1,11 +1,13 @@
 """Built-in rules over store and Temporal: every open run is driven, and nothing else is.
 
-Where Temporal cannot be reached these rules could not look, unless there is nothing to ask it about.
+Where Temporal cannot be reached these rules could not look, unless there is nothing to ask it about. They run on the
+worker's event loop and read the store beside it: a store that hangs must not keep the worker from sending heartbeats.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
+from itertools import islice
 
 import temporalio.client
 from temporalio.client import WorkflowExecutionStatus
@@ -42,7 +44,7 @@ def drive_rules(
     async def driven(observation: Observation) -> AsyncIterator[Drift]:
         """Every open run was started in Temporal and its workflow runs."""
         running: frozenset[str] | None = None
-        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+        async for row in _open_runs(observation):
             if row.driver != DRIVER:
                 continue
             observation.looked_at(1)
@@ -60,6 +62,14 @@ def drive_rules(
     return driven, drift_rule("orphans", every=timedelta(minutes=5), mode="apply")(
         _orphans(client, problem, task_queue=task_queue, nothing_runs=nothing_runs)
     )
+
+
+async def _open_runs(observation: Observation) -> AsyncIterator[RunSummary]:
+    """List open runs, each page of them beside the event loop."""
+    rows = observation.runs(RunQuery(statuses=OPEN, limit=_PAGE))
+    while page := await asyncio.to_thread(lambda: [*islice(rows, _PAGE)]):
+        for row in page:
+            yield row
 
 
 async def _undriven(client: temporalio.client.Client, observation: Observation, row: RunSummary) -> Drift | None:

@@ -52,7 +52,8 @@ class Reading(Protocol):
 class Observation:
     """What a drift rule looks with.
 
-    Reading blocks for as long as the store takes; a rule runs beside nothing that could mind.
+    Reading blocks for as long as the store takes. A plain `def` rule runs in a thread of its own, where nothing minds;
+    an `async def` rule runs on the event loop, so it reads by `asyncio.to_thread`.
 
     Attributes:
         now_ms: Time of the look, in milliseconds since the epoch. A rule reads no clock.

@@ -1,6 +1,7 @@
 """The built-in rules: each finds its damage on a real store, and with a real Temporal; what mends it does."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,8 +20,9 @@ from amends.aggregates import checking_sql
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.journal import RunQuery, Tx
 from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.record import RunSummary
 from amends.cli.reconciling import Hands
-from amends.reconciler import store_rules_sql
+from amends.reconciler import drive_rules_temporal, store_rules_sql
 from amends.reconciler.correcting_asyncio import Reconciler
 from amends.reconciler.decide import Look
 from amends.reconciler.drift import Drift, DriftKind, Rebuild, Rouse
@@ -295,6 +297,40 @@ async def test_without_temporal_nobody_could_look_if_there_was_something_to_ask(
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["orphans"])) == Look()
     await journal.commit(accept_for_temporal("theirs"))
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["driven"])).unobservable == "no answer"
+
+
+async def test_a_store_that_hangs_does_not_stop_the_event_loop(
+    small: SqlJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a page of open runs is read the loop goes on, so that a worker's heartbeats are sent."""
+    monkeypatch.setattr(drive_rules_temporal, "_PAGE", 1)
+    for unit in (accept_for_temporal("last"), accept("second", at_ms=2_000), accept("first", at_ms=3_000)):
+        await small.commit(unit)
+    asked, answer = threading.Event(), threading.Event()
+    read, pages = small.runs_blocking, list[str]()
+
+    def hang(query: RunQuery) -> list[RunSummary]:
+        answer.clear()
+        asked.set()
+        assert answer.wait(10), "the loop does not go on"
+        page = read(query)
+        pages.extend(each.run_id for each in page)
+        return page
+
+    async def beat() -> None:
+        while True:
+            await asyncio.to_thread(asked.wait)
+            asked.clear()
+            answer.set()
+
+    monkeypatch.setattr(small, "runs_blocking", hang)
+    beating = asyncio.create_task(beat())
+    try:
+        assert (await seen(small, drive(None, "q")["driven"])).unobservable == "no answer"
+    finally:
+        beating.cancel()
+        asked.set()
+    assert pages == ["first", "second", "last"], "each page hung"
 
 
 async def test_a_temporal_that_is_down_for_periods_is_caught_up_once(
