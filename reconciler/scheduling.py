@@ -225,16 +225,19 @@ def remove(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> Sched
 def by_themselves(
     timetable: Timetable, rules: Mapping[str, int], now_ms: int, *, actor: str, task_queue: str
 ) -> list[ScheduleFact]:
-    """Make the facts by which every rule has a schedule of its own that follows its `every`.
+    """Make the facts by which every rule has a schedule of its own that follows its `every` and the worker's queue.
 
-    Schedules that people declared are left as they are, and what a person removed does not come back.
+    Schedules that people declared are left as they are, and what a person removed does not come back. A rule that is
+    known here is scheduled here, whatever queue it was scheduled on: where a project's queue was changed, nobody polls
+    the old one. A rule that is not known here may be known to workers of another queue, so only schedules of this
+    queue go with their rules.
 
     Args:
         timetable: What is known.
         rules: The interval of each rule, in milliseconds; none when rules are not to be scheduled by themselves.
         now_ms: The time, in milliseconds since the epoch.
         actor: Who looks after it.
-        task_queue: Queue of the workers that know the rules; schedules of other queues are left alone.
+        task_queue: Queue of the workers that know the rules.
     """
     facts: list[ScheduleFact] = []
     for name, schedule in timetable.schedules.items():
@@ -248,7 +251,8 @@ def by_themselves(
             wanted = name not in timetable.declined
         else:
             declared = known.declared
-            wanted = declared.automatic and declared.task_queue == task_queue and declared.every_ms != every_ms
+            as_wished = (declared.every_ms, declared.task_queue) == (every_ms, task_queue)
+            wanted = declared.automatic and not as_wished
         if wanted:
             facts.append(
                 ScheduleDeclared(

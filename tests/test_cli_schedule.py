@@ -14,7 +14,7 @@ import pytest
 import temporalio.client
 from reading_shop import Amends, as_it_was, one_line, project_at
 from temporal_parts import TemporalServer
-from temporalio.client import ScheduleUpdate, ScheduleUpdateInput
+from temporalio.client import ScheduleActionStartWorkflow, ScheduleUpdate, ScheduleUpdateInput
 
 from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.journal_sql import open_journal
@@ -242,6 +242,35 @@ async def test_what_temporal_lost_or_holds_wrongly_is_put_right(
             assert len(changes.delete) == 7 + 3
             _, changes = await restore(project, journal, client, every_rule=None)
             assert changes == Changes({}, {}, ())
+    finally:
+        await journal.close()
+
+
+async def test_schedules_move_to_another_queue(
+    configured: Amends, temporal_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a project's task queue is changed, Temporal gives the runs of its rules to the new one."""
+    client = await temporalio.client.Client.connect(temporal_address)
+    journal = open_store(load_settings(configured.folder))
+    shelf = client.get_schedule_handle(entry_id(journal.store_id, "shelf"))
+
+    async def start_on(queue: str) -> tuple[Changes, str]:
+        monkeypatch.setenv("AMENDS_TASK_QUEUE", queue)
+        project = load_project(load_settings(configured.folder))
+        _, changes = await restore(project, journal, client, every_rule=True)
+        action = (await shelf.describe()).schedule.action
+        assert isinstance(action, ScheduleActionStartWorkflow)
+        return changes, action.task_queue
+
+    queues = [f"q-{uuid.uuid4().hex}" for _ in range(2)]
+    try:
+        made, queue = await start_on(queues[0])
+        assert queue == queues[0]
+        moved, queue = await start_on(queues[1])
+        assert queue == queues[1]
+        assert set(moved.update) == set(made.create)
+        assert (moved.create, moved.delete) == ({}, ())
+        await restore(load_project(load_settings(configured.folder)), journal, client, every_rule=False)
     finally:
         await journal.close()
 

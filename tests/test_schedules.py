@@ -203,7 +203,21 @@ def test_every_rule_has_a_schedule_that_follows_it() -> None:
     (gone,) = past.follow({"a": 3 * MINUTE})
     assert (type(gone).__name__, gone.schedule) == ("ScheduleRemoved", "b")
     assert len(past.follow({"a": 3 * MINUTE, "b": MINUTE})) == 1, "it comes back with its rule"
-    assert past.follow({}, task_queue="other") == [], "schedules of other queues are left alone"
+    assert past.follow({}, task_queue="other") == [], "workers of the other queue may know the rules"
+
+
+def test_what_follows_a_rule_follows_the_queue() -> None:
+    """A rule's schedule moves to the queue of the worker that knows the rule, once; a person's stays where it is."""
+    past = Past()
+    past.follow({"a": MINUTE, "b": MINUTE, "c": MINUTE})
+    past.declare("b")
+    past.record(pause(past.known, "a", 0, actor="ann", reason="r"))
+    (moved,) = past.follow({"a": MINUTE, "b": MINUTE}, task_queue="new")
+    assert moved.schedule == "a"
+    queues = {name: each.declared.task_queue for name, each in past.known.schedules.items()}
+    assert queues == {"a": "new", "b": "q", "c": "q"}
+    assert past.known.schedules["a"].paused == "r", "what was paused stays so"
+    assert past.follow({"a": MINUTE, "b": MINUTE}, task_queue="new") == []
 
 
 def test_what_people_decided_stands() -> None:
