@@ -6,8 +6,9 @@ bounded size, which begins anew when it is through. How far news and sweep have 
 first look begins with the sweep: what was written before it is not new to it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import chain, islice
 
 from sqlalchemy import Engine
 
@@ -86,27 +87,39 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
 
 def _any_wrong(engine: Engine, codec: EventCodec) -> bool:
     """Tell whether the read model is wrong anywhere: all is looked through, up to what is found first."""
+    return any(each.mended_by_rebuilding for each in _everything(engine, codec, READ_MODEL))
+
+
+def _everything(engine: Engine, codec: EventCodec, parts: Sequence[Part]) -> Iterator[Finding]:
+    """Look through all of a store, for as long as somebody asks for more."""
     position, kept = "", Plans()
     while True:
-        page = check_page(engine, codec, position, READ_MODEL, kept)
-        if any(each.mended_by_rebuilding for each in page.findings):
-            return True
+        page = check_page(engine, codec, position, parts, kept)
+        yield from page.findings
         position = page.position
         if not position:
-            return False
+            return
 
 
 def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
     def streams(observation: Observation) -> Iterator[Drift]:
         """Every stream is gapless, readable and possible."""
-        findings = [
+        # What was found before comes first, so what is named stays the same while there is more.
+        findings: Iterable[Finding] = [
             *damaged_plans(engine),
-            *check_streams(engine, codec, observation.known),
+            *check_streams(engine, codec, [each for each in observation.known if each != _OTHERS]),
             *_news_and_sweep(engine, codec, observation, STREAMS),
         ]
-        # What was found before comes first, so what is named stays the same while there is more.
-        found = [*dict.fromkeys(each for each in findings if not each.mended_by_rebuilding)]
-        yield from map(_damage, found[:_NAMED])
+        # One part of the sweep cannot tell that there are no others any more.
+        if _OTHERS in observation.known:
+            findings = chain(findings, _everything(engine, codec, STREAMS))
+        found: dict[Finding, None] = {}
+        for each in findings:
+            if not each.mended_by_rebuilding:
+                found[each] = None
+            if len(found) > _NAMED:
+                break
+        yield from map(_damage, islice(found, _NAMED))
         if len(found) > _NAMED:
             yield Drift(
                 subject=_OTHERS,

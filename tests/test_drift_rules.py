@@ -213,6 +213,26 @@ async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pyte
         assert found == ["run/run-0", "run/run-1", "other streams"]
 
 
+async def test_that_there_is_more_damage_is_said_for_as_long_as_there_is(
+    small: SqlJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not named stays open wherever the sweep stands, and is gone with the first look after it is mended."""
+    monkeypatch.setattr(store_rules_sql, "_NAMED", 2)
+    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    finish(small, *(f"run-{number}" for number in range(9)))
+    version = "stored_events SET originator_version"
+    for number in range(3):
+        damage(small, f"UPDATE {version} = 9 WHERE originator_version = 4 AND originator_id = 'run/run-{number}'")
+    by, rule = reconciler(small), rules(small)["streams"]
+    verdicts = [verdict async for verdict in by.looks(rule)]
+    assert len(verdicts) > 4
+    for verdict in (*verdicts[1:], await by.look(rule)):
+        assert [each.subject for each in verdict.seen.values()] == ["run/run-0", "run/run-1", "other streams"]
+    assert verdict.standing.sweep, "there is more to be swept"
+    damage(small, f"UPDATE {version} = 4 WHERE originator_version = 9 AND originator_id = 'run/run-1'")
+    assert [each.subject for each in (await by.look(rule)).seen.values()] == ["run/run-0", "run/run-2"]
+
+
 async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
     """A gap is said with its place, and nothing claims to mend it; what is restored is no drift any more."""
     rule, by = rules(journal)["streams"], reconciler(journal)
