@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to
 from sqlalchemy import text
 from strategies import AnyResults
 from temporal_parts import TemporalServer
+from temporalio import workflow
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
 
 from amends.aggregates import checking_sql
 from amends.aggregates.codec import EventCodec
@@ -271,6 +276,14 @@ async def only(journal: SqlJournal, rule: Rule) -> Drift:
     return drift
 
 
+async def until_listed(client: temporalio.client.Client, queue: str, count: int, status: str = "Running") -> None:
+    """Wait until Temporal lists so many workflows of a queue, which it does a moment after it knows them."""
+    query = f'ExecutionStatus = "{status}" AND TaskQueue = "{queue}"'
+    async with asyncio.timeout(30):
+        while len([each async for each in client.list_workflows(query)]) < count:  # noqa: ASYNC110 - Temporal has no event for it
+            await asyncio.sleep(0.05)
+
+
 async def test_an_open_run_that_nobody_drives_is_found_and_started(
     sqlite_url: str, client: temporalio.client.Client
 ) -> None:
@@ -292,16 +305,69 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
         await journal.close()
 
 
+@workflow.defn(name="fails", sandboxed=False)
+class Fails:
+    """A workflow that a fault in it ends."""
+
+    @workflow.run
+    async def run(self) -> None:
+        """Fail for good."""
+        raise ApplicationError("a fault")
+
+
+@pytest.mark.parametrize(("status", "listed"), [("FAILED", "Failed"), ("TIMED_OUT", "TimedOut")])
+async def test_an_open_run_whose_workflow_ended_badly_is_found_and_started(
+    sqlite_url: str, client: temporalio.client.Client, status: str, listed: str
+) -> None:
+    """A workflow that failed, or took longer than somebody allowed, drives nothing any more; rousing mends it."""
+    journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
+    await journal.commit(accept_for_temporal(run_id))
+    driven = drive(client, queue)["driven"]
+    try:
+        # Where nobody polls, a workflow can only time out.
+        async with Worker(client, task_queue=queue if status == "FAILED" else f"{queue}-other", workflows=[Fails]):
+            bound = timedelta(seconds=1) if status == "TIMED_OUT" else None
+            handle = await client.start_workflow("fails", id=run_id, task_queue=queue, execution_timeout=bound)
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+        await until_listed(client, queue, 1, listed)
+        drift = await only(journal, driven)
+        assert (drift.kind, drift.actual) == (DriftKind.DIFFERENT, f"its workflow is {status}")
+        assert drift.correction == Rouse(run_id)
+        await Hands(journal, client, queue).rouse(run_id)
+        assert await seen(journal, driven) == Look(count=1)
+        await client.get_workflow_handle(run_id).terminate()
+    finally:
+        await journal.close()
+
+
+async def test_what_temporal_runs_although_it_is_closed_is_found(
+    sqlite_url: str, client: temporalio.client.Client
+) -> None:
+    """A workflow of a run that the store calls closed is drift, and told to look; that of an open run is none."""
+    journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
+    finish(journal, run_id)
+    await journal.commit(accept_for_temporal(f"{run_id}-open"))
+    try:
+        for name in (run_id, f"{run_id}-open"):
+            await start_workflow(client, saga="order", run_id=name, store_id=journal.store_id, task_queue=queue)
+        await until_listed(client, queue, 2)
+        drift = await only(journal, drive(client, queue)["orphans"])
+        assert (drift.subject, drift.kind, drift.correction) == (run_id, DriftKind.UNEXPECTED, Rouse(run_id))
+        assert drift.expected == "the run is COMPLETED"
+        for name in (run_id, f"{run_id}-open"):
+            await client.get_workflow_handle(name).terminate()
+    finally:
+        await journal.close()
+
+
 async def test_what_temporal_runs_without_the_store_is_found(sqlite_url: str, client: temporalio.client.Client) -> None:
     """A workflow of a run that this store does not know is drift, one that belongs to another store is not."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     try:
         for name, store_id in ((run_id, journal.store_id), (f"{run_id}-other", "another")):
             await start_workflow(client, saga="order", run_id=name, store_id=store_id, task_queue=queue)
-        async with asyncio.timeout(30):
-            # Temporal lists what it runs a moment later.
-            while len(await driven_runs(client, queue)) < 2:  # noqa: ASYNC110 - Temporal has no event for it
-                await asyncio.sleep(0.05)
+        await until_listed(client, queue, 2)
         drift = await only(journal, drive(client, queue)["orphans"])
         assert (drift.subject, drift.kind, drift.correction) == (run_id, DriftKind.UNEXPECTED, None)
         for name in (run_id, f"{run_id}-other"):
