@@ -18,8 +18,10 @@ from amends.aggregates.state import OPEN
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
+from amends.sagas.decide import Work, decide
 from amends.sagas.messages_temporal import DRIVER
 from amends.sagas.recovery_temporal import TOLD, belongs, running_workflows, store_behind, workflow_status
+from amends.sagas.starting_temporal import pollers
 
 __all__ = ["drive_rules", "driven_runs"]
 
@@ -42,8 +44,9 @@ def drive_rules(
     # What is done is what every worker does when it starts, so as many as there are may be due.
     @drift_rule("driven", every=timedelta(minutes=1), mode="apply", cap=MOST_DRIFTS)
     async def driven(observation: Observation) -> AsyncIterator[Drift]:
-        """Every open run was started in Temporal and its workflow runs."""
+        """Every open run was started in Temporal, its workflow runs, and somebody polls for the effect that is due."""
         running: frozenset[str] | None = None
+        routes = _Routes()
         async for row in _open_runs(observation):
             if row.driver != DRIVER:
                 continue
@@ -53,9 +56,8 @@ def drive_rules(
             if running is None:
                 running = frozenset(await running_workflows(client, task_queue))
             # What is listed need not be asked about; what is not may have been started a moment ago.
-            if row.run_id in running:
-                continue
-            drift = await _undriven(client, observation, row)
+            check = routes.unserved if row.run_id in running else _undriven
+            drift = await check(client, observation, row)
             if drift is not None:
                 yield drift
 
@@ -70,6 +72,42 @@ async def _open_runs(observation: Observation) -> AsyncIterator[RunSummary]:
     while page := await asyncio.to_thread(lambda: [*islice(rows, _PAGE)]):
         for row in page:
             yield row
+
+
+class _Routes:
+    """Effects with a queue of their own, and who polls there; each plan and each queue is looked at once."""
+
+    def __init__(self) -> None:
+        self._routed: dict[str, bool] = {}
+        self._polled: dict[str, bool] = {}
+
+    async def unserved(
+        self, client: temporalio.client.Client, observation: Observation, row: RunSummary
+    ) -> Drift | None:
+        """Tell whether an effect of a run is due that no worker takes; people have to start one."""
+        if self._routed.get(row.fingerprint) is False:
+            return None
+        record = await asyncio.to_thread(observation.record, row.run_id)
+        if record is None or record.state.closed:
+            return None
+        nodes = record.state.plan.nodes
+        self._routed[row.fingerprint] = any(node.queue is not None for node in nodes.values())
+        for work in (each for each in decide(record.state, observation.now_ms) if isinstance(each, Work)):
+            queue = nodes[work.node].queue
+            if queue is not None and not await self._is_polled(client, queue):
+                return Drift(
+                    subject=row.run_id,
+                    kind=DriftKind.MISSING,
+                    expected=f"a worker polls queue {queue}",
+                    actual=None,
+                    evidence=f"{work.node} is due; start a worker that has the modules of this step",
+                )
+        return None
+
+    async def _is_polled(self, client: temporalio.client.Client, queue: str) -> bool:
+        if queue not in self._polled:
+            self._polled[queue] = bool(await pollers(client, queue, effects=True))
+        return self._polled[queue]
 
 
 async def _undriven(client: temporalio.client.Client, observation: Observation, row: RunSummary) -> Drift | None:

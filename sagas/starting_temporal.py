@@ -45,8 +45,13 @@ def worker_identity(name: str, store_id: str, code: str) -> str:
     return f"{name} code={code} store={store_id}"
 
 
-async def pollers(client: temporalio.client.Client, task_queue: str) -> list[Poller]:
-    """Look who polls a task queue for workflows.
+async def pollers(client: temporalio.client.Client, task_queue: str, *, effects: bool = False) -> list[Poller]:
+    """Look who polls a task queue.
+
+    Args:
+        client: Temporal.
+        task_queue: The queue.
+        effects: Whether to look who takes effects there, instead of workflows.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -54,7 +59,7 @@ async def pollers(client: temporalio.client.Client, task_queue: str) -> list[Pol
     request = DescribeTaskQueueRequest(
         namespace=client.namespace,
         task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY if effects else TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     try:
         answer = await client.workflow_service.describe_task_queue(request, timeout=timedelta(seconds=5))

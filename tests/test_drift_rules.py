@@ -14,9 +14,9 @@ import pytest
 import temporalio.client
 from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to_end, started, step, succeed
 from sqlalchemy import text
-from strategies import AnyResults
+from strategies import AnyResults, plan_node, plan_of
 from temporal_parts import TemporalServer
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
@@ -25,6 +25,7 @@ from amends.aggregates import checking_sql
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.journal import RunQuery, Tx
 from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunSummary
 from amends.cli.reconciling import Hands
 from amends.reconciler import drive_rules_temporal, store_rules_sql
@@ -38,7 +39,7 @@ from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule
 from amends.reconciler.standing import Standing
 from amends.reconciler.store_rules_sql import store_rules
-from amends.sagas.starting_temporal import start_workflow
+from amends.sagas.starting_temporal import pollers, start_workflow
 
 LATER_MS = 10_000_000
 ANYTHING: Any = AnyResults()
@@ -257,9 +258,14 @@ async def client(temporal_address: str) -> temporalio.client.Client:
     return await temporalio.client.Client.connect(temporal_address)
 
 
-def accept_for_temporal(run_id: str) -> Callable[[Tx], object]:
+def accept_for_temporal(run_id: str, plan: Plan = PLAN) -> Callable[[Tx], object]:
     """Make a unit that accepts a run which Temporal is to drive."""
-    return lambda tx: tx.accept(PLAN, started(tx, run_id).model_copy(update={"driver": "temporal"}))
+    return lambda tx: tx.accept(plan, started(tx, run_id, plan).model_copy(update={"driver": "temporal"}))
+
+
+@activity.defn
+async def anything() -> None:
+    """Do nothing: it is only polled for."""
 
 
 def drive(client: temporalio.client.Client | None, queue: str, *, nothing_runs: bool = False) -> dict[str, Rule]:
@@ -299,6 +305,7 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
         await hands.rouse(run_id)
         assert await seen(journal, driven) == Look(count=1)
         await client.get_workflow_handle(run_id).terminate("by somebody")
+        await until_listed(client, queue, 1, "Terminated")
         drift = await only(journal, driven)
         assert (drift.kind, drift.actual) == (DriftKind.DIFFERENT, "its workflow is TERMINATED")
     finally:
@@ -373,6 +380,26 @@ async def test_what_temporal_runs_without_the_store_is_found(sqlite_url: str, cl
         for name in (run_id, f"{run_id}-other"):
             await client.get_workflow_handle(name).terminate()
     finally:
+        await journal.close()
+
+
+async def test_a_queue_that_nobody_polls_is_found(sqlite_url: str, client: temporalio.client.Client) -> None:
+    """A run whose due effect is routed to a queue without a worker is drift, until there is one."""
+    journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
+    far = f"far-{queue}"
+    await journal.commit(accept_for_temporal(run_id, plan_of(plan_node("send", queue=far))))
+    driven = drive(client, queue)["driven"]
+    try:
+        await start_workflow(client, saga="order", run_id=run_id, store_id=journal.store_id, task_queue=queue)
+        await until_listed(client, queue, 1)
+        drift = await only(journal, driven)
+        assert (drift.subject, drift.expected, drift.correction) == (run_id, f"a worker polls queue {far}", None)
+        async with Worker(client, task_queue=far, activities=[anything]):
+            while not await pollers(client, far, effects=True):  # noqa: ASYNC110 - Temporal has no event for it
+                await asyncio.sleep(0.05)
+            assert await seen(journal, driven) == Look(count=1)
+    finally:
+        await client.get_workflow_handle(run_id).terminate()
         await journal.close()
 
 
