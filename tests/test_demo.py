@@ -103,7 +103,7 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
     assert_nothing_runs(orders, out)
     _, _, last = out.partition("\nTry next:\n")
     suggested = [line.partition("#")[0].strip() for line in last.splitlines()]
-    assert len(suggested) == 4
+    assert len(suggested) == 3
     top = orders.parent.parent
     for line in suggested:
         program, *arguments = shlex.split(line)

@@ -47,7 +47,6 @@ DAMAGE = ("--amount", "t-01=25.00", "--forget", "t-02", "--invent", "carol=99.00
 DRIFT_ID = re.compile(r"\b[0-9a-f]{12}\.\d+\b")
 TRY_NEXT = (
     (HERE, "list --where sku=lamp", "the orders of one article"),
-    (HERE, "show o-07", "how a run stands, step by step"),
     (HERE, "catalog", "every step, and how it is undone"),
     (TRANSFER, "reconciliations", "every look for drift, and what came of it"),
 )
