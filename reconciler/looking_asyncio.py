@@ -6,8 +6,10 @@ Nothing here can write: it is given a `Reading`, and rules are given no more tha
 import asyncio
 import inspect
 import threading
+import traceback
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from amends.aggregates.oneline import one_line, shorten
@@ -60,7 +62,7 @@ async def look(
     except CouldNotLook as answer:
         return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
-        return Look(unobservable=one_line(f"{type(error).__name__}: {error}"))
+        return Look(unobservable=one_line(f"{type(error).__name__}: {error}{_place(rule, error)}"))
     return Look(
         drifts=found,
         count=observation.count,
@@ -69,6 +71,13 @@ async def look(
         in_flight=touched,
         maintenance=None if maintenance is None else maintenance.windows.closed_for(rule.name, now_ms),
     )
+
+
+def _place(rule: Rule, error: BaseException) -> str:
+    """Say where in the rule's own module something was raised, as far as it is known."""
+    code = getattr(rule.function, "__code__", None)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if code and each.filename == code.co_filename]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:

@@ -406,8 +406,11 @@ def test_what_is_wrong_with_a_drift_rule_is_said(ruled: CommandProject) -> None:
     lines = ended.err.splitlines()
     assert [line.split()[2] for line in lines] == list(says)
     for line, words in zip(lines, says.values(), strict=True):
-        assert re.fullmatch(rf"amends: rule \S+ could not look: .*{re.escape(words)}", line), line
+        assert re.fullmatch(
+            rf"amends: rule \S+ could not look: .*{re.escape(words)}( \(rules.py, line \d+\))?", line
+        ), line
         assert line.isprintable()
+    assert re.search(r"\(rules\.py, line \d+\)$", lines[0]), "where it was raised"
 
 
 @pytest.mark.parametrize(
