@@ -30,6 +30,7 @@ from amends.aggregates.state import (
     CLOSED,
     SETTLED_BADLY,
     SETTLED_WELL,
+    UNDO_STATUSES,
     NodeState,
     NodeStatus,
     RunState,
@@ -154,9 +155,6 @@ WHILE: Mapping[str, frozenset[RunStatus]] = {
 REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CLOSED})
 """Facts about a node that open a closed run again: it goes on in the direction that it had."""
 
-_UNDO_STATUSES = frozenset(
-    {_N.UNDO_STARTED, _N.UNDO_WAITING, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDONE, _N.UNDO_SKIPPED}
-)
 _RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
 # Answers of an undo that was begun are taken whatever stage the run is at: a late effect may have moved it.
 _ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED})
@@ -246,8 +244,8 @@ def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
     generation, undo_generation = node.generation, node.undo_generation
     if head.kind == "LateEffectObserved":
         # What was undone before it acted is undone again, and the participant must not take that for a repetition.
-        undo_generation += node.status in _UNDO_STATUSES
-    elif status in _UNDO_STATUSES:
+        undo_generation += node.status in UNDO_STATUSES
+    elif status in UNDO_STATUSES:
         undo_generation = max(undo_generation, head.generation)
     else:
         generation = max(generation, head.generation)
@@ -273,7 +271,7 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
         return "has no probe"
     if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
         return "is an effect that may have acted; only a probe can tell that it did not"
-    redo = kind == "RetryRequested" and node.status not in _UNDO_STATUSES
+    redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
     if state.backward and (redo or kind == "StepSkipped"):
         return "is not attempted any more, the run has turned round"
     if not state.backward and kind in _UNDO_DECIDED:

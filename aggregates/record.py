@@ -34,7 +34,7 @@ from amends.aggregates.facts import (
     StepSucceeded,
 )
 from amends.aggregates.plan import Plan
-from amends.aggregates.state import RunState, RunStatus
+from amends.aggregates.state import UNDO_STATUSES, NodeStatus, RunState, RunStatus
 
 RECENT = 64
 """How many heads a record keeps; more than one driver's step ever adds."""
@@ -109,6 +109,23 @@ class RunRecord:
     def run_id(self) -> str:
         """Id of the run."""
         return self.started.run_id
+
+    @property
+    def in_doubt(self) -> tuple[str, ...]:
+        """Nodes of which nobody knows whether they took effect, in the order of the plan.
+
+        These are in doubt still, or were when they were undone or left as they are. A node that was undone says so by
+        having no result: whatever succeeded, was skipped or resolved, or was seen to act late, has one. What changes
+        nothing is not among them.
+        """
+        return tuple(
+            name
+            for name, node in self.state.plan.nodes.items()
+            if not node.read_only and self._doubtful(name, self.state.node(name).status)
+        )
+
+    def _doubtful(self, name: str, status: NodeStatus) -> bool:
+        return status is NodeStatus.IN_DOUBT or (status in UNDO_STATUSES and name not in self.results)
 
     def apply(self, fact: Fact) -> "RunRecord":
         """Fold one more fact.

@@ -17,6 +17,7 @@ __all__ = [
     "PENDING",
     "SETTLED_BADLY",
     "SETTLED_WELL",
+    "UNDO_STATUSES",
     "NodeState",
     "NodeStatus",
     "RunState",
@@ -75,6 +76,18 @@ SETTLED_BADLY = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN
 
 SETTLED_WELL = frozenset({NodeStatus.SUCCEEDED, NodeStatus.SKIPPED})
 """Statuses in which the next stage need not wait for a step."""
+
+UNDO_STATUSES = frozenset(
+    {
+        NodeStatus.UNDO_STARTED,
+        NodeStatus.UNDO_WAITING,
+        NodeStatus.UNDO_SPENT,
+        NodeStatus.UNDO_EXHAUSTED,
+        NodeStatus.UNDONE,
+        NodeStatus.UNDO_SKIPPED,
+    }
+)
+"""Statuses in which the step itself is over, and what is told is how its undo stands."""
 
 
 class NodeState(NamedTuple):

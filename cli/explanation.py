@@ -148,7 +148,7 @@ def explain(
         ),
         later=tuple(group for group in still_to_undo(state) if not set(group) & set(decided)),
         run_next=next((step for step in steps if not step.node), None),
-        doubts=tuple(_doubts(state, facts, now_ms)),
+        doubts=tuple(_doubts(record, facts, now_ms)),
         decisions=tuple(fact for fact in facts if _decides(fact)),
         commands=tuple(_commands(record, overdue.values(), now_ms)),
     )
@@ -168,12 +168,14 @@ def _decides(fact: Fact) -> bool:
     )
 
 
-def _doubts(state: RunState, facts: Sequence[Fact], now_ms: int) -> list[tuple[str, str]]:
+def _doubts(record: RunRecord, facts: Sequence[Fact], now_ms: int) -> list[tuple[str, str]]:
     """Say what nobody knows; of a transaction all is known, what gave no outcome was rolled back."""
-    reasons = {fact.node: fact.reason for fact in facts if isinstance(fact, StepInDoubt)}
+    in_doubt = record.in_doubt
+    # Of what was in doubt once, it may have become known since.
+    reasons = {fact.node: fact.reason for fact in facts if isinstance(fact, StepInDoubt) and fact.node in in_doubt}
     found: list[tuple[str, str]] = []
-    for name, node in state.plan.nodes.items():
-        if node.kind is StepKind.EFFECT and (why := _doubt(state.node(name), reasons.get(name), now_ms)):
+    for name, node in record.state.plan.nodes.items():
+        if node.kind is StepKind.EFFECT and (why := _doubt(record.state.node(name), reasons.get(name), now_ms)):
             found.append((name, why))
     return found
 
@@ -193,6 +195,10 @@ def _doubt(at: NodeState, reason: str | None, now_ms: int) -> str | None:
             return f"{done}its undo was given up; whether that took effect is not known"
         case _N.UNDO_STARTED | _N.UNDO_WAITING | _N.UNDO_SPENT:
             return f"{done}its undo has begun and has not been confirmed"
+        case _N.UNDONE if reason:
+            return f"undone without knowing whether it acted: {reason}"
+        case _N.UNDO_SKIPPED if reason:
+            return f"left as it is without knowing whether it acted: {reason}"
         case _:
             return None
 

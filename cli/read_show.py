@@ -99,6 +99,7 @@ def _as_json(record: RunRecord, facts: Sequence[Fact], driving: Driving | None, 
         "nodes": [node_json(view) for view in node_views(record, facts)],
         "next": [step._asdict() for step in next_steps(record.state, now_ms)],
         "still_to_undo": [list(group) for group in still_to_undo(record.state)],
+        "in_doubt": list(record.in_doubt),
         "attention": attention and {"nodes": list(attention.nodes), "reason": attention.reason},
         "driving": driving and driving.as_json(),
     }
@@ -121,6 +122,8 @@ def _layout(
     more: list[tuple[str, Cell | None]] = []
     if record.error is not None:
         more.append(("last error", clip(record.error, _LINE_CHARS)))
+    if record.in_doubt:
+        more.append(("in doubt", f"{', '.join(record.in_doubt)}; amends explain {record.run_id} says why"))
     if (attention := attention_of(record, facts)) is not None:
         more += _attention(attention, nodes)
     more += [("next" if at == 0 else "", _next_line(step, now_ms)) for at, step in enumerate(next_steps(state, now_ms))]

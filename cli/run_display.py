@@ -17,7 +17,17 @@ from amends.cli.progress import Board, describe
 from amends.cli.remarks import say
 from amends.sagas.result import RunResult
 
-__all__ = ["BatchDisplay", "Display", "code_of", "last_line", "on_terminal", "open_batch", "open_display", "summary"]
+__all__ = [
+    "BatchDisplay",
+    "Display",
+    "code_of",
+    "doubt_of",
+    "last_line",
+    "on_terminal",
+    "open_batch",
+    "open_display",
+    "summary",
+]
 
 _CODES = {
     RunStatus.RUNNING: ExitCode.UNREACHABLE,
@@ -48,16 +58,26 @@ def last_line(result: RunResult) -> str:
         case RunStatus.COMPLETED:
             return f"{result.status}: {what} in {took}; its facts: amends history {result.run_id}"
         case RunStatus.COMPENSATED:
-            return f"{result.status}: {what} in {took}: {_why(result)}; its facts: amends history {result.run_id}"
+            why = f"{_why(result)}{doubt_of(result)}"
+            return f"{result.status}: {what} in {took}: {why}; its facts: amends history {result.run_id}"
         case RunStatus.NEEDS_ATTENTION:
-            is_open = ", ".join(result.open_nodes)
-            return f"{result.status}: {what}: open is {is_open}: {_why(result)}; see: amends show {result.run_id}"
+            why = f"open is {', '.join(result.open_nodes)}: {_why(result)}{doubt_of(result)}"
+            return f"{result.status}: {what}: {why}; see: amends show {result.run_id}"
         case _:
             return f"{result.status}: {what} is accepted; see: amends show {result.run_id}"
 
 
 def _why(result: RunResult) -> str:
     return one_line(result.error or "no reason was recorded")
+
+
+def doubt_of(result: RunResult) -> str:
+    """Say what was undone in doubt, as the end of a sentence; empty where nothing was.
+
+    What is in doubt and open is named as open.
+    """
+    undone = [name for name in result.in_doubt if name not in result.open_nodes]
+    return f"; undone without knowing whether it acted: {', '.join(undone)}" if result.closed and undone else ""
 
 
 def summary(codes: Iterable[str], elapsed_s: float) -> str:

@@ -15,6 +15,7 @@ from amends.cli.run_display import (
     BatchDisplay,
     Display,
     code_of,
+    doubt_of,
     last_line,
     on_terminal,
     open_batch,
@@ -189,6 +190,7 @@ def _as_object(result: RunResult) -> dict[str, Any]:
         "status": result.status.value,
         "error": result.error,
         "open": list(result.open_nodes),
+        "in_doubt": list(result.in_doubt),
         "keys": dict(record.started.keys),
         "results": dict(record.results),
         "started_ms": record.state.started_ms,
@@ -279,7 +281,8 @@ def _line_of(outcome: _Ended, widths: _Widths) -> str:
     state = outcome.result.record.state
     why = f"  {one_line(outcome.result.error)}" if outcome.code is not ExitCode.OK and outcome.result.error else ""
     earlier = "  (started before)" if outcome.earlier else ""
-    return f"{begin}  {seconds(state.updated_ms - state.started_ms)}{why}{earlier}"
+    took = seconds(state.updated_ms - state.started_ms)
+    return f"{begin}  {took}{why}{doubt_of(outcome.result)}{earlier}"
 
 
 def _line_object(outcome: _Ended) -> dict[str, Any]:

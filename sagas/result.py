@@ -47,6 +47,15 @@ class RunResult:
         """What an operator has to decide about; empty unless the run needs attention."""
         return self.record.current
 
+    @property
+    def in_doubt(self) -> tuple[str, ...]:
+        """Nodes of which nobody knows whether they took effect, also when they were undone like that.
+
+        A compensated run is clean only where this is empty: the compensation of such a node was given no result, and
+        may have come to nothing.
+        """
+        return self.record.in_doubt
+
     def result_of(self, step: ResultSource[R]) -> R | None:
         """Give what a step returned; `None` when it has not succeeded."""
         if step.name not in self.record.results:

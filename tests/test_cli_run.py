@@ -52,6 +52,8 @@ async def pack(order: Order, call: Call) -> str:
         await asyncio.sleep(0.02)
     if order.fail == "flaky" and call.attempt == 1:
         raise RuntimeError("once")
+    if order.fail == "lost":
+        raise TimeoutError("no answer")
     return f"parcel of {order.order_id}"
 
 
@@ -146,6 +148,23 @@ def test_a_compensated_run_ends_in_4(served: CommandProject) -> None:
         "compensated",
     ]
     assert "send: no [red]lorry[/red] ?[2Jleft" in ended.out.splitlines()[-1]
+
+
+def test_what_was_undone_in_doubt_is_said(served: CommandProject) -> None:
+    """A compensated run of which something is not known is told from a clean one, by every command that shows it."""
+    ended = served.run("run", "ship", '{"fail": "lost"}', "--id", "doubt-1")
+    assert (ended.code, ended.err) == (4, "")
+    assert "; undone without knowing whether it acted: pack; its facts: " in ended.out.splitlines()[-1]
+    served.write("doubt.jsonl", '{"fail": "lost", "order_id": "d-2"}\n{"fail": "rejected", "order_id": "d-2"}\n')
+    lost, clean = sorted(served.run("run", "ship", "@doubt.jsonl").out.splitlines()[:-1])
+    assert lost.endswith("; undone without knowing whether it acted: pack")
+    assert "knowing" not in clean
+    assert json.loads(served.run("run", "ship", '{"fail": "lost"}', "--id", "doubt-1", "--json").out)["in_doubt"] == [
+        "pack"
+    ]
+    assert json.loads(served.run("show", "doubt-1", "--json").out)["in_doubt"] == ["pack"]
+    assert "\nin doubt    pack; amends explain doubt-1 says why\n" in served.run("show", "doubt-1").out
+    assert "pack: undone without knowing whether it acted: attempts ended" in served.run("explain", "doubt-1").out
 
 
 def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:

@@ -27,6 +27,7 @@ RESERVE = plan_node("reserve", undo=undo_policy(2))
 PAY = plan_node("pay", probe=True, retry=retry_policy(2))
 SHIP = plan_node("ship", retry=retry_policy(1))
 ORDER = plan_of(RESERVE, PAY, SHIP)
+DOUBT = (("reserve", DONE), ("pay", DONE), ("ship", LOST))
 DECIDED = plan_of(RESERVE, plan_node("pivot", role=Role.PIVOT, undo=False, retry=retry_policy(1)), AFTER)
 
 
@@ -113,6 +114,10 @@ STATES: dict[str, Callable[[], World]] = {
     "completed": lambda: after(("reserve", DONE), ("pay", DONE), ("ship", DONE)),
     "compensated after a late effect": late,
     "skipped by an operator": lambda: operated(exhausted(), Verb.SKIP, "reserve"),
+    "undone in doubt": lambda: after(*DOUBT, ("ship", DONE), ("pay", DONE), ("reserve", DONE)),
+    "left in doubt by an operator": lambda: operated(
+        after(*DOUBT, ("ship", LOST), ("ship", LOST), ("pay", DONE), ("reserve", DONE)), Verb.SKIP, "ship"
+    ),
     "resolved by an operator": lambda: operated(behind(), Verb.RESOLVE, "after"),
     "an error that is hostile": lambda: after(("reserve", Failed("Bad", "[red]\x1b[31mred\nnext line"))),
 }

@@ -5,17 +5,22 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import RUN, World, histories, plan_node, plan_of, started
+from strategies import RUN, World, eventful_histories, histories, plan_node, plan_of, retry_policy, started
 
 from amends.aggregates.errors import JournalError, TransitionError
-from amends.aggregates.evolve import fold
+from amends.aggregates.evolve import fold, told_only
 from amends.aggregates.facts import (
     AttentionRequested,
     CompensationSucceeded,
     Fact,
     LateEffectObserved,
     NodeFact,
+    RetryRequested,
     SagaCompleted,
+    StepInDoubt,
+    StepResolved,
+    StepRuledOut,
+    StepSkipped,
     StepSucceeded,
 )
 from amends.aggregates.plan import Stage
@@ -23,6 +28,7 @@ from amends.aggregates.record import RECENT, RunRecord, fold_facts
 from amends.aggregates.state import RunStatus
 from amends.sagas.decide import RunCompensation, RunStep
 from amends.sagas.outcome import Failed, Refused, Succeeded
+from amends.sagas.result import RunResult
 from amends.sagas.task import Direction
 
 PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
@@ -49,6 +55,46 @@ def test_a_record_has_the_results_of_what_succeeded(world: World) -> None:
     """There is a result for every node that succeeded and for no other, also after it was undone."""
     expected = {f.node: f.result for f in world.facts if isinstance(f, StepSucceeded | LateEffectObserved)}
     assert world.record.results == expected
+
+
+@given(world=eventful_histories())
+def test_a_record_names_what_nobody_knows(world: World) -> None:
+    """In doubt is, at every position, what was given up unanswered and has not been found out or tried again since."""
+    record = RunRecord.begin(world.record.state.plan, world.record.started)
+    plan, doubtful = record.state.plan, set[str]()
+    for fact in world.facts[1:]:
+        before, record = record, record.apply(fact)
+        match fact:
+            case StepInDoubt():
+                doubtful.add(fact.node)
+            case StepSucceeded() | StepSkipped() | StepResolved() | StepRuledOut():
+                doubtful.discard(fact.node)
+            case LateEffectObserved() if not told_only(before.state.node(fact.node), fact.generation):
+                doubtful.discard(fact.node)
+            case RetryRequested() if not before.state.backward:
+                doubtful.discard(fact.node)
+        assert record.in_doubt == tuple(
+            name for name in plan.nodes if name in doubtful and not plan.nodes[name].read_only
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "in_doubt"), [(Failed("TimeoutError", "took too long"), ("a",)), (Succeeded(None), ())]
+)
+def test_a_run_that_was_undone_in_doubt_is_not_clean(answer: Succeeded | Failed, in_doubt: tuple[str, ...]) -> None:
+    """A step that was undone without an answer is told of also when another's refusal is the last error."""
+    once = retry_policy(1)
+    world = World.begin(plan_of(Stage(nodes=(plan_node("a", retry=once), plan_node("b", retry=once)))))
+    first, second = (world.call(work) for work in world.work())
+    world.answer(first, answer)
+    world.conclude()
+    world.answer(second, Refused("no"))
+    world.conclude()
+    while not world.closed:
+        world.answer(world.call(world.work()[0]), Succeeded(None))
+        world.conclude()
+    assert (world.record.state.status, world.record.error) == (RunStatus.COMPENSATED, "b: no")
+    assert RunResult(world.record).in_doubt == in_doubt
 
 
 @given(world=histories(), position=st.integers(0, 80))
