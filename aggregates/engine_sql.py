@@ -31,6 +31,7 @@ __all__ = [
     "check_writable",
     "create_store_engine",
     "is_readonly",
+    "no_directory",
     "safe_url",
     "take_writer_lock",
     "writing",
@@ -225,11 +226,18 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
     return engine
 
 
+def no_directory(path: Path) -> InputError:
+    """Make the error of an SQLite file in a directory that does not exist: with it, opening the file is refused."""
+    return InputError(
+        f"store {str(path)!r}: there is no directory {str(path.parent)!r}; create it or correct store_url"
+    )
+
+
 def _check_file(path: Path, *, readonly: bool) -> None:
     if path.is_dir():
         raise InputError(f"store {str(path)!r} is a directory; name a file in it, such as {str(path / 'store.db')!r}")
     if not path.parent.is_dir():
-        raise InputError(f"store {str(path)!r}: there is no directory {str(path.parent)!r}; create it")
+        raise no_directory(path)
     if readonly:
         if not path.exists():
             raise InputError(f"store {str(path)!r} does not exist; it is created by the first run")

@@ -10,7 +10,7 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import JournalError
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
-from amends.cli.reading import codec_of, require_store, sqlite_file, store_engine
+from amends.cli.reading import codec_of, in_data_dir, require_store, store_engine
 from amends.cli.remarks import note
 from amends.cli.render import Column, table
 from amends.cli.settings import Settings
@@ -44,7 +44,7 @@ def upgrade(
     from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - as above
 
     settings = settings_of(ctx)
-    if _in_data_dir(settings):
+    if in_data_dir(settings):
         ensure_data_dir(settings)
     engine = create_store_engine(settings.store_url)
     try:
@@ -118,11 +118,6 @@ def rebuild(
         if done.skipped:
             shown.show(table(_COLUMNS, [_row(finding) for finding in done.skipped], shown.width))
     return ExitCode.FOUND if done.skipped else ExitCode.OK
-
-
-def _in_data_dir(settings: Settings) -> bool:
-    path = sqlite_file(settings)
-    return path is not None and path.parent == settings.data_dir
 
 
 def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggregate], ...]) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_schedules import shown_schedules
-from amends.cli.reading import open_for_reading, sqlite_file
+from amends.cli.reading import in_data_dir, open_for_reading, sqlite_file
 from amends.cli.render import Column, ago, escaped, fields, table
 from amends.cli.settings import Settings
 from amends.cli.wiring import load_project, settings_of
@@ -208,8 +208,7 @@ def _oldest(runs: Sequence[RunSummary]) -> str:
 
 
 def _absent(settings: Settings, path: Path) -> Check:
-    made_for_us = path.parent == settings.data_dir
-    if made_for_us or path.parent.is_dir():
+    if in_data_dir(settings) or path.parent.is_dir():
         return _ok("store", f"{path} is not there yet; the first run makes it")
     return _wrong("store", f"{path}: there is no directory {path.parent}; make it or set store_url")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from amends.aggregates.journal_sql import SqlJournal
 
-__all__ = ["codec_of", "open_for_reading", "record_of", "require_store", "sqlite_file", "store_engine"]
+__all__ = ["codec_of", "in_data_dir", "open_for_reading", "record_of", "require_store", "sqlite_file", "store_engine"]
 
 _SQLITE = "sqlite:///"
 _LOOKED_AT = 1_000
@@ -32,18 +32,30 @@ def sqlite_file(settings: Settings) -> Path | None:
     return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else None
 
 
+def in_data_dir(settings: Settings) -> bool:
+    """Tell whether the store is a file of the data directory, which is made when it is needed."""
+    path = sqlite_file(settings)
+    return path is not None and path.parent == settings.data_dir
+
+
 def require_store(settings: Settings) -> None:
-    """Make sure that there is something to read.
+    """Make sure that there is something to read, now or once a run has been started.
 
     Raises:
+        InputError: The SQLite file is in a directory that does not exist, and that nobody makes.
         UnreachableError: The SQLite file has not been made yet.
     """
     path = sqlite_file(settings)
-    if path is not None and not path.exists():
+    if path is None or path.exists():
+        return
+    if in_data_dir(settings) or path.parent.is_dir():
         raise UnreachableError(
             f"store {settings.safe_store_url!r} does not exist yet; the first `amends run` or `amends dev` makes it, "
             f"or correct store_url"
         )
+    from amends.aggregates.engine_sql import no_directory  # noqa: PLC0415 - imports the database
+
+    raise no_directory(path)
 
 
 @contextmanager
@@ -51,7 +63,7 @@ def store_engine(settings: Settings) -> Iterator["Engine"]:
     """Give the store's engine, read-only, whatever its schema.
 
     Raises:
-        InputError: The URL cannot be used.
+        InputError: The URL cannot be used, or names a directory that does not exist.
         UnreachableError: There is no store yet, or it cannot be read.
     """
     from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - imports the database

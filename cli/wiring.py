@@ -17,6 +17,7 @@ from amends.aggregates.canonical import Limits
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import UnreachableError
 from amends.cli.project import LoadedProject, find, load_modules
+from amends.cli.reading import in_data_dir
 from amends.cli.settings import Settings, load_settings
 from amends.sagas.definition import Step
 from amends.sagas.registry import Registry
@@ -128,7 +129,7 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
     """
     from amends.aggregates.journal_sql import open_journal  # noqa: PLC0415 - imports the database
 
-    if settings.store_url == f"sqlite:///{settings.data_dir / 'events.db'}":
+    if in_data_dir(settings):
         ensure_data_dir(settings)
     return open_journal(settings.store_url, aggregates=aggregates)
 

@@ -20,6 +20,8 @@ from reading_shop import (
 )
 
 from amends.aggregates.journal_sql import open_journal
+from amends.cli.settings import load_settings
+from amends.cli.wiring import open_store
 from amends.sagas.starting_temporal import pollers, start_workflow
 from amends.sagas.worker_temporal import running_worker
 
@@ -109,6 +111,19 @@ def test_a_store_that_is_not_there_is_not_made(
     assert answer.code == 3
     assert "does not exist yet; the first `amends run` or `amends dev` makes it" in one_line(answer)
     assert list(folder.iterdir()) == [folder / "amends.toml"]
+
+
+def test_any_store_in_the_data_directory_is_made_by_the_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a reading command says makes the store does make it, whatever the file is called."""
+    folder = project_at(tmp_path)
+    (folder / "amends.toml").write_text('store_url = "sqlite:///.amends/shop.db"\n')
+    answer = Amends(folder, capsys)("list")
+    assert answer.code == 3
+    assert "the first `amends run` or `amends dev` makes it" in one_line(answer)
+    asyncio.run(open_store(load_settings(folder)).close())
+    assert "there are no runs yet" in Amends(folder, capsys)("list").err
 
 
 def test_the_schema_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

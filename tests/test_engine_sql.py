@@ -392,7 +392,7 @@ FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/datab
         ),
         (
             "sqlite:////no/such/events.db",
-            "store '/no/such/events.db': there is no directory '/no/such'; create it",
+            "store '/no/such/events.db': there is no directory '/no/such'; create it or correct store_url",
         ),
         ("sqlite:////usr", "store '/usr' is a directory; name a file in it, such as '/usr/store.db'"),
     ],

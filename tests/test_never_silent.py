@@ -379,6 +379,27 @@ def test_a_wrong_store_url_is_named_without_its_password(
     assert "secret" not in ended.error
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "fine", ORDER],
+        ["dev"],
+        ["list"],
+        ["show", "o-1"],
+        ["retry", "o-1", "--reason", "r"],
+        ["recover"],
+        ["db", "check"],
+    ],
+)
+def test_a_store_in_no_directory_is_the_same_fault_everywhere(project: CommandProject, command: list[str]) -> None:
+    """One fault, one status and one line, whether a command would have written or only read."""
+    ended = project.run(*command, env={"AMENDS_STORE_URL": "sqlite:////nowhere/x.db"})
+    assert ended.code == 2
+    assert ended.error == (
+        "amends: store '/nowhere/x.db': there is no directory '/nowhere'; create it or correct store_url"
+    )
+
+
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
     """Give a project with drift rules of every wrong kind, and an empty store."""
