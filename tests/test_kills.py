@@ -1,4 +1,4 @@
-"""`kill -9` of real processes against the real Temporal: every run reaches its end, and nothing takes effect twice.
+"""`kill -9` and Ctrl-C of processes against the real Temporal: every run reaches its end, nothing takes effect twice.
 
 Each test stops runs in known places, kills, starts again what was killed, and then lets the runs go on. A place is held
 by the bank, which keeps back a call or its reply or is unavailable, or by a transaction that waits for a file; nothing
@@ -46,13 +46,17 @@ PLACES: Mapping[str, tuple[str, dict[str, object]]] = {
     "unheard": ("withdraw/do/0", {"kind": "delay_before", **HELD}),
     "landed": ("withdraw/do/0", {"kind": "delay_after", **HELD}),
     "between": ("deposit/do/0", {"kind": "unavailable", "times": 1_000_000}),
+    "undoing": ("deposit/undo/0", {"kind": "delay_before", **HELD}),
     "undone": ("withdraw/undo/0", {"kind": "delay_after", **HELD}),
 }
 """Where a transfer is stopped: the end of the key of the call, and what the bank does with it.
 
-The call is not heard; it took effect and is not answered; it fails, and is repeated now and then; it undid an effect
-and is not answered.
+The call is not heard; it took effect and is not answered; it fails, and is repeated now and then; it would undo an
+effect and is not heard; it undid one and is not answered.
 """
+
+UNDOS = ("undoing", "undone")
+"""Those of them in the middle of an undo."""
 
 
 def wait_until(met: Callable[[], object]) -> None:
@@ -96,7 +100,7 @@ class Scene:
 
     def order(self, place: str) -> Transfer:
         """Have the bank stop a transfer in a place once it is started."""
-        order = Transfer(run=f"{self.name}-{place}", refused=place == "undone")
+        order = Transfer(run=f"{self.name}-{place}", refused=place in UNDOS)
         key, fault = PLACES[place]
         httpx.post(f"{self.bank.base_url}/faults", json={**fault, "key": f"{order.run}/{key}"}).raise_for_status()
         self.transfers[place] = order
@@ -127,12 +131,12 @@ class Scene:
 
     def wait_for(self, place: str) -> None:
         """Return when the transfer is in its place."""
-        run_id, (key, _) = self.transfers[place].run, PLACES[place]
+        run_id, (key, fault) = self.transfers[place].run, PLACES[place]
         if place == "between":
             with self._journal() as journal:
                 wait_until(lambda: any(each.kind == "StepAttemptFailed" for each in journal.facts_blocking(run_id)))
         else:
-            log = "attempts" if place == "unheard" else "ledger"
+            log = "attempts" if fault["kind"] == "delay_before" else "ledger"
             wait_until(lambda: any(line["key"] == f"{run_id}/{key}" for line in self.logged(log, run_id)))
 
     # ---- after the kill
@@ -391,6 +395,15 @@ def test_the_file_of_a_killed_server_may_be_lost(served: Scene, dev: Kept) -> No
     served.judge()
 
 
+def test_ctrl_c_of_dev_cuts_no_undo_short(served: Scene, dev: Kept) -> None:
+    """`amends dev` is stopped in the middle of undos; after the next one each has taken effect once."""
+    in_places(served, *UNDOS)
+    assert dev.start().stop(signal.SIGINT) == ExitCode.OK
+    dev.start()
+    served.go_on()
+    served.judge()
+
+
 def test_a_run_is_not_hurt_by_the_death_of_the_command_that_watches_it(served: Scene) -> None:
     """`amends run` dies beside `amends dev`, which ends the run; the same command then tells how it ended."""
     with run_of(served, "landed") as command:
@@ -436,6 +449,19 @@ def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
         command.read_until("COMPENSATED")
         assert command.process.wait() == ExitCode.COMPENSATED
     assert running(alone.project.path / ".amends") is None
+    alone.judge()
+
+
+@pytest.mark.parametrize("place", UNDOS)
+def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
+    """`amends run` is stopped in the middle of an undo; the next worker ends the run, each undo took effect once."""
+    with run_of(alone, place) as command:
+        assert command.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+        assert f"run {alone.transfers[place].run} is accepted" in "".join(command.lines)
+    next_one = Kept(alone.project, "dev")
+    next_one.start()
+    alone.go_on()
+    next_one.stop()
     alone.judge()
 
 
