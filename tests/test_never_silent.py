@@ -282,6 +282,35 @@ def test_an_unreachable_server_is_said(project: CommandProject) -> None:
     assert project.open_runs() == []
 
 
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """Give the address of a server that takes connections and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_temporal_that_never_answers_is_said(project: CommandProject, mute: str) -> None:
+    """A Temporal that takes the connection and is silent is given up, in status 3, with nothing accepted."""
+    for command in (["run", "fine", ORDER], ["worker"]):
+        ended = project.run(*command, env={"TEMPORAL_ADDRESS": mute})
+        assert ended.code == 3
+        assert f"{mute} cannot be reached" in ended.error
+        assert "TEMPORAL_ADDRESS" in ended.error
+    assert project.open_runs() == []
+
+
+def test_a_postgresql_that_never_answers_is_said(project: CommandProject, mute: str) -> None:
+    """A PostgreSQL that takes the connection and is silent is given up, in status 3, with what to check."""
+    for command in (["run", "fine", ORDER], ["list"]):
+        ended = project.run(*command, env={"AMENDS_STORE_URL": f"postgresql://shop:secret@{mute}/shop"})
+        assert ended.code == 3
+        assert f"{mute}/shop': " in ended.error
+        assert ended.error.endswith("check that it runs and that the URL is right")
+        assert "secret" not in ended.error
+
+
 def test_a_worker_without_temporal_is_refused(project: CommandProject) -> None:
     """Where no Temporal is configured and none runs, the worker says what to do."""
     ended = project.run("worker")
