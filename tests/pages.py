@@ -16,6 +16,7 @@ a shell, in a process that has everything imported already.
 | `<!-- excerpt: PATH -->` above a block | the block must stand in that file, of the page's folder or beside the page |
 | `<!-- skip: REASON -->` above a block | the block is not run; without a reason it is an error |
 | `<!-- background: WHERE -->` above a `console` block | its command goes on beside the others until the page ends |
+| `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal; what they ask is answered |
 | `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests' |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 
@@ -32,6 +33,7 @@ import inspect
 import json
 import linecache
 import os
+import pty
 import re
 import shlex
 import signal
@@ -40,7 +42,7 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +68,7 @@ _VARYING = (
 )
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)$")
-_MARK = re.compile(r"^ *<!-- *(?P<kind>background|excerpt|file|skip):(?P<text>.*?)-->\s*$")
+_MARK = re.compile(r"^ *<!-- *(?P<kind>background|excerpt|file|skip|terminal):(?P<text>.*?)-->\s*$")
 _NEEDS = re.compile(r"^<!-- *needs: *(?P<part>\w+) as (?P<text>\S+) *-->\s*$", re.MULTILINE)
 _HIDDEN = re.compile(r"^ *<!-- python\s*$")
 
@@ -87,6 +89,7 @@ class Block:
         skipped: Why it is not run, or None.
         background: Where its command goes on until the page ends, or None.
         excerpt: File that it must stand in instead of being run, or None.
+        terminal: What is typed where its commands ask, in a terminal, or None.
     """
 
     language: str
@@ -96,6 +99,7 @@ class Block:
     skipped: str | None = None
     background: str | None = None
     excerpt: str | None = None
+    terminal: str | None = None
 
 
 def read_needs(text: str) -> dict[str, str]:
@@ -135,8 +139,8 @@ def read_blocks(text: str, name: str) -> list[Block]:
             code = "".join(
                 f"{inner[min(indent, len(inner) - len(inner.lstrip())) :]}\n" for inner in lines[number:close]
             )
-            file, skip, background, excerpt = map(marks.get, ("file", "skip", "background", "excerpt"))
-            blocks.append(Block(language, code, number + 1, file, skip, background, excerpt))
+            kinds = ("file", "skip", "background", "excerpt", "terminal")
+            blocks.append(Block(language, code, number + 1, *map(marks.get, kinds)))
             marks = {}
             number = close + 1
         elif line.strip() and marks:
@@ -247,7 +251,7 @@ class PageRun:
         following = [command for _, command, _ in commands[1:]]
         for (line, command, expected), after in zip(commands, [*following, ""], strict=True):
             place = f"{self._path.name}:{line}: $ {command}"
-            status, printed = self._run_command(command)
+            status, printed = self._run_command(command, block.terminal)
             if status != 0 and after != "echo $?":
                 raise PageError(f"{place}: exit code {status}; it printed:\n{printed}")
             if expected and not prints_as_shown(normalised(expected), normalised(printed)):
@@ -255,8 +259,10 @@ class PageRun:
                     f"{place}: prints something else than the page shows:\n{_difference(expected, printed)}"
                 )
 
-    def _run_command(self, command: str) -> tuple[int, str]:
+    def _run_command(self, command: str, answer: str | None) -> tuple[int, str]:
         """Run one command where and as the one before it has left things; gives its exit status and what it prints."""
+        if answer is not None:
+            return in_terminal(command, answer, self._variables)
         if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
             forked = run_forked(
                 arguments,
@@ -331,6 +337,26 @@ def plain_arguments(command: str) -> list[str] | None:
     if not command.startswith("amends ") or set(unquoted) & set("()<>|&;$`*?[]{}~!\\#\n\"'"):
         return None
     return shlex.split(command)[1:]
+
+
+def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command in a terminal of its own, and type the answer when it asks, which is when a line ends in a colon.
+
+    Returns:
+        Its exit status, and what stands in the terminal.
+    """
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(["bash", "-c", command], env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        printed = b""
+        # At its end Linux reports an error.
+        with suppress(OSError):
+            while more := terminal.read(4096):
+                printed += more
+                if printed.endswith(b": "):
+                    terminal.write(f"{answer}\n".encode())
+        return process.wait(COMMAND_TIMEOUT_S), printed.decode().replace("\r\n", "\n")
 
 
 @contextmanager

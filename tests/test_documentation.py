@@ -141,6 +141,23 @@ blue 0
     assert page(tmp_path, text).run() == 1
 
 
+def test_what_a_command_asks_in_a_terminal_is_answered(tmp_path: Path) -> None:
+    """A command that asks finds a terminal, and the page shows question and answer."""
+    text = """
+<!-- terminal: y -->
+
+'''console
+$ test -t 0 && read -p 'Sure? [y/N]: ' answer && echo "$answer it is"
+Sure? [y/N]: y
+y it is
+'''
+"""
+    assert page(tmp_path, text).run() == 1
+    (tmp_path / "page.md").write_text((tmp_path / "page.md").read_text().replace("terminal: y", "terminal: n"))
+    with pytest.raises(PageError, match="prints something else"):
+        PageRun(tmp_path / "page.md", tmp_path / "empty").run()
+
+
 def test_a_command_in_the_background_goes_on_until_the_page_ends(tmp_path: Path) -> None:
     """The page goes on when the command has printed what is shown; at its end the command is interrupted."""
     serving = """
