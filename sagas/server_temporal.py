@@ -4,10 +4,15 @@ Theory of operation: every user holds a shared lock on `server.lock` for as long
 stopping happen under an exclusive lock on `server.start.lock`. The first user starts the server and writes down where
 it listens in `server.json`; later users adopt what answers there; the one that can turn its shared lock into an
 exclusive one is the last, and stops the server by its pid. A killed user loses its lock with its life: the server then
-goes on, and the next user adopts it. Two servers never share a file: they would start without a word and fight.
+goes on, and the next user adopts it.
+
+Two servers never share a file: they would start without a word and fight. So the server itself holds an exclusive lock,
+on `server.alive.lock`, which it inherits and which ends with it; it is alive while that lock cannot be taken. Its pid
+would not tell: users in other containers share the directory and do not see the process. Those adopt it too; one of
+them that leaves last cannot stop it, and leaves it and its record to the next.
 
 How it can fail: no binary, no free or a taken port, a directory that cannot be written, a server that does not come up
-in time. Each is one line.
+in time, one that is alive and can be neither reached nor stopped from here. Each is one line.
 """
 
 import asyncio
@@ -20,7 +25,7 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,8 +37,10 @@ __all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_bi
 
 _START_BOUND_S = 15.0
 _STOP_BOUND_S = 8.0
+# What stops elsewhere, or only looks, gives the server's lock back within this.
+_RELEASE_BOUND_S = 2.0
 _LOOK_S = 0.02
-_LOOKS = 10
+_DEV_BOUND_S = 0.2
 _STARTS = 3
 _HOST = "127.0.0.1"
 # The last one: an idle server otherwise adds some 50 ms to each task of an ordinary activity.
@@ -93,7 +100,7 @@ def find_binary() -> str:
 def running(data_dir: Path) -> ServerRecord | None:
     """Look, without taking part, whether a data directory's server answers."""
     record = _read_record(data_dir)
-    return record if record is not None and _serves(record) else None
+    return record if record is not None and _serves(data_dir, record) else None
 
 
 @contextmanager
@@ -105,7 +112,7 @@ def dev_lock(data_dir: Path) -> Iterator[None]:
     """
     with _opened(data_dir / "dev.lock") as file:
         # Whoever only looks holds it for a moment.
-        if not _try_lock_for_a_moment(file):
+        if not _within(_DEV_BOUND_S, lambda: _try_lock(file, fcntl.LOCK_EX)):
             holder = file.read().strip() or "unknown"
             raise UnreachableError(
                 f"another `amends dev` (process {holder}) runs in {data_dir}; stop it, or use it: `amends run` does"
@@ -119,9 +126,7 @@ def dev_lock(data_dir: Path) -> Iterator[None]:
 
 def dev_running(data_dir: Path) -> bool:
     """Look whether an `amends dev`, and with it a worker, serves a data directory now."""
-    with suppress(OSError), (data_dir / "dev.lock").open() as file:
-        return not _try_lock(file, fcntl.LOCK_SH)
-    return False
+    return _held(data_dir / "dev.lock")
 
 
 class EmbeddedServer:
@@ -164,7 +169,8 @@ class EmbeddedServer:
             ui_port: Port of the web pages, likewise.
 
         Raises:
-            UnreachableError: It cannot be started, a port is taken, or the directory cannot be used.
+            UnreachableError: It cannot be started, a port is taken, the directory cannot be used, or a server is alive
+                there that does not answer and cannot be stopped.
         """
         with _opened(data_dir / "server.lock") as share:
             fcntl.flock(share, fcntl.LOCK_SH)
@@ -179,20 +185,24 @@ class EmbeddedServer:
         Raises:
             UnreachableError: It cannot be started again.
         """
-        if await asyncio.to_thread(_serves, self._record):
+        if await asyncio.to_thread(self._is_the_same):
             return False
         self._record = await asyncio.to_thread(_ensure, self._data_dir, self._record.port, self._record.ui_port)
         return True
+
+    def _is_the_same(self) -> bool:
+        # Another user may have started it again meanwhile, and somebody else listen where it was.
+        return _read_record(self._data_dir) in {None, self._record} and _serves(self._data_dir, self._record)
 
 
 def _ensure(data_dir: Path, port: int | None, ui_port: int | None) -> ServerRecord:
     with _opened(data_dir / "server.start.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         present = _read_record(data_dir)
-        if present is not None and _serves(present):
+        if present is not None and _serves(data_dir, present):
             return present
         if present is not None:
-            _stop(present)  # it may hang; two servers on one file would fight
+            _stop(data_dir, present)  # it may hang
         for _ in range(_STARTS - 1):
             with suppress(_EndedError):
                 return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
@@ -205,7 +215,10 @@ class _EndedError(UnreachableError):
 
 def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
     database, log = data_dir / "temporal.db", data_dir / "temporal.log"
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+    with (
+        _life(data_dir) as life,
+        os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output,
+    ):
         process = subprocess.Popen(  # noqa: S603 - the program that find_binary found
             [
                 find_binary(),
@@ -226,6 +239,7 @@ def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
             stderr=subprocess.STDOUT,
             # Ctrl-C in the terminal is for us: the server is stopped by whoever leaves last.
             start_new_session=True,
+            pass_fds=[life.fileno()],
             umask=0o077,
         )
     record = ServerRecord(process.pid, port, ui_port)
@@ -233,7 +247,8 @@ def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
     end = time.monotonic() + _START_BOUND_S
     while not (_answers(port) and process.poll() is None):
         if (ended := process.poll() is not None) or time.monotonic() > end:
-            _stop(record)
+            process.kill()
+            process.wait()
             (data_dir / "server.json").unlink(missing_ok=True)
             said = log.read_text(errors="replace").strip().splitlines()
             raise (_EndedError if ended else UnreachableError)(
@@ -244,6 +259,20 @@ def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
     return record
 
 
+@contextmanager
+def _life(data_dir: Path) -> Iterator[IO[str]]:
+    """Take the lock that a server holds for its life, to hand it over: whoever inherits the file holds it too."""
+    with _opened(data_dir / "server.alive.lock") as file:
+        if not _within(_RELEASE_BOUND_S, lambda: _try_lock(file, fcntl.LOCK_EX)):
+            record = _read_record(data_dir)
+            where = "is not in server.json" if record is None else f"{record.address} does not answer from here"
+            raise UnreachableError(
+                f"an embedded Temporal server is alive in {data_dir} and cannot be stopped from here, but its address "
+                f"{where}; stop it where it runs, maybe in another container, or set data_dir"
+            )
+        yield file
+
+
 def _leave(data_dir: Path, share: IO[str]) -> None:
     """Give the share back, and stop the server when it was the last one."""
     with _opened(data_dir / "server.start.lock") as file:
@@ -251,32 +280,40 @@ def _leave(data_dir: Path, share: IO[str]) -> None:
         if _try_lock(share, fcntl.LOCK_EX):
             record = _read_record(data_dir)
             if record is not None:
-                _stop(record)
-                (data_dir / "server.json").unlink(missing_ok=True)
+                _stop(data_dir, record)
+                if not _alive(data_dir):
+                    (data_dir / "server.json").unlink(missing_ok=True)
         fcntl.flock(share, fcntl.LOCK_UN)
 
 
-def _stop(record: ServerRecord) -> None:
+def _stop(data_dir: Path, record: ServerRecord) -> None:
+    """Stop the server if its process is surely ours; in another container it stays alive."""
+    signalled = False
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not _ours(record):
             break
         with suppress(ProcessLookupError, PermissionError):
             os.kill(record.pid, number)
-        end = time.monotonic() + _STOP_BOUND_S
-        while _ours(record) and time.monotonic() < end:
-            time.sleep(_LOOK_S)
-    # A child of ours that has ended stays listed until it is waited for.
-    with suppress(ChildProcessError):
-        os.waitpid(record.pid, 0)
+            signalled = True
+        _within(_STOP_BOUND_S, lambda: not _alive(data_dir))
+    if signalled and not _alive(data_dir):
+        # A child of ours that has ended stays listed until it is waited for.
+        with suppress(ChildProcessError):
+            os.waitpid(record.pid, 0)
 
 
-def _serves(record: ServerRecord) -> bool:
+def _serves(data_dir: Path, record: ServerRecord) -> bool:
     """Tell whether the server answers; after its end another program may listen where it did."""
-    return _ours(record) and _answers(record.port)
+    return _alive(data_dir) and _answers(record.port)
+
+
+def _alive(data_dir: Path) -> bool:
+    """Tell whether a server uses the directory, whoever may see its process."""
+    return _held(data_dir / "server.alive.lock")
 
 
 def _ours(record: ServerRecord) -> bool:
-    """Tell whether the process is alive and still the server: a pid may have been given to another program."""
+    """Tell whether the process is the server: its pid may be another program's, here or in another container."""
     try:
         os.kill(record.pid, 0)
     except ProcessLookupError:
@@ -350,11 +387,10 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _try_lock_for_a_moment(file: IO[str]) -> bool:
-    for _ in range(_LOOKS):
-        if _try_lock(file, fcntl.LOCK_EX):
-            return True
-        time.sleep(_LOOK_S)
+def _held(path: Path) -> bool:
+    """Look whether anybody holds a lock alone; who takes it meanwhile has to try for a moment."""
+    with suppress(OSError), path.open() as file:
+        return not _try_lock(file, fcntl.LOCK_SH)
     return False
 
 
@@ -363,4 +399,13 @@ def _try_lock(file: IO[str], kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _within(bound_s: float, met: Callable[[], bool]) -> bool:
+    end = time.monotonic() + bound_s
+    while not met():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOK_S)
     return True

@@ -1,6 +1,7 @@
 """The embedded server: shared by its users, stopped by the last one, and never two on one file."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -117,6 +119,65 @@ async def test_the_record_of_a_server_that_is_gone_is_no_server(tmp_path: Path) 
         assert running(tmp_path) is None
         async with EmbeddedServer.shared(tmp_path) as server:
             assert server.record.port != left.port
+            await connect(TemporalTarget(server.address, embedded=True))
+
+
+def as_seen_from_another_container(data_dir: Path) -> ServerRecord:
+    """Have the record name a process that is not to be seen, as a server's is from another container."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    record = ServerRecord(**{**json.loads((data_dir / "server.json").read_text()), "pid": ended.pid})
+    (data_dir / "server.json").write_text(json.dumps(asdict(record)))
+    return record
+
+
+async def test_a_server_in_another_container_is_adopted_and_left(tmp_path: Path) -> None:
+    """No second one is started on the file, and the last user, which cannot stop it, leaves it to the next."""
+    started = user(tmp_path)
+    pid = told(started)
+    started.kill()
+    started.communicate()
+    known = json.loads((tmp_path / "server.json").read_text())
+    record = as_seen_from_another_container(tmp_path)
+    async with EmbeddedServer.shared(tmp_path) as server:
+        assert server.record == record
+        assert not await server.ensure_alive()
+        await connect(TemporalTarget(server.address, embedded=True))
+    assert running(tmp_path) == record
+    (tmp_path / "server.json").write_text(json.dumps(known))
+    async with EmbeddedServer.shared(tmp_path) as server:
+        assert server.pid == pid
+    assert running(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "where"), [(True, r"127\.0\.0\.1:1 does not answer from here"), (False, r"is not in server\.json")]
+)
+async def test_a_server_out_of_reach_is_said(tmp_path: Path, *, recorded: bool, where: str) -> None:
+    """A server that is alive, and can neither be talked to nor stopped, ends in one line; no second one is started."""
+    if recorded:
+        (tmp_path / "server.json").write_text(json.dumps({"pid": 2**22 + 1, "port": 1, "ui_port": 2}))
+    with (tmp_path / "server.alive.lock").open("w") as life:
+        fcntl.flock(life, fcntl.LOCK_EX)
+        with pytest.raises(UnreachableError, match=rf"^an embedded .* its address {where}; stop it where it runs"):
+            async with EmbeddedServer.shared(tmp_path):
+                pass
+    assert not (tmp_path / "temporal.log").exists()
+    assert (tmp_path / "server.json").exists() is recorded
+
+
+async def test_who_looks_does_not_keep_a_server_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock that tells whether a server is alive may be held for a moment by somebody who looks."""
+    sleep = time.sleep
+    with (tmp_path / "server.alive.lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+
+        def sleep_until_the_look_is_over(seconds: float) -> None:
+            fcntl.flock(looking, fcntl.LOCK_UN)
+            sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", sleep_until_the_look_is_over)
+        async with EmbeddedServer.shared(tmp_path) as server:
             await connect(TemporalTarget(server.address, embedded=True))
 
 
