@@ -212,9 +212,16 @@ async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None
     """Start the embedded server again whenever it dies, until cancelled; a configured one is somebody else's care.
 
     Raises:
-        UnreachableError: It cannot be started again.
+        UnreachableError: It cannot be started again, or another user has started it again at another address, which
+            the client does not talk to.
     """
     while True:
         await asyncio.sleep(_LOOK_S)
-        if temporal.server is not None and await temporal.server.ensure_alive():
-            on_restart()
+        if temporal.server is None or not await temporal.server.ensure_alive():
+            continue
+        if temporal.server.address != temporal.address:
+            raise UnreachableError(
+                f"the embedded Temporal server was gone from {temporal.address} and started again by another command "
+                f"at {temporal.server.address}; give this command again to use it there"
+            )
+        on_restart()

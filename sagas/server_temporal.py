@@ -4,7 +4,8 @@ Theory of operation: every user holds a shared lock on `server.lock` for as long
 stopping happen under an exclusive lock on `server.start.lock`. The first user starts the server and writes down where
 it listens in `server.json`; later users adopt what answers there; the one that can turn its shared lock into an
 exclusive one is the last, and stops the server by its pid. A killed user loses its lock with its life: the server then
-goes on, and the next user adopts it.
+goes on, and the next user adopts it. A server that was lost is started again where it was, for the sake of those who
+still talk to it.
 
 Two servers never share a file: they would start without a word and fight. So the server itself holds an exclusive lock,
 on `server.alive.lock`, which it inherits and which ends with it; it is alive while that lock cannot be taken. Its pid
@@ -165,7 +166,8 @@ class EmbeddedServer:
 
         Args:
             data_dir: The directory; it exists.
-            port: Port to listen on; `None` for a free one. Ignored when the server runs.
+            port: Port to listen on; `None` for that of a server that was lost here, if it is free, else for any free
+                one. Ignored when the server runs.
             ui_port: Port of the web pages, likewise.
 
         Raises:
@@ -180,7 +182,9 @@ class EmbeddedServer:
                 await asyncio.shield(asyncio.to_thread(_leave, data_dir, share))
 
     async def ensure_alive(self) -> bool:
-        """Start the server again, on its file and its ports, if it is gone; tells whether that was needed.
+        """Start the server again, on its file and its ports, if it is gone; tells whether it was.
+
+        It is somewhere else afterwards if another user was quicker, and its ports were taken or others asked for.
 
         Raises:
             UnreachableError: It cannot be started again.
@@ -205,8 +209,8 @@ def _ensure(data_dir: Path, port: int | None, ui_port: int | None) -> ServerReco
             _stop(data_dir, present)  # it may hang
         for _ in range(_STARTS - 1):
             with suppress(_EndedError):
-                return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
-        return _start(data_dir, _port(port, "--port"), _port(ui_port, "--ui-port"))
+                return _start(data_dir, *_ports(port, ui_port, present))
+        return _start(data_dir, *_ports(port, ui_port, present))
 
 
 class _EndedError(UnreachableError):
@@ -335,14 +339,25 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _port(wanted: int | None, option: str) -> int:
-    if wanted is None:
-        return free_port()
-    try:
-        socket.create_server((_HOST, wanted)).close()
-    except OSError:
-        raise UnreachableError(f"port {wanted} is taken; give another one: {option}") from None
-    return wanted
+def _ports(port: int | None, ui_port: int | None, last: ServerRecord | None) -> tuple[int, int]:
+    """Choose the ports: those that are asked for, else those of a server that was lost, else free ones."""
+    if last is None or {port, ui_port} & {last.port, last.ui_port}:
+        return _port(port, None, "--port"), _port(ui_port, None, "--ui-port")
+    return _port(port, last.port, "--port"), _port(ui_port, last.ui_port, "--ui-port")
+
+
+def _port(wanted: int | None, last: int | None, option: str) -> int:
+    if wanted is not None and not _is_free(wanted):
+        raise UnreachableError(f"port {wanted} is taken; give another one: {option}")
+    if wanted is None and last is not None and _is_free(last):
+        return last
+    return wanted or free_port()
+
+
+def _is_free(port: int) -> bool:
+    with suppress(OSError, OverflowError), socket.create_server((_HOST, port)):
+        return True
+    return False
 
 
 def free_port() -> int:

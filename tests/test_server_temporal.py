@@ -18,7 +18,7 @@ from reading_shop import project_at
 
 from amends import UnreachableError
 from amends.cli.settings import load_settings
-from amends.cli.wiring import use_embedded
+from amends.cli.wiring import keep_alive, use_embedded
 from amends.sagas.connection_temporal import TemporalTarget, connect
 from amends.sagas.server_temporal import (
     EmbeddedServer,
@@ -96,12 +96,47 @@ async def test_a_killed_server_is_started_again_at_its_address(tmp_path: Path) -
     """Clients find the new server where the old one was."""
     async with EmbeddedServer.shared(tmp_path) as server:
         address, pid = server.address, server.pid
-        os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(os.waitpid, pid, 0)
+        await kill(server)
         assert await server.ensure_alive()
         assert (server.address, server.pid == pid) == (address, False)
         assert not await server.ensure_alive()
         await connect(TemporalTarget(server.address, embedded=True))
+
+
+async def kill(server: EmbeddedServer) -> None:
+    """Kill a server that this process has started."""
+    os.kill(server.pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitpid, server.pid, 0)
+
+
+async def test_a_server_that_another_user_starts_again_is_where_it_was(tmp_path: Path) -> None:
+    """A user that asks for no port leaves the ports as they were, so that everybody's client goes on."""
+    async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
+        server = temporal.server
+        assert server is not None
+        before = server.record
+        await kill(server)
+        async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
+            assert (quicker.record.port, quicker.record.ui_port) == (before.port, before.ui_port)
+            assert await server.ensure_alive()
+            assert server.record == quicker.record
+            assert not await server.ensure_alive()
+            assert (await temporal.client.count_workflows()).count == 0
+
+
+async def test_a_server_that_another_user_starts_elsewhere_is_said(tmp_path: Path) -> None:
+    """Where its port was taken meanwhile, it gets another one; who still talks to the old one ends in one line."""
+    async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
+        server = temporal.server
+        assert server is not None
+        before = server.record
+        await kill(server)
+        with socket.create_server(("127.0.0.1", before.port)):
+            async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
+                assert quicker.record.port != before.port
+                assert quicker.record.ui_port == before.ui_port
+                with pytest.raises(UnreachableError, match=rf"{before.address} and .* at {quicker.address}; give this"):
+                    await keep_alive(temporal, lambda: pytest.fail("nobody can go on"))
 
 
 async def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
