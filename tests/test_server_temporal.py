@@ -262,6 +262,31 @@ def test_a_free_port_is_given_to_nobody_else() -> None:
     socket.create_server(("127.0.0.1", port)).close()
 
 
+async def test_a_server_that_cannot_be_written_down_is_stopped(tmp_path: Path) -> None:
+    """A start that fails half-way ends in one line, and leaves no server on the file that nobody knows of."""
+    in_the_way = tmp_path / "server.json.new"
+    in_the_way.mkdir()
+    with pytest.raises(UnreachableError, match=r"cannot be used \(Is a directory\); make it writable, or set"):
+        async with EmbeddedServer.shared(tmp_path):
+            pass
+    with (tmp_path / "server.alive.lock").open() as life:
+        fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    in_the_way.rmdir()
+    async with EmbeddedServer.shared(tmp_path) as server:
+        await connect(TemporalTarget(server.address, embedded=True))
+
+
+async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the operating system refuses to execute ends in one line with its path."""
+    program = tmp_path / "temporal"
+    program.write_text("no program")
+    program.chmod(0o700)
+    monkeypatch.setattr("amends.sagas.server_temporal.find_binary", lambda: str(program))
+    with pytest.raises(UnreachableError, match=rf"^the program {program} cannot be run \(Exec format error\); install"):
+        async with EmbeddedServer.shared(tmp_path):
+            pass
+
+
 async def test_a_taken_port_is_said(tmp_path: Path) -> None:
     """A port that somebody else listens on ends in one line with the remedy."""
     with socket.socket() as taken:
