@@ -45,6 +45,9 @@ _LOOK_S = 0.02
 _DEV_BOUND_S = 0.2
 _STARTS = 3
 _HOST = "127.0.0.1"
+# Not every command that starts a server has these options; a setting may also come from the environment.
+_PORT = "--port of amends dev, or the setting embedded_port (AMENDS_EMBEDDED_PORT)"
+_UI_PORT = "--ui-port of amends dev, or the setting ui_port (AMENDS_UI_PORT)"
 # The last one: an idle server otherwise adds some 50 ms to each task of an ordinary activity.
 _SETTINGS = (
     "--sqlite-pragma",
@@ -119,10 +122,11 @@ def dev_lock(data_dir: Path) -> Iterator[None]:
             raise UnreachableError(
                 f"another `amends dev` (process {holder}) runs in {data_dir}; stop it, or use it: `amends run` does"
             )
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise _unusable(data_dir, error) from None
         yield
 
 
@@ -366,13 +370,13 @@ def _answers(port: int) -> bool:
 def _ports(port: int | None, ui_port: int | None, last: ServerRecord | None) -> tuple[int, int]:
     """Choose the ports: those that are asked for, else those of a server that was lost, else free ones."""
     if last is None or {port, ui_port} & {last.port, last.ui_port}:
-        return _port(port, None, "--port"), _port(ui_port, None, "--ui-port")
-    return _port(port, last.port, "--port"), _port(ui_port, last.ui_port, "--ui-port")
+        return _port(port, None, _PORT), _port(ui_port, None, _UI_PORT)
+    return _port(port, last.port, _PORT), _port(ui_port, last.ui_port, _UI_PORT)
 
 
-def _port(wanted: int | None, last: int | None, option: str) -> int:
+def _port(wanted: int | None, last: int | None, names: str) -> int:
     if wanted is not None and not _is_free(wanted):
-        raise UnreachableError(f"port {wanted} is taken; give another one: {option}")
+        raise UnreachableError(f"port {wanted} is taken; name another one with {names}")
     if wanted is None and last is not None and _is_free(last):
         return last
     return wanted or free_port()

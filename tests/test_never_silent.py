@@ -327,15 +327,20 @@ def test_a_run_that_nobody_would_do_is_not_left_behind(project: CommandProject) 
     assert project.open_runs() == []
 
 
-def test_a_taken_port_is_named(project: CommandProject) -> None:
-    """A port that somebody else listens on ends in status 3."""
+@pytest.mark.parametrize("setting", ["--port", "AMENDS_EMBEDDED_PORT"])
+def test_a_taken_port_is_named(project: CommandProject, setting: str) -> None:
+    """A port that somebody else listens on ends in status 3, with what chooses it, whoever asks for it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ended = project.run("dev", "--port", str(port))
+        if setting.startswith("--"):
+            ended = project.run("dev", setting, str(port))
+        else:
+            ended = project.run("run", "fine", ORDER, env={setting: str(port)})
     assert ended.code == 3
     assert f"port {port} is taken" in ended.error
+    assert setting in ended.error
 
 
 def test_two_developers_of_one_directory_are_told_apart(served: tuple[CommandProject, Started]) -> None:
@@ -363,19 +368,30 @@ def test_a_data_directory_that_cannot_be_made_is_named(project: CommandProject) 
     assert "data_dir" in ended.error
 
 
-def test_a_read_only_data_directory_is_named(project: CommandProject) -> None:
-    """A data directory that may not be written to ends in status 3 with the path."""
+@pytest.mark.parametrize(
+    "kept", [(), ("dev.lock", "server.lock", "server.start.lock", "server.alive.lock", "temporal.log")]
+)
+@pytest.mark.parametrize("command", [("run", "fine", ORDER), ("dev",)], ids=["run", "dev"])
+def test_a_read_only_data_directory_is_named(
+    project: CommandProject, command: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    """A data directory that may not be written to, empty or not, ends in status 3 with the path and the remedy."""
     data_dir = project.path / ".amends"
     data_dir.mkdir()
+    for name in kept:
+        (data_dir / name).touch()
     data_dir.chmod(0o500)
     prefix: tuple[str, ...] = ()
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere, and there is no setpriv to give that up")
         prefix = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-    ended = project.run("run", "fine", ORDER, prefix=prefix)
+    ended = project.run(*command, prefix=prefix)
     assert ended.code == 3
     assert str(data_dir) in ended.error
+    assert "Errno" not in ended.error
+    assert re.search("may not be written|Permission denied", ended.error)
+    assert re.search("make it writable|change its", ended.error)
 
 
 def test_worker_and_client_on_different_stores_are_told_apart(served: tuple[CommandProject, Started]) -> None:

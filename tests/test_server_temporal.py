@@ -287,14 +287,21 @@ async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch:
             pass
 
 
-async def test_a_taken_port_is_said(tmp_path: Path) -> None:
-    """A port that somebody else listens on ends in one line with the remedy."""
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("port", r"--port of amends dev, or the setting embedded_port \(AMENDS_EMBEDDED_PORT\)"),
+        ("ui_port", r"--ui-port of amends dev, or the setting ui_port \(AMENDS_UI_PORT\)"),
+    ],
+)
+async def test_a_taken_port_is_said(tmp_path: Path, wanted: str, names: str) -> None:
+    """A port that somebody else listens on ends in one line with a remedy that every command has."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UnreachableError, match=rf"^port {port} is taken; give another one: --port$"):
-            async with EmbeddedServer.shared(tmp_path, port=port):
+        with pytest.raises(UnreachableError, match=rf"^port {port} is taken; name another one with {names}$"):
+            async with EmbeddedServer.shared(tmp_path, **{wanted: port}):
                 pass
 
 
