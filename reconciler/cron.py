@@ -72,6 +72,7 @@ _FIELDS = (
     # Sunday is 0 and 7.
     _Field("day-of-week", 0, 7, _WEEKDAYS),
 )
+_ANY_DAY, _ANY_WEEKDAY = set(range(1, 32)), set(range(7))
 
 
 def parse_cron(text: str) -> tuple[Calendar, ...]:
@@ -81,12 +82,9 @@ def parse_cron(text: str) -> tuple[Calendar, ...]:
         InputError: It cannot be read, or names no time at all.
     """
     minute, hour, day, month, weekday = _sets(text)
-    weekday = {each % 7 for each in weekday}
-    any_day, any_weekday = set(range(1, 32)), set(range(7))
-    by_day, by_weekday = day != any_day, weekday != any_weekday
-    if not by_weekday and not any(number <= _LONGEST_MONTHS.get(each, 31) for each in month for number in day):
-        raise InputError(f"cron expression {shorten(text)}: no such day is in any such month; {_FORM}")
-    wholes = [(day, any_weekday), (any_day, weekday)] if by_day and by_weekday else [(day, weekday)]
+    wholes = [(day, weekday)]
+    if day != _ANY_DAY and weekday != _ANY_WEEKDAY:
+        wholes = [(day, _ANY_WEEKDAY), (_ANY_DAY, weekday)]
     return tuple(
         Calendar(_spans(minute), _spans(hour), _spans(days), _spans(month), _spans(weekdays))
         for days, weekdays in wholes
@@ -97,7 +95,7 @@ def shortest_gap_ms(text: str) -> int:
     """Tell the shortest time between two times of a cron expression, at most a day, in milliseconds.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read, or names no time at all.
     """
     minutes, hours, *_ = _sets(text)
     times = sorted(60 * hour + minute for hour in hours for minute in minutes)
@@ -115,7 +113,12 @@ def _sets(text: str) -> list[set[int]]:
     if len(words) != len(_FIELDS):
         count = f"{len(words)} field{'s' * (len(words) != 1)}"
         raise InputError(f"cron expression {shorten(text)} has {count} instead of 5; {_FORM}")
-    return [_numbers(field, word, text) for field, word in zip(_FIELDS, words, strict=True)]
+    minute, hour, day, month, weekday = (_numbers(*each, text) for each in zip(_FIELDS, words, strict=True))
+    weekday = {each % 7 for each in weekday}
+    some_day = any(number <= _LONGEST_MONTHS.get(each, 31) for each in month for number in day)
+    if weekday == _ANY_WEEKDAY and not some_day:
+        raise InputError(f"cron expression {shorten(text)}: no such day is in any such month; {_FORM}")
+    return [minute, hour, day, month, weekday]
 
 
 def _numbers(field: _Field, word: str, text: str) -> set[int]:

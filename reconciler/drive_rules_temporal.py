@@ -56,7 +56,7 @@ def drive_rules(
             if running is None:
                 running = frozenset(await running_workflows(client, task_queue))
             # What is listed need not be asked about; what is not may have been started a moment ago.
-            check = routes.unserved if row.run_id in running else _undriven
+            check = routes.unpolled if row.run_id in running else _undriven
             drift = await check(client, observation, row)
             if drift is not None:
                 yield drift
@@ -81,7 +81,7 @@ class _Routes:
         self._routed: dict[str, bool] = {}
         self._polled: dict[str, bool] = {}
 
-    async def unserved(
+    async def unpolled(
         self, client: temporalio.client.Client, observation: Observation, row: RunSummary
     ) -> Drift | None:
         """Tell whether an effect of a run is due that no worker takes; people have to start one."""

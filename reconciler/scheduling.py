@@ -12,7 +12,6 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
 from amends.aggregates.journal import StepWork
 from amends.aggregates.oneline import shorten
-from amends.reconciler.cron import parse_cron
 from amends.reconciler.schedule import (
     Schedule,
     ScheduleDeclared,
@@ -152,8 +151,6 @@ def declare(
         raise InputError(f"schedule {name!r} needs an interval or a cron expression: give one of --every and --cron")
     if time_zone is not None and cron is None:
         raise InputError("an interval has no time zone; use --time-zone with --cron")
-    if cron is not None:
-        parse_cron(cron)
     if every_ms is not None and not _SHORTEST_MS <= every_ms <= _LONGEST_MS:
         raise InputError(f"the interval is {every_ms / 1000:g} s; use 1s to 366d")
     fact = ScheduleDeclared(

@@ -111,8 +111,7 @@ class Activities:
         self._threads = threads
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
-        self._advances: set[asyncio.Task[Progress]] = set()
-        self._tellings: set[asyncio.Task[None]] = set()
+        self._begun: set[asyncio.Task[Any]] = set()
         self._rouse = rouse
 
     def all(self) -> list[Callable[..., Any]]:
@@ -121,10 +120,7 @@ class Activities:
 
     def _advance_activity(self) -> Callable[..., Any]:
         async def advance(request: AdvanceRequest) -> Progress:
-            task = asyncio.create_task(_answering(self.advance(request)))
-            self._advances.add(task)
-            task.add_done_callback(self._advances.discard)
-            return await task
+            return await self._begin(_answering(self.advance(request)))
 
         return activity.defn(name=ADVANCE)(advance)
 
@@ -188,9 +184,16 @@ class Activities:
                 with suppress(asyncio.CancelledError):
                     await beat
 
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin something that is cancelled when this process ends."""
+        task = asyncio.create_task(work)
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return task
+
     async def give_up(self) -> None:
         """Cancel what goes on: this process is about to end."""
-        tasks = [*self._calls.values(), *self._advances, *self._tellings]
+        tasks = [*self._calls.values(), *self._begun]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -228,9 +231,7 @@ class Activities:
         record, late = await self._settle(task, outcome, now_ms())
         if late and not record.state.closed:
             # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
-            telling = asyncio.create_task(self._tell_of(record))
-            self._tellings.add(telling)
-            telling.add_done_callback(self._tellings.discard)
+            self._begin(self._tell_of(record))
         return record
 
     async def _commit_call(self, unit: Unit[T], run_id: str) -> T:

@@ -279,16 +279,15 @@ def _log(data_dir: Path) -> IO[bytes]:
 
 
 def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + _START_BOUND_S
-    while not (_answers(port) and process.poll() is None):
-        if (ended := process.poll() is not None) or time.monotonic() > end:
-            log = data_dir / "temporal.log"
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise (_EndedError if ended else UnreachableError)(
-                f"the embedded Temporal server did not come up on port {port}: "
-                f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
-            )
-        time.sleep(_LOOK_S)
+    in_time = _within(_START_BOUND_S, lambda: process.poll() is not None or _answers(port))
+    if in_time and process.poll() is None:
+        return
+    log = data_dir / "temporal.log"
+    said = log.read_text(errors="replace").strip().splitlines()
+    raise (_EndedError if in_time else UnreachableError)(
+        f"the embedded Temporal server did not come up on port {port}: "
+        f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
+    )
 
 
 @contextmanager
