@@ -22,6 +22,7 @@ from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, eff
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.facts import Fact
+from amends.aggregates.journal import Journal
 from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.aggregates.migrations_sql import upgrade
 from amends.sagas.client_temporal import Client
@@ -209,7 +210,7 @@ def client_of(temporal: temporalio.client.Client, journal: SqlJournal, queue: st
     return Client(journal, temporal, Registry(SAGAS), task_queue=queue)
 
 
-async def until(journal: SqlJournal, run_id: str, met: Callable[[list[Fact]], bool]) -> list[Fact]:
+async def until(journal: Journal, run_id: str, met: Callable[[list[Fact]], bool]) -> list[Fact]:
     """Wait until a run's facts meet a condition, and give them; one that waits in vain is ended by the test's bound."""
     while not met(facts := await journal.facts(run_id)):  # noqa: ASYNC110 - another process writes them
         await asyncio.sleep(0.02)

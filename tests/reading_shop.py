@@ -108,6 +108,43 @@ place_order = Saga(
 )
 cancel_order = Saga("cancel-order", Order, retriable(send_receipt))
 """
+SHELF = '''
+from datetime import timedelta
+
+from eventsourcing.domain import event
+
+from amends import Aggregate, Cause, Command, Drift, DriftKind, Observation, UnitOfWork, drift_rule
+
+
+class Shelf(Aggregate):
+    @event("Built")
+    def __init__(self, id: str) -> None:
+        self.books = 0
+
+    @event("Filled")
+    def fill(self, books: int, drift: str) -> None:
+        self.books = books
+
+
+def fill_shelf(books: int, cause: Cause, uow: UnitOfWork) -> None:
+    (uow.find(Shelf, "s") or uow.add(Shelf(id="s"))).fill(books, cause.drift)
+
+
+@drift_rule("shelf", every=timedelta(minutes=1), mode="propose")
+def shelf_is_empty(observation: Observation):
+    """The shelf holds three books."""
+    shelf = observation.load(Shelf, "s")
+    if shelf is None or shelf.books != 3:
+        yield Drift(
+            subject="Shelf/s",
+            kind=DriftKind.MISSING if shelf is None else DriftKind.DIFFERENT,
+            expected=3,
+            actual=None if shelf is None else shelf.books,
+            version=0 if shelf is None else shelf.version,
+            correction=Command(fill_shelf, 3, aggregate=(Shelf, "s")),
+        )
+'''
+"""A module with a drift rule that corrects an aggregate, once somebody approves."""
 
 
 @dataclass(frozen=True)

@@ -8,50 +8,14 @@ from typing import Any
 
 import pytest
 from commands import CommandProject
-
-RULES = '''
-from datetime import timedelta
-
-from eventsourcing.domain import event
-
-from amends import Aggregate, Cause, Command, Drift, DriftKind, Observation, UnitOfWork, drift_rule
-
-
-class Shelf(Aggregate):
-    @event("Built")
-    def __init__(self, id: str) -> None:
-        self.books = 0
-
-    @event("Filled")
-    def fill(self, books: int, drift: str) -> None:
-        self.books = books
-
-
-def fill_shelf(books: int, cause: Cause, uow: UnitOfWork) -> None:
-    (uow.find(Shelf, "s") or uow.add(Shelf(id="s"))).fill(books, cause.drift)
-
-
-@drift_rule("shelf", every=timedelta(hours=1), mode="propose")
-def shelf_is_full(observation: Observation):
-    """The shelf holds three books."""
-    shelf = observation.load(Shelf, "s")
-    if shelf is None or shelf.books != 3:
-        yield Drift(
-            subject="Shelf/s",
-            kind=DriftKind.MISSING,
-            expected=3,
-            actual=None if shelf is None else shelf.books,
-            version=0 if shelf is None else shelf.version,
-            correction=Command(fill_shelf, 3, aggregate=(Shelf, "s")),
-        )
-'''
+from reading_shop import SHELF
 
 
 def library(folder: Path, **environment: str) -> CommandProject:
     """Make a project whose rule finds drift."""
     project = CommandProject(folder / "library", environment)
     project.write("amends.toml", 'modules = ["library"]\n')
-    project.write("library.py", RULES)
+    project.write("library.py", SHELF)
     return project
 
 

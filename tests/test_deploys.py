@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 import temporalio.client
-from hard_parts import opened
+from hard_parts import opened, until
 
 from amends import (
     Attempted,
@@ -98,8 +98,7 @@ def version(order: Sequence[str], *, down: bool = False) -> Version:
 
 async def until_pay_has_failed(journal: Journal, run_id: str) -> None:
     """Wait until the run is in the middle: one step has been done, and the next one got no answer."""
-    while not any(fact.kind == "StepAttemptFailed" for fact in await journal.facts(run_id)):  # noqa: ASYNC110 - no other sign
-        await asyncio.sleep(0.02)
+    await until(journal, run_id, lambda facts: any(fact.kind == "StepAttemptFailed" for fact in facts))
 
 
 async def by_runner(url: str, item: str, run_id: str) -> RunResult:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from reading_shop import project_at
 
 from amends import UnreachableError
 from amends.cli.settings import load_settings
-from amends.cli.wiring import keep_alive, use_embedded
+from amends.cli.wiring import Temporal, keep_alive, use_embedded
 from amends.sagas.connection_temporal import TemporalTarget, connect
 from amends.sagas.server_temporal import (
     EmbeddedServer,
@@ -109,13 +111,19 @@ async def kill(server: EmbeddedServer) -> None:
     await asyncio.to_thread(os.waitpid, server.pid, 0)
 
 
+@asynccontextmanager
+async def bereft(folder: Path) -> AsyncIterator[tuple[Temporal, EmbeddedServer]]:
+    """Use a server that has been killed since; nobody has started it again."""
+    async with use_embedded(load_settings(project_at(folder))) as temporal:
+        assert temporal.server is not None
+        await kill(temporal.server)
+        yield temporal, temporal.server
+
+
 async def test_a_server_that_another_user_starts_again_is_where_it_was(tmp_path: Path) -> None:
     """A user that asks for no port leaves the ports as they were, so that everybody's client goes on."""
-    async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
-        server = temporal.server
-        assert server is not None
+    async with bereft(tmp_path) as (temporal, server):
         before = server.record
-        await kill(server)
         async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
             assert (quicker.record.port, quicker.record.ui_port) == (before.port, before.ui_port)
             assert await server.ensure_alive()
@@ -126,11 +134,8 @@ async def test_a_server_that_another_user_starts_again_is_where_it_was(tmp_path:
 
 async def test_a_server_that_another_user_starts_elsewhere_is_said(tmp_path: Path) -> None:
     """Where its port was taken meanwhile, it gets another one; who still talks to the old one ends in one line."""
-    async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
-        server = temporal.server
-        assert server is not None
+    async with bereft(tmp_path) as (temporal, server):
         before = server.record
-        await kill(server)
         with socket.create_server(("127.0.0.1", before.port)):
             async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
                 assert quicker.record.port != before.port
