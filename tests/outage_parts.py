@@ -7,11 +7,12 @@ PAUSE_AFTER_S`; or one of several processes that drive runs themselves: `outage_
 import asyncio
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from collections import Counter as Tally
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -238,9 +239,13 @@ def own_server() -> Iterator[Server]:
     """Run a server that others do not use."""
     with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
         server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        ours = Server(server)
         try:
-            yield Server(server)
+            yield ours
         finally:
+            # The library knows only the process that it has started, and a test may have started another one since.
+            with suppress(subprocess.CalledProcessError):  # a test may have stopped it, too
+                ours.stop()
             server.cleanup()
 
 
