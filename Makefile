@@ -5,6 +5,9 @@ PYTHON ?= python3
 # What pytest gets; `make test PYTEST_ARGS="-x tests/test_repository.py"` runs less. Four processes keep two cores busy:
 # many tests wait for servers.
 PYTEST_ARGS ?= -n 4 --dist worksteal tests
+# What pytest gets for the soak tests, which kill and starve for minutes; SOAK_BOUND_S is what one of them may take.
+SOAK_ARGS ?= -n 2 --dist worksteal tests
+SOAK_BOUND_S ?= 1800
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test bench docs lint types layers examples pytest pins tree clean FORCE
+.PHONY: help demo test soak bench docs lint types layers examples pytest pins tree clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +38,9 @@ demo: $(READY) ## run real sagas through a real Temporal server, and see some of
 test: $(READY) tree ## everything that CI checks
 	@$(MAKE) --no-print-directory -j2 lint types layers docs examples
 	@$(MAKE) --no-print-directory pytest
+
+soak: $(READY) tree ## the tests that take too long for every change, marked `soak`
+	@$(PY) -P -m pytest -m soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py
@@ -82,8 +88,8 @@ examples: $(READY) ## the tests of the examples, as their users would run them
 	    fi; \
 	done
 
-pytest: $(READY) tree ## the tests alone
-	@$(PY) -P -m pytest $(PYTEST_ARGS)
+pytest: $(READY) tree ## the tests alone, without those marked `soak`
+	@$(PY) -P -m pytest -m "not soak" $(PYTEST_ARGS)
 
 # Pins are made with the oldest supported Python, so that they hold on newer ones too. Pins that still fit are kept:
 # `make pins PINS_ARGS=--upgrade` takes the newest of everything, `PINS_ARGS="-P NAME"` of one package.
