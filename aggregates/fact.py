@@ -181,11 +181,14 @@ class FailureFact(AttemptFact):
     Attributes:
         error_type: Class of the error.
         error: Its message, shortened.
+        trace: A line for the error and for each of its causes, the nearest first: the class and the places in code,
+            without message; empty where nothing was raised.
         retry_at_ms: Due time of the next attempt, in milliseconds since the epoch; `None` when the attempts are spent.
     """
 
     error_type: str
     error: str
+    trace: tuple[str, ...] = ()
     retry_at_ms: int | None
 
     @property

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from amends.aggregates.errorreport import ErrorLink
+
 __all__ = ["Failed", "NotFound", "Outcome", "Refused", "Succeeded"]
 
 
@@ -42,11 +44,13 @@ class Failed:
         error_type: Class of the error.
         error: Its message in one line.
         final: Whether another attempt cannot help, because the fault lies in what it returned.
+        chain: The error and its causes, with the places in code where they were raised; empty where nothing was raised.
     """
 
     error_type: str
     error: str
     final: bool = False
+    chain: tuple[ErrorLink, ...] = ()
 
 
 Outcome = Succeeded | Refused | NotFound | Failed

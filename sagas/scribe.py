@@ -149,7 +149,8 @@ class Scribe:
     ) -> Fact:
         delay = None if failed.final else retry.delay_ms(attempt)
         due = None if delay is None else self.now_ms + delay
-        return self.write(cls, error_type=failed.error_type, error=failed.error, retry_at_ms=due, **fields)
+        trace = tuple(str(link) for link in failed.chain)
+        return self.write(cls, error_type=failed.error_type, error=failed.error, trace=trace, retry_at_ms=due, **fields)
 
     def conclusion(self, conclusion: Conclusion) -> Fact:
         """Put a conclusion into the past tense."""

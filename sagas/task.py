@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from amends.aggregates.canonical import clean_text
+from amends.aggregates.errorreport import NO_MESSAGE, class_name, describe, is_a, leaves, text_of
 from amends.aggregates.errors import InputError, Rejected
 from amends.aggregates.journal import StepWork
 from amends.aggregates.plan import PlanNode, StepKind
@@ -25,6 +26,8 @@ __all__ = [
     "task_for",
     "transaction_arguments",
 ]
+
+_CANCELLED = "asyncio.exceptions.CancelledError"
 
 
 class Direction(StrEnum):
@@ -145,11 +148,28 @@ def outcome_of_result(registry: Registry, step: str, direction: Direction, value
     try:
         return Succeeded(registry.result_codec(step).dump(value))
     except InputError as error:
-        return Failed("InputError", clean_text(str(error)), final=True)
+        return Failed(class_name(error), text_of(error), final=True)
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
-    """Turn what a function raised into an outcome."""
-    if isinstance(error, Rejected):
-        return Refused(clean_text(error.reason))
-    return Failed(type(error).__name__, clean_text(str(error)))
+    """Turn whatever a function raised into an outcome; never raises.
+
+    A group of exceptions, as a TaskGroup raises it, is a refusal when all that it holds are refusals, or siblings that
+    were cancelled because of one: the participant's answer is the same, wherever in the step it arrived. A group that
+    holds any other error besides is a failed attempt, since nobody knows what that one left behind.
+    """
+    refusals = [each for each in leaves(error) if class_name(each, qualified=True) != _CANCELLED]
+    if refusals and all(is_a(each, Rejected) for each in refusals):
+        return Refused(clean_text("; ".join(dict.fromkeys(map(_reason, refusals)))))
+    report = describe(error)
+    return Failed(report.error_type, report.message, chain=report.chain)
+
+
+def _reason(refusal: BaseException) -> str:
+    """Give the reason of a refusal, which a subclass may have forgotten, or replaced by anything."""
+    try:
+        reason = getattr(refusal, "reason", refusal)
+    except BaseException:  # noqa: BLE001 - a property of the user's may raise anything
+        reason = refusal
+    text = NO_MESSAGE if reason is None else text_of(reason)
+    return "no reason was given" if text == NO_MESSAGE else text
