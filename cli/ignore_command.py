@@ -9,10 +9,11 @@ import typer
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import Tx
 from amends.aggregates.oneline import shorten
+from amends.cli.actor import ActorOption, actor_name
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, require_store
-from amends.cli.reconciling import now_ms, project_of, recorded_rules, rule_named, user
+from amends.cli.reconciling import now_ms, project_of, recorded_rules, rule_named
 from amends.cli.remarks import note, say
 from amends.cli.render import Column, moment, table
 from amends.cli.settings import Settings
@@ -41,23 +42,25 @@ _What = Annotated[str, typer.Argument(metavar="ID|SUBJECT", help="The drift, or 
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
     rule: _Rule,
     what: _What,
     reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
     days: Annotated[float, typer.Option("--days", help="For how long.")] = 7.0,
+    actor: ActorOption = None,
 ) -> ExitCode:
     """Leave a drift, or everything about a subject, alone for a time."""
     if not 0 < days <= 3_650:  # noqa: PLR2004 - ten years
         raise InputError(f"--days is {days:g}; use a number above 0 up to 3650")
+    who = actor_name(actor)
     until_ms = now_ms() + round(days * _DAY_MS)
     found = False
 
     def decide(standing: Standing) -> ReconciliationFact:
         nonlocal found
         found = any(what in {name, each.found.subject} for name, each in standing.drifts.items())
-        return ignore(standing, what, now_ms(), actor=user(), reason=reason, until_ms=until_ms)
+        return ignore(standing, what, now_ms(), actor=who, reason=reason, until_ms=until_ms)
 
     _write(settings_of(ctx), rule, decide)
     say(f"{what} is ignored by rule {rule} until {moment(until_ms)}")
@@ -67,9 +70,10 @@ def add(
 
 
 @app.command()
-def remove(ctx: typer.Context, rule: _Rule, what: _What) -> ExitCode:
+def remove(ctx: typer.Context, rule: _Rule, what: _What, actor: ActorOption = None) -> ExitCode:
     """Have something count again."""
-    _write(settings_of(ctx), rule, lambda standing: stop_ignoring(standing, what, now_ms(), actor=user()))
+    who = actor_name(actor)
+    _write(settings_of(ctx), rule, lambda standing: stop_ignoring(standing, what, now_ms(), actor=who))
     say(f"{what} counts again for rule {rule}")
     return ExitCode.OK
 

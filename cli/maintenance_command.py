@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from amends.aggregates.journal import Tx
+from amends.cli.actor import ActorOption, actor_name
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, require_store
-from amends.cli.reconciling import chosen, now_ms, project_of, rules_of, user
+from amends.cli.reconciling import chosen, now_ms, project_of, rules_of
 from amends.cli.remarks import note, say
 from amends.cli.render import Column, moment, table
 from amends.cli.settings import Settings
@@ -47,25 +48,27 @@ def start(
     length: Annotated[str, typer.Option("--for", metavar="DURATION", help=f"For how long, {FORMS}.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
     rules: _Rules = None,
+    actor: ActorOption = None,
 ) -> ExitCode:
     """Have nothing corrected for a time; rules go on looking.
 
     Started again, the window ends when it is said last.
     """
+    who = actor_name(actor)
     settings = settings_of(ctx)
     begun_ms = now_ms()
     until_ms = begun_ms + span_ms(length, "--for", least_ms=1_000, most_ms=_MOST_MS)
-    facts = start_maintenance(rules or [], begun_ms, actor=user(), reason=reason, until_ms=until_ms)
+    facts = start_maintenance(rules or [], begun_ms, actor=who, reason=reason, until_ms=until_ms)
     _write(settings, lambda _: facts, rules or [])
     say(f"nothing is corrected by {_named(rules)} until {moment(until_ms)}")
     return ExitCode.OK
 
 
 @app.command()
-def stop(ctx: typer.Context, rules: _Rules = None) -> ExitCode:
+def stop(ctx: typer.Context, rules: _Rules = None, actor: ActorOption = None) -> ExitCode:
     """Have drift corrected again."""
-    actor = user()
-    ended = _write(settings_of(ctx), lambda windows: end_maintenance(windows, rules or [], now_ms(), actor=actor))
+    who = actor_name(actor)
+    ended = _write(settings_of(ctx), lambda windows: end_maintenance(windows, rules or [], now_ms(), actor=who))
     names = [each.rule for each in ended]
     say(f"drift is corrected again by {_named(None if EVERY_RULE in names else names)}")
     return ExitCode.OK

@@ -1,6 +1,5 @@
 """`amends cancel`, `retry`, `skip` and `resolve`: what an operator decides, as the command line says it."""
 
-import getpass
 from dataclasses import replace
 from typing import Annotated
 
@@ -9,12 +8,13 @@ from pydantic import JsonValue
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.strictjson import clean_text, parse_json
+from amends.cli.actor import ActorOption, actor_name
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import silence_logs
 from amends.cli.wiring import settings_of
 from amends.sagas.operate import Intervention, Verb
 
-__all__ = ["cancel", "login_name", "resolve", "retry", "skip"]
+__all__ = ["cancel", "resolve", "retry", "skip"]
 
 _RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)]
 _Step = Annotated[
@@ -37,9 +37,6 @@ _Output = Annotated[
     str | None,
     typer.Option("--output", metavar="JSON", help="What later steps get as the step's result; null when left out."),
 ]
-_Actor = Annotated[
-    str | None, typer.Option("--actor", metavar="NAME", help="Who decides; by default the name you are logged in with.")
-]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _AfterExpiry = Annotated[
     bool, typer.Option("--after-expiry", help="While the step is being worked on, wait until its claim has ended.")
@@ -51,7 +48,7 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
     ctx: typer.Context,
     run_id: _RunId,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: ActorOption = None,
     yes: _Yes = False,  # noqa: FBT002 - an option
     as_json: _Json = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
@@ -60,7 +57,7 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
     Nothing new is begun, calls in flight settle, and then everything that was done is undone. A second request changes
     nothing. What would happen is shown first, and done after a yes, unless the run has gone on meanwhile.
     """
-    wanted = Intervention(verb=Verb.CANCEL, actor=login_name(actor), reason=reason)
+    wanted = Intervention(verb=Verb.CANCEL, actor=actor_name(actor), reason=reason)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)
 
 
@@ -70,7 +67,7 @@ def retry(  # noqa: PLR0917 - as above
     reason: _Reason,
     step: _Step = None,
     evidence: _Evidence = None,
-    actor: _Actor = None,
+    actor: ActorOption = None,
     yes: _Yes = False,  # noqa: FBT002 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
@@ -80,7 +77,7 @@ def retry(  # noqa: PLR0917 - as above
     At once, and with a new budget of attempts where they were spent. A step that was refused or failed is tried under a
     new key, everything else under the key that the participant knows.
     """
-    wanted = Intervention(verb=Verb.RETRY, actor=login_name(actor), reason=reason, node=step, evidence=evidence)
+    wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
 
 
@@ -91,7 +88,7 @@ def skip(  # noqa: PLR0917 - as above
     step: _Step = None,
     output: _Output = None,
     evidence: _Evidence = None,
-    actor: _Actor = None,
+    actor: ActorOption = None,
     yes: _Yes = False,  # noqa: FBT002 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
@@ -102,7 +99,7 @@ def skip(  # noqa: PLR0917 - as above
     stays as it is.
     """
     wanted = Intervention(
-        verb=Verb.SKIP, actor=login_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
+        verb=Verb.SKIP, actor=actor_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
     )
     return _decide(
         ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry, has_output=output is not None
@@ -117,7 +114,7 @@ def resolve(  # noqa: PLR0917 - as above
     step: _Step = None,
     output: _Output = None,
     not_done: Annotated[bool, typer.Option("--not-done", help="The step took no effect.")] = False,  # noqa: FBT002 - as above
-    actor: _Actor = None,
+    actor: ActorOption = None,
     yes: _Yes = False,  # noqa: FBT002 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
@@ -131,7 +128,7 @@ def resolve(  # noqa: PLR0917 - as above
         raise InputError("--not-done says that the step took no effect, so it has no result; leave --output out")
     wanted = Intervention(
         verb=Verb.RULE_OUT if not_done else Verb.RESOLVE,
-        actor=login_name(actor),
+        actor=actor_name(actor),
         reason=reason,
         node=step,
         evidence=evidence,
@@ -140,22 +137,6 @@ def resolve(  # noqa: PLR0917 - as above
     return _decide(
         ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry, has_output=output is not None
     )
-
-
-def login_name(given: str | None) -> str:
-    """Give who decides: the name that was given, or the one that the user is logged in with.
-
-    Raises:
-        InputError: There is none.
-    """
-    if given is None:
-        try:
-            given = getpass.getuser()
-        except (KeyError, OSError):
-            given = ""
-    if not given.strip():
-        raise InputError("nobody knows who decides, and the journal keeps it; say it: --actor NAME")
-    return given
 
 
 def _json(output: str | None) -> JsonValue:
@@ -176,7 +157,6 @@ def _decide(
     # What the command line holds need not be valid text, and the journal stores nothing else.
     wanted = replace(
         wanted,
-        actor=clean_text(wanted.actor),
         reason=clean_text(wanted.reason),
         evidence=None if wanted.evidence is None else clean_text(wanted.evidence),
     )

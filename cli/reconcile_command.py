@@ -9,11 +9,12 @@ import typer
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
 from amends.aggregates.oneline import shorten
+from amends.cli.actor import ActorOption, actor_name, known_actor
 from amends.cli.answer import busy, print_json
 from amends.cli.drift_command import NEW, Seen, look_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import require_store
-from amends.cli.reconciling import Hands, chosen, now_ms, project_of, registry_of, surroundings, user
+from amends.cli.reconciling import Hands, chosen, now_ms, project_of, registry_of, surroundings
 from amends.cli.remarks import note, say
 from amends.cli.settings import Settings
 from amends.cli.wiring import open_store, settings_of
@@ -28,6 +29,7 @@ __all__ = ["reconcile"]
 Done = tuple[Seen, list[Corrected]]
 
 _NAMED = 5
+_PROGRAM = "amends reconcile"
 
 
 def reconcile(  # noqa: PLR0917 - Typer passes options by name
@@ -39,6 +41,7 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
     ] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Why it is approved.", show_default=False)] = None,
     new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - as above
+    actor: ActorOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Find drift, record it and correct it.
@@ -56,14 +59,23 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
         seen = asyncio.run(look_only(settings, rules or [], new=new))
         print_json([seen_json(each) for each in seen]) if as_json else show_seen(seen)
         return status_of(seen)
-    done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, new=new, quiet=as_json))
+    # An approval is a person's decision. What the rules decide without one may be recorded for the program.
+    who = actor_name(actor) if approved or actor is not None else known_actor() or _PROGRAM
+    done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, who, new=new, quiet=as_json))
     if as_json:
         print_json([{**seen_json(seen), "corrected": [_as_json(each) for each in made]} for seen, made in done])
     return _status(done)
 
 
 async def _reconcile(
-    settings: Settings, names: Sequence[str], approved: Sequence[str], reason: str | None, *, new: bool, quiet: bool
+    settings: Settings,
+    names: Sequence[str],
+    approved: Sequence[str],
+    reason: str | None,
+    actor: str,
+    *,
+    new: bool,
+    quiet: bool,
 ) -> list[Done]:
     require_store(settings)
     project = project_of(settings)
@@ -72,13 +84,13 @@ async def _reconcile(
         around = await surroundings(settings, journal, project)
         wanted = chosen(around.rules, names)
         if approved:
-            await _approve(journal, wanted, approved, reason)
+            await _approve(journal, wanted, approved, reason, actor)
         reconciler = Reconciler(
             journal,
             registry_of(project),
             Hands(journal, around.client, settings.task_queue),
             clock=now_ms,
-            actor=user(),
+            actor=actor,
             driven=around.driven,
         )
         done = []
@@ -131,7 +143,7 @@ async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
     yield await reconciler.look(rule)
 
 
-async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None) -> None:
+async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None, actor: str) -> None:
     """Record that somebody wants drifts corrected: all of them are known, or nothing is recorded."""
     found: dict[str, str] = {}
     for rule in rules:
@@ -144,7 +156,7 @@ async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], r
         with tx.unit_of_work() as uow:
             for drift in dict.fromkeys(drifts):
                 stream = reconciliation_of(uow, found[drift])
-                stream.record(approve(stream.standing, drift, now_ms(), actor=user(), reason=reason))
+                stream.record(approve(stream.standing, drift, now_ms(), actor=actor, reason=reason))
 
     await store.commit(unit)
 

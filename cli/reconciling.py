@@ -1,7 +1,6 @@
 """What the commands about drift have in common: which rules there are, and what they look with."""
 
 import asyncio
-import getpass
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ __all__ = [
     "rule_named",
     "rules_of",
     "surroundings",
-    "user",
 ]
 
 _PATIENCE = timedelta(seconds=5)
@@ -168,14 +166,6 @@ def registry_of(project: Project | None) -> Registry:
 def now_ms() -> int:
     """Read the clock, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def user() -> str:
-    """Name who is logged in."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
 
 
 def rule_and_look(text: str) -> tuple[str, int]:

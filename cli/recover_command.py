@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from amends.aggregates.errors import AmendsError, UnreachableError
-from amends.aggregates.strictjson import clean_text
+from amends.cli.actor import actor_name, known_actor
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
-from amends.cli.operate_command import login_name
 from amends.cli.reading import record_of, require_store
 from amends.cli.recover_views import COLUMNS, Recovered
 from amends.cli.remarks import say, silence_logs
@@ -57,7 +56,9 @@ def recover(
     """
     silence_logs()
     settings = settings_of(ctx)
-    found = asyncio.run(_recover(settings, take_over or [], login_name(actor), accept_older_store=accept_older_store))
+    # Only taking a run over is a decision, which is recorded with a name.
+    who = actor_name(actor) if take_over or actor is not None else known_actor() or "amends recover"
+    found = asyncio.run(_recover(settings, take_over or [], who, accept_older_store=accept_older_store))
     if as_json:
         print_json(found.as_json())
     else:
@@ -82,13 +83,13 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
         reach = await look_at_temporal(settings, _REACH)
         if reach.client is None:
             raise UnreachableError(f"{reach.problem}; nothing was done")
-        protocol, taken, refused = Protocol(Registry(()), clean_text(actor)), [], dict[str, str]()
+        protocol, taken, refused = Protocol(Registry(()), actor), [], dict[str, str]()
         for run_id in dict.fromkeys(take_over):
             now_ms = SystemClock().now_ms()
             try:
                 await journal.commit(
                     lambda tx, run_id=run_id, now_ms=now_ms: protocol.take_over(
-                        tx, run_id, DRIVER, now_ms, actor=clean_text(actor), reason=_REASON
+                        tx, run_id, DRIVER, now_ms, actor=actor, reason=_REASON
                     ),
                     runs=(run_id,),
                 )

@@ -14,10 +14,11 @@ import typer
 
 from amends.aggregates.errors import InputError, RefusedError, UnreachableError
 from amends.aggregates.oneline import shorten
+from amends.cli.actor import ActorOption, actor_name
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_schedules import list_schedules, show
 from amends.cli.reading import require_store
-from amends.cli.reconciling import chosen, now_ms, project_of, surroundings, user
+from amends.cli.reconciling import chosen, now_ms, project_of, surroundings
 from amends.cli.remarks import note, say
 from amends.cli.render import moment
 from amends.cli.schedule_views import when
@@ -62,12 +63,14 @@ def add(  # noqa: PLR0917 - Typer passes options by name
         int | None,
         typer.Option("--pause-after", help="Pause after so many failures in a row; 0 for never.", show_default=False),
     ] = None,
+    actor: ActorOption = None,
 ) -> ExitCode:
     """Declare a schedule.
 
     A run fails when none of its rules could look. Unless --pause-after says otherwise, a schedule is paused when as
     many runs in a row have failed as an hour has, and at least 10.
     """
+    who = actor_name(actor)
     settings = settings_of(ctx)
     every_ms = None if every is None else span_ms(every, "--every")
     jitter_ms = span_ms(jitter, "--jitter")
@@ -79,7 +82,7 @@ def add(  # noqa: PLR0917 - Typer passes options by name
             timetable,
             name,
             now_ms(),
-            actor=user(),
+            actor=who,
             rules=rules or [],
             every_ms=every_ms,
             cron=cron,
@@ -105,12 +108,13 @@ def pause(
     ctx: typer.Context,
     name: _Name,
     reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
+    actor: ActorOption = None,
 ) -> ExitCode:
     """Have nothing begun by a schedule any more; what is running comes to its end."""
-    actor = user()
+    who = actor_name(actor)
     _decide(
         settings_of(ctx),
-        lambda known: [scheduling.pause(known, name, now_ms(), actor=actor, reason=reason)],
+        lambda known: [scheduling.pause(known, name, now_ms(), actor=who, reason=reason)],
         _nothing,
     )
     say(f"schedule {name} is paused")
@@ -118,23 +122,23 @@ def pause(
 
 
 @app.command()
-def resume(ctx: typer.Context, name: _Name) -> ExitCode:
+def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
     """Have a schedule go on; failures before that do not count any more."""
-    actor = user()
+    who = actor_name(actor)
     _, following = _decide(
-        settings_of(ctx), lambda known: [scheduling.resume(known, name, now_ms(), actor=actor)], _next(name)
+        settings_of(ctx), lambda known: [scheduling.resume(known, name, now_ms(), actor=who)], _next(name)
     )
     say(f"schedule {name} goes on{following or ''}")
     return ExitCode.OK
 
 
 @app.command()
-def remove(ctx: typer.Context, name: _Name) -> ExitCode:
+def remove(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
     """Remove a schedule; one that was there by itself does not come back by itself."""
-    actor = user()
+    who = actor_name(actor)
     _decide(
         settings_of(ctx),
-        lambda known: [scheduling.remove(known, name, now_ms(), actor=actor)],
+        lambda known: [scheduling.remove(known, name, now_ms(), actor=who)],
         _nothing,
         gone=[name],
     )
