@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.oneline import one_line, shorten
 from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
 from amends.sagas.start import prepare_start, read_input
@@ -28,6 +28,7 @@ ACTOR = "cli"
 
 _HASH_CHARS = 12
 _NAME_CHARS = 60
+_MOST_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +79,57 @@ def _read(argument: str | None) -> str | bytes:
     if argument is None:
         return "{}"
     if argument == "-":
-        return sys.stdin.buffer.read()
-    return _read_file(Path(argument[1:])) if argument.startswith("@") else argument
+        return _read_stdin()
+    return _read_file(Path(argument[1:]), bounded=True) if argument.startswith("@") else argument
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:  # closed before we started
+        raise InputError("standard input is closed; pipe the input into the command, or write it as the argument")
+    try:
+        return _bounded(sys.stdin.buffer, "standard input")
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read ({_reason(error)}); pipe the input into the command") from None
 
 
 def _validate(registry: Registry, saga: Saga[Any], text: str | bytes, argument: str | None) -> object:
     try:
         return read_input(registry, saga, text)
     except InputError as error:
-        if argument is not None and argument not in {"", "-"} and argument[0] not in "@{[" and Path(argument).is_file():
+        if argument is not None and argument not in {"", "-"} and argument[0] not in "@{[" and _names_file(argument):
             raise InputError(f"input {argument!r} is the name of a file; write @{argument} to read it") from None
         if argument is None:
             raise InputError(f"{error} (no input was given)") from None
         raise
 
 
-def _read_file(path: Path) -> bytes:
+def _names_file(argument: str) -> bool:
+    """Check whether a file has this name; whatever cannot be a name of a file is none."""
     try:
-        return path.read_bytes()
+        return Path(argument).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _read_file(path: Path, *, bounded: bool = False) -> bytes:
+    shown = f"input file {shorten(str(path))}"
+    try:
+        with path.open("rb") as file:
+            return _bounded(file, shown) if bounded else file.read()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"input file {str(path)!r} cannot be read ({reason}); name one that you may read") from None
+        raise InputError(f"{shown} cannot be read ({_reason(error)}); name one that you may read") from None
+
+
+def _bounded(file: BinaryIO, what: str) -> bytes:
+    """Read one input; a device or a pipe without an end must not fill the memory."""
+    found = file.read(_MOST_BYTES + 1)
+    if len(found) > _MOST_BYTES:
+        raise InputError(f"{what} has more than {_MOST_BYTES:,} bytes; keep the data elsewhere and pass a reference")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or one_line(str(error))
 
 
 def _jobs_of_lines(
@@ -123,7 +154,7 @@ def _jobs_of_lines(
         if (first := jobs.setdefault(run_id, job)) is not job:
             raise InputError(f"{place}: id {run_id!r} is that of {first.place} already; nothing was started")
     if not jobs:
-        raise InputError(f"input file {str(path)!r} has no lines; write one input on each")
+        raise InputError(f"input file {shorten(str(path))} has no lines; write one input on each")
     return list(jobs.values())
 
 
