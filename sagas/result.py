@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from amends.aggregates.oneline import shorten
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import RunStatus
 from amends.sagas.context import ResultSource
@@ -21,6 +22,11 @@ class RunResult:
     """
 
     record: RunRecord
+
+    def __repr__(self) -> str:
+        """Return one short line: id, saga, status and error, and none of the input or the results."""
+        error = "" if self.error is None else f" error={shorten(self.error)}"
+        return f"<RunResult {self.run_id} of {self.record.started.saga}: {self.status}{error}>"
 
     @property
     def run_id(self) -> str:

@@ -49,6 +49,10 @@ class _Script:
         self.answers: defaultdict[tuple[str, str], deque[object]] = defaultdict(deque)
         self.calls: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
 
+    def give(self, step: str, what: str, answers: Sequence[object]) -> None:
+        """Replace the answers: former ones in front of them would have a test assert about an old script."""
+        self.answers[step, what] = deque(answers)
+
     def answer(self, step: str, what: str, call: Call) -> object:
         self.calls[step, what].append(call)
         waiting = self.answers[step, what]
@@ -140,22 +144,30 @@ class Scenario(Generic[I]):
     def answers(self, step: Effect[Any, R], *answers: R | BaseException) -> Self:
         """Say what an effect answers, attempt by attempt.
 
+        Answers that were given for the effect before are replaced.
+
         Args:
             step: The effect.
             answers: A result to return, or an exception to raise: `Rejected` for a no, `LostReply` or anything else
-                for an attempt without an answer. The last one is repeated.
+                for an attempt without an answer. The last one is repeated. None at all: a call fails the test again.
         """
-        self._script.answers[step.definition.name, "step"].extend(answers)
+        self._script.give(step.definition.name, "step", answers)
         return self
 
     def probe_answers(self, step: Effect[Any, R], *answers: R | BaseException | None) -> Self:
-        """Say what an effect's probe answers: a result, `None` for "it did not happen", or an exception."""
-        self._script.answers[step.definition.name, "probe"].extend(answers)
+        """Say what an effect's probe answers: a result, `None` for "it did not happen", or an exception.
+
+        The last answer is repeated. Answers that were given for the probe before are replaced.
+        """
+        self._script.give(step.definition.name, "probe", answers)
         return self
 
     def compensation_answers(self, step: Effect[Any, Any], *answers: BaseException | None) -> Self:
-        """Say what an effect's compensation answers: `None` for done (which is the default), or an exception."""
-        self._script.answers[step.definition.name, "compensation"].extend(answers)
+        """Say what an effect's compensation answers: `None` for done (which is the default), or an exception.
+
+        The last answer is repeated. Answers that were given for the compensation before are replaced.
+        """
+        self._script.give(step.definition.name, "compensation", answers)
         return self
 
     def when(self, input: I, *, id: str | None = None) -> "Then":  # noqa: A002

@@ -5,8 +5,25 @@ from datetime import timedelta
 import pytest
 from driving import SAGA, Goods, Order, charge, hold, notify, thank
 
-from amends import Rejected
+from amends import Attempted, Call, Rejected, Retry, Saga, effect
 from amends.testing import LostReply, Scenario
+
+
+@effect(retry=Retry(max_attempts=1))
+async def ask(_: int, __: Call) -> str:
+    """Ask somebody; the scenario answers."""
+    return ""
+
+
+@ask.compensation
+async def unask(_: Attempted[int, str], __: Call) -> None:
+    """Undo it; the scenario answers."""
+
+
+@ask.probe
+async def find(_: int, __: Call) -> str | None:
+    """Find out; the scenario answers."""
+    return None
 
 
 @pytest.fixture
@@ -80,3 +97,33 @@ def test_needs_attention_names_what_is_open() -> None:
         with pytest.raises(AssertionError, match=r"expected to be open: hold; open are: charge"):
             then.needs_attention("hold")
         assert then.result_of(hold) is not None
+
+
+def test_answers_that_are_given_again_replace_the_former_ones(scenario: Scenario[Order]) -> None:
+    """The last script counts: for the step, for its probe and for its compensation."""
+    with scenario:
+        scenario.answers(charge, "first", "second").answers(charge, "third")
+        assert scenario.when(Order(order_id="a")).completed().result_of(charge) == "third"
+        scenario.answers(charge, "paid").answers(notify, Rejected("no"))
+        scenario.compensation_answers(charge, LostReply()).compensation_answers(charge, None)
+        assert len(scenario.when(Order(order_id="c")).compensated().compensation_calls(charge)) == 1
+    with Scenario(Saga("asking", int, ask)) as asking:
+        asking.answers(ask, LostReply()).probe_answers(ask, "found", "never").probe_answers(ask, "seen")
+        assert asking.when(1).completed().result_of(ask) == "seen"
+
+
+def test_answers_can_be_taken_back(scenario: Scenario[Order]) -> None:
+    """Without any answer a call of the effect fails the test again."""
+    with scenario, pytest.raises(AssertionError, match="gives it no answer"):
+        scenario.answers(charge).when(Order(order_id="a"))
+
+
+def test_a_result_shows_no_user_data() -> None:
+    """The text of a result is one short line without input and results, also when an error is long."""
+    with Scenario(SAGA) as scenario:
+        scenario.answers(charge, Rejected("no " * 100)).answers(notify, "told")
+        result = scenario.when(Order(order_id="canary")).compensated().result
+        assert repr(result).startswith("<RunResult run-1 of ")
+        assert "COMPENSATED" in repr(result)
+        assert "canary" not in repr(result)
+        assert len(repr(result)) < 160
