@@ -14,9 +14,9 @@ from eventsourcing.persistence import StoredEvent
 
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
+from amends.aggregates.errorreport import line_of
 from amends.aggregates.errors import AmendsError, NewerFactError, TransitionError, UnknownTopicError
 from amends.aggregates.facts import SagaStarted
-from amends.aggregates.oneline import one_line
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.roundtrip import first_difference
@@ -232,8 +232,10 @@ class AggregateAudit(StreamAudit):
         position = stored.originator_version
         try:
             self._aggregate = event.mutate(self._aggregate)
-        except Exception as error:  # noqa: BLE001 - users' methods may raise anything
-            said = f"{stored.topic} cannot be applied: {type(error).__name__}: {one_line(str(error))}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - users' methods may raise anything
+            said = f"{stored.topic} cannot be applied: {line_of(error)}"
             self._broken(FindingKind.IMPOSSIBLE, position, f"{said}; correct the event's method")
             return
         if self._snapshot is not None and self._snapshot.position == position and self._aggregate is not None:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, exc
 from amends.aggregates import streams_sql
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
+from amends.aggregates.errors import UnitLost
 from amends.aggregates.facts import run_of
 from amends.aggregates.index_sql import move_runs, write_keys, write_runs
 from amends.aggregates.loading_sql import Held, Plans, load_aggregate, load_records
@@ -40,11 +41,8 @@ CHANGES_READ = 5_000
 _ABSENT: Final = object()
 
 
-class BatchLost(BaseException):
-    """The batch's transaction is gone: no unit of it may go on, and all are run again.
-
-    Not an `Exception`, because a step's code must not take it for a failure of the step.
-    """
+class BatchLost(UnitLost):
+    """The batch's transaction is gone: no unit of it may go on, and all are run again."""
 
 
 class MistakenError(Exception):

@@ -11,6 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 
 from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
+from amends.aggregates.errorreport import line_of, text_of
 from amends.aggregates.errors import DefinitionError, InputError
 from amends.aggregates.oneline import one_line, shorten
 from amends.aggregates.roundtrip import Difference, first_difference
@@ -172,16 +173,18 @@ class JsonCodec(Generic[T]):
             return self._read(raw, by_alias=True, by_name=True)
         except ValidationError as error:
             raise InputError(f"{self._what}: {validation_message(error)}") from None
-        except Exception as error:  # a user's validator may raise anything
-            raise InputError(
-                f"{self._what}: a validator raised {type(error).__name__}: {one_line(str(error))}"
-            ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a user's validator may raise anything
+            raise InputError(f"{self._what}: a validator raised {line_of(error)}") from error
 
     def _dump(self, value: T) -> tuple[JsonValue, str]:
         what = self._what
         try:
             plain = self._write(value, mode="json", by_alias=False, round_trip=True, warnings=False)
-        except Exception as error:  # noqa: BLE001 - a user's serializer may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's serializer may raise anything
             self._refuse_unserialisable(value, error)
         if self._has_sets:
             plain = _with_sorted_sets(self._write(value, by_alias=False, round_trip=True, warnings=False), plain)
@@ -189,8 +192,10 @@ class JsonCodec(Generic[T]):
         refuse_unreadable(raw, what=what, limits=self._limits)
         try:
             back = self._read(raw, by_alias=True, by_name=True)
-        except Exception as error:  # noqa: BLE001 - a user's validator may raise anything
-            found = validation_message(error) if isinstance(error, ValidationError) else one_line(str(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's validator may raise anything
+            found = validation_message(error) if isinstance(error, ValidationError) else text_of(error)
             raise InputError(
                 f"{what}: {shorten(value)} could not be read back ({found}); return a value of the declared type"
             ) from None
@@ -200,8 +205,8 @@ class JsonCodec(Generic[T]):
                 raise InputError(f"{what}: {loss_message(lost)}")
         return plain, raw.decode()
 
-    def _refuse_unserialisable(self, value: object, error: Exception) -> NoReturn:
-        found = one_line(str(error).split("\n", maxsplit=1)[0])
+    def _refuse_unserialisable(self, value: object, error: BaseException) -> NoReturn:
+        found = text_of(error)
         if "depth exceeded" in found or "ircular reference" in found:
             raise InputError(f"{self._what}: {too_deep(self._limits)}") from None
         raise InputError(

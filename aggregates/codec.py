@@ -28,6 +28,7 @@ from amends.aggregates.canonical import (
     validation_message,
 )
 from amends.aggregates.domain import Aggregate
+from amends.aggregates.errorreport import line_of, text_of
 from amends.aggregates.errors import DefinitionError, InputError, JournalError, NewerFactError, UnknownTopicError
 from amends.aggregates.eventtypes import event_classes, event_defaults, event_types, record_adapter
 from amends.aggregates.facts import FACTS
@@ -97,10 +98,10 @@ class _Stored:
         upcast = self.upcaster(version)
         try:
             result = cast("Callable[[dict[str, Any]], object]", upcast)(state)
-        except Exception as error:
-            raise _damaged(
-                stored, f"upcast_v{version}_v{version + 1} raised {type(error).__name__}: {one_line(str(error))}"
-            ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _damaged(stored, f"upcast_v{version}_v{version + 1} raised {line_of(error)}") from error
         if result is not None:
             raise DefinitionError(
                 f"{self.topic}: upcast_v{version}_v{version + 1} returned {shorten(result)}; "
@@ -175,7 +176,9 @@ class _StoredAggregateEvent(_Stored):
         try:
             raw = self._to_json(state, by_alias=False, round_trip=True, warnings=False)
             back = self._from_json(raw, by_alias=True, by_name=True)
-        except Exception as error:  # noqa: BLE001 - a user's serializer or validator may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's serializer or validator may raise anything
             self._refuse(event, state, error)
         if not plainly_equal(state, back):
             lost = first_difference(state, back)
@@ -184,15 +187,15 @@ class _StoredAggregateEvent(_Stored):
         refuse_unreadable(raw, what=self._what(event), limits=self._limits)
         return raw
 
-    def _refuse(self, event: CanMutateAggregate[str], state: dict[str, Any], error: Exception) -> NoReturn:
+    def _refuse(self, event: CanMutateAggregate[str], state: dict[str, Any], error: BaseException) -> NoReturn:
         what = self._what(event)
         try:
             plain = self._to_plain(state, mode="json", by_alias=False, round_trip=True, warnings=False)
-        except Exception:  # noqa: BLE001 - the first error says what is wrong
+        except BaseException:  # noqa: BLE001 - the first error says what is wrong
             plain = None
         # What JSON cannot hold, such as NaN, is named as such, and not by what became of it.
         json_bytes(plain, what)
-        found = validation_message(error) if isinstance(error, ValidationError) else one_line(str(error))
+        found = validation_message(error) if isinstance(error, ValidationError) else text_of(error)
         raise InputError(
             f"{what}: cannot be stored and read back ({found}); pass values of the declared types"
         ) from None
@@ -209,8 +212,10 @@ class _StoredAggregateEvent(_Stored):
             state = self._from_json(raw, by_alias=True, by_name=True)
         except ValidationError as error:
             raise _damaged(stored, validation_message(error)) from None
-        except Exception as error:
-            raise _damaged(stored, f"a validator raised {type(error).__name__}: {one_line(str(error))}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _damaged(stored, f"a validator raised {line_of(error)}") from error
         for name in self._names - state.keys():
             state[name] = self._defaults[name]()
         state["originator_id"] = stream[len(self._prefix) :]

@@ -47,6 +47,9 @@ ATTEMPTS = 4
 HOLD_FIRST_S, HOLD_LONGEST_S = 0.05, 1.0
 """How long a held batch waits before it is tried again, in seconds: doubled each time, up to the second."""
 
+# Who waits for a future would take these for its own: a cancellation, a Ctrl-C, the end of a generator.
+_MISTAKABLE = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, StopAsyncIteration, StopIteration, SystemExit)
+
 _log = logging.getLogger("amends.store")
 
 OnCommit = Callable[[Literal["before", "after"], int], None]
@@ -346,9 +349,8 @@ def _settle(jobs: Sequence[_Job]) -> None:
         if job.future.done():
             continue
         error = job.error
-        if isinstance(error, StopIteration):
-            # A future cannot carry it; generators cannot raise it either, for the same reason.
-            error = RuntimeError("the unit raised StopIteration")
+        if isinstance(error, _MISTAKABLE):
+            error = RuntimeError(f"the unit raised {type(error).__name__}")
         if error is None:
             job.future.set_result(job.value)
         else:

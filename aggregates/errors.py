@@ -19,6 +19,8 @@ __all__ = [
     "StartConflictError",
     "StoreBehindError",
     "TransitionError",
+    "UnitLost",
+    "UnitOfWorkError",
     "UnknownTopicError",
     "UnreachableError",
     "WrongDriverError",
@@ -48,6 +50,10 @@ class MissingCodeError(NotFoundError):
 
 class StartConflictError(AmendsError):
     """A run with this id exists already, with another saga or another input."""
+
+
+class UnitOfWorkError(AmendsError):
+    """A step went on after one of its statements had failed, or used its unit of work after its end."""
 
 
 class KeyConflictError(AmendsError):
@@ -120,6 +126,13 @@ class BusyError(UnreachableError):
     def __init__(self, message: str, *, until_ms: int) -> None:
         super().__init__(message)
         self.until_ms = until_ms
+
+
+class UnitLost(BaseException):
+    """The transaction of a unit is gone: the unit is run again, whatever its code was doing.
+
+    Not an `Exception`, because a step's code must not take it for a failure of the step.
+    """
 
 
 class Rejected(Exception):  # noqa: N818 - a participant's answer, not a fault of the program

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from amends.aggregates import streams_sql
 from amends.aggregates.codec import EventCodec
 from amends.aggregates.domain import Aggregate
+from amends.aggregates.errorreport import line_of
 from amends.aggregates.errors import AmendsError, JournalError
 from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.plan import Plan
@@ -155,11 +156,11 @@ def replay(codec: EventCodec, aggregate: Aggregate | None, events: Iterable[Stor
         event = codec.to_domain(stored)
         try:
             aggregate = event.mutate(aggregate)
-        except AmendsError:
+        except (AmendsError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise JournalError(
                 f"stream {stored.originator_id!r} position {stored.originator_version}: {stored.topic} cannot be "
-                f"applied: {type(error).__name__}: {error}; correct the event's method"
+                f"applied: {line_of(error)}; correct the event's method"
             ) from error
     return aggregate

@@ -20,9 +20,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from amends.aggregates.canonical import loss_message
 from amends.aggregates.domain import Aggregate
+from amends.aggregates.errorreport import text_of
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.eventtypes import event_classes, event_types, record_adapter, resolved_hints
-from amends.aggregates.oneline import one_line
 from amends.aggregates.roundtrip import first_difference
 
 __all__ = ["Snapshot", "SnapshotSkipped", "restore_snapshot", "snapshot_key", "take_snapshot"]
@@ -75,8 +75,10 @@ def take_snapshot(aggregate: Aggregate) -> Snapshot | SnapshotSkipped:
         back = adapter.validator.validate_json(raw, by_alias=True, by_name=True)
     except DefinitionError as error:
         return SnapshotSkipped(str(error))
-    except Exception as error:  # noqa: BLE001 - a user's type may raise anything
-        return SnapshotSkipped(f"{what}: no snapshot: {one_line(str(error))}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a user's type may raise anything
+        return SnapshotSkipped(f"{what}: no snapshot: {text_of(error)}")
     # The order of keys counts within an attribute; the attributes themselves have none.
     lost = first_difference(dict(sorted(state.items())), dict(sorted(back.items())), exact=True)
     if lost is not None:
@@ -94,7 +96,9 @@ def restore_snapshot(cls: type[A], snapshot: Snapshot) -> A | None:
         return None
     try:
         state = _adapter(cls).validator.validate_json(snapshot.state, by_alias=True, by_name=True)
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, the events are the truth
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever is wrong with it, the events are the truth
         return None
     aggregate = object.__new__(cls)
     vars(aggregate).update(

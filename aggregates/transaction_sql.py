@@ -17,7 +17,13 @@ from sqlalchemy import Executable, exc
 
 from amends.aggregates.batch_sql import Batch
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.errors import AppendConflictError, InputError, JournalError, NotFoundError
+from amends.aggregates.errors import (
+    AppendConflictError,
+    InputError,
+    JournalError,
+    NotFoundError,
+    UnitOfWorkError,
+)
 from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.journal import StepWork
 from amends.aggregates.loading_sql import Held
@@ -66,7 +72,8 @@ class SqlStepWork:
 
         Raises:
             InputError: The text cannot be an id.
-            JournalError: The step has ended, or the aggregate's stream cannot be read.
+            UnitOfWorkError: The step has ended.
+            JournalError: The aggregate's stream cannot be read.
         """
         self._check()
         stream = cls.stream_of(id)
@@ -111,7 +118,7 @@ class SqlStepWork:
 
         Raises:
             InputError: Another number of rows was matched; the step's changes are undone with it.
-            JournalError: The step has ended, or an earlier statement of it has failed.
+            UnitOfWorkError: The step has ended, or an earlier statement of it has failed.
         """
         self._check()
         if not isinstance(statement, Executable):
@@ -139,10 +146,10 @@ class SqlStepWork:
 
         Raises:
             InputError: An event cannot be stored.
-            JournalError: A statement has failed, whatever the step made of its error.
+            UnitOfWorkError: A statement has failed, whatever the step made of its error.
         """
         if self._spoiled is not None:
-            raise JournalError(
+            raise UnitOfWorkError(
                 f"a statement of this step failed ({_line(self._spoiled)}), so nothing of it counts; let its error pass"
             ) from self._spoiled
         for stream, held in self._used.items():
@@ -185,9 +192,11 @@ class SqlStepWork:
 
     def _check(self) -> None:
         if self._ended:
-            raise JournalError("this unit of work has ended with its step; do not keep it")
+            raise UnitOfWorkError("this unit of work has ended with its step; do not keep it")
         if self._spoiled is not None:
-            raise JournalError(f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass")
+            raise UnitOfWorkError(
+                f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass"
+            )
 
 
 def _line(error: BaseException) -> str:

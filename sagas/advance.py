@@ -23,7 +23,7 @@ from amends.aggregates.errors import (
     JournalError,
     NotFoundError,
     StartConflictError,
-    UnreachableError,
+    UnitLost,
     WrongDriverError,
     WrongStoreError,
 )
@@ -390,10 +390,10 @@ class Protocol:
                     raise _RollBackError(outcome)  # noqa: TRY301 - leaving the savepoint is the point
         except _RollBackError as rolled_back:
             return rolled_back.outcome
-        except (JournalError, UnreachableError):
+        except (JournalError, UnitLost):
             # Our own infrastructure, not the step: the whole unit is run again, and no attempt is used up.
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - every way in which a step can end is an outcome of it
             return outcome_of_error(error)
         return outcome
 

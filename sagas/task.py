@@ -149,6 +149,11 @@ def outcome_of_result(registry: Registry, step: str, direction: Direction, value
         return Succeeded(registry.result_codec(step).dump(value))
     except InputError as error:
         return Failed(class_name(error), text_of(error), final=True)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a type of the user's may raise anything when it is read
+        report = describe(error)
+        return Failed(report.error_type, report.message, final=True, chain=report.chain)
 
 
 def outcome_of_error(error: BaseException) -> Outcome:

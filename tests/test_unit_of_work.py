@@ -10,7 +10,7 @@ import pytest
 from journal_parts import PLAN, Counter, Stock, accept, common, open_prepared, started, step
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, exc, insert, select, text, update
 
-from amends.aggregates.errors import InputError, JournalError, NotFoundError
+from amends.aggregates.errors import InputError, JournalError, NotFoundError, UnitOfWorkError
 from amends.aggregates.facts import StepAttemptFailed
 from amends.aggregates.journal import StepWork, Tx
 from amends.aggregates.journal_sql import SqlJournal
@@ -195,7 +195,7 @@ async def test_a_swallowed_sql_error_still_fails_the_step(journal: SqlJournal) -
         with pytest.raises(exc.IntegrityError):
             uow.execute(insert(SHIFTS).values(doctor="ann", on_call=2))
 
-    with pytest.raises(JournalError, match="a statement of this step failed"):
+    with pytest.raises(UnitOfWorkError, match="a statement of this step failed"):
         await journal.commit(step(work))
     assert await rows(journal) == []
 
@@ -288,7 +288,7 @@ async def test_a_unit_of_work_ends_with_its_step(journal: SqlJournal) -> None:
     """Nothing passes after the step, nor in a second step inside the first."""
     kept: list[StepWork] = []
     await journal.commit(step(kept.append))
-    with pytest.raises(JournalError, match="has ended with its step"):
+    with pytest.raises(UnitOfWorkError, match="has ended with its step"):
         kept[0].find(Stock, "sku")
 
     def nested(tx: Tx) -> None:

@@ -1,0 +1,233 @@
+"""Every way in which user code can end is recorded: at every place, by both drivers, on both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import NoReturn
+
+import pytest
+import temporalio.client
+
+from amends import (
+    Attempted,
+    Call,
+    Client,
+    Done,
+    Rejected,
+    Retry,
+    Runner,
+    Saga,
+    UnitOfWork,
+    UnreachableError,
+    effect,
+    transaction,
+)
+from amends.aggregates.engine_sql import create_store_engine
+from amends.aggregates.fact import FailureFact
+from amends.aggregates.facts import StepRejected
+from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.migrations_sql import upgrade
+from amends.sagas.registry import Registry
+from amends.sagas.worker_temporal import running_worker
+
+ONCE = Retry(max_attempts=2, first=timedelta(milliseconds=1), factor=1)
+
+
+class UnshownError(Exception):
+    """Has a message that needs an attribute which was never set."""
+
+    def __str__(self) -> str:
+        return str(self.detail)  # type: ignore[attr-defined]  # that is the fault
+
+
+class OddError(BaseException):
+    """Is no `Exception`."""
+
+
+class CodedRejected(Rejected):
+    """A refusal whose author forgot `super().__init__`."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+ENDS: dict[str, Callable[[], BaseException]] = {
+    "UnshownError": UnshownError,
+    "StopIteration": StopIteration,
+    "StopAsyncIteration": StopAsyncIteration,
+    "CancelledError": asyncio.CancelledError,
+    "GeneratorExit": GeneratorExit,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "SystemExit": lambda: SystemExit(3),
+    "OddError": OddError,
+    "UnreachableError": lambda: UnreachableError("as ours"),
+    "ExceptionGroup": lambda: ExceptionGroup("g", [ValueError("lost"), Rejected("no")]),
+}
+"""Ends that are failed attempts, by the class that the journal names."""
+
+REFUSALS: dict[str, Callable[[], BaseException]] = {
+    "CodedRejected": lambda: CodedRejected(4031),
+    "Rejected(None)": lambda: Rejected(None),  # type: ignore[arg-type]  # as users do
+    "in a group": lambda: ExceptionGroup("g", [Rejected("no")]),
+}
+"""Ends that are refusals, whatever they look like."""
+
+
+def end(name: str) -> NoReturn:
+    """End in one of these ways."""
+    error = (ENDS | REFUSALS)[name]()
+    raise error
+
+
+def ends_at(plot: str, place: str) -> None:
+    """End when it is this place's turn."""
+    where, _, how = plot.partition("/")
+    if where == place:
+        end(how)
+
+
+@transaction(retry=ONCE)
+def note(plot: str, _: UnitOfWork) -> None:
+    """Take effect in our store."""
+    ends_at(plot, "transaction")
+
+
+@note.compensation(retry=ONCE)
+def unnote(done: Done[str, None], _: UnitOfWork) -> None:
+    """Take it back."""
+    ends_at(done.input, "undo of a transaction")
+
+
+@effect(retry=ONCE)
+async def act(plot: str, _: Call) -> str:
+    """Take effect elsewhere."""
+    ends_at(plot, "effect")
+    if plot.startswith("probe"):
+        raise TimeoutError
+    return "acted"
+
+
+@act.probe
+async def acted(plot: str, _: Call) -> str | None:
+    """Ask whether it took effect."""
+    ends_at(plot, "probe")
+    return "acted"
+
+
+@act.compensation(retry=ONCE)
+async def unact(tried: Attempted[str, str], _: Call) -> None:
+    """Take it back."""
+    ends_at(tried.input, "undo")
+
+
+@effect(retry=ONCE)
+def do(plot: str, _: Call) -> str:
+    """Take effect elsewhere, in a plain function."""
+    ends_at(plot, "def effect")
+    if plot.startswith("def probe"):
+        raise TimeoutError
+    return "done"
+
+
+@do.probe
+def done(plot: str, _: Call) -> str | None:
+    """Ask whether it took effect, in a plain function."""
+    ends_at(plot, "def probe")
+    return "done"
+
+
+@do.compensation(retry=ONCE)
+def undo(tried: Attempted[str, str], _: Call) -> None:
+    """Take it back, in a plain function."""
+    ends_at(tried.input, "def undo")
+
+
+def mapped(plot: str) -> str:
+    """Make the last step's input."""
+    ends_at(plot, "mapping")
+    return plot
+
+
+@transaction(retry=ONCE)
+def close(plot: str, _: UnitOfWork) -> None:
+    """Refuse, where something is to be undone."""
+    if "undo" in plot:
+        raise Rejected("turn round")
+
+
+@close.compensation
+def unclose(done: Done[str, None], _: UnitOfWork) -> None:
+    """Take nothing back."""
+
+
+SAGA = Saga("every-end", str, note, act, do, close.using(mapped))
+NODES = {
+    "transaction": "note",
+    "undo of a transaction": "note",
+    "mapping": "close",
+}
+"""Places in which user code of a saga can end, and the node of each."""
+
+FORWARD = ("transaction", "mapping")
+"""Those that can refuse."""
+
+PLOTS = [
+    *(f"{place}/{end}" for place in NODES for end in ENDS),
+    *(f"{place}/{end}" for place in FORWARD for end in REFUSALS),
+]
+
+
+@pytest.fixture
+async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
+    """Give an empty store, of each kind."""
+    if store_url.startswith("postgresql"):
+        engine = create_store_engine(store_url)
+        upgrade(engine)
+        engine.dispose()
+    opened = open_journal(store_url)
+    yield opened
+    await opened.close()
+
+
+async def by_runner(journal: SqlJournal, plot: str) -> str:
+    """Run a plot in this process."""
+    return (await Runner(journal, Registry([SAGA])).run(SAGA, plot)).run_id
+
+
+async def wrong(journal: SqlJournal, run_id: str, plot: str) -> str | None:
+    """Tell what is wrong with the record of a run; `None` when nothing is."""
+    place, _, how = plot.partition("/")
+    node = [fact for fact in await journal.facts(run_id) if getattr(fact, "node", "") == NODES[place]]
+    failures = [fact for fact in node if isinstance(fact, FailureFact)]
+    if how in REFUSALS:
+        refused = [fact for fact in node if isinstance(fact, StepRejected)]
+        return None if refused and not failures else f"{plot}: {[fact.kind for fact in node]}"
+    ends = [fact for fact in failures if fact.error_type == how]
+    if len(ends) != ONCE.max_attempts:
+        return f"{plot}: {[(fact.kind, fact.error_type) for fact in failures]}"
+    placed = all("test_every_end.py" in " ".join(fact.trace) for fact in ends)
+    return None if placed else f"{plot}: {[fact.trace for fact in ends]}"
+
+
+async def test_every_end_is_recorded_in_process(journal: SqlJournal) -> None:
+    """However user code ends, and wherever, the journal has the class and the place of each failed attempt at once."""
+    runs = await asyncio.gather(*(by_runner(journal, plot) for plot in PLOTS))
+    found = [await wrong(journal, run_id, plot) for run_id, plot in zip(runs, PLOTS, strict=True)]
+    assert [each for each in found if each is not None] == []
+
+
+async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_address: str) -> None:
+    """The same holds on Temporal, where one worker survives all of it."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    registry, queue = Registry([SAGA]), f"every-end-{journal.store_id}"
+    async with running_worker(temporal, journal, registry, task_queue=queue):
+        client = Client(journal, temporal, registry, task_queue=queue)
+
+        async def by_worker(plot: str) -> str:
+            handle = await client.start(SAGA, plot, id=f"{queue}-{PLOTS.index(plot)}")
+            await handle.result(timeout=timedelta(seconds=60))
+            return handle.id
+
+        runs = await asyncio.gather(*(by_worker(plot) for plot in PLOTS))
+    found = [await wrong(journal, run_id, plot) for run_id, plot in zip(runs, PLOTS, strict=True)]
+    assert [each for each in found if each is not None] == []
