@@ -20,6 +20,8 @@ MERMAID := build/mermaid/.fetched
 EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
 # Parents of Python files outside of the package and of the examples.
 TYPED := $(sort $(dir $(wildcard tests/*.py benchmarks/*.py))) $(wildcard docs/*.py)
+# Ends everything that a command has started when `make` is killed; fails when a process outlives the command by 60 s.
+GUARD := $(PY) -P tests/reaper.py guard 60
 PIP := $(PY) -m pip -qq --disable-pip-version-check
 # What is installed is compiled when it is first imported; were that not kept, each of some hundred starts would do it.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,7 +29,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test soak bench docs lint types layers examples pytest pins tree clean FORCE
+.PHONY: help demo test soak bench docs lint types layers examples pytest pins tree clean timed-test FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,11 +38,18 @@ demo: $(READY) ## run real sagas through a real Temporal server, and see some of
 	@$(PY) examples/orders/demo.py
 
 test: $(READY) tree ## everything that CI checks
-	@$(MAKE) --no-print-directory -j2 lint types layers docs examples
-	@$(MAKE) --no-print-directory pytest
+	@exec $(GUARD) $(MAKE) --no-print-directory timed-test
+
+# The parts of `make test`, each with how long it took.
+timed-test:
+	@$(MAKE) --no-print-directory -j2 timed-lint timed-types timed-layers timed-docs timed-examples
+	@$(MAKE) --no-print-directory timed-pytest
+
+timed-%:
+	@start=$$(date +%s); $(MAKE) --no-print-directory $*; echo "make: $* took $$(($$(date +%s) - start)) s"
 
 soak: $(READY) tree ## the tests that take too long for every change, marked `soak`
-	@$(PY) -P -m pytest -m soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
+	@exec $(GUARD) $(PY) -P -m pytest -m soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py
@@ -89,7 +98,7 @@ examples: $(READY) ## the tests of the examples, as their users would run them
 	done
 
 pytest: $(READY) tree ## the tests alone, without those marked `soak`
-	@$(PY) -P -m pytest -m "not soak" $(PYTEST_ARGS)
+	@exec $(GUARD) $(PY) -P -m pytest -m "not soak" $(PYTEST_ARGS)
 
 # Pins are made with the oldest supported Python, so that they hold on newer ones too. Pins that still fit are kept:
 # `make pins PINS_ARGS=--upgrade` takes the newest of everything, `PINS_ARGS="-P NAME"` of one package.
@@ -105,11 +114,12 @@ clean: ## remove what was built (.venv and .amends stay)
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # The five folders under the name they are imported by. Python finds them through the editable install; tools that read
-# files (mypy, import-linter) do not, and read this tree of links.
+# files (mypy, import-linter) do not, and read this tree of links. One of them may read it now: a link that is right stays.
 tree:
 	@mkdir -p $(TREE)/amends
 	@set -e; for part in $(LAYERS) $(wildcard src/amends/*.py src/amends/py.typed); do \
-	    ln -sfn ../../../$$part $(TREE)/amends/$$(basename $$part); \
+	    link=$(TREE)/amends/$$(basename $$part); \
+	    test "$$(readlink $$link)" = ../../../$$part || ln -sfn ../../../$$part $$link; \
 	done
 	@for link in $(TREE)/amends/*; do test -e $$link || rm $$link; done
 
@@ -128,6 +138,8 @@ $(READY): requirements/dev.txt pyproject.toml
 	@if ! test -x $(PY) || [ "$$(cat $@ 2>/dev/null)" != "$(CURDIR)" ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@echo "make: installing the pinned requirements into $(VENV) (a minute or two, once)"
 	@rm -f $@
-	@$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@start=$$(date +%s); \
+	$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt; \
+	$(PIP) install --no-deps --no-build-isolation --editable .; \
+	echo "make: installing took $$(($$(date +%s) - start)) s"
 	@echo "$(CURDIR)" > $@

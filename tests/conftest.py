@@ -19,6 +19,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 from reading_shop import Amends, Shop, as_it_was, make_shop
+from reaper import Reaper
 from temporal_parts import TemporalServer
 
 # How long an example takes depends on what else the machine does. What guards a landing tries the same examples every
@@ -37,7 +38,19 @@ os.environ.pop("LINES", None)
 # Temporal's servers live for seconds: collecting their garbage would take a quarter of the time that they start in.
 os.environ.setdefault("GOGC", "800")
 
-_TEARDOWN_S = 60
+_TEARDOWN_S = 150
+_REAPER = pytest.StashKey[Reaper]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have everything that this process starts end with it, even when it is killed."""
+    config.stash[_REAPER] = Reaper(config.stash[fault_handler_stderr_fd_key])  # the real one, whatever is captured
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave to the process that has started this one to look for processes that a test has left behind."""
+    config.stash[_REAPER].end()
 
 
 @pytest.hookimpl(wrapper=True)
