@@ -17,6 +17,9 @@ documentation are drawn from them.
    lie behind. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
 4. What operators decide and what is observed late opens a closed run again (`REOPENING`): it goes on in the direction
    that it had. A cancel that the pivot overtakes is over; the run is going forward again.
+5. Each node knows which of its keys have a definite outcome (`Answers`). A claim under such a key is refused, and so is
+   a second success or a second refusal: what is known already cannot be told as news. An answer that changes nothing
+   but this knowledge (`told_only`) is folded in every status.
 
 Nothing here looks at user data, a clock or a random number.
 """
@@ -31,6 +34,7 @@ from amends.aggregates.state import (
     SETTLED_BADLY,
     SETTLED_WELL,
     UNDO_STATUSES,
+    Answers,
     NodeState,
     NodeStatus,
     RunState,
@@ -41,7 +45,17 @@ from amends.aggregates.state import (
     unsettled_effects,
 )
 
-__all__ = ["NODE_TRANSITIONS", "REOPENING", "RUN_TRANSITIONS", "WHILE", "begin", "evolve", "fold", "told_only"]
+__all__ = [
+    "NODE_TRANSITIONS",
+    "REOPENING",
+    "RUN_TRANSITIONS",
+    "TOLD_ONLY",
+    "WHILE",
+    "begin",
+    "evolve",
+    "fold",
+    "told_only",
+]
 
 _N = NodeStatus
 _R = RunStatus
@@ -61,8 +75,13 @@ _PROBED = {
 _UNDO = {
     "CompensationStarted": _N.UNDO_STARTED,
     "CompensationSucceeded": _N.UNDONE,
+    "CompensationRejected": _N.UNDO_REJECTED,
     "CompensationAttemptFailed": _N.UNDO_WAITING,
 }
+# Answers of an undo that was given up: a participant may have done, or refused, what nobody waits for any more.
+_UNDO_LATE = {"CompensationSucceeded": _N.UNDONE, "CompensationRejected": _N.UNDO_REJECTED}
+# It turns out that the step took no effect.
+_NOT_DONE = {"StepRejected": _N.REJECTED, "StepFailed": _N.FAILED}
 _LATE = {"LateEffectObserved": _N.SUCCEEDED}
 # What operators may decide: about a step, and about an undo.
 _DECIDED = {"StepSkipped": _N.SKIPPED, "StepResolved": _N.SUCCEEDED}
@@ -76,23 +95,32 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != "StepStarted"},
     # Probed or given up while waiting: another member of its stage has failed, so it is not attempted again.
     _N.WAITING: {**_ATTEMPT, **_PROBED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT},
-    # Attempts are spent: the probe, if there is one, says what became of them.
-    _N.SPENT: _PROBED,
-    _N.PROBE_WAITING: {**_PROBED, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
+    # Attempts are spent: the probe, if there is one, says what became of them, or a late refusal does.
+    _N.SPENT: {**_PROBED, **_NOT_DONE},
+    _N.PROBE_WAITING: {**_PROBED, **_NOT_DONE, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
     _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
     # Without a compensation, what became of it is for an operator to say.
     _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
-    # What was skipped may turn out to have acted: it is told, and the operator's decision stands.
-    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED, "LateEffectObserved": _N.SKIPPED},
+    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
     # In doubt is undone like done: the compensation gets no result and must cope with there being no effect.
-    _N.IN_DOUBT: {**_UNDO, **_UNDO_DECIDED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT, **_LATE},
+    _N.IN_DOUBT: {
+        **_UNDO,
+        **_UNDO_DECIDED,
+        "RetryRequested": _N.WAITING,
+        **_DECIDED,
+        **_RULED_OUT,
+        **_NOT_DONE,
+        **_LATE,
+    },
     _N.REJECTED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
     _N.FAILED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
     _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != "CompensationStarted"}, **_LATE},
     _N.UNDO_WAITING: {**_UNDO, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
     # An undo that was given up may still answer.
-    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, "CompensationSucceeded": _N.UNDONE, **_LATE},
-    _N.UNDO_EXHAUSTED: {
+    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, **_UNDO_LATE, **_LATE},
+    _N.UNDO_EXHAUSTED: {**_UNDO_LATE, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    # An earlier attempt under the same key may have been done and be answered late.
+    _N.UNDO_REJECTED: {
         "CompensationSucceeded": _N.UNDONE,
         "RetryRequested": _N.UNDO_WAITING,
         **_UNDO_DECIDED,
@@ -100,7 +128,7 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     },
     # What acted after it was undone has to be undone again.
     _N.UNDONE: _LATE,
-    _N.UNDO_SKIPPED: {"LateEffectObserved": _N.UNDO_SKIPPED},
+    _N.UNDO_SKIPPED: {},
 }
 """Status of a node, then kind of fact, then the status that follows."""
 
@@ -142,7 +170,9 @@ _ATTENTION = frozenset({_R.NEEDS_ATTENTION})
 WHILE: Mapping[str, frozenset[RunStatus]] = {
     **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
     **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
-    "CompensationSucceeded": _BACKWARD | _ATTENTION,
+    # A late refusal may come in any of these, but from most statuses of the node only forward.
+    **dict.fromkeys(_NOT_DONE, _FORWARD | _BACKWARD | _ATTENTION),
+    **dict.fromkeys(_UNDO_LATE, _BACKWARD | _ATTENTION),
     "LateEffectObserved": frozenset(_R),
     "RetryRequested": _FORWARD | _BACKWARD | _ATTENTION,
     "StepSkipped": _FORWARD | _ATTENTION,
@@ -157,7 +187,22 @@ REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CL
 
 _RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
 # Answers of an undo that was begun are taken whatever stage the run is at: a late effect may have moved it.
-_ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED})
+_ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
+
+# What a fact says about a key: which part of `Answers` its generation is added to.
+_ANSWERS: Mapping[str, str] = {
+    **dict.fromkeys(("StepSucceeded", "StepResolved", "LateEffectObserved"), "acted"),
+    **dict.fromkeys(("StepRejected", "StepFailed", "StepRuledOut"), "refused"),
+    **dict.fromkeys(("CompensationSucceeded", "CompensationResolved"), "undone"),
+    "CompensationRejected": "undo_refused",
+}
+
+TOLD_ONLY: Mapping[NodeStatus, frozenset[str]] = {
+    **dict.fromkeys(UNDO_STATUSES, frozenset(_NOT_DONE)),
+    _N.SKIPPED: frozenset(_NOT_DONE) | {"LateEffectObserved"},
+    _N.UNDO_SKIPPED: frozenset(_NOT_DONE) | frozenset(_UNDO_LATE) | {"LateEffectObserved"},
+}
+"""Status of a node, then late answers that add to what is known of its keys and change nothing else."""
 
 
 def begin(plan: Plan, head: Head) -> RunState:
@@ -206,10 +251,11 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
     if plan is None:
         raise TransitionError(f"{head.kind} at {head.position}: the plan has no node {head.node!r}")
     node = state.node(head.node)
-    if head.kind == "LateEffectObserved" and told_only(node, head.generation):
-        return RunState(
-            state.plan, state.status, head.position, state.nodes, state.cursor, state.started_ms, head.as_of_ms
-        )
+    if why_not := _known(node, head):
+        raise TransitionError(f"{head.kind} at {head.position} does not follow: node {head.node!r} {why_not}")
+    if told_only(state, head):
+        nodes = {**state.nodes, head.node: node._replace(answers=_answered(node.answers, head))}
+        return RunState(state.plan, state.status, head.position, nodes, state.cursor, state.started_ms, head.as_of_ms)
     status = NODE_TRANSITIONS[node.status].get(head.kind)
     if status is None or state.status not in WHILE[head.kind]:
         raise TransitionError(
@@ -226,17 +272,60 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
     return RunState(state.plan, run, head.position, nodes, cursor, state.started_ms, head.as_of_ms)
 
 
-def told_only(node: NodeState, generation: int) -> bool:
-    """Tell whether a late effect is only written down: it changes nothing, and opens no run.
+def told_only(state: RunState, head: Head) -> bool:
+    """Check whether a late answer only adds to what is known of a key: it moves no node and opens no run.
 
-    It acted under the key of a former generation, and the step was redone since; or an operator decided to go on
-    without the step, or to leave what it did.
+    - It is about the key of a former generation, and the step or its undo was begun under another one since.
+    - An operator decided to go on without the step, or to leave what it did: the decision stands.
+    - It says that the step took no effect, and its undo has begun: the undo goes on, because it may have acted.
+    - It says so of a read-only step of a run that is closed.
 
     Args:
-        node: The node that it is about.
-        generation: The generation under whose key it acted.
+        state: The run before it.
+        head: The head of the fact.
     """
-    return generation < node.generation or node.status in {NodeStatus.SKIPPED, NodeStatus.UNDO_SKIPPED}
+    node = state.node(head.node)
+    if head.kind in TOLD_ONLY.get(node.status, ()):
+        return True
+    match head.kind:
+        case "LateEffectObserved":
+            return head.generation < node.generation
+        case "CompensationSucceeded" | "CompensationRejected":
+            return head.generation < node.undo_generation
+        case "StepRejected" | "StepFailed":
+            return node.status is NodeStatus.IN_DOUBT and state.status is RunStatus.COMPENSATED
+        case _:
+            return False
+
+
+def _known(node: NodeState, head: Head) -> str | None:
+    """Say why a fact tells, or asks, what is known of a key already."""
+    answers, generation = node.answers, head.generation
+    match head.kind:
+        case "StepStarted" | "CompensationStarted":
+            undo = head.kind == "CompensationStarted"
+            if answers.of(generation, undo=undo):
+                return f"has a definite answer {'to its undo ' * undo}under generation {generation}"
+            if generation < (node.undo_generation if undo else node.generation):
+                return f"is not called under the former generation {generation} again"
+        case "StepSucceeded" | "LateEffectObserved" if generation in answers.acted:
+            return f"is known to have acted under generation {generation}"
+        case "StepRejected" if answers.of(generation, undo=False):
+            return f"has a definite answer under generation {generation}"
+        case "CompensationSucceeded" if generation in answers.undone:
+            return f"is known to be undone under generation {generation}"
+        case "CompensationRejected" if answers.of(generation, undo=True):
+            return f"has a definite answer to its undo under generation {generation}"
+    return None
+
+
+def _answered(answers: Answers, head: Head) -> Answers:
+    """Add what a fact says about its key."""
+    name = _ANSWERS.get(head.kind)
+    known: tuple[int, ...] = () if name is None else getattr(answers, name)
+    if name is None or head.generation in known:
+        return answers
+    return answers._replace(**{name: (*known, head.generation)})
 
 
 def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
@@ -250,7 +339,8 @@ def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
     else:
         generation = max(generation, head.generation)
     first = node.first_position or head.position
-    return NodeState(status, head.attempt, head.due_ms, generation, first, undo_generation)
+    answers = _answered(node.answers, head)
+    return NodeState(status, head.attempt, head.due_ms, generation, first, undo_generation, answers)
 
 
 def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
@@ -272,6 +362,8 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
     if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
         return "is an effect that may have acted; only a probe can tell that it did not"
     redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
+    if kind in _NOT_DONE and state.status not in _FORWARD and node.status is not NodeStatus.IN_DOUBT:
+        return "was not in doubt, and is not attempted any more"
     if state.backward and (redo or kind == "StepSkipped"):
         return "is not attempted any more, the run has turned round"
     if not state.backward and kind in _UNDO_DECIDED:

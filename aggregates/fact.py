@@ -155,11 +155,14 @@ class ClaimFact(AttemptFact):
         key: The idempotency key, the same for every attempt.
         worker: Who claims the node.
         lease_until_ms: When the claim ends by itself, in milliseconds since the epoch.
+        delivery: Names the delivery of the call by its driver; when the same delivery comes again, whoever made the
+            claim is lost. Empty where the driver does not deliver calls.
     """
 
     key: str
     worker: str
     lease_until_ms: int
+    delivery: str = ""
 
     @property
     def head(self) -> Head:

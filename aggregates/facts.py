@@ -15,6 +15,7 @@ __all__ = [
     "CancelRequested",
     "CompensationAttemptFailed",
     "CompensationExhausted",
+    "CompensationRejected",
     "CompensationResolved",
     "CompensationSkipped",
     "CompensationStarted",
@@ -87,7 +88,7 @@ class StepSucceeded(AttemptFact):
 
 
 class StepRejected(AttemptFact):
-    """The participant said no, and nothing happened.
+    """The participant said no, and nothing happened: neither by this attempt nor by another one under the same key.
 
     Attributes:
         attempt: The attempt that was refused.
@@ -137,8 +138,22 @@ class CompensationSucceeded(AttemptFact):
     """
 
 
+class CompensationRejected(AttemptFact):
+    """The participant refused to undo the step: it is not undone, and the other compensations go on.
+
+    It is not asked again automatically. A retry by an operator asks under a new key, because under this one the
+    participant would repeat its answer.
+
+    Attributes:
+        attempt: The attempt that was refused.
+        reason: The participant's words.
+    """
+
+    reason: str
+
+
 class CompensationAttemptFailed(FailureFact):
-    """An attempt to undo failed."""
+    """An attempt to undo ended without an answer; the next one carries the same key."""
 
 
 class CompensationExhausted(NodeFact):
@@ -148,6 +163,7 @@ class CompensationExhausted(NodeFact):
 class LateEffectObserved(AttemptFact):
     """A call that was given up took effect after all: its answer came when the step had been settled otherwise.
 
+    It is written once per key, and only while the journal does not hold a success under that key already.
     The run takes the answer as it finds it: going forward the step has succeeded; going back, or closed as compensated,
     the step is undone (again), under a new key where an undo had begun.
 

@@ -5,17 +5,19 @@ fold, like the state inside it, and never the truth.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
 from amends.aggregates.errors import JournalError
 from amends.aggregates.evolve import begin, evolve, told_only
+from amends.aggregates.fact import ClaimFact
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationAttemptFailed,
+    CompensationRejected,
     DriverTaken,
     Fact,
     Head,
@@ -34,7 +36,7 @@ from amends.aggregates.facts import (
     StepSucceeded,
 )
 from amends.aggregates.plan import Plan
-from amends.aggregates.state import UNDO_STATUSES, NodeStatus, RunState, RunStatus
+from amends.aggregates.state import UNDO_STATUSES, NodeState, NodeStatus, RunState, RunStatus
 
 RECENT = 64
 """How many heads a record keeps; more than one driver's step ever adds."""
@@ -87,6 +89,8 @@ class RunRecord:
         cancel: Who asked for the run to be undone, and why; `None` when nobody did.
         driver: Who advances the run now.
         epoch: Raised when another driver takes over.
+        deliveries: Which delivery of a driver made the last claim on a node, by node; empty where the driver does not
+            deliver calls.
     """
 
     started: SagaStarted
@@ -98,6 +102,7 @@ class RunRecord:
     cancel: str | None = None
     driver: str = ""
     epoch: int = 1
+    deliveries: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
@@ -121,11 +126,12 @@ class RunRecord:
         return tuple(
             name
             for name, node in self.state.plan.nodes.items()
-            if not node.read_only and self._doubtful(name, self.state.node(name).status)
+            if not node.read_only and self._doubtful(name, self.state.node(name))
         )
 
-    def _doubtful(self, name: str, status: NodeStatus) -> bool:
-        return status is NodeStatus.IN_DOUBT or (status in UNDO_STATUSES and name not in self.results)
+    def _doubtful(self, name: str, at: NodeState) -> bool:
+        undone_blindly = at.status in UNDO_STATUSES and name not in self.results
+        return at.status is NodeStatus.IN_DOUBT or (undone_blindly and at.generation not in at.answers.refused)
 
     def apply(self, fact: Fact) -> "RunRecord":
         """Fold one more fact.
@@ -139,10 +145,12 @@ class RunRecord:
         if self.current and not state.closed:
             changes["current"] = ()
         match fact:
-            case LateEffectObserved() if told_only(state.node(fact.node), fact.generation):
+            case LateEffectObserved() if told_only(self.state, head):
                 changes["error"] = f"{fact.node}: took effect although it was skipped or redone"
             case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
                 changes["results"] = {**self.results, fact.node: fact.result}
+            case ClaimFact():
+                changes["deliveries"] = {**self.deliveries, fact.node: fact.delivery}
             case NodeFact():
                 changes["error"] = _error_line(fact, self.error) or self.error
             case SagaFailed():
@@ -217,5 +225,7 @@ def _error_line(fact: NodeFact, before: str | None) -> str | None:
             return f"{fact.node}: {fact.error_type}: {fact.error}"
         case StepRejected() | StepInDoubt() | StepFailed() | StepRuledOut():
             return f"{fact.node}: {fact.reason}"
+        case CompensationRejected():
+            return f"{fact.node}: its undo was refused: {fact.reason}"
         case _:
             return None

@@ -13,11 +13,13 @@ from amends.aggregates.plan import Plan, PlanNode, Role, StepKind
 
 __all__ = [
     "CLOSED",
+    "NO_ANSWERS",
     "OPEN",
     "PENDING",
     "SETTLED_BADLY",
     "SETTLED_WELL",
     "UNDO_STATUSES",
+    "Answers",
     "NodeState",
     "NodeStatus",
     "RunState",
@@ -68,6 +70,7 @@ class NodeStatus(StrEnum):
     UNDO_SPENT = "undo spent"
     UNDONE = "undone"
     UNDO_EXHAUSTED = "undo exhausted"
+    UNDO_REJECTED = "undo rejected"
     UNDO_SKIPPED = "undo skipped"
 
 
@@ -83,11 +86,44 @@ UNDO_STATUSES = frozenset(
         NodeStatus.UNDO_WAITING,
         NodeStatus.UNDO_SPENT,
         NodeStatus.UNDO_EXHAUSTED,
+        NodeStatus.UNDO_REJECTED,
         NodeStatus.UNDONE,
         NodeStatus.UNDO_SKIPPED,
     }
 )
 """Statuses in which the step itself is over, and what is told is how its undo stands."""
+
+
+class Answers(NamedTuple):
+    """Generations of a node's keys under which the journal holds a definite outcome.
+
+    No call is made under such a key again, and a success that is known already is not news.
+
+    Attributes:
+        acted: The step took effect.
+        refused: The step took no effect.
+        undone: The step is undone.
+        undo_refused: The participant refused to undo the step.
+    """
+
+    acted: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
+    undone: tuple[int, ...] = ()
+    undo_refused: tuple[int, ...] = ()
+
+    def of(self, generation: int, *, undo: bool) -> bool:
+        """Check whether a key has a definite outcome.
+
+        Args:
+            generation: Part of the key.
+            undo: Whether it is the key of the compensation.
+        """
+        yes, no = (self.undone, self.undo_refused) if undo else (self.acted, self.refused)
+        return generation in yes or generation in no
+
+
+NO_ANSWERS = Answers()
+"""The answers of a node under whose keys nothing definite is known."""
 
 
 class NodeState(NamedTuple):
@@ -99,7 +135,9 @@ class NodeState(NamedTuple):
         due_ms: End of the live claim or time of the next attempt, in milliseconds since the epoch.
         generation: Part of the step's idempotency key; raised by a redo.
         first_position: Position of the node's first fact; compensations run in reverse order of it.
-        undo_generation: Part of the compensation's idempotency key; raised when the step acted after it was undone.
+        undo_generation: Part of the compensation's idempotency key; raised when the step acted after it was undone, and
+            by a retry of an undo that was refused.
+        answers: Which of the node's keys have a definite outcome.
     """
 
     status: NodeStatus
@@ -108,6 +146,7 @@ class NodeState(NamedTuple):
     generation: int
     first_position: int
     undo_generation: int = 0
+    answers: Answers = NO_ANSWERS
 
 
 PENDING = NodeState(NodeStatus.PENDING, 0, None, 0, 0)
@@ -213,7 +252,7 @@ def undo_open_nodes(state: RunState) -> tuple[str, ...]:
 
 
 def _unaccounted(plan: PlanNode, node: NodeState) -> bool:
-    if node.status is NodeStatus.UNDO_EXHAUSTED or open_undo(plan, node):
+    if node.status in {NodeStatus.UNDO_EXHAUSTED, NodeStatus.UNDO_REJECTED} or open_undo(plan, node):
         return True
     stays = plan.read_only or (plan.irreversible is not None and node.status is NodeStatus.SUCCEEDED)
     return _acted(plan, node) and not stays
@@ -252,8 +291,14 @@ def load_state(value: Mapping[str, Any]) -> RunState:
         plan=Plan.model_validate(value["plan"]),
         status=RunStatus(value["status"]),
         position=value["position"],
-        nodes={name: NodeState(NodeStatus(node[0]), *node[1:]) for name, node in value["nodes"].items()},
+        nodes={name: _load_node(node) for name, node in value["nodes"].items()},
         cursor=value["cursor"],
         started_ms=value["started_ms"],
         updated_ms=value["updated_ms"],
     )
+
+
+def _load_node(row: list[Any]) -> NodeState:
+    *fields, answers = row[1:]
+    known = Answers(*(tuple(generations) for generations in answers))
+    return NodeState(NodeStatus(row[0]), *fields)._replace(answers=known)

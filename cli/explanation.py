@@ -16,6 +16,7 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
+    CompensationRejected,
     DriverTaken,
     Fact,
     LateEffectObserved,
@@ -163,8 +164,16 @@ def _decidable(state: RunState) -> tuple[str, ...]:
 
 
 def _decides(fact: Fact) -> bool:
+    # A participant that refuses an undo has decided as well.
     return isinstance(
-        fact, OperatorFact | CancelRequested | DriverTaken | SagaFailed | AttentionRequested | LateEffectObserved
+        fact,
+        OperatorFact
+        | CancelRequested
+        | CompensationRejected
+        | DriverTaken
+        | SagaFailed
+        | AttentionRequested
+        | LateEffectObserved,
     )
 
 
@@ -193,6 +202,8 @@ def _doubt(at: NodeState, reason: str | None, now_ms: int) -> str | None:
             return "it was called without an answer; whether it took effect is not known yet"
         case _N.UNDO_EXHAUSTED:
             return f"{done}its undo was given up; whether that took effect is not known"
+        case _N.UNDO_REJECTED if reason:
+            return f"{done}the participant refused to undo it"
         case _N.UNDO_STARTED | _N.UNDO_WAITING | _N.UNDO_SPENT:
             return f"{done}its undo has begun and has not been confirmed"
         case _N.UNDONE if reason:
@@ -259,6 +270,11 @@ def _command(record: RunRecord, verb: Verb, name: str) -> tuple[str, str]:
     match verb:
         case Verb.RETRY if state.node(name).status is _N.PROBE_WAITING:
             return f"amends retry {where}", "asks again whether it happened, at once"
+        case Verb.RETRY if undoing and state.node(name).status is _N.UNDO_REJECTED:
+            return (
+                f"amends retry {where}",
+                "asks again to undo it, at once and under a new key: the last one was refused",
+            )
         case Verb.RETRY:
             what = "undo it" if undoing else "it"
             return f"amends retry {where}", f"tries {'to ' * undoing}{what} again, at once"

@@ -12,6 +12,7 @@ from amends.aggregates.facts import (
     CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationRejected,
     CompensationResolved,
     CompensationSkipped,
     CompensationStarted,
@@ -84,6 +85,9 @@ class _Change(NamedTuple):
     due_ms: int | None = None
 
 
+_REFUSALS = (StepRejected, StepFailed, CompensationRejected)
+
+
 class Board:
     """The rows of one run: its steps as the plan has them, then whatever is undone.
 
@@ -134,6 +138,8 @@ class Board:
             # An operator opens a run again, and a pivot that succeeds overtakes a cancel.
             self._halted = False
         before = self._rows.get(key) or Row(fact.node, change.undo)
+        if isinstance(fact, _REFUSALS) and before.mark is Mark.DONE:
+            return  # it comes late, and changes nothing about what was decided
         # A transaction has no fact for its beginning: it begins when what was before it has ended.
         began_ms = before.began_ms or (fact.as_of_ms if change.mark is Mark.BUSY else self._last_ms)
         ended_ms = fact.as_of_ms if change.mark in {Mark.DONE, Mark.FAILED, Mark.OPEN} else None
@@ -188,6 +194,8 @@ def _undo_change(fact: NodeFact) -> _Change | None:
             return _Change(undo=True, mark=Mark.DONE)
         case CompensationAttemptFailed():
             return _Change(undo=True, mark=Mark.WAITING, text=_failure(fact), due_ms=fact.retry_at_ms)
+        case CompensationRejected(reason=reason):
+            return _Change(undo=True, mark=Mark.OPEN, text=f"not undone: refused: {reason}")
         case CompensationExhausted():
             return _Change(undo=True, mark=Mark.OPEN, text="not undone: its attempts are spent")
         case CompensationSkipped() | CompensationResolved():

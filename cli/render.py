@@ -72,6 +72,7 @@ _NODE_STYLES = {
     NodeStatus.FAILED: "red",
     NodeStatus.IN_DOUBT: "bold red",
     NodeStatus.UNDO_EXHAUSTED: "bold red",
+    NodeStatus.UNDO_REJECTED: "bold red",
 }
 
 Cell = str | Text

@@ -12,6 +12,7 @@ from amends.aggregates.facts import (
     CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationRejected,
     CompensationStarted,
     CompensationSucceeded,
     DriverTaken,
@@ -74,7 +75,13 @@ __all__ = [
 ]
 
 _DETAIL_CHARS = 80
-_UNDO_FACTS = (CompensationStarted, CompensationSucceeded, CompensationAttemptFailed, CompensationExhausted)
+_UNDO_FACTS = (
+    CompensationStarted,
+    CompensationSucceeded,
+    CompensationRejected,
+    CompensationAttemptFailed,
+    CompensationExhausted,
+)
 
 
 # ---- runs
@@ -389,6 +396,8 @@ def _error(fact: NodeFact) -> str | None:
             return f"{fact.error_type}: {fact.error}"
         case StepRejected() | StepFailed() | StepInDoubt():
             return fact.reason
+        case CompensationRejected():
+            return f"its undo was refused: {fact.reason}"
         case _:
             return None
 
@@ -413,7 +422,9 @@ def _detail(fact: Fact) -> str:
             if fact.retry_at_ms is not None:
                 again = f"again in {duration(max(0, fact.retry_at_ms - fact.as_of_ms))}"
             return f"{again}; {fact.error_type}: {fact.error}"
-        case StepRejected() | StepFailed() | StepInDoubt() | SagaFailed() | AttentionRequested():
+        case (
+            StepRejected() | CompensationRejected() | StepFailed() | StepInDoubt() | SagaFailed() | AttentionRequested()
+        ):
             return fact.reason
         case _:
             return ""

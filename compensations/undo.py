@@ -2,7 +2,7 @@
 
 Compensations run in the reverse order of the journal: the stage that was reached last comes first. Members of a
 parallel stage are undone together unless the stage is `ordered`; then the one whose first fact is the latest comes
-first. One that is exhausted does not stop the others (DESIGN: outcomes of a step).
+first. One that is exhausted or refused does not stop the others (DESIGN: outcomes of a step).
 """
 
 from amends.aggregates.plan import Stage

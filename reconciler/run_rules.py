@@ -53,7 +53,7 @@ def run_rules(
 
 def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
     def attention(observation: Observation) -> Iterator[Drift]:
-        """No compensation is exhausted, and no run waits for people for too long."""
+        """No compensation is exhausted or refused, and no run waits for people for too long."""
         latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
         for row in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)):
             observation.looked_at(1)
@@ -61,7 +61,8 @@ def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
             if record is None or record.state.status is not RunStatus.NEEDS_ATTENTION:
                 continue
             drift = _waiting(record)
-            if drift.correction is not None or record.state.updated_ms <= latest_ms:
+            refused = any(record.state.node(name).status is NodeStatus.UNDO_REJECTED for name in record.current)
+            if drift.correction is not None or refused or record.state.updated_ms <= latest_ms:
                 yield drift
 
     return attention
@@ -89,7 +90,10 @@ def _waiting(record: RunRecord) -> Drift:
 
 
 def _worth_retrying(state: RunState, name: str) -> bool:
-    """Tell whether all that can be done about a node is to try again, with a new budget."""
+    """Check whether all that can be done about a node is to try again, with a new budget.
+
+    An undo that the participant refused is for people: it is never asked again automatically.
+    """
     if state.backward:
         return state.node(name).status is NodeStatus.UNDO_EXHAUSTED
     # What comes after the pivot is repeated until it succeeds; a pivot in doubt is for people to settle.

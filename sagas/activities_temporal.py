@@ -8,10 +8,15 @@ Theory of operation: no outage may use up an attempt of a step, so an attempt co
   writer after it does not find held outcomes expired.
 - *Temporal is away.* A call belongs to its process, not to the delivery that began it: when Temporal has given a
   delivery up, its call goes on to its outcome, and a further delivery to the same process joins it.
-- *A delivery finds a claim that is not this process's.* Then Temporal has given up the delivery that made it, so its
-  worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
+- *A delivery finds a claim that is not this process's.* Where the same delivery made it, Temporal has given that up, so
+  its worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
   proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends. And of a local
   call, which has no heartbeats, an outcome is waited for ten seconds: its worker may only have been slow.
+- *The claim was made by another delivery.* Then the workflow has replaced another one (a reset, a termination, a
+  take-over), whose call may go on: it is waited for until it has an outcome or its lease ends. A workflow that begins
+  with such a claim begins `join` for it.
+- *Nobody waits for a call any more*, because Temporal gave up its delivery or its workflow. It goes on all the same,
+  its outcome is recorded, and Temporal is told to look at the run.
 
 How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
 anything else is repeated by Temporal without limit.
@@ -21,6 +26,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -54,8 +60,10 @@ from amends.sagas.invoke_asyncio import call_effect
 from amends.sagas.messages_temporal import (
     ADVANCE,
     DRIVER,
+    JOIN,
     AdvanceRequest,
     CallRequest,
+    JoinRequest,
     Progress,
     activity_name,
     check_seen,
@@ -111,18 +119,25 @@ class Activities:
         self._threads = threads
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
+        self._awaited: Counter[tuple[str, str, str]] = Counter()
         self._begun: set[asyncio.Task[Any]] = set()
         self._rouse = rouse
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run."""
-        return [self._advance_activity(), *self._call_activities()]
+        return [self._advance_activity(), self._join_activity(), *self._call_activities()]
 
     def _advance_activity(self) -> Callable[..., Any]:
         async def advance(request: AdvanceRequest) -> Progress:
             return await self._begin(_answering(self.advance(request)))
 
         return activity.defn(name=ADVANCE)(advance)
+
+    def _join_activity(self) -> Callable[..., Any]:
+        async def join(request: JoinRequest) -> Progress:
+            return await self._begin(_answering(self.join(request)))
+
+        return activity.defn(name=JOIN)(join)
 
     def _call_activities(self) -> list[Callable[..., Any]]:
         found: list[Callable[..., Any]] = []
@@ -172,6 +187,7 @@ class Activities:
             call = self._calls[key] = asyncio.create_task(self._perform(request, _clock(request.as_of_ms)))
             call.add_done_callback(lambda ended: self._forget(key, ended))
         beat = None if activity.info().is_local else asyncio.create_task(_beat())
+        self._awaited[key] += 1
         try:
             record = await asyncio.shield(call)
             if record.state.position < request.known:
@@ -179,10 +195,43 @@ class Activities:
                 record = await self._journal.record(request.run_id) or record
             return Progress.since(record, request.known)
         finally:
-            if beat is not None:
-                beat.cancel()
-                with suppress(asyncio.CancelledError):
-                    await beat
+            self._awaited[key] -= 1
+            if not self._awaited[key]:
+                del self._awaited[key]
+            await _end(beat)
+
+    async def join(self, request: JoinRequest) -> Progress:
+        """Wait until a claim is settled or its lease ends; whoever made it is never taken for lost before."""
+        self._check_store(request.store_id, request.run_id)
+        now_ms = _clock(request.as_of_ms)
+        key = (request.run_id, request.node, request.direction)
+        claim = _CLAIMED[request.direction], request.lease_until_ms
+        beat = asyncio.create_task(_beat())
+        try:
+            while now_ms() < request.lease_until_ms:
+                record = await self._looked_at(request.run_id)
+                if record is not None:
+                    at = record.state.node(request.node)
+                    if (at.status, at.due_ms) != claim:
+                        return Progress.since(record, request.known)
+                call = self._calls.get(key)
+                if call is None:
+                    await asyncio.sleep(_LOOK_S)
+                else:
+                    await asyncio.wait([call], timeout=_LOOK_S)
+            record = await self._commit_call(
+                lambda tx: self._protocol.conclude(tx, request.run_id, now_ms()), request.run_id
+            )
+            return Progress.since(record, request.known)
+        finally:
+            await _end(beat)
+
+    async def _looked_at(self, run_id: str) -> RunRecord | None:
+        """Read a run; `None` while the store is away."""
+        try:
+            return await self._journal.record(run_id)
+        except UnreachableError:
+            return None
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Begin something that is cancelled when this process ends."""
@@ -206,6 +255,8 @@ class Activities:
     async def _perform(self, request: CallRequest, now_ms: Callable[[], int]) -> RunRecord:
         """Claim, call, settle."""
         work = _WORK[request.direction](request.node, request.attempt)
+        key = (request.run_id, request.node, request.direction)
+        delivery = f"{activity.info().workflow_run_id}/{activity.info().activity_id}"
         doubt_s = math.inf if self._temporal_was_away() else _LOCAL_DOUBT_S if activity.info().is_local else 0.0
         believed = time.monotonic() if not doubt_s else math.inf
 
@@ -213,7 +264,7 @@ class Activities:
             _check_known(tx, request)
             takeover = time.monotonic() >= believed
             # The time at which it is committed: it may have been held, and the lease begins only then.
-            return self._protocol.claim(tx, request.run_id, work, now_ms(), takeover=takeover)
+            return self._protocol.claim(tx, request.run_id, work, now_ms(), delivery=delivery, takeover=takeover)
 
         record, task = await self._commit_call(claim, request.run_id)
         # From the first look on: before it the store may have been away, for the other process as well.
@@ -229,7 +280,7 @@ class Activities:
             return record
         outcome = await call_effect(self._registry, task, self._threads)
         record, late = await self._settle(task, outcome, now_ms())
-        if late and not record.state.closed:
+        if (late or not self._awaited[key]) and not record.state.closed and self._protocol.drives(record):
             # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
             self._begin(self._tell_of(record))
         return record
@@ -278,6 +329,13 @@ def _clock(as_of_ms: int) -> Callable[[], int]:
     late_s = max(0.0, (info.started_time - info.scheduled_time).total_seconds())
     began = elapsed_s()
     return lambda: as_of_ms + int((late_s + elapsed_s() - began) * 1000)
+
+
+async def _end(beat: asyncio.Task[None] | None) -> None:
+    if beat is not None:
+        beat.cancel()
+        with suppress(asyncio.CancelledError):
+            await beat
 
 
 async def _beat() -> None:

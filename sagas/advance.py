@@ -255,7 +255,7 @@ class Protocol:
         return self._conclude(tx, self._read(tx, run_id), now_ms)
 
     def claim(
-        self, tx: Tx, run_id: str, work: Work, now_ms: int, *, takeover: bool = False
+        self, tx: Tx, run_id: str, work: Work, now_ms: int, *, delivery: str = "", takeover: bool = False
     ) -> tuple[RunRecord, Task | None]:
         """Declare the intent to make a call, if the head of the stream asks for it: any attempt, but no other function.
 
@@ -264,7 +264,9 @@ class Protocol:
             run_id: The run.
             work: What the driver set out to do; its attempt may be outdated.
             now_ms: The driver's time.
-            takeover: Whether the driver knows that whoever holds a live claim on the node is gone.
+            delivery: Names the delivery by which the driver asks for the call.
+            takeover: Whether the driver has given up an earlier try of the same delivery: a live claim that was made by
+                it is counted as failed. A claim of another delivery is left alone.
 
         Returns:
             The run's record, and the task; `None` when there is nothing to call.
@@ -273,19 +275,19 @@ class Protocol:
             NotFoundError: There is no such run, or code that its plan names is not here.
         """
         record = self._read(tx, run_id)
-        if takeover:
+        if takeover and record.deliveries.get(work.node, "") == delivery:
             record = self._take_over(tx, record, work, now_ms)
         record = self._conclude(tx, record, now_ms)
         wanted = (work.node, type(work))
         due = next((each for each in effects_due(record, now_ms) if (each.node, type(each)) == wanted), None)
         if due is None:
             return record, None
-        return self._declare(tx, record, due, now_ms)
+        return self._declare(tx, record, due, now_ms, delivery)
 
     def claim_all(
         self, tx: Tx, record: RunRecord, now_ms: int, asked: frozenset[str] = frozenset()
     ) -> tuple[RunRecord, tuple[Task, ...]]:
-        """Claim every effect that is due, in the unit that found it out.
+        """Claim every effect that is due, in the unit that found it out; none when another driver advances the run.
 
         Args:
             tx: The unit's transaction.
@@ -294,7 +296,7 @@ class Protocol:
             asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
         """
         tasks: list[Task] = []
-        for due in effects_due(record, now_ms):
+        for due in effects_due(record, now_ms) if self.drives(record) else ():
             if isinstance(due, RunProbe) and due.node in asked:
                 continue
             record, task = self._declare(tx, record, due, now_ms)
@@ -304,21 +306,26 @@ class Protocol:
     def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
         """Append what became of a call, and every conclusion from it.
 
-        An answer to a claim that was given up meanwhile is still taken when it tells of an effect (or of an undo) that
-        the journal does not know of; a run that was closed without it is open again then. Any other late answer says
-        nothing that matters any more, and the record is given as it is.
+        Whoever made a call may settle it, whatever the run's driver is now, and as often as there is news: after a
+        timeout the answer may still come. A late answer that is definite is recorded unless its outcome is known under
+        its key; a run that was closed without it may be open again then. Otherwise the record is returned as it is.
         """
-        record = self._read(tx, task.run_id)
+        record = self._read(tx, task.run_id, any_driver=True)
         answer = fact_of_answer(record, task, outcome, Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause))
         if answer.fact is None:
             return Settled(record, late=False)
         return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
 
     def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
-        """Settle, and run the transactions that are due then."""
-        return self._follow(tx, self.settle(tx, task, outcome, now_ms).record, now_ms)
+        """Settle, and run the transactions that are due then, unless another driver advances the run now."""
+        record = self.settle(tx, task, outcome, now_ms).record
+        return self._follow(tx, record, now_ms) if self.drives(record) else record
 
-    def _read(self, tx: Tx, run_id: str) -> RunRecord:
+    def drives(self, record: RunRecord) -> bool:
+        """Check whether this driver advances a run."""
+        return self.driver is None or record.driver == self.driver
+
+    def _read(self, tx: Tx, run_id: str, *, any_driver: bool = False) -> RunRecord:
         record = tx.record(run_id)
         if record is None:
             raise NotFoundError(f"no run has the id {run_id!r} in this store; was it started on another one?")
@@ -327,7 +334,7 @@ class Protocol:
                 f"run {run_id!r} was accepted by store {record.started.store_id}, this is store {tx.store_id}; "
                 f"connect to the store that it belongs to"
             )
-        if self.driver is not None and record.driver != self.driver:
+        if not any_driver and not self.drives(record):
             raise WrongDriverError(
                 f"run {run_id!r} is advanced by {record.driver!r}, not by {self.driver!r}; "
                 f"have it taken over: amends recover --take-over"
@@ -350,14 +357,15 @@ class Protocol:
                 return record
             record = tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).conclusion(conclusion),))
 
-    def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int) -> tuple[RunRecord, Task]:
+    def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = "") -> tuple[RunRecord, Task]:
         node = record.state.plan.nodes[due.node]
         direction = direction_of(due)
         if direction is not Direction.PROBE:  # asking changes nothing, so it needs no durable intent
             bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
             lease = now_ms + (bound or 0) + LEASE_GRACE_MS
             scribe = Scribe(record, now_ms, tx.recorded_at_ms)
-            record = tx.append(record, (scribe.intent(node, direction, due.attempt, self.worker, lease),))
+            intent = scribe.intent(node, direction, due.attempt, self.worker, lease, delivery=delivery)
+            record = tx.append(record, (intent,))
         cause = f"{record.run_id}:{record.state.position}"
         return record, task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
 

@@ -1,25 +1,36 @@
 """What an answer to a call means for a run, in time or late.
 
-An answer is *current* while the run waits for it. One that comes later still matters when it tells of an effect, or of
-an undo, that the journal does not know of: a worker that was paused and resumes, a call that was given up. It is never
-lost and never hidden. Any other late answer says nothing that matters any more.
+Theory of operation: an answer is *current* while the run waits for it; then it is the outcome of the attempt, whatever
+it says. One that comes later is recorded when it is definite (the step or its undo took effect, or the participant
+refused) and the journal holds no definite outcome under its key. So no answer is lost, and none is told twice.
+
+| late answer | nothing is written when | else |
+|---|---|---|
+| the step took effect | a success is known under the key | `StepSucceeded` or `LateEffectObserved` |
+| the step was refused, its probe found nothing | any outcome is | `StepRejected`, `StepFailed` |
+| the undo took effect | a success is | `CompensationSucceeded` |
+| the undo was refused | any outcome is | `CompensationRejected` |
+| an error, a timeout | always: that nobody knows is known | |
+
+Where the run has gone on under another key, or an operator has decided, the fact adds to what is known of the key and
+changes nothing else (`told_only`).
 """
 
 from typing import NamedTuple, Protocol
 
-from amends.aggregates.evolve import NODE_TRANSITIONS, WHILE
+from amends.aggregates.errors import TransitionError
 from amends.aggregates.facts import Fact
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeStatus
-from amends.sagas.outcome import Outcome, Succeeded
+from amends.sagas.outcome import Failed, Outcome, Succeeded
 from amends.sagas.scribe import Scribe
 from amends.sagas.task import Direction, generation_of
 
 __all__ = ["Answer", "Called", "Settled", "fact_of_answer"]
 
-_UNDO_BEGUN = frozenset(
-    {NodeStatus.UNDO_STARTED, NodeStatus.UNDO_WAITING, NodeStatus.UNDO_SPENT, NodeStatus.UNDO_EXHAUSTED}
-)
+_N = NodeStatus
+# The step is not over: an answer under its key is its outcome.
+_OPEN = frozenset({_N.PENDING, _N.STARTED, _N.WAITING, _N.SPENT, _N.PROBE_WAITING})
 
 
 class Settled(NamedTuple):
@@ -63,7 +74,7 @@ class Answer(NamedTuple):
     """What to write down about an answer.
 
     Attributes:
-        fact: The fact; `None` when the answer says nothing that matters any more.
+        fact: The fact; `None` when the answer says nothing that is not known.
         late: Whether nobody waited for it any more.
     """
 
@@ -83,11 +94,9 @@ def fact_of_answer(record: RunRecord, called: Called, outcome: Outcome, scribe: 
     if _is_current(record, called):
         node = record.state.plan.nodes[called.node]
         return Answer(scribe.outcome(node, called.direction, called.attempt, outcome), late=False)
-    if isinstance(outcome, Succeeded) and called.direction is Direction.UNDO:
-        return Answer(_late_undo(record, called, outcome, scribe), late=True)
-    if isinstance(outcome, Succeeded) and called.direction is Direction.DO:
-        return Answer(_late_effect(record, called, outcome, scribe), late=True)
-    return Answer(None, late=True)
+    if isinstance(outcome, Failed) or _is_known(record, called, outcome):
+        return Answer(None, late=True)
+    return Answer(_late(record, called, outcome, scribe), late=True)
 
 
 def _is_current(record: RunRecord, called: Called) -> bool:
@@ -96,28 +105,35 @@ def _is_current(record: RunRecord, called: Called) -> bool:
         return False
     match called.direction:
         case Direction.DO:
-            return at.status is NodeStatus.STARTED and at.attempt == called.attempt
+            return at.status is _N.STARTED and at.attempt == called.attempt
         case Direction.UNDO:
-            return at.status is NodeStatus.UNDO_STARTED and at.attempt == called.attempt
+            return at.status is _N.UNDO_STARTED and at.attempt == called.attempt
         case Direction.PROBE:
-            return at.status in {NodeStatus.WAITING, NodeStatus.SPENT, NodeStatus.PROBE_WAITING}
+            return at.status in {_N.WAITING, _N.SPENT, _N.PROBE_WAITING}
 
 
-def _late_effect(record: RunRecord, called: Called, outcome: Succeeded, scribe: Scribe) -> Fact | None:
+def _is_known(record: RunRecord, called: Called, outcome: Outcome) -> bool:
+    answers, generation = record.state.node(called.node).answers, called.generation
+    undo = called.direction is Direction.UNDO
+    if isinstance(outcome, Succeeded):
+        return generation in (answers.undone if undo else answers.acted)
+    return answers.of(generation, undo=undo)
+
+
+def _late(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Fact | None:
     at = record.state.node(called.node)
-    follows = NODE_TRANSITIONS[at.status]
-    open_forward = record.state.status in WHILE["StepSucceeded"]
-    if at.generation == called.generation and "StepSucceeded" in follows and open_forward:
-        return scribe.outcome(record.state.plan.nodes[called.node], called.direction, called.attempt, outcome)
-    if called.generation < at.generation or "LateEffectObserved" in follows:
-        return scribe.late(called.node, called.attempt, called.generation, outcome.result)
-    return None
-
-
-def _late_undo(record: RunRecord, called: Called, outcome: Succeeded, scribe: Scribe) -> Fact | None:
-    at = record.state.node(called.node)
-    if at.undo_generation != called.generation or at.status not in _UNDO_BEGUN:
+    node = record.state.plan.nodes[called.node]
+    if called.direction is Direction.PROBE and at.status is _N.STARTED and not isinstance(outcome, Succeeded):
+        # It was asked about the attempts before this one, which may still act.
         return None
-    if record.state.status not in WHILE["CompensationSucceeded"]:
+    fact = scribe.outcome(node, called.direction, called.attempt, outcome, generation=called.generation)
+    if called.direction is not Direction.UNDO and isinstance(outcome, Succeeded):
+        waiting = at.generation == called.generation and at.status in _OPEN and not record.state.closed
+        if not waiting:
+            fact = scribe.late(called.node, called.attempt, called.generation, outcome.result)
+    try:
+        record.apply(fact)
+    except TransitionError:
+        # Only where the store is an older copy that does not hold the call; such a run is refused and reported.
         return None
-    return scribe.outcome(record.state.plan.nodes[called.node], called.direction, called.attempt, outcome)
+    return fact

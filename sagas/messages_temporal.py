@@ -12,6 +12,7 @@ from amends.aggregates.state import RunState, dump_state, load_state
 __all__ = [
     "ADVANCE",
     "DRIVER",
+    "JOIN",
     "NUDGE",
     "AdvanceRequest",
     "CallRequest",
@@ -27,6 +28,9 @@ DRIVER = "temporal"
 
 ADVANCE = "advance"
 """Activity type that appends what needs no call; every other activity type is a step's name."""
+
+JOIN = "claim/join"
+"""Activity type that waits for a claim which the workflow has not asked for; no step's name has a `/`."""
 
 NUDGE = "nudge"
 """Signal that says: look at the journal."""
@@ -96,6 +100,29 @@ class CallRequest:
     node: str
     direction: str
     attempt: int
+    known: int
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """Asks to wait until a claim that somebody else has made is settled, or has ended.
+
+    Attributes:
+        run_id: The run.
+        store_id: The store that accepted it.
+        node: The node.
+        direction: `do` or `undo`.
+        lease_until_ms: When the claim ends, in milliseconds since the epoch; it tells one claim from another.
+        known: Position up to which the workflow knows the stream.
+        as_of_ms: The workflow's time, in milliseconds since the epoch.
+    """
+
+    run_id: str
+    store_id: str
+    node: str
+    direction: str
+    lease_until_ms: int
     known: int
     as_of_ms: int
 

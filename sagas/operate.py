@@ -37,7 +37,7 @@ from amends.sagas.scribe import Scribe
 __all__ = ["Intervention", "Preview", "Verb", "apply", "fact_of", "open_for_decision", "preview"]
 
 _N = NodeStatus
-_UNDOING = frozenset({_N.UNDO_WAITING, _N.UNDO_EXHAUSTED})
+_UNDOING = frozenset({_N.UNDO_WAITING, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
 _RETRIABLE = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.REJECTED, _N.FAILED, _N.IN_DOUBT, *_UNDOING})
 _CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
 _ANSWERED = frozenset({_N.REJECTED, _N.FAILED})
@@ -285,13 +285,14 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
             f"open are: {', '.join(open_for_decision(record.state)) or 'none'}"
         )
     if at.status in _UNDOING:
-        # Who waits is hurried, and who has given up begins anew; the participant knows the key either way.
+        # Retry a waiting undo now and keep its attempt count; restart one that was given up at attempt 0. Both reuse
+        # the key. Only a refused undo gets a new key: under the old one the participant would repeat its answer.
         made = at.attempt if at.status is _N.UNDO_WAITING else 0
-        return scribe.write(RetryRequested, generation=at.undo_generation, attempt=made, **fields)
+        redo = at.status is _N.UNDO_REJECTED
+        return scribe.write(RetryRequested, generation=at.undo_generation + redo, attempt=made, **fields)
     made = at.attempt if at.status in {_N.WAITING, _N.PROBE_WAITING} else 0
     # A participant that has said no under a key goes on saying it. In doubt, only the same key is safe.
-    redo = at.status in _ANSWERED
-    return scribe.write(RetryRequested, generation=at.generation + redo, attempt=made, **fields)
+    return scribe.write(RetryRequested, generation=at.generation + (at.status in _ANSWERED), attempt=made, **fields)
 
 
 def _need_evidence(intervention: Intervention) -> None:

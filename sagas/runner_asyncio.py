@@ -4,22 +4,27 @@ It is the reference for every other driver: the same plan, `decide` and journal,
 between. It carries unit tests, exhaustive verification and places where a durable scheduler is not wanted; a run that
 its process did not finish goes on with `resume`.
 
+A claim that this runner did not make is waited for until its lease ends by the runner's clock. Meanwhile the runner
+looks at the journal twice a second, so that it notices at once when another process records the answer. A run that
+another driver takes over is given up when the calls that are under way have been settled.
+
 A store that goes away is waited for, with the outcomes of the calls in hand, so an outage uses up no attempt of a step;
 when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from amends.aggregates.errors import NotFoundError
+from amends.aggregates.errors import NotFoundError, UnreachableError, WrongDriverError
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
-from amends.aggregates.state import OPEN
+from amends.aggregates.state import OPEN, NodeStatus
 from amends.sagas.advance import Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
@@ -40,6 +45,8 @@ T = TypeVar("T")
 DRIVER = "in-process"
 _PAGE = 200
 _PATIENCE = timedelta(minutes=2)
+_LOOK_S = 0.5
+_CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 
 
 @dataclass(slots=True)
@@ -251,7 +258,7 @@ class Runner:
             while True:
                 for task in tasks:
                     calls[asyncio.create_task(call_effect(self._registry, task))] = task
-                if record.state.closed:
+                if record.state.closed and not calls:
                     return record
                 record, tasks = await self._next(record, calls, waker)
         finally:
@@ -264,15 +271,46 @@ class Runner:
         """Wait for the first answer or the next due time, and write down what follows from it."""
         now_ms = self._clock.now_ms()
         asked = frozenset(task.node for task in calls.values() if task.direction is Direction.PROBE)
-        if not work_due(record, now_ms, asked):
-            await self._wait(waker, calls, next_due_ms(decide(record.state, now_ms)))
+        # Whoever made a call settles it, also when the run is closed, or taken over, without its answer.
+        answers_only = bool(calls) and (record.state.closed or not self._protocol.drives(record))
+        if answers_only or not work_due(record, now_ms, asked):
+            due_ms = None if answers_only else next_due_ms(decide(record.state, now_ms))
+            async with self._watching(record, calls.values(), waker):
+                await self._wait(waker, calls, due_ms)
             now_ms = self._clock.now_ms()
             call = next((each for each in calls if each.done()), None)
             if call is not None:
                 task, outcome = calls.pop(call), call.result()
                 still = frozenset(each.node for each in calls.values() if each.direction is Direction.PROBE)
                 return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms, still), record.run_id)
-        return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms, asked), record.run_id)
+        try:
+            return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms, asked), record.run_id)
+        except WrongDriverError:
+            if not calls:
+                raise
+            return await self._journal.record(record.run_id) or record, ()
+
+    @asynccontextmanager
+    async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:
+        """Look at the journal meanwhile where somebody else may write an answer to it."""
+        claimed = {name for name, at in record.state.nodes.items() if at.status in _CLAIMED}
+        if record.epoch == 1 and claimed <= {task.node for task in own}:
+            yield
+            return
+        watch = asyncio.create_task(self._watch(record, waker))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+    async def _watch(self, record: RunRecord, waker: asyncio.Event) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(UnreachableError):
+                present = await self._journal.record(record.run_id)
+                if present is not None and present.state.position > record.state.position:
+                    waker.set()
 
     async def _wait(self, waker: asyncio.Event, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
         woken = asyncio.create_task(waker.wait())

@@ -10,6 +10,7 @@ from amends.aggregates.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationRejected,
     CompensationStarted,
     CompensationSucceeded,
     Fact,
@@ -83,7 +84,16 @@ class Scribe:
             **fields,
         )
 
-    def intent(self, node: PlanNode, direction: Direction, attempt: int, worker: str, lease_until_ms: int) -> Fact:
+    def intent(
+        self,
+        node: PlanNode,
+        direction: Direction,
+        attempt: int,
+        worker: str,
+        lease_until_ms: int,
+        *,
+        delivery: str = "",
+    ) -> Fact:
         """Declare that a call is about to be made."""
         generation = generation_of(self.record.state.node(node.name), direction)
         return self.write(
@@ -94,20 +104,33 @@ class Scribe:
             key=key_of(self.record.run_id, node.name, direction, generation),
             worker=worker,
             lease_until_ms=lease_until_ms,
+            delivery=delivery,
         )
 
-    def outcome(self, node: PlanNode, direction: Direction, attempt: int, outcome: Outcome) -> Fact:
+    def outcome(
+        self, node: PlanNode, direction: Direction, attempt: int, outcome: Outcome, *, generation: int | None = None
+    ) -> Fact:
         """Put an outcome into the past tense.
+
+        Args:
+            node: The node.
+            direction: Which of its functions was called.
+            attempt: The attempt, from 1.
+            outcome: What became of it.
+            generation: Part of the key that the call carried; `None` for the present one.
 
         Raises:
             JournalError: The outcome does not belong to that direction.
         """
-        generation = generation_of(self.record.state.node(node.name), direction)
+        if generation is None:
+            generation = generation_of(self.record.state.node(node.name), direction)
         fields: dict[str, Any] = {
             "node": node.name,
             "attempt": attempt,
             "generation": generation,
         }
+        if direction is Direction.UNDO:
+            return self._undo_outcome(node, outcome, fields)
         match direction, outcome:
             case Direction.DO, Succeeded(result):
                 return self.write(StepSucceeded, result=result, **fields)
@@ -127,13 +150,19 @@ class Scribe:
                 return self.write(StepFailed, reason=f"the probe says: {reason}", **fields)
             case Direction.PROBE, Failed():
                 return self._failure(ProbeAttemptFailed, node.retry, attempt, outcome, fields)
-            case Direction.UNDO, Succeeded():
-                return self.write(CompensationSucceeded, **fields)
-            case Direction.UNDO, Failed() | Refused() if node.undo is not None:
-                failed = outcome if isinstance(outcome, Failed) else Failed("Rejected", outcome.reason, final=True)
-                return self._failure(CompensationAttemptFailed, node.undo.retry, attempt, failed, fields)
             case _:
                 raise JournalError(f"node {node.name!r}: {outcome} is no outcome of {direction}")
+
+    def _undo_outcome(self, node: PlanNode, outcome: Outcome, fields: dict[str, Any]) -> Fact:
+        match outcome:
+            case Succeeded():
+                return self.write(CompensationSucceeded, **fields)
+            case Refused(reason):
+                return self.write(CompensationRejected, reason=reason, **fields)
+            case Failed() if node.undo is not None:
+                return self._failure(CompensationAttemptFailed, node.undo.retry, fields["attempt"], outcome, fields)
+            case _:
+                raise JournalError(f"node {node.name!r}: {outcome} is no outcome of {Direction.UNDO}")
 
     def late(self, node: str, attempt: int, generation: int, result: JsonValue) -> Fact:
         """Tell of an effect that was seen after its step had been settled otherwise."""

@@ -14,14 +14,16 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.workflow import ActivityHandle
 
 from amends.aggregates.plan import PlanNode, StepKind
-from amends.aggregates.state import RunState
+from amends.aggregates.state import NodeStatus, RunState
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.decide import Conclusion, Decision, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.messages_temporal import (
     ADVANCE,
+    JOIN,
     NUDGE,
     AdvanceRequest,
     CallRequest,
+    JoinRequest,
     Progress,
     RunArguments,
     RunEnd,
@@ -39,6 +41,7 @@ _HEARTBEAT = timedelta(seconds=5)
 # An outcome that was reached is held until the store takes it, so the bound of the activity is far beyond the call's.
 _RECORDING_BOUND = timedelta(minutes=10)
 _DIRECTIONS: dict[type[Work], str] = {RunStep: "do", RunCompensation: "undo", RunProbe: "probe"}
+_CLAIMED = {NodeStatus.STARTED: "do", NodeStatus.UNDO_STARTED: "undo"}
 
 
 @workflow.defn(dynamic=True, sandboxed=False)
@@ -80,7 +83,11 @@ class SagaWorkflow:
     def _begin_calls(self, decisions: Sequence[Decision]) -> None:
         state = self._state
         for work in decisions:
-            if state is None or not isinstance(work, Work) or work.node in self._calls:
+            if state is None or not isinstance(work, Work | WaitUntil) or work.node in self._calls:
+                continue
+            if isinstance(work, WaitUntil):
+                if state.node(work.node).status in _CLAIMED:
+                    self._calls[work.node] = self._begin_join(state, work)
                 continue
             node = state.plan.nodes[work.node]
             if node.kind is StepKind.EFFECT:
@@ -111,6 +118,28 @@ class SagaWorkflow:
             heartbeat_timeout=_HEARTBEAT,
             retry_policy=_INFRASTRUCTURE,
             summary=node.name if work.attempt == 1 else f"{node.name}, attempt {work.attempt}",
+        )
+
+    def _begin_join(self, state: RunState, work: WaitUntil) -> ActivityHandle[Progress]:
+        """Wait for a claim that this workflow has not asked for: it was made before the workflow replaced another."""
+        direction = _CLAIMED[state.node(work.node).status]
+        lease = timedelta(milliseconds=max(0, work.due_ms - _now_ms()))
+        return workflow.start_activity(
+            JOIN,
+            JoinRequest(
+                self._run.run_id,
+                self._run.store_id,
+                work.node,
+                direction,
+                work.due_ms,
+                state.position,
+                _now_ms(),
+            ),
+            result_type=Progress,
+            start_to_close_timeout=lease + _RECORDING_BOUND,
+            heartbeat_timeout=_HEARTBEAT,
+            retry_policy=_INFRASTRUCTURE,
+            summary=f"{work.node}, claimed by another driver",
         )
 
     def _begin_advance(self, decisions: Sequence[Decision]) -> None:

@@ -14,6 +14,7 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.facts import Fact, LateEffectObserved, SagaStarted, stream_of_run
 from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 from amends.aggregates.record import RunRecord
+from amends.aggregates.state import RunState
 from amends.sagas.answers import fact_of_answer
 from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.operate import Intervention, Verb, fact_of
@@ -25,6 +26,12 @@ T = TypeVar("T")
 
 Chooser = Callable[[Sequence[Any]], Any]
 """Takes one of several options."""
+
+
+def next_of(options: Sequence[Any]) -> Any:  # noqa: ANN401 - as above
+    """Choose the first of several options."""
+    return options[0]
+
 
 RUN = "run-1"
 LEASE_MS = 1_000
@@ -156,8 +163,10 @@ class World:
         now_ms: The driver's time.
         calls: Calls without an answer.
         bad: Bad answers so far, by node and direction.
-        paused: Calls whose worker is paused: nobody waits for them any more, and they will act when it resumes.
+        paused: Calls whose worker is paused: nobody waits for them any more, and they are answered when it resumes.
         present: Effects that are there in the world, by node: the truth that the journal has to come to.
+        answers: What participants remember: a call under an answered key gets the same answer and does not act.
+        dropped: Late answers that were definite, and for which the code under test wrote nothing.
         eventful: Whether effects are seen late; where they are not, what acts late acts in vain.
         events: How many more things may happen that no driver asked for.
         verbs: What operators do.
@@ -170,6 +179,8 @@ class World:
     bad: dict[tuple[str, Direction], int] = field(default_factory=dict)
     paused: list[CallInFlight] = field(default_factory=list)
     present: set[str] = field(default_factory=set)
+    answers: dict[tuple[str, bool, int], Outcome] = field(default_factory=dict)
+    dropped: list[tuple[RunState, CallInFlight, Outcome]] = field(default_factory=list)
     eventful: bool = False
     events: int = 0
     verbs: tuple[Verb, ...] = ()
@@ -227,20 +238,29 @@ class World:
         self.calls.remove(call)
         self._settle(call, outcome)
 
-    def resume(self, call: CallInFlight) -> None:
+    def resume(self, call: CallInFlight, choose: Chooser = next_of) -> None:
         """Have the paused worker of a call do its work, and tell of it."""
         self.paused.remove(call)
-        self._settle(call, Succeeded({"late": call.node} if call.direction is not Direction.UNDO else None))
+        key = call.node, call.direction is Direction.UNDO, call.generation
+        if call.direction is Direction.PROBE:
+            known = self.answers.get(key)
+            self._settle(call, known if isinstance(known, Succeeded) else NotFound())
+            return
+        late = Succeeded({"late": call.node} if call.direction is Direction.DO else None)
+        self._settle(call, self.answers.get(key) or choose([late, late, Refused("too late")]))
 
     def _settle(self, call: CallInFlight, outcome: Outcome) -> None:
-        if isinstance(outcome, Succeeded):
-            (self.present.discard if call.direction is Direction.UNDO else self.present.add)(call.node)
         node = self.record.state.plan.nodes[call.node]
+        key = call.node, call.direction is Direction.UNDO, call.generation
+        if isinstance(outcome, Succeeded) and not isinstance(self.answers.get(key), Succeeded):
+            (self.present.discard if call.direction is Direction.UNDO else self.present.add)(call.node)
+        if isinstance(outcome, Succeeded) or (isinstance(outcome, Refused) and call.direction is not Direction.PROBE):
+            self.answers[key] = outcome
         if node.kind is StepKind.TRANSACTION:  # runs inside the unit that asks for it
             self.append(self.scribe.outcome(node, call.direction, call.attempt, outcome))
-        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is not None and (
-            self.eventful or not isinstance(fact, LateEffectObserved)
-        ):
+        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is None:
+            self.dropped.append((self.record.state, call, outcome))
+        elif self.eventful or not isinstance(fact, LateEffectObserved):
             self.append(fact)
 
     def decisions(self) -> list[Fact]:
@@ -264,6 +284,9 @@ class World:
         good = Succeeded({"by": call.node} if call.direction is not Direction.UNDO else None)
         if self.bad.get((call.node, call.direction), 0) >= PATIENCE:
             return [good]
+        known = self.answers.get((call.node, call.direction is Direction.UNDO, call.generation))
+        if known is not None and self._kind(call) is StepKind.EFFECT:
+            return [known]
         bad: list[Outcome] = [Failed("TimeoutError", "no answer"), Failed("ValueError", "not storable", final=True)]
         if call.direction is Direction.PROBE:
             return [good, NotFound(), Refused("never heard of it"), *bad]
@@ -295,10 +318,10 @@ class World:
         elif move == "answer":
             self._answer(subject, choose)
         elif move in {"late", "operator"}:
-            self.happen(move, subject)
+            self.happen(move, subject, choose)
         elif move == "lose":
             self.calls.remove(subject)
-            if self.events and subject.direction is not Direction.PROBE:
+            if self.events:
                 self.paused.append(subject)
             self.bad[subject.node, subject.direction] = self.bad.get((subject.node, subject.direction), 0) + 1
         else:
@@ -310,11 +333,11 @@ class World:
             return []
         return [("late", call) for call in self.paused] + [("operator", fact) for fact in self.decisions()]
 
-    def happen(self, move: str, subject: Any) -> None:  # noqa: ANN401 - a call or a fact
+    def happen(self, move: str, subject: Any, choose: Chooser) -> None:  # noqa: ANN401 - a call or a fact
         """Have a paused worker resume, or an operator decide."""
         self.events -= 1
         if move == "late":
-            self.resume(subject)
+            self.resume(subject, choose)
         else:
             self.append(subject)
 
@@ -354,9 +377,9 @@ def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[V
         if not world.closed:
             world.act(choose)
         elif world.paused and not (world.events and choose([True, False])):
-            world.resume(world.paused[0])
+            world.resume(world.paused[0], choose)
         elif (happenings := world.happenings()) and choose([True, False]):
-            world.happen(*choose(happenings))
+            world.happen(*choose(happenings), choose)
         else:
             return world
     raise AssertionError(f"not closed after {BOUND} moves: {world.record.state}")

@@ -433,7 +433,7 @@ def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outc
         world.scribe.outcome(EFFECT, direction, 1, outcome)
 
 
-def test_a_refused_compensation_is_exhausted_at_once() -> None:
+def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
     """A participant that refuses to undo is not asked again: the node is left to an operator."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
     nodes = world.record.state.plan.nodes
@@ -443,7 +443,9 @@ def test_a_refused_compensation_is_exhausted_at_once() -> None:
     world.answer(world.call(RunCompensation("a", 1)), Refused("too late"))
     world.conclude()
     assert world.record.current == ("a",)
-    assert world.record.error == "a: Rejected: too late"
+    assert world.record.state.node("a").status is NodeStatus.UNDO_REJECTED
+    assert [fact.kind for fact in world.facts[-2:]] == ["CompensationRejected", "AttentionRequested"]
+    assert world.record.error == "a: its undo was refused: too late"
 
 
 def fingerprint_of_decisions(seeds: range) -> str:

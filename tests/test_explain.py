@@ -76,6 +76,11 @@ def exhausted() -> World:
     return after(("reserve", DONE), ("pay", Refused("no")), ("reserve", LOST), ("reserve", LOST))
 
 
+def refused() -> World:
+    """Refuse a step, and have the participant refuse the undo of the one before."""
+    return after(("reserve", DONE), ("pay", Refused("no")), ("reserve", Refused("the day is being closed")))
+
+
 def behind() -> World:
     """Give up a step behind the pivot."""
     plan = plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=retry_policy(1)))
@@ -108,6 +113,7 @@ STATES: dict[str, Callable[[], World]] = {
     "compensating": lambda: after(("reserve", DONE), ("pay", DONE), ("ship", Refused("no")), ("pay", DONE)),
     "an undo that waits": lambda: after(("reserve", DONE), ("pay", Refused("no")), ("reserve", LOST)),
     "an undo that is given up": exhausted,
+    "an undo that is refused": refused,
     "a doubtful pivot": lambda: after(("reserve", DONE), ("pivot", LOST), plan=DECIDED),
     "given up behind the pivot": behind,
     "cancelled while a call is under way": lambda: operated(called(after(("reserve", DONE))), Verb.CANCEL),

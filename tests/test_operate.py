@@ -3,26 +3,29 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of
+from hypothesis import given, settings
+from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of, undo_policy
 
-from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError
+from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError
 from amends.aggregates.evolve import begin, evolve
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationStarted,
     Fact,
+    Head,
     LateEffectObserved,
+    NodeFact,
     OperatorFact,
     SagaFailed,
     StepStarted,
 )
 from amends.aggregates.plan import Role, Stage, StepKind
-from amends.aggregates.state import RunStatus
-from amends.sagas.decide import Conclusion, RunCompensation, RunStep, decide
+from amends.aggregates.state import NodeStatus, RunStatus
+from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
 from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision, preview
-from amends.sagas.outcome import Failed, Refused, Succeeded
+from amends.sagas.outcome import Failed, NotFound, Refused, Succeeded
+from amends.sagas.task import Direction
 
 REGISTRY: Any = AnyResults()
 PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
@@ -103,7 +106,7 @@ def test_a_compensated_run_has_left_nothing_behind(world: World) -> None:
 
 @given(world=eventful_histories())
 def test_what_is_done_again_after_a_definite_answer_has_a_new_key(world: World) -> None:
-    """A step is attempted under one key until it was refused or failed, and undone under one until it acted again."""
+    """A step has one key until it was refused or failed, and its undo until it acted again or the undo was refused."""
     keys: dict[tuple[str, type[Fact]], list[str]] = {}
     for fact in world.facts:
         if isinstance(fact, StepStarted | CompensationStarted):
@@ -112,9 +115,65 @@ def test_what_is_done_again_after_a_definite_answer_has_a_new_key(world: World) 
                 found.append(fact.key)
             assert fact.key == found[-1], "a former key was used again"
     for (node, kind), found in keys.items():
-        again = "RetryRequested" if kind is StepStarted else "LateEffectObserved"
-        reasons = [fact for fact in world.facts if fact.kind == again and getattr(fact, "node", "") == node]
+        again = {"RetryRequested"} if kind is StepStarted else {"LateEffectObserved", "RetryRequested"}
+        reasons = [fact for fact in world.facts if fact.kind in again and getattr(fact, "node", "") == node]
         assert len(found) <= 1 + len(reasons)
+
+
+ANSWERED: dict[str, bool] = {
+    **dict.fromkeys(["StepSucceeded", "StepResolved", "LateEffectObserved", "StepRejected", "StepFailed"], False),
+    **dict.fromkeys(["CompensationSucceeded", "CompensationResolved", "CompensationRejected"], True),
+    "StepRuledOut": False,
+}
+"""Facts that hold a definite outcome under a key; whether it is the key of the undo."""
+
+
+@settings(max_examples=300)
+@given(world=eventful_histories())
+def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
+    """Whatever happens, no call is claimed under a key whose success or refusal is in the journal, in any attempt."""
+    known: set[tuple[str, bool, int]] = set()
+    for fact in world.facts:
+        if isinstance(fact, StepStarted | CompensationStarted):
+            assert (fact.node, isinstance(fact, CompensationStarted), fact.generation) not in known
+        elif isinstance(fact, NodeFact) and fact.kind in ANSWERED:
+            known.add((fact.node, ANSWERED[fact.kind], fact.generation))
+
+
+@settings(max_examples=300)
+@given(world=eventful_histories())
+def test_what_is_known_is_no_news_and_what_is_not_is_not_lost(world: World) -> None:
+    """Each success is recorded once per key; a definite answer is left out only where its outcome was known already."""
+    acted: set[tuple[str, int]] = set()
+    for fact in world.facts:
+        if isinstance(fact, LateEffectObserved):
+            assert (fact.node, fact.generation) not in acted
+        if isinstance(fact, NodeFact) and fact.kind in {"StepSucceeded", "StepResolved", "LateEffectObserved"}:
+            acted.add((fact.node, fact.generation))
+    for state, call, outcome in world.dropped:
+        at, undo = state.node(call.node), call.direction is Direction.UNDO
+        success = at.answers.undone if undo else at.answers.acted
+        known = (
+            call.generation in success if isinstance(outcome, Succeeded) else at.answers.of(call.generation, undo=undo)
+        )
+        asked_before = call.direction is Direction.PROBE and at.status is NodeStatus.STARTED
+        assert known or isinstance(outcome, Failed) or asked_before, (at, call, outcome)
+
+
+@settings(max_examples=300)
+@given(world=eventful_histories())
+def test_the_fold_refuses_a_claim_under_an_answered_key(world: World) -> None:
+    """No code path can write a claim, or a second success, under a key whose outcome is known, at any position."""
+    state = begin(world.record.state.plan, world.facts[0].head)
+    for fact in world.facts[1:]:
+        state = evolve(state, fact.head)
+        for name, node in state.nodes.items():
+            told = [("StepStarted", each) for each in (*node.answers.acted, *node.answers.refused)]
+            told += [("LateEffectObserved", each) for each in node.answers.acted]
+            told += [("CompensationStarted", each) for each in (*node.answers.undone, *node.answers.undo_refused)]
+            for kind, generation in told:
+                with pytest.raises(TransitionError):
+                    evolve(state, Head(state.position + 1, kind, 0, name, 1, 99, generation))
 
 
 @given(world=eventful_histories(HONEST))
@@ -344,12 +403,144 @@ def test_an_exhausted_second_undo_is_tried_again_under_the_second_key() -> None:
     operate(world, Verb.CANCEL)
     do(world, "a", Succeeded(None))
     world.answer(first, Succeeded(None))
-    do(world, "a", Refused("closed today"))
+    do(world, "a", Failed("TimeoutError", "gone", final=True))
     assert open_nodes(world) == ("a",)
     operate(world, Verb.RETRY)
     do(world, "a", Succeeded(None))
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
     assert undos == ["run-1/a/undo/0", "run-1/a/undo/1", "run-1/a/undo/1"]
+
+
+def test_a_refused_undo_is_asked_again_under_a_new_key() -> None:
+    """A participant that refused to undo under a key goes on refusing; the others are undone meanwhile."""
+    world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
+    for name in ("a", "b"):
+        do(world, name, Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "b", Refused("the day is being closed"))
+    do(world, "a", Succeeded(None))
+    assert kinds(world)[-1] == "AttentionRequested"
+    assert (open_nodes(world), world.record.state.node("b").status) == (("b",), NodeStatus.UNDO_REJECTED)
+    operate(world, Verb.RETRY)
+    do(world, "b", Succeeded(None))
+    assert status(world) is RunStatus.COMPENSATED
+    undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted) and fact.node == "b"]
+    assert undos == ["run-1/b/undo/0", "run-1/b/undo/1"]
+
+
+def attempted(*, probe: bool = False, role: Role = Role.COMPENSATABLE) -> tuple[World, Any]:
+    """Begin a run whose first attempt has no answer, and may still get one; its attempts are spent."""
+    node = plan_node("a", retry=ONCE, probe=probe, role=role, undo=role is Role.COMPENSATABLE)
+    world = World.begin(plan_of(node, AFTER if role is Role.PIVOT else PIVOT))
+    call = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    return world, call
+
+
+def test_a_success_that_is_known_is_not_news() -> None:
+    """The answer to attempt 1 says nothing after attempt 2 succeeded under the same key: nothing is undone twice."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    first = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    world.answer(world.call(RunStep("a", 2)), Succeeded("receipt"))
+    do(world, "pivot", Refused("sold out"))
+    do(world, "a", Succeeded(None))
+    before = kinds(world)
+    world.answer(first, Succeeded("receipt"))
+    assert (kinds(world), status(world)) == (before, RunStatus.COMPENSATED)
+
+
+@pytest.mark.parametrize("found_by", ["a probe", "an operator", "an earlier answer"])
+def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> None:
+    """Whoever found out that the step took effect, its own answer adds nothing, also when the step is undone."""
+    world, call = attempted(probe=found_by == "a probe", role=Role.COMPENSATABLE)
+    if found_by == "a probe":
+        do(world, "a", Succeeded("receipt"))
+        operate(world, Verb.CANCEL)
+    elif found_by == "an operator":
+        operate(world, Verb.RESOLVE, "a", output="receipt")
+    else:
+        world.calls.append(call)
+        world.answer(call, Succeeded("receipt"))
+    while not world.closed:
+        do(world, "a", Succeeded(None))
+    before = kinds(world)
+    world.answer(call, Succeeded("receipt"))
+    assert (kinds(world), status(world)) == (before, RunStatus.COMPENSATED)
+
+
+def test_a_refusal_that_comes_while_the_step_waits_ends_it() -> None:
+    """The participant has said no under the key, so it is not asked again when the wait is over."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    first = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    world.answer(first, Refused("sold out"))
+    world.conclude()
+    assert kinds(world)[-3:] == ["StepRejected", "SagaFailed", "SagaCompensated"]
+
+
+def test_a_late_refusal_of_the_pivot_settles_the_doubt() -> None:
+    """A run that waits for an operator because its pivot is in doubt goes back when the participant says no."""
+    world, call = attempted(role=Role.PIVOT)
+    assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
+    world.answer(call, Refused("no"))
+    world.conclude()
+    assert kinds(world)[-3:] == ["StepRejected", "SagaFailed", "SagaCompensated"]
+
+
+@pytest.mark.parametrize("late", [Refused("no"), NotFound()])
+def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refused | NotFound) -> None:
+    """A late "it did not happen" is kept although the step was undone: the run was in doubt, and is no longer."""
+    world, call = attempted(probe=isinstance(late, NotFound))
+    if isinstance(late, NotFound):
+        call = world.call(RunProbe("a", 1))
+        operate(world, Verb.CANCEL)
+        do(world, "a", Failed("TimeoutError", "nobody to ask", final=True))
+        world.calls.append(call)
+    while not world.closed:
+        do(world, "a", Succeeded(None))
+    assert world.record.in_doubt == ("a",)
+    world.answer(call, late)
+    assert kinds(world)[-1] == ("StepFailed" if isinstance(late, NotFound) else "StepRejected")
+    assert (status(world), world.record.in_doubt) == (RunStatus.COMPENSATED, ())
+
+
+@pytest.mark.parametrize("late", [Refused("no"), Succeeded(None)])
+def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
+    """An undo that was given up is answered late: a refusal asks for another key, a success accounts for the step."""
+    world = World.begin(plan_of(plan_node("a", undo=undo_policy(1)), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    call = world.call(RunCompensation("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    assert world.record.state.node("a").status is NodeStatus.UNDO_EXHAUSTED
+    world.answer(call, late)
+    world.conclude()
+    if isinstance(late, Succeeded):
+        assert status(world) is RunStatus.COMPENSATED
+        return
+    assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
+    retried = operate(world, Verb.RETRY)
+    assert isinstance(retried, NodeFact)
+    assert retried.generation == 1
+
+
+def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
+    """The first undo is answered while a second one is under way: the answer is recorded, and changes nothing else."""
+    world, call = attempted()
+    first = world.call(RunCompensation("a", 1))
+    world.answer(call, Succeeded("late"))
+    second = world.call(RunCompensation("a", 1))
+    world.answer(first, Succeeded(None))
+    assert world.record.state.node("a").status is NodeStatus.UNDO_STARTED
+    assert world.record.state.node("a").answers.undone == (0,)
+    world.answer(second, Succeeded(None))
+    world.conclude()
+    assert status(world) is RunStatus.COMPENSATED
 
 
 def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:

@@ -112,6 +112,10 @@ WORDS: list[tuple[facts.Fact, str]] = [
         "undo of a: attempt 1 failed: E: no",
     ),
     (fact("CompensationExhausted", 0, node="a"), "undo of a: not undone: its attempts are spent"),
+    (
+        fact("CompensationRejected", 0, node="a", attempt=1, reason="too late"),
+        "undo of a: not undone: refused: too late",
+    ),
     (fact("SagaFailed", 0, node="a", reason="no"), "turning round: what was done is undone"),
     (fact("SagaCompleted", 0), "completed"),
     (fact("SagaCompensated", 0), "compensated"),

@@ -17,7 +17,9 @@ from amends.aggregates.facts import (
     NodeFact,
     RetryRequested,
     SagaCompleted,
+    StepFailed,
     StepInDoubt,
+    StepRejected,
     StepResolved,
     StepRuledOut,
     StepSkipped,
@@ -69,9 +71,9 @@ def test_a_record_names_what_nobody_knows(world: World) -> None:
         match fact:
             case StepInDoubt():
                 doubtful.add(fact.node)
-            case StepSucceeded() | StepSkipped() | StepResolved() | StepRuledOut():
+            case StepSucceeded() | StepSkipped() | StepResolved() | StepRuledOut() | StepRejected() | StepFailed():
                 doubtful.discard(fact.node)
-            case LateEffectObserved() if not told_only(before.state.node(fact.node), fact.generation):
+            case LateEffectObserved() if not told_only(before.state, fact.head):
                 doubtful.discard(fact.node)
             case RetryRequested() if not before.state.backward:
                 doubtful.discard(fact.node)

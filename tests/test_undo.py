@@ -6,7 +6,13 @@ from hypothesis import given
 from strategies import World, histories, plan_node, plan_of
 
 from amends.aggregates.evolve import begin, evolve
-from amends.aggregates.facts import CompensationExhausted, CompensationSucceeded, NodeFact, SagaFailed
+from amends.aggregates.facts import (
+    CompensationExhausted,
+    CompensationRejected,
+    CompensationSucceeded,
+    NodeFact,
+    SagaFailed,
+)
 from amends.aggregates.plan import Plan, Stage
 from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.compensations.undo import next_undos, undo_order
@@ -71,7 +77,7 @@ def test_what_was_told_is_what_happens(world: World) -> None:
         state = evolve(state, fact.head)
         if isinstance(fact, SagaFailed):
             told = undo_order(state)
-        if isinstance(fact, CompensationSucceeded | CompensationExhausted):
+        if isinstance(fact, CompensationSucceeded | CompensationExhausted | CompensationRejected):
             assert isinstance(fact, NodeFact)
             # What was given up may be answered late, after others have followed.
             ended += [fact.node] if fact.node not in ended else []
