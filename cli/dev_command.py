@@ -11,8 +11,8 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import log_to_stderr, note, say
 from amends.cli.serving import serve_until
 from amends.cli.settings import Settings
-from amends.cli.stopping_asyncio import stop_requests
-from amends.cli.wiring import ensure_data_dir, load_project, settings_of, use_embedded
+from amends.cli.stopping_asyncio import Stop, run_stoppable
+from amends.cli.wiring import Project, ensure_data_dir, load_project, settings_of, use_embedded
 
 __all__ = ["dev"]
 
@@ -45,28 +45,39 @@ def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> Exit
     is false. Ctrl-C ends it with status 0; the server stops with its last user.
     """
     log_to_stderr()
-    return asyncio.run(_dev(settings_of(ctx), port, ui_port))
+    settings = settings_of(ctx)
+    project = _project(settings)
+    return run_stoppable(lambda stop: _dev(project, stop, port, ui_port), code=ExitCode.OK)
 
 
-async def _dev(settings: Settings, port: int | None, ui_port: int | None) -> ExitCode:
+def _project(settings: Settings) -> Project:
     from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.server_temporal import dev_lock  # noqa: PLC0415 - as above
 
     if (target := configured_target()) is not None:
         raise InputError(
             f"Temporal at {target.address} is configured, which a server of our own would stand beside; "
             f"use it with amends worker, or unset TEMPORAL_ADDRESS and the like"
         )
-    project = load_project(settings)
-    with stop_requests() as stop:
+    return load_project(settings)
+
+
+async def _dev(project: Project, stop: Stop, port: int | None, ui_port: int | None) -> ExitCode:
+    from amends.sagas.server_temporal import dev_lock  # noqa: PLC0415 - imports Temporal
+
+    settings = project.settings
+    try:
         async with AsyncExitStack() as stack:
             stack.enter_context(dev_lock(ensure_data_dir(settings)))
-            temporal = await stack.enter_async_context(use_embedded(settings, port=port, ui_port=ui_port))
+            embedded = use_embedded(settings, stop=stop, port=port, ui_port=ui_port)
+            temporal = await stack.enter_async_context(embedded)
             if temporal.server is not None:
                 if port not in {None, temporal.server.record.port}:
                     note(f"the server runs already; it listens on {temporal.server.record.port}, not on {port}")
                 say(f"Temporal  {temporal.address}")
                 say(f"web page  {temporal.server.ui_url}")
             await serve_until(project, temporal, stop, every_rule=settings.schedule_rules)
-        say("Stopped.")
+    except asyncio.CancelledError:
+        if not stop.told:
+            raise
+    say("Stopped.")
     return ExitCode.OK

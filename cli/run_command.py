@@ -1,6 +1,5 @@
 """`amends run`: what the command line asks for, checked before anything is opened or started."""
 
-import asyncio
 import math
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from amends.aggregates.errors import InputError
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import silence_logs
 from amends.cli.run_inputs import read_jobs
+from amends.cli.stopping_asyncio import run_stoppable
 from amends.cli.wiring import load_project, settings_of
 
 __all__ = ["run"]
@@ -60,4 +60,5 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
     several = input_ is not None and input_.startswith("@") and input_.endswith(".jsonl")
     from amends.cli.run_work import Order, carry_out  # noqa: PLC0415 - imports Temporal and the database
 
-    return asyncio.run(carry_out(project, Order(chosen, jobs, several, detach, timeout, as_json)))
+    order = Order(chosen, jobs, several, detach, timeout, as_json)
+    return run_stoppable(lambda stop: carry_out(project, order, stop), code=ExitCode.INTERRUPTED)

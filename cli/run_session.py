@@ -15,9 +15,11 @@ from amends.aggregates.journal_sql import SqlJournal
 from amends.cli.remarks import note
 from amends.cli.run_inputs import ACTOR
 from amends.cli.settings import Settings
+from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import configured_target
+from amends.sagas.deadline import WORKERS_RESERVE_S
 from amends.sagas.server_temporal import dev_running
 from amends.sagas.starting_temporal import pollers
 
@@ -52,18 +54,18 @@ class Session:
     _project: Project
     _journal: SqlJournal
     _temporal: Temporal
+    _stop: Stop
 
     @property
     def outlook(self) -> str:
         """What becomes of an open run when this command ends."""
         return "it goes on when a worker runs again: amends dev" if self.alone else "it goes on; see: amends list"
 
-    async def during(self, work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something while the parts are kept running.
 
         Args:
             work: What to do.
-            stop: Ends it.
 
         Raises:
             StoppedError: It was asked to stop.
@@ -71,7 +73,7 @@ class Session:
         """
         main = asyncio.create_task(work)
         watches = [
-            asyncio.create_task(_stopped(stop)),
+            asyncio.create_task(_stopped(self._stop.requested)),
             asyncio.create_task(
                 keep_alive(self._temporal, lambda: note("the Temporal server was gone; started again"))
             ),
@@ -87,9 +89,11 @@ class Session:
                         watch.result()
             return await main
         finally:
+            self._stop.deadline.begin()
             for task in (main, *watches):
                 task.cancel()
-            await asyncio.gather(main, *watches, return_exceptions=True)
+            ended = asyncio.gather(main, *watches, return_exceptions=True)
+            await self._stop.within(ended, WORKERS_RESERVE_S)
 
     async def _look_for_workers(self) -> None:
         """Say what keeps a run from going on: waiting in silence would look like work."""
@@ -127,7 +131,7 @@ class Session:
         note("amends dev has ended; this process goes on with the run")
         from amends.cli.serving import serve  # noqa: PLC0415 - brings the reconciler, which only those need who serve
 
-        async with serve(self._project, self._journal, self._temporal):
+        async with serve(self._project, self._journal, self._temporal, self._stop):
             await asyncio.Event().wait()
 
 
@@ -138,13 +142,14 @@ async def _stopped(stop: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def open_session(
-    project: Project, journal: SqlJournal, *, patience_s: float | None, detach: bool
+    project: Project, journal: SqlJournal, stop: Stop, *, patience_s: float | None, detach: bool
 ) -> AsyncIterator[Session]:
     """Find Temporal and make sure that somebody does the work.
 
     Args:
         project: The sagas.
         journal: The store.
+        stop: Bounds the end of the parts that are started.
         patience_s: How long to wait for a worker, in seconds; `None` for not at all.
         detach: Whether this process will not stay to do the work.
 
@@ -160,12 +165,12 @@ async def open_session(
             "--detach leaves the run to a worker, and none runs; start amends dev first; nothing was accepted"
         )
     async with AsyncExitStack() as stack:
-        found = await stack.enter_async_context(use_configured() if configured else use_embedded(settings))
+        found = await stack.enter_async_context(use_configured() if configured else use_embedded(settings, stop=stop))
         alone = not configured and not dev
         if alone:
             from amends.cli.serving import serve  # noqa: PLC0415 - as above
 
-            await stack.enter_async_context(serve(project, journal, found))
+            await stack.enter_async_context(serve(project, journal, found, stop))
         else:
             await _await_worker(settings, journal, found, patience_s, grace_s=_DEV_GRACE_S if dev else 0)
         client = Client(
@@ -177,7 +182,7 @@ async def open_session(
             # A worker of this process takes the first task at once.
             eager=alone,
         )
-        yield Session(client, alone, project, journal, found)
+        yield Session(client, alone, project, journal, found, stop)
 
 
 async def _await_worker(

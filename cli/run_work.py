@@ -25,8 +25,8 @@ from amends.cli.run_display import (
 )
 from amends.cli.run_inputs import Job
 from amends.cli.run_session import Session, StoppedError, open_session
-from amends.cli.stopping_asyncio import stop_requests
-from amends.cli.wiring import Project, open_store
+from amends.cli.stopping_asyncio import Stop
+from amends.cli.wiring import Project, close_store, open_store
 from amends.sagas.result import RunResult
 from amends.sagas.saga import Saga
 
@@ -75,26 +75,51 @@ class _Ended:
         return ExitCode.OK if self.result is None else code_of(self.result)
 
 
-async def carry_out(project: Project, order: Order) -> ExitCode:
+async def carry_out(project: Project, order: Order, stop: Stop) -> ExitCode:
     """Start the runs, show them, and choose the exit status: of several runs the gravest one.
+
+    Args:
+        project: The sagas.
+        order: The runs.
+        stop: Told that the command starts, works and ends; tells that it has to stop.
 
     Raises:
         AmendsError: Nothing was accepted, or a part that is needed went away.
     """
-    journal = open_store(project.settings, project.aggregates)
     accepted: set[str] = set()
     try:
-        with stop_requests() as stop:
-            deadline = None if order.timeout_s is None else asyncio.get_running_loop().time() + order.timeout_s
-            async with open_session(project, journal, patience_s=order.timeout_s, detach=order.detach) as session:
-                work = _run_several if order.several else _run_one
-                try:
-                    return await session.during(work(session, journal, order, deadline, accepted), stop)
-                except StoppedError:
-                    note(_interrupted(session, order, accepted))
-                    return ExitCode.INTERRUPTED
-    finally:
-        await journal.close()
+        # In a thread: a database that does not answer must not keep the command from being stopped.
+        journal = await asyncio.to_thread(open_store, project.settings, project.aggregates)
+        try:
+            return await _in_session(project, journal, order, stop, accepted)
+        finally:
+            await close_store(journal, stop)
+    except asyncio.CancelledError:
+        if not stop.told:
+            raise
+        note("interrupted; nothing was accepted")
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        stop.ends_with(exit_code_of(error))
+        raise
+
+
+async def _in_session(project: Project, journal: SqlJournal, order: Order, stop: Stop, accepted: set[str]) -> ExitCode:
+    deadline = None if order.timeout_s is None else asyncio.get_running_loop().time() + order.timeout_s
+    session_of = open_session(project, journal, stop, patience_s=order.timeout_s, detach=order.detach)
+    async with session_of as session:
+        stop.ready()
+        work = _run_several if order.several else _run_one
+        try:
+            code = await session.during(work(session, journal, order, deadline, accepted))
+        except StoppedError:
+            note(_interrupted(session, order, accepted))
+            code = ExitCode.INTERRUPTED
+        except Exception as error:
+            stop.ends_with(exit_code_of(error))
+            raise
+        stop.ends_with(code)
+        return code
 
 
 def _interrupted(session: Session, order: Order, accepted: set[str]) -> str:

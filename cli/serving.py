@@ -1,26 +1,36 @@
 """A worker: in the foreground, as `amends dev` and `amends worker` run it, or beside what `amends run` does."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from amends.aggregates.errors import AmendsError
+from amends.cli.exit_codes import exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.scheduling import restore, scheduled_runs
-from amends.cli.wiring import Project, Temporal, keep_alive, open_store
+from amends.cli.stopping_asyncio import Stop
+from amends.cli.wiring import Project, Temporal, close_store, keep_alive, open_store
+from amends.sagas.deadline import WORKERS_RESERVE_S
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from amends.aggregates.journal_sql import SqlJournal
+    from amends.sagas.activities_temporal import PendingCall
 
 __all__ = ["serve", "serve_until"]
+
+# Longer than the watch takes between two looks and a restart.
+_NOTICE_S = 20.0
+_RESTORING_S = 0.3
 
 
 def serve(
     project: Project,
     journal: "SqlJournal",
     temporal: Temporal,
+    stop: Stop,
     *,
     on_open_runs: Callable[[int], None] | None = None,
 ) -> "AbstractAsyncContextManager[str]":
@@ -30,10 +40,14 @@ def serve(
         project: The sagas and steps.
         journal: The store.
         temporal: Where the work comes from.
+        stop: Bounds the end of the worker, and is told which calls are under way.
         on_open_runs: Called with the number of unfinished runs that were found.
     """
     from amends.reconciler.scheduled_temporal import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
     from amends.sagas.worker_temporal import AlsoServed, running_worker  # noqa: PLC0415 - as above
+
+    def on_calls(pending: "Callable[[], list[PendingCall]]") -> None:
+        stop.under_way = lambda: [str(each) for each in pending()]
 
     return running_worker(
         temporal.client,
@@ -43,12 +57,12 @@ def serve(
         at_once=project.settings.worker_concurrency,
         also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
         on_open_runs=on_open_runs,
+        deadline=stop.deadline,
+        on_calls=on_calls,
     )
 
 
-async def serve_until(
-    project: Project, temporal: Temporal, stop: asyncio.Event, *, every_rule: bool | None = None
-) -> None:
+async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every_rule: bool | None = None) -> None:
     """Serve the project's sagas until it is told to stop, and say what is served.
 
     Args:
@@ -61,7 +75,8 @@ async def serve_until(
         UnreachableError: The store or Temporal cannot be reached, or the server cannot be started again.
     """
     settings = project.settings
-    journal = open_store(settings, project.aggregates)
+    # In a thread: a database that does not answer must not keep the command from being stopped.
+    journal = await asyncio.to_thread(open_store, settings, project.aggregates)
 
     async def schedules() -> None:
         try:
@@ -77,12 +92,19 @@ async def serve_until(
         say(f"store     {settings.safe_store_url}")
         say(f"queue     {settings.task_queue}")
         say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
-        async with serve(project, journal, temporal, on_open_runs=_say_open):
+        async with _kept_alive(temporal, stop) as server, AsyncExitStack() as stack:
+            await _begin(stack, lambda: serve(project, journal, temporal, stop, on_open_runs=_say_open), server, stop)
             say("Ready; Ctrl-C ends it.")
-            await _until(stop, temporal, schedules)
-            say("Stopping: what is being done comes to its end.")
+            stop.ready()
+            await _until(stop, server, schedules)
+            drain_s = stop.deadline.drain_s
+            bound = f" within {drain_s:g} s" if drain_s else ""
+            say(f"Stopping: calls in flight may end{bound}; no new ones begin.")
+    except Exception as error:
+        stop.ends_with(exit_code_of(error))
+        raise
     finally:
-        await journal.close()
+        await close_store(journal, stop)
 
 
 def _say_open(found: int) -> None:
@@ -90,22 +112,73 @@ def _say_open(found: int) -> None:
         say(f"resumed   {found} open {'run' if found == 1 else 'runs'}")
 
 
-async def _until(stop: asyncio.Event, temporal: Temporal, schedules: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Wait for the request to stop; restore the schedules and start the server again meanwhile."""
-    stopping = asyncio.create_task(stop.wait())
-    restoring = [asyncio.create_task(schedules())]
+class _Server:
+    """The embedded server, as it is kept alive; of a configured one nothing is ever heard.
 
-    def restarted() -> None:
+    Attributes:
+        watch: Keeps it alive; its error says why that is not possible.
+        restarts: How often it was started again.
+        on_restart: Called when it was started again.
+    """
+
+    def __init__(self, temporal: Temporal) -> None:
+        self.restarts = 0
+        self.on_restart: Callable[[], None] = lambda: None
+        self.watch = asyncio.create_task(keep_alive(temporal, self._restarted))
+
+    def _restarted(self) -> None:
         note("the Temporal server was gone; started again")
-        # It may have lost its file.
-        restoring.append(asyncio.create_task(schedules()))
+        self.restarts += 1
+        self.on_restart()
 
-    watch = asyncio.create_task(keep_alive(temporal, restarted))
+
+@asynccontextmanager
+async def _kept_alive(temporal: Temporal, stop: Stop) -> AsyncIterator[_Server]:
+    """Keep the embedded server alive while the context lasts."""
+    server = _Server(temporal)
     try:
-        await asyncio.wait([stopping, watch], return_when=asyncio.FIRST_COMPLETED)
-        if watch.done():
-            watch.result()
+        yield server
     finally:
-        for task in (stopping, watch, *restoring):
+        server.watch.cancel()
+        await stop.within(asyncio.wait([server.watch]), WORKERS_RESERVE_S)
+
+
+async def _begin(
+    stack: AsyncExitStack,
+    worker: "Callable[[], AbstractAsyncContextManager[object]]",
+    server: _Server,
+    stop: Stop,
+) -> None:
+    """Start the worker, and start it once more whenever the embedded server was lost meanwhile."""
+    while True:
+        before = server.restarts
+        try:
+            await stack.enter_async_context(worker())
+        except Exception:
+            # The watch may have noticed already, or notices at its next look.
+            await asyncio.wait([server.watch], timeout=_NOTICE_S)
+            if server.watch.done():
+                server.watch.result()
+            if server.restarts == before:
+                raise
+            stop.goes_on()
+        else:
+            return
+
+
+async def _until(stop: Stop, server: _Server, schedules: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Wait for the request to stop; restore the schedules, and again whenever the server was started again."""
+    stopping = asyncio.create_task(stop.requested.wait())
+    restoring = [asyncio.create_task(schedules())]
+    # The server may have lost its file.
+    server.on_restart = lambda: restoring.append(asyncio.create_task(schedules()))
+    try:
+        await asyncio.wait([stopping, server.watch], return_when=asyncio.FIRST_COMPLETED)
+        if server.watch.done():
+            server.watch.result()
+    finally:
+        server.on_restart = lambda: None
+        stop.deadline.begin()
+        for task in (stopping, *restoring):
             task.cancel()
-        await asyncio.gather(stopping, watch, *restoring, return_exceptions=True)
+        await asyncio.wait([stopping, *restoring], timeout=_RESTORING_S)

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.oneline import one_line, shorten
+from amends.cli.spans import span_ms
 from amends.cli.store_url import MAX_PORT, absolute, mask_store_url, resolve_store_url
 
 __all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings"]
@@ -32,6 +34,7 @@ ENV_PREFIX = "AMENDS_"
 _PYPROJECT = "pyproject.toml"
 _GIVEN = frozenset({"project_dir", "config_file"})  # found by load_settings, never written by the user
 _MAX_INT_CHARS = 20
+_LONGEST_DRAIN_MS = 86_400_000
 # How alike a name must be to a known one to count as its misspelling: `STORE_URI` is, Kubernetes' own `PORT` is not.
 _ALIKE = 0.8
 
@@ -89,6 +92,8 @@ class Settings(BaseSettings):
         embedded_port: Port of the embedded Temporal server; a free one when it is not set.
         ui_port: Port of the embedded server's web page; a free one when it is not set.
         worker_concurrency: How many activities one worker runs at a time.
+        drain: How long a worker that is told to stop lets calls in flight end, such as `30s` or `5min`; the longest
+            timeout of the catalog, at most ten minutes, when it is not set.
         schedule_rules: Whether `amends dev` has every drift rule run on a schedule, as often as the rule says.
     """
 
@@ -125,6 +130,10 @@ class Settings(BaseSettings):
     embedded_port: _Port = None
     ui_port: _Port = None
     worker_concurrency: Annotated[int, Field(ge=1, le=10_000, description="a number from 1 to 10_000")] = 100
+    drain: Annotated[
+        timedelta | None,
+        Field(description="a duration from 0s to 1d, such as 30s, 5min or 1h30min", validate_default=True),
+    ] = None
     schedule_rules: Annotated[bool, Field(description="true or false")] = True
 
     @property
@@ -135,6 +144,8 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, str]:
         """Give every setting as text that is safe to print, in the order of the reference."""
         values = self.model_dump() | {"store_url": self.safe_store_url, "modules": ", ".join(self.modules)}
+        if self.drain is not None:
+            values["drain"] = f"{self.drain.total_seconds():g}s"
         return {key: "-" if value in (None, "") else one_line(str(value)) for key, value in values.items()}
 
     @classmethod
@@ -170,6 +181,16 @@ class Settings(BaseSettings):
     @classmethod
     def _check_store_url(cls, url: str, info: ValidationInfo) -> str:
         return resolve_store_url(url, info.data["project_dir"])
+
+    @field_validator("drain", mode="before")
+    @classmethod
+    def _read_drain(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        try:
+            return timedelta(milliseconds=span_ms(text, "drain", most_ms=_LONGEST_DRAIN_MS))
+        except InputError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("ui_port")
     @classmethod

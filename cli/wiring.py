@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,10 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import UnreachableError
 from amends.cli.project import LoadedProject, find, load_modules
 from amends.cli.reading import in_data_dir
+from amends.cli.remarks import note
 from amends.cli.settings import Settings, load_settings
+from amends.cli.stopping_asyncio import Stop
+from amends.sagas.deadline import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
 from amends.sagas.definition import Step
 from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Project",
     "Temporal",
+    "close_store",
+    "drain_of",
     "ensure_data_dir",
     "keep_alive",
     "load_project",
@@ -134,6 +140,18 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
     return open_journal(settings.store_url, aggregates=aggregates)
 
 
+async def close_store(journal: "SqlJournal", stop: Stop) -> None:
+    """Close the store, but wait for it no longer than the bound allows, and say so when it does not end."""
+    stop.deadline.begin()
+    if not await stop.within(journal.close(), STORE_RESERVE_S):
+        note("the store does not come to its end; whatever was not acknowledged may not be written")
+
+
+def drain_of(settings: Settings, registry: Registry) -> timedelta:
+    """Return how long a worker's calls in flight may take to end: as configured, else the longest timeout."""
+    return default_drain(registry.steps.values()) if settings.drain is None else settings.drain
+
+
 @dataclass(frozen=True)
 class Temporal:
     """A Temporal that was found.
@@ -150,8 +168,12 @@ class Temporal:
 
 
 @asynccontextmanager
-async def use_temporal(settings: Settings) -> AsyncIterator[Temporal]:
+async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> AsyncIterator[Temporal]:
     """Use the configured Temporal, or else the embedded one, which is started unless it runs.
+
+    Args:
+        settings: What is configured.
+        stop: As `use_embedded` has it.
 
     Raises:
         UnreachableError: It cannot be reached or started.
@@ -159,7 +181,7 @@ async def use_temporal(settings: Settings) -> AsyncIterator[Temporal]:
     """
     from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
 
-    async with use_embedded(settings) if configured_target() is None else use_configured() as temporal:
+    async with use_embedded(settings, stop=stop) if configured_target() is None else use_configured() as temporal:
         yield temporal
 
 
@@ -180,12 +202,13 @@ async def use_configured() -> AsyncIterator[Temporal]:
 
 @asynccontextmanager
 async def use_embedded(
-    settings: Settings, *, port: int | None = None, ui_port: int | None = None
+    settings: Settings, *, stop: Stop | None = None, port: int | None = None, ui_port: int | None = None
 ) -> AsyncIterator[Temporal]:
     """Use the embedded Temporal of the data directory, starting it unless it runs.
 
     Args:
         settings: What is configured.
+        stop: Bounds how long the server may take to stop; `None` for no bound but the server's own.
         port: Port to start it on; `None` for the configured one.
         ui_port: Port of its web page, likewise.
 
@@ -196,9 +219,12 @@ async def use_embedded(
     from amends.sagas.server_temporal import EmbeddedServer  # noqa: PLC0415 - as above
 
     data_dir = ensure_data_dir(settings)
+    patience_s = None if stop is None else lambda: stop.deadline.left_s(SERVER_RESERVE_S)
     async with EmbeddedServer.shared(
-        data_dir, port=port or settings.embedded_port, ui_port=ui_port or settings.ui_port
+        data_dir, port=port or settings.embedded_port, ui_port=ui_port or settings.ui_port, patience_s=patience_s
     ) as server:
+        if stop is not None:
+            stop.last_resorts.append(server.kill_if_last)
         try:
             client = await connect(TemporalTarget(server.address, embedded=True))
         except UnreachableError:

@@ -9,8 +9,8 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import log_to_stderr, say
 from amends.cli.serving import serve_until
 from amends.cli.settings import Settings
-from amends.cli.stopping_asyncio import stop_requests
-from amends.cli.wiring import load_project, settings_of, use_temporal
+from amends.cli.stopping_asyncio import Stop, run_stoppable
+from amends.cli.wiring import Project, drain_of, load_project, settings_of, use_temporal
 
 __all__ = ["worker"]
 
@@ -20,13 +20,17 @@ def worker(ctx: typer.Context) -> ExitCode:
 
     It serves the Temporal that Temporal's own configuration names (TEMPORAL_ADDRESS and so on), or else the embedded
     server that runs. Schedules that are declared are put into Temporal where it lacks them. Ctrl-C or SIGTERM ends it
-    with status 0, after what is being done at that moment.
+    with status 0: calls in flight may end within the setting drain, and no new ones begin. A second signal shortens
+    that to 5 s.
     """
     log_to_stderr()
-    return asyncio.run(_worker(settings_of(ctx)))
+    settings = settings_of(ctx)
+    project = _project(settings)
+    drain = drain_of(settings, project.registry)
+    return run_stoppable(lambda stop: _worker(project, stop), code=ExitCode.OK, drain=drain)
 
 
-async def _worker(settings: Settings) -> ExitCode:
+def _project(settings: Settings) -> Project:
     from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
     from amends.sagas.server_temporal import running  # noqa: PLC0415 - as above
 
@@ -36,9 +40,16 @@ async def _worker(settings: Settings) -> ExitCode:
             f"no Temporal is configured and no embedded server runs in {str(settings.data_dir)!r}; "
             f"set TEMPORAL_ADDRESS, or use amends dev, which starts one"
         )
-    with stop_requests() as stop:
-        async with use_temporal(settings) as temporal:
+    return project
+
+
+async def _worker(project: Project, stop: Stop) -> ExitCode:
+    try:
+        async with use_temporal(project.settings, stop=stop) as temporal:
             say(f"Temporal  {temporal.address}")
             await serve_until(project, temporal, stop)
-        say("Stopped.")
+    except asyncio.CancelledError:
+        if not stop.told:
+            raise
+    say("Stopped.")
     return ExitCode.OK

@@ -17,6 +17,8 @@ Theory of operation: no outage may use up an attempt of a step, so an attempt co
   with such a claim begins `join` for it.
 - *Nobody waits for a call any more*, because Temporal gave up its delivery or its workflow. It goes on all the same,
   its outcome is recorded, and Temporal is told to look at the run.
+- *The worker drains.* A call that has begun comes to its outcome. A delivery whose call has not begun (nothing is
+  claimed) is given back: it fails at once, and Temporal delivers it to another worker.
 
 How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
 anything else is repeated by Temporal without limit.
@@ -25,11 +27,13 @@ anything else is repeated by Temporal without limit.
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -73,7 +77,7 @@ from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
 from amends.sagas.task import Task
 
-__all__ = ["Activities"]
+__all__ = ["Activities", "PendingCall"]
 
 T = TypeVar("T")
 
@@ -89,6 +93,32 @@ _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)
 _CLAIMED = {"do": NodeStatus.STARTED, "undo": NodeStatus.UNDO_STARTED}
 _WORK: dict[str, type[Work]] = {"do": RunStep, "undo": RunCompensation, "probe": RunProbe}
+
+
+class _GivenBackError(Exception):
+    """The worker drains, and the call had not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCall:
+    """A call that this process makes now.
+
+    Attributes:
+        run_id: The run.
+        node: The node.
+        direction: `do`, `undo` or `probe`.
+        seconds: How long it has been under way.
+    """
+
+    run_id: str
+    node: str
+    direction: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Name the call for people."""
+        work = self.node if self.direction == "do" else f"{self.direction} of {self.node}"
+        return f"{work} of run {self.run_id} ({self.seconds:.0f} s)"
 
 
 class Activities:
@@ -120,7 +150,10 @@ class Activities:
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
         self._awaited: Counter[tuple[str, str, str]] = Counter()
+        self._began_s: dict[tuple[str, str, str], float] = {}
         self._begun: set[asyncio.Task[Any]] = set()
+        self._draining = asyncio.Event()
+        self._given_up = False
         self._rouse = rouse
 
     def all(self) -> list[Callable[..., Any]]:
@@ -129,6 +162,8 @@ class Activities:
 
     def _advance_activity(self) -> Callable[..., Any]:
         async def advance(request: AdvanceRequest) -> Progress:
+            if self._given_up:
+                raise _given_back()
             return await self._begin(_answering(self.advance(request)))
 
         return activity.defn(name=ADVANCE)(advance)
@@ -184,6 +219,9 @@ class Activities:
         key = (request.run_id, request.node, request.direction)
         call = self._calls.get(key)
         if call is None:
+            if self._draining.is_set():
+                raise _given_back()
+            self._began_s[key] = elapsed_s()
             call = self._calls[key] = asyncio.create_task(self._perform(request, _clock(request.as_of_ms)))
             call.add_done_callback(lambda ended: self._forget(key, ended))
         beat = None if activity.info().is_local else asyncio.create_task(_beat())
@@ -240,15 +278,33 @@ class Activities:
         task.add_done_callback(self._begun.discard)
         return task
 
-    async def give_up(self) -> None:
-        """Cancel what goes on: this process is about to end."""
+    def pending(self) -> list[PendingCall]:
+        """List the calls that this process makes now, longest first; any thread may ask."""
+        now = elapsed_s()
+        began = sorted(self._began_s.copy().items(), key=lambda each: each[1])
+        return [PendingCall(*key, seconds=now - began_s) for key, began_s in began]
+
+    def drain(self) -> None:
+        """Begin no further call, and give back the deliveries whose call has not begun."""
+        self._draining.set()
+
+    async def give_up(self, within_s: float) -> None:
+        """Cancel everything under way, and wait for its end, but no longer than the bound.
+
+        Args:
+            within_s: The bound in seconds. User code may ignore its cancellation.
+        """
+        self._draining.set()
+        self._given_up = True
         tasks = [*self._calls.values(), *self._begun]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=within_s)
 
     def _forget(self, key: tuple[str, str, str], ended: asyncio.Task[RunRecord]) -> None:
         del self._calls[key]
+        del self._began_s[key]
         if not ended.cancelled():
             ended.exception()  # whoever was told of it may be gone
 
@@ -260,13 +316,19 @@ class Activities:
         doubt_s = math.inf if self._temporal_was_away() else _LOCAL_DOUBT_S if activity.info().is_local else 0.0
         believed = time.monotonic() if not doubt_s else math.inf
 
+        # Set by the committer's thread, from when on the claim may be in the store.
+        claimed = threading.Event()
+
         def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
+            if self._draining.is_set():
+                raise _GivenBackError
+            claimed.set()
             _check_known(tx, request)
             takeover = time.monotonic() >= believed
             # The time at which it is committed: it may have been held, and the lease begins only then.
             return self._protocol.claim(tx, request.run_id, work, now_ms(), delivery=delivery, takeover=takeover)
 
-        record, task = await self._commit_call(claim, request.run_id)
+        record, task = await self._claim(claim, claimed, request.run_id)
         # From the first look on: before it the store may have been away, for the other process as well.
         believed = min(believed, time.monotonic() + doubt_s)
         waits = False
@@ -275,7 +337,8 @@ class Activities:
                 waits = True
                 _log.info("%s of run %s is being worked on elsewhere, and is waited for", work.node, request.run_id)
             await asyncio.sleep(_LOOK_S)
-            record, task = await self._commit_call(claim, request.run_id)
+            claimed.clear()
+            record, task = await self._claim(claim, claimed, request.run_id)
         if task is None:
             return record
         outcome = await call_effect(self._registry, task, self._threads)
@@ -284,6 +347,26 @@ class Activities:
             # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
             self._begin(self._tell_of(record))
         return record
+
+    async def _claim(self, claim: Unit[T], claimed: threading.Event, run_id: str) -> T:
+        """Commit a claim, unless the worker drains before the claim has reached the store.
+
+        Raises:
+            ApplicationError: Nothing was claimed; Temporal delivers the call to another worker.
+        """
+        commit = asyncio.ensure_future(self._commit_call(claim, run_id))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait([commit, draining], return_when=asyncio.FIRST_COMPLETED)
+            if not commit.done() and not claimed.is_set():
+                # The store is away. Once the worker drains, the unit itself refuses to claim.
+                raise _given_back()
+            return await commit
+        except _GivenBackError:
+            raise _given_back() from None
+        finally:
+            draining.cancel()
+            commit.cancel()
 
     async def _commit_call(self, unit: Unit[T], run_id: str) -> T:
         return await self._journal.commit(unit, runs=(run_id,), patience=_CALL_PATIENCE)
@@ -311,6 +394,10 @@ class Activities:
                 f"run {run_id!r} belongs to store {store_id}, this worker writes to store {self._journal.store_id}; "
                 f"give worker and client the same store_url"
             )
+
+
+def _given_back() -> ApplicationError:
+    return ApplicationError("this worker is stopping; another one takes the call", type="GivenBack")
 
 
 def _check_known(tx: Tx, request: AdvanceRequest | CallRequest) -> None:

@@ -4,6 +4,11 @@ A worker without a store takes tasks only to fail them, from others who may have
 it is shut down and another one is started when the store answers again. What it had begun goes on meanwhile: outcomes
 of calls are held until the store takes them.
 
+When serving ends, the workers take no more tasks, and the calls in flight come to their end within the drain. Then
+everything else is cancelled. A worker that does not end even so (Temporal's worker waits for a unit that cannot commit,
+and for a call that ignores its cancellation) is left behind: the bound of `StopDeadline` holds in every state, and
+Temporal delivers the work of the left worker to another one.
+
 How it can fail: when Temporal refuses a worker for good, the task that serves is cancelled and the context raises it.
 """
 
@@ -14,20 +19,59 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from temporalio.worker import Worker
 
+from amends.sagas.activities_temporal import PendingCall
+from amends.sagas.deadline import (
+    CALLS_RESERVE_S,
+    CANCEL_RESERVE_S,
+    TASKS_RESERVE_S,
+    WORKERS_RESERVE_S,
+    StopDeadline,
+)
 from amends.sagas.outages_temporal import StoreWatch
 
-__all__ = ["PAUSE_AFTER", "Shifts"]
+__all__ = ["PAUSE_AFTER", "Calls", "Shifts", "pending_line"]
 
 PAUSE_AFTER = timedelta(seconds=60)
 """How long the store is away before workers pause polling."""
 
+REPORT_S = 5.0
+"""How often the calls that a draining worker waits for are reported, in seconds."""
+
 _LOOK_S = 1.0
 _LOOK_LONGEST_S = 5.0
+_DRAIN_LOOK_S = 0.1
+_ACCEPTED_LOOK_S = 0.01
+_ABANDON_S = 0.2
+_NAMED = 5
 
 _log = logging.getLogger("amends.worker")
+
+
+class Calls(Protocol):
+    """The calls of a process, as `Activities` makes them."""
+
+    def pending(self) -> list[PendingCall]:
+        """List the calls that are made now."""
+        ...
+
+    def drain(self) -> None:
+        """Begin no further call."""
+        ...
+
+    async def give_up(self, within_s: float) -> None:
+        """Cancel everything under way, and wait for its end, but no longer than the bound."""
+        ...
+
+
+def pending_line(pending: Sequence[PendingCall]) -> str:
+    """Return one line that names the calls, the longest of them when there are many."""
+    named = ", ".join(str(each) for each in pending[:_NAMED])
+    more = f" and {len(pending) - _NAMED} more" if len(pending) > _NAMED else ""
+    return f"{len(pending)} {'call' if len(pending) == 1 else 'calls'}: {named}{more}"
 
 
 @dataclass(frozen=True)
@@ -38,23 +82,24 @@ class Shifts:
         workers: Makes the workers of one shift.
         store: Looks whether the store answers.
         resumed: Called when a shift has begun after a pause.
-        grace: How long what was begun may take to end when serving ends.
-        give_up: Cancels what has not ended by then.
+        calls: The calls that were begun.
+        deadline: When everything has ended after serving ended.
         pause_after: How long the store is away before polling pauses.
     """
 
     workers: Callable[[], Sequence[Worker]]
     store: StoreWatch
     resumed: Callable[[], Awaitable[None]]
-    grace: timedelta
-    give_up: Callable[[], Awaitable[None]]
+    calls: Calls
+    deadline: StopDeadline
     pause_after: timedelta = PAUSE_AFTER
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Poll while the context lasts."""
+        """Poll while the context lasts; it begins when Temporal has accepted the workers."""
         stop, caller = asyncio.Event(), asyncio.current_task()
-        serve = asyncio.create_task(self._serve(stop))
+        first = _Shift(self.workers())
+        serve = asyncio.create_task(self._serve(first, stop))
 
         def end(_: object) -> None:
             if not stop.is_set() and caller is not None:
@@ -62,6 +107,7 @@ class Shifts:
 
         serve.add_done_callback(end)
         try:
+            await first.accepted()
             yield
         except asyncio.CancelledError:
             if caller is not None and serve.done() and (error := serve.exception()) is not None:
@@ -72,8 +118,8 @@ class Shifts:
             stop.set()
             await asyncio.wait([serve])
 
-    async def _serve(self, stop: asyncio.Event) -> None:
-        shifts = [_Shift(self.workers())]
+    async def _serve(self, first: "_Shift", stop: asyncio.Event) -> None:
+        shifts = [first]
         try:
             while await self._work(shifts[-1], stop):
                 shifts[-1].end()
@@ -91,7 +137,9 @@ class Shifts:
         away_since: float | None = None
         while not await _set_within(stop, _LOOK_S):
             shift.check()
-            trouble = await self.store.trouble()
+            answered, trouble = await self._trouble(stop)
+            if not answered:
+                return False
             now = time.monotonic()
             if trouble is None:
                 away_since = None
@@ -106,19 +154,52 @@ class Shifts:
         """Wait for the store; tell whether it answers, and serving goes on."""
         began, look_s = time.monotonic(), _LOOK_S
         while not await _set_within(stop, look_s):
-            if await self.store.trouble() is None:
+            if await self._trouble(stop) == (True, None):
                 _log.warning("the store answers again; polling goes on after %.0f s", time.monotonic() - began)
                 return True
             look_s = min(look_s * 2, _LOOK_LONGEST_S)
         return False
 
+    async def _trouble(self, stop: asyncio.Event) -> tuple[bool, str | None]:
+        """Ask the store, unless serving ends first: return whether the store was asked, and its trouble."""
+        asked, stopped = asyncio.ensure_future(self.store.trouble()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if asked.done():
+            return True, asked.result()
+        asked.cancel()
+        return False, None
+
     async def _end(self, shifts: Sequence["_Shift"]) -> None:
+        deadline = self.deadline
+        deadline.begin()
+        self.calls.drain()
         for shift in shifts:
             shift.end()
         ending = asyncio.gather(*(shift.wait() for shift in shifts))
-        await asyncio.wait([ending], timeout=self.grace.total_seconds())
-        await self.give_up()
-        await ending
+        await self._drain()
+        deadline.hurry()
+        # Transactions in flight, and answers on their way to Temporal.
+        await asyncio.wait([ending], timeout=deadline.left_s(TASKS_RESERVE_S))
+        await self.calls.give_up(deadline.left_s(CANCEL_RESERVE_S))
+        await asyncio.wait([ending], timeout=deadline.left_s(WORKERS_RESERVE_S))
+        if not ending.done():
+            pending = self.calls.pending()
+            left = pending_line(pending) if pending else "units that cannot commit, or answers that Temporal is owed"
+            _log.warning("the worker ends with work under way, which another worker takes over: %s", left)
+            for shift in shifts:
+                shift.abandon()
+            await asyncio.wait([ending], timeout=_ABANDON_S)
+
+    async def _drain(self) -> None:
+        """Wait until no call is under way, but not beyond the drain; report the pending calls meanwhile."""
+        report = time.monotonic() + REPORT_S
+        while (pending := self.calls.pending()) and (left_s := self.deadline.left_s(CALLS_RESERVE_S)) > 0:
+            now = time.monotonic()
+            if now >= report:
+                _log.warning("waiting up to %.0f s for %s", left_s, pending_line(pending))
+                report = now + REPORT_S
+            await asyncio.sleep(min(left_s, _DRAIN_LOOK_S))
 
 
 class _Shift:
@@ -138,6 +219,12 @@ class _Shift:
         """Whether everything that they had begun has ended."""
         return all(run.done() for run in self._runs)
 
+    async def accepted(self) -> None:
+        """Wait until Temporal has accepted the workers, or has refused one."""
+        while not all(worker.is_running for worker in self._workers) and not any(run.done() for run in self._runs):  # noqa: ASYNC110 - Temporal only shows it
+            await asyncio.sleep(_ACCEPTED_LOOK_S)
+        self.check()
+
     def check(self) -> None:
         """Raise what a worker failed with."""
         for run in self._runs:
@@ -148,6 +235,11 @@ class _Shift:
         """Have them take no more tasks."""
         if not self._ends:
             self._ends = [asyncio.create_task(worker.shutdown()) for worker in self._workers]
+
+    def abandon(self) -> None:
+        """Leave the workers to themselves: they wait for something that does not end."""
+        for task in (*self._ends, *self._runs):
+            task.cancel()
 
     async def wait(self) -> None:
         """Wait until everything that they had begun has ended."""

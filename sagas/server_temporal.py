@@ -26,19 +26,25 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from amends.aggregates.errors import UnreachableError
 
 __all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_binary", "free_port", "running"]
 
+T = TypeVar("T")
+
 _START_BOUND_S = 15.0
 _STOP_BOUND_S = 8.0
+# What is kept of a shorter bound for the time after SIGKILL.
+_KILL_BOUND_S = 0.3
 # What stops elsewhere, or only looks, gives the server's lock back within this.
 _RELEASE_BOUND_S = 2.0
 _LOOK_S = 0.02
@@ -138,9 +144,11 @@ def dev_running(data_dir: Path) -> bool:
 class EmbeddedServer:
     """One user's share in the server of a data directory; made by `EmbeddedServer.shared`."""
 
-    def __init__(self, data_dir: Path, record: ServerRecord) -> None:
+    def __init__(self, data_dir: Path, record: ServerRecord, share: IO[str], given_up: threading.Event) -> None:
         self._data_dir = data_dir
         self._record = record
+        self._share = share
+        self._given_up = given_up
 
     @property
     def record(self) -> ServerRecord:
@@ -165,7 +173,12 @@ class EmbeddedServer:
     @classmethod
     @asynccontextmanager
     async def shared(
-        cls, data_dir: Path, *, port: int | None = None, ui_port: int | None = None
+        cls,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        ui_port: int | None = None,
+        patience_s: Callable[[], float] | None = None,
     ) -> AsyncIterator["EmbeddedServer"]:
         """Use the server of a data directory, starting it if need be, and stop it if nobody else uses it afterwards.
 
@@ -174,17 +187,23 @@ class EmbeddedServer:
             port: Port to listen on; `None` for that of a server that was lost here, if it is free, else for any free
                 one. Ignored when the server runs.
             ui_port: Port of the web pages, likewise.
+            patience_s: Returns how long the last user waits for the server to stop before it kills the server, in
+                seconds; asked when that begins. `None` for eight seconds.
 
         Raises:
             UnreachableError: It cannot be started, a port is taken, the directory cannot be used, or a server is alive
                 there that does not answer and cannot be stopped.
         """
         with _opened(data_dir / "server.lock") as share:
-            fcntl.flock(share, fcntl.LOCK_SH)
+            await in_thread(lambda: fcntl.flock(share, fcntl.LOCK_SH))
+            given_up = threading.Event()
             try:
-                yield cls(data_dir, await asyncio.to_thread(_ensure, data_dir, port, ui_port))
+                record = await in_thread(lambda: _ensure(data_dir, port, ui_port, given_up))
+                yield cls(data_dir, record, share, given_up)
             finally:
-                await asyncio.shield(asyncio.to_thread(_leave, data_dir, share))
+                given_up.set()
+                bound_s = _STOP_BOUND_S if patience_s is None else min(_STOP_BOUND_S, patience_s())
+                await asyncio.shield(in_thread(lambda: _leave(data_dir, share, bound_s)))
 
     async def ensure_alive(self) -> bool:
         """Start the server again, on its file and its ports, if it is gone; tells whether it was.
@@ -194,41 +213,73 @@ class EmbeddedServer:
         Raises:
             UnreachableError: It cannot be started again.
         """
-        if await asyncio.to_thread(self._is_the_same):
+        if await in_thread(self._is_the_same):
             return False
-        self._record = await asyncio.to_thread(_ensure, self._data_dir, self._record.port, self._record.ui_port)
+        record = self._record
+        self._record = await in_thread(lambda: _ensure(self._data_dir, record.port, record.ui_port, self._given_up))
         return True
+
+    def kill_if_last(self) -> None:
+        """Kill the server unless somebody else uses it, without waiting for anything: the process is about to end."""
+        self._given_up.set()
+        record = _read_record(self._data_dir)
+        if record is not None and not self._share.closed and _try_lock(self._share, fcntl.LOCK_EX) and _ours(record):
+            os.kill(record.pid, signal.SIGKILL)
+            (self._data_dir / "server.json").unlink(missing_ok=True)
 
     def _is_the_same(self) -> bool:
         # Another user may have started it again meanwhile, and somebody else listen where it was.
         return _read_record(self._data_dir) in {None, self._record} and _serves(self._data_dir, self._record)
 
 
-def _ensure(data_dir: Path, port: int | None, ui_port: int | None) -> ServerRecord:
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run something in a thread of its own, which neither waits for other threads nor keeps the process alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="amends-server", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def _ensure(data_dir: Path, port: int | None, ui_port: int | None, given_up: threading.Event) -> ServerRecord:
     with _opened(data_dir / "server.start.lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may take long to start or stop a server.
+        while not _try_lock(file, fcntl.LOCK_EX):
+            _check_wanted(given_up)
+            time.sleep(_LOOK_S)
         present = _read_record(data_dir)
         if present is not None and _serves(data_dir, present):
             return present
         if present is not None:
-            _stop(data_dir, present)  # it may hang
+            _stop(data_dir, present, _STOP_BOUND_S)  # it may hang
         for _ in range(_STARTS - 1):
             with suppress(_EndedError):
-                return _start(data_dir, *_ports(port, ui_port, present))
-        return _start(data_dir, *_ports(port, ui_port, present))
+                return _start(data_dir, *_ports(port, ui_port, present), given_up)
+        return _start(data_dir, *_ports(port, ui_port, present), given_up)
+
+
+def _check_wanted(given_up: threading.Event) -> None:
+    if given_up.is_set():
+        raise UnreachableError("the embedded Temporal server is no longer wanted: this command was told to stop")
 
 
 class _EndedError(UnreachableError):
     """The server ended at once; another program may have taken one of its ports meanwhile."""
 
 
-def _start(data_dir: Path, port: int, ui_port: int) -> ServerRecord:
+def _start(data_dir: Path, port: int, ui_port: int, given_up: threading.Event) -> ServerRecord:
+    _check_wanted(given_up)
     try:
         process = _spawn(data_dir, port, ui_port)
         try:
             record = ServerRecord(process.pid, port, ui_port)
             _write_record(data_dir, record)
-            _await_answer(data_dir, process, port)
+            _await_answer(data_dir, process, port, given_up)
         except BaseException:
             # Nobody would know of it, and it would keep the file.
             process.kill()
@@ -278,8 +329,9 @@ def _log(data_dir: Path) -> IO[bytes]:
     return os.fdopen(os.open(data_dir / "temporal.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int) -> None:
-    in_time = _within(_START_BOUND_S, lambda: process.poll() is not None or _answers(port))
+def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int, given_up: threading.Event) -> None:
+    in_time = _within(_START_BOUND_S, lambda: given_up.is_set() or process.poll() is not None or _answers(port))
+    _check_wanted(given_up)
     if in_time and process.poll() is None:
         return
     log = data_dir / "temporal.log"
@@ -304,29 +356,35 @@ def _life(data_dir: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _leave(data_dir: Path, share: IO[str]) -> None:
-    """Give the share back, and stop the server when it was the last one."""
+def _leave(data_dir: Path, share: IO[str], bound_s: float) -> None:
+    """Give the share back, and stop the server when it was the last one.
+
+    Args:
+        data_dir: The directory.
+        share: The file whose lock is the share.
+        bound_s: How long to wait for the server before it is killed, in seconds.
+    """
     with _opened(data_dir / "server.start.lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if _try_lock(share, fcntl.LOCK_EX):
+        # Who holds it for longer has a share, and leaves later.
+        if _within(bound_s, lambda: _try_lock(file, fcntl.LOCK_EX)) and _try_lock(share, fcntl.LOCK_EX):
             record = _read_record(data_dir)
             if record is not None:
-                _stop(data_dir, record)
+                _stop(data_dir, record, bound_s)
                 if not _alive(data_dir):
                     (data_dir / "server.json").unlink(missing_ok=True)
         fcntl.flock(share, fcntl.LOCK_UN)
 
 
-def _stop(data_dir: Path, record: ServerRecord) -> None:
+def _stop(data_dir: Path, record: ServerRecord, bound_s: float) -> None:
     """Stop the server if its process is surely ours; in another container it stays alive."""
     signalled = False
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, patience_s in ((signal.SIGTERM, max(0.0, bound_s - _KILL_BOUND_S)), (signal.SIGKILL, _STOP_BOUND_S)):
         if not _ours(record):
             break
         with suppress(ProcessLookupError, PermissionError):
             os.kill(record.pid, number)
             signalled = True
-        _within(_STOP_BOUND_S, lambda: not _alive(data_dir))
+        _within(patience_s, lambda: not _alive(data_dir))
     if signalled and not _alive(data_dir):
         # A child of ours that has ended stays listed until it is waited for.
         with suppress(ChildProcessError):

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
@@ -25,7 +25,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import Journal
 from amends.aggregates.plan import StepKind
-from amends.sagas.activities_temporal import Activities
+from amends.sagas.activities_temporal import Activities, PendingCall
+from amends.sagas.deadline import StopDeadline
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.recovery_temporal import recover
@@ -35,8 +36,7 @@ from amends.sagas.workflow_temporal import SagaWorkflow
 
 __all__ = ["AlsoServed", "running_worker", "worker_name"]
 
-_GRACE = timedelta(seconds=5)
-# What a paused worker has begun goes on: outcomes are held. When serving ends, `_GRACE` counts.
+# What a paused worker has begun goes on: outcomes are held. When serving ends, the `StopDeadline` counts.
 _PAUSED = timedelta(days=365)
 _THREADS = 32
 _AT_ONCE = 200
@@ -76,6 +76,8 @@ async def running_worker(
     also: AlsoServed | None = None,
     on_open_runs: Callable[[int], None] | None = None,
     pause_after: timedelta = PAUSE_AFTER,
+    deadline: StopDeadline | None = None,
+    on_calls: Callable[[Callable[[], list[PendingCall]]], None] | None = None,
 ) -> AsyncIterator[str]:
     """Serve the loaded sagas while the context lasts.
 
@@ -88,6 +90,8 @@ async def running_worker(
         also: What else is served on that queue.
         on_open_runs: Called with the number of unfinished runs that were found at start.
         pause_after: How long the store is away before polling pauses.
+        deadline: When everything has ended after the context was left; `None` for 5 s, without a drain.
+        on_calls: Called with a function that lists the calls under way, for any thread.
 
     Yields:
         The worker's name.
@@ -99,7 +103,7 @@ async def running_worker(
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
     name = worker_name()
     temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="effect") as threads:
+    with _threads() as threads:
         activities = Activities(
             journal,
             registry,
@@ -108,6 +112,8 @@ async def running_worker(
             temporal_was_away=temporal.was_away,
             rouse=partial(rouse, client, task_queue=task_queue),
         )
+        if on_calls is not None:
+            on_calls(activities.pending)
         identity = worker_identity(name, journal.store_id, registry.code)
 
         async def recovered() -> int:
@@ -134,8 +140,8 @@ async def running_worker(
             ),
             StoreWatch(journal),
             resumed=resume,
-            grace=_GRACE,
-            give_up=activities.give_up,
+            calls=activities,
+            deadline=deadline or StopDeadline(),
             pause_after=pause_after,
         )
         watch = asyncio.create_task(temporal.watch())
@@ -148,6 +154,16 @@ async def running_worker(
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Run plain functions; a thread that hangs is left to itself at the end."""
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="effect")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 @cache
