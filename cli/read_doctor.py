@@ -4,6 +4,7 @@ Every check looks for itself and none stops the others. Nothing is started, made
 """
 
 import asyncio
+import math
 import os
 import stat
 import time
@@ -25,9 +26,10 @@ from amends.cli.read_schedules import shown_schedules
 from amends.cli.reading import in_data_dir, open_for_reading, sqlite_file
 from amends.cli.render import Column, ago, escaped, fields, table
 from amends.cli.settings import Settings
-from amends.cli.wiring import load_project, settings_of
+from amends.cli.wiring import drain_of, load_project, settings_of
 from amends.reconciler.schedule import Timetable
 from amends.reconciler.scheduling import Schedules
+from amends.sagas.deadline import REST
 
 if TYPE_CHECKING:
     from amends.aggregates.journal_sql import SqlJournal
@@ -39,6 +41,8 @@ PATIENCE = timedelta(seconds=3)
 """How long Temporal is waited for."""
 
 _MOST = 1_000
+# Between the bound of a worker and the moment when it is killed.
+_MARGIN = timedelta(seconds=10)
 _TEMPORAL = "temporal"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -134,6 +138,16 @@ def _modules(settings: Settings) -> Iterator[Check]:
     for path in project.loaded.hidden:
         found = f"{path} cannot be imported: another module of that name comes first; rename it if it is needed"
         yield _wrong("modules", found)
+    yield _ok("stopping", _stopping(drain_of(settings, registry)))
+
+
+def _stopping(drain: timedelta) -> str:
+    """Return the values for those who end workers: by them a worker is not killed before it has ended."""
+    bound_s = math.ceil((drain + REST + _MARGIN).total_seconds())
+    return (
+        f"a worker lets calls in flight end within {drain.total_seconds():g} s; "
+        f"systemd: TimeoutStopSec={bound_s}; Kubernetes: terminationGracePeriodSeconds: {bound_s}"
+    )
 
 
 # ---- the store

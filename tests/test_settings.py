@@ -66,6 +66,7 @@ def test_defaults_are_relative_to_the_project(project: Path) -> None:
         "embedded_port": None,
         "ui_port": None,
         "worker_concurrency": 100,
+        "drain": None,
         "schedule_rules": True,
     }
 
