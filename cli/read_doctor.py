@@ -29,7 +29,7 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import drain_of, load_project, settings_of
 from amends.reconciler.schedule import Timetable
 from amends.reconciler.scheduling import Schedules
-from amends.sagas.deadline import REST
+from amends.sagas.deadline_asyncio import REST
 
 if TYPE_CHECKING:
     from amends.aggregates.journal_sql import SqlJournal

@@ -19,7 +19,7 @@ from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import configured_target
-from amends.sagas.deadline import WORKERS_RESERVE_S
+from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
 from amends.sagas.server_temporal import dev_running
 from amends.sagas.starting_temporal import pollers
 

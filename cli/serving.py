@@ -11,7 +11,7 @@ from amends.cli.remarks import note, say
 from amends.cli.scheduling import restore, scheduled_runs
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, close_store, keep_alive, open_store
-from amends.sagas.deadline import WORKERS_RESERVE_S
+from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

@@ -27,7 +27,7 @@ from typing import Any
 
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import note
-from amends.sagas.deadline import REST, StopDeadline
+from amends.sagas.deadline_asyncio import REST, StopDeadline
 
 __all__ = ["Stop", "run_stoppable"]
 
@@ -64,9 +64,6 @@ class Stop:
         self._over = threading.Event()
         self._task: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
 
     @property
     def told(self) -> bool:
@@ -117,8 +114,11 @@ class Stop:
         self._task = task
         heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
         former = {each: signal.signal(each, _do_nothing) for each in heard}
-        wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="amends-stop", daemon=True).start()
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), name="amends-stop", daemon=True).start()
         try:
             yield
         finally:
@@ -126,16 +126,18 @@ class Stop:
             signal.set_wakeup_fd(wakeup)
             for number, handler in former.items():
                 signal.signal(number, handler)
+            writer.close()
 
-    def _watch(self) -> None:
-        while (left_s := self.deadline.left_s()) > 0:
-            readable, _, _ = select.select([self._reader], [], [], min(left_s, _LOOK_S))
-            if self._over.is_set():
-                return
-            if readable:
-                for _ in self._reader.recv(64):
-                    self._hear()
-        self._cut_off()
+    def _watch(self, reader: socket.socket) -> None:
+        with reader:
+            while (left_s := self.deadline.left_s()) > 0:
+                readable, _, _ = select.select([reader], [], [], min(left_s, _LOOK_S))
+                if self._over.is_set():
+                    return
+                if readable:
+                    for _ in reader.recv(64):
+                        self._hear()
+            self._cut_off()
 
     def _hear(self) -> None:
         if self._told:

@@ -22,7 +22,7 @@ from amends.cli.reading import in_data_dir
 from amends.cli.remarks import note
 from amends.cli.settings import Settings, load_settings
 from amends.cli.stopping_asyncio import Stop
-from amends.sagas.deadline import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
+from amends.sagas.deadline_asyncio import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
 from amends.sagas.definition import Step
 from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga

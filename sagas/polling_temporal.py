@@ -24,7 +24,7 @@ from typing import Protocol
 from temporalio.worker import Worker
 
 from amends.sagas.activities_temporal import PendingCall
-from amends.sagas.deadline import (
+from amends.sagas.deadline_asyncio import (
     CALLS_RESERVE_S,
     CANCEL_RESERVE_S,
     TASKS_RESERVE_S,

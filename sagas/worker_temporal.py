@@ -26,7 +26,7 @@ from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import Journal
 from amends.aggregates.plan import StepKind
 from amends.sagas.activities_temporal import Activities, PendingCall
-from amends.sagas.deadline import StopDeadline
+from amends.sagas.deadline_asyncio import StopDeadline
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.recovery_temporal import recover

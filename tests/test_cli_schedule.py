@@ -19,10 +19,12 @@ from temporalio.client import ScheduleActionStartWorkflow, ScheduleUpdate, Sched
 from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.migrations_sql import upgrade
+from amends.cli.exit_codes import ExitCode
 from amends.cli.reconciling import now_ms
 from amends.cli.scheduling import decide_on_schedules, restore, scheduled_runs
 from amends.cli.serving import serve
 from amends.cli.settings import load_settings
+from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, load_project, open_store
 from amends.reconciler.align import Changes, entries, entry_id
 from amends.reconciler.schedule import ScheduleFact, Timetable
@@ -101,7 +103,7 @@ def working(project: Project, address: str) -> Iterator[None]:
         client = await temporalio.client.Client.connect(address)
         journal = open_store(project.settings, project.aggregates)
         try:
-            async with serve(project, journal, Temporal(client, address, None)):
+            async with serve(project, journal, Temporal(client, address, None), Stop(ExitCode.OK)):
                 ready.set()
                 await asyncio.to_thread(stop.wait)
         finally:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def refusal(project: Path | None = None) -> str:
     message = str(raised.value)
     assert message.isprintable()
     return message
+
+
+# ---- Durations
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30min", 5400), ("0s", 0)])
+def test_the_drain_is_a_duration(project: Path, text: str, seconds: int) -> None:
+    """A duration is written as in options of the command line, and shown in seconds."""
+    write(project, f'drain = "{text}"\n')
+    settings = load_settings()
+    assert settings.drain == timedelta(seconds=seconds)
+    assert settings.shown()["drain"] == f"{seconds}s"
 
 
 # ---- Where they are found
@@ -171,7 +184,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
         (
             "colour = 1",
             (
-                "'colour' is not a setting; remove it or choose from data_dir, embedded_port, max_input_bytes, "
+                "'colour' is not a setting; remove it or choose from data_dir, drain, embedded_port, max_input_bytes, "
                 "max_result_bytes, modules, schedule_rules, store_url, task_queue, ui_port, worker_concurrency"
             ),
         ),
@@ -218,6 +231,8 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
                 "correct it or leave it out"
             ),
         ),
+        ('drain = "soon"', "drain = 'soon' is refused: drain is 'soon', which is no duration; write one such as"),
+        ("drain = 30", "drain = 30 is refused: it must be a duration from 0s to 1d, such as 30s, 5min or 1h30min"),
         ("schedule_rules = 1", "schedule_rules = 1 is refused: it must be true or false; correct it or leave it out"),
         (
             "worker_concurrency = 0\nmax_result_bytes = 0",
