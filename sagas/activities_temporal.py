@@ -247,6 +247,8 @@ class Activities:
         beat = asyncio.create_task(_beat())
         try:
             while now_ms() < request.lease_until_ms:
+                if self._draining.is_set():
+                    raise _given_back()
                 record = await self._looked_at(request.run_id)
                 if record is not None:
                     at = record.state.node(request.node)
