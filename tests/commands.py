@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from bounds import HANG_S
 from forked import AMENDS, Running, can_fork, run_forked
 
 from amends.aggregates.journal import RunQuery
@@ -17,9 +18,6 @@ from amends.aggregates.record import RunSummary
 from amends.aggregates.state import RunStatus
 
 __all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
-
-# A guard against hangs, far above what any command takes; nothing is measured with it.
-_GUARD_S = 45
 
 
 class Ended(NamedTuple):
@@ -55,7 +53,7 @@ class Started(NamedTuple):
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send it a signal, read the rest of what it says, and give its exit status."""
         self.process.send_signal(number)
-        self.lines.append(self.process.read_rest(_GUARD_S))
+        self.lines.append(self.process.read_rest(HANG_S))
         return self.process.wait()
 
 
@@ -91,7 +89,7 @@ class CommandProject:
         given = stdin.encode() if isinstance(stdin, str) else stdin
         if not prefix and can_fork(environment):
             forked = run_forked(
-                list(map(str, arguments)), folder=self.path, environment=environment, stdin=given, timeout_s=_GUARD_S
+                list(map(str, arguments)), folder=self.path, environment=environment, stdin=given, timeout_s=HANG_S
             )
             return Ended(forked.code, forked.out.decode(), forked.err.decode())
         ended = subprocess.run(
@@ -100,7 +98,7 @@ class CommandProject:
             env=environment,
             input=given,
             capture_output=True,
-            timeout=_GUARD_S,
+            timeout=HANG_S,
             check=False,
         )
         return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
@@ -112,7 +110,7 @@ class CommandProject:
         try:
             yield Started(process, [])
         finally:
-            process.end(_GUARD_S)
+            process.end(HANG_S)
 
     @property
     def store_url(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+from bounds import HANG, HANG_S
 from eventsourcing.domain import event
 from pydantic import BaseModel
 
@@ -118,7 +119,7 @@ async def charge(order: Order, call: Call) -> str:
     """Take the money."""
     BEGUN[call.run_id, "charge"].set()
     if "charge" in order.fail + order.stuck:
-        await asyncio.to_thread(BEGUN[call.run_id, "notify"].wait, 10)
+        await asyncio.to_thread(BEGUN[call.run_id, "notify"].wait, HANG_S)
     return play("charge", order, call.attempt)
 
 
@@ -133,7 +134,7 @@ def notify(order: Order, call: Call) -> str:
     """Tell the warehouse, in a function that blocks."""
     BEGUN[call.run_id, "notify"].set()
     if "notify" in order.fail + order.stuck:
-        BEGUN[call.run_id, "charge"].wait(10)
+        BEGUN[call.run_id, "charge"].wait(HANG_S)
     return play("notify", order, call.attempt)
 
 
@@ -173,7 +174,7 @@ async def ponder(order: Order, call: Call) -> str:
     """Think, and when nothing comes of it, think again in an hour."""
     if order.held:
         BEGUN[call.run_id, "ponder"].set()
-        await asyncio.to_thread(GATES[call.run_id].wait, 30)
+        await asyncio.to_thread(GATES[call.run_id].wait, HANG_S)
     return play("ponder", order, call.attempt)
 
 
@@ -285,7 +286,7 @@ async def decided_by_client(client: Client, journal: Journal, case: Case, run_id
         await until_rest(journal, run_id)
         await client.intervene(run_id, decision)
     GATES[run_id].set()
-    return (await handle.result(timeout=timedelta(seconds=40))).status
+    return (await handle.result(timeout=HANG)).status
 
 
 async def decided_by_runner(runner: Runner, case: Case, run_id: str) -> RunStatus:

@@ -47,11 +47,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+from bounds import HANG_S
 from forked import Running, can_fork, run_forked
 
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
-COMMAND_TIMEOUT_S = 120
 PROJECTS = "/projects"
 
 # What is different whenever a page is run, and what it is compared as.
@@ -269,7 +269,7 @@ class PageRun:
                 folder=Path.cwd(),
                 environment=self._variables,
                 merged=True,
-                timeout_s=COMMAND_TIMEOUT_S,
+                timeout_s=HANG_S,
             )
             self._status = forked.code
             return forked.code, forked.out.decode()
@@ -281,7 +281,7 @@ class PageRun:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=HANG_S,
             check=False,
             text=True,
         )
@@ -356,7 +356,7 @@ def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tupl
                 printed += more
                 if printed.endswith(b": "):
                     terminal.write(f"{answer}\n".encode())
-        return process.wait(COMMAND_TIMEOUT_S), printed.decode().replace("\r\n", "\n")
+        return process.wait(HANG_S), printed.decode().replace("\r\n", "\n")
 
 
 @contextmanager
@@ -382,9 +382,9 @@ def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iter
         process.send_signal(signal.SIGINT)
         try:
             if isinstance(process, Running):
-                printed = process.read_rest(COMMAND_TIMEOUT_S)
+                printed = process.read_rest(HANG_S)
             else:
-                printed, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+                printed, _ = process.communicate(timeout=HANG_S)
         finally:
             process.kill()
     if process.returncode != 0:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bounds import HANG_S
+
 from amends.sagas.server_temporal import free_port
 
 __all__ = ["TemporalServer"]
-
-_START_S = 30
 
 
 class TemporalServer:
@@ -79,7 +79,7 @@ class TemporalServer:
 
 def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:
     """Return when the server says that it is healthy and knows the namespace `default`."""
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline:
         assert server.poll() is None, f"the Temporal server ended at once: {log.read_text()}"
         known = subprocess.run(
@@ -91,5 +91,5 @@ def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path
         if known.returncode == 0:
             return
         time.sleep(0.05)
-    msg = f"the Temporal server at {address} did not answer within {_START_S} s: {log.read_text()}"
+    msg = f"the Temporal server at {address} did not answer within {HANG_S} s: {log.read_text()}"
     raise TimeoutError(msg)

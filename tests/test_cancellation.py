@@ -1,11 +1,11 @@
 """A run is cancelled wherever it stands before its pivot, and nothing cuts its undo short; behind it, it is not."""
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from hard_parts import HOURLY, PATIENT, Ledger, Order, client_of, opened, until, working
 
 from amends import RunStatus, Saga
@@ -13,8 +13,6 @@ from amends.aggregates.errors import RefusedError
 from amends.aggregates.facts import CancelRequested
 from amends.aggregates.journal_sql import SqlJournal
 from amends.sagas.client_temporal import Client, RunHandle
-
-BOUND = timedelta(seconds=40)
 
 
 class Scene:
@@ -52,7 +50,7 @@ class Scene:
 
     async def check(self, handle: RunHandle[Order], status: RunStatus, *acted: str, cancelled: bool = True) -> None:
         """A run has ended, the participant did this, and it was cancelled once, or never."""
-        assert (await handle.result(timeout=BOUND)).status is status
+        assert (await handle.result(timeout=HANG)).status is status
         assert self.ledger.acted(handle.id) == list(acted)
         wishes = [fact for fact in await handle.history() if isinstance(fact, CancelRequested)]
         assert len(wishes) == cancelled

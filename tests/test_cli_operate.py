@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounds import HANG_S
 from commands import AMENDS, CommandProject
 from reading_shop import Amends, Answer, as_it_was
 
@@ -313,7 +314,7 @@ def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, am
     with served.started(*arguments) as waiting:
         waiting.read_until("being worked on; waiting for its answer")
         served.write("gate", "")
-        assert waiting.process.wait(30) == 2
+        assert waiting.process.wait(HANG_S) == 2
     reached(served, "hang-1", "SagaCompleted")
 
 
@@ -345,7 +346,7 @@ def answered(project: CommandProject, answer: str, *arguments: str) -> int:
         while b"Do it?" not in said:
             said += os.read(ours, 1_000)
         os.write(ours, f"{answer}\n".encode())
-        code = process.wait(30)
+        code = process.wait(HANG_S)
     os.close(ours)
     return code
 

@@ -418,8 +418,6 @@ def test_a_file_of_runs_has_a_progress_bar(served: CommandProject) -> None:
 
 
 def test_nothing_stays_open(served: CommandProject) -> None:
-    """After everything above, every run has come to an end."""
-    end = time.monotonic() + 30
-    while (left := served.open_runs()) and time.monotonic() < end:
+    """After everything above, every run comes to an end; a test that waits in vain is ended by its own bound."""
+    while served.open_runs():
         time.sleep(0.05)
-    assert left == []

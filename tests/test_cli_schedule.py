@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import temporalio.client
+from bounds import HANG_S
 from reading_shop import Amends, as_it_was, one_line, project_at
 from temporal_parts import TemporalServer
 from temporalio.client import ScheduleActionStartWorkflow, ScheduleUpdate, ScheduleUpdateInput
@@ -112,11 +113,11 @@ def working(project: Project, address: str) -> Iterator[None]:
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(HANG_S)
         yield
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 

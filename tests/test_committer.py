@@ -11,6 +11,7 @@ from typing import Any, Literal
 import journal_parts
 import psycopg
 import pytest
+from bounds import HANG_S
 from journal_parts import Counter, accept, open_prepared, run_to_end, step, succeed
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, insert, select, text
 
@@ -90,7 +91,7 @@ class Gate:
 
     def _hold(self, tx: Tx) -> None:  # noqa: ARG002 - a unit
         self._entered.set()
-        assert self._open.wait(30)
+        assert self._open.wait(HANG_S)
 
     async def __aenter__(self) -> None:
         await asyncio.to_thread(self._entered.wait, 30)

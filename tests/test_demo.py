@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from bounds import HANG_S
 from forked import AMENDS, run_forked
 from repository import ROOT
 
 from amends.sagas.server_temporal import dev_lock, dev_running, running
-
-# How many seconds a demo takes depends on what else the machine does.
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
     for line in suggested:
         program, *arguments = shlex.split(line)
         assert top.joinpath(program).resolve() == AMENDS.resolve()
-        tried = run_forked(arguments, folder=top, environment=os.environ, timeout_s=60)
+        tried = run_forked(arguments, folder=top, environment=os.environ, timeout_s=HANG_S)
         assert (tried.code, tried.err) == (0, b""), line
         assert tried.out.count(b"\n") >= 3, line
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from hard_parts import opened, until
 
 from amends import (
@@ -37,7 +38,6 @@ FORMER = ("book", "pay", "pack", "confirm", "send")
 PRESENT = ("pay", "weigh", "book", "confirm", "send")
 # The pause is long enough for a process to end in it, so that most often no call has to be waited for.
 PAUSES = Retry(None, first=timedelta(milliseconds=300), factor=1)
-PATIENCE = timedelta(seconds=40)
 
 
 class Version(NamedTuple):
@@ -122,7 +122,7 @@ async def by_worker(url: str, item: str, run_id: str, address: str) -> RunResult
         await until_pay_has_failed(journal, run_id)
     async with opened(url) as journal, running_worker(temporal, journal, present.registry, task_queue=queue):
         client = Client(journal, temporal, present.registry, task_queue=queue)
-        return await client.result(run_id, timeout=PATIENCE)
+        return await client.result(run_id, timeout=HANG)
 
 
 async def keys(journal: Journal, run_id: str, *, undo: bool = False) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import temporalio.client
+from bounds import HANG_S
 from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to_end, started, step, succeed
 from sqlalchemy import text
 from strategies import AnyResults, plan_node, plan_of
@@ -285,7 +286,7 @@ async def only(journal: SqlJournal, rule: Rule) -> Drift:
 async def until_listed(client: temporalio.client.Client, queue: str, count: int, status: str = "Running") -> None:
     """Wait until Temporal lists so many workflows of a queue, which it does a moment after it knows them."""
     query = f'ExecutionStatus = "{status}" AND TaskQueue = "{queue}"'
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while len([each async for each in client.list_workflows(query)]) < count:  # noqa: ASYNC110 - Temporal has no event for it
             await asyncio.sleep(0.05)
 
@@ -425,7 +426,7 @@ async def test_a_store_that_hangs_does_not_stop_the_event_loop(
     def hang(query: RunQuery) -> list[RunSummary]:
         answer.clear()
         asked.set()
-        assert answer.wait(10), "the loop does not go on"
+        assert answer.wait(HANG_S), "the loop does not go on"
         page = read(query)
         pages.extend(each.run_id for each in page)
         return page

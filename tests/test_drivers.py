@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from driving import CASES, DECIDED, SAGA, SLOW, Case, Goods, Order, comparable, decided_by_client, decided_by_runner
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
@@ -59,7 +59,7 @@ async def test_both_drivers_write_the_same_journal(
         async def compare(number: int, order: Order, status: RunStatus) -> tuple[str, object, object]:
             run_id = f"{kind}-{number}-{journal.store_id}"
             handle = await client.start(SAGA, order, id=run_id)
-            driven = await handle.result(timeout=timedelta(seconds=40))
+            driven = await handle.result(timeout=HANG)
             result, facts = await by_runner(journal, order, f"local-{number}-{journal.store_id}")
             assert (driven.status, result.status) == (status, status)
             history = await temporal.get_workflow_handle(run_id).fetch_history()
@@ -125,5 +125,5 @@ async def test_unfinished_runs_are_driven_to_their_end_by_the_next_worker(
     await temporal.get_workflow_handle(handle.id).terminate()  # as if Temporal had lost it
     found: list[int] = []
     async with running_worker(temporal, journal, registry, task_queue=queue, on_open_runs=found.append):
-        result = await handle.result(timeout=timedelta(seconds=20))
+        result = await handle.result(timeout=HANG)
     assert (result.status, found) == (RunStatus.COMPLETED, [1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounds import HANG_S
 from sqlalchemy import Connection, Engine, event, exc, make_url, text
 
 from amends.aggregates.engine_sql import (
@@ -331,7 +332,7 @@ def test_processes_that_create_a_store_at_once_all_succeed(tmp_path: Path) -> No
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        process.communicate(timeout=50)
+        process.communicate(timeout=HANG_S)
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert noted(create_store_engine(f"sqlite:///{tmp_path}/events.db")) == [1, 2, 3]
 

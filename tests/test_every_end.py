@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import pytest
 import temporalio.client
+from bounds import HANG
 
 from amends import (
     Attempted,
@@ -225,7 +226,7 @@ async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_a
 
         async def by_worker(plot: str) -> str:
             handle = await client.start(SAGA, plot, id=f"{queue}-{PLOTS.index(plot)}")
-            await handle.result(timeout=timedelta(seconds=60))
+            await handle.result(timeout=HANG)
             return handle.id
 
         runs = await asyncio.gather(*(by_worker(plot) for plot in PLOTS))

@@ -20,19 +20,18 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from bounds import HANG_S
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "orders"))
 
 from services.line_log import LineLog, LineLogError
 from services.process import ServiceProcess, ServiceProcessError
 
-pytestmark = pytest.mark.timeout(60)
-
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 Json = dict[str, Any]
 
 # One client, as making one is slow; no connection is kept, as services die between calls.
-HTTP = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+HTTP = httpx.Client(timeout=HANG_S, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def bank_at(data: Path, **opened: str) -> ServiceProcess:
@@ -68,7 +67,7 @@ def post(
 
 def get(service: ServiceProcess, path: str) -> Any:  # noqa: ANN401 - JSON
     """Read a page."""
-    return HTTP.get(f"{service.base_url}/{path}", timeout=10).json()
+    return HTTP.get(f"{service.base_url}/{path}", timeout=HANG_S).json()
 
 
 def found(service: ServiceProcess, key: str) -> httpx.Response:
@@ -138,14 +137,14 @@ async def test_calls_in_flight_at_a_kill_take_effect_once_when_they_are_repeated
             bank.kill()
 
     post(bank, "open", "flight/open", account="flight", amount="0.00")
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         outcomes = await asyncio.gather(*(deposit(client, n) for n in range(40)), return_exceptions=True)
     assert any(isinstance(outcome, httpx.TransportError) for outcome in outcomes)
     assert len(acknowledged) >= 10
     written = [json.loads(line)["key"] for line in (bank.data / "ledger.jsonl").read_text().splitlines()]
     assert set(acknowledged) <= set(written)
     bank.restart()
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         await asyncio.gather(*(deposit(client, n) for n in range(40)))
     once_each = {"flight/open": 1, **{f"flight/{n}": 1 for n in range(40)}}
     assert Counter(line["key"] for line in effects(bank, "flight")) == once_each
@@ -358,7 +357,7 @@ def test_a_void_undoes_once_under_whatever_keys(bank: ServiceProcess, op: str) -
 
 async def test_a_call_that_is_overtaken_by_its_void_is_refused(bank: ServiceProcess) -> None:
     """The caller gave up waiting and undid; the call that was still on its way does nothing when it arrives."""
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         headers = {"Idempotency-Key": "late", "Fault": "delay_before=60000"}
         body = {"account": "rich", "amount": "1.00"}
         late = asyncio.create_task(client.post("/withdraw", json=body, headers=headers))
@@ -458,7 +457,7 @@ def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> Non
 
 async def test_a_delayed_reply_comes_after_the_effect(bank: ServiceProcess) -> None:
     """The effect is there while the caller still waits: the window in which a worker can be killed."""
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         headers = {"Idempotency-Key": "slow", "Fault": "delay_after=60000"}
         body = {"account": "rich", "amount": "1.00"}
         slow = asyncio.create_task(client.post("/deposit", json=body, headers=headers))

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+from bounds import HANG_S
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -283,14 +284,14 @@ def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
 
             def work() -> object:
                 inside.set()
-                assert go_on.wait(30)
+                assert go_on.wait(HANG_S)
                 return service._take_effect(connection, "k", None)
 
             return service.inbox.do(connection, "k", "charge", PRICE, work)
 
     with ThreadPoolExecutor(2) as threads:
         doing: Future[Answer] = threads.submit(slow)
-        assert inside.wait(30)
+        assert inside.wait(HANG_S)
         assert service.find("k") is None
         settling = threads.submit(service.settle, "k")
         # Whether it waits already or has not begun: it must not answer before the operation has ended.

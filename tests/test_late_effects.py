@@ -3,11 +3,10 @@
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import temporalio.client
+from bounds import HANG
 from driving import comparable
 from hard_parts import ONCE, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
 
@@ -20,7 +19,6 @@ from amends.sagas.runner_asyncio import Runner
 
 # A paused worker is still given a task for each poll that it has open, up to five of a kind. Workflow tasks are given
 # up after 2 s, calls after 5 s and the wait before they are delivered again.
-BOUND = timedelta(seconds=80)
 
 
 def order_in(folder: Path) -> Order:
@@ -50,11 +48,11 @@ async def by_paused_worker(url: str, temporal: temporalio.client.Client, address
             await ledger.until_called(run_id, "pay/do/0")
             paused.send_signal(signal.SIGSTOP)
             await parts.enter_async_context(working(temporal, journal, queue))
-            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPENSATED
+            assert (await handle.result(timeout=HANG)).status is RunStatus.COMPENSATED
             ledger.open_gate(run_id)
             paused.send_signal(signal.SIGCONT)
             await until(journal, run_id, lambda facts: any(isinstance(fact, LateEffectObserved) for fact in facts))
-            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPENSATED
+            assert (await handle.result(timeout=HANG)).status is RunStatus.COMPENSATED
         facts = await handle.history()
     check(ledger, run_id, facts)
     return facts
@@ -74,7 +72,6 @@ async def by_runners(journal: SqlJournal, folder: Path) -> list[Fact]:
     return facts
 
 
-@pytest.mark.timeout(150)
 async def test_a_paused_worker_s_success_is_recorded_and_undone(
     sqlite_url: str, postgres_url: str, temporal_address: str, tmp_path: Path
 ) -> None:

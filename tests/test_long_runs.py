@@ -1,11 +1,11 @@
 """Runs that outgrow a workflow's history, on a real Temporal that finds it long early; their effects are routed."""
 
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from journal_parts import open_prepared
 from pydantic import BaseModel
 from temporal_parts import TemporalServer
@@ -93,7 +93,7 @@ async def test_a_long_run_goes_on_in_further_workflows(
         async with running_worker(temporal, journal, registry, task_queue="near"):
             client = Client(journal, temporal, registry, task_queue="near")
             handle = await client.start(relay, Parcel(refused=refused), id=f"relay-{refused}")
-            ended = await handle.result(timeout=timedelta(seconds=40))
+            ended = await handle.result(timeout=HANG)
         workflows = await workflows_of(temporal, handle.id)
         for history in workflows:
             await replayer.replay_workflow(history)

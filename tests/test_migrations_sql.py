@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from bounds import HANG_S
 from sqlalchemy import Engine, inspect, text
 
 from amends.aggregates.engine_sql import create_store_engine, writing
@@ -243,7 +244,7 @@ def test_processes_that_open_a_new_store_at_once_all_succeed(store_url: str) -> 
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=50)[0].strip() for process in processes]
+    said = [process.communicate(timeout=HANG_S)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(set(said)) == 1
     assert re.fullmatch(r"[0-9a-f-]{36}", said[0])

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from bounds import HANG_S
 
 from amends.aggregates.errors import DefinitionError
 from amends.cli import project as project_module
@@ -90,7 +91,7 @@ def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -381,7 +382,7 @@ def test_modules_load_without_open_output(tmp_path: Path) -> None:
         ["/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-P", "-c", script],
         cwd=tmp_path,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.returncode == 0
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
+from bounds import HANG_S
 from commands import CommandProject
 from reading_shop import as_it_was
 
@@ -67,7 +67,7 @@ def ledger_of(payment: str) -> str:
 
 
 def bank():
-    connection = sqlite3.connect(BANK, timeout=30, isolation_level=None)
+    connection = sqlite3.connect(BANK, timeout=HANG_S, isolation_level=None)
     connection.execute("CREATE TABLE IF NOT EXISTS entries (payment TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
     return closing(connection)
 
@@ -148,7 +148,6 @@ def corrections(facts: list[Any]) -> list[DriftCorrected]:
     return [each for each in facts if isinstance(each, DriftCorrected)]
 
 
-@pytest.mark.timeout(90)
 async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path) -> None:
     """While 500 payments are on their way, 20 others are changed at the bank: these are corrected, once each."""
     project = CommandProject(tmp_path)
@@ -184,13 +183,13 @@ async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path)
 
 def entries(folder: Path) -> int:
     """Count what the bank knows."""
-    with closing(sqlite3.connect(folder / "bank.db", timeout=30)) as books:
+    with closing(sqlite3.connect(folder / "bank.db", timeout=HANG_S)) as books:
         return int(books.execute("SELECT count(*) FROM entries").fetchone()[0])
 
 
 def damage(folder: Path) -> None:
     """Change the payments that are through at the bank."""
-    with closing(sqlite3.connect(folder / "bank.db", timeout=30)) as books:
+    with closing(sqlite3.connect(folder / "bank.db", timeout=HANG_S)) as books:
         through = "CAST(substr(payment, 3) AS INTEGER) < ?"
         changed = books.execute(f"UPDATE entries SET amount = amount + 1000 WHERE {through}", (DAMAGED,))  # noqa: S608 - a constant
         assert changed.rowcount == DAMAGED

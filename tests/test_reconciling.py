@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from bounds import HANG_S
 from journal_parts import Counter, accept, common, open_prepared, run_to_end, step
 from strategies import AnyResults
 
@@ -158,14 +159,14 @@ class Gate:
         if self._waiting:
             there, opened = self._waiting.pop()
             there.set()
-            assert opened.wait(60)
+            assert opened.wait(HANG_S)
 
     async def hold(self, by: Reconciler, rule: Rule) -> tuple[asyncio.Task[Verdict], threading.Event]:
         """Have a look begin, and give it while it waits, with what opens the gate for it."""
         there, opened = threading.Event(), threading.Event()
         self._waiting.append((there, opened))
         held = asyncio.create_task(by.look(rule))
-        assert await asyncio.to_thread(there.wait, 60)
+        assert await asyncio.to_thread(there.wait, HANG_S)
         return held, opened
 
 

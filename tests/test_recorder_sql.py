@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from bounds import HANG_S
 from eventsourcing.persistence import IntegrityError, OperationalError, StoredEvent, Tracking
 from eventsourcing.tests.persistence import (
     AggregateRecorderTestCase,
@@ -194,7 +195,7 @@ def test_a_waiting_subscription_is_stopped_from_another_thread(engine: Engine) -
         reader = threading.Thread(target=lambda: list(subscription))
         reader.start()
         subscription.stop()
-        reader.join(10)
+        reader.join(HANG_S)
         assert not reader.is_alive()
 
 

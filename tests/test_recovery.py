@@ -4,11 +4,11 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from hard_parts import HOURLY, PATIENT, Ledger, Order, Pages, client_of, opened, until, working
 from temporal_parts import TemporalServer
 from temporalio.client import WorkflowExecutionStatus
@@ -23,8 +23,6 @@ from amends.reconciler.looking_asyncio import look
 from amends.reconciler.standing import Standing
 from amends.sagas.recovery_temporal import Recovery, recover, unknown_to_store
 from amends.sagas.starting_temporal import start_workflow
-
-BOUND = timedelta(seconds=40)
 
 PLACES: Mapping[str, tuple[str, bool]] = {
     "paying": ("pay/do", False),
@@ -74,7 +72,7 @@ class Store:
         for place in places:
             self.ledger.open_gate(self.id_of(place))
         for place in places:
-            result = await client.result(self.id_of(place), timeout=BOUND)
+            result = await client.result(self.id_of(place), timeout=HANG)
             pages = await self.journal.load(Pages, self.id_of(place))
             assert pages is not None
             ended = result.status, pages.lines, self.ledger.acted(self.id_of(place))
@@ -142,7 +140,7 @@ async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal
             assert not (await handle.status()).closed
             found = await recover(temporal, journal, task_queue=queue, sagas=None)
             assert (found.started, found.driven, found.refused) == ([queue], [], {})
-            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPLETED
+            assert (await handle.result(timeout=HANG)).status is RunStatus.COMPLETED
     assert Ledger(tmp_path).acted(queue) == ["pay/do/0", "deliver/do/0"]
 
 
@@ -169,7 +167,7 @@ async def test_a_run_that_ends_while_it_is_looked_at_is_left_alone(tmp_path: Pat
                 if query.before is not None:
                     return await runs(query)
                 ledger.open_gate(run_id)
-                await handle.result(timeout=BOUND)
+                await handle.result(timeout=HANG)
                 await temporal.get_workflow_handle(run_id).result()
                 return listed
 
@@ -194,7 +192,7 @@ async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_a
     shutil.copy(tmp_path / "events.db", kept)
     async with opened(url) as journal, working(temporal, journal, queue):
         client = client_of(temporal, journal, queue)
-        assert (await client.result(f"{queue}-ended", timeout=BOUND)).status is RunStatus.COMPLETED
+        assert (await client.result(f"{queue}-ended", timeout=HANG)).status is RunStatus.COMPLETED
         await ledger.until_called(f"{queue}-open", "deliver/do/0")
         await client.start(HOURLY, Order(folder=str(tmp_path), away=("pay/do",)), id=f"{queue}-lost")
         await until(journal, f"{queue}-lost", lambda facts: facts[-1].kind == "StepAttemptFailed")
@@ -224,5 +222,5 @@ async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_a
             ledger.open_gate(f"{queue}-open")
             client = client_of(temporal, journal, queue)
             for run_id in found.refused:
-                assert (await client.result(run_id, timeout=BOUND)).status is RunStatus.COMPLETED
+                assert (await client.result(run_id, timeout=HANG)).status is RunStatus.COMPLETED
                 assert ledger.acted(run_id).count("pay/do/0") == 2

@@ -4,11 +4,10 @@ import asyncio
 import os
 import signal
 import threading
-from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import temporalio.client
+from bounds import HANG
 from journal_parts import prepare, step
 from outage_parts import OUTAGE, Shelf, Trace
 from test_postgresql_outages import Worker, check, start, until_said, worker_process
@@ -33,7 +32,6 @@ async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> li
     return found
 
 
-@pytest.mark.timeout(90)  # a call is given up after 5 s, and delivered again some seconds later
 async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str, tmp_path: Path) -> None:
     """Calls go on while Temporal is away; what it delivers again joins them or waits for them, on either worker."""
     trace = Trace(tmp_path)
@@ -64,7 +62,7 @@ async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str,
             slow.process.send_signal(signal.SIGCONT)
             trace.open_gate()
             for handle in handles:
-                await handle.result(timeout=timedelta(seconds=60))
+                await handle.result(timeout=HANG)
     await check(journal, trace, run_ids, 6)
     await journal.close()
 
