@@ -4,6 +4,9 @@ What differs between SQLite and PostgreSQL below the level of SQL is here. Table
 `migrations_sql`. Creating an engine does not connect, so an unreachable database shows at the first use, as an
 SQLAlchemy error; `failures_sql` says in one line what it means.
 
+Nothing that is set or taken for a connection to PostgreSQL outlives its transaction: timeouts, the writer's lock, no
+prepared statements. So a pooler such as PgBouncer in transaction mode may stand between.
+
 Both databases are used so that there is one writer at a time (`writing`). Ids of the notification log are handed out
 inside the writing transaction, and therefore the order of commits is the order of ids: a reader that has seen id n will
 never find a smaller one that is new.
@@ -26,8 +29,10 @@ from sqlalchemy.pool import QueuePool
 
 from amends.aggregates.errors import InputError, UnreachableError
 from amends.aggregates.failures_sql import BUSY_TIMEOUT_S, STORE, name_errors, store_errors
+from amends.aggregates.oneline import shorten
 
 __all__ = [
+    "LOCK_WAIT_MS",
     "check_writable",
     "create_store_engine",
     "is_readonly",
@@ -50,6 +55,9 @@ IDLE_IN_TRANSACTION_MS = 60_000
 WRITER_LOCK = 0x616D6E64
 """First half of the advisory lock's key ("amnd"); the second half is made of the schema's name."""
 
+LOCK_WAIT_MS = "amends_lock_wait_ms"
+"""Option of a PostgreSQL engine: longest wait for a lock, in milliseconds; for tests that must not wait."""
+
 _WRITING = "amends_writing"
 _READONLY = "amends_readonly"
 _FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
@@ -66,7 +74,9 @@ def create_store_engine(url: str, *, readonly: bool = False) -> Engine:
     time, so asking for a second connection while holding the first waits in vain.
 
     Args:
-        url: `sqlite:///path`, `sqlite://`, `postgresql://...` or `postgresql+psycopg://...`.
+        url: `sqlite:///path`, `sqlite://`, `postgresql://...` or `postgresql+psycopg://...`. With PostgreSQL the
+            parameter `prepare_threshold=5` has the server prepare what is used more than five times: never behind a
+            pooler in transaction mode.
         readonly: Refuse every write in the database itself, and never create a file.
 
     Raises:
@@ -299,44 +309,94 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
         "keepalives_interval": CUT_OFF_S // 3,
         "keepalives_count": 2,
     }
+    given = {key: value for key, value in connect_args.items() if key not in url.query}
     engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
+        url.set(drivername="postgresql+psycopg").difference_update_query([_PREPARE]),
         pool_pre_ping=True,
         pool_size=5,
         max_overflow=10,
         pool_timeout=BUSY_TIMEOUT_S,
         # A stricter level would take its snapshot before it waits for the lock, and then read what is no longer true.
         isolation_level="READ COMMITTED",
-        connect_args={key: value for key, value in connect_args.items() if key not in url.query},
+        connect_args={**given, _PREPARE: _prepare_threshold(url, name)},
         execution_options=options,
     )
 
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a connection of an optional package
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('lock_timeout', %s, false), "
-                "set_config('idle_in_transaction_session_timeout', %s, false)",
-                (str(BUSY_TIMEOUT_S * 1000), str(IDLE_IN_TRANSACTION_MS)),
-            )
-            # Acknowledged means on disk, whatever the server's default is; stronger settings are left alone.
-            cursor.execute(
-                "SELECT set_config('synchronous_commit', 'on', false) "
-                "WHERE current_setting('synchronous_commit') = 'off'"
-            )
-        connection.commit()
+    if (wanted := _search_path(url)) is not None:
+
+        @event.listens_for(engine, "connect")
+        def _check_search_path(connection: Any, _record: object) -> None:  # noqa: ANN401 - of an optional package
+            with connection.cursor() as cursor:
+                (found,) = cursor.execute("SELECT current_setting('search_path')").fetchone()
+            connection.commit()
+            if _names(found) != _names(wanted):
+                raise InputError(
+                    f"store {name!r}: the connection pooler ignores the search_path in the URL; set it for the role "
+                    f"(ALTER ROLE ... SET search_path = ...) and remove it from the URL"
+                )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(_WRITING):
-            take_writer_lock(connection)
+        options = connection.get_execution_options()
+        # Not once per connection: behind a pooler the next transaction may run in another session.
+        connection.execute(
+            _BEGIN_WRITING if options.get(_WRITING) else _BEGIN_READING,
+            {
+                "lock_ms": str(options.get(LOCK_WAIT_MS, BUSY_TIMEOUT_S * 1000)),
+                "idle_ms": str(IDLE_IN_TRANSACTION_MS),
+                "lock": WRITER_LOCK,
+            },
+        )
 
     name_errors(engine, name)
     return engine
 
 
+def _prepare_threshold(url: URL, name: str) -> int | None:
+    """Read after how many uses a statement is prepared on the server; `None`, the default, for never.
+
+    A pooler in transaction mode hands a session from client to client. Prepared statements stay in the session under
+    names that every client chooses alike, so one client would run the statement of another.
+    """
+    given = url.query.get(_PREPARE)
+    if given is None or given == "none":
+        return None
+    if not isinstance(given, str) or not _SMALL_NUMBER.fullmatch(given):
+        raise InputError(
+            f"store {name!r}: {_PREPARE} in the URL is {shorten(given)}; write the number of uses after which a "
+            f"statement is prepared, 0 to 9999, or leave it out where a pooler stands before the server"
+        )
+    return int(given)
+
+
+def _search_path(url: URL) -> str | None:
+    """Find the search_path that the options in a URL set."""
+    options = url.query.get("options", ())
+    texts = (options,) if isinstance(options, str) else options
+    found = [match[1] for each in texts for match in _SEARCH_PATH.finditer(each)]
+    return found[-1] if found else None
+
+
+def _names(search_path: str) -> list[str]:
+    return [each.strip().strip('"') for each in search_path.split(",")]
+
+
+_PREPARE = "prepare_threshold"
+_SMALL_NUMBER = re.compile(r"[0-9]{1,4}")
+_SEARCH_PATH = re.compile(r"-c\s*search_path=((?:\\.|\S)+)")
+_SETTINGS = """
+    set_config('lock_timeout', :lock_ms, true),
+    set_config('idle_in_transaction_session_timeout', :idle_ms, true),
+    -- Acknowledged means on disk, whatever the server's default is; stronger settings are left alone.
+    set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+        WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
+"""
+_LOCK = "pg_advisory_xact_lock(:lock, hashtext(coalesce(current_schema(), '')))"
+_BEGIN_READING = text(f"SELECT {_SETTINGS}")
+# One statement is one round trip; the timeout is set first because the lock is taken for the row of the settings.
+_BEGIN_WRITING = text(f"WITH settings AS MATERIALIZED (SELECT {_SETTINGS}) SELECT {_LOCK} FROM settings")  # noqa: S608 - constants
 _MAY_WRITE = text(
     "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on', "
     "has_table_privilege('stored_events', 'INSERT')"
 )
-_TAKE_WRITER_LOCK = text("SELECT pg_advisory_xact_lock(:lock, hashtext(coalesce(current_schema(), '')))")
+_TAKE_WRITER_LOCK = text(f"SELECT {_LOCK}")

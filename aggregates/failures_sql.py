@@ -56,6 +56,10 @@ _REFUSALS = (
         r"too many (?:connections|clients)|remaining connection slots",
         "raise the limit of connections or use fewer processes",
     ),
+    (
+        r"unsupported startup parameter",
+        "a pooler stands before the server and refuses `options`; remove them from the URL and set them for the role",
+    ),
     (r"no pg_hba.conf entry", "let the user in from this machine, in the server's pg_hba.conf"),
     (r"starting up|shutting down|recovery mode", "it will answer soon; try again"),
     (r"failed to resolve host|could not translate host name", "check the host in the URL"),

@@ -1,19 +1,20 @@
 """Engines of the store: who may write when, what a file's owner alone may do, and what errors say."""
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bounds import HANG_S
 from sqlalchemy import Connection, Engine, event, exc, make_url, text
 
 from amends.aggregates.engine_sql import (
+    LOCK_WAIT_MS,
     create_store_engine,
     is_readonly,
     safe_url,
@@ -36,13 +37,13 @@ def engine(store_url: str) -> Iterator[Engine]:
 
 def impatient_engine(url: str) -> Engine:
     """Make an engine that does not wait for another writer."""
-    engine = create_store_engine(url)
+    engine = create_store_engine(url).execution_options(**{LOCK_WAIT_MS: 1})
 
-    @event.listens_for(engine, "connect")
-    def _hurry(connection: Any, _record: object) -> None:  # noqa: ANN401 - one of two drivers
-        on_sqlite = engine.dialect.name == "sqlite"
-        connection.cursor().execute("PRAGMA busy_timeout = 1" if on_sqlite else "SET lock_timeout = 1")
-        connection.commit()
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _hurry(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute("PRAGMA busy_timeout = 1")
 
     return engine
 
@@ -520,6 +521,24 @@ def test_a_postgresql_store_is_set_up_for_durability(postgres_url: str) -> None:
         "transaction_isolation": "read committed",
         "application_name": "amends",
     }
+
+
+def test_statements_are_prepared_only_where_the_url_says_so(postgres_url: str) -> None:
+    """Prepared statements would mix between the clients of a pooler; a direct connection may ask for them."""
+
+    def threshold(url: str) -> object:
+        engine = create_store_engine(url)
+        with engine.connect() as connection:
+            found: object = getattr(connection.connection.driver_connection, "prepare_threshold", "missing")
+        engine.dispose()
+        return found
+
+    assert threshold(postgres_url) is None
+    assert threshold(f"{postgres_url}&prepare_threshold=none") is None
+    assert threshold(f"{postgres_url}&prepare_threshold=5") == 5
+    for wrong in ("-1", "five", "5&prepare_threshold=6"):
+        with pytest.raises(InputError, match="prepare_threshold in the URL is "):
+            create_store_engine(f"{postgres_url}&prepare_threshold={wrong}")
 
 
 def test_stores_in_different_schemas_do_not_wait_for_each_other(postgres_url: str) -> None:
