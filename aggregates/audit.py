@@ -13,17 +13,43 @@ from typing import Any
 from eventsourcing.persistence import StoredEvent
 
 from amends.aggregates.codec import EventCodec
+from amends.aggregates.damage import RESTORE, Damage
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errorreport import line_of
-from amends.aggregates.errors import AmendsError, NewerFactError, TransitionError, UnknownTopicError
-from amends.aggregates.facts import SagaStarted
+from amends.aggregates.errors import (
+    AmendsError,
+    ChangedEventError,
+    EventError,
+    NewerFactError,
+    TransitionError,
+    UnknownTopicError,
+)
+from amends.aggregates.facts import SagaStarted, run_of
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
 from amends.aggregates.roundtrip import first_difference
 from amends.aggregates.snapshot import Snapshot, restore_snapshot
 from amends.aggregates.strictjson import clean_text
 
-__all__ = ["AggregateAudit", "Finding", "FindingKind", "RunAudit", "StreamAudit"]
+__all__ = [
+    "DELETE_SNAPSHOTS",
+    "REBUILD",
+    "RESTORE_PLAN",
+    "AggregateAudit",
+    "Finding",
+    "FindingKind",
+    "RunAudit",
+    "StreamAudit",
+]
+
+DELETE_SNAPSHOTS = "delete the stream's snapshots"
+"""The remedy for a wrong snapshot: the next load takes a new one."""
+
+REBUILD = "rebuild the read model"
+"""The remedy for a wrong row of the read model."""
+
+RESTORE_PLAN = "restore the plan from a backup, or start a run of the same definition, which stores its plan again"
+"""The remedy for a plan that is missing or changed."""
 
 
 class FindingKind(StrEnum):
@@ -33,6 +59,8 @@ class FindingKind(StrEnum):
     """The database itself is damaged."""
     GAP = "gap"
     """Positions of a stream are missing."""
+    CHANGED = "changed"
+    """A row does not fit its checksum."""
     DAMAGED = "damaged"
     """An event or plan cannot be read."""
     UNKNOWN_TOPIC = "unknown topic"
@@ -57,13 +85,26 @@ class Finding:
         kind: What sort of thing.
         subject: The stream, plan or table.
         position: Where in the stream; `None` when it is not about an event.
-        message: What was found and what to do, in one line.
+        problem: The fault, in one line without a remedy.
+        remedy: The steps that an operator can take.
     """
 
     kind: FindingKind
     subject: str
     position: int | None
-    message: str
+    problem: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        """The problem and the remedy, in one line."""
+        return f"{self.problem}; {self.remedy}"
+
+    @property
+    def damage(self) -> Damage:
+        """The same for readers of runs."""
+        version = self.kind in {FindingKind.NEWER, FindingKind.UNKNOWN_TOPIC}
+        return Damage(run_of(self.subject), self.subject, self.position, self.problem, self.remedy, version)
 
     @property
     def mended_by_rebuilding(self) -> bool:
@@ -78,16 +119,20 @@ class StreamAudit:
         stream: Its name.
         codec: Reads the events.
         after: Position after which rows are given; then nothing can be folded.
+        keep: Whether all events and all findings are kept.
 
     Attributes:
         stream: Its name.
         findings: What is wrong with it so far.
         last: Position of the last row; 0 before the first one.
         count: How many rows were looked at.
+        events: Every event that can be read, also those after a damage, where they are kept.
     """
 
-    def __init__(self, stream: str, codec: EventCodec, *, after: int = 0) -> None:
+    def __init__(self, stream: str, codec: EventCodec, *, after: int = 0, keep: bool = False) -> None:
         self.stream = stream
+        self.events: list[Any] = []
+        self._keep = keep
         self.findings: list[Finding] = []
         self.last = after
         self.count = 0
@@ -104,35 +149,47 @@ class StreamAudit:
         position = stored.originator_version
         self.count += 1
         if position != self.last + 1:
-            self._broken(
-                FindingKind.GAP,
-                position,
-                f"position {self.last + 1} should follow {self.last}, found {position}; restore the missing events",
-            )
+            self._broken(FindingKind.GAP, *_gap(self.last, position), RESTORE)
         self.last = position
         try:
             event = self._codec.to_domain(stored)
-        except UnknownTopicError as error:
-            self._broken(FindingKind.UNKNOWN_TOPIC, position, str(error))
-        except NewerFactError as error:
-            self._broken(FindingKind.NEWER, position, str(error))
-        except AmendsError as error:
-            self._broken(FindingKind.DAMAGED, position, str(error))
+        except EventError as error:
+            self._broken(_KINDS.get(type(error), FindingKind.DAMAGED), position, error.problem, error.remedy)
+        except Exception as error:  # noqa: BLE001 - a row may hold anything, and a user's upcaster may raise anything
+            self._broken(FindingKind.DAMAGED, position, f"cannot be read: {line_of(error)}", RESTORE)
         else:
+            if self._keep:
+                self.events.append(event)
             if self._sound:
                 self._fold(event, stored)
 
     def _fold(self, event: Any, stored: StoredEvent) -> None:  # noqa: ANN401 - a fact or a user's event
         """Fold the event into what the stream means; without meaning there is nothing to fold."""
 
-    def _broken(self, kind: FindingKind, position: int, message: str) -> None:
+    def _broken(self, kind: FindingKind, position: int, problem: str, remedy: str) -> None:
         """Remember what makes folding on impossible."""
         self._sound = False
-        self._found(kind, position, message)
+        self._found(kind, position, problem, remedy)
 
-    def _found(self, kind: FindingKind, position: int | None, message: str) -> None:
-        if all(finding.kind is not kind for finding in self.findings):
-            self.findings.append(Finding(kind, self.stream, position, message))
+    def _found(self, kind: FindingKind, position: int | None, problem: str, remedy: str) -> None:
+        if self._keep or all(finding.kind is not kind for finding in self.findings):
+            self.findings.append(Finding(kind, clean_text(self.stream), position, problem, remedy))
+
+
+_KINDS: dict[type[EventError], FindingKind] = {
+    ChangedEventError: FindingKind.CHANGED,
+    UnknownTopicError: FindingKind.UNKNOWN_TOPIC,
+    NewerFactError: FindingKind.NEWER,
+}
+
+
+def _gap(last: int, position: int) -> tuple[int, str]:
+    """Return the position that is wrong where a stream does not go on with the next one, and the problem."""
+    if position <= last:
+        return position, f"position {position} is not possible after {last}"
+    if position == last + 2:
+        return last + 1, f"position {last + 1} is missing"
+    return last + 1, f"positions {last + 1} to {position - 1} are missing"
 
 
 class RunAudit(StreamAudit):
@@ -142,10 +199,16 @@ class RunAudit(StreamAudit):
         stream: The run's stream.
         codec: Reads the facts.
         plan_of: Gives a plan by its fingerprint, `None` when there is none; may raise `JournalError`.
+        keep: Whether all facts and all findings are kept.
+
+    Attributes:
+        record: The run's record up to the first damage; `None` before the first fact was folded.
     """
 
-    def __init__(self, stream: str, codec: EventCodec, plan_of: Callable[[str], Plan | None]) -> None:
-        super().__init__(stream, codec)
+    def __init__(
+        self, stream: str, codec: EventCodec, plan_of: Callable[[str], Plan | None], *, keep: bool = False
+    ) -> None:
+        super().__init__(stream, codec, keep=keep)
         self._plan_of = plan_of
         self.record: RunRecord | None = None
 
@@ -156,20 +219,22 @@ class RunAudit(StreamAudit):
             else:
                 self._begin(event)
         except TransitionError as error:
-            self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, f"{error}; restore the stream")
+            self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, str(error), RESTORE)
+        except Exception as error:  # noqa: BLE001 - a fact that was written by hand may hold anything
+            self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, line_of(error), RESTORE)
 
     def _begin(self, event: Any) -> None:  # noqa: ANN401 - as above
         if not isinstance(event, SagaStarted):
             found = type(event).__name__
-            self._broken(FindingKind.IMPOSSIBLE, 1, f"begins with {found}, not SagaStarted; restore the stream")
+            self._broken(FindingKind.IMPOSSIBLE, 1, f"begins with {found}, not SagaStarted", RESTORE)
             return
         try:
             plan = self._plan_of(event.fingerprint)
         except AmendsError as error:
-            self._broken(FindingKind.DAMAGED, 1, str(error))
+            self._broken(FindingKind.DAMAGED, 1, str(error), RESTORE_PLAN)
             return
         if plan is None:
-            self._broken(FindingKind.NO_PLAN, 1, f"plan {event.fingerprint} is not in the store; restore the plan")
+            self._broken(FindingKind.NO_PLAN, 1, f"plan {event.fingerprint} is not in the store", RESTORE_PLAN)
             return
         self.record = RunRecord.begin(plan, event)
 
@@ -184,7 +249,7 @@ class RunAudit(StreamAudit):
             return
         summary = self.record.summary
         if row is None:
-            self._found(FindingKind.READ_MODEL, None, "the run has no row; rebuild the read model")
+            self._found(FindingKind.READ_MODEL, None, "the run has no row", REBUILD)
             return
         wrong = [
             f"{name} is {found!r}, the journal says {expected!r}"
@@ -194,7 +259,7 @@ class RunAudit(StreamAudit):
         if keys != frozenset((clean_text(field), clean_text(value)) for field, value in summary.keys.items()):
             wrong.append("its business keys differ")
         if wrong:
-            self._found(FindingKind.READ_MODEL, None, f"{'; '.join(wrong)}; rebuild the read model")
+            self._found(FindingKind.READ_MODEL, None, "; ".join(wrong), REBUILD)
 
 
 def _columns(summary: RunSummary) -> dict[str, Any]:
@@ -235,8 +300,8 @@ class AggregateAudit(StreamAudit):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - users' methods may raise anything
-            said = f"{stored.topic} cannot be applied: {line_of(error)}"
-            self._broken(FindingKind.IMPOSSIBLE, position, f"{said}; correct the event's method")
+            problem = f"{stored.topic} cannot be applied: {line_of(error)}"
+            self._broken(FindingKind.IMPOSSIBLE, position, problem, "correct the event's method")
             return
         if self._snapshot is not None and self._snapshot.position == position and self._aggregate is not None:
             self._compare(self._aggregate, self._snapshot)
@@ -251,7 +316,8 @@ class AggregateAudit(StreamAudit):
             self._found(
                 FindingKind.SNAPSHOT,
                 snapshot.position,
-                f"the snapshot has another {lost.path or 'state'} than the events; delete the stream's snapshots",
+                f"the snapshot has another {lost.path or 'state'} than the events",
+                DELETE_SNAPSHOTS,
             )
 
     def finish(self) -> None:
@@ -260,7 +326,8 @@ class AggregateAudit(StreamAudit):
             self._found(
                 FindingKind.SNAPSHOT,
                 self._snapshot.position,
-                f"the snapshot is ahead of the last event, at {self.last}; delete the stream's snapshots",
+                f"the snapshot is ahead of the last event, at {self.last}",
+                DELETE_SNAPSHOTS,
             )
 
 

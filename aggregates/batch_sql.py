@@ -10,7 +10,7 @@ put back; aggregates are not, so a touched one is dropped and loaded again when 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ from sqlalchemy import Connection, exc
 
 from amends.aggregates import streams_sql
 from amends.aggregates.codec import EventCodec
+from amends.aggregates.damage import Damage
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.errors import UnitLost
+from amends.aggregates.errors import DamagedRunError, JournalError, UnitLost
 from amends.aggregates.facts import run_of
 from amends.aggregates.index_sql import move_runs, write_keys, write_runs
 from amends.aggregates.loading_sql import Held, Plans, load_aggregate, load_records
@@ -142,6 +143,7 @@ class Batch:
         recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
         events: Staged events, in the order of their notification ids.
         runs: Records at their heads, staged facts included; `None` where there is no such run.
+        damaged: The runs that cannot be read.
         aggregates: Aggregates at their heads, staged events included.
         changed: The runs that have staged facts, with their record before the batch; `None` for new ones.
         heads: The aggregates' streams that have staged events, with their heads.
@@ -157,6 +159,7 @@ class Batch:
         self.plans: list[tuple[str, str, str, int]] = []
         self.new_plans: dict[str, Plan] = {}
         self.runs: dict[str, RunRecord | None] = {}
+        self.damaged: dict[str, Damage] = {}
         self.aggregates: dict[str, Held] = {}
         self.changed: dict[str, RunRecord | None] = {}
         self.heads: dict[str, int] = {}
@@ -170,14 +173,10 @@ class Batch:
     # ---- reading
 
     def prefetch(self, run_ids: Iterable[str]) -> None:
-        """Read the streams of several runs at once, where they are not known.
-
-        Raises:
-            JournalError: One of them cannot be read.
-        """
+        """Read the streams of several runs at once, where they are not known; of a damaged one, that it is."""
         wanted: dict[str, RunRecord | None] = {}
         for run_id in run_ids:
-            if run_id in self.runs or run_id in wanted:
+            if run_id in self.runs or run_id in self.damaged or run_id in wanted:
                 continue
             record = self.known.current_run(run_id)
             if record is not None:
@@ -185,13 +184,21 @@ class Batch:
             else:
                 wanted[run_id] = self.known.runs.get(run_id)
         if wanted:
-            self.runs.update(load_records(self.connection, self.known.codec, self.known.plans, wanted))
+            loaded = load_records(self.connection, self.known.codec, self.known.plans, wanted)
+            self.runs.update(loaded.records)
+            self.damaged.update(loaded.damaged)
 
     def record(self, run_id: str) -> RunRecord | None:
-        """Give a run's record at its head, staged facts included."""
+        """Return a run's record at its head, staged facts included.
+
+        Raises:
+            DamagedRunError: Its stream, or the plan that it names, cannot be read.
+        """
         if run_id not in self.runs:
             with self.reading():
                 self.prefetch((run_id,))
+        if run_id in self.damaged:
+            raise DamagedRunError(self.damaged[run_id])
         return self.runs[run_id]
 
     def aggregate(self, cls: type[Aggregate], stream: str) -> Held | None:
@@ -263,10 +270,10 @@ class Batch:
         self.aggregates[stream] = held
 
     def stage_plan(self, plan: Plan) -> None:
-        """Stage a plan unless the store has it."""
+        """Stage a plan unless the store has it; one that cannot be read there is replaced."""
         if plan.fingerprint in self.new_plans:
             return
-        with self.reading():
+        with self.reading(), suppress(JournalError):
             if self.known.plans.read(self.connection, plan.fingerprint) is not None:
                 return
         self.put(self.new_plans, plan.fingerprint, plan)

@@ -15,15 +15,26 @@ from typing import Any
 from eventsourcing.persistence import StoredEvent
 from sqlalchemy import Connection, Engine, literal, select
 
-from amends.aggregates.audit import AggregateAudit, Finding, FindingKind, RunAudit, StreamAudit
+from amends.aggregates.audit import (
+    DELETE_SNAPSHOTS,
+    REBUILD,
+    AggregateAudit,
+    Finding,
+    FindingKind,
+    RunAudit,
+    StreamAudit,
+)
+from amends.aggregates.checksum import snapshot_fits
 from amends.aggregates.codec import EventCodec
+from amends.aggregates.damage import RESTORE
 from amends.aggregates.damage_sql import damaged_plans, database_damage
 from amends.aggregates.facts import run_of, stream_of_run
 from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.loading_sql import Plans
-from amends.aggregates.schema_sql import run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.schema_sql import bindable, is_text, run_keys, saga_index, snapshots, stored_events
 from amends.aggregates.snapshot import Snapshot
 from amends.aggregates.streams_sql import changed_after, last_notification_id, read_stream
+from amends.aggregates.strictjson import clean_text
 
 __all__ = [
     "ALL",
@@ -182,7 +193,9 @@ def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans,
         changed, last_id = changed_after(connection, after_id, CHANGES_A_PAGE)
         derived = _ReadModel(connection, changed)
         for stream, first in changed.items():
-            if run_of(stream) is not None:
+            if not is_text(stream):
+                findings.append(_damaged_name(stream))
+            elif run_of(stream) is not None:
                 findings += _audit(connection, codec, kept, stream, derived).findings
             elif not only_runs:
                 tail = StreamAudit(stream, codec, after=max(0, first - 2))
@@ -232,6 +245,9 @@ def _stream_page(
     derived = _ReadModel(connection, streams)
     for stream in streams:
         last = stream
+        if not is_text(stream):
+            findings.append(_damaged_name(stream))
+            continue
         # SQLite's pattern does not tell "run/" from "Run/".
         if only_runs and run_of(stream) is None:
             continue
@@ -246,25 +262,40 @@ def _stream_page(
 def _row_page(connection: Connection, table: Any, after: str) -> _Part:  # noqa: ANN401 - an SQL table
     """Find what the read model has of runs that are not in the journal."""
     run_ids = _page(connection, table.c.run_id, after)
-    there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids])
+    there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids if is_text(run_id)])
     lost = [run_id for run_id in run_ids if stream_of_run(run_id) not in there]
     return tuple(_lost_run(table, run_id) for run_id in lost), run_ids[-1] if run_ids else None, len(run_ids) // 10
 
 
 def _snapshot_page(connection: Connection, after: str) -> _Part:
     streams = _page(connection, snapshots.c.originator_id, after)
-    there = _that_exist(connection, streams)
-    lost = tuple(_lost_stream(stream) for stream in streams if stream not in there)
-    return lost, streams[-1] if streams else None, len(streams) // 10
+    there = _that_exist(connection, [stream for stream in streams if is_text(stream)])
+    findings = [_lost_stream(stream) for stream in streams if stream not in there]
+    if streams:
+        name = snapshots.c.originator_id
+        rows = select(snapshots).where(name > bindable(after), name <= bindable(streams[-1]))
+        for row in connection.execute(rows.order_by(name, snapshots.c.originator_version)):
+            if not snapshot_fits(*row):
+                problem = "the snapshot was changed: it does not fit its checksum"
+                subject = clean_text(row.originator_id)
+                findings.append(
+                    Finding(FindingKind.SNAPSHOT, subject, row.originator_version, problem, DELETE_SNAPSHOTS)
+                )
+    return tuple(findings), streams[-1] if streams else None, len(streams) // 10
+
+
+def _damaged_name(stream: str) -> Finding:
+    problem = "the name of the stream is no valid text"
+    return Finding(FindingKind.CHANGED, clean_text(stream), None, problem, RESTORE)
 
 
 def _lost_run(table: Any, run_id: str) -> Finding:  # noqa: ANN401 - as above
-    message = f"the run is in {table.name} and has no facts in the journal; rebuild the read model"
-    return Finding(FindingKind.READ_MODEL, stream_of_run(run_id), None, message)
+    problem = f"the run is in {table.name} and has no facts in the journal"
+    return Finding(FindingKind.READ_MODEL, stream_of_run(clean_text(run_id)), None, problem, REBUILD)
 
 
 def _lost_stream(stream: str) -> Finding:
-    return Finding(FindingKind.SNAPSHOT, stream, None, "the stream has no events; delete its snapshots")
+    return Finding(FindingKind.SNAPSHOT, clean_text(stream), None, "the stream has no events", DELETE_SNAPSHOTS)
 
 
 def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
@@ -283,7 +314,7 @@ class _ReadModel:
     """What the read model has of some runs, read at once: a statement for each run would take most of the time."""
 
     def __init__(self, connection: Connection, streams: Iterable[str]) -> None:
-        run_ids = [run_id for stream in streams if (run_id := run_of(stream)) is not None]
+        run_ids = [run_id for stream in streams if is_text(stream) and (run_id := run_of(stream)) is not None]
         rows = connection.execute(select(saga_index).where(saga_index.c.run_id.in_(run_ids))).mappings()
         self.rows = {row["run_id"]: dict(row) for row in rows}
         self.keys: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -331,7 +362,7 @@ def _snapshot_of(engine: Engine) -> Iterator[Connection]:
 def streams_after(connection: Connection, after: str, *, only_runs: bool = False) -> Sequence[str]:
     """List the names of the next streams, in order: a page of them, which may hold others than runs in any case."""
     name = stored_events.c.originator_id
-    found = select(name).where(name > after).distinct().order_by(name).limit(STREAMS_A_PAGE)
+    found = select(name).where(name > bindable(after)).distinct().order_by(name).limit(STREAMS_A_PAGE)
     if only_runs:
         found = found.where(name.startswith(stream_of_run(""), autoescape=True))
     return connection.execute(found).scalars().all()
@@ -353,11 +384,16 @@ def _newest_snapshot(connection: Connection, stream: str) -> Snapshot | None:
     table = snapshots.c
     found = select(snapshots).where(table.originator_id == stream).order_by(table.originator_version.desc()).limit(1)
     row = connection.execute(found).first()
-    return None if row is None else Snapshot(row.originator_id, row.originator_version, row.topic, row.state)
+    # One that was changed is found among the snapshots, and is not worth a comparison.
+    return (
+        None
+        if row is None or not snapshot_fits(*row)
+        else Snapshot(row.originator_id, row.originator_version, row.topic, row.state)
+    )
 
 
 def _page(connection: Connection, column: Any, after: str) -> Sequence[str]:  # noqa: ANN401 - an SQL expression
-    found = select(column).where(column > after).distinct().order_by(column).limit(ROWS_A_PAGE)
+    found = select(column).where(column > bindable(after)).distinct().order_by(column).limit(ROWS_A_PAGE)
     return connection.execute(found).scalars().all()
 
 

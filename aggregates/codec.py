@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
 from eventsourcing.domain import CanInitAggregate, CanMutateAggregate, DomainEventProtocol
-from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
 from eventsourcing.utils import TopicError, get_topic
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
@@ -27,16 +27,25 @@ from amends.aggregates.canonical import (
     plainly_equal,
     validation_message,
 )
+from amends.aggregates.checksum import ChangedEvent, ChangedNotification
+from amends.aggregates.damage import RESTORE
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errorreport import line_of, text_of
-from amends.aggregates.errors import DefinitionError, InputError, JournalError, NewerFactError, UnknownTopicError
+from amends.aggregates.errors import (
+    ChangedEventError,
+    DefinitionError,
+    EventError,
+    InputError,
+    NewerFactError,
+    UnknownTopicError,
+)
 from amends.aggregates.eventtypes import event_classes, event_defaults, event_types, record_adapter
 from amends.aggregates.facts import FACTS
 from amends.aggregates.oneline import one_line, shorten
 from amends.aggregates.roundtrip import first_difference
 from amends.aggregates.strictjson import json_bytes, refuse_unreadable
 
-__all__ = ["EventCodec"]
+__all__ = ["EventCodec", "changed_error"]
 
 _FACT_PREFIX = "amends."
 _VERSION_KEY = "class_version"
@@ -88,7 +97,10 @@ class _Stored:
             raise _damaged(stored, f"its class_version is {shorten(found)}")
         if found > self.version:
             raise NewerFactError(
-                f"{_place(stored)}: {self.topic} has version {found}, this program knows {self.version}; upgrade it"
+                str(stored.originator_id),
+                stored.originator_version,
+                f"{self.topic} has version {found}, this program knows {self.version}",
+                "upgrade it",
             )
         for version in range(found, self.version):
             self._upcast(stored, state, version)
@@ -236,14 +248,21 @@ def _topic_of(aggregate: type[Aggregate]) -> str:
         ) from None
 
 
-def _place(stored: StoredEvent) -> str:
-    return f"stream {str(stored.originator_id)!r} position {stored.originator_version}"
+def _damaged(stored: StoredEvent, why: str) -> EventError:
+    return EventError(
+        str(stored.originator_id),
+        stored.originator_version,
+        f"the stored {shorten(stored.topic)[1:-1]} cannot be read: {why}",
+        "restore the row, or add an upcaster if its class was changed",
+    )
 
 
-def _damaged(stored: StoredEvent, why: str) -> JournalError:
-    return JournalError(
-        f"{_place(stored)}: the stored {shorten(stored.topic)[1:-1]} cannot be read: {why}; "
-        "restore the row, or add an upcaster if its class was changed"
+def changed_error(stored: StoredEvent) -> ChangedEventError:
+    """Return the error for a stored event that does not fit its checksum."""
+    problem = "the stored event was changed: it does not fit its checksum"
+    notification_id = stored.id if isinstance(stored, Notification) else None
+    return ChangedEventError(
+        str(stored.originator_id), stored.originator_version, problem, RESTORE, notification_id=notification_id
     )
 
 
@@ -330,16 +349,21 @@ class EventCodec(Mapper[str]):
         """Read an event.
 
         Raises:
+            ChangedEventError: The row does not fit its checksum.
             UnknownTopicError: The topic is not on the allow-list; nothing was imported.
             NewerFactError: It was written by a newer version of its class.
             JournalError: The row is damaged, or does not belong into its stream.
             DefinitionError: An upcaster is missing.
         """
+        if isinstance(stored, ChangedEvent | ChangedNotification):
+            raise changed_error(stored)
         entry = self._by_topic.get(stored.topic)
         if entry is None:
             raise UnknownTopicError(
-                f"{_place(stored)}: topic {shorten(stored.topic)} is not known to this program; "
-                "load the module that defines it, or upgrade"
+                str(stored.originator_id),
+                stored.originator_version,
+                f"topic {shorten(stored.topic)} is not known to this program",
+                "load the module that defines it, or upgrade",
             )
         if isinstance(entry, _StoredFact) and str(stored.originator_id).partition("/")[0] in self._categories:
             raise _damaged(stored, "a fact does not belong into an aggregate's stream")

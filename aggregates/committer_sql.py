@@ -287,9 +287,8 @@ class Committer:
                 return
             batch = Batch(connection, self._known, time.time_ns() // 1_000_000, careful=attempt.careful)
             self._known.refresh(connection)
-            # One stream that cannot be read is an error of the units that ask for it, not of the batch.
-            with suppress(AmendsError):
-                batch.prefetch(run_id for job in jobs for run_id in job.runs)
+            # A run that cannot be read is an error of the units that ask for it, not of the batch.
+            batch.prefetch(run_id for job in jobs for run_id in job.runs)
             for job in jobs:
                 # Who has been cancelled meanwhile would never learn of it: a claim of his would bind nobody.
                 if not job.future.done():

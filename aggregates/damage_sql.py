@@ -1,19 +1,22 @@
 """Looking for damage that is not a stream's: of the database itself, and of plans."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Engine, exc, select, text
 
-from amends.aggregates.audit import Finding, FindingKind
+from amends.aggregates.audit import RESTORE_PLAN, Finding, FindingKind
+from amends.aggregates.checksum import plan_fits
 from amends.aggregates.engine_sql import safe_url
 from amends.aggregates.failures_sql import as_amends_error, store_errors
 from amends.aggregates.plan import Plan
-from amends.aggregates.schema_sql import plans
+from amends.aggregates.schema_sql import bindable, plans
+from amends.aggregates.strictjson import clean_text
 
 __all__ = ["damaged_plans", "database_damage"]
 
-_PLANS_A_PAGE = 100
+_A_PAGE = 100
 
 
 def database_damage(engine: Engine) -> Iterator[Finding]:
@@ -33,11 +36,11 @@ def database_damage(engine: Engine) -> Iterator[Finding]:
         said = [str(as_amends_error(error))]
     for line in said:
         if line != "ok":
-            yield Finding(FindingKind.DATABASE, safe_url(engine), None, f"{line}; restore the file from a backup")
+            yield Finding(FindingKind.DATABASE, safe_url(engine), None, line, "restore the file from a backup")
 
 
 def damaged_plans(engine: Engine) -> Iterator[Finding]:
-    """Look at every plan.
+    """Check every plan.
 
     Raises:
         UnreachableError: The store cannot be read.
@@ -46,22 +49,25 @@ def damaged_plans(engine: Engine) -> Iterator[Finding]:
     while True:
         with store_errors(), engine.connect() as connection:
             page = connection.execute(
-                select(plans.c.fingerprint, plans.c.plan)
-                .where(plans.c.fingerprint > after)
-                .order_by(plans.c.fingerprint)
-                .limit(_PLANS_A_PAGE)
+                select(plans).where(plans.c.fingerprint > bindable(after)).order_by(plans.c.fingerprint).limit(_A_PAGE)
             ).all()
         if not page:
             return
-        for fingerprint, plan in page:
-            if (wrong := _wrong_with_plan(fingerprint, plan)) is not None:
-                yield Finding(FindingKind.DAMAGED, f"plan {fingerprint}", None, wrong)
+        for row in page:
+            if (found := _wrong_with_plan(row)) is not None:
+                kind, problem, remedy = found
+                yield Finding(kind, f"plan {clean_text(row.fingerprint)}", None, problem, remedy)
         after = page[-1].fingerprint
 
 
-def _wrong_with_plan(fingerprint: str, plan: str) -> str | None:
+def _wrong_with_plan(row: Any) -> tuple[FindingKind, str, str] | None:  # noqa: ANN401 - a row
+    if not plan_fits(row.fingerprint, row.saga, row.plan, row.recorded_at_ms, row.checksum):
+        return FindingKind.CHANGED, "the plan was changed: it does not fit its checksum", RESTORE_PLAN
     try:
-        found = Plan.model_validate_json(plan).fingerprint
+        found = Plan.model_validate_json(row.plan).fingerprint
     except ValidationError as error:
-        return f"cannot be read, {error.error_count()} fields do not fit; upgrade this program or restore the plan"
-    return None if found == fingerprint else f"its content has fingerprint {found}; restore the plan"
+        problem = f"cannot be read, {error.error_count()} fields do not fit"
+        return FindingKind.DAMAGED, problem, "upgrade this program or restore the plan"
+    if found == row.fingerprint:
+        return None
+    return FindingKind.DAMAGED, f"its content has fingerprint {found}", RESTORE_PLAN

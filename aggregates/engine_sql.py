@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -64,6 +65,7 @@ _FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/data
 # Closing any descriptor of a file drops all POSIX locks that the process has on it: SQLite's too. So no thread may open
 # the new file as a database before the descriptor that created it is closed.
 _creating = threading.Lock()
+_DECODE = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def create_store_engine(url: str, *, readonly: bool = False) -> Engine:
@@ -219,6 +221,8 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         if not readonly and not in_memory:
             _set_wal(connection)
+        # One damaged character must not make a page of rows unreadable: its own row does not fit its checksum.
+        connection.text_factory = _DECODE
         connection.execute("PRAGMA synchronous=FULL")
         # Only macOS makes a difference between "handed to the disk" and "on the disk".
         connection.execute("PRAGMA fullfsync=ON")

@@ -3,11 +3,16 @@
 Messages are one line each: what was wrong, its value, what to do. The command line prints them as they are.
 """
 
+from amends.aggregates.damage import Damage
+
 __all__ = [
     "AmendsError",
     "AppendConflictError",
     "BusyError",
+    "ChangedEventError",
+    "DamagedRunError",
     "DefinitionError",
+    "EventError",
     "InputError",
     "JournalError",
     "KeyConflictError",
@@ -68,12 +73,60 @@ class JournalError(AmendsError):
     """The journal's content or schema is not what this version can work with."""
 
 
-class UnknownTopicError(JournalError):
+class EventError(JournalError):
+    """A stored event cannot be read.
+
+    Args:
+        stream: The stream.
+        position: Position in the stream.
+        problem: The fault, without a remedy.
+        remedy: The steps that an operator can take.
+    """
+
+    def __init__(self, stream: str, position: int, problem: str, remedy: str) -> None:
+        super().__init__(f"stream {stream!r} position {position}: {problem}; {remedy}")
+        self.stream = stream
+        self.position = position
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ChangedEventError(EventError):
+    """A stored event does not fit its checksum: it was changed behind the journal's back.
+
+    Args:
+        stream: The stream.
+        position: Position in the stream.
+        problem: The fault, without a remedy.
+        remedy: The steps that an operator can take.
+        notification_id: Id of the event in the notification log; `None` when it was not read from there.
+    """
+
+    def __init__(
+        self, stream: str, position: int, problem: str, remedy: str, *, notification_id: int | None = None
+    ) -> None:
+        super().__init__(stream, position, problem, remedy)
+        self.notification_id = notification_id
+
+
+class UnknownTopicError(EventError):
     """A stored event names a topic that is not on the allow-list; nothing was imported."""
 
 
-class NewerFactError(JournalError):
+class NewerFactError(EventError):
     """A stored event was written by a newer version than the one that is reading it."""
+
+
+class DamagedRunError(JournalError):
+    """A run's facts cannot all be read, so nothing can be done about the run until they are restored.
+
+    Args:
+        damage: The first place that cannot be read.
+    """
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(str(damage))
+        self.damage = damage
 
 
 class AppendConflictError(JournalError):

@@ -4,7 +4,7 @@ It is folded from the journal and can always be made again from it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, or_, select
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, and_, or_, select
 from amends.aggregates.errors import NotFoundError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
-from amends.aggregates.schema_sql import run_keys, saga_index
+from amends.aggregates.schema_sql import is_text, run_keys, saga_index
 from amends.aggregates.state import RunStatus
 from amends.aggregates.streams_sql import write, write_many
 from amends.aggregates.strictjson import clean_text
@@ -101,8 +101,16 @@ def _clean(error: str | None) -> str | None:
     return None if error is None else clean_text(error)
 
 
-def find_runs(connection: Connection, query: RunQuery) -> list[RunSummary]:
+def find_runs(
+    connection: Connection, query: RunQuery, fold: Callable[[str], RunSummary | None] | None = None
+) -> list[RunSummary]:
     """List runs, newest first; runs of the same millisecond in descending order of their ids.
+
+    Args:
+        connection: Any connection to the store.
+        query: Which runs to list.
+        fold: Reads a run from the journal, where its row cannot be read; `None` when that cannot be read either. Such a
+            run is listed as one that needs attention, with the reason as its error.
 
     Raises:
         NotFoundError: The run to list on from does not exist.
@@ -116,7 +124,14 @@ def find_runs(connection: Connection, query: RunQuery) -> list[RunSummary]:
         found = found.where(
             or_(row.started_ms < started_ms, and_(row.started_ms == started_ms, row.run_id < query.before))
         )
-    return [_summary(each) for each in connection.execute(found)]
+    summaries: list[RunSummary] = []
+    for each in connection.execute(found).all():
+        try:
+            summaries.append(_summary(each))
+        except (ValueError, TypeError, AttributeError):
+            folded = fold(each.run_id) if fold is not None else None
+            summaries.append(folded or _unreadable(each))
+    return summaries
 
 
 def _select(query: RunQuery) -> Select[Any]:
@@ -135,7 +150,25 @@ def _select(query: RunQuery) -> Select[Any]:
     return found.order_by(row.started_ms.desc(), row.run_id.desc()).limit(max(1, query.limit))
 
 
+def _unreadable(row: Any) -> RunSummary:  # noqa: ANN401 - a row
+    return RunSummary(
+        run_id=clean_text(str(row.run_id)),
+        saga=clean_text(str(row.saga)),
+        status=RunStatus.NEEDS_ATTENTION,
+        position=int(row.position),
+        started_ms=int(row.started_ms),
+        updated_ms=int(row.updated_ms),
+        current="",
+        error="neither its row in the read model nor its facts can be read; run `amends db check`",
+        keys={},
+        driver=clean_text(str(row.driver)),
+        fingerprint=clean_text(str(row.fingerprint)),
+    )
+
+
 def _summary(row: Any) -> RunSummary:  # noqa: ANN401 - a row
+    if not all(is_text(text) for text in (row.run_id, row.saga, row.current, row.error or "", row.driver)):
+        raise ValueError(row.run_id)
     return RunSummary(
         run_id=row.run_id,
         saga=row.saga,
@@ -145,7 +178,14 @@ def _summary(row: Any) -> RunSummary:  # noqa: ANN401 - a row
         updated_ms=row.updated_ms,
         current=row.current,
         error=row.error,
-        keys=json.loads(row.keys),
+        keys=_keys(row.keys),
         driver=row.driver,
         fingerprint=row.fingerprint,
     )
+
+
+def _keys(text: str) -> dict[str, str]:
+    keys: dict[str, str] = json.loads(text)
+    if not isinstance(keys, dict):
+        raise TypeError(text)
+    return keys

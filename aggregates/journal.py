@@ -15,6 +15,7 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.facts import Fact, SagaStarted
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.run_reading import RunRecords
 from amends.aggregates.state import RunStatus
 
 __all__ = ["Journal", "RunQuery", "StepWork", "Tx", "Unit"]
@@ -84,7 +85,11 @@ class Tx(Protocol):
         ...
 
     def record(self, run_id: str) -> RunRecord | None:
-        """Give a run's record at the head of its stream; `None` when there is no such run."""
+        """Return a run's record at the head of its stream; `None` when there is no such run.
+
+        Raises:
+            DamagedRunError: The run's facts cannot all be read.
+        """
         ...
 
     def accept(self, plan: Plan, fact: SagaStarted) -> RunRecord:
@@ -180,11 +185,23 @@ class Journal(Protocol):
         ...
 
     async def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record as committed; `None` when there is no such run."""
+        """Read a run's record as committed; `None` when there is no such run.
+
+        Raises:
+            DamagedRunError: The run's facts cannot all be read.
+        """
+        ...
+
+    async def records(self, run_ids: Sequence[str]) -> RunRecords:
+        """Read the records of several runs as committed; a run that cannot be read does not stop the others."""
         ...
 
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Read a run's facts after a position, in order."""
+        """Read a run's facts after a position, in order.
+
+        Raises:
+            DamagedRunError: One of them is missing or cannot be read.
+        """
         ...
 
     async def runs(self, query: RunQuery) -> list[RunSummary]:

@@ -7,26 +7,31 @@ failure of the database arrives as one of `amends.aggregates.errors`.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar, cast
 
 from eventsourcing.persistence import Notification, StoredEvent
 from sqlalchemy import Connection, Engine, select
 
 from amends.aggregates import streams_sql
+from amends.aggregates.audit import StreamAudit
 from amends.aggregates.batch_sql import Known
-from amends.aggregates.codec import EventCodec
+from amends.aggregates.checksum import ChangedNotification
+from amends.aggregates.codec import EventCodec, changed_error
 from amends.aggregates.committer_sql import Committer, OnCommit
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.engine_sql import check_writable, create_store_engine
+from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.facts import Fact, stream_of_run
 from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.index_sql import find_runs
 from amends.aggregates.journal import RunQuery, Unit
-from amends.aggregates.loading_sql import Plans, load_aggregate, load_record
+from amends.aggregates.loading_sql import Plans, load_aggregate, load_record, load_records, read_run
 from amends.aggregates.migrations_sql import ensure_schema
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.schema_sql import store_identity
+from amends.aggregates.run_reading import RunReading, RunRecords
+from amends.aggregates.schema_sql import is_text, store_identity
 
 __all__ = ["SqlJournal", "open_journal"]
 
@@ -145,20 +150,46 @@ class SqlJournal:
         await asyncio.to_thread(self._read, lambda connection: connection.execute(select(store_identity)).first())
 
     async def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record as committed; `None` when there is no such run."""
+        """Read a run's record as committed; `None` when there is no such run.
+
+        Raises:
+            DamagedRunError: The run's facts cannot all be read.
+        """
         return await asyncio.to_thread(self.record_blocking, run_id)
 
     def record_blocking(self, run_id: str) -> RunRecord | None:
         """Do as `record` does, blocking the calling thread."""
         return self._read(lambda connection: load_record(connection, self._codec, self._plans, run_id))
 
+    async def records(self, run_ids: Sequence[str]) -> RunRecords:
+        """Read the records of several runs as committed; a run that cannot be read does not stop the others."""
+        return await asyncio.to_thread(self.records_blocking, run_ids)
+
+    def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
+        """Do as `records` does, blocking the calling thread."""
+        known: dict[str, RunRecord | None] = dict.fromkeys(run_ids)
+        return self._read(lambda connection: load_records(connection, self._codec, self._plans, known))
+
+    def reading_blocking(self, run_id: str) -> RunReading | None:
+        """Read as much of a run as can be read; `None` when there is no such run."""
+        return self._read(lambda connection: read_run(connection, self._codec, self._plans, run_id))
+
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Read a run's facts after a position, in order."""
+        """Read a run's facts after a position, in order.
+
+        Raises:
+            DamagedRunError: One of them is missing or cannot be read.
+        """
         return await asyncio.to_thread(self.facts_blocking, run_id, after)
 
     def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
         """Do as `facts` does, blocking the calling thread."""
-        return [self._codec.to_domain(stored) for stored in self.events_blocking(stream_of_run(run_id), after)]
+        audit = StreamAudit(stream_of_run(run_id), self._codec, after=after, keep=True)
+        for stored in self.events_blocking(audit.stream, after):
+            audit.feed(stored)
+        if audit.findings:
+            raise DamagedRunError(audit.findings[0].damage)
+        return audit.events
 
     async def runs(self, query: RunQuery) -> list[RunSummary]:
         """List runs from the read model."""
@@ -166,7 +197,11 @@ class SqlJournal:
 
     def runs_blocking(self, query: RunQuery) -> list[RunSummary]:
         """Do as `runs` does, blocking the calling thread."""
-        return self._read(lambda connection: find_runs(connection, query))
+        return self._read(lambda connection: find_runs(connection, query, partial(self._summary, connection)))
+
+    def _summary(self, connection: Connection, run_id: str) -> RunSummary | None:
+        reading = read_run(connection, self._codec, self._plans, run_id) if is_text(run_id) else None
+        return None if reading is None or reading.damage or reading.record is None else reading.record.summary
 
     async def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
         """Read an aggregate as committed; changes to it are not saved."""
@@ -200,12 +235,20 @@ class SqlJournal:
         return self._read(lambda connection: streams_sql.streams_of(connection, category))
 
     async def notifications(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Read the notification log after an id, in order; who has seen an id never finds a smaller one that is new."""
+        """Read the notification log after an id, in order; who has seen an id never finds a smaller one that is new.
+
+        Raises:
+            ChangedEventError: The first notification does not fit its checksum. Before such a one the page ends.
+        """
         return await asyncio.to_thread(self.notifications_blocking, after, limit)
 
     def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
         """Do as `notifications` does, blocking the calling thread."""
-        return self._read(lambda connection: streams_sql.read_notifications(connection, after, limit))
+        page = self._read(lambda connection: streams_sql.read_notifications(connection, after, limit))
+        changed = next((index for index, each in enumerate(page) if isinstance(each, ChangedNotification)), None)
+        if changed == 0:
+            raise changed_error(page[0])
+        return page[:changed]
 
     def _read(self, read: Callable[[Connection], T]) -> T:
         with store_errors(), self._engine.connect() as connection:

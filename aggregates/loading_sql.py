@@ -11,18 +11,30 @@ from typing import TypeVar
 from eventsourcing.persistence import StoredEvent
 from pydantic import ValidationError
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from amends.aggregates import streams_sql
+from amends.aggregates.audit import RunAudit
 from amends.aggregates.codec import EventCodec
+from amends.aggregates.damage import RESTORE, Damage
 from amends.aggregates.domain import Aggregate
 from amends.aggregates.errorreport import line_of
-from amends.aggregates.errors import AmendsError, JournalError
+from amends.aggregates.errors import AmendsError, DamagedRunError, JournalError
 from amends.aggregates.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.plan import Plan
 from amends.aggregates.record import RunRecord
+from amends.aggregates.run_reading import RunReading, RunRecords
 from amends.aggregates.snapshot import Snapshot, restore_snapshot
 
-__all__ = ["Held", "Plans", "load_aggregate", "load_record", "load_records", "replay"]
+__all__ = [
+    "Held",
+    "Plans",
+    "load_aggregate",
+    "load_record",
+    "load_records",
+    "read_run",
+    "replay",
+]
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -51,7 +63,7 @@ class Plans:
                 self._known[fingerprint] = Plan.model_validate_json(text)
             except ValidationError as error:
                 raise JournalError(
-                    f"plan {fingerprint} cannot be read: {error.error_count()} fields do not fit; upgrade this program"
+                    f"plan {fingerprint} cannot be read: {error.error_count()} fields do not fit this version's"
                 ) from error
         return self._known[fingerprint]
 
@@ -75,28 +87,28 @@ def load_record(connection: Connection, codec: EventCodec, plans: Plans, run_id:
     """Fold a run's stream; `None` when there is no such run.
 
     Raises:
-        JournalError: The stream, or the plan that it names, cannot be read.
-        TransitionError: A fact does not follow from those before it.
+        DamagedRunError: The stream, or the plan that it names, cannot be read.
     """
-    return load_records(connection, codec, plans, {run_id: None})[run_id]
+    loaded = load_records(connection, codec, plans, {run_id: None})
+    if run_id in loaded.damaged:
+        raise DamagedRunError(loaded.damaged[run_id])
+    return loaded.records[run_id]
 
 
 def load_records(
     connection: Connection, codec: EventCodec, plans: Plans, known: Mapping[str, RunRecord | None]
-) -> dict[str, RunRecord | None]:
+) -> RunRecords:
     """Bring the records of several runs to the heads of their streams, reading only what is not known.
+
+    A run that cannot be read is no error: its damage is returned, and the others are read.
 
     Args:
         connection: Any connection to the store.
         codec: Reads the facts.
         plans: Where plans are looked up and kept.
         known: By run id, the record to go on from; `None` to begin at the beginning.
-
-    Raises:
-        JournalError: A stream, or the plan that it names, cannot be read.
-        TransitionError: A fact does not follow from those before it.
     """
-    found: dict[str, RunRecord | None] = dict(known)
+    loaded = RunRecords(dict(known), {})
     cold = [run_id for run_id, record in known.items() if record is None]
     behind = {run_id: record for run_id, record in known.items() if record is not None}
     lowest = min((record.state.position for record in behind.values()), default=0)
@@ -106,15 +118,22 @@ def load_records(
         by_stream = {stream_of_run(run_id): run_id for run_id in run_ids}
         for stream, events in streams_sql.read_streams(connection, list(by_stream), after).items():
             run_id = by_stream[stream]
-            found[run_id] = _fold(connection, plans, found[run_id], map(codec.to_domain, events))
-    return found
+            try:
+                facts = map(codec.to_domain, events)
+                loaded.records[run_id] = _fold(connection, plans, loaded.records[run_id], facts)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others are read
+                del loaded.records[run_id]
+                loaded.damaged[run_id] = _damage(connection, codec, plans, run_id, error)
+    return loaded
 
 
 def _fold(connection: Connection, plans: Plans, record: RunRecord | None, facts: Iterable[Fact]) -> RunRecord | None:
     for fact in facts:
         if record is None:
             if not isinstance(fact, SagaStarted):
-                raise JournalError(f"stream {fact.originator_id!r} begins with {fact.kind}; restore its first facts")
+                raise JournalError(f"stream {fact.originator_id!r} begins with {fact.kind}")
             plan = plans.read(connection, fact.fingerprint)
             if plan is None:
                 raise JournalError(f"run {fact.run_id!r} follows plan {fact.fingerprint}, which is not in the store")
@@ -122,6 +141,24 @@ def _fold(connection: Connection, plans: Plans, record: RunRecord | None, facts:
         elif fact.position > record.state.position:
             record = record.apply(fact)
     return record
+
+
+def _damage(connection: Connection, codec: EventCodec, plans: Plans, run_id: str, error: Exception) -> Damage:
+    """Find the first place that cannot be read, as `amends db check` finds it."""
+    reading = read_run(connection, codec, plans, run_id)
+    if reading is not None and reading.damage:
+        return reading.damage[0]
+    return Damage(run_id, stream_of_run(run_id), None, line_of(error), RESTORE)
+
+
+def read_run(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunReading | None:
+    """Read as much of a run as can be read; `None` when there is no such run."""
+    audit = RunAudit(stream_of_run(run_id), codec, lambda fingerprint: plans.read(connection, fingerprint), keep=True)
+    for stored in streams_sql.read_stream(connection, audit.stream):
+        audit.feed(stored)
+    if not audit.count:
+        return None
+    return RunReading(audit.record, tuple(audit.events), tuple(finding.damage for finding in audit.findings))
 
 
 def load_aggregate(
@@ -139,8 +176,8 @@ def load_aggregate(
     aggregate: Aggregate | None = None
     if row is not None:
         aggregate = restore_snapshot(cls, Snapshot(stream, row.originator_version, row.topic, row.state))
-        if aggregate is None:
-            tail = streams_sql.read_stream(connection, stream)
+    if aggregate is None and (row is not None or not tail or tail[0].originator_version != 1):
+        tail = streams_sql.read_stream(connection, stream)
     snapshot_version = aggregate.version if aggregate is not None else 0
     aggregate = replay(codec, aggregate, [*tail, *staged])
     return None if aggregate is None else Held(aggregate, aggregate.version, snapshot_version)

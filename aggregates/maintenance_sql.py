@@ -19,7 +19,7 @@ from amends.aggregates.failures_sql import store_errors
 from amends.aggregates.index_sql import write_keys, write_runs
 from amends.aggregates.loading_sql import Plans
 from amends.aggregates.record import RunSummary
-from amends.aggregates.schema_sql import run_keys, saga_index, stored_events
+from amends.aggregates.schema_sql import is_text, run_keys, saga_index, stored_events
 
 __all__ = ["RebuiltIndex", "rebuild_index", "rebuild_runs"]
 
@@ -59,7 +59,7 @@ def rebuild_index(engine: Engine, codec: EventCodec) -> RebuiltIndex:
         with store_errors(), writing(engine) as connection:
             streams = streams_after(connection, after, only_runs=True)
             # SQLite's pattern does not tell "run/" from "Run/".
-            runs = [stream for stream in streams if run_of(stream) is not None]
+            runs = [stream for stream in streams if is_text(stream) and run_of(stream) is not None]
             done = _make_again(connection, codec, kept, runs)
         written += done.written
         skipped += done.skipped

@@ -1,8 +1,30 @@
-"""Tables of the store, as SQLAlchemy metadata; the migrations lead to exactly this."""
+"""Tables of the store, as SQLAlchemy metadata; the migrations lead to exactly this.
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+Whatever inserts through this metadata, such as a recorder of `eventsourcing`, gets the checksum of its row by default.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    cast,
+    literal,
+)
+
+from amends.aggregates.checksum import event_checksum, plan_checksum, snapshot_checksum
 
 __all__ = [
+    "bindable",
+    "is_text",
     "metadata",
     "notification_tracking",
     "plans",
@@ -14,7 +36,25 @@ __all__ = [
 ]
 
 metadata = MetaData()
+"""All tables of the store."""
+
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _event_default(context: Any) -> bytes:  # noqa: ANN401 - SQLAlchemy's context of an INSERT
+    row = context.get_current_parameters()
+    return event_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
+
+
+def _snapshot_default(context: Any) -> bytes:  # noqa: ANN401 - as above
+    row = context.get_current_parameters()
+    return snapshot_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
+
+
+def _plan_default(context: Any) -> bytes:  # noqa: ANN401 - as above
+    row = context.get_current_parameters()
+    return plan_checksum(row["fingerprint"], row["saga"], row["plan"], row["recorded_at_ms"])
+
 
 stored_events = Table(
     "stored_events",
@@ -25,10 +65,11 @@ stored_events = Table(
     Column("originator_version", _BIG, nullable=False),
     Column("topic", Text(), nullable=False),
     Column("state", LargeBinary(), nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_event_default),
     Index("stored_events_stream_position", "originator_id", "originator_version", unique=True),
     sqlite_autoincrement=True,
 )
-"""The journal: all events of all streams. The columns are those of `eventsourcing`, with ids as text."""
+"""The journal: all events of all streams. The columns are `eventsourcing`'s, with ids as text, and a checksum."""
 
 snapshots = Table(
     "snapshots",
@@ -37,6 +78,7 @@ snapshots = Table(
     Column("originator_version", _BIG, primary_key=True),
     Column("topic", Text(), nullable=False),
     Column("state", LargeBinary(), nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_snapshot_default),
 )
 """Folded aggregates, so that loading one does not take its whole stream."""
 
@@ -63,6 +105,7 @@ plans = Table(
     Column("saga", Text(), nullable=False),
     Column("plan", Text(), nullable=False),
     Column("recorded_at_ms", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_plan_default),
 )
 """Every plan that a run follows, once."""
 
@@ -95,3 +138,19 @@ run_keys = Table(
     Index("run_keys_value", "field", "value"),
 )
 """Business keys that runs are found by."""
+
+
+def is_text(text: str) -> bool:
+    """Check whether a stored text is valid; SQLite gives one that is no UTF-8 with lone surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def bindable(text: str) -> ColumnElement[str]:
+    """Return a text as a parameter that a stored text can be compared with, also one that is not valid."""
+    if is_text(text):
+        return literal(text, Text())
+    return cast(literal(text.encode("utf-8", "surrogateescape"), LargeBinary()), Text())

@@ -6,12 +6,23 @@ errors only. What the rows mean is the business of `loading_sql`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
 from eventsourcing.persistence import Notification, StoredEvent
 from sqlalchemy import Connection
+
+from amends.aggregates.checksum import (
+    event_checksum,
+    plan_checksum,
+    plan_fits,
+    read_event,
+    read_notification,
+    snapshot_checksum,
+    snapshot_fits,
+)
+from amends.aggregates.errors import JournalError
 
 __all__ = [
     "all_stored",
@@ -33,8 +44,8 @@ __all__ = [
     "write_many",
 ]
 
-_COLUMNS = "originator_id, originator_version, topic, state"
-_INSERT = f"INSERT INTO stored_events ({_COLUMNS}) VALUES (?, ?, ?, ?)"  # noqa: S608 - a constant
+_COLUMNS = "originator_id, originator_version, topic, state, checksum"
+_INSERT = f"INSERT INTO stored_events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - a constant
 _COPY = f"COPY stored_events ({_COLUMNS}) FROM STDIN"
 
 
@@ -102,7 +113,7 @@ def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None
     Raises:
         sqlalchemy.exc.IntegrityError: A position of a stream is taken: somebody wrote without the writer's lock.
     """
-    rows = [(event.originator_id, event.originator_version, event.topic, event.state) for event in events]
+    rows = [_row(event, event_checksum) for event in events]
     if connection.dialect.name == "sqlite":
         write_many(connection, _INSERT, rows)
         return
@@ -117,25 +128,47 @@ def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None
 
 
 def insert_snapshots(connection: Connection, snapshots: Iterable[StoredEvent]) -> None:
-    """Keep folded aggregates; one that is there already stays."""
-    rows = [(each.originator_id, each.originator_version, each.topic, each.state) for each in snapshots]
-    sql = f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"  # noqa: S608 - a constant
+    """Keep folded aggregates; one that is there already is replaced."""
+    rows = [_row(each, snapshot_checksum) for each in snapshots]
+    # A snapshot that is there and was not used did not fit its checksum, or is of other code.
+    conflict = "ON CONFLICT (originator_id, originator_version) DO UPDATE SET topic = excluded.topic, "
+    conflict += "state = excluded.state, checksum = excluded.checksum"
+    sql = f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) {conflict}"  # noqa: S608 - constants
     write_many(connection, sql, rows)
 
 
+def _row(event: StoredEvent, checksum: Callable[[str, int, str, bytes], bytes]) -> tuple[object, ...]:
+    stream, position, topic, state = str(event.originator_id), event.originator_version, event.topic, event.state
+    return stream, position, topic, state, checksum(stream, position, topic, state)
+
+
 def insert_plans(connection: Connection, plans: Sequence[tuple[str, str, str, int]]) -> None:
-    """Keep plans: fingerprint, saga, JSON, time of the first run; one that is there already stays."""
-    sql = "INSERT INTO plans (fingerprint, saga, plan, recorded_at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-    write_many(connection, sql, plans)
+    """Keep plans: fingerprint, saga, JSON, time of the first run; one that is there already is replaced."""
+    sql = (
+        "INSERT INTO plans (fingerprint, saga, plan, recorded_at_ms, checksum) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (fingerprint) DO UPDATE SET saga = excluded.saga, plan = excluded.plan, "
+        "recorded_at_ms = excluded.recorded_at_ms, checksum = excluded.checksum"
+    )
+    write_many(connection, sql, [(*plan, plan_checksum(*plan)) for plan in plans])
 
 
 # ---- reading
 
 
 def read_plan(connection: Connection, fingerprint: str) -> str | None:
-    """Read a plan's JSON; `None` when no run ever followed it."""
-    rows = query(connection, "SELECT plan FROM plans WHERE fingerprint = ?", (fingerprint,))
-    return rows[0][0] if rows else None
+    """Read a plan's JSON; `None` when no run ever followed it.
+
+    Raises:
+        JournalError: The row does not fit its checksum.
+    """
+    sql = "SELECT fingerprint, saga, plan, recorded_at_ms, checksum FROM plans WHERE fingerprint = ?"
+    rows = query(connection, sql, (fingerprint,))
+    if not rows:
+        return None
+    if not plan_fits(*rows[0]):
+        raise JournalError(f"plan {fingerprint} was changed: it does not fit its checksum")
+    plan: str = rows[0][2]
+    return plan
 
 
 def last_notification_id(connection: Connection) -> int:
@@ -195,7 +228,7 @@ def read_stream(connection: Connection, stream: str, after: int = 0, limit: int 
         "WHERE originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?"
     )
     bound = 2**62 if limit is None else limit
-    return [_event(row) for row in query(connection, sql, (stream, after, bound))]
+    return [read_event(*row) for row in query(connection, sql, (stream, after, bound))]
 
 
 def read_streams(connection: Connection, streams: Sequence[str], after: int = 0) -> dict[str, list[StoredEvent]]:
@@ -206,7 +239,7 @@ def read_streams(connection: Connection, streams: Sequence[str], after: int = 0)
     )
     found: dict[str, list[StoredEvent]] = {}
     for row in query(connection, sql, (_many(connection, streams), after)):
-        found.setdefault(row[0], []).append(_event(row))
+        found.setdefault(row[0], []).append(read_event(*row))
     return found
 
 
@@ -220,15 +253,16 @@ def read_snapshot_and_tail(connection: Connection, stream: str) -> tuple[StoredE
         f"WHERE originator_id = ? AND originator_version > coalesce({newest}, 0) ORDER BY part, originator_version"
     )
     rows = query(connection, sql, (stream, stream, stream, stream))
-    if rows and rows[0][4] == 0:
-        return _event(rows[0]), [_event(row) for row in rows[1:]]
-    return None, [_event(row) for row in rows]
+    if not rows or rows[0][5] != 0:
+        return None, [read_event(*row[:5]) for row in rows]
+    snapshot = StoredEvent(*rows[0][:4]) if snapshot_fits(*rows[0][:5]) else None
+    return snapshot, [read_event(*row[:5]) for row in rows[1:]]
 
 
 def read_notifications(connection: Connection, after: int, limit: int) -> list[Notification]:
     """Read the notification log after an id, in order."""
     sql = f"SELECT {_COLUMNS}, id FROM stored_events WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - a constant
-    return [Notification(*row) for row in query(connection, sql, (after, limit))]
+    return [read_notification(*row) for row in query(connection, sql, (after, limit))]
 
 
 def all_stored(connection: Connection, events: Sequence[StoredEvent]) -> bool:
@@ -242,7 +276,3 @@ def all_stored(connection: Connection, events: Sequence[StoredEvent]) -> bool:
         if any(found.get((e.originator_id, e.originator_version)) != (e.topic, e.state) for e in wanted):
             return False
     return True
-
-
-def _event(row: Any) -> StoredEvent:  # noqa: ANN401 - a row
-    return StoredEvent(row[0], row[1], row[2], row[3])

@@ -5,7 +5,13 @@ Scripts and schedulers act on these numbers: they are part of the interface, and
 
 from enum import IntEnum
 
-from amends.aggregates.errors import AmendsError, AppendConflictError, UnreachableError, WrongStoreError
+from amends.aggregates.errors import (
+    AmendsError,
+    AppendConflictError,
+    DamagedRunError,
+    UnreachableError,
+    WrongStoreError,
+)
 
 __all__ = ["ExitCode", "exit_code_of"]
 
@@ -20,6 +26,7 @@ class ExitCode(IntEnum):
         UNREACHABLE: A part (store, Temporal, worker, file) could not be reached or used; it may work later.
         COMPENSATED: The saga run was compensated.
         NEEDS_ATTENTION: The saga run waits for an operator.
+        DAMAGED: Stored facts of the run cannot be read. What can be read was printed; nothing was changed.
         INTERNAL: Amends itself failed in a way that it does not know; please report it. Python's own status for
             this, 1, would say that something was found.
         INTERRUPTED: Ctrl-C; accepted runs go on when a worker runs again.
@@ -31,6 +38,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     COMPENSATED = 4
     NEEDS_ATTENTION = 5
+    DAMAGED = 6
     INTERNAL = 70  # EX_SOFTWARE of BSD's sysexits.h
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -47,6 +55,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
             return ExitCode.INTERRUPTED
         case UnreachableError() | WrongStoreError() | AppendConflictError() | OSError():
             return ExitCode.UNREACHABLE
+        case DamagedRunError():
+            return ExitCode.DAMAGED
         case AmendsError():
             return ExitCode.USAGE
         case _:

@@ -127,12 +127,13 @@ def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggre
         outdated = migrations_sql.needs_upgrade(engine)
     except JournalError as error:
         # Too new, or no database at all: exactly what was looked for.
-        yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, str(error))
+        problem, _, remedy = str(error).rpartition("; ")
+        yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, problem, remedy)
         return
     if outdated:
         found = migrations_sql.current_revision(engine) or "none"
-        what = f"its schema is {found}, this version needs {migrations_sql.HEAD_REVISION}; run `amends db upgrade`"
-        yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, what)
+        problem = f"its schema is {found}, this version needs {migrations_sql.HEAD_REVISION}"
+        yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, problem, "run `amends db upgrade`")
         return
     yield from checking_sql.check(engine, codec_of(aggregates))
 

@@ -11,10 +11,11 @@ from amends.aggregates.errors import AmendsError
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.explanation import Contact, Explanation, explain, sections
-from amends.cli.reading import open_for_reading, record_of
+from amends.cli.reading import open_for_reading, reading_of, report_damage
 from amends.cli.remarks import note
 from amends.cli.render import STATUS_STYLES, clip
 from amends.cli.settings import Settings
+from amends.cli.views import damage_json
 from amends.cli.wiring import load_project, settings_of
 
 __all__ = ["explain_run"]
@@ -30,19 +31,26 @@ def explain_run(
     """Explain how a run stands, and what can be done.
 
     Its last fact, every open step with what comes next and when, what is in doubt and why, who decided what, and the
-    commands that can be given now. Whom to ask is said where the project's modules can be loaded.
+    commands that can be given now. Whom to ask is said where the project's modules can be loaded. When facts of the run
+    cannot be read, the run is explained as it was before the first of them, they are named with the reason, and the
+    exit status is 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:
-        record = record_of(journal, run_id)
-        facts = [fact for fact in journal.facts_blocking(run_id) if fact.position <= record.state.position]
+        reading = reading_of(journal, run_id)
+    if reading.record is None:
+        if as_json:
+            print_json({"run_id": run_id, "damage": [damage_json(each) for each in reading.damage]})
+        return report_damage(reading)
+    record = reading.record
+    facts = [fact for fact in reading.facts if fact.position <= record.state.position]
     now_ms = time.time_ns() // 1_000_000
     told = explain(record, facts, now_ms, _contacts(settings))
     if as_json:
-        print_json(told.as_json())
+        print_json({**told.as_json(), "damage": [damage_json(each) for each in reading.damage]})
     else:
         screen().show(*_layout(told, now_ms))
-    return ExitCode.OK
+    return report_damage(reading)
 
 
 def _contacts(settings: Settings) -> dict[str, Contact] | None:

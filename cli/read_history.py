@@ -12,12 +12,13 @@ from amends.aggregates.errors import InputError
 from amends.aggregates.facts import Fact
 from amends.aggregates.oneline import shorten
 from amends.aggregates.record import RunRecord
-from amends.cli.answer import screen
+from amends.aggregates.run_reading import RunReading
+from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_stream import show_stream
-from amends.cli.reading import open_for_reading, record_of
+from amends.cli.reading import open_for_reading, reading_of, report_damage
 from amends.cli.render import STATUS_STYLES, WIDE, duration, moment, table
-from amends.cli.views import TIMELINE, fact_json, timeline_row, timeline_widths
+from amends.cli.views import TIMELINE, damage_json, fact_json, timeline_row, timeline_widths
 from amends.cli.wiring import settings_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def history(
 
     Each with its position, the time since the start, the node and attempt that it is about, the idempotency key, and
     the position of the fact that caused it. Keys begin with the run's id, which is left out on a narrow screen.
-    A stream that is no run's, such as that of an aggregate, is shown event by event.
+    A stream that is no run's, such as that of an aggregate, is shown event by event. When facts of the run cannot be
+    read, those that can be read are shown, the others are named with the reason, and the exit status is 6.
     """
     with open_for_reading(settings_of(ctx)) as journal:
         # No run's id has a slash; other streams are called <kind>/<id>.
@@ -55,13 +57,33 @@ def history(
             show_stream(journal, run_id, as_json=as_json)
             return ExitCode.OK
         run_id = run_id.removeprefix(_RUN)
-        record = record_of(journal, run_id)
+        reading = reading_of(journal, run_id)
+        if reading.damage or reading.record is None:
+            _print_damaged(reading, as_json=as_json)
+            return report_damage(reading)
+        record = reading.record
         chunks = _follow(journal, record) if watch else iter([(record, _known(journal, record))])
         if as_json:
             _print_json(facts for _, facts in chunks)
         else:
             _print(record, chunks, watch=watch)
     return ExitCode.OK
+
+
+def _print_damaged(reading: RunReading, *, as_json: bool) -> None:
+    """Print the facts that can be read; the others are in the JSON by their position, with the reason."""
+    if as_json:
+        entries: list[tuple[int, object]] = [(fact.position, fact_json(fact)) for fact in reading.facts]
+        entries += [(each.position or 0, {"position": each.position, **damage_json(each)}) for each in reading.damage]
+        print_json([entry for _, entry in sorted(entries, key=lambda entry: entry[0])])
+        return
+    shown = screen()
+    if not reading.facts:
+        return
+    first = reading.facts[0]
+    shown.show(Text.assemble((first.run_id, "bold"), ("  DAMAGED", "bold red"), overflow="fold"), "")
+    rows = [timeline_row(fact, first.as_of_ms, whole=shown.width == WIDE) for fact in reading.facts]
+    shown.show(table(TIMELINE, rows, shown.width))
 
 
 def _known(journal: "SqlJournal", record: RunRecord) -> list[Fact]:

@@ -14,7 +14,7 @@ from amends.aggregates.record import RunRecord
 from amends.cli.answer import print_json, screen
 from amends.cli.driving import Driving
 from amends.cli.exit_codes import ExitCode
-from amends.cli.reading import open_for_reading, record_of
+from amends.cli.reading import open_for_reading, reading_of, report_damage
 from amends.cli.render import (
     STATUS_STYLES,
     Cell,
@@ -34,6 +34,7 @@ from amends.cli.views import (
     Next,
     NodeView,
     attention_of,
+    damage_json,
     next_steps,
     node_json,
     node_views,
@@ -67,21 +68,28 @@ def show(
     """Show how a run stands.
 
     What is done and what remains by its plan, the last error, what comes next and when, what is open and why when it
-    needs attention, and whether anybody drives it when it is not closed.
+    needs attention, and whether anybody drives it when it is not closed. When facts of the run cannot be read, the run
+    is shown as it was before the first of them, they are named with the reason, and the exit status is 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:
-        record = record_of(journal, run_id)
-        facts = [fact for fact in journal.facts_blocking(run_id) if fact.position <= record.state.position]
+        reading = reading_of(journal, run_id)
         store_id = journal.store_id
+    if reading.record is None:
+        if as_json:
+            print_json({"run_id": run_id, "damage": [damage_json(each) for each in reading.damage]})
+        return report_damage(reading)
+    record = reading.record
+    facts = [fact for fact in reading.facts if fact.position <= record.state.position]
     driving = None if record.state.closed else _driving(settings, record, store_id)
     now_ms = time.time_ns() // 1_000_000
     if as_json:
-        print_json(_as_json(record, facts, driving, now_ms))
+        damage = [damage_json(each) for each in reading.damage]
+        print_json({**_as_json(record, facts, driving, now_ms), "damage": damage})
     else:
         shown = screen()
         shown.show(*_layout(record, facts, driving, now_ms, shown.width))
-    return ExitCode.OK
+    return report_damage(reading)
 
 
 def _driving(settings: Settings, record: RunRecord, store_id: str) -> Driving:

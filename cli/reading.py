@@ -11,6 +11,9 @@ from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import NotFoundError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunRecord
+from amends.aggregates.run_reading import RunReading
+from amends.cli.exit_codes import ExitCode
+from amends.cli.remarks import note
 from amends.cli.settings import Settings
 from amends.sagas.start import check_run_id
 
@@ -19,7 +22,17 @@ if TYPE_CHECKING:
 
     from amends.aggregates.journal_sql import SqlJournal
 
-__all__ = ["codec_of", "in_data_dir", "open_for_reading", "record_of", "require_store", "sqlite_file", "store_engine"]
+__all__ = [
+    "codec_of",
+    "in_data_dir",
+    "open_for_reading",
+    "reading_of",
+    "record_of",
+    "report_damage",
+    "require_store",
+    "sqlite_file",
+    "store_engine",
+]
 
 _SQLITE = "sqlite:///"
 _LOOKED_AT = 1_000
@@ -121,6 +134,24 @@ def record_of(journal: "SqlJournal", run_id: str) -> RunRecord:
         known = [row.run_id for row in journal.runs_blocking(RunQuery(limit=_LOOKED_AT))]
         raise NotFoundError(f"no run has the id {run_id!r} in this store; {_suggestion(run_id, known)}")
     return record
+
+
+def reading_of(journal: "SqlJournal", run_id: str) -> RunReading:
+    """Read as much of a run as can be read.
+
+    Raises:
+        InputError: No run can have this id.
+        NotFoundError: There is no such run; the message names ids that are nearly the same.
+    """
+    reading = journal.reading_blocking(check_run_id(run_id))
+    return reading if reading is not None else RunReading(record_of(journal, run_id), (), ())
+
+
+def report_damage(reading: RunReading) -> ExitCode:
+    """Print on stderr which places of a run cannot be read, and return the exit status that follows."""
+    for damage in reading.damage:
+        note(str(damage))
+    return ExitCode.DAMAGED if reading.damage else ExitCode.OK
 
 
 def _suggestion(run_id: str, known: Sequence[str]) -> str:

@@ -218,7 +218,8 @@ class Hands:
 
         Raises:
             UnreachableError: The store cannot be reached.
-            InputError: Some runs cannot be read; their rows stay as they are.
+            InputError: One of the runs that were asked for cannot be read; its row stays as it is. When all rows are
+                made again, runs that cannot be read are left out.
         """
         from amends.aggregates.maintenance_sql import rebuild_index, rebuild_runs  # noqa: PLC0415 - imports the database
 
@@ -227,7 +228,7 @@ class Hands:
             done = await asyncio.to_thread(rebuild_runs, engine, codec, runs)
         else:
             done = await asyncio.to_thread(rebuild_index, engine, codec)
-        if done.skipped:
+        if runs and done.skipped:
             first = done.skipped[0]
             raise InputError(f"{len(done.skipped)} runs cannot be read, first {first.subject}: {first.message}")
 

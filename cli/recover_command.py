@@ -12,7 +12,7 @@ from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import record_of, require_store
 from amends.cli.recover_views import COLUMNS, Recovered
-from amends.cli.remarks import say, silence_logs
+from amends.cli.remarks import note, say, silence_logs
 from amends.cli.render import table
 from amends.cli.settings import Settings
 from amends.cli.wiring import open_store, settings_of
@@ -82,6 +82,8 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
             record_of(journal, run_id)  # a wrong id is found before anything is written
         reach = await look_at_temporal(settings, _REACH)
         if reach.client is None:
+            for damage in (await recovery_temporal.damaged_runs(journal)).values():
+                note(str(damage))
             raise UnreachableError(f"{reach.problem}; nothing was done")
         protocol, taken, refused = Protocol(Registry(()), actor), [], dict[str, str]()
         for run_id in dict.fromkeys(take_over):
@@ -105,4 +107,4 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
         unknown = await recovery_temporal.unknown_to_store(reach.client, journal, task_queue=queue)
     finally:
         await journal.close()
-    return Recovered(taken, done.started, done.driven, {**refused, **done.refused}, unknown)
+    return Recovered(taken, done.started, done.driven, {**refused, **done.refused}, unknown, done.damaged)

@@ -1,11 +1,13 @@
 """What `amends recover` found and did, as lines and as JSON. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from amends.aggregates.damage import Damage
 from amends.cli.render import Column
+from amends.cli.views import damage_json
 
 __all__ = ["COLUMNS", "Recovered"]
 
@@ -25,6 +27,7 @@ class Recovered:
         driven: Runs that Temporal drove already.
         refused: Runs that are left alone, with the reason.
         unknown: Runs that Temporal drives for this store and that the store lacks.
+        damaged: Runs that cannot be read and are left alone, with the damage.
     """
 
     taken: Sequence[str]
@@ -32,11 +35,12 @@ class Recovered:
     driven: Sequence[str]
     refused: Mapping[str, str]
     unknown: Sequence[str]
+    damaged: Mapping[str, Damage] = field(default_factory=dict)
 
     @property
     def wrong(self) -> bool:
-        """Whether anything was refused or is missing."""
-        return bool(self.refused or self.unknown)
+        """Whether anything was refused, is missing or cannot be read."""
+        return bool(self.refused or self.unknown or self.damaged)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Give a row of `COLUMNS` for each run, what is wrong last."""
@@ -45,15 +49,18 @@ class Recovered:
             *((run_id, "started", "") for run_id in self.started),
             *((run_id, "driven already", "") for run_id in self.driven),
             *((run_id, "refused", reason) for run_id, reason in self.refused.items()),
+            *((run_id, "damaged", str(damage)) for run_id, damage in self.damaged.items()),
             *((run_id, "missing", _LACKING) for run_id in self.unknown),
         ]
 
     def summary(self) -> str:
         """Say it in one line."""
-        open_runs = len(self.started) + len(self.driven) + len(self.refused)
+        open_runs = len(self.started) + len(self.driven) + len(self.refused) + len(self.damaged)
         text = f"{open_runs} unfinished: {len(self.started)} started, {len(self.driven)} driven already"
         if self.refused:
             text += f", {len(self.refused)} refused"
+        if self.damaged:
+            text += f", {len(self.damaged)} damaged and left alone"
         if self.unknown:
             text += f"; {len(self.unknown)} missing in this store"
         return text
@@ -65,5 +72,6 @@ class Recovered:
             "started": list(self.started),
             "driven": list(self.driven),
             "refused": dict(self.refused),
+            "damaged": {run_id: damage_json(damage) for run_id, damage in self.damaged.items()},
             "missing": list(self.unknown),
         }

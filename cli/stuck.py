@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from amends.aggregates.damage import Damage
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunSummary, fold_facts
+from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
@@ -19,7 +20,7 @@ from amends.cli.reading import open_for_reading
 from amends.cli.remarks import note
 from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, styled, table
 from amends.cli.settings import Settings
-from amends.cli.views import summary_json
+from amends.cli.views import damage_json, summary_json
 from amends.sagas.overdue import Overdue, Why, overdue_nodes
 
 if TYPE_CHECKING:
@@ -55,21 +56,25 @@ class Stuck:
     """A run that somebody should look at.
 
     Attributes:
-        run: The run as it was when its facts were read.
-        overdue: What is overdue in it; at least one.
+        run: The run as it was when its facts were read; of a damaged run, its row in the read model.
+        overdue: What is overdue in it; at least one, unless the run is damaged.
+        damage: The first place of its facts that cannot be read; `None` for a sound run.
     """
 
     run: RunSummary
-    overdue: tuple[Overdue, ...]
+    overdue: tuple[Overdue, ...] = ()
+    damage: Damage | None = None
 
     @property
     def since_ms(self) -> int:
-        """Since when the first of it is overdue, in milliseconds since the epoch."""
-        return min(each.since_ms for each in self.overdue)
+        """Since when the first of it is overdue, or its last fact was written, in milliseconds since the epoch."""
+        return min((each.since_ms for each in self.overdue), default=self.run.updated_ms)
 
     @property
     def why(self) -> str:
-        """What is overdue, in a few words."""
+        """What is overdue, in a few words; or the damage."""
+        if self.damage is not None:
+            return str(self.damage)
         return "; ".join(f"{each.node or 'the run'} {WORDS[each.why]}" for each in self.overdue)
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -77,7 +82,8 @@ class Stuck:
         overdue: list[JsonValue] = [
             {"node": each.node, "since_ms": each.since_ms, "why": each.why.value} for each in self.overdue
         ]
-        return {**summary_json(self.run), "stuck_since_ms": self.since_ms, "overdue": overdue}
+        damage = None if self.damage is None else damage_json(self.damage)
+        return {**summary_json(self.run), "stuck_since_ms": self.since_ms, "overdue": overdue, "damage": damage}
 
 
 def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted: bool) -> ExitCode:
@@ -129,12 +135,12 @@ def _stuck(journal: "SqlJournal", query: RunQuery, now_ms: int) -> Iterator[Stuc
 
 
 def _look(journal: "SqlJournal", row: RunSummary, now_ms: int) -> Stuck | None:
-    plan = journal.plan_blocking(row.fingerprint)
-    if plan is None:  # `amends db check` tells of it; here the others are wanted
-        note(f"run {row.run_id!r} follows a plan that is not in the store and is left out; see amends db check")
+    reading = journal.reading_blocking(row.run_id)
+    if reading is None:  # its row is left over; `amends db check` tells of it
         return None
-    facts = journal.facts_blocking(row.run_id)
-    record = fold_facts(plan, facts)
+    if reading.damage or reading.record is None:
+        return Stuck(row, damage=reading.damage[0])
+    record, facts = reading.record, reading.facts
     overdue = overdue_nodes(record, [fact.head for fact in facts], now_ms)
     return Stuck(record.summary, overdue) if overdue else None
 

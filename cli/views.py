@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
+from amends.aggregates.damage import Damage
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
@@ -62,6 +63,7 @@ __all__ = [
     "Next",
     "NodeView",
     "attention_of",
+    "damage_json",
     "fact_json",
     "next_steps",
     "node_json",
@@ -95,6 +97,17 @@ def summary_json(summary: RunSummary) -> dict[str, JsonValue]:
 def record_json(record: RunRecord) -> dict[str, JsonValue]:
     """Give what a run is, apart from its nodes, as JSON."""
     return {**summary_json(record.summary), "input": record.started.input, "actor": record.started.actor}
+
+
+def damage_json(damage: Damage) -> dict[str, JsonValue]:
+    """Return a damage as JSON."""
+    return {
+        "run_id": damage.run_id,
+        "stream": damage.stream,
+        "position": damage.position,
+        "problem": damage.problem,
+        "remedy": damage.remedy,
+    }
 
 
 # ---- nodes

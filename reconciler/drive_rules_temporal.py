@@ -67,9 +67,9 @@ def drive_rules(
 
 
 async def _open_runs(observation: Observation) -> AsyncIterator[RunSummary]:
-    """List open runs, each page of them beside the event loop."""
-    rows = observation.runs(RunQuery(statuses=OPEN, limit=_PAGE))
-    while page := await asyncio.to_thread(lambda: [*islice(rows, _PAGE)]):
+    """List the open runs that can be read, each page of them in a thread; the others are reported."""
+    rows = observation.records(RunQuery(statuses=OPEN, limit=_PAGE))
+    while page := await asyncio.to_thread(lambda: [row for row, _ in islice(rows, _PAGE)]):
         for row in page:
             yield row
 
@@ -145,7 +145,7 @@ def _orphans(
         for run_id in await running_workflows(client, task_queue):
             observation.looked_at(1)
             record = await asyncio.to_thread(observation.record, run_id)
-            if record is not None and not record.state.closed:
+            if observation.is_damaged(run_id) or (record is not None and not record.state.closed):
                 continue
             if not await belongs(client, run_id, observation.store_id):
                 continue

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from amends.aggregates.errors import DamagedRunError, JournalError
 from amends.aggregates.oneline import one_line, shorten
 from amends.reconciler.decide import Look, Verdict, live_claim
-from amends.reconciler.drift import CouldNotLook, Drift, corrected_run
+from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, corrected_run
 from amends.reconciler.maintenance import Maintenance
 from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
@@ -24,6 +25,9 @@ from amends.reconciler.standing import Standing
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 
 T = TypeVar("T")
+
+_NAMED = 100
+"""How many damaged streams a look names."""
 
 
 async def standing_of(reading: Reading, rule: str) -> Standing:
@@ -42,7 +46,8 @@ async def look(
     """Run a rule.
 
     A rule that raises, that yields `CouldNotLook`, or whose answer is no drift could not look; what it found before
-    that does not count either, since what it did not find would be taken to be gone.
+    that does not count either, since what it did not find would be taken to be gone. A run that cannot be read is a
+    drift of its own, next to those that the rule finds in the others.
 
     Args:
         rule: The rule.
@@ -58,7 +63,8 @@ async def look(
         found = await _in_time(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
         touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
-        maintenance = await asyncio.to_thread(reading.load_blocking, Maintenance, Maintenance.ID)
+        found += _damage(observation, found)
+        held = await asyncio.to_thread(_hands_off, reading, rule.name, now_ms)
     except CouldNotLook as answer:
         return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
@@ -69,8 +75,43 @@ async def look(
         log_position=observation.log_position,
         sweep=observation.sweep,
         in_flight=touched,
-        maintenance=None if maintenance is None else maintenance.windows.closed_for(rule.name, now_ms),
+        maintenance=held,
     )
+
+
+def _hands_off(reading: Reading, rule: str, now_ms: int) -> str | None:
+    """Return why nothing may be corrected now; `None` when it may."""
+    try:
+        maintenance = reading.load_blocking(Maintenance, Maintenance.ID)
+    except JournalError as error:
+        return f"the maintenance windows cannot be read: {error}"
+    return None if maintenance is None else maintenance.windows.closed_for(rule, now_ms)
+
+
+def _damage(observation: Observation, found: tuple[Drift, ...]) -> tuple[Drift, ...]:
+    """Return a drift for each damaged stream that the rule met, and one for the rest where these are many."""
+    room = min(_NAMED, MOST_DRIFTS - len(found) - 1)
+    damaged = [observation.damaged[stream] for stream in sorted(observation.damaged)]
+    drifts = [
+        Drift(
+            subject=(damage.run_id or damage.stream)[:300],
+            kind=DriftKind.DIFFERENT,
+            expected="facts that can be read",
+            actual={"stream": damage.stream, "position": damage.position, "problem": damage.problem},
+            evidence=str(damage),
+        )
+        for damage in damaged[: max(0, room)]
+    ]
+    if len(damaged) > len(drifts) and len(found) + len(drifts) < MOST_DRIFTS:
+        drifts.append(
+            Drift(
+                subject="other damaged streams",
+                kind=DriftKind.DIFFERENT,
+                expected="facts that can be read",
+                evidence=f"{len(damaged) - len(drifts)} more cannot be read; all of them: amends db check",
+            )
+        )
+    return tuple(drifts)
 
 
 def _place(rule: Rule, error: BaseException) -> str:
@@ -182,7 +223,11 @@ def in_flight(
     """Tell which of some runs must not be touched, and why."""
     touched: dict[str, str] = {}
     for run_id in runs:
-        record = reading.record_blocking(run_id)
+        try:
+            record = reading.record_blocking(run_id)
+        except DamagedRunError as error:
+            touched[run_id] = str(error)
+            continue
         if record is None:
             touched[run_id] = "there is no such run"
         elif (claim := live_claim(record, now_ms)) is not None:

@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from eventsourcing.persistence import Notification
 
+from amends.aggregates.damage import Damage
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.facts import Fact
+from amends.aggregates.errors import ChangedEventError, DamagedRunError
+from amends.aggregates.facts import Fact, run_of, stream_of_run
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunRecord, RunSummary
+from amends.aggregates.run_reading import RunRecords
 
 __all__ = ["Observation", "Reading"]
 
@@ -29,6 +33,10 @@ class Reading(Protocol):
 
     def record_blocking(self, run_id: str) -> RunRecord | None:
         """Read a run's record; `None` when there is no such run."""
+        ...
+
+    def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
+        """Read the records of several runs; a run that cannot be read does not stop the others."""
         ...
 
     def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
@@ -65,6 +73,8 @@ class Observation:
             on, or to "" when it is through. It is recorded with the look: what was swept before a crash is not swept
             again.
         count: How many subjects were looked at; `None` until `looked_at` is called.
+        damaged: The runs and other streams that could not be read, by stream. They are reported with the drift that the
+            rule finds, so that one of them does not keep the rule from looking at the others.
     """
 
     _reading: Reading = field(repr=False)
@@ -73,6 +83,7 @@ class Observation:
     log_position: int = 0
     sweep: str = ""
     count: int | None = None
+    damaged: dict[str, Damage] = field(default_factory=dict)
 
     @property
     def now(self) -> datetime:
@@ -89,12 +100,38 @@ class Observation:
         self.count = (self.count or 0) + subjects
 
     def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record; `None` when there is no such run."""
-        return self._reading.record_blocking(run_id)
+        """Read a run's record; `None` when there is no such run, and for a damaged run, which is then reported."""
+        try:
+            return self._reading.record_blocking(run_id)
+        except DamagedRunError as error:
+            self._report(error.damage)
+            return None
 
     def facts(self, run_id: str, after: int = 0) -> Sequence[Fact]:
-        """Read a run's facts after a position, in order."""
-        return self._reading.facts_blocking(run_id, after)
+        """Read a run's facts after a position, in order; none of a damaged run, which is then reported."""
+        try:
+            return self._reading.facts_blocking(run_id, after)
+        except DamagedRunError as error:
+            self._report(error.damage)
+            return ()
+
+    def records(self, query: RunQuery) -> Iterator[tuple[RunSummary, RunRecord]]:
+        """List runs from the read model with their records, page by page; those that cannot be read are reported."""
+        rows = self.runs(query)
+        while page := [*islice(rows, query.limit)]:
+            found = self._reading.records_blocking([row.run_id for row in page])
+            for damage in found.damaged.values():
+                self._report(damage)
+            for row in page:
+                if (record := found.records.get(row.run_id)) is not None:
+                    yield row, record
+
+    def is_damaged(self, run_id: str) -> bool:
+        """Check whether this look has found a run that cannot be read."""
+        return stream_of_run(run_id) in self.damaged
+
+    def _report(self, damage: Damage) -> None:
+        self.damaged.setdefault(damage.stream, damage)
 
     def runs(self, query: RunQuery | None = None) -> Iterator[RunSummary]:
         """List runs from the read model, newest first, in pages of the query's limit, to the last one."""
@@ -115,11 +152,22 @@ class Observation:
         return self._reading.load_blocking(cls, id)
 
     def news(self) -> Iterator[Notification]:
-        """Read what was written since the last look that succeeded, in order, all of it.
+        """Read what was written since the last look that succeeded, in order.
 
-        What a rule has read counts as read once its look is recorded.
+        What a rule has read counts as read once its look is recorded. An event that was changed behind the journal's
+        back is left out, and reported.
         """
-        while page := self._reading.notifications_blocking(self.log_position, _PAGE):
+        while True:
+            try:
+                page = self._reading.notifications_blocking(self.log_position, _PAGE)
+            except ChangedEventError as error:
+                if error.notification_id is None:
+                    raise
+                self._report(Damage(run_of(error.stream), error.stream, error.position, error.problem, error.remedy))
+                self.log_position = error.notification_id
+                continue
+            if not page:
+                return
             for each in page:
                 self.log_position = each.id
                 yield each

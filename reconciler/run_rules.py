@@ -55,10 +55,10 @@ def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
     def attention(observation: Observation) -> Iterator[Drift]:
         """No compensation is exhausted or refused, and no run waits for people for too long."""
         latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
-        for row in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)):
+        waiting = RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)
+        for _, record in observation.records(waiting):
             observation.looked_at(1)
-            record = observation.record(row.run_id)
-            if record is None or record.state.status is not RunStatus.NEEDS_ATTENTION:
+            if record.state.status is not RunStatus.NEEDS_ATTENTION:
                 continue
             drift = _waiting(record)
             refused = any(record.state.node(name).status is NodeStatus.UNDO_REJECTED for name in record.current)
@@ -107,15 +107,14 @@ def _overdue(driver: str) -> Callable[[Observation], Iterator[Drift]]:
     def overdue(observation: Observation) -> Iterator[Drift]:
         """Nothing that is due is left undone, and no step or compensation is open for too long."""
         shortest: dict[str, int] = {}
-        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+        for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
             observation.looked_at(1)
-            # What is younger than the shortest threshold of its plan need not be read.
-            if observation.now_ms - row.started_ms < shortest.get(row.fingerprint, 0):
+            fingerprint = record.started.fingerprint
+            if fingerprint not in shortest:
+                shortest[fingerprint] = _shortest_ms(record.state.plan)
+            # Nothing is overdue in a run that is younger than the shortest threshold of its plan.
+            if observation.now_ms - row.started_ms < shortest[fingerprint]:
                 continue
-            record = observation.record(row.run_id)
-            if record is None:
-                continue
-            shortest.setdefault(row.fingerprint, _shortest_ms(record.state.plan))
             facts = observation.facts(row.run_id)[: record.state.position]
             found = overdue_nodes(record, [fact.head for fact in facts], observation.now_ms)
             if found and record.state.status is not RunStatus.NEEDS_ATTENTION:
@@ -153,16 +152,14 @@ def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Dri
     def unserved(observation: Observation) -> Iterator[Drift]:
         """The code that open runs need is loaded here: steps, compensations, probes and mappings."""
         lacking: dict[str, dict[_Use, str]] = {}
-        for row in observation.runs(RunQuery(statuses=OPEN, limit=_PAGE)):
+        for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
             observation.looked_at(1)
             if registry is None:
                 raise CouldNotLook("no modules are configured, so nobody can tell which code runs need; set modules")
-            if lacking.get(row.fingerprint) == {}:
-                continue
-            record = observation.record(row.run_id)
-            if record is None:
-                continue
-            missing = lacking.setdefault(row.fingerprint, _lacking(record.state.plan, registry))
+            fingerprint = record.started.fingerprint
+            if fingerprint not in lacking:
+                lacking[fingerprint] = _lacking(record.state.plan, registry)
+            missing = lacking[fingerprint]
             needed = {
                 f"{use} of {node}": why for (node, use), why in missing.items() if _needs(record.state, node, use)
             }

@@ -22,7 +22,7 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
-from amends.aggregates.errors import AmendsError
+from amends.aggregates.errors import AmendsError, JournalError
 from amends.aggregates.journal import Tx
 from amends.aggregates.oneline import one_line
 from amends.aggregates.strictjson import clean_text
@@ -179,7 +179,10 @@ class ScheduledRuns:
             return None
         said = []
         for name in done.rules:
-            why = (await standing_of(self._store, name)).unobservable
+            try:
+                why = (await standing_of(self._store, name)).unobservable
+            except JournalError as error:
+                why = str(error)
             unknown = f"the worker knows no drift rule {name!r}; restart it if the rule is new"
             said.append(f"rule {name} could not look: {why}" if why else unknown)
         return clean_text(one_line("; ".join(said)))
@@ -212,7 +215,12 @@ async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
     if rule is None:
         done.rules[name] = (True, 0, 0)
         return
-    verdict = await with_.reconciler.look(rule)
+    try:
+        verdict = await with_.reconciler.look(rule)
+    except JournalError as error:  # the rule's own stream is damaged: the other rules are run
+        _log.error("rule %s could not look: %s", name, error)
+        done.rules[name] = (True, 0, 0)
+        return
     corrected = 0
     for drift in verdict.due:
         made = await with_.reconciler.correct(rule, drift, verdict.seen[drift])

@@ -42,6 +42,7 @@ from temporalio.exceptions import ApplicationError
 
 from amends.aggregates.errors import (
     AmendsError,
+    DamagedRunError,
     MissingCodeError,
     NotFoundError,
     RefusedError,
@@ -438,8 +439,11 @@ async def _answering(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     except AmendsError as error:
-        lasting = isinstance(error, WrongStoreError | WrongDriverError | StoreBehindError | TransitionError) or (
-            isinstance(error, NotFoundError) and not isinstance(error, MissingCodeError)
+        lasting = (
+            isinstance(error, WrongStoreError | WrongDriverError | StoreBehindError | TransitionError)
+            or (isinstance(error, NotFoundError) and not isinstance(error, MissingCodeError))
+            # `recover` and the rule `driven` start the run again once its facts were restored.
+            or (isinstance(error, DamagedRunError) and not error.damage.version)
         )
         _log.warning("%s", error)
         raise ApplicationError(str(error), type=type(error).__name__, non_retryable=lasting) from None

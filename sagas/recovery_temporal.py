@@ -14,6 +14,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from amends.aggregates.damage import Damage
 from amends.aggregates.errors import StoreBehindError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
 from amends.aggregates.record import RunSummary
@@ -21,7 +22,16 @@ from amends.aggregates.state import OPEN
 from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen
 from amends.sagas.starting_temporal import start_workflow
 
-__all__ = ["Recovery", "belongs", "recover", "running_workflows", "store_behind", "unknown_to_store", "workflow_status"]
+__all__ = [
+    "Recovery",
+    "belongs",
+    "damaged_runs",
+    "recover",
+    "running_workflows",
+    "store_behind",
+    "unknown_to_store",
+    "workflow_status",
+]
 
 _PAGE = 200
 _AT_ONCE = 20
@@ -38,16 +48,18 @@ class Recovery:
         started: Runs whose workflow was started, because Temporal had none that runs.
         driven: Runs that Temporal drove already; they were told to look at the journal.
         refused: Runs that are left alone, with the reason.
+        damaged: Runs that cannot be read and are left alone, with the damage.
     """
 
     started: list[str] = field(default_factory=list)
     driven: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, Damage] = field(default_factory=dict)
 
     @property
     def found(self) -> int:
         """How many unfinished runs there are."""
-        return len(self.started) + len(self.driven) + len(self.refused)
+        return len(self.started) + len(self.driven) + len(self.refused) + len(self.damaged)
 
 
 async def recover(
@@ -76,13 +88,38 @@ async def recover(
         last = page[-1].run_id
         ours = [row for row in page if row.driver == DRIVER and (sagas is None or row.saga in sagas)]
         for first in range(0, len(ours), _AT_ONCE):
+            group = ours[first : first + _AT_ONCE]
+            # A run that cannot be read is left alone: its workflow could do nothing but fail.
+            damaged = (await journal.records([row.run_id for row in group])).damaged
+            recovery.damaged.update(damaged)
             await asyncio.gather(
                 *(
                     _recover_one(client, journal, row, task_queue, recovery, accept_older_store=accept_older_store)
-                    for row in ours[first : first + _AT_ONCE]
+                    for row in group
+                    if row.run_id not in damaged
                 )
             )
     return recovery
+
+
+async def damaged_runs(journal: Journal, *, sagas: Sequence[str] | None = None) -> dict[str, Damage]:
+    """Return the damage of every unfinished run that cannot be read, by run id; needs no Temporal.
+
+    Args:
+        journal: The store whose open runs are read.
+        sagas: Only runs of these sagas; `None` for all.
+
+    Raises:
+        UnreachableError: The store cannot be reached.
+    """
+    damaged: dict[str, Damage] = {}
+    last = None
+    while page := await journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
+        last = page[-1].run_id
+        ours = [row.run_id for row in page if sagas is None or row.saga in sagas]
+        for first in range(0, len(ours), _AT_ONCE):
+            damaged.update((await journal.records(ours[first : first + _AT_ONCE])).damaged)
+    return damaged
 
 
 async def _recover_one(
@@ -97,7 +134,9 @@ async def _recover_one(
     status = await workflow_status(client, row.run_id)
     if status in TOLD and not accept_older_store:
         # Listed a while ago, it may have been closed since; where it stands counts from after Temporal was asked.
-        record = await journal.record(row.run_id)
+        records = await journal.records([row.run_id])
+        recovery.damaged.update(records.damaged)
+        record = records.records.get(row.run_id)
         if record is None or record.state.closed:
             return
         why = await store_behind(client, row.run_id, record.state.position)
@@ -160,7 +199,8 @@ async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *
         UnreachableError: Temporal or the store cannot be reached.
     """
     listed = await running_workflows(client, task_queue, limit=_LISTED)
-    unknown = [each for each in listed if await journal.record(each) is None]
+    records = (await journal.records(listed)).records
+    unknown = [each for each in listed if each in records and records[each] is None]
     try:
         return [each for each in unknown if await belongs(client, each, journal.store_id)]
     except RPCError as error:

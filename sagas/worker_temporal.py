@@ -120,7 +120,9 @@ async def running_worker(
             recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
             for why in recovery.refused.values():
                 _log.error("left alone: %s", why)
-            return recovery.found - len(recovery.refused)
+            for damage in recovery.damaged.values():
+                _log.error("left alone: %s", damage)
+            return recovery.found - len(recovery.refused) - len(recovery.damaged)
 
         async def resume() -> None:
             try:

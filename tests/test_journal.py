@@ -18,11 +18,11 @@ from amends.aggregates.batch_sql import Known
 from amends.aggregates.errors import (
     AmendsError,
     AppendConflictError,
+    DamagedRunError,
     InputError,
     JournalError,
     NotFoundError,
     TransitionError,
-    UnknownTopicError,
 )
 from amends.aggregates.facts import (
     AttentionRequested,
@@ -241,7 +241,7 @@ async def test_topics_outside_the_allow_list_import_nothing(journal: SqlJournal)
             )
         )
     for read in (journal.facts, journal.record):
-        with pytest.raises(UnknownTopicError, match="turtledemo"):
+        with pytest.raises(DamagedRunError, match="turtledemo"):
             await read("planted")
     assert "turtledemo" not in sys.modules
 

@@ -10,7 +10,6 @@ from reading_shop import Shop
 
 from amends import Attempted, Call, Rejected, Retry, RunQuery, RunStatus, Saga, UnitOfWork, effect, pivot, transaction
 from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.record import RunRecord
 from amends.reconciler.decide import Look
 from amends.reconciler.drift import Intervene, Rouse, described
 from amends.reconciler.looking_asyncio import look
@@ -114,21 +113,13 @@ async def test_what_is_due_and_not_done_is_roused_and_what_is_slow_is_said(shop:
     assert set(found["order-slow-undo"].actual) == {"charge_card"}  # type: ignore[arg-type]  # an object
 
 
-async def test_runs_that_cannot_be_overdue_yet_are_not_read(
+async def test_the_facts_of_runs_that_cannot_be_overdue_yet_are_not_read(
     shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many young runs of one plan only the first is read."""
-    read: list[str] = []
-    record = journal.record_blocking
-
-    def counted(run_id: str) -> RunRecord | None:
-        read.append(run_id)
-        return record(run_id)
-
-    monkeypatch.setattr(journal, "record_blocking", counted)
+    """Of young runs the records are enough, which are read together."""
+    monkeypatch.setattr(journal, "facts_blocking", lambda run_id, after=0: pytest.fail(f"{run_id} after {after}"))
     look = await seen(journal, "overdue", shop.project.registry, 0)
-    assert look.count == 3
-    assert len(read) == 1
+    assert (look.count, look.drifts, look.unobservable) == (3, (), None)
 
 
 _AHEAD, _ALL = {"order-hang", "order-accepted"}, {"order-hang", "order-accepted", "order-slow-undo"}

@@ -447,7 +447,7 @@ def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
         (errors.NotFoundError("x"), 2),
         (errors.StartConflictError("x"), 2),
         (errors.WrongStoreError("x"), 3),
-        (errors.NewerFactError("x"), 2),
+        (errors.NewerFactError("x", 1, "newer", "upgrade"), 2),
         (errors.UnreachableError("x"), 3),
         (errors.AppendConflictError("run/1", expected=1, actual=2), 3),
         (PermissionError("x"), 3),
@@ -471,6 +471,7 @@ def test_exit_codes_are_the_documented_ones() -> None:
         "UNREACHABLE": 3,
         "COMPENSATED": 4,
         "NEEDS_ATTENTION": 5,
+        "DAMAGED": 6,
         "INTERNAL": 70,
         "INTERRUPTED": 130,
     }

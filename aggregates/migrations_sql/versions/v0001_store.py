@@ -32,6 +32,7 @@ def _create_journal() -> None:
         sa.Column("originator_version", _BIG, nullable=False),
         sa.Column("topic", sa.Text(), nullable=False),
         sa.Column("state", sa.LargeBinary(), nullable=False),
+        sa.Column("checksum", sa.LargeBinary(), nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_index(
@@ -43,6 +44,7 @@ def _create_journal() -> None:
         sa.Column("originator_version", _BIG, primary_key=True),
         sa.Column("topic", sa.Text(), nullable=False),
         sa.Column("state", sa.LargeBinary(), nullable=False),
+        sa.Column("checksum", sa.LargeBinary(), nullable=False),
     )
     op.create_table(
         "notification_tracking",
@@ -55,6 +57,7 @@ def _create_journal() -> None:
         sa.Column("saga", sa.Text(), nullable=False),
         sa.Column("plan", sa.Text(), nullable=False),
         sa.Column("recorded_at_ms", _BIG, nullable=False),
+        sa.Column("checksum", sa.LargeBinary(), nullable=False),
     )
 
 

@@ -1,0 +1,92 @@
+"""Checksums of stored rows: a row that was changed behind the journal's back is not believed. Pure.
+
+A checksum covers every column that an event is made of. Each part but the last is preceded by its length, so that no
+two different rows have the same bytes.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from eventsourcing.persistence import Notification, StoredEvent
+
+__all__ = [
+    "CHECKSUM_BYTES",
+    "ChangedEvent",
+    "ChangedNotification",
+    "event_checksum",
+    "plan_checksum",
+    "plan_fits",
+    "read_event",
+    "read_notification",
+    "snapshot_checksum",
+    "snapshot_fits",
+]
+
+CHECKSUM_BYTES = 16
+"""Length of a checksum in bytes."""
+
+
+def event_checksum(stream: str, position: int, topic: str, state: bytes) -> bytes:
+    """Return the checksum of a stored event."""
+    name = stream.encode("utf-8", "surrogatepass")
+    kind = topic.encode("utf-8", "surrogatepass")
+    prefix = b"e%d:%d:%d:" % (position, len(name), len(kind))
+    return blake2b(b"".join((prefix, name, kind, state)), digest_size=CHECKSUM_BYTES).digest()
+
+
+def snapshot_checksum(stream: str, position: int, key: str, state: bytes) -> bytes:
+    """Return the checksum of a snapshot; never the one of an event with the same columns."""
+    name = stream.encode("utf-8", "surrogatepass")
+    code = key.encode("utf-8", "surrogatepass")
+    prefix = b"s%d:%d:%d:" % (position, len(name), len(code))
+    return blake2b(b"".join((prefix, name, code, state)), digest_size=CHECKSUM_BYTES).digest()
+
+
+def plan_checksum(fingerprint: str, saga: str, plan: str, recorded_at_ms: int) -> bytes:
+    """Return the checksum of a stored plan."""
+    parts = [part.encode("utf-8", "surrogatepass") for part in (fingerprint, saga, plan)]
+    prefix = b"p%d:%d:%d:" % (recorded_at_ms, len(parts[0]), len(parts[1]))
+    return blake2b(b"".join((prefix, *parts)), digest_size=CHECKSUM_BYTES).digest()
+
+
+class ChangedEvent(StoredEvent):
+    """A stored event that does not fit its checksum; no codec reads it."""
+
+
+class ChangedNotification(Notification):
+    """A notification that does not fit its checksum; no codec reads it."""
+
+
+def read_event(stream: str, position: int, topic: str, state: bytes, checksum: bytes) -> StoredEvent:
+    """Return a row as a stored event; as a `ChangedEvent` when it does not fit its checksum."""
+    sound = _fits(stream, position, topic, state, checksum)
+    return (StoredEvent if sound else ChangedEvent)(stream, position, topic, state)
+
+
+def read_notification(  # noqa: PLR0917 - the columns of a row
+    stream: str, position: int, topic: str, state: bytes, checksum: bytes, id_: int
+) -> Notification:
+    """Return a row as a notification; as a `ChangedNotification` when it does not fit its checksum."""
+    sound = _fits(stream, position, topic, state, checksum)
+    return (Notification if sound else ChangedNotification)(stream, position, topic, state, id_)
+
+
+def snapshot_fits(stream: str, position: int, key: str, state: bytes, checksum: bytes) -> bool:
+    """Check whether a snapshot's row fits its checksum."""
+    return _equal(snapshot_checksum, (stream, position, key, state), checksum)
+
+
+def plan_fits(fingerprint: str, saga: str, plan: str, recorded_at_ms: int, checksum: bytes) -> bool:
+    """Check whether a plan's row fits its checksum."""
+    return _equal(plan_checksum, (fingerprint, saga, plan, recorded_at_ms), checksum)
+
+
+def _fits(stream: str, position: int, topic: str, state: bytes, checksum: bytes) -> bool:
+    return _equal(event_checksum, (stream, position, topic, state), checksum)
+
+
+def _equal(function: Callable[..., bytes], columns: tuple[object, ...], checksum: bytes) -> bool:
+    try:
+        return function(*columns) == checksum
+    except (TypeError, AttributeError):  # SQLite keeps a text where a number or bytes belong, if it is told to
+        return False

@@ -1,0 +1,204 @@
+"""One damaged run never stops the others: it is named with its place and a remedy, and everything else goes on."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from damaging import DAMAGE, change, flip_state
+from journal_parts import accept, complete, open_prepared, plan_of, succeed
+from sqlalchemy import text
+
+from amends.aggregates.errors import DamagedRunError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.journal_sql import SqlJournal
+from amends.reconciler.drift import Drift, DriftKind, Intervene
+from amends.reconciler.looking_asyncio import look
+from amends.reconciler.observation import Observation
+from amends.reconciler.rule import Rule, drift_rule
+from amends.reconciler.run_rules import run_rules
+from amends.reconciler.standing import Standing
+from amends.sagas.operate import Intervention, Verb
+from amends.sagas.registry import Registry
+
+LATER_MS = 10_000_000
+EVERY = timedelta(minutes=1)
+STEPS = ("reserve", "pack", "confirm")
+GOOD, BAD = plan_of(*STEPS), plan_of(*STEPS, saga="bad")
+KINDS = pytest.mark.parametrize("kind", DAMAGE)
+
+
+@pytest.fixture
+def journal(store_url: str) -> Iterator[SqlJournal]:
+    """Give a journal with three open runs, the middle one to be damaged, and a closed one."""
+    opened = open_prepared(store_url)
+    for run_id, plan, at_ms in (("good-1", GOOD, 1_000), ("bad", BAD, 2_000), ("good-2", GOOD, 3_000)):
+        for unit in (accept(run_id, plan, at_ms), succeed(run_id, "reserve", at_ms), succeed(run_id, "pack", at_ms)):
+            opened.commit_blocking(unit)
+    for unit in (accept("done", GOOD), *(succeed("done", name) for name in STEPS), complete("done")):
+        opened.commit_blocking(unit)
+    yield opened
+    opened.close_blocking()
+
+
+def damaged(journal: SqlJournal, kind: str) -> SqlJournal:
+    """Damage the run, and open the store again, as another process would."""
+    DAMAGE[kind][0](journal.engine)
+    return open_prepared(journal.engine.url.render_as_string(hide_password=False))
+
+
+@KINDS
+async def test_a_damaged_run_is_named_and_the_others_are_read(journal: SqlJournal, kind: str) -> None:
+    """Reading many runs gives the damage of one as data: run, stream, position, problem and remedy."""
+    other = damaged(journal, kind)
+    try:
+        found = await other.records(["good-1", "bad", "good-2", "nothing"])
+        assert {run_id for run_id, record in found.records.items() if record is not None} == {"good-1", "good-2"}
+        (damage,) = found.damaged.values()
+        assert (damage.run_id, damage.stream, damage.position) == ("bad", "run/bad", DAMAGE[kind][1])
+        assert DAMAGE[kind][2] in damage.problem
+        assert damage.remedy
+        for part in ("'bad'", "'run/bad'", f"position {damage.position}", damage.problem, damage.remedy):
+            assert part in str(damage)
+        with pytest.raises(DamagedRunError, match="bad") as raised:
+            await other.record("bad")
+        assert raised.value.damage == damage
+        assert (await other.record("good-1")) is not None
+        assert {row.run_id for row in await other.runs(RunQuery())} == {"good-1", "bad", "good-2", "done"}
+    finally:
+        await other.close()
+
+
+@KINDS
+async def test_a_damaged_run_hurts_no_other_unit_of_its_batch(journal: SqlJournal, kind: str) -> None:
+    """The units of sound runs are committed in one commit with a unit that asks for the damaged run and fails."""
+    other = damaged(journal, kind)
+    try:
+        before = [(await other.record(run_id)) for run_id in ("good-1", "good-2")]
+        units = [succeed("good-1", "confirm"), succeed("bad", "confirm"), succeed("good-2", "confirm")]
+        runs = ("good-1", "bad", "good-2")
+        answers = await asyncio.gather(*(other.commit(unit, runs=runs) for unit in units), return_exceptions=True)
+        assert [type(answer).__name__ for answer in answers] == ["RunRecord", "DamagedRunError", "RunRecord"]
+        for former, run_id in zip(before, ("good-1", "good-2"), strict=True):
+            record = await other.record(run_id)
+            assert former is not None
+            assert record is not None
+            assert record.state.position == former.state.position + 1
+    finally:
+        await other.close()
+
+
+def rules() -> dict[str, Rule]:
+    """Give the rules over open runs, and one of a user's that reads every run by itself."""
+
+    @drift_rule("mine", every=EVERY)
+    def mine(observation: Observation) -> Iterator[Drift]:
+        for row in observation.runs():
+            record = observation.record(row.run_id)
+            facts = observation.facts(row.run_id)
+            if record is not None and not record.state.closed:
+                yield Drift(subject=row.run_id, kind=DriftKind.DIFFERENT, expected="closed", evidence=f"{len(facts)}")
+
+    found = {each.name: each for each in run_rules(Registry(()), driver="in-process")}
+    return {**found, "mine": mine}
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["overdue", "unserved", "mine"])
+async def test_a_rule_reports_a_damaged_run_once_and_looks_at_the_others(
+    journal: SqlJournal, kind: str, name: str
+) -> None:
+    """A built-in rule and a user's find what they find in sound runs, and the damaged one as a drift of its own."""
+    other = damaged(journal, kind)
+    try:
+        seen = await look(rules()[name], other, Standing(), LATER_MS, driven={})
+    finally:
+        await other.close()
+    assert seen.unobservable is None
+    subjects = [drift.subject for drift in seen.drifts]
+    assert sorted(subjects) == ["bad", "good-1", "good-2"]
+    (drift,) = [each for each in seen.drifts if each.subject == "bad"]
+    assert drift.correction is None
+    assert DAMAGE[kind][2] in drift.evidence
+
+
+async def test_a_correction_of_a_damaged_run_is_held(journal: SqlJournal) -> None:
+    """A rule that does not read the run itself may not have it corrected."""
+
+    @drift_rule("blind", every=EVERY, mode="apply")
+    def blind(observation: Observation) -> Iterator[Drift]:
+        for row in observation.runs():
+            retry = Intervene(row.run_id, Intervention(verb=Verb.RETRY, actor="", reason="to see", node="pack"))
+            yield Drift(subject=row.run_id, kind=DriftKind.DIFFERENT, expected="x", correction=retry)
+
+    other = damaged(journal, "a middle fact is missing")
+    try:
+        seen = await look(blind, other, Standing(), LATER_MS, driven={})
+    finally:
+        await other.close()
+    assert "position 2 is missing" in seen.in_flight["bad"]
+    assert "good-1" not in seen.in_flight
+
+
+async def test_news_leave_out_what_was_changed_and_report_it(journal: SqlJournal) -> None:
+    """A rule that follows the log is neither given a changed event nor stopped by it."""
+
+    @drift_rule("news", every=EVERY)
+    def news(observation: Observation) -> Iterator[Drift]:
+        events = [f"{each.originator_id}:{each.originator_version}" for each in observation.news()]
+        yield Drift(subject="all", kind=DriftKind.DIFFERENT, expected="", evidence=" ".join(events))
+
+    everything = await look(news, journal, Standing(), LATER_MS, driven={})
+    (before,) = everything.drifts
+    flip_state(journal.engine, "run/bad", 2)
+    seen = await look(news, journal, Standing(), LATER_MS, driven={})
+    after, damage = seen.drifts
+    assert set(before.evidence.split()) - set(after.evidence.split()) == {"run/bad:2"}
+    assert damage.subject == "bad"
+    assert seen.log_position == everything.log_position
+
+
+async def test_a_wrong_row_of_the_read_model_hides_no_run(journal: SqlJournal) -> None:
+    """A row that cannot be read is taken from the journal; where that is damaged too, the run is listed still."""
+    change(journal.engine, "UPDATE saga_index SET keys = 'nonsense' WHERE run_id IN ('bad', 'good-1')")
+    DAMAGE["a middle fact is missing"][0](journal.engine)
+    rows = {row.run_id: row for row in await journal.runs(RunQuery())}
+    assert set(rows) == {"good-1", "bad", "good-2", "done"}
+    assert rows["good-1"].status.value == "RUNNING"
+    assert rows["bad"].status.value == "NEEDS_ATTENTION"
+    assert "amends db check" in str(rows["bad"].error)
+
+
+async def test_one_damaged_character_makes_no_other_run_unreadable(tmp_path: Path) -> None:
+    """SQLite refuses a text that is no UTF-8, and with it every row of the answer; here only its own run is damaged."""
+    journal = open_prepared(f"sqlite:///{tmp_path / 'events.db'}")
+    try:
+        for run_id in ("bad", "good"):
+            await journal.commit(accept(run_id))
+        with journal.engine.begin() as connection:
+            changed = (
+                "UPDATE stored_events SET topic = CAST(x'616d656e64732eff' AS TEXT) WHERE originator_id = 'run/bad'"
+            )
+            connection.execute(text(changed))
+        found = await journal.records(["bad", "good"])
+        assert (list(found.damaged), list(found.records)) == (["bad"], ["good"])
+        assert found.damaged["bad"].position == 1
+        await journal.commit(succeed("good", "reserve"))
+    finally:
+        await journal.close()
+
+
+async def test_a_start_of_the_same_definition_stores_a_lost_plan_again(journal: SqlJournal) -> None:
+    """The remedy for a plan that is missing or changed is real: every run that follows it can be read again."""
+    for kind in ("the plan is missing", "the plan is changed"):
+        other = damaged(journal, kind)
+        try:
+            with pytest.raises(DamagedRunError, match="start a run of the same definition"):
+                await other.record("bad")
+            await other.commit(accept(f"after {kind}", BAD))
+            record = await other.record("bad")
+            assert record is not None
+            assert record.state.position == 3
+        finally:
+            await other.close()
