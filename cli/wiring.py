@@ -6,7 +6,7 @@ that only looks at definitions pays for neither.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 _LOOK_S = 1.0
+_CONNECTS = 6
 _IGNORE_ALL = "*\n"
 
 
@@ -215,8 +216,7 @@ async def use_embedded(
     Raises:
         UnreachableError: It cannot be started.
     """
-    from amends.sagas.connection_temporal import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.server_temporal import EmbeddedServer  # noqa: PLC0415 - as above
+    from amends.sagas.server_temporal import EmbeddedServer  # noqa: PLC0415 - imports Temporal
 
     data_dir = ensure_data_dir(settings)
     patience_s = None if stop is None else lambda: stop.deadline.left_s(SERVER_RESERVE_S)
@@ -225,13 +225,24 @@ async def use_embedded(
     ) as server:
         if stop is not None:
             stop.last_resorts.append(server.kill_if_last)
-        try:
-            client = await connect(TemporalTarget(server.address, embedded=True))
-        except UnreachableError:
-            if not await server.ensure_alive():
-                raise
-            client = await connect(TemporalTarget(server.address, embedded=True))
-        yield Temporal(client, server.address, server)
+        yield Temporal(await _connect_to_embedded(server), server.address, server)
+
+
+async def _connect_to_embedded(server: "EmbeddedServer") -> "TemporalClient":
+    """Connect to an embedded server, which on a busy machine may listen long before it is ready.
+
+    Each attempt takes at most five seconds, so that a server that has died meanwhile is soon started again.
+
+    Raises:
+        UnreachableError: The server does not answer, or cannot be started again.
+    """
+    from amends.sagas.connection_temporal import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
+
+    for _ in range(_CONNECTS - 1):
+        with suppress(UnreachableError):
+            return await connect(TemporalTarget(server.address, embedded=True))
+        await server.ensure_alive()
+    return await connect(TemporalTarget(server.address, embedded=True))
 
 
 async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None:
