@@ -31,14 +31,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from amends.aggregates.errors import (
     AmendsError,
@@ -61,7 +60,7 @@ from amends.sagas.advance import Protocol
 from amends.sagas.answers import Settled
 from amends.sagas.clock_asyncio import elapsed_s
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
-from amends.sagas.invoke_asyncio import call_effect
+from amends.sagas.invoke_asyncio import Begun, begin_call
 from amends.sagas.messages_temporal import (
     ADVANCE,
     DRIVER,
@@ -76,7 +75,10 @@ from amends.sagas.messages_temporal import (
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
-from amends.sagas.task import Task
+from amends.sagas.seats import Function, Seat, functions_of, operation_of
+from amends.sagas.seats_asyncio import Seats, Wanted
+from amends.sagas.task import Direction, Task
+from amends.sagas.threads_asyncio import Threads
 
 __all__ = ["Activities", "PendingCall"]
 
@@ -87,6 +89,9 @@ _log = logging.getLogger("amends.worker")
 _BEAT_S = 1.0
 _LOOK_S = 0.5
 _HOLD_S = 5.0
+# A call that has no seat by then may hold the slot that another step needs.
+_SCARCE_S = 5.0
+_COME_BACK = timedelta(seconds=5)
 # A local call has no heartbeats: another process is given it as soon as a workflow task took over 2 s.
 _LOCAL_DOUBT_S = 10.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
@@ -129,9 +134,15 @@ class Activities:
         journal: The store.
         registry: The code.
         worker: Who claims nodes.
-        threads: Where plain functions run; `None` for the loop's own pool.
+        at_once: How many calls of `async def` functions are made at the same time, at most.
+        threads: How many plain `def` functions run at the same time, at most.
         temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
         rouse: Has Temporal look at a run again after an answer that nobody waited for; `None` for nobody.
+
+    Attributes:
+        threads: Where plain functions run.
+        slots: How many calls Temporal may deliver to one queue of this process at the same time. More than are made:
+            calls that wait for a participant that hangs leave room for those of other steps.
     """
 
     def __init__(
@@ -140,14 +151,18 @@ class Activities:
         registry: Registry,
         *,
         worker: str,
-        threads: ThreadPoolExecutor | None = None,
+        at_once: int = 200,
+        threads: int = 200,
         temporal_was_away: Callable[[], bool] = lambda: False,
         rouse: Callable[[RunRecord], Awaitable[None]] | None = None,
     ) -> None:
         self._journal = journal
         self._registry = registry
         self._protocol = Protocol(registry, worker, DRIVER)
-        self._threads = threads
+        self.threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
+        self._places = Seats(at_once, functions_of(registry.steps.values(), in_threads=False))
+        self.slots = 2 * (at_once + threads)
+        self._delivered: Counter[tuple[str, bool]] = Counter()
         self._temporal_was_away = temporal_was_away
         self._calls: dict[tuple[str, str, str], asyncio.Task[RunRecord]] = {}
         self._awaited: Counter[tuple[str, str, str]] = Counter()
@@ -179,17 +194,24 @@ class Activities:
         found: list[Callable[..., Any]] = []
         for name, step in self._registry.steps.items():
             if step.kind is StepKind.EFFECT:
-                known = {"do": step.run, "undo": step.undo, "probe": step.probe}
                 found += [
-                    self._call_activity(activity_name(name, key)) for key, operation in known.items() if operation
+                    self._call_activity(Function(name, direction))
+                    for direction in Direction
+                    if operation_of(step, direction) is not None
                 ]
         return found
 
-    def _call_activity(self, name: str) -> Callable[..., Any]:
+    def _call_activity(self, function: Function) -> Callable[..., Any]:
         async def call(request: CallRequest) -> Progress:
-            return await _answering(self.call(request))
+            info = activity.info()
+            place = info.task_queue, info.is_local
+            self._delivered[place] += 1
+            try:
+                return await _answering(self.call(request, function))
+            finally:
+                self._delivered[place] -= 1
 
-        return activity.defn(name=name)(call)
+        return activity.defn(name=activity_name(function.step, function.direction))(call)
 
     async def advance(self, request: AdvanceRequest) -> Progress:
         """Append what follows without a call, and run the transactions that are due."""
@@ -214,7 +236,7 @@ class Activities:
             except RefusedError as error:
                 _log.warning("a cancel of Temporal's was refused: %s", error)
 
-    async def call(self, request: CallRequest) -> Progress:
+    async def call(self, request: CallRequest, function: Function) -> Progress:
         """Claim, call, settle; or join the call that this process makes already; or only tell what is recorded."""
         self._check_store(request.store_id, request.run_id)
         key = (request.run_id, request.node, request.direction)
@@ -223,7 +245,7 @@ class Activities:
             if self._draining.is_set():
                 raise _given_back()
             self._began_s[key] = elapsed_s()
-            call = self._calls[key] = asyncio.create_task(self._perform(request, _clock(request.as_of_ms)))
+            call = self._calls[key] = asyncio.create_task(self._perform(request, function, _clock(request.as_of_ms)))
             call.add_done_callback(lambda ended: self._forget(key, ended))
         beat = None if activity.info().is_local else asyncio.create_task(_beat())
         self._awaited[key] += 1
@@ -311,8 +333,9 @@ class Activities:
         if not ended.cancelled():
             ended.exception()  # whoever was told of it may be gone
 
-    async def _perform(self, request: CallRequest, now_ms: Callable[[], int]) -> RunRecord:
-        """Claim, call, settle."""
+    async def _perform(self, request: CallRequest, function: Function, now_ms: Callable[[], int]) -> RunRecord:
+        """Wait for a seat, claim, call, settle."""
+        seats = self.threads.seats if function in self.threads.seats.functions else self._places
         work = _WORK[request.direction](request.node, request.attempt)
         key = (request.run_id, request.node, request.direction)
         delivery = f"{activity.info().workflow_run_id}/{activity.info().activity_id}"
@@ -331,21 +354,31 @@ class Activities:
             # The time at which it is committed: it may have been held, and the lease begins only then.
             return self._protocol.claim(tx, request.run_id, work, now_ms(), delivery=delivery, takeover=takeover)
 
-        record, task = await self._claim(claim, claimed, request.run_id)
-        # From the first look on: before it the store may have been away, for the other process as well.
-        believed = min(believed, time.monotonic() + doubt_s)
         waits = False
-        while task is None and record.state.node(work.node).status is _CLAIMED.get(request.direction):
+        while True:
+            seat = await self._seat(seats, function, request.run_id)
+            try:
+                claimed.clear()
+                record, task = await self._claim(claim, claimed, request.run_id)
+            except BaseException:
+                seats.release(seat)
+                raise
+            if task is not None:
+                break
+            seats.release(seat)
+            if record.state.node(work.node).status is not _CLAIMED.get(request.direction):
+                return record
+            # From the first look on: before it the store may have been away, for the other process as well.
+            believed = min(believed, time.monotonic() + doubt_s)
             if not waits:
                 waits = True
                 _log.info("%s of run %s is being worked on elsewhere, and is waited for", work.node, request.run_id)
             await asyncio.sleep(_LOOK_S)
-            claimed.clear()
-            record, task = await self._claim(claim, claimed, request.run_id)
-        if task is None:
-            return record
-        outcome = await call_effect(self._registry, task, self._threads)
-        record, late = await self._settle(task, outcome, now_ms())
+        call = begin_call(self._registry, task, self.threads, seat, self._places)
+        reply = await call.reply()
+        record, late = await self._settle(task, reply.outcome, now_ms())
+        if reply.later is not None:
+            self._begin(self._settle_late(reply.later, now_ms))
         if (late or not self._awaited[key]) and not record.state.closed and self._protocol.drives(record):
             # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
             self._begin(self._tell_of(record))
@@ -370,6 +403,50 @@ class Activities:
         finally:
             draining.cancel()
             commit.cancel()
+
+    async def _seat(self, seats: Seats, function: Function, run_id: str) -> Seat:
+        """Wait for a seat; a call whose step has none for long gives its slot back to Temporal where slots are scarce.
+
+        Raises:
+            ApplicationError: Temporal is to deliver the call again, a little later.
+        """
+        if (seat := seats.try_take(function, run_id)) is not None:
+            return seat
+        wanted = Wanted(seats, function, run_id)
+        try:
+            while not wanted.granted.done():
+                self._leave_room(seats, function)
+                await asyncio.wait({wanted.granted}, timeout=_LOOK_S)
+            return wanted.granted.result()
+        except BaseException:
+            wanted.withdraw()
+            raise
+
+    def _leave_room(self, seats: Seats, function: Function) -> None:
+        if self._draining.is_set():
+            raise _given_back()
+        info = activity.info()
+        crowded = self._delivered[info.task_queue, info.is_local] > self.slots - self.slots // 4
+        if crowded and seats.waited_s(function) > _SCARCE_S:
+            raise ApplicationError(
+                f"{function} waits for one of {seats.size} places; others hold them",
+                type="NoSeatError",
+                next_retry_delay=_COME_BACK,
+                category=ApplicationErrorCategory.BENIGN,
+            )
+
+    async def _settle_late(self, call: Begun, now_ms: Callable[[], int]) -> None:
+        """Record the answer of a call that went on after its timeout, when it comes."""
+        outcome = await call.late_outcome()
+        if outcome is None:
+            return
+        try:
+            record, late = await self._settle(call.task, outcome, now_ms())
+        except AmendsError as error:
+            _log.warning("the late answer of %s was not recorded: %s", call.task.key, error)
+            return
+        if late and not record.state.closed and self._protocol.drives(record):
+            await self._tell_of(record)
 
     async def _commit_call(self, unit: Unit[T], run_id: str) -> T:
         return await self._journal.commit(unit, runs=(run_id,), patience=_CALL_PATIENCE)

@@ -13,7 +13,7 @@ is already recorded is not done again: a replay, a lost reply, a parallel step a
 Pure but for what `Tx` does: no clock, no environment; `now_ms` is the driver's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -124,15 +124,19 @@ def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
     return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
 
 
-def work_due(record: RunRecord, now_ms: int, asked: frozenset[str]) -> bool:
-    """Tell whether there is work that nobody has begun.
+def work_due(record: RunRecord, now_ms: int, asked: frozenset[str], queued: frozenset[str] = frozenset()) -> bool:
+    """Check whether there is work that nobody has begun and that can begin.
 
     Args:
         record: The run.
         now_ms: The driver's time.
         asked: Nodes whose probe is in flight.
+        queued: Nodes whose call waits for a thread.
     """
-    return any(not (isinstance(work, RunProbe) and work.node in asked) for work in _work(record, now_ms))
+    return any(
+        work.node not in queued and not (isinstance(work, RunProbe) and work.node in asked)
+        for work in _work(record, now_ms)
+    )
 
 
 def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
@@ -285,19 +289,28 @@ class Protocol:
         return self._declare(tx, record, due, now_ms, delivery)
 
     def claim_all(
-        self, tx: Tx, record: RunRecord, now_ms: int, asked: frozenset[str] = frozenset()
+        self,
+        tx: Tx,
+        record: RunRecord,
+        now_ms: int,
+        asked: frozenset[str] = frozenset(),
+        *,
+        can_begin: Callable[[PlanNode, Direction], bool] = lambda *_: True,
     ) -> tuple[RunRecord, tuple[Task, ...]]:
-        """Claim every effect that is due, in the unit that found it out; none when another driver advances the run.
+        """Claim every effect that is due and can begin; none when another driver advances the run.
 
         Args:
             tx: The unit's transaction.
             record: The run at its head.
             now_ms: The driver's time.
             asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
+            can_begin: Checks whether a call has a thread to run in; one that has none is not claimed.
         """
         tasks: list[Task] = []
         for due in effects_due(record, now_ms) if self.drives(record) else ():
             if isinstance(due, RunProbe) and due.node in asked:
+                continue
+            if not can_begin(record.state.plan.nodes[due.node], direction_of(due)):
                 continue
             record, task = self._declare(tx, record, due, now_ms)
             tasks.append(task)

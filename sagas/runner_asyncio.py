@@ -10,17 +10,21 @@ another driver takes over is given up when the calls that are under way have bee
 
 A store that goes away is waited for, with the outcomes of the calls in hand, so an outage uses up no attempt of a step;
 when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
+
+A plain `def` is claimed when it has a thread. When it ends after its timeout, its answer is recorded as a late one, for
+as long as the runner is open, and a run that is opened again by that is driven to its end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from amends.aggregates.errors import NotFoundError, UnreachableError, WrongDriverError
+from amends.aggregates.errors import AmendsError, NotFoundError, UnreachableError, WrongDriverError
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
@@ -28,14 +32,16 @@ from amends.aggregates.state import OPEN, NodeStatus
 from amends.sagas.advance import Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
-from amends.sagas.invoke_asyncio import call_effect
+from amends.sagas.invoke_asyncio import Begun, Reply, begin_call
 from amends.sagas.operate import Intervention, Verb
-from amends.sagas.outcome import Outcome
 from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
 from amends.sagas.saga import Saga
+from amends.sagas.seats import functions_of
+from amends.sagas.seats_asyncio import Seating, Seats
 from amends.sagas.start import prepare_start
 from amends.sagas.task import Direction, Task
+from amends.sagas.threads_asyncio import Threads
 
 __all__ = ["DRIVER", "Runner"]
 
@@ -47,6 +53,12 @@ _PAGE = 200
 _PATIENCE = timedelta(minutes=2)
 _LOOK_S = 0.5
 _CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
+_THREADS = 100
+
+_log = logging.getLogger("amends.worker")
+
+
+_Step = Callable[[Tx, Seating], tuple[RunRecord, tuple[Task, ...]]]
 
 
 @dataclass(slots=True)
@@ -68,6 +80,7 @@ class Runner:
         worker: Name under which nodes are claimed.
         actor: Who starts runs, unless said otherwise.
         patience: How long to wait for a store that is away.
+        threads: How many plain `def` functions run at the same time, at most.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Runner:
         worker: str = DRIVER,
         actor: str = DRIVER,
         patience: timedelta = _PATIENCE,
+        threads: int = _THREADS,
     ) -> None:
         registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
         self._journal = journal
@@ -88,26 +102,43 @@ class Runner:
         self._actor = actor
         self._patience = patience
         self._drives: dict[str, _Drive] = {}
+        self._threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
+        self._late: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @classmethod
-    def open(cls, sagas: Iterable[Saga[Any]], *, store_url: str = "sqlite://", clock: Clock | None = None) -> Self:
+    def open(
+        cls,
+        sagas: Iterable[Saga[Any]],
+        *,
+        store_url: str = "sqlite://",
+        clock: Clock | None = None,
+        threads: int = _THREADS,
+    ) -> Self:
         """Make a runner with a store of its own, to be used as `async with Runner.open(...) as runner`.
 
         Args:
             sagas: The sagas.
             store_url: The store, as an SQLAlchemy URL; by default one in memory.
             clock: Where time comes from.
+            threads: How many plain `def` functions run at the same time, at most.
 
         Raises:
             DefinitionError: The sagas have a fault.
             UnreachableError: The store cannot be reached.
         """
-        return cls(open_journal(store_url), Registry(sagas), clock=clock)
+        return cls(open_journal(store_url), Registry(sagas), clock=clock, threads=threads)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        late = list(self._late)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        self._threads.close()
         await self._journal.close()
 
     @property
@@ -132,9 +163,9 @@ class Runner:
         start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
         now_ms = self._clock.now_ms()
 
-        def begin(tx: Tx) -> tuple[RunRecord, tuple[Task, ...]]:
+        def begin(tx: Tx, seating: Seating) -> tuple[RunRecord, tuple[Task, ...]]:
             self._protocol.accept(tx, start, now_ms)
-            return self._step(tx, run_id, now_ms)
+            return self._step(tx, run_id, now_ms, seating)
 
         if run_id in self._drives:  # whether it is the same start is still to be seen
             await self._commit(lambda tx: self._protocol.accept(tx, start, now_ms), run_id)
@@ -148,8 +179,7 @@ class Runner:
         Raises:
             NotFoundError: There is no such run.
         """
-        now_ms = self._clock.now_ms()
-        return RunResult(await self._shared(run_id, lambda tx: self._step(tx, run_id, now_ms)))
+        return RunResult(await self._resumed(run_id))
 
     async def resume_all(self) -> list[RunResult]:
         """Drive every unfinished run of this driver to its end, one after the other."""
@@ -222,17 +252,16 @@ class Runner:
         return await self._journal.commit(unit, runs=(run_id,), patience=self._patience)
 
     def _step(
-        self, tx: Tx, run_id: str, now_ms: int, asked: frozenset[str] = frozenset()
+        self, tx: Tx, run_id: str, now_ms: int, seating: Seating, asked: frozenset[str] = frozenset()
     ) -> tuple[RunRecord, tuple[Task, ...]]:
-        return self._protocol.claim_all(tx, self._protocol.advance(tx, run_id, now_ms), now_ms, asked)
+        record = self._protocol.advance(tx, run_id, now_ms)
+        return self._protocol.claim_all(tx, record, now_ms, asked, can_begin=seating.can_begin)
 
-    def _settle(
-        self, tx: Tx, task: Task, outcome: Outcome, now_ms: int, asked: frozenset[str]
-    ) -> tuple[RunRecord, tuple[Task, ...]]:
-        record = self._protocol.settle_and_follow(tx, task, outcome, now_ms)
-        return self._protocol.claim_all(tx, record, now_ms, asked)
+    async def _resumed(self, run_id: str) -> RunRecord:
+        now_ms = self._clock.now_ms()
+        return await self._shared(run_id, lambda tx, seating: self._step(tx, run_id, now_ms, seating))
 
-    async def _shared(self, run_id: str, begin: Unit[tuple[RunRecord, tuple[Task, ...]]]) -> RunRecord:
+    async def _shared(self, run_id: str, begin: _Step) -> RunRecord:
         """Drive a run to its end, together with whoever waits for it already; it is given up with the last of them."""
         drive = self._drives.get(run_id)
         if drive is None:
@@ -249,46 +278,78 @@ class Runner:
                 drive.task.cancel()
                 await asyncio.wait([drive.task])
 
-    async def _drive(
-        self, run_id: str, begin: Unit[tuple[RunRecord, tuple[Task, ...]]], waker: asyncio.Event
-    ) -> RunRecord:
-        record, tasks = await self._commit(begin, run_id)
-        calls: dict[asyncio.Task[Outcome], Task] = {}
+    async def _drive(self, run_id: str, begin: _Step, waker: asyncio.Event) -> RunRecord:
+        seating = Seating(self._registry, self._threads.seats, run_id)
+        calls: dict[asyncio.Task[Reply], Begun] = {}
         try:
-            while True:
-                for task in tasks:
-                    calls[asyncio.create_task(call_effect(self._registry, task))] = task
-                if record.state.closed and not calls:
-                    return record
-                record, tasks = await self._next(record, calls, waker)
+            record = await self._claim(run_id, begin, seating, calls)
+            while calls or not record.state.closed:
+                record = await self._next(record, seating, calls, waker)
+            return record
         finally:
-            for call in calls:
-                call.cancel()
+            seating.give_up()
+            for reply, call in calls.items():
+                reply.cancel()
+                call.give_up()
+                self._keep(call)
+
+    async def _claim(
+        self, run_id: str, unit: _Step, seating: Seating, calls: dict[asyncio.Task[Reply], Begun]
+    ) -> RunRecord:
+        """Commit a unit, and begin the calls that it has claimed."""
+
+        def work(tx: Tx) -> tuple[RunRecord, tuple[Task, ...]]:
+            seating.begin()
+            return unit(tx, seating)
+
+        try:
+            record, tasks = await self._commit(work, run_id)
+        except BaseException:
+            seating.begin()
+            raise
+        for task, seat in seating.seat(tasks):
+            call = begin_call(self._registry, task, self._threads, seat)
+            calls[asyncio.create_task(call.reply())] = call
+        return record
 
     async def _next(
-        self, record: RunRecord, calls: dict[asyncio.Task[Outcome], Task], waker: asyncio.Event
-    ) -> tuple[RunRecord, tuple[Task, ...]]:
-        """Wait for the first answer or the next due time, and write down what follows from it."""
-        now_ms = self._clock.now_ms()
-        asked = frozenset(task.node for task in calls.values() if task.direction is Direction.PROBE)
+        self,
+        record: RunRecord,
+        seating: Seating,
+        calls: dict[asyncio.Task[Reply], Begun],
+        waker: asyncio.Event,
+    ) -> RunRecord:
+        """Wait for the first answer, a free thread or the next due time, and write down what follows from it."""
+        now_ms, run_id, asked = self._clock.now_ms(), record.run_id, _asked(calls)
         # Whoever made a call settles it, also when the run is closed, or taken over, without its answer.
         answers_only = bool(calls) and (record.state.closed or not self._protocol.drives(record))
-        if answers_only or not work_due(record, now_ms, asked):
+        if answers_only or not work_due(record, now_ms, asked, seating.queued):
             due_ms = None if answers_only else next_due_ms(decide(record.state, now_ms))
-            async with self._watching(record, calls.values(), waker):
-                await self._wait(waker, calls, due_ms)
+            async with self._watching(record, [call.task for call in calls.values()], waker):
+                await self._wait(waker, [*calls, *seating.pending], due_ms)
             now_ms = self._clock.now_ms()
-            call = next((each for each in calls if each.done()), None)
-            if call is not None:
-                task, outcome = calls.pop(call), call.result()
-                still = frozenset(each.node for each in calls.values() if each.direction is Direction.PROBE)
-                return await self._commit(lambda tx: self._settle(tx, task, outcome, now_ms, still), record.run_id)
+            ended = next((each for each in calls if each.done()), None)
+            if ended is not None:
+                task, reply = calls.pop(ended).task, ended.result()
+                still = _asked(calls)
+
+                def settle(tx: Tx, seating: Seating) -> tuple[RunRecord, tuple[Task, ...]]:
+                    record = self._protocol.settle_and_follow(tx, task, reply.outcome, now_ms)
+                    return self._protocol.claim_all(tx, record, now_ms, still, can_begin=seating.can_begin)
+
+                try:
+                    return await self._claim(run_id, settle, seating, calls)
+                finally:
+                    if reply.later is not None:
+                        self._keep(reply.later)
         try:
-            return await self._commit(lambda tx: self._step(tx, record.run_id, now_ms, asked), record.run_id)
+            return await self._claim(
+                run_id, lambda tx, seating: self._step(tx, run_id, now_ms, seating, asked), seating, calls
+            )
         except WrongDriverError:
             if not calls:
                 raise
-            return await self._journal.record(record.run_id) or record, ()
+            return await self._journal.record(run_id) or record
 
     @asynccontextmanager
     async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:
@@ -312,10 +373,46 @@ class Runner:
                 if present is not None and present.state.position > record.state.position:
                     waker.set()
 
-    async def _wait(self, waker: asyncio.Event, calls: dict[asyncio.Task[Outcome], Task], due_ms: int | None) -> None:
+    def _keep(self, call: Begun) -> None:
+        """Settle a call's answer when it comes, although nobody waits for it any more."""
+        if self._closed:
+            return
+        task = asyncio.create_task(self._settle_late(call))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _settle_late(self, call: Begun) -> None:
+        task, outcome = call.task, await call.late_outcome()
+        if outcome is None:
+            return
+        now_ms = self._clock.now_ms()
+
+        def settle(tx: Tx) -> tuple[bool, RunRecord]:
+            before = tx.record(task.run_id)
+            return before is not None and before.state.closed, self._protocol.settle(tx, task, outcome, now_ms).record
+
+        try:
+            was_closed, record = await self._commit(settle, task.run_id)
+            drive = self._drives.get(task.run_id)
+            if drive is not None:
+                drive.waker.set()
+            while was_closed and not record.state.closed and self._protocol.drives(record):
+                # A drive that was about to end may not have seen it.
+                driven = await self._resumed(task.run_id)
+                if driven.state.position >= record.state.position:
+                    return
+        except AmendsError as error:
+            _log.warning("the late answer of %s was not recorded: %s", task.key, error)
+
+    async def _wait(self, waker: asyncio.Event, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
         woken = asyncio.create_task(waker.wait())
         try:
-            await self._clock.wait(calls, due_ms, woken)
+            await self._clock.wait(pending, due_ms, woken)
         finally:
             waker.clear()
             woken.cancel()
+
+
+def _asked(calls: Mapping[Any, Begun]) -> frozenset[str]:
+    """Return the nodes whose probe is in flight."""
+    return frozenset(call.task.node for call in calls.values() if call.task.direction is Direction.PROBE)

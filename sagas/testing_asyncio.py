@@ -21,6 +21,7 @@ from amends.aggregates.state import RunStatus
 from amends.sagas.clock_asyncio import VirtualClock
 from amends.sagas.context import Call, ResultSource
 from amends.sagas.definition import Effect, Operation, Step
+from amends.sagas.invoke_asyncio import DriverAbort
 from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
 from amends.sagas.runner_asyncio import Runner
@@ -38,8 +39,8 @@ class LostReply(Exception):  # noqa: N818 - an event of the scenario, not a faul
     """An answer of a scripted effect: it took effect, but the reply never came."""
 
 
-class _UnansweredError(BaseException):
-    """An effect was called that the scenario gave no answer; not an `Exception`, so that no retry hides it."""
+class _UnansweredError(DriverAbort):
+    """An effect was called that the scenario gave no answer; it ends the driver, so that no retry hides it."""
 
 
 class _Script:

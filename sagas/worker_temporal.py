@@ -9,9 +9,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
@@ -38,7 +37,6 @@ __all__ = ["AlsoServed", "running_worker", "worker_name"]
 
 # What a paused worker has begun goes on: outcomes are held. When serving ends, the `StopDeadline` counts.
 _PAUSED = timedelta(days=365)
-_THREADS = 32
 _AT_ONCE = 200
 
 _log = logging.getLogger("amends.worker")
@@ -73,6 +71,7 @@ async def running_worker(
     *,
     task_queue: str,
     at_once: int = _AT_ONCE,
+    threads: int | None = None,
     also: AlsoServed | None = None,
     on_open_runs: Callable[[int], None] | None = None,
     pause_after: timedelta = PAUSE_AFTER,
@@ -86,7 +85,8 @@ async def running_worker(
         journal: The store.
         registry: The sagas and steps.
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
-        at_once: Activities that run at the same time, at most.
+        at_once: Calls of `async def` functions that are made at the same time, at most.
+        threads: Plain `def` functions that run at the same time, at most; `None` for as many as `at_once`.
         also: What else is served on that queue.
         on_open_runs: Called with the number of unfinished runs that were found at start.
         pause_after: How long the store is away before polling pauses.
@@ -103,69 +103,59 @@ async def running_worker(
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
     name = worker_name()
     temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
-    with _threads() as threads:
-        activities = Activities(
-            journal,
-            registry,
-            worker=name,
-            threads=threads,
-            temporal_was_away=temporal.was_away,
-            rouse=partial(rouse, client, task_queue=task_queue),
-        )
-        if on_calls is not None:
-            on_calls(activities.pending)
-        identity = worker_identity(name, journal.store_id, registry.code)
+    activities = Activities(
+        journal,
+        registry,
+        worker=name,
+        at_once=at_once,
+        threads=at_once if threads is None else threads,
+        temporal_was_away=temporal.was_away,
+        rouse=partial(rouse, client, task_queue=task_queue),
+    )
+    if on_calls is not None:
+        on_calls(activities.pending)
+    identity = worker_identity(name, journal.store_id, registry.code)
 
-        async def recovered() -> int:
-            recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
-            for why in recovery.refused.values():
-                _log.error("left alone: %s", why)
-            for damage in recovery.damaged.values():
-                _log.error("left alone: %s", damage)
-            return recovery.found - len(recovery.refused) - len(recovery.damaged)
+    async def recovered() -> int:
+        recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
+        for why in recovery.refused.values():
+            _log.error("left alone: %s", why)
+        for damage in recovery.damaged.values():
+            _log.error("left alone: %s", damage)
+        return recovery.found - len(recovery.refused) - len(recovery.damaged)
 
-        async def resume() -> None:
-            try:
-                await recovered()
-            except UnreachableError as error:
-                _log.warning("open runs were not looked for: %s", error)
-
-        shifts = Shifts(
-            lambda: _workers(
-                client,
-                registry,
-                activities,
-                task_queue=task_queue,
-                at_once=at_once,
-                identity=identity,
-                also=also or AlsoServed(),
-            ),
-            StoreWatch(journal),
-            resumed=resume,
-            calls=activities,
-            deadline=deadline or StopDeadline(),
-            pause_after=pause_after,
-        )
-        watch = asyncio.create_task(temporal.watch())
+    async def resume() -> None:
         try:
-            async with shifts.serving():
-                found = await recovered()
-                if on_open_runs is not None:
-                    on_open_runs(found)
-                yield name
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await recovered()
+        except UnreachableError as error:
+            _log.warning("open runs were not looked for: %s", error)
 
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Run plain functions; a thread that hangs is left to itself at the end."""
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="effect")
+    shifts = Shifts(
+        lambda: _workers(
+            client,
+            registry,
+            activities,
+            task_queue=task_queue,
+            identity=identity,
+            also=also or AlsoServed(),
+        ),
+        StoreWatch(journal),
+        resumed=resume,
+        calls=activities,
+        deadline=deadline or StopDeadline(),
+        pause_after=pause_after,
+    )
+    watch = asyncio.create_task(temporal.watch())
     try:
-        yield threads
+        async with shifts.serving():
+            found = await recovered()
+            if on_open_runs is not None:
+                on_open_runs(found)
+            yield name
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        activities.threads.close()
 
 
 @cache
@@ -182,7 +172,6 @@ def _workers(
     activities: Activities,
     *,
     task_queue: str,
-    at_once: int,
     identity: str,
     also: AlsoServed,
 ) -> list[Worker]:
@@ -209,8 +198,8 @@ def _workers(
                 activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
                 identity=identity,
                 deployment_config=_deployment(),
-                max_concurrent_activities=at_once,
-                max_concurrent_local_activities=at_once,
+                max_concurrent_activities=activities.slots,
+                max_concurrent_local_activities=activities.slots,
                 max_cached_workflows=1_000,
                 graceful_shutdown_timeout=_PAUSED,
                 **options,

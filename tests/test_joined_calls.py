@@ -13,7 +13,9 @@ from amends.sagas.activities_temporal import Activities
 from amends.sagas.advance import Protocol
 from amends.sagas.messages_temporal import DRIVER, AdvanceRequest, CallRequest, Progress
 from amends.sagas.registry import Registry
+from amends.sagas.seats import Function
 from amends.sagas.start import prepare_start
+from amends.sagas.task import Direction
 
 HELD: dict[str, asyncio.Event] = {}
 """The call under this key is kept in flight; the first says when it has begun, the second lets it go on."""
@@ -37,6 +39,7 @@ async def send(_: Parcel, call: Call) -> None:
     await HELD["gate"].wait()
 
 
+SEND = Function("send", Direction.DO)
 post = Saga("post", Parcel, pivot(decide), retriable(send, retry=Retry(max_attempts=2)))
 
 
@@ -75,7 +78,7 @@ class Run:
         """Deliver an attempt to a worker."""
         self.now_ms += 10_000
         request = CallRequest("r", self.journal.store_id, "send", "do", attempt, self.position, self.now_ms)
-        progress: Progress = await ActivityEnvironment().run(worker.call, request)
+        progress: Progress = await ActivityEnvironment().run(worker.call, request, SEND)
         return progress
 
     async def decide(self, verb: Verb) -> None:

@@ -1,0 +1,185 @@
+"""Sagas whose functions hang, answer late or end in every way there is, and both drivers for them."""
+
+import asyncio
+import threading
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import temporalio.client
+from hard_parts import opened
+from pydantic import BaseModel
+
+from amends import Attempted, Call, Retry, Runner, RunResult, Saga, effect
+from amends.aggregates.facts import Fact
+from amends.aggregates.journal_sql import SqlJournal
+from amends.sagas.client_temporal import Client
+from amends.sagas.registry import Registry
+from amends.sagas.worker_temporal import running_worker
+
+__all__ = [
+    "CALLED",
+    "GATES",
+    "OUTLIVING",
+    "PATIENT",
+    "SAGAS",
+    "SHORT_SAGA",
+    "SWIFT",
+    "Driven",
+    "Job",
+    "by_runner",
+    "by_worker",
+    "ending",
+]
+
+GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+"""Opened by a test to let a held call go on, by name of the gate."""
+
+CALLED: Counter[str] = Counter()
+"""How often each key was called."""
+
+ONCE = Retry(max_attempts=1)
+SHORT = timedelta(milliseconds=100)
+
+
+class Job(BaseModel):
+    """What to do.
+
+    Attributes:
+        gate: The gate at which held calls wait.
+    """
+
+    gate: str = ""
+
+
+def enter(job: Job, call: Call) -> None:
+    """Count a call, and wait at its gate."""
+    CALLED[call.key] += 1
+    GATES[job.gate].wait()
+
+
+@effect(retry=ONCE)
+def wait_long(job: Job, call: Call) -> str:
+    """Wait at the gate, within the default timeout."""
+    enter(job, call)
+    return "waited"
+
+
+@wait_long.compensation
+def forget_long(_: Attempted[Job, str], __: Call) -> None:
+    """Do nothing."""
+
+
+@effect(timeout=SHORT, retry=ONCE)
+def wait_short(job: Job, call: Call) -> str:
+    """Wait at the gate, for longer than the timeout."""
+    enter(job, call)
+    return "late"
+
+
+@wait_short.compensation
+def forget_short(_: Attempted[Job, str], call: Call) -> None:
+    """Count the undo."""
+    CALLED[call.key] += 1
+
+
+@effect(timeout=SHORT, retry=ONCE)
+async def outlive(job: Job, call: Call) -> str:
+    """Ignore the cancellation until the gate opens."""
+    CALLED[call.key] += 1
+    waiting = asyncio.create_task(asyncio.to_thread(GATES[job.gate].wait))
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            continue
+    return "late"
+
+
+@outlive.compensation
+async def forget_outlived(_: Attempted[Job, str], call: Call) -> None:
+    """Count the undo."""
+    CALLED[call.key] += 1
+
+
+@effect(retry=ONCE)
+def quick(_: Job, call: Call) -> str:
+    """Answer at once."""
+    CALLED[call.key] += 1
+    return "quick"
+
+
+@quick.compensation
+def forget_quick(_: Attempted[Job, str], __: Call) -> None:
+    """Do nothing."""
+
+
+PATIENT = Saga("threads-patient", Job, wait_long)
+SHORT_SAGA = Saga("threads-short", Job, wait_short)
+OUTLIVING = Saga("threads-outliving", Job, outlive)
+SWIFT = Saga("threads-swift", Job, quick)
+SAGAS = (PATIENT, SHORT_SAGA, OUTLIVING, SWIFT)
+
+
+def ending(name: str, make: Callable[[], BaseException], *, blocking: bool) -> Saga[Job]:
+    """Make a saga whose only step ends by raising an error."""
+
+    def fail(_: Job, __: Call) -> str:
+        raise make()
+
+    async def fail_on_loop(_: Job, __: Call) -> str:
+        raise make()
+
+    step = effect(name=name, retry=ONCE)(fail if blocking else fail_on_loop)
+
+    @step.compensation
+    def undo(_: Attempted[Job, str], __: Call) -> None:
+        """Do nothing."""
+
+    return Saga(name, Job, step)
+
+
+class Driven:
+    """A way to drive runs.
+
+    Args:
+        journal: The store.
+        run: Starts a run and waits until it has ended.
+    """
+
+    def __init__(self, journal: SqlJournal, run: Callable[[Saga[Job], Job, str], "asyncio.Task[RunResult]"]) -> None:
+        self.journal = journal
+        self.run = run
+
+    async def until(self, run_id: str, met: Callable[[list[Fact]], bool]) -> list[Fact]:
+        """Wait until a run's facts meet a condition."""
+        while not met(facts := await self.journal.facts(run_id)):  # noqa: ASYNC110 - another task writes them
+            await asyncio.sleep(0.02)
+        return facts
+
+
+@asynccontextmanager
+async def by_runner(url: str, sagas: tuple[Saga[Job], ...] = SAGAS, *, threads: int = 100) -> AsyncIterator[Driven]:
+    """Drive runs in this process, without Temporal."""
+    async with opened(url) as journal:
+        runner = Runner(journal, Registry(sagas), threads=threads)
+        async with runner:
+            yield Driven(journal, lambda saga, job, run_id: asyncio.create_task(runner.run(saga, job, id=run_id)))
+
+
+@asynccontextmanager
+async def by_worker(
+    url: str, address: str, sagas: tuple[Saga[Job], ...] = SAGAS, *, threads: int = 100, at_once: int = 100
+) -> AsyncIterator[Driven]:
+    """Drive runs with a worker in this process."""
+    temporal = await temporalio.client.Client.connect(address)
+    async with opened(url) as journal:
+        registry, queue = Registry(sagas), f"threads-{journal.store_id}"
+        client = Client(journal, temporal, registry, task_queue=queue)
+
+        async def run(saga: Saga[Job], job: Job, run_id: str) -> RunResult:
+            return await (await client.start(saga, job, id=run_id)).result(timeout=timedelta(minutes=2))
+
+        async with running_worker(temporal, journal, registry, task_queue=queue, at_once=at_once, threads=threads):
+            yield Driven(journal, lambda saga, job, run_id: asyncio.create_task(run(saga, job, run_id)))
