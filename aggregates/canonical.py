@@ -11,8 +11,9 @@ from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 
 from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
-from amends.aggregates.errorreport import line_of, text_of
+from amends.aggregates.errorreport import class_name, line_of, text_of
 from amends.aggregates.errors import DefinitionError, InputError
+from amends.aggregates.faults import fault_text, field_names
 from amends.aggregates.oneline import one_line, shorten
 from amends.aggregates.roundtrip import Difference, first_difference
 from amends.aggregates.strictjson import (
@@ -101,7 +102,7 @@ class JsonCodec(Generic[T]):
         DefinitionError: The type cannot be stored.
     """
 
-    __slots__ = ("_has_sets", "_limits", "_read", "_what", "_write")
+    __slots__ = ("_has_sets", "_limits", "_names", "_read", "_schema", "_what", "_write")
 
     @overload
     def __init__(
@@ -130,6 +131,8 @@ class JsonCodec(Generic[T]):
         self._write: Callable[..., Any] = adapter.serializer.to_python
         self._read: Callable[..., Any] = adapter.validator.validate_json
         self._has_sets = _mentions_sets(adapter.core_schema)
+        self._schema = adapter.core_schema
+        self._names: frozenset[str] | None = None
 
     def dump(self, value: T) -> JsonValue:
         """Write a value as JSON that reads back equal.
@@ -151,7 +154,8 @@ class JsonCodec(Generic[T]):
         """Read a value from JSON.
 
         Raises:
-            InputError: It is not valid for the type; the message lists the first three fields.
+            InputError: It is not valid for the type; the message lists the first three fields with the values given,
+                `fault` lists them without.
         """
         return cast("T", self._validated(json_bytes(value, self._what)))
 
@@ -172,11 +176,16 @@ class JsonCodec(Generic[T]):
             # By name as well: values are written by field name, foreign input may use aliases.
             return self._read(raw, by_alias=True, by_name=True)
         except ValidationError as error:
-            raise InputError(f"{self._what}: {validation_message(error)}") from None
+            if self._names is None:
+                self._names = field_names(self._schema)
+            fault = fault_text(error, self._names)
+            raise InputError(f"{self._what}: {validation_message(error)}", fault=fault) from None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's validator may raise anything
-            raise InputError(f"{self._what}: a validator raised {line_of(error)}") from error
+            raise InputError(
+                f"{self._what}: a validator raised {line_of(error)}", fault=f"a validator raised {class_name(error)}"
+            ) from error
 
     def _dump(self, value: T) -> tuple[JsonValue, str]:
         what = self._what

@@ -28,6 +28,7 @@ __all__ = [
     "is_a",
     "leaves",
     "line_of",
+    "lineage",
     "text_of",
 ]
 
@@ -37,6 +38,7 @@ NO_MESSAGE = "no message"
 _MESSAGE_CHARS = 2_000
 _NAME_CHARS = 200
 _LINKS = 8
+_LINEAGE = 1_000
 _OUTER, _INNER = 2, 4
 _OWN = "amends"
 _LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
@@ -163,6 +165,11 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield each
 
 
+def lineage(error: BaseException) -> Iterator[BaseException]:
+    """Return an exception, the members of groups, and everything that led to them, each once; never raises."""
+    return (each for _, each in _chain(error, _LINEAGE))
+
+
 # ---- reading exceptions by the slots of BaseException
 
 
@@ -174,10 +181,10 @@ def _slot(cls: type, name: str, value: object) -> Any:  # noqa: ANN401 - whateve
         return None
 
 
-def _chain(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+def _chain(error: BaseException, most: int = _LINKS) -> Iterator[tuple[str, BaseException]]:
     """Return an exception and those that led to it, each once, the nearest first."""
     waiting, seen = [("raised", error)], set[int]()
-    while waiting and len(seen) < _LINKS:
+    while waiting and len(seen) < most:
         relation, each = waiting.pop(0)
         if id(each) in seen:
             continue
@@ -185,7 +192,7 @@ def _chain(error: BaseException) -> Iterator[tuple[str, BaseException]]:
         yield relation, each
         if is_a(each, BaseExceptionGroup):
             members = _slot(BaseExceptionGroup, "exceptions", each) or ()
-            waiting = [("in the group", member) for member in members[:_LINKS]] + waiting
+            waiting = [("in the group", member) for member in members[:most]] + waiting
         if (cause := _slot(BaseException, "__cause__", each)) is not None:
             waiting.append(("caused by", cause))
         elif not _slot(BaseException, "__suppress_context__", each):

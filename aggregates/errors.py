@@ -9,6 +9,7 @@ __all__ = [
     "AmendsError",
     "AppendConflictError",
     "BusyError",
+    "CannotContinueError",
     "ChangedEventError",
     "DamagedRunError",
     "DefinitionError",
@@ -42,7 +43,16 @@ class DefinitionError(AmendsError):
 
 
 class InputError(AmendsError):
-    """A value that came from outside (input, id, result, setting) cannot be accepted."""
+    """A value that came from outside (input, id, result, setting) cannot be accepted.
+
+    Args:
+        message: The message; it may quote the value.
+        fault: The same for texts that travel, without any value; `None` where nobody wrote one.
+    """
+
+    def __init__(self, message: str, *, fault: str | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class NotFoundError(AmendsError):
@@ -51,6 +61,28 @@ class NotFoundError(AmendsError):
 
 class MissingCodeError(NotFoundError):
     """A run in flight needs a step, compensation, probe or mapping that this process has not loaded."""
+
+
+class CannotContinueError(MissingCodeError):
+    """A run in flight cannot go on with the code that this process has loaded: it waits, and no attempt is used.
+
+    Code may be missing, or stored data may not fit it. The message goes to logs and to Temporal, so it quotes no value.
+
+    Args:
+        run_id: The run.
+        node: The node at which it waits.
+        kind: The kind of thing that is missing or does not fit, a word such as `mapping`.
+        why: The cause, as the end of a sentence; without any value of the user's.
+        remedy: The command or the change that lets the run go on.
+    """
+
+    def __init__(self, run_id: str, node: str, *, kind: str, why: str, remedy: str) -> None:
+        super().__init__(f"run {run_id!r} waits at step {node!r}: {why}; {remedy}")
+        self.run_id = run_id
+        self.node = node
+        self.kind = kind
+        self.why = why
+        self.remedy = remedy
 
 
 class StartConflictError(AmendsError):

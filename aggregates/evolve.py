@@ -7,6 +7,7 @@ Whatever is not in a table is refused with `TransitionError`, so the tables are 
 documentation are drawn from them.
 
 1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
+   A postponed one leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
 2. A turn or a close must be borne out by evidence: `SagaFailed` is refused while an effect may still act, while nothing
    has failed (unless a cancel was requested) and behind the pivot; `SagaCompleted` while a node has not succeeded;
    `SagaCompensated` while a node that may have acted is not accounted for; `AttentionRequested` while there is anything
@@ -65,10 +66,12 @@ _ATTEMPT = {
     "StepSucceeded": _N.SUCCEEDED,
     "StepRejected": _N.REJECTED,
     "StepAttemptFailed": _N.WAITING,
+    "StepPostponed": _N.WAITING,
 }
 _PROBED = {
     "StepSucceeded": _N.SUCCEEDED,
     "ProbeAttemptFailed": _N.PROBE_WAITING,
+    "ProbePostponed": _N.PROBE_WAITING,
     "StepFailed": _N.FAILED,
     "StepInDoubt": _N.IN_DOUBT,
 }
@@ -77,6 +80,7 @@ _UNDO = {
     "CompensationSucceeded": _N.UNDONE,
     "CompensationRejected": _N.UNDO_REJECTED,
     "CompensationAttemptFailed": _N.UNDO_WAITING,
+    "CompensationPostponed": _N.UNDO_WAITING,
 }
 # Answers of an undo that was given up: a participant may have done, or refused, what nobody waits for any more.
 _UNDO_LATE = {"CompensationSucceeded": _N.UNDONE, "CompensationRejected": _N.UNDO_REJECTED}
@@ -357,7 +361,7 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
     undoing = kind in _UNDO or kind == "CompensationExhausted"
     if undoing and plan.undo is None:
         return "has no compensation"
-    if kind == "ProbeAttemptFailed" and not plan.probe:
+    if kind in {"ProbeAttemptFailed", "ProbePostponed"} and not plan.probe:
         return "has no probe"
     if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
         return "is an effect that may have acted; only a probe can tell that it did not"

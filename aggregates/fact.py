@@ -18,6 +18,7 @@ __all__ = [
     "FailureFact",
     "Head",
     "NodeFact",
+    "PostponedFact",
     "run_of",
     "stream_of_run",
 ]
@@ -44,8 +45,9 @@ class Head(NamedTuple):
         as_of_ms: The driver's time when it happened, in milliseconds since the epoch.
         node: The node it is about; empty for facts about the run.
         attempt: The attempt it is about, from 1; 0 where there is none.
-        due_ms: End of the claim (`*Started`) or time of the next attempt (`*AttemptFailed`), in milliseconds since the
-            epoch; `None` when there is none, which for `*AttemptFailed` means that the attempts are spent.
+        due_ms: End of the claim (`*Started`) or time of the next attempt (`*AttemptFailed`, `*Postponed`), in
+            milliseconds since the epoch; `None` when there is none, which for `*AttemptFailed` means that the attempts
+            are spent.
         generation: Raised by a redo or by a second undo; part of the idempotency key.
     """
 
@@ -174,6 +176,32 @@ class ClaimFact(AttemptFact):
             self.node,
             self.attempt,
             self.lease_until_ms,
+            self.generation,
+        )
+
+
+class PostponedFact(AttemptFact):
+    """A call that the deployed code could not complete for this run; it uses up no attempt.
+
+    Attributes:
+        attempt: Attempts that were used before it, from 0.
+        reason: The cause and the remedy; without any value of the user's.
+        retry_at_ms: Due time of the next call, in milliseconds since the epoch.
+    """
+
+    reason: str
+    retry_at_ms: int
+
+    @property
+    def head(self) -> Head:
+        """The part that decides."""
+        return Head(
+            self.originator_version,
+            type(self).__name__,
+            self.as_of_ms,
+            self.node,
+            self.attempt,
+            self.retry_at_ms,
             self.generation,
         )
 

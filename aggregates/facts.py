@@ -7,7 +7,17 @@ operators decided, which always says who, why and on what evidence. What all fac
 
 from pydantic import JsonValue
 
-from amends.aggregates.fact import AttemptFact, ClaimFact, Fact, FailureFact, Head, NodeFact, run_of, stream_of_run
+from amends.aggregates.fact import (
+    AttemptFact,
+    ClaimFact,
+    Fact,
+    FailureFact,
+    Head,
+    NodeFact,
+    PostponedFact,
+    run_of,
+    stream_of_run,
+)
 
 __all__ = [
     "FACTS",
@@ -15,6 +25,7 @@ __all__ = [
     "CancelRequested",
     "CompensationAttemptFailed",
     "CompensationExhausted",
+    "CompensationPostponed",
     "CompensationRejected",
     "CompensationResolved",
     "CompensationSkipped",
@@ -26,7 +37,9 @@ __all__ = [
     "LateEffectObserved",
     "NodeFact",
     "OperatorFact",
+    "PostponedFact",
     "ProbeAttemptFailed",
+    "ProbePostponed",
     "RetryRequested",
     "SagaCompensated",
     "SagaCompleted",
@@ -35,6 +48,7 @@ __all__ = [
     "StepAttemptFailed",
     "StepFailed",
     "StepInDoubt",
+    "StepPostponed",
     "StepRejected",
     "StepResolved",
     "StepRuledOut",
@@ -102,8 +116,19 @@ class StepAttemptFailed(FailureFact):
     """An attempt ended without an answer; whether it took effect is not known."""
 
 
+class StepPostponed(PostponedFact):
+    """The step asked for a value that this run cannot give with the deployed code; the run waits for other code.
+
+    A transaction was rolled back; whether an effect took effect is not known.
+    """
+
+
 class ProbeAttemptFailed(FailureFact):
     """Asking "did it happen?" failed."""
+
+
+class ProbePostponed(PostponedFact):
+    """The probe asked for a value that this run cannot give with the deployed code; the run waits for other code."""
 
 
 class StepFailed(NodeFact):
@@ -154,6 +179,10 @@ class CompensationRejected(AttemptFact):
 
 class CompensationAttemptFailed(FailureFact):
     """An attempt to undo ended without an answer; the next one carries the same key."""
+
+
+class CompensationPostponed(PostponedFact):
+    """The undo asked for a value that this run cannot give with the deployed code; the run waits for other code."""
 
 
 class CompensationExhausted(NodeFact):
@@ -301,7 +330,7 @@ class CompensationResolved(OperatorFact):
     """An operator found out that the step is undone, or undid it by other means."""
 
 
-_COMMON = frozenset({NodeFact, AttemptFact, ClaimFact, FailureFact, OperatorFact})
+_COMMON = frozenset({NodeFact, AttemptFact, ClaimFact, FailureFact, PostponedFact, OperatorFact})
 
 
 def _concrete(cls: type[Fact]) -> list[type[Fact]]:

@@ -18,11 +18,13 @@ from amends.aggregates.facts import (
     CancelRequested,
     CompensationAttemptFailed,
     CompensationRejected,
+    CompensationStarted,
     DriverTaken,
     Fact,
     Head,
     LateEffectObserved,
     NodeFact,
+    PostponedFact,
     ProbeAttemptFailed,
     SagaFailed,
     SagaStarted,
@@ -33,6 +35,7 @@ from amends.aggregates.facts import (
     StepResolved,
     StepRuledOut,
     StepSkipped,
+    StepStarted,
     StepSucceeded,
 )
 from amends.aggregates.plan import Plan
@@ -91,6 +94,7 @@ class RunRecord:
         epoch: Raised when another driver takes over.
         deliveries: Which delivery of a driver made the last claim on a node, by node; empty where the driver does not
             deliver calls.
+        postponed: Nodes whose last call the deployed code could not complete, with the cause and the remedy.
     """
 
     started: SagaStarted
@@ -103,6 +107,7 @@ class RunRecord:
     driver: str = ""
     epoch: int = 1
     deliveries: Mapping[str, str] = field(default_factory=dict)
+    postponed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
@@ -141,7 +146,11 @@ class RunRecord:
         """
         head = fact.head
         state = evolve(self.state, head)
-        changes: dict[str, Any] = {"state": state, "recent": (*self.recent[1 - RECENT :], head)}
+        changes: dict[str, Any] = {
+            "state": state,
+            "recent": (*self.recent[1 - RECENT :], head),
+            "postponed": _postponed(self.postponed, fact),
+        }
         if self.current and not state.closed:
             changes["current"] = ()
         match fact:
@@ -210,6 +219,15 @@ def fold_facts(plan: Plan, facts: Iterable[Fact]) -> RunRecord:
     return record
 
 
+def _postponed(before: Mapping[str, str], fact: Fact) -> Mapping[str, str]:
+    """Name the nodes that are postponed after a fact; one that is only attempted again still is."""
+    if isinstance(fact, PostponedFact):
+        return {**before, fact.node: fact.reason}
+    if not before or not isinstance(fact, NodeFact) or isinstance(fact, StepStarted | CompensationStarted):
+        return before
+    return {node: reason for node, reason in before.items() if node != fact.node}
+
+
 def _at(state: RunState) -> tuple[str, ...]:
     if state.closed or not 0 <= state.cursor < len(state.plan.stages):
         return ()
@@ -223,6 +241,8 @@ def _error_line(fact: NodeFact, before: str | None) -> str | None:
             return f"{before}; {fact.reason}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
             return f"{fact.node}: {fact.error_type}: {fact.error}"
+        case PostponedFact():
+            return f"{fact.node} waits: {fact.reason}"
         case StepRejected() | StepInDoubt() | StepFailed() | StepRuledOut():
             return f"{fact.node}: {fact.reason}"
         case CompensationRejected():

@@ -12,6 +12,7 @@ from amends.aggregates.facts import (
     CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationPostponed,
     CompensationRejected,
     CompensationResolved,
     CompensationSkipped,
@@ -22,6 +23,7 @@ from amends.aggregates.facts import (
     LateEffectObserved,
     NodeFact,
     OperatorFact,
+    PostponedFact,
     ProbeAttemptFailed,
     RetryRequested,
     SagaCompensated,
@@ -196,6 +198,9 @@ def _undo_change(fact: NodeFact) -> _Change | None:
             return _Change(undo=True, mark=Mark.WAITING, text=_failure(fact), due_ms=fact.retry_at_ms)
         case CompensationRejected(reason=reason):
             return _Change(undo=True, mark=Mark.OPEN, text=f"not undone: refused: {reason}")
+        case PostponedFact():
+            undo = isinstance(fact, CompensationPostponed)
+            return _Change(undo=undo, mark=Mark.WAITING, text=f"waits: {fact.reason}", due_ms=fact.retry_at_ms)
         case CompensationExhausted():
             return _Change(undo=True, mark=Mark.OPEN, text="not undone: its attempts are spent")
         case CompensationSkipped() | CompensationResolved():

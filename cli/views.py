@@ -13,6 +13,7 @@ from amends.aggregates.facts import (
     CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationPostponed,
     CompensationRejected,
     CompensationStarted,
     CompensationSucceeded,
@@ -21,7 +22,9 @@ from amends.aggregates.facts import (
     LateEffectObserved,
     NodeFact,
     OperatorFact,
+    PostponedFact,
     ProbeAttemptFailed,
+    ProbePostponed,
     RetryRequested,
     SagaFailed,
     SagaStarted,
@@ -82,6 +85,7 @@ _UNDO_FACTS = (
     CompensationSucceeded,
     CompensationRejected,
     CompensationAttemptFailed,
+    CompensationPostponed,
     CompensationExhausted,
 )
 
@@ -216,7 +220,7 @@ def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
                 done, undone = (done, 0) if undone else (0, 0)
             case LateEffectObserved():
                 undone = 0
-            case OperatorFact() | ProbeAttemptFailed():
+            case OperatorFact() | ProbeAttemptFailed() | ProbePostponed():
                 pass
             case _ if isinstance(fact, _UNDO_FACTS):
                 undone = max(undone, fact.head.attempt)
@@ -407,7 +411,7 @@ def _error(fact: NodeFact) -> str | None:
     match fact:
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
             return f"{fact.error_type}: {fact.error}"
-        case StepRejected() | StepFailed() | StepInDoubt():
+        case StepRejected() | StepFailed() | StepInDoubt() | PostponedFact():
             return fact.reason
         case CompensationRejected():
             return f"its undo was refused: {fact.reason}"
@@ -430,14 +434,19 @@ def _detail(fact: Fact) -> str:
             return ": ".join(filter(None, ("found by the probe" * fact.probed, _result(fact.result))))
         case StepStarted() | CompensationStarted():
             return f"by {fact.worker}"
-        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
-            again = "no more attempts"
-            if fact.retry_at_ms is not None:
-                again = f"again in {duration(max(0, fact.retry_at_ms - fact.as_of_ms))}"
-            return f"{again}; {fact.error_type}: {fact.error}"
+        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed() | PostponedFact():
+            return _again(fact)
         case (
             StepRejected() | CompensationRejected() | StepFailed() | StepInDoubt() | SagaFailed() | AttentionRequested()
         ):
             return fact.reason
         case _:
             return ""
+
+
+def _again(fact: StepAttemptFailed | ProbeAttemptFailed | CompensationAttemptFailed | PostponedFact) -> str:
+    due_ms = fact.retry_at_ms
+    again = "no more attempts" if due_ms is None else f"again in {duration(max(0, due_ms - fact.as_of_ms))}"
+    if isinstance(fact, PostponedFact):
+        return f"no attempt used, {again}; {fact.reason}"
+    return f"{again}; {fact.error_type}: {fact.error}"

@@ -30,17 +30,19 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from amends.aggregates.errors import (
     AmendsError,
+    CannotContinueError,
     DamagedRunError,
     MissingCodeError,
     NotFoundError,
@@ -56,8 +58,9 @@ from amends.aggregates.plan import StepKind
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeStatus
 from amends.sagas import operate
-from amends.sagas.advance import Protocol
+from amends.sagas.advance import Followed, Protocol
 from amends.sagas.answers import Settled
+from amends.sagas.arguments import arguments_of
 from amends.sagas.clock_asyncio import elapsed_s
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.invoke_asyncio import Begun, begin_call
@@ -73,7 +76,7 @@ from amends.sagas.messages_temporal import (
     check_seen,
 )
 from amends.sagas.operate import Intervention, Verb
-from amends.sagas.outcome import Outcome
+from amends.sagas.outcome import Outcome, Postponed
 from amends.sagas.registry import Registry
 from amends.sagas.seats import Function, Seat, functions_of, operation_of
 from amends.sagas.seats_asyncio import Seats, Wanted
@@ -97,6 +100,8 @@ _LOCAL_DOUBT_S = 10.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)
+_MOST_TOLD = 10_000
+_LONGEST_WAIT_S = 60
 _CLAIMED = {"do": NodeStatus.STARTED, "undo": NodeStatus.UNDO_STARTED}
 _WORK: dict[str, type[Work]] = {"do": RunStep, "undo": RunCompensation, "probe": RunProbe}
 
@@ -171,10 +176,12 @@ class Activities:
         self._draining = asyncio.Event()
         self._given_up = False
         self._rouse = rouse
+        self._told: dict[tuple[str, str], str] = {}
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run."""
-        return [self._advance_activity(), self._join_activity(), *self._call_activities()]
+        fixed = [self._advance_activity(), self._join_activity(), self._missing_activity()]
+        return [*fixed, *self._call_activities()]
 
     def _advance_activity(self) -> Callable[..., Any]:
         async def advance(request: AdvanceRequest) -> Progress:
@@ -207,24 +214,44 @@ class Activities:
             place = info.task_queue, info.is_local
             self._delivered[place] += 1
             try:
-                return await _answering(self.call(request, function))
+                return await _answering(self._waiting(self.call(request, function)))
             finally:
                 self._delivered[place] -= 1
 
         return activity.defn(name=activity_name(function.step, function.direction))(call)
 
+    def _missing_activity(self) -> Callable[..., Any]:
+        """Return the activity for steps that are not loaded: the claim finds out that the run waits for code."""
+
+        async def missing(args: Sequence[RawValue]) -> Progress:
+            request = activity.payload_converter().from_payload(args[0].payload, CallRequest)
+            return await _answering(self._waiting(self._missing(request)))
+
+        return activity.defn(dynamic=True)(missing)
+
     async def advance(self, request: AdvanceRequest) -> Progress:
         """Append what follows without a call, and run the transactions that are due."""
         self._check_store(request.store_id, request.run_id)
 
-        def unit(tx: Tx) -> RunRecord:
+        def unit(tx: Tx) -> Followed:
             _check_known(tx, request)
             if request.cancel:
                 self._cancel(tx, request)
-            return self._protocol.advance(tx, request.run_id, request.as_of_ms)
+            return self._protocol.follow(tx, request.run_id, request.as_of_ms)
 
-        record = await self._journal.commit(unit, runs=(request.run_id,), patience=_ADVANCE_PATIENCE)
-        return Progress.since(record, request.known)
+        record, waits = await self._journal.commit(unit, runs=(request.run_id,), patience=_ADVANCE_PATIENCE)
+        for error in waits:
+            self._log_once(error)
+        return Progress.since(record, request.known, waits=bool(waits))
+
+    def _log_once(self, error: CannotContinueError) -> None:
+        """Log why a run waits for other code; it is asked again and again, and the answer is said once."""
+        told = (error.run_id, error.node)
+        if self._told.get(told) != str(error):
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told[told] = str(error)
+            _log.warning("%s", error)
 
     def _cancel(self, tx: Tx, request: AdvanceRequest) -> None:
         """Write down that Temporal was asked to cancel, where that can still be done."""
@@ -235,6 +262,27 @@ class Activities:
                 operate.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)
             except RefusedError as error:
                 _log.warning("a cancel of Temporal's was refused: %s", error)
+
+    async def _waiting(self, work: Awaitable[T]) -> T:
+        """Await work, unless the deployed code cannot do it: then Temporal asks again, less and less often."""
+        try:
+            return await work
+        except CannotContinueError as error:
+            self._log_once(error)
+            again_s = min(2.0 ** min(activity.info().attempt - 1, 10), _LONGEST_WAIT_S)
+            raise ApplicationError(
+                str(error), type=type(error).__name__, next_retry_delay=timedelta(seconds=again_s)
+            ) from None
+
+    async def _missing(self, request: CallRequest) -> Progress:
+        """Find out for which code a run waits; there is no activity for its step here."""
+        self._check_store(request.store_id, request.run_id)
+        record = await self._journal.record(request.run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {request.run_id!r} in this store; was it started on another one?")
+        node = record.state.plan.nodes[request.node]
+        arguments_of(self._registry, record, node, Direction(request.direction))
+        raise MissingCodeError(f"run {request.run_id!r}: step {request.node!r} is not served here; restart the worker")
 
     async def call(self, request: CallRequest, function: Function) -> Progress:
         """Claim, call, settle; or join the call that this process makes already; or only tell what is recorded."""
@@ -461,6 +509,8 @@ class Activities:
 
     async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> Settled:
         """Record an outcome, for as long as it takes: losing it would mean calling again."""
+        if isinstance(outcome, Postponed):
+            self._log_once(outcome.error(task.run_id, task.node))
         while True:
             try:
                 return await self._commit_call(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)

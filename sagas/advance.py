@@ -15,11 +15,13 @@ Pure but for what `Tx` does: no clock, no environment; `now_ms` is the driver's.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from amends.aggregates.canonical import difference, same_json
 from amends.aggregates.errors import (
+    CannotContinueError,
     JournalError,
     NotFoundError,
     StartConflictError,
@@ -34,6 +36,7 @@ from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeStatus
 from amends.sagas import operate
 from amends.sagas.answers import Settled, fact_of_answer
+from amends.sagas.arguments import Arguments, arguments_of
 from amends.sagas.decide import (
     Conclusion,
     Decision,
@@ -45,7 +48,7 @@ from amends.sagas.decide import (
     decide,
 )
 from amends.sagas.operate import Intervention
-from amends.sagas.outcome import Outcome, Succeeded
+from amends.sagas.outcome import Outcome, Postponed, Succeeded
 from amends.sagas.registry import Registry
 from amends.sagas.scribe import Scribe
 from amends.sagas.task import (
@@ -53,12 +56,14 @@ from amends.sagas.task import (
     Task,
     outcome_of_error,
     outcome_of_result,
+    postponement_of,
     task_for,
-    transaction_arguments,
+    unit_of_work_for,
 )
 
 __all__ = [
     "LEASE_GRACE_MS",
+    "Followed",
     "Protocol",
     "Settled",
     "Start",
@@ -104,6 +109,18 @@ class Start:
     actor: str
     correlation_id: str | None = None
     causation_id: str | None = None
+
+
+class Followed(NamedTuple):
+    """A run after everything that could be done about it in one unit.
+
+    Attributes:
+        record: The run.
+        waits: Why the deployed code could not do the rest, one error for each node; empty when it could.
+    """
+
+    record: RunRecord
+    waits: tuple[CannotContinueError, ...] = ()
 
 
 _DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
@@ -245,7 +262,23 @@ class Protocol:
         """Append what follows without I/O, and run the transactions that are due.
 
         Raises:
-            NotFoundError: There is no such run, or code that its plan names is not here.
+            NotFoundError: There is no such run.
+            CannotContinueError: The deployed code can do nothing that is due.
+            WrongStoreError: The run belongs to another store.
+        """
+        before = self._read(tx, run_id)
+        record, waits = self._follow(tx, before, now_ms)
+        if waits and record.state.position == before.state.position:
+            raise waits[0]
+        return record
+
+    def follow(self, tx: Tx, run_id: str, now_ms: int) -> Followed:
+        """Append what follows without I/O, and run the transactions that are due, as far as the deployed code can.
+
+        What could be done is kept: no error of one node undoes the progress of another.
+
+        Raises:
+            NotFoundError: There is no such run.
             WrongStoreError: The run belongs to another store.
         """
         return self._follow(tx, self._read(tx, run_id), now_ms)
@@ -276,7 +309,8 @@ class Protocol:
             The run's record, and the task; `None` when there is nothing to call.
 
         Raises:
-            NotFoundError: There is no such run, or code that its plan names is not here.
+            NotFoundError: There is no such run.
+            CannotContinueError: The deployed code cannot make the call; nothing is claimed.
         """
         record = self._read(tx, run_id)
         if takeover and record.deliveries.get(work.node, "") == delivery:
@@ -296,7 +330,7 @@ class Protocol:
         asked: frozenset[str] = frozenset(),
         *,
         can_begin: Callable[[PlanNode, Direction], bool] = lambda *_: True,
-    ) -> tuple[RunRecord, tuple[Task, ...]]:
+    ) -> tuple[RunRecord, tuple[Task, ...], tuple[CannotContinueError, ...]]:
         """Claim every effect that is due and can begin; none when another driver advances the run.
 
         Args:
@@ -305,16 +339,24 @@ class Protocol:
             now_ms: The driver's time.
             asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
             can_begin: Checks whether a call has a thread to run in; one that has none is not claimed.
+
+        Returns:
+            The run's record, the tasks, and why the deployed code cannot make the other calls.
         """
         tasks: list[Task] = []
+        waits: list[CannotContinueError] = []
         for due in effects_due(record, now_ms) if self.drives(record) else ():
             if isinstance(due, RunProbe) and due.node in asked:
                 continue
             if not can_begin(record.state.plan.nodes[due.node], direction_of(due)):
                 continue
-            record, task = self._declare(tx, record, due, now_ms)
-            tasks.append(task)
-        return record, tuple(tasks)
+            try:
+                record, task = self._declare(tx, record, due, now_ms)
+            except CannotContinueError as error:  # raised before anything is claimed
+                waits.append(error)
+            else:
+                tasks.append(task)
+        return record, tuple(tasks), tuple(waits)
 
     def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
         """Append what became of a call, and every conclusion from it.
@@ -329,10 +371,13 @@ class Protocol:
             return Settled(record, late=False)
         return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
 
-    def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> RunRecord:
-        """Settle, and run the transactions that are due then, unless another driver advances the run now."""
+    def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Followed:
+        """Settle, and run the transactions that are due then, as far as the deployed code can.
+
+        None is run when another driver advances the run now.
+        """
         record = self.settle(tx, task, outcome, now_ms).record
-        return self._follow(tx, record, now_ms) if self.drives(record) else record
+        return self._follow(tx, record, now_ms) if self.drives(record) else Followed(record)
 
     def drives(self, record: RunRecord) -> bool:
         """Check whether this driver advances a run."""
@@ -354,14 +399,21 @@ class Protocol:
             )
         return record
 
-    def _follow(self, tx: Tx, record: RunRecord, now_ms: int) -> RunRecord:
+    def _follow(self, tx: Tx, record: RunRecord, now_ms: int) -> Followed:
+        waits: dict[str, CannotContinueError] = {}
         for _ in range(TRANSACTIONS_PER_UNIT):
             record = self._conclude(tx, record, now_ms)
-            due = next(iter(transactions_due(record, now_ms)), None)
+            due = next((each for each in transactions_due(record, now_ms) if each.node not in waits), None)
             if due is None:
-                return record
-            record = self._transact(tx, record, due, now_ms)
-        return self._conclude(tx, record, now_ms)
+                break
+            try:
+                record, postponed = self._transact(tx, record, due, now_ms)
+            except CannotContinueError as error:  # raised before the step was begun: nothing was written
+                waits[due.node] = error
+            else:
+                if postponed is not None:
+                    waits[due.node] = postponed
+        return Followed(self._conclude(tx, record, now_ms), tuple(waits.values()))
 
     def _conclude(self, tx: Tx, record: RunRecord, now_ms: int) -> RunRecord:
         while True:
@@ -373,14 +425,17 @@ class Protocol:
     def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = "") -> tuple[RunRecord, Task]:
         node = record.state.plan.nodes[due.node]
         direction = direction_of(due)
-        if direction is not Direction.PROBE:  # asking changes nothing, so it needs no durable intent
+        probing = direction is Direction.PROBE  # asking changes nothing, so it needs no durable intent
+        cause = f"{record.run_id}:{record.state.position + (not probing)}"
+        # Before the intent: what cannot be called is not claimed.
+        task = task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
+        if not probing:
             bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
             lease = now_ms + (bound or 0) + LEASE_GRACE_MS
             scribe = Scribe(record, now_ms, tx.recorded_at_ms)
             intent = scribe.intent(node, direction, due.attempt, self.worker, lease, delivery=delivery)
             record = tx.append(record, (intent,))
-        cause = f"{record.run_id}:{record.state.position}"
-        return record, task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
+        return record, task
 
     def _take_over(self, tx: Tx, record: RunRecord, work: Work, now_ms: int) -> RunRecord:
         at = record.state.node(work.node)
@@ -391,28 +446,38 @@ class Protocol:
         node = record.state.plan.nodes[work.node]
         return tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
 
-    def _transact(self, tx: Tx, record: RunRecord, due: Work, now_ms: int) -> RunRecord:
+    def _transact(
+        self, tx: Tx, record: RunRecord, due: Work, now_ms: int
+    ) -> tuple[RunRecord, CannotContinueError | None]:
+        """Run a transaction and write its outcome; tells why it was postponed, if it was.
+
+        Raises:
+            CannotContinueError: The deployed code cannot make the call; nothing was run or written.
+        """
         node = record.state.plan.nodes[due.node]
         direction = direction_of(due)
-        outcome = self._run_transaction(tx, record, node, due)
+        arguments = arguments_of(self.registry, record, node, direction)
+        outcome = self._run_transaction(tx, record, node, due, arguments)
         fact = Scribe(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
-        return tx.append(record, (fact,))
+        postponed = outcome.error(record.run_id, node.name) if isinstance(outcome, Postponed) else None
+        return tx.append(record, (fact,)), postponed
 
-    def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work) -> Outcome:
+    def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work, arguments: Arguments) -> Outcome:
         direction = direction_of(due)
-        operation = self.registry.operation(node.step, undo=direction is Direction.UNDO)
         try:
             with tx.unit_of_work() as work:
-                argument, context = transaction_arguments(
-                    self.registry, record, node, direction, attempt=due.attempt, work=work
-                )
-                outcome = outcome_of_result(self.registry, node.step, direction, operation.function(argument, context))
+                context = unit_of_work_for(record, node, direction, attempt=due.attempt, work=work)
+                value = arguments.operation.function(arguments.first(), context)
+                outcome = outcome_of_result(self.registry, node.step, direction, value)
                 if not isinstance(outcome, Succeeded):
                     raise _RollBackError(outcome)  # noqa: TRY301 - leaving the savepoint is the point
         except _RollBackError as rolled_back:
             return rolled_back.outcome
-        except (JournalError, UnitLost):
-            # Our own infrastructure, not the step: the whole unit is run again, and no attempt is used up.
+        except (JournalError, UnitLost) as error:
+            # An event that this code cannot read is for a deploy. Anything else is our own infrastructure, not the
+            # step: the whole unit is run again, and no attempt is used up.
+            if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:
+                return postponed
             raise
         except BaseException as error:  # noqa: BLE001 - every way in which a step can end is an outcome of it
             return outcome_of_error(error)

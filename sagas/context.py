@@ -1,20 +1,33 @@
 """What a step is given besides its input, and what a compensation is given of the step it undoes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 from pydantic import JsonValue
 
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.errors import NotFoundError
+from amends.aggregates.errors import CannotContinueError, InputError, NotFoundError
 from amends.aggregates.journal import StepWork
+from amends.aggregates.plan import Plan
 
 __all__ = ["Attempted", "Call", "Done", "ResultSource", "UnitOfWork"]
 
 A = TypeVar("A", bound=Aggregate)
 I_co = TypeVar("I_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
+
+
+D = TypeVar("D")
+
+_PLAN_CHARS = 12
+
+
+class _Unset(Enum):
+    """The default of a default: `None` is one that a step may want."""
+
+    UNSET = "unset"
 
 
 class ResultSource(Protocol[R_co]):
@@ -39,6 +52,8 @@ class _Context:
         node: Name of the node.
         key: The idempotency key: run, node, direction and generation; the same for every attempt.
         attempt: The attempt, from 1.
+        results: Recorded results, by node.
+        plan: The plan that the run follows; `None` outside of a run, such as in a unit test.
     """
 
     run_id: str
@@ -46,22 +61,58 @@ class _Context:
     key: str
     attempt: int
     results: Mapping[str, JsonValue]
+    plan: Plan | None = field(default=None, repr=False)
 
-    def result_of(self, step: ResultSource[R_co]) -> R_co:
-        """Read what an earlier step of this run returned.
+    @overload
+    def result_of(self, step: ResultSource[R_co]) -> R_co: ...
+    @overload
+    def result_of(self, step: ResultSource[R_co], *, default: D) -> R_co | D: ...
+    def result_of(self, step: ResultSource[R_co], *, default: D | Literal[_Unset.UNSET] = _Unset.UNSET) -> R_co | D:
+        """Read the result that an earlier step of this run returned.
+
+        A run that was started before the step was added to the saga follows a plan without it. Without `default` such a
+        run waits, and no attempt is used.
 
         Args:
             step: The step, as it stands in the saga.
+            default: The value for a run whose plan does not have the step. It is not used where the plan has it.
 
         Raises:
+            CannotContinueError: The run's plan does not have the step and there is no default, or the recorded result
+                is not valid for its type any more. Let it pass: the run waits until other code is deployed.
             NotFoundError: The step has not succeeded before this one in this run.
         """
-        if step.name not in self.results:
-            raise NotFoundError(
-                f"run {self.run_id!r}: {self.node!r} asks for the result of {step.name!r}, which has not succeeded "
-                f"before it; put it into an earlier stage of the saga"
+        if step.name in self.results:
+            return self._loaded(step)
+        if self.plan is not None and step.name not in self.plan.nodes:
+            if default is not _Unset.UNSET:
+                return default
+            raise CannotContinueError(
+                self.run_id,
+                self.node,
+                kind="plan",
+                why=f"it asks for the result of {step.name!r}, which is not in the plan that the run was started with "
+                f"(saga {self.plan.saga!r}, plan {self.plan.fingerprint[:_PLAN_CHARS]})",
+                remedy=f"deploy code that gives result_of({step.name}, default=...) a default, or a new saga name for "
+                f"the new steps",
             )
-        return step.load_result(self.results[step.name])
+        raise NotFoundError(
+            f"run {self.run_id!r}: {self.node!r} asks for the result of {step.name!r}, which has not succeeded "
+            f"before it; put it into an earlier stage of the saga"
+        )
+
+    def _loaded(self, step: ResultSource[R_co]) -> R_co:
+        try:
+            return step.load_result(self.results[step.name])
+        except InputError as error:
+            raise CannotContinueError(
+                self.run_id,
+                self.node,
+                kind="result",
+                why=f"the recorded result of {step.name!r} is not valid for its type any more: "
+                f"{error.fault or 'its codec refuses it'}",
+                remedy=f"deploy a result type of {step.name!r} that accepts what was recorded",
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,12 @@ def begin_call(
         return Begun(registry, task, None, seats, seat)
     if seat is None:
         raise AssertionError(f"{task.key} was claimed without a thread")
-    return Begun(registry, task, threads.start(seat, task.operation.function, task.argument, task.call), None, None)
+    return Begun(registry, task, threads.start(seat, _call, task), None, None)
+
+
+def _call(task: Task) -> object:
+    # The mapping of the argument is the user's code: an exception of it is an outcome like the function's own.
+    return task.operation.function(task.argument, task.call)
 
 
 async def guard_coroutine(task: Task, work: Callable[[], Awaitable[Any]]) -> Ended:  # noqa: ARG001 - the watch reads it

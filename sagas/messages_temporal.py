@@ -134,13 +134,15 @@ class Progress:
     Attributes:
         heads: Heads after the known position, as rows.
         state: A state as `dump_state` writes it; `None` when the heads suffice.
+        waits: Whether the deployed code cannot do something that is due, so that the run waits for other code.
     """
 
     heads: list[list[Any]]
     state: dict[str, Any] | None = None
+    waits: bool = False
 
     @classmethod
-    def since(cls, record: RunRecord, known: int) -> "Progress":
+    def since(cls, record: RunRecord, known: int, *, waits: bool = False) -> "Progress":
         """Tell how a run went on after a position.
 
         Raises:
@@ -149,8 +151,8 @@ class Progress:
         check_seen(record.run_id, record.state.position, known)
         heads = record.heads_after(known) if known else None
         if heads is None:
-            return cls([], dump_state(record.state))
-        return cls([list(head) for head in heads])
+            return cls([], dump_state(record.state), waits)
+        return cls([list(head) for head in heads], None, waits)
 
     def apply(self, state: RunState | None) -> RunState:
         """Bring a state up to date.

@@ -1,12 +1,13 @@
-"""What became of calling a user's function, as data."""
+"""The outcome of a call of a user's function, as data."""
 
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
 from amends.aggregates.errorreport import ErrorLink
+from amends.aggregates.errors import CannotContinueError
 
-__all__ = ["Failed", "NotFound", "Outcome", "Refused", "Succeeded"]
+__all__ = ["Failed", "NotFound", "Outcome", "Postponed", "Refused", "Succeeded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +54,23 @@ class Failed:
     chain: tuple[ErrorLink, ...] = ()
 
 
-Outcome = Succeeded | Refused | NotFound | Failed
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The function asked for a value that this run cannot give with the deployed code: no attempt is used up.
+
+    Attributes:
+        kind: The kind of thing that is missing or does not fit, a word such as `plan`.
+        why: The cause, as the end of a sentence; without any value of the user's.
+        remedy: The command or the change that lets the run go on.
+    """
+
+    kind: str
+    why: str
+    remedy: str
+
+    def error(self, run_id: str, node: str) -> CannotContinueError:
+        """Return the error that says the same of one node of a run."""
+        return CannotContinueError(run_id, node, kind=self.kind, why=self.why, remedy=self.remedy)
+
+
+Outcome = Succeeded | Refused | NotFound | Failed | Postponed

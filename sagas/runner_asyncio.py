@@ -21,19 +21,27 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
 
-from amends.aggregates.errors import AmendsError, NotFoundError, UnreachableError, WrongDriverError
+from amends.aggregates.errors import (
+    AmendsError,
+    CannotContinueError,
+    NotFoundError,
+    UnreachableError,
+    WrongDriverError,
+)
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.journal_sql import open_journal
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import OPEN, NodeStatus
-from amends.sagas.advance import Protocol, next_due_ms, work_due
+from amends.sagas.advance import Followed, Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
 from amends.sagas.invoke_asyncio import Begun, Reply, begin_call
 from amends.sagas.operate import Intervention, Verb
+from amends.sagas.outcome import Postponed
 from amends.sagas.registry import Registry
 from amends.sagas.result import RunResult
 from amends.sagas.saga import Saga
@@ -58,7 +66,21 @@ _THREADS = 100
 _log = logging.getLogger("amends.worker")
 
 
-_Step = Callable[[Tx, Seating], tuple[RunRecord, tuple[Task, ...]]]
+class _Stepped(NamedTuple):
+    """A run after one unit.
+
+    Attributes:
+        record: The run.
+        tasks: Calls that were claimed.
+        waits: Why the deployed code cannot do the rest of what is due.
+    """
+
+    record: RunRecord
+    tasks: tuple[Task, ...]
+    waits: tuple[CannotContinueError, ...] = ()
+
+
+_Step = Callable[[Tx, Seating], _Stepped]
 
 
 @dataclass(slots=True)
@@ -157,13 +179,14 @@ class Runner:
         Raises:
             InputError: The id or the input cannot be accepted.
             StartConflictError: The id is taken by another saga or another input.
+            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
             UnreachableError: The store was away for longer than the runner waits; a run that is accepted stays open.
         """
         run_id = id or uuid4().hex
         start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
         now_ms = self._clock.now_ms()
 
-        def begin(tx: Tx, seating: Seating) -> tuple[RunRecord, tuple[Task, ...]]:
+        def begin(tx: Tx, seating: Seating) -> _Stepped:
             self._protocol.accept(tx, start, now_ms)
             return self._step(tx, run_id, now_ms, seating)
 
@@ -178,17 +201,28 @@ class Runner:
 
         Raises:
             NotFoundError: There is no such run.
+            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
         """
         return RunResult(await self._resumed(run_id))
 
     async def resume_all(self) -> list[RunResult]:
-        """Drive every unfinished run of this driver to its end, one after the other."""
+        """Drive every unfinished run of this driver to its end, one after the other.
+
+        A run that the loaded code cannot continue is given as it stands, open, and a warning is logged.
+        """
         finished: list[RunResult] = []
         last: str | None = None
         while page := await self._journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
             last = page[-1].run_id
-            finished += [await self.resume(row.run_id) for row in page if row.driver == DRIVER]
+            finished += [await self._resume_or_leave(row.run_id) for row in page if row.driver == DRIVER]
         return finished
+
+    async def _resume_or_leave(self, run_id: str) -> RunResult:
+        try:
+            return await self.resume(run_id)
+        except CannotContinueError as error:
+            _log.warning("%s", error)
+            return await self.result(run_id)
 
     async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
         """Write down what an operator decided about a run.
@@ -253,9 +287,12 @@ class Runner:
 
     def _step(
         self, tx: Tx, run_id: str, now_ms: int, seating: Seating, asked: frozenset[str] = frozenset()
-    ) -> tuple[RunRecord, tuple[Task, ...]]:
-        record = self._protocol.advance(tx, run_id, now_ms)
-        return self._protocol.claim_all(tx, record, now_ms, asked, can_begin=seating.can_begin)
+    ) -> _Stepped:
+        return self._claim_all(tx, self._protocol.follow(tx, run_id, now_ms), now_ms, seating, asked)
+
+    def _claim_all(self, tx: Tx, followed: Followed, now_ms: int, seating: Seating, asked: frozenset[str]) -> _Stepped:
+        record, tasks, waits = self._protocol.claim_all(tx, followed.record, now_ms, asked, can_begin=seating.can_begin)
+        return _Stepped(record, tasks, (*followed.waits, *waits))
 
     async def _resumed(self, run_id: str) -> RunRecord:
         now_ms = self._clock.now_ms()
@@ -282,10 +319,13 @@ class Runner:
         seating = Seating(self._registry, self._threads.seats, run_id)
         calls: dict[asyncio.Task[Reply], Begun] = {}
         try:
-            record = await self._claim(run_id, begin, seating, calls)
-            while calls or not record.state.closed:
-                record = await self._next(record, seating, calls, waker)
-            return record
+            step = await self._claim(run_id, begin, seating, calls)
+            while calls or not step.record.state.closed:
+                if step.waits:
+                    await self._settle_calls(calls)
+                    raise step.waits[0]
+                step = await self._next(step.record, seating, calls, waker)
+            return step.record
         finally:
             seating.give_up()
             for reply, call in calls.items():
@@ -295,22 +335,33 @@ class Runner:
 
     async def _claim(
         self, run_id: str, unit: _Step, seating: Seating, calls: dict[asyncio.Task[Reply], Begun]
-    ) -> RunRecord:
+    ) -> _Stepped:
         """Commit a unit, and begin the calls that it has claimed."""
 
-        def work(tx: Tx) -> tuple[RunRecord, tuple[Task, ...]]:
+        def work(tx: Tx) -> _Stepped:
             seating.begin()
             return unit(tx, seating)
 
         try:
-            record, tasks = await self._commit(work, run_id)
+            step = await self._commit(work, run_id)
         except BaseException:
             seating.begin()
             raise
-        for task, seat in seating.seat(tasks):
+        for task, seat in seating.seat(step.tasks):
             call = begin_call(self._registry, task, self._threads, seat)
             calls[asyncio.create_task(call.reply())] = call
-        return record
+        return step
+
+    async def _settle_calls(self, calls: dict[asyncio.Task[Reply], Begun]) -> None:
+        """Write down the answers of the calls that are under way, and begin nothing new."""
+        while calls:
+            await self._wait(asyncio.Event(), [*calls], None)
+            for each in [each for each in calls if each.done()]:
+                task, reply, now_ms = calls.pop(each).task, each.result(), self._clock.now_ms()
+                if reply.later is not None:
+                    self._keep(reply.later)
+                settle = partial(self._protocol.settle, task=task, outcome=reply.outcome, now_ms=now_ms)
+                await self._commit(settle, task.run_id)
 
     async def _next(
         self,
@@ -318,7 +369,7 @@ class Runner:
         seating: Seating,
         calls: dict[asyncio.Task[Reply], Begun],
         waker: asyncio.Event,
-    ) -> RunRecord:
+    ) -> _Stepped:
         """Wait for the first answer, a free thread or the next due time, and write down what follows from it."""
         now_ms, run_id, asked = self._clock.now_ms(), record.run_id, _asked(calls)
         # Whoever made a call settles it, also when the run is closed, or taken over, without its answer.
@@ -333,9 +384,12 @@ class Runner:
                 task, reply = calls.pop(ended).task, ended.result()
                 still = _asked(calls)
 
-                def settle(tx: Tx, seating: Seating) -> tuple[RunRecord, tuple[Task, ...]]:
-                    record = self._protocol.settle_and_follow(tx, task, reply.outcome, now_ms)
-                    return self._protocol.claim_all(tx, record, now_ms, still, can_begin=seating.can_begin)
+                def settle(tx: Tx, seating: Seating) -> _Stepped:
+                    followed = self._protocol.settle_and_follow(tx, task, reply.outcome, now_ms)
+                    if isinstance(reply.outcome, Postponed):
+                        wait = reply.outcome.error(task.run_id, task.node)
+                        followed = followed._replace(waits=(wait, *followed.waits))
+                    return self._claim_all(tx, followed, now_ms, seating, still)
 
                 try:
                     return await self._claim(run_id, settle, seating, calls)
@@ -349,7 +403,7 @@ class Runner:
         except WrongDriverError:
             if not calls:
                 raise
-            return await self._journal.record(run_id) or record
+            return _Stepped(await self._journal.record(run_id) or record, ())
 
     @asynccontextmanager
     async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:

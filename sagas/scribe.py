@@ -10,19 +10,23 @@ from amends.aggregates.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
+    CompensationPostponed,
     CompensationRejected,
     CompensationStarted,
     CompensationSucceeded,
     Fact,
     LateEffectObserved,
     NodeFact,
+    PostponedFact,
     ProbeAttemptFailed,
+    ProbePostponed,
     SagaCompensated,
     SagaCompleted,
     SagaFailed,
     StepAttemptFailed,
     StepFailed,
     StepInDoubt,
+    StepPostponed,
     StepRejected,
     StepStarted,
     StepSucceeded,
@@ -41,7 +45,7 @@ from amends.sagas.decide import (
     FailStep,
     RequestAttention,
 )
-from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
+from amends.sagas.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 from amends.sagas.task import Direction, generation_of, key_of
 
 __all__ = ["Scribe"]
@@ -49,6 +53,15 @@ __all__ = ["Scribe"]
 F = TypeVar("F", bound=Fact)
 
 ENGINE = "amends"
+
+_SHORTEST_WAIT_MS = 2_000
+_LONGEST_WAIT_MS = 300_000
+_POSTPONED: dict[Direction, type[PostponedFact]] = {
+    Direction.DO: StepPostponed,
+    Direction.PROBE: ProbePostponed,
+    Direction.UNDO: CompensationPostponed,
+}
+_STILL_POSTPONED = frozenset({"StepStarted", "CompensationStarted", *(cls.__name__ for cls in _POSTPONED.values())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +142,14 @@ class Scribe:
             "attempt": attempt,
             "generation": generation,
         }
+        if isinstance(outcome, Postponed):
+            return self._postponed(_POSTPONED[direction], outcome, fields)
         if direction is Direction.UNDO:
             return self._undo_outcome(node, outcome, fields)
+        return self._forward_outcome(node, direction, outcome, fields)
+
+    def _forward_outcome(self, node: PlanNode, direction: Direction, outcome: Outcome, fields: dict[str, Any]) -> Fact:
+        attempt, generation = fields["attempt"], fields["generation"]
         match direction, outcome:
             case Direction.DO, Succeeded(result):
                 return self.write(StepSucceeded, result=result, **fields)
@@ -180,6 +199,21 @@ class Scribe:
         due = None if delay is None else self.now_ms + delay
         trace = tuple(str(link) for link in failed.chain)
         return self.write(cls, error_type=failed.error_type, error=failed.error, trace=trace, retry_at_ms=due, **fields)
+
+    def _postponed(self, cls: type[PostponedFact], postponed: Postponed, fields: dict[str, Any]) -> Fact:
+        """Return the fact about a call that used up no attempt; the wait doubles each time."""
+        since_ms = self.now_ms
+        for head in reversed(self.record.recent):
+            if head.node != fields["node"]:
+                continue
+            if head.kind not in _STILL_POSTPONED:
+                break
+            if head.kind == cls.__name__:
+                since_ms = head.as_of_ms
+        wait_ms = min(max(_SHORTEST_WAIT_MS, self.now_ms - since_ms), _LONGEST_WAIT_MS)
+        fields["attempt"] -= 1
+        reason = f"{postponed.why}; {postponed.remedy}"
+        return self.write(cls, reason=reason, retry_at_ms=self.now_ms + wait_ms, **fields)
 
     def conclusion(self, conclusion: Conclusion) -> Fact:
         """Put a conclusion into the past tense."""

@@ -1,19 +1,19 @@
 """Tasks: what a driver needs to call one of the user's functions, and how their exceptions become outcomes."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from amends.aggregates.canonical import clean_text
-from amends.aggregates.errorreport import NO_MESSAGE, class_name, describe, is_a, leaves, text_of
-from amends.aggregates.errors import InputError, Rejected
+from amends.aggregates.errorreport import NO_MESSAGE, class_name, describe, is_a, leaves, lineage, text_of
+from amends.aggregates.errors import CannotContinueError, InputError, NewerFactError, Rejected, UnknownTopicError
 from amends.aggregates.journal import StepWork
-from amends.aggregates.plan import PlanNode, StepKind
+from amends.aggregates.plan import PlanNode
 from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeState
-from amends.sagas.context import Attempted, Call, Done, UnitOfWork
+from amends.sagas.arguments import Arguments, BlockerKind, Direction, arguments_of
+from amends.sagas.context import Call, UnitOfWork
 from amends.sagas.definition import Operation
-from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
+from amends.sagas.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 from amends.sagas.registry import Registry
 
 __all__ = [
@@ -23,19 +23,12 @@ __all__ = [
     "key_of",
     "outcome_of_error",
     "outcome_of_result",
+    "postponement_of",
     "task_for",
-    "transaction_arguments",
+    "unit_of_work_for",
 ]
 
 _CANCELLED = "asyncio.exceptions.CancelledError"
-
-
-class Direction(StrEnum):
-    """Which of a step's functions is called."""
-
-    DO = "do"
-    UNDO = "undo"
-    PROBE = "probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +42,7 @@ class Task:
         attempt: The attempt, from 1.
         generation: Part of the key.
         key: The idempotency key.
-        operation: The function and its bounds.
-        argument: Its first argument.
+        arguments: The function, its bounds and its first argument.
         call: Its second argument.
         step: Name of the step, by which its result is written.
         cause: Id of the fact that declared the intent.
@@ -62,11 +54,20 @@ class Task:
     attempt: int
     generation: int
     key: str
-    operation: Operation
-    argument: Any
+    arguments: Arguments
     call: Call
     step: str
     cause: str
+
+    @property
+    def operation(self) -> Operation:
+        """The function and its bounds."""
+        return self.arguments.operation
+
+    @property
+    def argument(self) -> Any:  # noqa: ANN401 - of the type that the user's function takes
+        """The function's first argument, made by the mapping, which is the user's code and may raise anything."""
+        return self.arguments.first()
 
 
 def key_of(run_id: str, node: str, direction: Direction, generation: int) -> str:
@@ -88,52 +89,39 @@ def task_for(
     """Gather everything that one call needs.
 
     Raises:
-        NotFoundError: The code that the run's plan names is not here.
-        InputError: The stored input is not valid for today's code.
+        CannotContinueError: The deployed code cannot make this call.
     """
     at = record.state.node(node.name)
     generation = generation_of(at, direction)
     do_key = key_of(record.run_id, node.name, Direction.DO, at.generation)
     key = key_of(record.run_id, node.name, direction, generation)
-    operation = registry.operation(node.step, undo=direction is Direction.UNDO, probe=direction is Direction.PROBE)
-    call = Call(run_id=record.run_id, node=node.name, key=key, attempt=attempt, results=record.results, do_key=do_key)
-    argument = _argument(registry, record, node, direction)
-    return Task(
-        record.run_id, node.name, direction, attempt, generation, key, operation, argument, call, node.step, cause
+    arguments = arguments_of(registry, record, node, direction)
+    call = Call(
+        run_id=record.run_id,
+        node=node.name,
+        key=key,
+        attempt=attempt,
+        results=record.results,
+        plan=record.state.plan,
+        do_key=do_key,
     )
+    return Task(record.run_id, node.name, direction, attempt, generation, key, arguments, call, node.step, cause)
 
 
-def transaction_arguments(
-    registry: Registry, record: RunRecord, node: PlanNode, direction: Direction, *, attempt: int, work: StepWork
-) -> tuple[Any, UnitOfWork]:
-    """Gather the arguments of a transaction or of its compensation.
-
-    Raises:
-        InputError: The stored input is not valid for today's code.
-    """
+def unit_of_work_for(
+    record: RunRecord, node: PlanNode, direction: Direction, *, attempt: int, work: StepWork
+) -> UnitOfWork:
+    """Return the context of a transaction or of its compensation."""
     generation = generation_of(record.state.node(node.name), direction)
-    context = UnitOfWork(
+    return UnitOfWork(
         run_id=record.run_id,
         node=node.name,
         key=key_of(record.run_id, node.name, direction, generation),
         attempt=attempt,
         results=record.results,
+        plan=record.state.plan,
         work=work,
     )
-    return _argument(registry, record, node, direction), context
-
-
-def _argument(registry: Registry, record: RunRecord, node: PlanNode, direction: Direction) -> Any:  # noqa: ANN401
-    saga = registry.sagas.get(record.started.saga)
-    codec = saga.input_codec if saga is not None else registry.step(node.step).input_codec
-    given = codec.load(record.started.input)
-    if node.mapping is not None:
-        given = registry.mapping(node.mapping)(given)
-    if direction is not Direction.UNDO:
-        return given
-    known = node.name in record.results
-    result = registry.result_codec(node.step).load(record.results[node.name]) if known else None
-    return (Done if node.kind is StepKind.TRANSACTION else Attempted)(given, result)
 
 
 def outcome_of_result(registry: Registry, step: str, direction: Direction, value: object) -> Outcome:
@@ -162,7 +150,12 @@ def outcome_of_error(error: BaseException) -> Outcome:
     A group of exceptions, as a TaskGroup raises it, is a refusal when all that it holds are refusals, or siblings that
     were cancelled because of one: the participant's answer is the same, wherever in the step it arrived. A group that
     holds any other error besides is a failed attempt, since nobody knows what that one left behind.
+
+    An error that says that the deployed code cannot continue the run counts wherever it is in the chain of causes: a
+    step that wraps it has not been refused, and has not failed.
     """
+    if (postponed := postponement_of(error)) is not None:
+        return postponed
     refusals = [each for each in leaves(error) if class_name(each, qualified=True) != _CANCELLED]
     if refusals and all(is_a(each, Rejected) for each in refusals):
         return Refused(clean_text("; ".join(dict.fromkeys(map(_reason, refusals)))))
@@ -178,3 +171,20 @@ def _reason(refusal: BaseException) -> str:
         reason = refusal
     text = NO_MESSAGE if reason is None else text_of(reason)
     return "no reason was given" if text == NO_MESSAGE else text
+
+
+def postponement_of(error: BaseException) -> Postponed | None:
+    """Return why the deployed code could not complete a call; `None` where its error says nothing of that.
+
+    `raise ... from None` cuts the chain: then the step has dealt with the error, and its own exception counts.
+    """
+    for each in lineage(error):
+        if is_a(each, CannotContinueError):
+            return Postponed(each.kind, each.why, each.remedy)  # type: ignore[attr-defined]  # checked
+        if is_a(each, UnknownTopicError) or is_a(each, NewerFactError):
+            return Postponed(
+                BlockerKind.AGGREGATE.value,
+                "a stored event of an aggregate that it uses cannot be read",
+                "deploy the module with the classes of the aggregate and its events; amends db check names the event",
+            )
+    return None

@@ -40,6 +40,8 @@ _ADVANCE_BOUND = timedelta(seconds=60)
 _HEARTBEAT = timedelta(seconds=5)
 # An outcome that was reached is held until the store takes it, so the bound of the activity is far beyond the call's.
 _RECORDING_BOUND = timedelta(minutes=10)
+# Other code may have been deployed meanwhile. The wait doubles from the shortest to the longest.
+_SHORTEST_WAIT_MS, _LONGEST_WAIT_MS = 1_000, 60_000
 _DIRECTIONS: dict[type[Work], str] = {RunStep: "do", RunCompensation: "undo", RunProbe: "probe"}
 _CLAIMED = {NodeStatus.STARTED: "do", NodeStatus.UNDO_STARTED: "undo"}
 
@@ -55,6 +57,8 @@ class SagaWorkflow:
         self._state: RunState | None = None
         self._calls: dict[str, ActivityHandle[Progress]] = {}
         self._advance: ActivityHandle[Progress] | None = None
+        # A transaction that the deployed code cannot run: since when, and when to look again; at which position.
+        self._waits: tuple[int, int, int] | None = None
 
     @workflow.signal(name=NUDGE)
     def nudge(self) -> None:
@@ -145,12 +149,14 @@ class SagaWorkflow:
     def _begin_advance(self, decisions: Sequence[Decision]) -> None:
         """Look at the journal when there is something to append, or somebody says so."""
         state = self._state
+        waits = self._waiting_until_ms() is not None
         wanted = self._nudged or any(
             isinstance(each, Conclusion)
             or (
                 isinstance(each, Work)
                 and state is not None
                 and state.plan.nodes[each.node].kind is StepKind.TRANSACTION
+                and not waits
             )
             for each in decisions
         )
@@ -167,10 +173,19 @@ class SagaWorkflow:
             retry_policy=_INFRASTRUCTURE,
         )
 
+    def _waiting_until_ms(self) -> int | None:
+        """Tell until when other code is waited for; `None` when it is not, or when something else has happened."""
+        if self._waits is None or self._state is None:
+            return None
+        _, until_ms, position = self._waits
+        return until_ms if position == self._state.position and until_ms > _now_ms() else None
+
     async def _wait(self, decisions: Sequence[Decision]) -> None:
         """Wait for an answer, a nudge or the next due time."""
         # A call in flight ends by itself; a timer for its claim would only fill the history.
         due = [each.due_ms for each in decisions if isinstance(each, WaitUntil) and each.node not in self._calls]
+        if (until_ms := self._waiting_until_ms()) is not None:
+            due.append(until_ms)
         due_ms = min(due, default=None)
         timeout = None if due_ms is None or self._advance else timedelta(milliseconds=max(1, due_ms - _now_ms()))
         try:
@@ -191,8 +206,16 @@ class SagaWorkflow:
         for name in [name for name, call in self._calls.items() if call.done()]:
             self._state = self._calls.pop(name).result().apply(self._state)
         if self._advance is not None and self._advance.done():
-            self._state = self._advance.result().apply(self._state)
+            progress = self._advance.result()
+            self._state = progress.apply(self._state)
             self._advance = None
+            self._waits = self._wait_for_code(self._state.position) if progress.waits else None
+
+    def _wait_for_code(self, position: int) -> tuple[int, int, int]:
+        now_ms = _now_ms()
+        since_ms = self._waits[0] if self._waits is not None and self._waits[2] == position else now_ms
+        wait_ms = min(max(_SHORTEST_WAIT_MS, now_ms - since_ms), _LONGEST_WAIT_MS)
+        return since_ms, now_ms + wait_ms, position
 
 
 def _now_ms() -> int:

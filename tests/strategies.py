@@ -18,7 +18,7 @@ from amends.aggregates.state import RunState
 from amends.sagas.answers import fact_of_answer
 from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.operate import Intervention, Verb, fact_of
-from amends.sagas.outcome import Failed, NotFound, Outcome, Refused, Succeeded
+from amends.sagas.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 from amends.sagas.scribe import Scribe
 from amends.sagas.task import Direction, generation_of
 
@@ -287,7 +287,11 @@ class World:
         known = self.answers.get((call.node, call.direction is Direction.UNDO, call.generation))
         if known is not None and self._kind(call) is StepKind.EFFECT:
             return [known]
-        bad: list[Outcome] = [Failed("TimeoutError", "no answer"), Failed("ValueError", "not storable", final=True)]
+        bad: list[Outcome] = [
+            Failed("TimeoutError", "no answer"),
+            Failed("ValueError", "not storable", final=True),
+            Postponed("plan", "it asks for a step of other code", "deploy it"),
+        ]
         if call.direction is Direction.PROBE:
             return [good, NotFound(), Refused("never heard of it"), *bad]
         return [*[good] * 5, Refused("no"), *bad]

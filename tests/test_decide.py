@@ -27,11 +27,13 @@ from amends.aggregates.evolve import begin, evolve
 from amends.aggregates.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
+    CompensationPostponed,
     CompensationStarted,
     Fact,
     NodeFact,
     SagaFailed,
     StepAttemptFailed,
+    StepPostponed,
     StepStarted,
     StepSucceeded,
 )
@@ -261,7 +263,10 @@ def test_a_parallel_group_settles_before_the_run_turns(world: World) -> None:
 
 @given(world=histories())
 def test_attempts_keep_to_their_policies(world: World) -> None:
-    """Attempts are numbered without gaps, are never more than the policy allows and never before they are due."""
+    """Attempts are numbered without gaps, are never more than the policy allows and never before they are due.
+
+    A postponed call is none of them.
+    """
     plan = world.record.state.plan
     attempts: Counter[tuple[str, type[Fact]]] = Counter()
     due: dict[tuple[str, bool], int | None] = {}
@@ -276,6 +281,10 @@ def test_attempts_keep_to_their_policies(world: World) -> None:
             assert fact.as_of_ms >= (due.pop((fact.node, isinstance(fact, CompensationStarted)), None) or 0)
         elif isinstance(fact, StepAttemptFailed | CompensationAttemptFailed):
             due[fact.node, isinstance(fact, CompensationAttemptFailed)] = fact.retry_at_ms
+        elif isinstance(fact, StepPostponed | CompensationPostponed):
+            started = StepStarted if isinstance(fact, StepPostponed) else CompensationStarted
+            attempts[fact.node, started] -= plan.nodes[fact.node].kind is StepKind.EFFECT
+            due[fact.node, isinstance(fact, CompensationPostponed)] = fact.retry_at_ms
 
 
 @given(world=histories())

@@ -98,6 +98,18 @@ WORDS: list[tuple[facts.Fact, str]] = [
         fact("StepAttemptFailed", 100, node="a", attempt=2, retry_at_ms=1_600, **FAILURE),
         "a: attempt 2 failed: E: no; again in 1.5 s",
     ),
+    (
+        fact("StepPostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
+        "a: waits: no such step; deploy it; again in 2.0 s",
+    ),
+    (
+        fact("ProbePostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
+        "a: waits: no such step; deploy it; again in 2.0 s",
+    ),
+    (
+        fact("CompensationPostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
+        "undo of a: waits: no such step; deploy it; again in 2.0 s",
+    ),
     (fact("StepAttemptFailed", 0, node="a", attempt=3, retry_at_ms=None, **FAILURE), "a: attempt 3 failed: E: no"),
     (
         fact("ProbeAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),

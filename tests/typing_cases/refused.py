@@ -201,7 +201,7 @@ def read(call: Call, uow: UnitOfWork, result: RunResult, order: Order) -> None:
     number: int = call.result_of(charge)  # type: ignore[assignment]  # "expression has type "Payment", variable has type "int""
     text: str = uow.result_of(ask)  # type: ignore[assignment]  # "expression has type "int", variable has type "str""
     paid: Payment = result.result_of(charge)  # type: ignore[assignment]  # "expression has type "Payment | None""
-    call.result_of(plain)  # type: ignore[arg-type]  # "expected "ResultSource["
+    call.result_of(plain)  # type: ignore[call-overload]  # "No overload variant of "result_of""
     reserve(Trip(city="x"), uow)  # type: ignore[arg-type]  # "incompatible type "Trip"; expected "Order""
     reserve(order, call)  # type: ignore[arg-type]  # "incompatible type "Call"; expected "UnitOfWork""
     done: Done[Order, int] = Done(order, "x")  # type: ignore[arg-type]  # "expected "int""

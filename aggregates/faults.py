@@ -1,0 +1,80 @@
+"""The faults of a stored value in words that may travel: names of fields and kinds of faults, never a value.
+
+A value that today's types refuse was accepted under the types of an earlier deploy. The text about it goes to logs and
+to Temporal, where no user data may be, so it names fields of the declared types only, and says nothing that a validator
+of the user's has written.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+from pydantic import ValidationError
+from pydantic_core.core_schema import ErrorType
+
+__all__ = ["fault_text", "field_names"]
+
+_SHOWN_ERRORS: Final = 3
+_NAME_CHARS: Final = 60
+_KNOWN: Final = frozenset(get_args(ErrorType))
+_WORDS: Final[Mapping[str, str]] = {
+    "missing": "is required and was not stored",
+    "extra_forbidden": "was stored and is not a field any more",
+    "enum": "is no member of its enum any more",
+    "literal_error": "is none of the allowed values any more",
+    "value_error": "is refused by a validator",
+    "assertion_error": "is refused by a validator",
+}
+
+
+def field_names(schema: object) -> frozenset[str]:
+    """Return the names, with aliases, of all fields that a core schema declares."""
+    names: set[str] = set()
+    _collect(schema, names)
+    return frozenset(names)
+
+
+def _collect(schema: object, names: set[str]) -> None:
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _collect(part, names)
+    if not isinstance(schema, dict):
+        return
+    fields = schema.get("fields")
+    if isinstance(fields, dict):
+        names.update(name for name in fields if isinstance(name, str))
+    alias = schema.get("validation_alias")
+    for name in (schema.get("name"), *(alias if isinstance(alias, list) else [alias])):
+        if isinstance(name, str):
+            names.add(name)
+    for name, part in schema.items():
+        if name != "metadata":
+            _collect(part, names)
+
+
+def fault_text(error: ValidationError, names: frozenset[str]) -> str:
+    """Return the first three faults that pydantic found in a stored value, in one line and without any value.
+
+    Args:
+        error: The faults.
+        names: The names that the type declares; other parts of a place, such as keys of a dictionary, are left out.
+    """
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    parts = list(dict.fromkeys(_one(each["type"], each["loc"], names) for each in found))
+    shown = "; ".join(parts[:_SHOWN_ERRORS])
+    return shown if len(parts) <= _SHOWN_ERRORS else f"{shown}; and {len(parts) - _SHOWN_ERRORS} more"
+
+
+def _one(kind: str, place: tuple[int | str, ...], names: frozenset[str]) -> str:
+    where = ""
+    for index, part in enumerate(place):
+        where += _part(part, names, removed=kind == "extra_forbidden" and index == len(place) - 1)
+    fault = _WORDS.get(kind) or f"does not fit its type ({kind if kind in _KNOWN else 'a validator refuses it'})"
+    return f"{where.removeprefix('.') or 'the value'} {fault}"
+
+
+def _part(part: Any, names: frozenset[str], *, removed: bool) -> str:  # noqa: ANN401 - as pydantic gives it
+    if isinstance(part, int):
+        return f"[{part}]"
+    # The name of a field that was removed is declared nowhere any more.
+    known = part in names or (removed and part.isidentifier() and len(part) <= _NAME_CHARS)
+    return f".{part}" if known else "[...]"

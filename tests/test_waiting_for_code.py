@@ -1,0 +1,581 @@
+"""A run that the deployed code cannot continue waits: no attempt is used, nothing is undone, other code continues it.
+
+Every case is three deploys: the code that the run was started with, code that cannot continue it, and code that can.
+"""
+
+import asyncio
+import enum
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
+from uuid import uuid4
+
+import pytest
+import temporalio.client
+from hard_parts import opened, until
+from pydantic import BaseModel, ConfigDict
+
+from amends import (
+    Attempted,
+    Call,
+    Client,
+    Done,
+    Rejected,
+    Retry,
+    Runner,
+    RunStatus,
+    Saga,
+    UnitOfWork,
+    effect,
+    pivot,
+    transaction,
+)
+from amends.aggregates.errors import CannotContinueError
+from amends.aggregates.facts import Fact, NodeFact
+from amends.aggregates.journal import Journal
+from amends.sagas.clock_asyncio import VirtualClock
+from amends.sagas.definition import Step
+from amends.sagas.operate import Intervention, Verb
+from amends.sagas.registry import Registry
+from amends.sagas.task import postponement_of
+from amends.sagas.worker_temporal import running_worker
+
+CANARY = "canary-4711"
+PATIENCE = timedelta(seconds=40)
+PAUSES = Retry(None, first=timedelta(milliseconds=50), factor=1)
+
+
+class Colour(enum.Enum):
+    """The colours when the run was started."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class FewerColours(enum.Enum):
+    """The colours after one of them was renamed."""
+
+    CRIMSON = "crimson"
+    BLUE = "blue"
+
+
+class Order(BaseModel):
+    """The input that the run was started with."""
+
+    id: str
+    colour: Colour = Colour.RED
+    note: str = CANARY
+
+
+class WithCountry(Order):
+    """One more field, which is required."""
+
+    country: str
+
+
+class Renamed(BaseModel):
+    """An enum with another member."""
+
+    id: str
+    colour: FewerColours
+    note: str = ""
+
+
+class Removed(BaseModel):
+    """One field less, and others are forbidden."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    colour: Colour
+
+
+class Narrowed(BaseModel):
+    """A field of another type."""
+
+    id: str
+    colour: Colour
+    note: int
+
+
+class Held(BaseModel):
+    """The result that the run has recorded."""
+
+    place: str = CANARY
+
+
+class HeldWithShelf(BaseModel):
+    """A result type that the recorded one does not fit."""
+
+    place: str
+    shelf: Literal[1, 2]
+
+
+def to_id(order: Any) -> str:  # noqa: ANN401 - of every version
+    """Make the input of a step."""
+    return str(order.id)
+
+
+async def plainly(_: object, call: Call) -> str:
+    """Do what needs no result."""
+    return call.node
+
+
+@dataclass(frozen=True)
+class Code:
+    """One deploy.
+
+    Attributes:
+        model: The saga's input type.
+        result: The result type of `hold`.
+        mapped: Whether `book` is used with the mapping.
+        down: Whether `pay` gets no answer.
+        refuse: Whether `confirm` is refused, so that the run turns round.
+        book: Whether `book` is loaded.
+        free: Whether the compensation of `hold` is loaded.
+        weigh: Whether the saga has the new step, which `book` and `confirm` may ask for.
+        asks: What `book` does with the result of `weigh`, when it asks.
+    """
+
+    model: type[BaseModel] = Order
+    result: type[BaseModel] = Held
+    mapped: bool = False
+    down: bool = False
+    refuse: bool = False
+    book: bool = True
+    free: bool = True
+    weigh: bool = False
+    asks: Callable[[UnitOfWork | Call, Step[Any, Any]], object] | None = None
+    book_is_effect: bool = False
+
+
+class Version(NamedTuple):
+    """The code as one process has it."""
+
+    saga: Saga[Any]
+    registry: Registry
+
+
+def _hold(code: Code) -> Step[Any, Any]:
+    def hold(_: object, __: UnitOfWork) -> object:
+        return code.result(place=CANARY, **({"shelf": 1} if code.result is HeldWithShelf else {}))
+
+    hold.__annotations__.update({"_": code.model, "return": code.result})
+    if not code.free:
+        return transaction(name="hold", read_only=True)(hold)
+    step = transaction(name="hold")(hold)
+
+    @step.compensation
+    def free(_: Done[Any, Any], __: UnitOfWork) -> None: ...
+
+    return step
+
+
+def _pay(code: Code) -> Step[Any, Any]:
+    model = code.model
+
+    @effect(name="pay", retry=PAUSES, timeout=timedelta(seconds=5))
+    async def pay(_: model, __: Call) -> str:  # type: ignore[valid-type]  # as above
+        if code.down:
+            raise ConnectionError("nobody is there")
+        return "paid"
+
+    @pay.compensation
+    async def refund(_: Attempted[Any, Any], __: Call) -> None: ...
+
+    return pay
+
+
+def _weigh(code: Code) -> Step[Any, Any]:
+    model = code.model
+
+    @transaction(name="weigh", read_only=True)
+    def weigh(_: model, __: UnitOfWork) -> int:  # type: ignore[valid-type]  # as above
+        return 7
+
+    return weigh
+
+
+def _book(code: Code, weigh: Step[Any, Any]) -> Step[Any, Any]:
+    kind = str if code.mapped else code.model
+
+    if code.book_is_effect:
+
+        @effect(name="book", retry=Retry(2, first=timedelta(milliseconds=1)), timeout=timedelta(seconds=5))
+        async def book_there(_: kind, call: Call) -> str:  # type: ignore[valid-type]  # as above
+            if code.asks is not None:
+                code.asks(call, weigh)
+            return "booked"
+
+        @book_there.compensation
+        async def unbook_there(_: Attempted[Any, Any], __: Call) -> None: ...
+
+        return book_there.using(to_id) if code.mapped else book_there
+
+    @transaction(name="book", retry=Retry(2, first=timedelta(milliseconds=1)))
+    def book(_: kind, uow: UnitOfWork) -> str:  # type: ignore[valid-type]  # as above
+        if code.asks is not None:
+            code.asks(uow, weigh)
+        return "booked"
+
+    @book.compensation
+    def unbook(_: Done[Any, Any], __: UnitOfWork) -> None: ...
+
+    return book.using(to_id) if code.mapped else book
+
+
+def load(code: Code) -> Version:
+    """Load the code, as a process that starts does: nothing is shared with other versions."""
+    model, weigh = code.model, _weigh(code)
+
+    @transaction(name="confirm", read_only=True)
+    def confirm(_: model, __: UnitOfWork) -> None:  # type: ignore[valid-type]  # as above
+        if code.refuse:
+            raise Rejected("not today")
+
+    parts = [_hold(code), _pay(code)]
+    parts += [weigh] if code.weigh else []
+    parts += [_book(code, weigh)] if code.book else []
+    saga = Saga("order", model, *parts, pivot(confirm))
+    return Version(saga, Registry([saga]))
+
+
+def ask(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
+    """Ask for the result of the new step."""
+    return context.result_of(weigh)
+
+
+def ask_or_default(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
+    """Ask for the result of the new step, and do without it in runs of the former plan."""
+    assert context.result_of(weigh, default=None) is None
+    return None
+
+
+def ask_and_wrap(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
+    """Raise an exception of the step's own instead."""
+    try:
+        return context.result_of(weigh)
+    except Exception as error:
+        raise RuntimeError("no weight") from error
+
+
+def ask_and_refuse(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
+    """Call whatever went wrong a refusal, as hasty code does."""
+    try:
+        return context.result_of(weigh)
+    except Exception:  # noqa: BLE001 - hasty code
+        raise Rejected("no weight")  # noqa: B904 - as above
+
+
+def ask_in_a_group(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
+    """Raise it as a task group does."""
+    try:
+        return context.result_of(weigh)
+    except Exception as error:  # noqa: BLE001 - a task group takes all
+        raise ExceptionGroup("tasks", [ValueError("other"), ExceptionGroup("inner", [error])]) from None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Three deploys.
+
+    Attributes:
+        first: The code that the run is started with; `pay` gets no answer in it.
+        second: The code that cannot continue it.
+        third: The code that can.
+        node: Where the run waits.
+        kind: The kind of thing that is missing or does not fit.
+        says: Words of the message.
+        end: The status that the run closes in.
+        undone: Nodes that are undone by then.
+    """
+
+    second: Code
+    node: str
+    kind: str
+    says: tuple[str, ...]
+    first: Code = Code()
+    third: Code = Code()
+    end: RunStatus = RunStatus.COMPLETED
+    undone: tuple[str, ...] = ()
+    facts: Mapping[str, int] = field(default_factory=dict)
+
+
+MAPPED = Code(mapped=True)
+ASKING = Code(weigh=True, asks=ask)
+ASKED = Code(weigh=True, asks=ask_or_default)
+THERE = Code(book_is_effect=True)
+
+CASES = {
+    "mapping": Case(
+        Code(), "book", "mapping", ("mapping 'test_waiting_for_code:to_id'", ".using(to_id)"), MAPPED, MAPPED
+    ),
+    "mapping of an effect": Case(
+        THERE,
+        "book",
+        "mapping",
+        ("to_id",),
+        replace(THERE, mapped=True),
+        replace(THERE, mapped=True),
+    ),
+    "required": Case(Code(model=WithCountry), "pay", "input", ("country is required",)),
+    "renamed": Case(Code(model=Renamed), "pay", "input", ("colour is no member of its enum",)),
+    "removed": Case(Code(model=Removed), "pay", "input", ("note was stored and is not a field",)),
+    "narrowed": Case(Code(model=Narrowed), "pay", "input", ("note does not fit its type (int_parsing)",)),
+    "step": Case(Code(book=False), "book", "step", ("no step is called 'book'",)),
+    "step of an effect": Case(Code(book=False), "book", "step", ("'book'",), THERE, THERE),
+    "result": Case(
+        Code(result=HeldWithShelf, refuse=True),
+        "hold",
+        "result",
+        ("shelf is required", "'hold'"),
+        third=Code(refuse=True),
+        end=RunStatus.COMPENSATED,
+        undone=("book", "pay", "hold"),
+    ),
+    "compensation": Case(
+        Code(free=False, refuse=True),
+        "hold",
+        "compensation",
+        ("'hold' has no compensation",),
+        third=Code(refuse=True),
+        end=RunStatus.COMPENSATED,
+        undone=("book", "pay", "hold"),
+    ),
+    "plan": Case(ASKING, "book", "plan", ("result of 'weigh'", "default=", "saga 'order', plan "), third=ASKED),
+    "plan, wrapped": Case(replace(ASKING, asks=ask_and_wrap), "book", "plan", ("'weigh'",), third=ASKED),
+    "plan, refused": Case(replace(ASKING, asks=ask_and_refuse), "book", "plan", ("'weigh'",), third=ASKED),
+    "plan, in a group": Case(replace(ASKING, asks=ask_in_a_group), "book", "plan", ("'weigh'",), third=ASKED),
+    "plan, of an effect": Case(
+        replace(ASKING, book_is_effect=True),
+        "book",
+        "plan",
+        ("'weigh'",),
+        THERE,
+        replace(ASKED, book_is_effect=True),
+    ),
+    "plan, of an effect, refused": Case(
+        replace(ASKING, book_is_effect=True, asks=ask_and_refuse),
+        "book",
+        "plan",
+        ("'weigh'",),
+        THERE,
+        replace(ASKED, book_is_effect=True),
+    ),
+}
+ON_TEMPORAL = ("mapping", "required", "step", "step of an effect", "result", "plan", "plan, of an effect, refused")
+TURNED = {"SagaFailed", "StepFailed", "StepRejected", "StepInDoubt", "StepAttemptFailed"}
+
+
+async def until_pay_has_failed(journal: Journal, run_id: str) -> int:
+    """Wait until the run is in the middle; gives its position."""
+    facts = await until(journal, run_id, lambda facts: any(fact.kind == "StepAttemptFailed" for fact in facts))
+    return facts[-1].position
+
+
+def began(case: Case) -> Code:
+    """Give the code that the run is started with, in which it does not get far."""
+    return replace(case.first, down=True)
+
+
+def check_waiting(case: Case, facts: list[Fact]) -> None:
+    """Check that the run waits at its node: no attempt of it was used, and nothing was undone because of it."""
+    own = [fact for fact in facts if isinstance(fact, NodeFact) and fact.node == case.node]
+    if case.end is RunStatus.COMPLETED:
+        assert not {fact.kind for fact in facts if getattr(fact, "node", "") != "pay"} & TURNED
+        assert not [
+            fact for fact in own if fact.kind in TURNED - ({"StepAttemptFailed"} if case.node == "pay" else set())
+        ]
+    else:
+        assert not [fact for fact in own if fact.kind.startswith("Compensation")]
+    assert facts[-1].kind not in {"SagaCompleted", "SagaCompensated", "AttentionRequested"}
+    assert {fact.head.attempt for fact in own if fact.kind.endswith("Postponed")} <= {0}
+
+
+def check_text(case: Case, run_id: str, text: str) -> None:
+    """Check that a message names run, step, cause and remedy, and quotes no value."""
+    assert text.startswith(f"run {run_id!r} waits at step {case.node!r}: "), text
+    assert all(each in text for each in case.says), text
+    assert "deploy" in text
+    assert CANARY not in text
+
+
+def check_end(case: Case, result_status: RunStatus, facts: list[Fact]) -> None:
+    """Check that the run went on with the third deploy as if the second had never been."""
+    assert result_status is case.end
+    assert tuple(fact.node for fact in facts if fact.kind == "CompensationSucceeded") == case.undone  # type: ignore[attr-defined]  # a node's
+    if case.end is RunStatus.COMPLETED:
+        last = next(fact for fact in facts if fact.kind == "StepSucceeded" and fact.node == case.node)  # type: ignore[attr-defined]  # as above
+        assert case.node == "pay" or last.head.attempt == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_run_in_this_process_waits_for_code(store_url: str, name: str) -> None:
+    """The call ends with one line, the run stays open as it was, and goes on under code that can."""
+    case, run_id, clock = CASES[name], f"{uuid4().hex}", VirtualClock()
+    async with opened(store_url) as journal:
+        first, second, third = load(began(case)), load(case.second), load(case.third)
+        process = asyncio.create_task(
+            Runner(journal, first.registry, clock=clock).run(first.saga, Order(id="o"), id=run_id)
+        )
+        await until_pay_has_failed(journal, run_id)
+        process.cancel()
+        await asyncio.gather(process, return_exceptions=True)
+        for _ in range(3):  # however often it is tried
+            with pytest.raises(CannotContinueError) as raised:
+                await Runner(journal, second.registry, clock=clock).resume(run_id)
+            check_text(case, run_id, str(raised.value))
+            assert raised.value.kind == case.kind
+            check_waiting(case, await journal.facts(run_id))
+        result = await Runner(journal, third.registry, clock=clock).resume(run_id)
+        check_end(case, result.status, await journal.facts(run_id))
+
+
+@pytest.mark.parametrize("name", ON_TEMPORAL)
+async def test_a_run_on_temporal_waits_for_code(
+    store_url: str, temporal_address: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker says once for what the run waits, and a worker with code that can goes on with it."""
+    case, run_id = CASES[name], f"waits-{uuid4().hex}"
+    temporal, queue = await temporalio.client.Client.connect(temporal_address), f"q-{run_id}"
+    first, second, third = load(began(case)), load(case.second), load(case.third)
+    async with opened(store_url) as journal, running_worker(temporal, journal, first.registry, task_queue=queue):
+        await Client(journal, temporal, first.registry, task_queue=queue).start(first.saga, Order(id="o"), id=run_id)
+        await until_pay_has_failed(journal, run_id)
+    caplog.clear()
+    async with opened(store_url) as journal, running_worker(temporal, journal, second.registry, task_queue=queue):
+        while not (  # noqa: ASYNC110 - the worker says it
+            said := [each for each in _warnings(caplog) if each.startswith(f"run {run_id!r} waits")]
+        ):
+            await asyncio.sleep(0.02)
+        check_text(case, run_id, said[0])
+        check_waiting(case, await journal.facts(run_id))
+    assert CANARY not in "".join(_warnings(caplog))
+    async with opened(store_url) as journal, running_worker(temporal, journal, third.registry, task_queue=queue):
+        result = await Client(journal, temporal, third.registry, task_queue=queue).result(run_id, timeout=PATIENCE)
+        check_end(case, result.status, await journal.facts(run_id))
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> None:
+    """A cancel is taken under code that cannot continue the run; its undo waits, and is not given up."""
+    clock, run_id = VirtualClock(), uuid4().hex
+    first, second = load(Code(down=True)), load(Code(model=WithCountry))
+    cancel = Intervention(verb=Verb.CANCEL, actor="op", reason="asked")
+    async with opened(store_url) as journal:
+        process = asyncio.create_task(
+            Runner(journal, first.registry, clock=clock).run(first.saga, Order(id="o"), id=run_id)
+        )
+        await until_pay_has_failed(journal, run_id)
+        process.cancel()
+        await asyncio.gather(process, return_exceptions=True)
+        runner = Runner(journal, second.registry, clock=clock)
+        await runner.intervene(run_id, cancel)
+        for _ in range(12):  # more often than the undo has attempts
+            with pytest.raises(CannotContinueError):
+                await runner.resume(run_id)
+        assert (await runner.result(run_id)).status is RunStatus.COMPENSATING
+        kinds = {fact.kind for fact in await journal.facts(run_id)}
+        assert not {kind for kind in kinds if kind.startswith("Compensation")}
+        result = await Runner(journal, load(Code()).registry, clock=clock).resume(run_id)
+        assert result.status is RunStatus.COMPENSATED
+
+
+async def test_one_waiting_run_does_not_stop_the_others() -> None:
+    """All runs are resumed; one that waits for code is given as it stands."""
+    clock = VirtualClock()
+    first, second = load(replace(MAPPED, down=True)), load(Code())
+    other = Saga("other", str, pivot(_plain("tick")))
+    async with opened("sqlite://") as journal:
+        process = asyncio.create_task(
+            Runner(journal, first.registry, clock=clock).run(first.saga, Order(id="o"), id="r")
+        )
+        await until_pay_has_failed(journal, "r")
+        process.cancel()
+        await asyncio.gather(process, return_exceptions=True)
+        runner = Runner(journal, Registry([second.saga, other]), clock=clock)
+        waiting = await runner.resume_all()
+        assert [(result.run_id, result.status) for result in waiting] == [("r", RunStatus.RUNNING)]
+
+
+def _plain(name: str) -> Step[Any, Any]:
+    @transaction(name=name, read_only=True)
+    def tick(_: str, __: UnitOfWork) -> None: ...
+
+    return tick
+
+
+async def test_an_answer_in_flight_is_kept_when_a_parallel_step_waits() -> None:
+    """The call of a parallel step is settled before the process gives the run up, so it is not made twice."""
+    calls: list[str] = []
+
+    def loaded(*, mapped: bool, down: bool) -> Version:
+        from amends import parallel  # noqa: PLC0415 - used here only
+
+        @transaction(name="note", retry=PAUSES)
+        def note(_: str, __: UnitOfWork) -> None:
+            if down:
+                raise ConnectionError("later")
+
+        @note.compensation
+        def strike(_: Done[str, None], __: UnitOfWork) -> None: ...
+
+        @effect(name="send", retry=PAUSES)
+        async def send(_: str, call: Call) -> str:
+            if down:
+                raise ConnectionError("later")
+            await asyncio.sleep(0)
+            calls.append(call.key)
+            return "sent"
+
+        @send.compensation
+        async def unsend(_: Attempted[str, str], __: Call) -> None: ...
+
+        saga: Saga[str] = Saga("both", str, parallel(note.using(as_it_is) if mapped else note, send))
+        return Version(saga, Registry([saga]))
+
+    clock = VirtualClock()
+    async with opened("sqlite://") as journal:
+        first = loaded(mapped=True, down=True)
+        process = asyncio.create_task(Runner(journal, first.registry, clock=clock).run(first.saga, "x", id="r"))
+        await until_pay_has_failed(journal, "r")
+        process.cancel()
+        await asyncio.gather(process, return_exceptions=True)
+        with pytest.raises(CannotContinueError):
+            await Runner(journal, loaded(mapped=False, down=False).registry, clock=clock).resume("r")
+        result = await Runner(journal, loaded(mapped=True, down=False).registry, clock=clock).resume("r")
+    assert result.status is RunStatus.COMPLETED
+    assert calls == ["r/send/do/0"]
+
+
+def as_it_is(text: str) -> str:
+    """Map nothing."""
+    return text
+
+
+def test_a_default_is_for_runs_of_another_plan_only() -> None:
+    """Where the plan has the step and it has not succeeded, the order of the saga is wrong: a default hides nothing."""
+    from amends.aggregates.errors import NotFoundError  # noqa: PLC0415 - used here only
+
+    version = load(ASKED)
+    weigh = next(placed.step for placed in version.saga.placed if placed.step.name == "weigh")
+    call = Call(run_id="r", node="book", key="k", attempt=1, results={}, plan=version.saga.plan, do_key="k")
+    with pytest.raises(NotFoundError, match="has not succeeded") as raised:
+        call.result_of(weigh, default=3)
+    assert not isinstance(raised.value, CannotContinueError)
+    assert postponement_of(raised.value) is None
+    former = replace(call, plan=load(Code()).saga.plan)
+    assert former.result_of(weigh, default=3) == 3
+
+
+def test_a_step_that_has_dealt_with_the_error_is_taken_at_its_word() -> None:
+    """`from None` cuts the chain: then the step's own exception counts."""
+    error = Rejected("too old")
+    error.__context__ = CannotContinueError("r", "n", kind="plan", why="w", remedy="m")
+    assert postponement_of(error) is not None
+    error.__suppress_context__ = True
+    assert postponement_of(error) is None
