@@ -20,6 +20,7 @@ from amends.aggregates.strictjson import clean_text
 
 __all__ = [
     "NO_MESSAGE",
+    "NO_REASON",
     "ErrorLink",
     "ErrorReport",
     "Frame",
@@ -29,11 +30,17 @@ __all__ = [
     "leaves",
     "line_of",
     "lineage",
+    "message_of",
+    "reason_of",
     "text_of",
+    "traceback_of",
 ]
 
 NO_MESSAGE = "no message"
 """Stands for the message of an error that has none."""
+
+NO_REASON = "no reason was given"
+"""Stands for the reason of a refusal that has none."""
 
 _MESSAGE_CHARS = 2_000
 _NAME_CHARS = 200
@@ -72,7 +79,7 @@ class ErrorLink:
         relation: How it relates to the one before: `raised` for the first, then `caused by`, `while handling` or
             `in the group`.
         error_type: Its class with the module, which is left out for Python's own.
-        message: Its message in one line.
+        message: Its message, shortened.
         frames: Where it came from, the place where it was raised last.
     """
 
@@ -92,7 +99,7 @@ class ErrorReport:
 
     Attributes:
         error_type: Name of its class, without the module.
-        message: Its message in one line.
+        message: Its message, shortened.
         chain: The exception, its causes and, for a group, its members; eight at most.
     """
 
@@ -109,7 +116,7 @@ class ErrorReport:
 def describe(error: BaseException) -> ErrorReport:
     """Return the class, the message, the places and the causes of any exception; never raises."""
     chain = tuple(
-        ErrorLink(relation, class_name(each, qualified=True), text_of(each), tuple(_frames(each)))
+        ErrorLink(relation, class_name(each, qualified=True), message_of(each), tuple(_frames(each)))
         for relation, each in _chain(error)
     )
     return ErrorReport(class_name(error), chain[0].message, chain)
@@ -122,12 +129,27 @@ def line_of(error: BaseException) -> str:
 
 def text_of(value: object) -> str:
     """Return what `str(value)` says, in one line of bounded length; never raises."""
+    return one_line(message_of(value))
+
+
+def message_of(value: object) -> str:
+    """Return what `str(value)` says, as text of bounded length that can be stored; never raises."""
     try:
         # The slice makes a `str` of a subclass, and keeps a huge text from being copied.
         text = str.__getitem__(str(value), slice(0, _MESSAGE_CHARS + 1))
     except BaseException as failure:  # noqa: BLE001 - a foreign `__str__` may raise anything
         return f"no message: its __str__ raised {class_name(failure)}"
-    return one_line(clean_text(text, _MESSAGE_CHARS)) or NO_MESSAGE
+    return clean_text(text, _MESSAGE_CHARS) if text.strip() else NO_MESSAGE
+
+
+def reason_of(answer: BaseException) -> str:
+    """Return the `reason` of an exception, which a subclass may have forgotten or replaced; never raises."""
+    try:
+        reason = getattr(answer, "reason", answer)
+    except BaseException:  # noqa: BLE001 - a property of the user's may raise anything
+        reason = answer
+    text = NO_MESSAGE if reason is None else message_of(reason)
+    return NO_REASON if text == NO_MESSAGE else text
 
 
 def class_name(error: BaseException, *, qualified: bool = False) -> str:
@@ -170,6 +192,12 @@ def lineage(error: BaseException) -> Iterator[BaseException]:
     return (each for _, each in _chain(error, _LINEAGE))
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception, whatever its class made of the attribute; never raises."""
+    trace: TracebackType | None = _slot(BaseException, "__traceback__", error)
+    return trace
+
+
 # ---- reading exceptions by the slots of BaseException
 
 
@@ -207,7 +235,7 @@ def _frames(error: BaseException) -> Iterator[Frame]:
     how the call was made, not what failed.
     """
     found: list[tuple[CodeType, int]] = []
-    trace: TracebackType | None = _slot(BaseException, "__traceback__", error)
+    trace = traceback_of(error)
     while trace is not None:
         code = trace.tb_frame.f_code
         if not _is_ours(trace) and not _is_library(code.co_filename):

@@ -174,7 +174,8 @@ class SqlStepWork:
         taken = take_snapshot(held.aggregate)
         held.snapshot_version = held.version
         if isinstance(taken, SnapshotSkipped):
-            _log.warning("%s", taken.reason)
+            # Neither its id nor the reason, which may quote its state: a log is no place for either.
+            _log.warning("no snapshot can be taken of aggregate %s; its events are folded", _class_of(held.aggregate))
             return
         self._batch.snapshots.append(StoredEvent(taken.stream, taken.position, taken.key, taken.state))
 
@@ -197,6 +198,10 @@ class SqlStepWork:
             raise UnitOfWorkError(
                 f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass"
             )
+
+
+def _class_of(aggregate: Aggregate) -> str:
+    return f"{type(aggregate).__module__}.{type(aggregate).__qualname__}"
 
 
 def _line(error: BaseException) -> str:

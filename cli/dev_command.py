@@ -46,7 +46,9 @@ def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> Exit
     """
     log_to_stderr()
     settings = settings_of(ctx)
-    project = _project(settings)
+    # The log of a terminal is read by whoever wrote the code.
+    shown = settings if settings.errors else settings.model_copy(update={"errors": "text"})
+    project = _project(shown)
     return run_stoppable(lambda stop: _dev(project, stop, port, ui_port), code=ExitCode.OK)
 
 

@@ -31,8 +31,10 @@ def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") ->
     from amends.reconciler.drive_rules_temporal import driven_runs  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.scheduled_temporal import Equipment, ScheduledRuns  # noqa: PLC0415 - as above
     from amends.reconciler.schedules_temporal import TemporalSchedules  # noqa: PLC0415 - as above
+    from amends.sagas.errorlog_files import ErrorDetail, ErrorLog  # noqa: PLC0415 - as above
 
     settings = project.settings
+    errors = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE))
 
     async def equip(actor: str) -> Equipment:
         reconciler = Reconciler(
@@ -42,10 +44,11 @@ def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") ->
             clock=now_ms,
             actor=actor,
             driven=await driven_runs(client, settings.task_queue),
+            errors=errors,
         )
         return Equipment(rules_of(settings, journal, project, client), reconciler)
 
-    return ScheduledRuns(journal, TemporalSchedules(client, journal.store_id), equip, clock=now_ms)
+    return ScheduledRuns(journal, TemporalSchedules(client, journal.store_id), equip, clock=now_ms, errors=errors)
 
 
 def intervals(project: Project, journal: "SqlJournal", client: "Client") -> dict[str, int]:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from amends.aggregates.errors import AmendsError
 from amends.cli.exit_codes import exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.scheduling import restore, scheduled_runs
@@ -44,6 +43,7 @@ def serve(
         on_open_runs: Called with the number of unfinished runs that were found.
     """
     from amends.reconciler.scheduled_temporal import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.errorlog_files import ErrorDetail  # noqa: PLC0415 - as above
     from amends.sagas.worker_temporal import AlsoServed, running_worker  # noqa: PLC0415 - as above
 
     def on_calls(pending: "Callable[[], list[PendingCall]]") -> None:
@@ -55,6 +55,7 @@ def serve(
         project.registry,
         task_queue=project.settings.task_queue,
         at_once=project.settings.worker_concurrency,
+        errors=ErrorDetail(project.settings.errors or ErrorDetail.TYPE),
         also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
         on_open_runs=on_open_runs,
         deadline=stop.deadline,
@@ -82,7 +83,10 @@ async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every
         try:
             timetable, changes = await restore(project, journal, temporal.client, every_rule=every_rule)
         except Exception as error:  # noqa: BLE001 - sagas are served all the same, whatever it is
-            note(f"schedules were not restored: {error if isinstance(error, AmendsError) else repr(error)}")
+            from amends.sagas.errorlog_files import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports what workers need
+
+            said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
+            note(f"schedules were not restored: {said}")
             return
         if timetable.schedules:
             restored = f", {len(changes.create)} of them put into Temporal" if changes.create else ""

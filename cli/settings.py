@@ -15,7 +15,7 @@ import stat
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         worker_concurrency: How many activities one worker runs at a time.
         drain: How long a worker that is told to stop lets calls in flight end, such as `30s` or `5min`; the longest
             timeout of the catalog, at most ten minutes, when it is not set.
+        errors: What the log shows of an error that user code raises: its class and the places in code (`type`), or its
+            message and the lines of code as well (`text`), which may quote user data. `amends dev` shows the text
+            unless this says otherwise; everything else the class.
         schedule_rules: Whether `amends dev` has every drift rule run on a schedule, as often as the rule says.
     """
 
@@ -134,6 +137,7 @@ class Settings(BaseSettings):
         timedelta | None,
         Field(description="a duration from 0s to 1d, such as 30s, 5min or 1h30min", validate_default=True),
     ] = None
+    errors: Annotated[Literal["type", "text"] | None, Field(description="type or text")] = None
     schedule_rules: Annotated[bool, Field(description="true or false")] = True
 
     @property

@@ -126,7 +126,7 @@ class Reconciled:
         seen: Drifts that were found.
         corrected: Drifts that were corrected.
         idle: Why nothing was done; `None` when something was.
-        problem: Why none of the rules could look; `None` when one could.
+        problem: That none of the rules could look, and where it is said why; `None` when one could.
     """
 
     looked: int = 0

@@ -7,17 +7,17 @@ as a lease), made, and then recorded; killed in between, it is made again after 
 made twice, and `Rouse` and `Rebuild` are.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from amends.aggregates.domain import Aggregate
-from amends.aggregates.errors import RefusedError, UnreachableError
+from amends.aggregates.errorreport import ErrorReport, describe, line_of
+from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
 from amends.aggregates.journal import StepWork, Tx, Unit
 from amends.aggregates.oneline import one_line
-from amends.aggregates.strictjson import clean_text
 from amends.reconciler.decide import Look, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
@@ -28,6 +28,7 @@ from amends.reconciler.reconciliation import Reconciliation, reconciliation_of
 from amends.reconciler.rule import Rule
 from amends.reconciler.standing import Standing
 from amends.sagas import operate
+from amends.sagas.errorlog_files import ErrorLog
 from amends.sagas.registry import Registry
 
 __all__ = ["Actions", "Corrected", "Reconciler", "Store"]
@@ -99,6 +100,7 @@ class Reconciler:
         clock: Gives the time in milliseconds since the epoch.
         actor: Who reconciles.
         driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked.
+        errors: The log of what rules and corrections raise.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Reconciler:
         clock: Callable[[], int],
         actor: str,
         driven: Mapping[str, str] | None,
+        errors: ErrorLog | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -117,6 +120,7 @@ class Reconciler:
         self._clock = clock
         self._actor = actor
         self._driven = driven
+        self._errors = errors or ErrorLog()
 
     async def looks(self, rule: Rule) -> AsyncIterator[Verdict]:
         """Run a rule until it has looked at everything, and record each look; nothing is corrected in between.
@@ -143,7 +147,14 @@ class Reconciler:
         for _ in range(_LOOKS):
             now_ms = self._clock()
             standing = await standing_of(self._store, rule.name)
-            seen = await look(rule, self._store, standing, now_ms, driven=self._driven)
+            seen = await look(
+                rule,
+                self._store,
+                standing,
+                now_ms,
+                driven=self._driven,
+                on_error=partial(self._errors.raised, f"drift rule {rule.name!r}"),
+            )
             with suppress(_Overtaken):
                 return await self._record_look(rule, seen, now_ms, before=standing.looks)
         reason = f"others looked by this rule meanwhile, {_LOOKS} times in a row; look again when they are through"
@@ -184,10 +195,10 @@ class Reconciler:
                     changed = await self._store.commit(lambda tx: self._change(tx, task))
         except _Held as held:
             return Corrected(name, drift.subject, task.words, problem=held.reason)
-        except asyncio.CancelledError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a correction may raise anything; it is recorded and tried later
-            problem = clean_text(one_line(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and tried later
+            problem = error.line if isinstance(error, _CorrectionError) else line_of(error)
+            if isinstance(error, _CorrectionError):
+                self._errors.reported(f"drift rule {rule.name!r}: correction of drift {name}", error.report)
             await self._record(task, lambda fields: CorrectionFailed(**fields, error=problem))
             return Corrected(name, drift.subject, task.words, problem=problem)
         await self._wake(drift.correction)
@@ -291,6 +302,19 @@ class _Held(Exception):  # noqa: N818 - an answer, not a fault
         self.reason = reason
 
 
+class _CorrectionError(Exception):
+    """A correction's function raised an error, of any class."""
+
+    def __init__(self, report: ErrorReport) -> None:
+        super().__init__(report.error_type)
+        self.report = report
+
+    @property
+    def line(self) -> str:
+        """Its class and message."""
+        return one_line(f"{self.report.error_type}: {self.report.message}")
+
+
 def _actor(cause: Cause) -> str:
     return f"rule {cause.rule}"
 
@@ -302,7 +326,12 @@ def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[s
         version = 0 if found is None else found.version
         if version != drift.version:
             raise _Held(f"{command.aggregate[1]} has gone on from position {drift.version} to {version}")
-    command.function(command.input, cause, watched)
+    try:
+        command.function(command.input, cause, watched)
+    except UnitLost:
+        raise
+    except BaseException as error:  # noqa: BLE001 - every way in which it can end is recorded
+        raise _CorrectionError(describe(error)) from None
     return watched.changed()
 
 

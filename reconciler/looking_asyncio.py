@@ -9,9 +9,11 @@ import threading
 import traceback
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
+from amends.aggregates.errorreport import NO_REASON, is_a, line_of, reason_of, traceback_of
 from amends.aggregates.errors import DamagedRunError, JournalError
 from amends.aggregates.oneline import one_line, shorten
 from amends.reconciler.decide import Look, Verdict, live_claim
@@ -21,10 +23,12 @@ from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import MOST_DRIFTS, Found, Rule
 from amends.reconciler.standing import Standing
+from amends.sagas.interrupts_asyncio import from_signal
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 
-T = TypeVar("T")
+# How long a rule may take to end once it was cancelled.
+_LEAVE_S = 1.0
 
 _NAMED = 100
 """How many damaged streams a look names."""
@@ -41,7 +45,13 @@ async def standing_of(reading: Reading, rule: str) -> Standing:
 
 
 async def look(
-    rule: Rule, reading: Reading, standing: Standing, now_ms: int, *, driven: Mapping[str, str] | None = None
+    rule: Rule,
+    reading: Reading,
+    standing: Standing,
+    now_ms: int,
+    *,
+    driven: Mapping[str, str] | None = None,
+    on_error: Callable[[BaseException], None] | None = None,
 ) -> Look:
     """Run a rule.
 
@@ -56,6 +66,7 @@ async def look(
         now_ms: Time of the look, in milliseconds since the epoch.
         driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked, and then
             no run that is open is touched.
+        on_error: Told of an error that the rule raises; `None` for nobody.
     """
     known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
     observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
@@ -67,8 +78,12 @@ async def look(
         held = await asyncio.to_thread(_hands_off, reading, rule.name, now_ms)
     except CouldNotLook as answer:
         return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule may raise anything, and all of it means the same
-        return Look(unobservable=one_line(f"{type(error).__name__}: {error}{_place(rule, error)}"))
+    except _RaisedError as raised:
+        if on_error is not None:
+            on_error(raised.error)
+        return Look(unobservable=line_of(raised.error) + _place(rule, raised.error))
+    except Exception as error:  # noqa: BLE001 - a journal that cannot be read means the same
+        return Look(unobservable=line_of(error))
     return Look(
         drifts=found,
         count=observation.count,
@@ -117,48 +132,79 @@ def _damage(observation: Observation, found: tuple[Drift, ...]) -> tuple[Drift, 
 def _place(rule: Rule, error: BaseException) -> str:
     """Say where in the rule's own module something was raised, as far as it is known."""
     code = getattr(rule.function, "__code__", None)
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if code and each.filename == code.co_filename]
+    frames = [each for each in traceback.extract_tb(traceback_of(error)) if code and each.filename == code.co_filename]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a rule ended, as data: nothing that it raises is mistaken for the caller's own.
+
+    Attributes:
+        found: What it found.
+        error: What it raised, of any class; `None` when it returned.
+    """
+
+    found: tuple[Drift, ...] = ()
+    error: BaseException | None = None
+
+
+class _RaisedError(Exception):
+    """A rule raised an error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
 async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
+    """Run a rule within its bound; one that ignores its cancellation is left behind, as a thread is."""
+    answer = asyncio.ensure_future(_found(rule, observation))
     try:
-        async with asyncio.timeout(rule.policy.timeout_ms / 1000) as bound:
-            return await _found(rule, observation)
-    except TimeoutError:
-        if not bound.expired():
-            raise
-    raise CouldNotLook(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
+        await asyncio.wait({answer}, timeout=rule.policy.timeout_ms / 1000)
+        if not answer.done():
+            raise CouldNotLook(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.wait({answer}, timeout=_LEAVE_S)
+    ended = answer.result()
+    if ended.error is None:
+        return ended.found
+    if is_a(ended.error, CouldNotLook):
+        reason = reason_of(ended.error)
+        raise CouldNotLook("" if reason == NO_REASON else reason)
+    raise _RaisedError(ended.error)
 
 
-async def _found(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
+async def _found(rule: Rule, observation: Observation) -> _Ended:
     function: Any = rule.function
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return await _listed(function(observation))
-    return await _beside(lambda: _checked(function(observation)))
+    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+        return await _beside(lambda: _checked(function(observation)))
+    try:
+        return _Ended(await _listed(function(observation)))
+    except BaseException as error:
+        if from_signal(error):
+            raise
+        return _Ended(error=error)
 
 
-async def _beside(function: Callable[[], T]) -> T:
+async def _beside(function: Callable[[], tuple[Drift, ...]]) -> _Ended:
     """Run a function for as long as it takes, in a thread that keeps no process alive: a rule may wait for ever."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
+    answer: asyncio.Future[_Ended] = loop.create_future()
 
-    def give(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return  # nobody waits any more
-        if error is None:
-            answer.set_result(cast("T", result))
-        else:
-            answer.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+    def give(ended: _Ended) -> None:
+        if not answer.done():  # or nobody waits any more
+            answer.set_result(ended)
 
     def run() -> None:
-        result, raised = None, None
         try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-            raised = error
+            ended = _Ended(function())
+        except BaseException as error:  # noqa: BLE001 - it is data where the answer is waited for
+            ended = _Ended(error=error)
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(give, result, raised)
+            loop.call_soon_threadsafe(give, ended)
 
     threading.Thread(target=run, name="drift rule", daemon=True).start()
     return await answer

@@ -20,7 +20,6 @@ from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError
 
 from amends.aggregates.errors import AmendsError, JournalError
 from amends.aggregates.journal import Tx
@@ -33,6 +32,8 @@ from amends.reconciler.rule import Rule
 from amends.reconciler.schedule import ScheduleFact, Timetable
 from amends.reconciler.schedules_temporal import WORKFLOW, ScheduledRun, TemporalSchedules
 from amends.reconciler.scheduling import Schedules, after_run, schedules_of
+from amends.sagas.errorlog_files import ErrorLog
+from amends.sagas.failures_temporal import TravellingError, stated, travelling
 
 __all__ = ["RECONCILE", "Equipment", "ReconcileWorkflow", "ScheduledRuns", "timetable_of"]
 
@@ -98,6 +99,7 @@ class ScheduledRuns:
         schedules: Temporal's copy of the schedules.
         equip: Finds rules and what they are run with, anew for each run, with the run's actor.
         clock: Gives the time in milliseconds since the epoch.
+        errors: The log of errors.
     """
 
     def __init__(
@@ -107,11 +109,13 @@ class ScheduledRuns:
         equip: Callable[[str], Awaitable[Equipment]],
         *,
         clock: Callable[[], int],
+        errors: ErrorLog | None = None,
     ) -> None:
         self._store = store
         self._schedules = schedules
         self._equip = equip
         self._clock = clock
+        self._errors = errors or ErrorLog()
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run for scheduled runs."""
@@ -125,16 +129,23 @@ class ScheduledRuns:
             beat = asyncio.create_task(_beat(done))
             try:
                 await asyncio.wait([run, stop], return_when=asyncio.FIRST_COMPLETED)
-                if not run.done():
-                    raise ApplicationError("the worker stops; another one goes on", type="WorkerStops")
-                return run.result()
-            except AmendsError as error:
-                _log.warning("schedule %s: %s", request.schedule, error)
-                raise ApplicationError(str(error), type=type(error).__name__) from None
+                if run.done():
+                    return run.result()
+                failure = stated("WorkerStops", schedule=request.schedule)
+            except TravellingError as error:
+                failure = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+                failure = travelling(error, schedule=request.schedule)
+                if isinstance(error, AmendsError):
+                    _log.warning("schedule %s: %s", request.schedule, self._errors.line(error))
+                else:
+                    self._errors.raised(f"schedule {request.schedule}", error)
             finally:
                 for task in (run, stop, beat):
                     task.cancel()
                 await asyncio.gather(run, stop, beat, return_exceptions=True)
+            # Outside of the block, so that the error is not its context.
+            raise failure
 
         return [activity.defn(name=RECONCILE)(reconcile)]
 
@@ -153,12 +164,13 @@ class ScheduledRuns:
 
     async def _run(self, request: ScheduledRun, run: str, done: "_Done") -> Reconciled:
         if request.store_id != self._store.store_id:
-            raise ApplicationError(
-                f"schedule {request.schedule!r} belongs to store {request.store_id}, this worker writes to store "
-                f"{self._store.store_id}; give both the same store_url",
-                type="WrongStoreError",
-                non_retryable=True,
+            _log.warning(
+                "schedule %s belongs to store %s, this worker writes to store %s; give both the same store_url",
+                request.schedule,
+                request.store_id,
+                self._store.store_id,
             )
+            raise stated("WrongStoreError", schedule=request.schedule, lasting=True)
         timetable = await timetable_of(self._store)
         schedule = timetable.schedules.get(request.schedule)
         if schedule is None or schedule.paused is not None:
@@ -171,7 +183,8 @@ class ScheduledRuns:
                 await _run_rule(with_, name, done)
         problem = await self._problem(done)
         await self._conclude(request.schedule, run, problem, actor)
-        return done.sum(problem)
+        # The reason stays in the journal: it may quote what the rule raised.
+        return done.sum(blind=problem is not None)
 
     async def _problem(self, done: "_Done") -> str | None:
         """Say why none of the rules could look; `None` when one could, or there is none."""
@@ -205,7 +218,7 @@ class ScheduledRuns:
         timetable = await self._store.commit(unit)
         schedule = timetable.schedules.get(name)
         if schedule is not None and schedule.paused is not None:
-            _log.warning("schedule %s is paused: %s", name, schedule.paused)
+            _log.warning("schedule %s is paused; amends schedule show %s says why", name, name)
             await self._schedules.align(timetable)
 
 
@@ -217,8 +230,8 @@ async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
         return
     try:
         verdict = await with_.reconciler.look(rule)
-    except JournalError as error:  # the rule's own stream is damaged: the other rules are run
-        _log.error("rule %s could not look: %s", name, error)
+    except JournalError:  # the rule's own stream is damaged: the other rules are run
+        _log.error("rule %s could not look: its own stream cannot be read; amends db check shows the fault", name)
         done.rules[name] = (True, 0, 0)
         return
     corrected = 0
@@ -246,12 +259,13 @@ class _Done:
         """Say it for the next delivery."""
         return [[name, *each] for name, each in self.rules.items()]
 
-    def sum(self, problem: str | None) -> Reconciled:
-        """Add up."""
-        blind = sum(each for each, _, _ in self.rules.values())
+    def sum(self, *, blind: bool) -> Reconciled:
+        """Add up; tells also whether no rule could look."""
+        problem = f"{', '.join(self.rules)}; amends reconciliations says why" if blind else None
+        unable = sum(each for each, _, _ in self.rules.values())
         return Reconciled(
-            looked=len(self.rules) - blind,
-            blind=blind,
+            looked=len(self.rules) - unable,
+            blind=unable,
             seen=sum(each for _, each, _ in self.rules.values()),
             corrected=sum(each for _, _, each in self.rules.values()),
             problem=problem,

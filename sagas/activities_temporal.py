@@ -47,10 +47,7 @@ from amends.aggregates.errors import (
     MissingCodeError,
     NotFoundError,
     RefusedError,
-    StoreBehindError,
-    TransitionError,
     UnreachableError,
-    WrongDriverError,
     WrongStoreError,
 )
 from amends.aggregates.journal import Journal, Tx, Unit
@@ -63,6 +60,8 @@ from amends.sagas.answers import Settled
 from amends.sagas.arguments import arguments_of
 from amends.sagas.clock_asyncio import elapsed_s
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
+from amends.sagas.errorlog_files import ErrorLog
+from amends.sagas.failures_temporal import TravellingError, stated, travelling
 from amends.sagas.invoke_asyncio import Begun, begin_call
 from amends.sagas.messages_temporal import (
     ADVANCE,
@@ -143,6 +142,7 @@ class Activities:
         threads: How many plain `def` functions run at the same time, at most.
         temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
         rouse: Has Temporal look at a run again after an answer that nobody waited for; `None` for nobody.
+        errors: The log of errors.
 
     Attributes:
         threads: Where plain functions run.
@@ -160,10 +160,12 @@ class Activities:
         threads: int = 200,
         temporal_was_away: Callable[[], bool] = lambda: False,
         rouse: Callable[[RunRecord], Awaitable[None]] | None = None,
+        errors: ErrorLog | None = None,
     ) -> None:
         self._journal = journal
         self._registry = registry
-        self._protocol = Protocol(registry, worker, DRIVER)
+        self._errors = errors or ErrorLog()
+        self._protocol = Protocol(registry, worker, DRIVER, self._errors.failed)
         self.threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
         self._places = Seats(at_once, functions_of(registry.steps.values(), in_threads=False))
         self.slots = 2 * (at_once + threads)
@@ -187,13 +189,13 @@ class Activities:
         async def advance(request: AdvanceRequest) -> Progress:
             if self._given_up:
                 raise _given_back()
-            return await self._begin(_answering(self.advance(request)))
+            return await self._begin(self._answering(self.advance(request)))
 
         return activity.defn(name=ADVANCE)(advance)
 
     def _join_activity(self) -> Callable[..., Any]:
         async def join(request: JoinRequest) -> Progress:
-            return await self._begin(_answering(self.join(request)))
+            return await self._begin(self._answering(self.join(request)))
 
         return activity.defn(name=JOIN)(join)
 
@@ -214,7 +216,7 @@ class Activities:
             place = info.task_queue, info.is_local
             self._delivered[place] += 1
             try:
-                return await _answering(self._waiting(self.call(request, function)))
+                return await self._answering(self._waiting(self.call(request, function)))
             finally:
                 self._delivered[place] -= 1
 
@@ -225,7 +227,7 @@ class Activities:
 
         async def missing(args: Sequence[RawValue]) -> Progress:
             request = activity.payload_converter().from_payload(args[0].payload, CallRequest)
-            return await _answering(self._waiting(self._missing(request)))
+            return await self._answering(self._waiting(self._missing(request)))
 
         return activity.defn(dynamic=True)(missing)
 
@@ -261,7 +263,7 @@ class Activities:
             try:
                 operate.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)
             except RefusedError as error:
-                _log.warning("a cancel of Temporal's was refused: %s", error)
+                _log.warning("run %r: a cancel of Temporal's was refused: %s", request.run_id, self._errors.line(error))
 
     async def _waiting(self, work: Awaitable[T]) -> T:
         """Await work, unless the deployed code cannot do it: then Temporal asks again, less and less often."""
@@ -270,9 +272,7 @@ class Activities:
         except CannotContinueError as error:
             self._log_once(error)
             again_s = min(2.0 ** min(activity.info().attempt - 1, 10), _LONGEST_WAIT_S)
-            raise ApplicationError(
-                str(error), type=type(error).__name__, next_retry_delay=timedelta(seconds=again_s)
-            ) from None
+            raise travelling(error, run_id=error.run_id, node=error.node, again=timedelta(seconds=again_s)) from None
 
     async def _missing(self, request: CallRequest) -> Progress:
         """Find out for which code a run waits; there is no activity for its step here."""
@@ -343,6 +343,24 @@ class Activities:
             return await self._journal.record(run_id)
         except UnreachableError:
             return None
+
+    async def _answering(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the work of an activity; Temporal is told of an error without any text of it."""
+        info = activity.info()
+        try:
+            return await work
+        except ApplicationError as error:
+            failure = error if isinstance(error, TravellingError) else travelling(error, run_id=info.workflow_id or "")
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+            # `recover` and the rule `driven` start a damaged run again once its facts were restored.
+            lost = isinstance(error, DamagedRunError) and not error.damage.version
+            failure = travelling(error, run_id=info.workflow_id or "", lasting=lost)
+            if isinstance(error, AmendsError):
+                _log.warning("run %r, %s: %s", info.workflow_id, info.activity_type, self._errors.line(error))
+            else:
+                self._errors.raised(f"run {info.workflow_id!r}, {info.activity_type}", error)
+        # Outside of the block, so that the error is not its context.
+        raise failure
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Begin something that is cancelled when this process ends."""
@@ -515,7 +533,7 @@ class Activities:
             try:
                 return await self._commit_call(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
             except UnreachableError as error:  # it answers, and cannot: a full disk, for example
-                _log.warning("holding the outcome of %s: %s", task.key, error)
+                _log.warning("holding the outcome of %s: %s", task.key, self._errors.line(error))
                 await asyncio.sleep(_HOLD_S)
 
     def _check_store(self, store_id: str, run_id: str) -> None:
@@ -526,8 +544,9 @@ class Activities:
             )
 
 
-def _given_back() -> ApplicationError:
-    return ApplicationError("this worker is stopping; another one takes the call", type="GivenBack")
+def _given_back() -> TravellingError:
+    """Say that this worker is stopping, and that another one takes the call."""
+    return stated("GivenBack")
 
 
 def _check_known(tx: Tx, request: AdvanceRequest | CallRequest) -> None:
@@ -559,18 +578,3 @@ async def _beat() -> None:
     while True:
         activity.heartbeat()
         await asyncio.sleep(_BEAT_S)
-
-
-async def _answering(work: Coroutine[Any, Any, T]) -> T:
-    """Turn our errors into Temporal's: those that another delivery cannot mend end the workflow."""
-    try:
-        return await work
-    except AmendsError as error:
-        lasting = (
-            isinstance(error, WrongStoreError | WrongDriverError | StoreBehindError | TransitionError)
-            or (isinstance(error, NotFoundError) and not isinstance(error, MissingCodeError))
-            # `recover` and the rule `driven` start the run again once its facts were restored.
-            or (isinstance(error, DamagedRunError) and not error.damage.version)
-        )
-        _log.warning("%s", error)
-        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=lasting) from None

@@ -48,7 +48,7 @@ from amends.sagas.decide import (
     decide,
 )
 from amends.sagas.operate import Intervention
-from amends.sagas.outcome import Outcome, Postponed, Succeeded
+from amends.sagas.outcome import Failed, FailedAttempt, Outcome, Postponed, Succeeded
 from amends.sagas.registry import Registry
 from amends.sagas.scribe import Scribe
 from amends.sagas.task import (
@@ -123,6 +123,7 @@ class Followed(NamedTuple):
     waits: tuple[CannotContinueError, ...] = ()
 
 
+_ATTEMPTS = {Direction.DO: "attempt", Direction.UNDO: "undo attempt", Direction.PROBE: "probe attempt"}
 _DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
 
 
@@ -177,11 +178,13 @@ class Protocol:
         registry: Where the code is found.
         worker: Who claims nodes, for people who read the journal.
         driver: Only runs of this driver are advanced; `None` for any.
+        on_failure: Told of every failed attempt, before it is committed; twice where a unit is run again.
     """
 
     registry: Registry
     worker: str
     driver: str | None = None
+    on_failure: Callable[[FailedAttempt], None] = lambda _: None
 
     def accept(self, tx: Tx, start: Start, now_ms: int) -> RunRecord:
         """Begin a run, or find the one that this request began earlier.
@@ -365,6 +368,7 @@ class Protocol:
         timeout the answer may still come. A late answer that is definite is recorded unless its outcome is known under
         its key; a run that was closed without it may be open again then. Otherwise the record is returned as it is.
         """
+        self._tell(task.run_id, task.node, task.direction, task.attempt, outcome)
         record = self._read(tx, task.run_id, any_driver=True)
         answer = fact_of_answer(record, task, outcome, Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause))
         if answer.fact is None:
@@ -458,9 +462,14 @@ class Protocol:
         direction = direction_of(due)
         arguments = arguments_of(self.registry, record, node, direction)
         outcome = self._run_transaction(tx, record, node, due, arguments)
+        self._tell(record.run_id, node.name, direction, due.attempt, outcome)
         fact = Scribe(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
         postponed = outcome.error(record.run_id, node.name) if isinstance(outcome, Postponed) else None
         return tx.append(record, (fact,)), postponed
+
+    def _tell(self, run_id: str, node: str, direction: Direction, attempt: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self.on_failure(FailedAttempt(run_id, node, _ATTEMPTS[direction], attempt, outcome))
 
     def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work, arguments: Arguments) -> Outcome:
         direction = direction_of(due)

@@ -21,6 +21,7 @@ __all__ = [
     "RunEnd",
     "activity_name",
     "check_seen",
+    "older_store",
 ]
 
 DRIVER = "temporal"
@@ -182,10 +183,21 @@ def check_seen(run_id: str, position: int, seen: int) -> None:
         StoreBehindError: The store was restored from an older copy.
     """
     if seen > position:
-        raise StoreBehindError(
-            f"run {run_id!r} is at position {position} in the store, but Temporal has seen position {seen}: "
-            f"the store is an older copy; restore a newer one, or decide about the run by hand"
-        )
+        raise StoreBehindError(older_store(run_id, position, str(seen)))
+
+
+def older_store(run_id: str, position: int, seen: str) -> str:
+    """Say that Temporal has seen more of a run than the store holds.
+
+    Args:
+        run_id: The run.
+        position: Where it stands in the store.
+        seen: The position that Temporal has seen, in words.
+    """
+    return (
+        f"run {run_id!r} is at position {position} in the store, but Temporal has seen position {seen}: "
+        f"the store is an older copy; restore a newer one, or decide about the run by hand"
+    )
 
 
 def activity_name(step: str, direction: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from amends.aggregates.errorreport import ErrorLink
 from amends.aggregates.errors import CannotContinueError
 
-__all__ = ["Failed", "NotFound", "Outcome", "Postponed", "Refused", "Succeeded"]
+__all__ = ["Failed", "FailedAttempt", "NotFound", "Outcome", "Postponed", "Refused", "Succeeded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,22 @@ class Postponed:
 
 
 Outcome = Succeeded | Refused | NotFound | Failed | Postponed
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A failed attempt, for those who log it.
+
+    Attributes:
+        run_id: The run.
+        node: The node.
+        name: The name of what was attempted: `attempt`, `undo attempt` or `probe attempt`.
+        attempt: The attempt, from 1.
+        failed: How it failed.
+    """
+
+    run_id: str
+    node: str
+    name: str
+    attempt: int
+    failed: Failed

@@ -19,7 +19,7 @@ from amends.aggregates.errors import StoreBehindError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN
-from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen
+from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen, older_store
 from amends.sagas.starting_temporal import start_workflow
 
 __all__ = [
@@ -183,7 +183,7 @@ async def store_behind(client: temporalio.client.Client, run_id: str, position: 
         error: BaseException | None = failure
         while error is not None:
             if isinstance(error, ApplicationError) and error.type == StoreBehindError.__name__:
-                return error.message
+                return older_store(run_id, position, "further on")
             error = getattr(error, "cause", None)
     except RPCError as error:
         raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None

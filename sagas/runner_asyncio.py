@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from uuid import uuid4
 
 from amends.aggregates.errors import (
@@ -39,6 +39,7 @@ from amends.aggregates.state import OPEN, NodeStatus
 from amends.sagas.advance import Followed, Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
+from amends.sagas.errorlog_files import ErrorDetail, ErrorLog
 from amends.sagas.invoke_asyncio import Begun, Reply, begin_call
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Postponed
@@ -103,6 +104,8 @@ class Runner:
         actor: Who starts runs, unless said otherwise.
         patience: How long to wait for a store that is away.
         threads: How many plain `def` functions run at the same time, at most.
+        errors: How much of the errors of steps goes to the log: their classes and places (`type`), or messages and
+            lines of code as well (`text`), which may quote user data.
     """
 
     def __init__(
@@ -115,12 +118,13 @@ class Runner:
         actor: str = DRIVER,
         patience: timedelta = _PATIENCE,
         threads: int = _THREADS,
+        errors: Literal["type", "text"] = "type",
     ) -> None:
         registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
         self._journal = journal
         self._registry = registry
         self._clock = clock or SystemClock()
-        self._protocol = Protocol(registry, worker, DRIVER)
+        self._protocol = Protocol(registry, worker, DRIVER, ErrorLog(ErrorDetail(errors)).failed)
         self._actor = actor
         self._patience = patience
         self._drives: dict[str, _Drive] = {}

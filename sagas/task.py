@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amends.aggregates.canonical import clean_text
-from amends.aggregates.errorreport import NO_MESSAGE, class_name, describe, is_a, leaves, lineage, text_of
+from amends.aggregates.errorreport import class_name, describe, is_a, leaves, lineage, reason_of, text_of
 from amends.aggregates.errors import CannotContinueError, InputError, NewerFactError, Rejected, UnknownTopicError
 from amends.aggregates.journal import StepWork
 from amends.aggregates.plan import PlanNode
@@ -158,19 +158,9 @@ def outcome_of_error(error: BaseException) -> Outcome:
         return postponed
     refusals = [each for each in leaves(error) if class_name(each, qualified=True) != _CANCELLED]
     if refusals and all(is_a(each, Rejected) for each in refusals):
-        return Refused(clean_text("; ".join(dict.fromkeys(map(_reason, refusals)))))
+        return Refused(clean_text("; ".join(dict.fromkeys(map(reason_of, refusals)))))
     report = describe(error)
     return Failed(report.error_type, report.message, chain=report.chain)
-
-
-def _reason(refusal: BaseException) -> str:
-    """Give the reason of a refusal, which a subclass may have forgotten, or replaced by anything."""
-    try:
-        reason = getattr(refusal, "reason", refusal)
-    except BaseException:  # noqa: BLE001 - a property of the user's may raise anything
-        reason = refusal
-    text = NO_MESSAGE if reason is None else text_of(reason)
-    return "no reason was given" if text == NO_MESSAGE else text
 
 
 def postponement_of(error: BaseException) -> Postponed | None:

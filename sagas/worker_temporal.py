@@ -21,11 +21,13 @@ import temporalio.client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
-from amends.aggregates.errors import UnreachableError
+from amends.aggregates.errors import DamagedRunError, UnreachableError
 from amends.aggregates.journal import Journal
 from amends.aggregates.plan import StepKind
 from amends.sagas.activities_temporal import Activities, PendingCall
 from amends.sagas.deadline_asyncio import StopDeadline
+from amends.sagas.errorlog_files import ErrorDetail, ErrorLog
+from amends.sagas.failures_temporal import closed
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.recovery_temporal import recover
@@ -77,6 +79,7 @@ async def running_worker(
     pause_after: timedelta = PAUSE_AFTER,
     deadline: StopDeadline | None = None,
     on_calls: Callable[[Callable[[], list[PendingCall]]], None] | None = None,
+    errors: ErrorDetail = ErrorDetail.TYPE,
 ) -> AsyncIterator[str]:
     """Serve the loaded sagas while the context lasts.
 
@@ -92,6 +95,7 @@ async def running_worker(
         pause_after: How long the store is away before polling pauses.
         deadline: When everything has ended after the context was left; `None` for 5 s, without a drain.
         on_calls: Called with a function that lists the calls under way, for any thread.
+        errors: How much of the errors of user code goes to the log.
 
     Yields:
         The worker's name.
@@ -101,7 +105,7 @@ async def running_worker(
         UnreachableError: Temporal or the store cannot be reached.
     """
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
-    name = worker_name()
+    name, client, log = worker_name(), closed(client), ErrorLog(errors)
     temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
     activities = Activities(
         journal,
@@ -111,6 +115,7 @@ async def running_worker(
         threads=at_once if threads is None else threads,
         temporal_was_away=temporal.was_away,
         rouse=partial(rouse, client, task_queue=task_queue),
+        errors=log,
     )
     if on_calls is not None:
         on_calls(activities.pending)
@@ -121,7 +126,7 @@ async def running_worker(
         for why in recovery.refused.values():
             _log.error("left alone: %s", why)
         for damage in recovery.damaged.values():
-            _log.error("left alone: %s", damage)
+            _log.error("left alone: %s", log.line(DamagedRunError(damage)))
         return recovery.found - len(recovery.refused) - len(recovery.damaged)
 
     async def resume() -> None:

@@ -194,8 +194,8 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
     assert served("schedule", "add", "closed", "catalogue", *options).code == 0
     for _ in range(2):
         came = served("schedule", "trigger", "closed", "--wait")
-        why = "rule catalogue could not look: the library is closed"
-        assert (came.code, came.out) == (3, f"schedule closed ran, and could not look: {why}\n")
+        told = "catalogue; amends reconciliations says why"
+        assert (came.code, came.out) == (3, f"schedule closed ran, and could not look: {told}\n")
     paused = served("schedule", "show", "closed", "--json").json
     assert paused["paused"] == "2 runs in a row failed: rule catalogue could not look: the library is closed"
     assert paused["paused_by"] == "schedule closed"
