@@ -23,7 +23,7 @@ from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import MOST_DRIFTS, Found, Rule
 from amends.reconciler.standing import Standing
-from amends.sagas.interrupts_asyncio import from_signal
+from amends.sagas.invoke_asyncio import raised_by_signal
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 
@@ -184,7 +184,7 @@ async def _found(rule: Rule, observation: Observation) -> _Ended:
     try:
         return _Ended(await _listed(function(observation)))
     except BaseException as error:
-        if from_signal(error):
+        if raised_by_signal(error):
             raise
         return _Ended(error=error)
 

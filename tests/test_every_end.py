@@ -166,11 +166,20 @@ NODES = {
     "transaction": "note",
     "undo of a transaction": "note",
     "mapping": "close",
+    "effect": "act",
+    "undo": "act",
+    "probe": "act",
+    "def effect": "do",
+    "def undo": "do",
+    "def probe": "do",
 }
 """Places in which user code of a saga can end, and the node of each."""
 
-FORWARD = ("transaction", "mapping")
+FORWARD = ("transaction", "mapping", "effect", "def effect")
 """Those that can refuse."""
+
+COROUTINES = ("effect", "undo", "probe")
+"""Those that are `async def`."""
 
 PLOTS = [
     *(f"{place}/{end}" for place in NODES for end in ENDS),
@@ -203,7 +212,9 @@ async def wrong(journal: SqlJournal, run_id: str, plot: str) -> str | None:
     if how in REFUSALS:
         refused = [fact for fact in node if isinstance(fact, StepRejected)]
         return None if refused and not failures else f"{plot}: {[fact.kind for fact in node]}"
-    ends = [fact for fact in failures if fact.error_type == how]
+    # Python itself turns this one into another before it leaves a coroutine; the trace names both.
+    named = "RuntimeError" if how == "StopIteration" and place in COROUTINES else how
+    ends = [fact for fact in failures if fact.error_type == named and how in " ".join(fact.trace)]
     if len(ends) != ONCE.max_attempts:
         return f"{plot}: {[(fact.kind, fact.error_type) for fact in failures]}"
     placed = all("test_every_end.py" in " ".join(fact.trace) for fact in ends)
