@@ -31,6 +31,7 @@ from amends.sagas.worker_temporal import running_worker
 
 __all__ = [
     "HOURLY",
+    "LOCAL",
     "ONCE",
     "PATIENT",
     "SAGAS",
@@ -165,10 +166,10 @@ def same(order: Order) -> Order:
     return order
 
 
-def _saga(name: str, retry: Retry) -> Saga[Order]:
+def _saga(name: str, retry: Retry, *, local: bool = False) -> Saga[Order]:
     """Make a saga that pays, with some patience, and undoes it with more."""
 
-    @effect(name=f"{name}-pay", timeout=BOUND, retry=retry)
+    @effect(name=f"{name}-pay", timeout=BOUND, retry=retry, local=local)
     async def pay(order: Order, call: Call) -> str:
         """Pay."""
         return await Ledger(order.folder).act(order, call)
@@ -184,7 +185,8 @@ def _saga(name: str, retry: Retry) -> Saga[Order]:
 ONCE = _saga("once", Retry(max_attempts=1))
 PATIENT = _saga("patient", Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
 HOURLY = _saga("hourly", Retry(max_attempts=3, first=timedelta(hours=1)))
-SAGAS: tuple[Saga[Any], ...] = (ONCE, PATIENT, HOURLY)
+LOCAL = _saga("local", Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1), local=True)
+SAGAS: tuple[Saga[Any], ...] = (ONCE, PATIENT, HOURLY, LOCAL)
 
 
 @asynccontextmanager

@@ -1,14 +1,17 @@
 """Deliveries of a call to a process that makes, or has made, a call of the same node already."""
 
 import asyncio
+from dataclasses import replace
 
-from hard_parts import opened
+import pytest
+from hard_parts import opened, until
 from pydantic import BaseModel
 from temporalio.testing import ActivityEnvironment
 
 from amends import Call, Intervention, Retry, Saga, UnitOfWork, Verb, effect, pivot, retriable, transaction
 from amends.aggregates.journal_sql import SqlJournal
 from amends.aggregates.record import RunRecord
+from amends.aggregates.state import NodeStatus
 from amends.sagas.activities_temporal import Activities
 from amends.sagas.advance import Protocol
 from amends.sagas.messages_temporal import DRIVER, AdvanceRequest, CallRequest, Progress
@@ -40,7 +43,15 @@ async def send(_: Parcel, call: Call) -> None:
 
 
 SEND = Function("send", Direction.DO)
+
+
+@effect
+async def archive(_: Parcel, __: Call) -> None:
+    """Do nothing; what comes before it does not end the run."""
+
+
 post = Saga("post", Parcel, pivot(decide), retriable(send, retry=Retry(max_attempts=2)))
+filed = Saga("filed", Parcel, pivot(decide), retriable(send), retriable(archive))
 
 
 class Run:
@@ -48,11 +59,13 @@ class Run:
 
     Args:
         journal: The store.
+        saga: Which saga.
     """
 
-    def __init__(self, journal: SqlJournal) -> None:
+    def __init__(self, journal: SqlJournal, saga: Saga[Parcel] = post) -> None:
         self.journal = journal
-        self.registry = Registry([post])
+        self.saga = saga
+        self.registry = Registry([saga])
         self.protocol = Protocol(self.registry, "operator", DRIVER)
         self.now_ms = 1_000
 
@@ -65,7 +78,7 @@ class Run:
 
     async def begin(self, worker: Activities) -> None:
         """Accept it, and pass its pivot."""
-        start = prepare_start(self.registry, post, Parcel(), run_id="r", driver=DRIVER, actor="test")
+        start = prepare_start(self.registry, self.saga, Parcel(), run_id="r", driver=DRIVER, actor="test")
         await self.journal.commit(lambda tx: self.protocol.accept(tx, start, self.now_ms), runs=("r",))
         await self.advance(worker)
 
@@ -74,11 +87,13 @@ class Run:
         self.now_ms += later_ms
         await worker.advance(AdvanceRequest("r", self.journal.store_id, 0, self.now_ms))
 
-    async def deliver(self, worker: Activities, attempt: int) -> Progress:
-        """Deliver an attempt to a worker."""
+    async def deliver(self, worker: Activities, attempt: int, *, workflow: str = "first") -> Progress:
+        """Deliver an attempt to a worker, as some workflow asks for it."""
         self.now_ms += 10_000
         request = CallRequest("r", self.journal.store_id, "send", "do", attempt, self.position, self.now_ms)
-        progress: Progress = await ActivityEnvironment().run(worker.call, request, SEND)
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, workflow_run_id=workflow)
+        progress: Progress = await environment.run(worker.call, request, SEND)
         return progress
 
     async def decide(self, verb: Verb) -> None:
@@ -118,3 +133,60 @@ async def test_a_delivery_is_told_how_the_run_stands_now(sqlite_url: str) -> Non
         assert run.position > before, "the second attempt under the new key was made"
         reached.set()
         await asyncio.gather(*calls)
+
+
+async def test_a_call_of_a_replaced_workflow_is_not_made_again(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A delivery that finds the claim of another workflow's delivery waits for its answer: nobody has given it up."""
+    HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
+    caplog.set_level("INFO", "amends.worker")
+    async with opened(sqlite_url) as journal:
+        run = Run(journal)
+        slow, quick = (Activities(journal, run.registry, worker=name) for name in ("slow", "quick"))
+        await run.begin(slow)
+        first = asyncio.create_task(run.deliver(slow, 1))
+        await HELD["begun"].wait()
+        second = asyncio.create_task(run.deliver(quick, 1, workflow="second"))
+        while "is waited for" not in caplog.text:  # noqa: ASYNC110 - the worker's log
+            await asyncio.sleep(0.02)
+        HELD["gate"].set()
+        await asyncio.gather(first, second)
+        assert [fact.kind for fact in await journal.facts("r") if getattr(fact, "node", "") == "send"] == [
+            "StepStarted",
+            "StepSucceeded",
+        ]
+
+
+async def test_the_same_delivery_takes_the_claim_of_a_lost_worker_over(sqlite_url: str) -> None:
+    """Temporal delivers a call again only when it has given up the worker: the next one makes it again at once."""
+    HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
+    async with opened(sqlite_url) as journal:
+        run = Run(journal)
+        slow, quick = (Activities(journal, run.registry, worker=name) for name in ("slow", "quick"))
+        await run.begin(slow)
+        first = asyncio.create_task(run.deliver(slow, 1))
+        await HELD["begun"].wait()
+        HELD["begun"].clear()
+        second = asyncio.create_task(run.deliver(quick, 1))
+        facts = await until(journal, "r", lambda facts: facts[-1].kind != "StepStarted")
+        assert getattr(facts[-1], "error_type", "") == "WorkerLost"
+        HELD["gate"].set()
+        await asyncio.gather(first, second)
+
+
+async def test_an_answer_that_nobody_waits_for_wakes_the_run(sqlite_url: str) -> None:
+    """A call whose delivery was cancelled goes on, and Temporal is told to look at the run when it is settled."""
+    HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
+    told: asyncio.Queue[RunRecord] = asyncio.Queue()
+    async with opened(sqlite_url) as journal:
+        run = Run(journal, filed)
+        worker = Activities(journal, run.registry, worker="w", rouse=told.put)
+        await run.begin(worker)
+        delivery = asyncio.create_task(run.deliver(worker, 1))
+        await HELD["begun"].wait()
+        delivery.cancel()
+        await asyncio.wait([delivery])
+        HELD["gate"].set()
+        record = await told.get()
+        assert record.state.node("send").status is NodeStatus.SUCCEEDED

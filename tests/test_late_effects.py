@@ -8,14 +8,22 @@ from pathlib import Path
 import temporalio.client
 from bounds import HANG
 from driving import comparable
-from hard_parts import ONCE, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
+from hard_parts import ONCE, PATIENT, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
 
 from amends import RunResult, RunStatus
+from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.facts import Fact, LateEffectObserved
+from amends.aggregates.journal import Tx
 from amends.aggregates.journal_sql import SqlJournal
+from amends.sagas.advance import Protocol
 from amends.sagas.clock_asyncio import VirtualClock
+from amends.sagas.decide import RunStep
+from amends.sagas.messages_temporal import DRIVER
+from amends.sagas.outcome import Succeeded
 from amends.sagas.registry import Registry
 from amends.sagas.runner_asyncio import Runner
+from amends.sagas.start import prepare_start
+from amends.sagas.task import Task
 
 # A paused worker is still given a task for each poll that it has open, up to five of a kind. Workflow tasks are given
 # up after 2 s, calls after 5 s and the wait before they are delivered again.
@@ -87,3 +95,71 @@ async def test_a_paused_worker_s_success_is_recorded_and_undone(
     for url, folder, facts in zip(urls, folders, driven, strict=True):
         async with opened(url) as journal:
             assert comparable(await by_runners(journal, folder)) == comparable(facts)
+
+
+@pytest.mark.timeout(150)
+async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
+    """A worker paused in attempt 1 answers after attempt 2 succeeded and was undone: nothing follows from it."""
+    temporal, ledger = await temporalio.client.Client.connect(temporal_address), Ledger(tmp_path)
+    order = Order(folder=str(tmp_path), refused=True, held=("pay/do",))
+    async with AsyncExitStack() as parts:
+        journal = await parts.enter_async_context(opened(sqlite_url))
+        queue = run_id = f"known-{journal.store_id}"
+        client = client_of(temporal, journal, queue)
+        async with worker_process(sqlite_url, temporal_address, queue) as paused:
+            handle = await client.start(PATIENT, order, id=run_id)
+            await ledger.until_called(run_id, "pay/do/0")
+            paused.send_signal(signal.SIGSTOP)
+            ledger.open_gate(run_id)
+            await parts.enter_async_context(working(temporal, journal, queue))
+            assert (await handle.result(timeout=BOUND)).status is RunStatus.COMPENSATED
+            assert ledger.acted(run_id) == ["pay/do/0", "pay/undo/0"]
+            before = await handle.history()
+            paused.send_signal(signal.SIGCONT)
+            # Its standard input ends, and it stops when what it has at hand is recorded.
+            assert paused.stdin is not None
+            paused.stdin.close()
+            await paused.wait()
+        assert ledger.acted(run_id) == ["pay/do/0", "pay/undo/0", "pay/do/0"]
+        assert await handle.history() == before
+
+
+async def test_an_answer_after_a_take_over_is_recorded_and_undone(store_url: str, tmp_path: Path) -> None:
+    """Whoever made a call settles it, whatever the driver is by then; the new driver undoes what it did."""
+    clock, registry = VirtualClock(), Registry(SAGAS)
+    worker = Protocol(registry, "worker", DRIVER)
+    start = prepare_start(registry, ONCE, Order(folder=str(tmp_path)), run_id="r", driver=DRIVER, actor="test")
+    async with opened(store_url) as journal:
+        runner = Runner(journal, registry, clock=clock)
+
+        def begin(tx: Tx) -> Task | None:
+            worker.accept(tx, start, 0)
+            worker.advance(tx, "r", clock.now_ms())
+            return worker.claim(tx, "r", RunStep("pay", 1), clock.now_ms())[1]
+
+        task = await journal.commit(begin, runs=("r",))
+        assert task is not None
+        assert (await runner.take_over("r", "Temporal is gone")).status is RunStatus.COMPENSATED
+        settled = await journal.commit(
+            lambda tx: worker.settle(tx, task, Succeeded("receipt"), clock.now_ms()), runs=("r",)
+        )
+        assert settled.late
+        assert settled.record.state.status is RunStatus.COMPENSATING
+        assert (await runner.resume("r")).status is RunStatus.COMPENSATED
+    assert Ledger(tmp_path).acted("r") == ["pay/undo/0", "pay/undo/1"]
+
+
+async def test_a_former_driver_runs_no_transaction(store_url: str, tmp_path: Path) -> None:
+    """After a take-over the former driver records its answer and concludes; what follows is the new driver's."""
+    ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path), held=("pay/do",))
+    async with opened(store_url) as journal:
+        runner = Runner(journal, Registry(SAGAS), clock=VirtualClock())
+        driven = asyncio.create_task(runner.run(PATIENT, order, id="r"))
+        await ledger.until_called("r", "pay/do/0")
+        anybody = Protocol(Registry(SAGAS), "operator")
+        await journal.commit(lambda tx: anybody.take_over(tx, "r", DRIVER, 0, actor="op", reason="moved"), runs=("r",))
+        ledger.open_gate("r")
+        with pytest.raises(WrongDriverError):
+            await driven
+        facts = await journal.facts("r")
+    assert [fact.kind for fact in facts[-2:]] == ["DriverTaken", "StepSucceeded"]
