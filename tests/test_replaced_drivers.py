@@ -30,8 +30,6 @@ from amends.sagas.runner_asyncio import Runner
 from amends.sagas.starting_temporal import rouse
 
 CLOSED = {"SagaCompleted", "SagaCompensated", "AttentionRequested"}
-# A workflow task may have to be given up by a process that is gone for Temporal, which takes seconds.
-pytestmark = pytest.mark.timeout(100)
 
 
 async def met(check: Callable[[], Awaitable[bool]]) -> None:
