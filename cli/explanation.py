@@ -31,6 +31,7 @@ from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus, 
 from amends.cli.render import ago, duration, moment
 from amends.cli.stuck import WORDS
 from amends.cli.views import Next, next_steps, still_to_undo
+from amends.sagas.blockers import Blocker
 from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision
 from amends.sagas.overdue import Overdue, Why, overdue_nodes
 from amends.sagas.registry import Registry
@@ -92,6 +93,7 @@ class Explanation:
         doubts: What nobody knows: node and why.
         decisions: Facts by which somebody, or the program, decided the run's way.
         commands: What can be done now: command line and what it does.
+        waits: Why the loaded code cannot continue the run.
     """
 
     record: RunRecord
@@ -103,6 +105,7 @@ class Explanation:
     doubts: tuple[tuple[str, str], ...]
     decisions: tuple[Fact, ...]
     commands: tuple[tuple[str, str], ...]
+    waits: tuple[Blocker, ...] = ()
 
     def as_json(self) -> dict[str, JsonValue]:
         """Give it as JSON; times are in milliseconds since the epoch."""
@@ -115,13 +118,19 @@ class Explanation:
             "open": [_open_json(each) for each in self.open],
             "undone_later": [list(group) for group in self.later],
             "in_doubt": [{"node": node, "why": why} for node, why in self.doubts],
+            "blockers": [each.as_json() for each in self.waits],
             "decided": [_fact_json(fact) for fact in self.decisions],
             "commands": [{"command": line, "what": what} for line, what in self.commands],
         }
 
 
 def explain(
-    record: RunRecord, facts: Sequence[Fact], now_ms: int, contacts: Mapping[str, Contact] | None = None
+    record: RunRecord,
+    facts: Sequence[Fact],
+    now_ms: int,
+    contacts: Mapping[str, Contact] | None = None,
+    *,
+    waits: tuple[Blocker, ...] = (),
 ) -> Explanation:
     """Explain how a run stands.
 
@@ -130,6 +139,7 @@ def explain(
         facts: All of its facts, at least one.
         now_ms: The present time, in milliseconds since the epoch.
         contacts: Whom to ask, by step; `None` when the code is not loaded.
+        waits: Why the loaded code cannot continue the run.
     """
     state = record.state
     steps = next_steps(state, now_ms)
@@ -152,6 +162,7 @@ def explain(
         doubts=tuple(_doubts(record, facts, now_ms)),
         decisions=tuple(fact for fact in facts if _decides(fact)),
         commands=tuple(_commands(record, overdue.values(), now_ms)),
+        waits=waits,
     )
 
 
@@ -335,6 +346,7 @@ def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[
         ("Status", [f"{state.status.value}. {told.meaning}"]),
         ("Last fact", [_fact_line(told.last, now_ms, zone)]),
         ("Open", [line for each in told.open for line in _open_lines(each, now_ms, zone)]),
+        ("Waits for code", [each.text for each in told.waits]),
         ("In doubt", [f"{node}: {why}" for node, why in told.doubts]),
         ("Who decided", [_fact_line(fact, now_ms, zone) for fact in told.decisions]),
         ("What you can do", [line for command, what in told.commands for line in (command, f"    {what}")]),

@@ -21,6 +21,7 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
+from amends.cli.blocked import open_blockers, registry_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_schedules import shown_schedules
 from amends.cli.reading import in_data_dir, open_for_reading, sqlite_file
@@ -29,6 +30,7 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import drain_of, load_project, settings_of
 from amends.reconciler.schedule import Timetable
 from amends.reconciler.scheduling import Schedules
+from amends.sagas.blockers import grouped
 from amends.sagas.deadline_asyncio import REST
 
 if TYPE_CHECKING:
@@ -185,6 +187,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
             schedules = journal.load_blocking(Schedules, Schedules.ID)
+            waits = grouped(open_blockers(journal, registry_of(settings)))
     except AmendsError as error:
         away = path is None and isinstance(error, UnreachableError)
         return [*checks, _wrong("store", str(error))], _Store(None, away=away)
@@ -194,6 +197,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         _wrong("store", refused) if refused else _ok("store", found),
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
         _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
+        *(_wrong("code", line) for line in waits),
     ]
     timetable = Timetable() if schedules is None else schedules.timetable
     return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs), timetable=timetable)

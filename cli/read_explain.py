@@ -9,6 +9,7 @@ from rich.text import Text
 
 from amends.aggregates.errors import AmendsError
 from amends.cli.answer import print_json, screen
+from amends.cli.blocked import blockers_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.explanation import Contact, Explanation, explain, sections
 from amends.cli.reading import open_for_reading, reading_of, report_damage
@@ -45,7 +46,7 @@ def explain_run(
     record = reading.record
     facts = [fact for fact in reading.facts if fact.position <= record.state.position]
     now_ms = time.time_ns() // 1_000_000
-    told = explain(record, facts, now_ms, _contacts(settings))
+    told = explain(record, facts, now_ms, _contacts(settings), waits=blockers_of(settings, record))
     if as_json:
         print_json({**told.as_json(), "damage": [damage_json(each) for each in reading.damage]})
     else:

@@ -12,6 +12,7 @@ from rich.text import Text
 from amends.aggregates.facts import AttentionRequested, Fact
 from amends.aggregates.record import RunRecord
 from amends.cli.answer import print_json, screen
+from amends.cli.blocked import blockers_of
 from amends.cli.driving import Driving
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading, reading_of, report_damage
@@ -82,13 +83,18 @@ def show(
     record = reading.record
     facts = [fact for fact in reading.facts if fact.position <= record.state.position]
     driving = None if record.state.closed else _driving(settings, record, store_id)
+    waits = blockers_of(settings, record)
     now_ms = time.time_ns() // 1_000_000
     if as_json:
         damage = [damage_json(each) for each in reading.damage]
-        print_json({**_as_json(record, facts, driving, now_ms), "damage": damage})
+        told = _as_json(record, facts, driving, now_ms)
+        print_json({**told, "blockers": [each.as_json() for each in waits], "damage": damage})
     else:
         shown = screen()
         shown.show(*_layout(record, facts, driving, now_ms, shown.width))
+        if waits:
+            lines = [("" if at else "code", each.text) for at, each in enumerate(waits)]
+            shown.show(fields(lines, shown.width))
     return report_damage(reading)
 
 

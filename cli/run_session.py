@@ -5,18 +5,19 @@ the worker of `amends dev`, if that runs; otherwise this process starts the serv
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from amends.aggregates.errors import UnreachableError, WrongStoreError
+from amends.aggregates.errors import AmendsError, UnreachableError, WrongStoreError
 from amends.aggregates.journal_sql import SqlJournal
 from amends.cli.remarks import note
 from amends.cli.run_inputs import ACTOR
 from amends.cli.settings import Settings
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
+from amends.sagas.blockers import blockers
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import configured_target
 from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
@@ -32,6 +33,7 @@ _DEV_LOOK_S = 1.0
 _WORKERS_LOOK_S = 3.0
 # What only takes its time is done by then, mostly.
 _CODE_LOOK_S = 5.0
+_MOST_LOOKED_AT = 200
 # `amends dev` holds its lock from the start; its worker polls a moment later.
 _DEV_GRACE_S = 5.0
 
@@ -61,11 +63,12 @@ class Session:
         """What becomes of an open run when this command ends."""
         return "it goes on when a worker runs again: amends dev" if self.alone else "it goes on; see: amends list"
 
-    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+    async def during(self, work: Coroutine[Any, Any, T], accepted: Collection[str] = ()) -> T:
         """Do something while the parts are kept running.
 
         Args:
             work: What to do.
+            accepted: The runs that were accepted so far, to which more are added meanwhile.
 
         Raises:
             StoppedError: It was asked to stop.
@@ -78,6 +81,7 @@ class Session:
                 keep_alive(self._temporal, lambda: note("the Temporal server was gone; started again"))
             ),
         ]
+        watches.append(asyncio.create_task(self._look_for_blockers(accepted)))
         if not self.alone:
             other = self._look_for_workers() if self._temporal.server is None else self._stand_in()
             watches += [asyncio.create_task(other), asyncio.create_task(self._look_for_code())]
@@ -109,6 +113,20 @@ class Session:
             if found is not None and found != said:
                 note(found)
             said = found
+
+    async def _look_for_blockers(self, accepted: Collection[str]) -> None:
+        """Say for which code a run waits that does not move."""
+        said: set[str] = set()
+        while True:
+            await asyncio.sleep(_WORKERS_LOOK_S)
+            with suppress(AmendsError):
+                found = (await self._journal.records(tuple(accepted)[:_MOST_LOOKED_AT])).records
+                records = [record for record in found.values() if record is not None]
+                waits = [each for record in records for each in blockers(self._project.registry, record) if each.now]
+                lines = {each.text for each in waits}
+                for line in sorted(lines - said):
+                    note(line)
+                said |= lines
 
     async def _look_for_code(self) -> None:
         """Say once that workers were started with other code: they would leave a new step waiting without a word."""

@@ -111,7 +111,7 @@ async def _in_session(project: Project, journal: SqlJournal, order: Order, stop:
         stop.ready()
         work = _run_several if order.several else _run_one
         try:
-            code = await session.during(work(session, journal, order, deadline, accepted))
+            code = await session.during(work(session, journal, order, deadline, accepted), accepted)
         except StoppedError:
             note(_interrupted(session, order, accepted))
             code = ExitCode.INTERRUPTED

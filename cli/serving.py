@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from amends.aggregates.errors import AmendsError
+from amends.cli.blocked import open_blockers
 from amends.cli.exit_codes import exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.scheduling import restore, scheduled_runs
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, close_store, keep_alive, open_store
+from amends.sagas.blockers import grouped
 from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["serve", "serve_until"]
 
 # Longer than the watch takes between two looks and a restart.
+# With very many open runs the worker begins all the same.
+_LOOK_AT_RUNS_S = 30.0
 _NOTICE_S = 20.0
 _RESTORING_S = 0.3
 
@@ -98,6 +103,7 @@ async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every
         say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
         async with _kept_alive(temporal, stop) as server, AsyncExitStack() as stack:
             await _begin(stack, lambda: serve(project, journal, temporal, stop, on_open_runs=_say_open), server, stop)
+            await _say_blocked(project, journal, stop)
             say("Ready; Ctrl-C ends it.")
             stop.ready()
             await _until(stop, server, schedules)
@@ -114,6 +120,21 @@ async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every
 def _say_open(found: int) -> None:
     if found:
         say(f"resumed   {found} open {'run' if found == 1 else 'runs'}")
+
+
+async def _say_blocked(project: Project, journal: "SqlJournal", stop: Stop) -> None:
+    """Say which open runs the loaded code cannot continue: one line for each saga, step and reason."""
+    reading = asyncio.create_task(asyncio.to_thread(lambda: grouped(open_blockers(journal, project.registry))))
+    stopping = asyncio.create_task(stop.requested.wait())
+    try:
+        await asyncio.wait([reading, stopping], timeout=_LOOK_AT_RUNS_S, return_when=asyncio.FIRST_COMPLETED)
+        for line in reading.result() if reading.done() else ():
+            note(line)
+    except AmendsError as error:  # the store went away: the worker waits for it
+        note(f"whether the loaded code can continue all open runs is not known: {error}")
+    finally:
+        for task in (reading, stopping):
+            task.cancel()
 
 
 class _Server:

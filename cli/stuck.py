@@ -15,13 +15,16 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
+from amends.cli.blocked import registry_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading
 from amends.cli.remarks import note
 from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, styled, table
 from amends.cli.settings import Settings
 from amends.cli.views import damage_json, summary_json
+from amends.sagas.blockers import Blocker, blockers
 from amends.sagas.overdue import Overdue, Why, overdue_nodes
+from amends.sagas.registry import Registry
 
 if TYPE_CHECKING:
     from amends.aggregates.journal_sql import SqlJournal
@@ -59,11 +62,13 @@ class Stuck:
         run: The run as it was when its facts were read; of a damaged run, its row in the read model.
         overdue: What is overdue in it; at least one, unless the run is damaged.
         damage: The first place of its facts that cannot be read; `None` for a sound run.
+        blockers: Why the loaded code cannot continue it now.
     """
 
     run: RunSummary
     overdue: tuple[Overdue, ...] = ()
     damage: Damage | None = None
+    blockers: tuple[Blocker, ...] = ()
 
     @property
     def since_ms(self) -> int:
@@ -75,7 +80,9 @@ class Stuck:
         """What is overdue, in a few words; or the damage."""
         if self.damage is not None:
             return str(self.damage)
-        return "; ".join(f"{each.node or 'the run'} {WORDS[each.why]}" for each in self.overdue)
+        waits = [f"{each.node} waits for code: {each.why}; {each.remedy}" for each in self.blockers]
+        late = [f"{each.node or 'the run'} {WORDS[each.why]}" for each in self.overdue]
+        return "; ".join([*waits, *late])
 
     def as_json(self) -> dict[str, JsonValue]:
         """Give it as JSON."""
@@ -83,7 +90,13 @@ class Stuck:
             {"node": each.node, "since_ms": each.since_ms, "why": each.why.value} for each in self.overdue
         ]
         damage = None if self.damage is None else damage_json(self.damage)
-        return {**summary_json(self.run), "stuck_since_ms": self.since_ms, "overdue": overdue, "damage": damage}
+        return {
+            **summary_json(self.run),
+            "stuck_since_ms": self.since_ms,
+            "overdue": overdue,
+            "blockers": [each.as_json() for each in self.blockers],
+            "damage": damage,
+        }
 
 
 def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted: bool) -> ExitCode:
@@ -105,8 +118,11 @@ def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted:
             f"leave one of them out"
         )
     found: list[Stuck] = []
+    registry = registry_of(settings)
+    if registry is None:
+        note("the project's modules are not loaded, so runs that wait for code are found later; see amends doctor")
     with open_for_reading(settings) as journal:
-        for stuck in _stuck(journal, replace(query, statuses=statuses), now_ms):
+        for stuck in _stuck(journal, registry, replace(query, statuses=statuses), now_ms):
             found.append(stuck)
             if len(found) == query.limit:
                 break
@@ -123,18 +139,18 @@ def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted:
     return ExitCode.FOUND if shown else ExitCode.OK
 
 
-def _stuck(journal: "SqlJournal", query: RunQuery, now_ms: int) -> Iterator[Stuck]:
+def _stuck(journal: "SqlJournal", registry: Registry | None, query: RunQuery, now_ms: int) -> Iterator[Stuck]:
     page = journal.runs_blocking(replace(query, limit=_PAGE))
     while page:
         for row in page:
-            if (found := _look(journal, row, now_ms)) is not None:
+            if (found := _look(journal, registry, row, now_ms)) is not None:
                 yield found
         if len(page) < _PAGE:
             return
         page = journal.runs_blocking(replace(query, limit=_PAGE, before=page[-1].run_id))
 
 
-def _look(journal: "SqlJournal", row: RunSummary, now_ms: int) -> Stuck | None:
+def _look(journal: "SqlJournal", registry: Registry | None, row: RunSummary, now_ms: int) -> Stuck | None:
     reading = journal.reading_blocking(row.run_id)
     if reading is None:  # its row is left over; `amends db check` tells of it
         return None
@@ -142,7 +158,8 @@ def _look(journal: "SqlJournal", row: RunSummary, now_ms: int) -> Stuck | None:
         return Stuck(row, damage=reading.damage[0])
     record, facts = reading.record, reading.facts
     overdue = overdue_nodes(record, [fact.head for fact in facts], now_ms)
-    return Stuck(record.summary, overdue) if overdue else None
+    waits = tuple(each for each in blockers(registry, record) if each.now)
+    return Stuck(record.summary, overdue, blockers=waits) if overdue or waits else None
 
 
 def _row(stuck: Stuck, now_ms: int) -> tuple[Cell, ...]:

@@ -8,14 +8,14 @@ from datetime import timedelta
 
 from pydantic import JsonValue
 
-from amends.aggregates.errors import MissingCodeError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.plan import Plan, PlanNode, Role
+from amends.aggregates.plan import Plan, Role
 from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.state import OPEN, SETTLED_WELL, NodeStatus, RunState, RunStatus
+from amends.aggregates.state import OPEN, NodeStatus, RunState, RunStatus
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, drift_rule
+from amends.sagas.blockers import blockers
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
 from amends.sagas.registry import Registry
@@ -27,7 +27,6 @@ ATTENDED_WITHIN = timedelta(hours=1)
 
 _PAGE = 200
 _MINUTE = timedelta(minutes=1)
-_UNDO_OVER = frozenset({NodeStatus.UNDONE, NodeStatus.UNDO_SKIPPED})
 
 
 def run_rules(
@@ -145,72 +144,21 @@ def _late(record: RunRecord, row: RunSummary, found: tuple[Overdue, ...], driver
 
 # ---- what lacks its code
 
-_Use = tuple[str, str]
-
 
 def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Drift]]:
     def unserved(observation: Observation) -> Iterator[Drift]:
-        """The code that open runs need is loaded here: steps, compensations, probes and mappings."""
-        lacking: dict[str, dict[_Use, str]] = {}
+        """The code that is loaded here can continue every open run."""
         for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
             observation.looked_at(1)
             if registry is None:
                 raise CouldNotLook("no modules are configured, so nobody can tell which code runs need; set modules")
-            fingerprint = record.started.fingerprint
-            if fingerprint not in lacking:
-                lacking[fingerprint] = _lacking(record.state.plan, registry)
-            missing = lacking[fingerprint]
-            needed = {
-                f"{use} of {node}": why for (node, use), why in missing.items() if _needs(record.state, node, use)
-            }
-            if needed:
+            if found := blockers(registry, record):
                 yield Drift(
                     subject=row.run_id,
                     kind=DriftKind.MISSING,
                     expected="all code that the run may still need",
-                    actual=[*needed],
-                    evidence="; ".join(needed.values()),
+                    actual=[f"{each.kind} of {each.node}" for each in found],
+                    evidence="; ".join(each.text for each in found),
                 )
 
     return unserved
-
-
-def _lacking(plan: Plan, registry: Registry) -> dict[_Use, str]:
-    """Name the code of a plan that is missing here, by node and use, with why; other queues have their own workers."""
-    missing: dict[_Use, str] = {}
-    for name, node in plan.nodes.items():
-        if node.queue is not None and not node.local:
-            continue
-        for use, find in _uses(node, registry):
-            try:
-                find()
-            except MissingCodeError as error:
-                missing[name, use] = str(error)
-    return missing
-
-
-def _uses(node: PlanNode, registry: Registry) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield _STEP, lambda: registry.operation(node.step)
-    if node.mapping is not None:
-        mapping = node.mapping
-        yield _MAPPING, lambda: registry.mapping(mapping)
-    if node.probe:
-        yield _PROBE, lambda: registry.operation(node.step, probe=True)
-    if node.undo is not None:
-        yield _COMPENSATION, lambda: registry.operation(node.step, undo=True)
-
-
-_STEP, _MAPPING, _PROBE, _COMPENSATION = "step", "mapping", "probe", "compensation"
-
-
-def _needs(state: RunState, node: str, use: str) -> bool:
-    """Tell whether a run may still come to use some code of a node."""
-    status = state.node(node).status
-    turning = state.backward or state.status is RunStatus.CANCELLING
-    ahead = not turning and status not in SETTLED_WELL
-    if use in {_STEP, _PROBE}:
-        return ahead
-    undoable = turning or not state.plan.forward_only(state.cursor)
-    undo_ahead = undoable and status not in _UNDO_OVER and (ahead or status is not NodeStatus.PENDING)
-    # A mapping makes the input of the step and of its compensation.
-    return undo_ahead or (ahead and use == _MAPPING)

@@ -175,6 +175,6 @@ def postponement_of(error: BaseException) -> Postponed | None:
             return Postponed(
                 BlockerKind.AGGREGATE.value,
                 "a stored event of an aggregate that it uses cannot be read",
-                "deploy the module with the classes of the aggregate and its events; amends db check names the event",
+                "deploy the module with the classes of the aggregate and its events (amends db check names the event)",
             )
     return None
