@@ -188,8 +188,8 @@ def _gap(last: int, position: int) -> tuple[int, str]:
     if position <= last:
         return position, f"position {position} is not possible after {last}"
     if position == last + 2:
-        return last + 1, f"position {last + 1} is missing"
-    return last + 1, f"positions {last + 1} to {position - 1} are missing"
+        return last + 1, "the event is missing"
+    return last + 1, f"the events from here to position {position - 1} are missing"
 
 
 class RunAudit(StreamAudit):

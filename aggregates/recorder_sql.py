@@ -3,19 +3,28 @@
 These are eventsourcing-sqlalchemy's recorders on the tables of `schema_sql`, whose ids are text. They begin every
 writing transaction as all writers of the store do (`engine_sql.writing`), so that the order of ids stays the order of
 commits. What they do not do is check that a stream continues at head + 1: the committer does that, and runs are only
-written through it. Errors are those of `eventsourcing.persistence`.
+written through it. Rows are written with their checksums and read only when they fit them. Errors are those of
+`eventsourcing.persistence`, and `ChangedEventError`.
 """
 
 from collections.abc import Sequence
 from threading import Event
 from typing import Any
 
-from eventsourcing.persistence import ApplicationRecorder, Notification, ProgrammingError, Subscription
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    Notification,
+    ProgrammingError,
+    StoredEvent,
+    Subscription,
+)
 from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore, Transaction, transactions
 from eventsourcing_sqlalchemy.recorders import SQLAlchemyAggregateRecorder, SQLAlchemyProcessRecorder
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
+from amends.aggregates.checksum import ChangedEvent, read_event, snapshot_fits
+from amends.aggregates.codec import changed_error
 from amends.aggregates.engine_sql import take_writer_lock, writing_engine
 from amends.aggregates.migrations_sql import ensure_schema
 from amends.aggregates.schema_sql import metadata, notification_tracking, snapshots, stored_events
@@ -47,6 +56,19 @@ _RECORDS: dict[str, type[_Record]] = {
     snapshots.name: _Snapshot,
     notification_tracking.name: _Tracking,
 }
+
+
+def _verify(record: Any, _context: object) -> None:  # noqa: ANN401 - a row, as SQLAlchemy's mapper has loaded it
+    row = (record.originator_id, record.originator_version, record.topic, record.state)
+    if isinstance(record, _Snapshot):
+        if not snapshot_fits(*row, record.checksum):
+            raise changed_error(StoredEvent(*row))
+    elif isinstance(stored := read_event(*row, record.checksum), ChangedEvent):
+        raise changed_error(stored)
+
+
+for _record in (_StoredEvent, _Snapshot):
+    event.listen(_record, "load", _verify)
 
 
 class _Datastore(SQLAlchemyDatastore):

@@ -58,8 +58,8 @@ _COMPLETED = (
 )
 
 DAMAGE: Mapping[str, tuple[Callable[[Engine], None], int, str]] = {
-    "a middle fact is missing": (_lost(2), 2, "position 2 is missing"),
-    "the first fact is missing": (_lost(1), 1, "position 1 is missing"),
+    "a middle fact is missing": (_lost(2), 2, "the event is missing"),
+    "the first fact is missing": (_lost(1), 1, "the event is missing"),
     "a fact does not follow": (_forged(_COMPLETED), 2, "SagaCompleted"),
     "a payload is no JSON": (_forged("state = :raw", raw=b'{"node": '), 2, "cannot be read"),
     "a payload lacks its fields": (_forged("state = :raw", raw=b"{}"), 2, "cannot be read"),

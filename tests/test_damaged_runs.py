@@ -137,7 +137,7 @@ async def test_a_correction_of_a_damaged_run_is_held(journal: SqlJournal) -> Non
         seen = await look(blind, other, Standing(), LATER_MS, driven={})
     finally:
         await other.close()
-    assert "position 2 is missing" in seen.in_flight["bad"]
+    assert "position 2: the event is missing" in seen.in_flight["bad"]
     assert "good-1" not in seen.in_flight
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from bounds import HANG_S
+from damaging import change
 from eventsourcing.persistence import IntegrityError, OperationalError, StoredEvent, Tracking
 from eventsourcing.tests.persistence import (
     AggregateRecorderTestCase,
@@ -18,11 +19,12 @@ from eventsourcing.tests.persistence import (
 from sqlalchemy import Engine, event, select
 
 from amends.aggregates.engine_sql import create_store_engine, writing
-from amends.aggregates.errors import JournalError
+from amends.aggregates.errors import ChangedEventError, JournalError
 from amends.aggregates.failures_sql import as_amends_error
 from amends.aggregates.migrations_sql import upgrade
 from amends.aggregates.recorder_sql import SqlAggregateRecorder, SqlRecorder
 from amends.aggregates.schema_sql import stored_events
+from amends.aggregates.streams_sql import read_stream
 
 
 def _open(url: str) -> Iterator[Engine]:
@@ -253,3 +255,24 @@ def test_create_table_opens_the_store(sqlite_url: str) -> None:
     assert recorder.max_notification_id() is None
     assert cast("list[int]", recorder.insert_events([_event("StockItem/a", 1)])) == [1]
     engine.dispose()
+
+
+def test_what_is_recorded_fits_its_checksum_and_what_was_changed_is_refused(engine: Engine) -> None:
+    """Events and snapshots of the library's recorders have checksums, and neither is read after a byte was changed."""
+    events, kept = SqlRecorder(engine), SqlAggregateRecorder(engine, for_snapshots=True)
+    events.insert_events([_event("StockItem/a", 1), _event("StockItem/a", 2)])
+    kept.insert_events([_event("StockItem/a", 2)])
+    with engine.connect() as connection:
+        read = read_stream(connection, "StockItem/a")
+    assert [type(each) for each in read] == [StoredEvent, StoredEvent]
+    assert len(kept.select_events("StockItem/a")) == 1
+    change(engine, "UPDATE stored_events SET topic = 'Voted' WHERE originator_version = 2")
+    change(engine, "UPDATE snapshots SET topic = 'Voted'")
+    assert len(events.select_events("StockItem/a", lte=1)) == 1
+    for select_changed in (
+        lambda: events.select_events("StockItem/a"),
+        lambda: events.select_notifications(start=1, limit=10),
+        lambda: kept.select_events("StockItem/a"),
+    ):
+        with pytest.raises(ChangedEventError, match="stream 'StockItem/a' position 2"):
+            select_changed()
