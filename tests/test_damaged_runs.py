@@ -6,21 +6,30 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import temporalio.client
+from bounds import HANG
 from damaging import DAMAGE, change, flip_state
+from hard_parts import PATIENT, Ledger, Order, client_of, opened, working
 from journal_parts import accept, complete, open_prepared, plan_of, succeed
-from sqlalchemy import text
+from sqlalchemy import select, text
+from temporalio.client import WorkflowExecutionStatus
 
+from amends import RunStatus
 from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.schema_sql import stored_events
 from amends.reconciler.drift import Drift, DriftKind, Intervene
+from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.looking_asyncio import look
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import Rule, drift_rule
 from amends.reconciler.run_rules import run_rules
 from amends.reconciler.standing import Standing
 from amends.sagas.operate import Intervention, Verb
+from amends.sagas.recovery_temporal import recover, running_workflows, unknown_to_store
 from amends.sagas.registry import Registry
+from amends.sagas.starting_temporal import start_workflow
 
 LATER_MS = 10_000_000
 EVERY = timedelta(minutes=1)
@@ -202,3 +211,69 @@ async def test_a_start_of_the_same_definition_stores_a_lost_plan_again(journal: 
             assert record.state.position == 3
         finally:
             await other.close()
+
+
+async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
+    store_url: str, temporal_address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new worker starts, names the damaged run and ends the others; once its facts are restored, the run ends too."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    ledger = Ledger(tmp_path)
+    async with opened(store_url) as journal:
+        queue = f"damaged-{journal.store_id}"
+        bad, good = f"{queue}-bad", f"{queue}-good"
+        async with working(temporal, journal, queue):
+            for run_id in (bad, good):
+                order = Order(folder=str(tmp_path), away=("pay/do",))
+                await client_of(temporal, journal, queue).start(PATIENT, order, id=run_id)
+                await ledger.until_called(run_id, "pay/do/0")
+        lost = (stored_events.c.originator_id == f"run/{bad}") & (stored_events.c.originator_version == 2)
+        with journal.engine.begin() as connection:
+            row = connection.execute(select(stored_events).where(lost)).mappings().one()
+            connection.execute(stored_events.delete().where(lost))
+    for run_id in (bad, good):
+        ledger.open_gate(run_id)
+    async with opened(store_url) as journal:
+        client = client_of(temporal, journal, queue)
+        async with working(temporal, journal, queue):
+            assert (await client.result(good, timeout=HANG)).status is RunStatus.COMPLETED
+            # It is left alone by Temporal as well, and not asked again and again.
+            workflow = temporal.get_workflow_handle(bad)
+            while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
+                await asyncio.sleep(0.02)
+            assert f"left alone: run '{bad}' cannot be read" in caplog.text
+            found = await recover(temporal, journal, task_queue=queue, sagas=None)
+            assert (found.started, found.driven, list(found.damaged)) == ([], [], [bad])
+            assert await unknown_to_store(temporal, journal, task_queue=queue) == []
+            for rule in drive_rules(temporal, "", task_queue=queue, nothing_runs=False):
+                seen = await look(rule, journal, Standing(), LATER_MS)
+                assert seen.unobservable is None
+                assert [drift.subject for drift in seen.drifts] == ([bad] if rule.name == "driven" else [])
+            with journal.engine.begin() as connection:
+                connection.execute(stored_events.insert(), dict(row))
+            found = await recover(temporal, journal, task_queue=queue, sagas=None)
+            assert (found.started, list(found.damaged)) == ([bad], [])
+            assert (await client.result(bad, timeout=HANG)).status is RunStatus.COMPLETED
+    assert ledger.acted(bad) == ledger.acted(good) == ["pay/do/0", "deliver/do/0"]
+
+
+async def test_a_damaged_run_that_temporal_runs_is_no_orphan(sqlite_url: str, temporal_address: str) -> None:
+    """A workflow of a run that cannot be read is reported as damage, and neither as unknown nor as to be ended."""
+    temporal = await temporalio.client.Client.connect(temporal_address)
+    async with opened(sqlite_url) as journal:
+        queue = f"orphan-{journal.store_id}"
+        for position, unit in enumerate((accept(queue), succeed(queue, "reserve")), 1):
+            assert (await journal.commit(unit)).state.position == position
+        change(journal.engine, "DELETE FROM stored_events WHERE originator_version = 1")
+        workflow = await start_workflow(
+            temporal, saga="order", run_id=queue, store_id=journal.store_id, task_queue=queue
+        )
+        try:
+            while queue not in await running_workflows(temporal, queue):  # noqa: ASYNC110 - Temporal has no event for it
+                await asyncio.sleep(0.05)
+            (_, orphans) = drive_rules(temporal, "", task_queue=queue, nothing_runs=False)
+            (drift,) = (await look(orphans, journal, Standing(), LATER_MS)).drifts
+            assert (drift.subject, drift.expected, drift.correction) == (queue, "facts that can be read", None)
+            assert await unknown_to_store(temporal, journal, task_queue=queue) == []
+        finally:
+            await workflow.terminate()
