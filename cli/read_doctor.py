@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.text import Text
 
-from amends.aggregates.errors import AmendsError, UnreachableError
+from amends.aggregates.damage import Damage
+from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.record import RunSummary
 from amends.aggregates.state import OPEN, RunStatus
@@ -43,6 +44,8 @@ PATIENCE = timedelta(seconds=3)
 """How long Temporal is waited for."""
 
 _MOST = 1_000
+_PAGE = 50
+_NAMED = 10
 # Between the bound of a worker and the moment when it is killed.
 _MARGIN = timedelta(seconds=10)
 _TEMPORAL = "temporal"
@@ -186,7 +189,8 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
             open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
-            schedules = journal.load_blocking(Schedules, Schedules.ID)
+            timetable, unreadable = _timetable(journal)
+            damaged = [*_damaged(journal, [*open_runs[:_MOST], *waiting[:_MOST]])]
             waits = grouped(open_blockers(journal, registry_of(settings)))
     except AmendsError as error:
         away = path is None and isinstance(error, UnreachableError)
@@ -198,9 +202,29 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
         _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
         *(_wrong("code", line) for line in waits),
+        *damaged,
+        *unreadable,
     ]
-    timetable = Timetable() if schedules is None else schedules.timetable
     return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs), timetable=timetable)
+
+
+def _timetable(journal: "SqlJournal") -> tuple[Timetable, list[Check]]:
+    try:
+        schedules = journal.load_blocking(Schedules, Schedules.ID)
+    except JournalError as error:
+        return Timetable(), [_wrong("schedules", str(error))]
+    return Timetable() if schedules is None else schedules.timetable, []
+
+
+def _damaged(journal: "SqlJournal", runs: Sequence[RunSummary]) -> Iterator[Check]:
+    """Name the runs that cannot be read; nobody drives them until their facts are restored."""
+    damaged: list[Damage] = []
+    for first in range(0, len(runs), _PAGE):
+        page = [run.run_id for run in runs[first : first + _PAGE]]
+        damaged += journal.records_blocking(page).damaged.values()
+    yield from (_wrong("damage", str(damage)) for damage in damaged[:_NAMED])
+    if len(damaged) > _NAMED:
+        yield _wrong("damage", f"{len(damaged) - _NAMED} more runs cannot be read; all of them: amends db check")
 
 
 def _refused(journal: "SqlJournal") -> str | None:

@@ -87,7 +87,8 @@ Scripts and schedulers may act on the exit status of every command: one number h
 {codes}
 
 Commands that only read (`list`, `show`, `explain`, `history`, `sagas`, `describe`, `catalog`) end with 0 when they
-could answer, whatever has become of the runs that they show. Only `list --stuck` looks for something: it ends with 1
+could answer, whatever has become of the runs that they show. Where stored facts of the run cannot be read, `show`,
+`explain` and `history` print what can be read and end with 6. Only `list --stuck` looks for something: it ends with 1
 when a run is stuck. A store that does not exist yet is a part that could not be reached: 3.
 With a file of inputs, `amends run` ends with the highest status of its runs.
 
