@@ -59,11 +59,11 @@ _RECORDS: dict[str, type[_Record]] = {
 
 
 def _verify(record: Any, _context: object) -> None:  # noqa: ANN401 - a row, as SQLAlchemy's mapper has loaded it
-    row = (record.originator_id, record.originator_version, record.topic, record.state)
+    row, checksum = (record.originator_id, record.originator_version, record.topic, record.state), record.checksum
     if isinstance(record, _Snapshot):
-        if not snapshot_fits(*row, record.checksum):
+        if not snapshot_fits(*row, checksum):
             raise changed_error(StoredEvent(*row))
-    elif isinstance(stored := read_event(*row, record.checksum), ChangedEvent):
+    elif isinstance(stored := read_event(*row, checksum), ChangedEvent):
         raise changed_error(stored)
 
 
