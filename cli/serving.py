@@ -61,6 +61,7 @@ def serve(
         task_queue=project.settings.task_queue,
         at_once=project.settings.worker_concurrency,
         errors=ErrorDetail(project.settings.errors or ErrorDetail.TYPE),
+        threads=project.settings.worker_threads,
         also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
         on_open_runs=on_open_runs,
         deadline=stop.deadline,

@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         max_result_bytes: Largest result of a step, in bytes of its JSON text.
         embedded_port: Port of the embedded Temporal server; a free one when it is not set.
         ui_port: Port of the embedded server's web page; a free one when it is not set.
-        worker_concurrency: How many activities one worker runs at a time.
+        worker_concurrency: How many calls of `async def` functions one worker makes at a time.
+        worker_threads: How many plain `def` functions one worker runs at a time; as many as `worker_concurrency` when
+            it is not set.
         drain: How long a worker that is told to stop lets calls in flight end, such as `30s` or `5min`; the longest
             timeout of the catalog, at most ten minutes, when it is not set.
         errors: What the log shows of an error that user code raises: its class and the places in code (`type`), or its
@@ -133,6 +135,7 @@ class Settings(BaseSettings):
     embedded_port: _Port = None
     ui_port: _Port = None
     worker_concurrency: Annotated[int, Field(ge=1, le=10_000, description="a number from 1 to 10_000")] = 100
+    worker_threads: Annotated[int | None, Field(ge=1, le=10_000, description="a number from 1 to 10_000")] = None
     drain: Annotated[
         timedelta | None,
         Field(description="a duration from 0s to 1d, such as 30s, 5min or 1h30min", validate_default=True),

@@ -62,6 +62,7 @@ from amends.sagas.clock_asyncio import elapsed_s
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.errorlog_files import ErrorLog
 from amends.sagas.failures_temporal import TravellingError, stated, travelling
+from amends.sagas.heartbeats_temporal import Heartbeats
 from amends.sagas.invoke_asyncio import Begun, begin_call
 from amends.sagas.messages_temporal import (
     ADVANCE,
@@ -143,6 +144,7 @@ class Activities:
         temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
         rouse: Has Temporal look at a run again after an answer that nobody waited for; `None` for nobody.
         errors: The log of errors.
+        heartbeats: Sends heartbeats while the event loop cannot; `None` for nobody.
 
     Attributes:
         threads: Where plain functions run.
@@ -161,6 +163,7 @@ class Activities:
         temporal_was_away: Callable[[], bool] = lambda: False,
         rouse: Callable[[RunRecord], Awaitable[None]] | None = None,
         errors: ErrorLog | None = None,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         self._journal = journal
         self._registry = registry
@@ -179,6 +182,7 @@ class Activities:
         self._given_up = False
         self._rouse = rouse
         self._told: dict[tuple[str, str], str] = {}
+        self._heartbeats = heartbeats
 
     def all(self) -> list[Callable[..., Any]]:
         """Give every activity that this worker can run."""
@@ -295,7 +299,7 @@ class Activities:
             self._began_s[key] = elapsed_s()
             call = self._calls[key] = asyncio.create_task(self._perform(request, function, _clock(request.as_of_ms)))
             call.add_done_callback(lambda ended: self._forget(key, ended))
-        beat = None if activity.info().is_local else asyncio.create_task(_beat())
+        beat = None if activity.info().is_local else asyncio.create_task(self._beat())
         self._awaited[key] += 1
         try:
             record = await asyncio.shield(call)
@@ -315,7 +319,7 @@ class Activities:
         now_ms = _clock(request.as_of_ms)
         key = (request.run_id, request.node, request.direction)
         claim = _CLAIMED[request.direction], request.lease_until_ms
-        beat = asyncio.create_task(_beat())
+        beat = asyncio.create_task(self._beat())
         try:
             while now_ms() < request.lease_until_ms:
                 if self._draining.is_set():
@@ -336,6 +340,19 @@ class Activities:
             return Progress.since(record, request.known)
         finally:
             await _end(beat)
+
+    async def _beat(self) -> None:
+        """Send heartbeats until cancelled; a thread does so while the event loop stands still."""
+        token = activity.info().task_token
+        if self._heartbeats is not None:
+            self._heartbeats.add(token)
+        try:
+            while True:
+                activity.heartbeat()
+                await asyncio.sleep(_BEAT_S)
+        finally:
+            if self._heartbeats is not None:
+                self._heartbeats.end(token)
 
     async def _looked_at(self, run_id: str) -> RunRecord | None:
         """Read a run; `None` while the store is away."""
@@ -572,9 +589,3 @@ async def _end(beat: asyncio.Task[None] | None) -> None:
         beat.cancel()
         with suppress(asyncio.CancelledError):
             await beat
-
-
-async def _beat() -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(_BEAT_S)

@@ -28,8 +28,8 @@ from amends.sagas.threads_asyncio import Ended, Running, Threads
 __all__ = ["Begun", "DriverAbort", "Reply", "begin_call", "guard_coroutine", "raised_by_signal"]
 
 _SLICE_S = 1.0
-# Shorter would take a machine with much to do for a process that was stopped.
-_STILL_S = 1.0
+# Later than this by itself no timer comes, unless the process was stopped, its loop blocked or the machine starved.
+_STILL_S = 0.3
 _GRACE_S = 5.0
 # How long a coroutine may take to end once it was cancelled, before it counts as one that goes on.
 _LEAVE_S = 1.0

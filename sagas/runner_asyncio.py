@@ -18,7 +18,7 @@ as long as the runner is open, and a run that is opened again by that is driven 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -41,6 +41,7 @@ from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide
 from amends.sagas.errorlog_files import ErrorDetail, ErrorLog
 from amends.sagas.invoke_asyncio import Begun, Reply, begin_call
+from amends.sagas.loop_watch_asyncio import LoopWatch
 from amends.sagas.operate import Intervention, Verb
 from amends.sagas.outcome import Postponed
 from amends.sagas.registry import Registry
@@ -131,6 +132,7 @@ class Runner:
         self._threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
         self._late: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._watching_loop = ExitStack()
 
     @classmethod
     def open(
@@ -156,10 +158,12 @@ class Runner:
         return cls(open_journal(store_url), Registry(sagas), clock=clock, threads=threads)
 
     async def __aenter__(self) -> Self:
+        self._watching_loop.enter_context(LoopWatch().watching())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        self._watching_loop.close()
         late = list(self._late)
         for task in late:
             task.cancel()

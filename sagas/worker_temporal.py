@@ -28,6 +28,8 @@ from amends.sagas.activities_temporal import Activities, PendingCall
 from amends.sagas.deadline_asyncio import StopDeadline
 from amends.sagas.errorlog_files import ErrorDetail, ErrorLog
 from amends.sagas.failures_temporal import closed
+from amends.sagas.heartbeats_temporal import Heartbeats
+from amends.sagas.loop_watch_asyncio import LoopWatch
 from amends.sagas.outages_temporal import StoreWatch, TemporalWatch
 from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.recovery_temporal import recover
@@ -107,6 +109,7 @@ async def running_worker(
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
     name, client, log = worker_name(), closed(client), ErrorLog(errors)
     temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
+    heartbeats = Heartbeats(client)
     activities = Activities(
         journal,
         registry,
@@ -116,6 +119,7 @@ async def running_worker(
         temporal_was_away=temporal.was_away,
         rouse=partial(rouse, client, task_queue=task_queue),
         errors=log,
+        heartbeats=heartbeats,
     )
     if on_calls is not None:
         on_calls(activities.pending)
@@ -152,11 +156,12 @@ async def running_worker(
     )
     watch = asyncio.create_task(temporal.watch())
     try:
-        async with shifts.serving():
-            found = await recovered()
-            if on_open_runs is not None:
-                on_open_runs(found)
-            yield name
+        with LoopWatch(heartbeats.send).watching():
+            async with shifts.serving():
+                found = await recovered()
+                if on_open_runs is not None:
+                    on_open_runs(found)
+                yield name
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
@@ -196,18 +201,30 @@ def _workers(
                 # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
                 "workflow_failure_exception_types": [Exception],
             }
-        workers.append(
-            Worker(
-                client,
-                task_queue=queue,
-                activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
-                identity=identity,
-                deployment_config=_deployment(),
-                max_concurrent_activities=activities.slots,
-                max_concurrent_local_activities=activities.slots,
-                max_cached_workflows=1_000,
-                graceful_shutdown_timeout=_PAUSED,
-                **options,
-            )
+        worker = Worker(
+            client,
+            task_queue=queue,
+            activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
+            identity=identity,
+            deployment_config=_deployment(),
+            max_concurrent_activities=activities.slots,
+            max_concurrent_local_activities=activities.slots,
+            max_cached_workflows=1_000,
+            graceful_shutdown_timeout=_PAUSED,
+            **options,
         )
+        _detect_no_deadlocks(worker)
+        workers.append(worker)
     return workers
+
+
+def _detect_no_deadlocks(worker: Worker) -> None:
+    """Let a workflow task take as long as it needs.
+
+    Temporal's detection interrupts workflow code after 2 s, for fear of user code that hangs. Our workflow holds none,
+    so that only a starved machine is slow, which gets slower by interruptions. The public switch, `debug_mode`, would
+    run workflows on the event loop.
+    """
+    workflows = getattr(worker, "_workflow_worker", None)
+    if workflows is not None:
+        workflows._deadlock_timeout_seconds = None  # noqa: SLF001 - a test notices when the SDK renames it

@@ -79,6 +79,7 @@ def test_defaults_are_relative_to_the_project(project: Path) -> None:
         "embedded_port": None,
         "ui_port": None,
         "worker_concurrency": 100,
+        "worker_threads": None,
         "drain": None,
         "errors": None,
         "schedule_rules": True,
@@ -187,7 +188,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
             (
                 "'colour' is not a setting; remove it or choose from data_dir, drain, embedded_port, errors, "
                 "max_input_bytes, max_result_bytes, modules, schedule_rules, store_url, task_queue, ui_port, "
-                "worker_concurrency"
+                "worker_concurrency, worker_threads"
             ),
         ),
         ("[tool.amends]", "'tool' is not a setting; in amends.toml settings stand at the top, without [tool.amends]"),

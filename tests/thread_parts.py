@@ -1,11 +1,16 @@
 """Sagas whose functions hang, answer late or end in every way there is, and both drivers for them."""
 
 import asyncio
+import subprocess
+import sys
 import threading
+import time
+from asyncio.subprocess import Process
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import temporalio.client
 from hard_parts import opened
@@ -19,8 +24,11 @@ from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 
 __all__ = [
+    "ASKING",
+    "BLOCKING",
     "CALLED",
     "GATES",
+    "ON_LOOP",
     "OUTLIVING",
     "PATIENT",
     "SAGAS",
@@ -31,6 +39,7 @@ __all__ = [
     "by_runner",
     "by_worker",
     "ending",
+    "process",
 ]
 
 GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -183,3 +192,97 @@ async def by_worker(
 
         async with running_worker(temporal, journal, registry, task_queue=queue, at_once=at_once, threads=threads):
             yield Driven(journal, lambda saga, job, run_id: asyncio.create_task(run(saga, job, run_id)))
+
+
+@effect(timeout=timedelta(minutes=1), retry=ONCE)
+async def block(job: Job, call: Call) -> str:
+    """Keep the event loop busy for longer than Temporal waits for a heartbeat."""
+    Path(job.gate).write_text(call.key)  # noqa: ASYNC240 - as blocking as the rest
+    time.sleep(BLOCKED_S)  # noqa: ASYNC251 - the fault that is tested
+    return "blocked"
+
+
+@block.compensation
+async def unblock(_: Attempted[Job, str], __: Call) -> None:
+    """Do nothing."""
+
+
+@effect(retry=ONCE)
+async def wait_on_loop(job: Job, call: Call) -> str:
+    """Wait at the gate, and keep the event loop busy meanwhile."""
+    enter(job, call)
+    return "waited"
+
+
+@wait_on_loop.compensation
+async def forget_on_loop(_: Attempted[Job, str], __: Call) -> None:
+    """Do nothing."""
+
+
+class Question(BaseModel):
+    """Whom to ask.
+
+    Attributes:
+        port: Where the participant listens.
+    """
+
+    port: int
+
+
+@effect(timeout=timedelta(seconds=1), retry=ONCE)
+async def ask(question: Question, call: Call) -> str:
+    """Ask the participant, and wait for its answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", question.port)
+    writer.write(f"{call.key}\n".encode())
+    answer = await reader.readline()
+    for _ in range(5):  # as the layers of a client for HTTP do
+        await asyncio.sleep(0)
+    writer.close()
+    return answer.decode().strip()
+
+
+@ask.compensation
+async def take_back(_: Attempted[Question, str], __: Call) -> None:
+    """Do nothing."""
+
+
+BLOCKING = Saga("threads-blocking", Job, block)
+BLOCKED_S = 14
+ON_LOOP = Saga("threads-on-loop", Job, wait_on_loop)
+ASKING = Saga("threads-asking", Question, ask)
+
+
+@asynccontextmanager
+async def process(function: str, *arguments: str) -> AsyncIterator[Process]:
+    """Run one of the functions below in a process of its own, which is ended when the context ends."""
+    program = f"import asyncio, sys, thread_parts; asyncio.run(thread_parts.{function}(*sys.argv[1:]))"
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, *arguments),
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+async def ask_once(url: str, port: str) -> None:
+    """Run a saga that asks a participant, and print how it ended."""
+    async with opened(url) as journal, Runner(journal, Registry([ASKING])) as runner:
+        result = await runner.run(ASKING, Question(port=int(port)), id="asked")
+        print(result.status.value)  # noqa: T201 - what the test reads
+
+
+async def serve_blocking(url: str, address: str, queue: str) -> None:
+    """Serve the saga that keeps the event loop busy, until the input ends."""
+    temporal = await temporalio.client.Client.connect(address)
+    async with (
+        opened(url) as journal,
+        running_worker(temporal, journal, Registry([BLOCKING]), task_queue=queue),
+    ):
+        print("ready", flush=True)  # noqa: T201 - what the test waits for
+        await asyncio.to_thread(sys.stdin.read)
