@@ -79,7 +79,8 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
 
     A run is stuck when it waits for an operator, when a step or an undo of it has been open for longer than its
     threshold (overdue= of the step, else what its attempts and delays come to, or an hour where they are without
-    limit), and when something has been due for five minutes that nobody has done. Then the exit status is 1.
+    limit), and when something has been due for five minutes that nobody has done. A run that the project's code cannot
+    continue is stuck at once, with the remedy. When a run is stuck, the exit status is 1.
     """
     now_ms = time.time_ns() // 1_000_000
     query = RunQuery(
