@@ -1,0 +1,160 @@
+"""Workers that are replaced one after the other: no call is repeated, by the participants' own records."""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from commands import CommandProject, Started
+
+from amends.aggregates.journal_sql import open_journal
+
+MODULE = """
+import asyncio
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amends import Call, Saga, effect
+
+TRACE = Path("trace")
+SECONDS = float(os.environ["CALL_S"])
+
+
+class Order(BaseModel):
+    number: int
+
+
+def write(line: str) -> None:
+    with TRACE.open("a") as file:
+        file.write(line + "\\n")
+
+
+@effect(read_only=True, timeout=timedelta(minutes=3))
+async def first(order: Order, call: Call) -> None:
+    write(f"call {call.key}")
+    await asyncio.sleep(SECONDS)
+    while not Path("gate").exists():
+        await asyncio.sleep(0.05)
+    write(f"done {call.key}")
+
+
+@effect(read_only=True, timeout=timedelta(minutes=3))
+async def second(order: Order, call: Call) -> None:
+    write(f"call {call.key}")
+    await asyncio.sleep(SECONDS)
+    write(f"done {call.key}")
+
+
+deliver = Saga("deliver", Order, first, second)
+"""
+
+
+class Rolling:
+    """A project whose workers are replaced, and the records of what they called.
+
+    Args:
+        folder: Where it is.
+        temporal: Address of Temporal.
+        call_s: How long a call takes, in seconds.
+        at_once: How many calls a worker makes at a time.
+    """
+
+    def __init__(self, folder: Path, temporal: str, call_s: float, at_once: int) -> None:
+        self.project = CommandProject(
+            folder / "shop",
+            {
+                "TEMPORAL_ADDRESS": temporal,
+                "AMENDS_TASK_QUEUE": f"rolling-{folder.name}",
+                "AMENDS_WORKER_CONCURRENCY": str(at_once),
+                "CALL_S": str(call_s),
+            },
+        )
+        self.project.write("amends.toml", 'modules = ["shop"]\n')
+        self.project.write("shop.py", MODULE)
+        self.running = ExitStack()
+
+    def worker(self) -> Started:
+        """Start a worker, and return when it is ready."""
+        worker = self.running.enter_context(self.project.started("worker"))
+        worker.read_until("Ready")
+        return worker
+
+    def start(self, runs: int) -> None:
+        """Have so many runs accepted."""
+        lines = "".join(json.dumps({"number": number}) + "\n" for number in range(runs))
+        self.project.write("orders.jsonl", lines)
+        assert self.project.run("run", "deliver", "@orders.jsonl", "--detach").code == 0
+
+    def lines(self, word: str) -> list[str]:
+        """Read the keys of the calls that began, or that ended."""
+        trace = self.project.path / "trace"
+        found = trace.read_text().splitlines() if trace.exists() else []
+        return [line.removeprefix(f"{word} ") for line in found if line.startswith(f"{word} ")]
+
+    def open_gate(self) -> None:
+        """Let the first calls end."""
+        (self.project.path / "gate").touch()
+
+    def wait_until(self, met: Callable[[], bool]) -> None:
+        """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+        while not met():
+            time.sleep(0.1)
+
+    def judge(self, runs: int) -> None:
+        """Assert that every run has ended, with one call for each step, and that no attempt was lost."""
+        self.wait_until(lambda: not self.project.open_runs())
+        calls = Counter(self.lines("call"))
+        assert {key: count for key, count in calls.items() if count > 1} == {}
+        assert len(calls) == 2 * runs
+        assert sorted(calls) == sorted(self.lines("done"))
+        journal = open_journal(self.project.store_url)
+        try:
+            kinds = Counter(fact.kind for key in calls for fact in journal.facts_blocking(key.partition("/")[0]))
+        finally:
+            journal.close_blocking()
+        assert set(kinds) == {"SagaStarted", "StepStarted", "StepSucceeded", "SagaCompleted"}
+
+
+def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path: Path, temporal_address: str) -> None:
+    """Two workers are replaced under 20 runs whose calls outlast five seconds; every call is made once."""
+    rolling = Rolling(tmp_path, temporal_address, call_s=1.0, at_once=6)
+    with rolling.running:
+        workers = [rolling.worker(), rolling.worker()]
+        rolling.start(20)
+        rolling.wait_until(lambda: len(rolling.lines("call")) == 12)
+        for old in workers:
+            old.process.send_signal(signal.SIGTERM)
+        for old in workers:
+            # The first report comes after five seconds; then other workers take what these give back.
+            assert "6 calls: first of run" in old.read_until("waiting up to")
+        rolling.worker(), rolling.worker()
+        rolling.open_gate()
+        for old in workers:
+            old.read_until("Stopped.")
+            assert old.process.wait() == 0
+        rolling.judge(20)
+
+
+@pytest.mark.soak
+def test_a_rolling_restart_under_load_repeats_no_call(tmp_path: Path, temporal_address: str) -> None:
+    """Two workers are replaced one after the other under 200 runs with calls of 8 s; every call is made once."""
+    rolling = Rolling(tmp_path, temporal_address, call_s=8.0, at_once=40)
+    rolling.open_gate()
+    with rolling.running:
+        workers = [rolling.worker(), rolling.worker()]
+        rolling.start(200)
+        for number, old in enumerate(workers):
+            ended = len(rolling.lines("done"))
+            rolling.wait_until(lambda ended=ended: len(rolling.lines("done")) > ended + 20)  # type: ignore[misc]
+            old.process.send_signal(signal.SIGTERM)
+            rolling.worker()
+            old.read_until("Stopped.")
+            assert old.process.wait() == 0, f"worker {number}"
+        rolling.judge(200)

@@ -1,0 +1,330 @@
+"""Commands that are told to stop, each in a state in which a part of it does not come to its end.
+
+Every test waits for the state itself (a file that the hanging code touches, a connection that is made), sends one
+signal and waits for the end: a command that does not end is killed by `Started.stop`, which fails the test.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from commands import CommandProject, Started
+from outage_parts import Outage
+
+from amends.sagas.server_temporal import ServerRecord, _alive, running
+
+MODULE = """
+import asyncio
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amends import Call, Drift, Observation, Saga, UnitOfWork, drift_rule, effect, transaction
+
+LONG = timedelta(minutes=5)
+
+
+class Order(BaseModel):
+    reached: str = ""
+
+
+@effect(read_only=True, timeout=LONG)
+def thread(order: Order, call: Call) -> None:
+    Path(order.reached).touch()
+    time.sleep(1_000)
+
+
+@effect(read_only=True, timeout=LONG)
+async def stubborn(order: Order, call: Call) -> None:
+    Path(order.reached).touch()
+    while True:
+        try:
+            await asyncio.sleep(1_000)
+        except asyncio.CancelledError:
+            pass
+
+
+@effect(read_only=True, timeout=LONG)
+async def blocking(order: Order, call: Call) -> None:
+    Path(order.reached).touch()
+    time.sleep(1_000)
+
+
+@effect(read_only=True, timeout=LONG, local=True)
+async def local(order: Order, call: Call) -> None:
+    Path(order.reached).touch()
+    await asyncio.sleep(1_000)
+
+
+@transaction
+def unit(order: Order, uow: UnitOfWork) -> None:
+    Path(order.reached).touch()
+    time.sleep(1_000)
+
+
+@unit.compensation
+def undo_unit(done: object, uow: UnitOfWork) -> None:
+    pass
+
+
+@transaction
+def gated(order: Order, uow: UnitOfWork) -> None:
+    Path(order.reached).touch()
+    while not Path(order.reached + ".gate").exists():
+        time.sleep(0.02)
+
+
+@gated.compensation
+def undo_gated(done: object, uow: UnitOfWork) -> None:
+    pass
+
+
+s_gated = Saga("s-gated", Order, gated)
+sagas = [Saga(f"s-{each.name}", Order, each) for each in (thread, stubborn, blocking, local, unit)]
+s_thread, s_stubborn, s_blocking, s_local, s_unit = sagas
+"""
+RULE = """
+
+@drift_rule("hanging", every=timedelta(seconds=1), timeout=LONG)
+def hanging(observation: Observation) -> Iterator[Drift]:
+    Path("reached").touch()
+    time.sleep(1_000)
+    yield from ()
+"""
+MISSING = """
+
+@transaction
+def added(order: Order, uow: UnitOfWork) -> None:
+    pass
+
+
+@added.compensation
+def undo_added(done: object, uow: UnitOfWork) -> None:
+    pass
+
+
+s_added = Saga("s-added", Order, added)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[CommandProject]:
+    """Give a project whose steps hang; the embedded server that a failed test leaves is ended."""
+    project = CommandProject(tmp_path / "shop")
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    project.write("shop.py", MODULE)
+    yield project
+    if (left := running(project.path / ".amends")) is not None:
+        os.kill(left.pid, signal.SIGKILL)
+
+
+def wait_until(met: Callable[[], object]) -> None:
+    """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+    while not met():
+        time.sleep(0.02)
+
+
+def reach(project: CommandProject, saga: str, env: dict[str, str] | None = None) -> None:
+    """Start a run, and return when its step hangs."""
+    reached = project.path / f"{saga}.reached"
+    order = json.dumps({"reached": str(reached)})
+    assert project.run("run", saga, order, "--id", f"{saga}-1", "--detach", env=env).code == 0
+    wait_until(reached.exists)
+
+
+def assert_nothing_left(project: CommandProject) -> None:
+    """Assert that the embedded server has ended; what was killed gives back its lock a moment later."""
+    assert running(project.path / ".amends") is None
+    wait_until(lambda: not _alive(project.path / ".amends"))
+
+
+def server_of(project: CommandProject) -> ServerRecord:
+    """Give the project's embedded server, which runs."""
+    found = running(project.path / ".amends")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("saga", "said"),
+    [
+        ("s-thread", "Stopped."),
+        ("s-stubborn", "under way, which another worker takes over: 1 call: stubborn of run s-stubborn-1"),
+        ("s-blocking", "ended with work under way: blocking of run s-blocking-1"),
+        ("s-local", "Stopped."),
+        ("s-unit", "the store does not come to its end"),
+    ],
+)
+def test_dev_ends_whatever_user_code_does(
+    project: CommandProject, saga: str, said: str, number: signal.Signals
+) -> None:
+    """One signal ends dev with status 0 while a step hangs; its server stops, and what is left behind is named."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        reach(project, saga)
+        assert dev.stop(number) == 0
+    assert said in "".join(dev.lines)
+    assert_nothing_left(project)
+
+
+def test_dev_ends_with_a_unit_that_cannot_commit(project: CommandProject) -> None:
+    """A run whose code this process lacks is repeated by Temporal without limit; dev ends all the same."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        project.write("shop.py", MODULE + MISSING)
+        assert project.run("run", "s-added", "--id", "lacking-1", "--detach").code == 0
+        dev.read_until("no step is called 'added' here")
+        assert dev.stop(signal.SIGTERM) == 0
+    assert dev.lines[-1].endswith("Stopped.\n")
+    assert_nothing_left(project)
+
+
+def test_dev_ends_with_a_drift_rule_that_hangs(project: CommandProject) -> None:
+    """A scheduled rule that does not return keeps no process alive."""
+    project.write("shop.py", MODULE + RULE)
+    with project.started("dev", env={"AMENDS_SCHEDULE_RULES": "true"}) as dev:
+        dev.read_until("Ready")
+        wait_until((project.path / "reached").exists)
+        assert dev.stop(signal.SIGTERM) == 0
+    assert_nothing_left(project)
+
+
+def test_dev_ends_with_a_server_that_is_silent(project: CommandProject) -> None:
+    """A stopped server answers nobody and does not hear SIGTERM; it is killed, and dev ends."""
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        server = server_of(project)
+        reach(project, "s-thread")
+        os.kill(server.pid, signal.SIGSTOP)
+        assert dev.stop(signal.SIGTERM) == 0
+    assert_nothing_left(project)
+
+
+@pytest.mark.parametrize("saga", ["s-thread", "s-stubborn", "s-blocking", "s-unit"])
+def test_run_ends_whatever_user_code_does(project: CommandProject, saga: str) -> None:
+    """Ctrl-C ends a run that serves itself with status 130, says what becomes of it, and stops its server."""
+    reached = project.path / "reached"
+    order = json.dumps({"reached": str(reached)})
+    with project.started("run", saga, order, "--id", "cut-1") as command:
+        wait_until(reached.exists)
+        assert command.stop(signal.SIGINT) == 130
+    said = "".join(command.lines)
+    assert ("run cut-1 is accepted" in said) or ("ended with work under way" in said)
+    assert_nothing_left(project)
+
+
+class Silent(NamedTuple):
+    """A port that takes connections and never answers."""
+
+    port: int
+    listener: socket.socket
+    connections: list[socket.socket]
+
+    def wait_for_connection(self) -> None:
+        """Return when somebody has connected; the connection stays open."""
+        self.connections.append(self.listener.accept()[0])
+
+
+@contextmanager
+def silent_port() -> Iterator[Silent]:
+    """Listen, and say nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = Silent(listener.getsockname()[1], listener, [])
+        yield silent
+        for each in silent.connections:
+            each.close()
+
+
+@pytest.mark.parametrize("command", [("dev",), ("run", "s-thread")])
+def test_a_command_that_waits_for_a_silent_database_ends(project: CommandProject, command: tuple[str, ...]) -> None:
+    """A command that starts up and has no answer from its database yet ends at once when it is told to."""
+    with silent_port() as silent:
+        url = f"postgresql://shop:secret@127.0.0.1:{silent.port}/shop?connect_timeout=600"
+        with project.started(*command, env={"AMENDS_STORE_URL": url}) as started:
+            silent.wait_for_connection()
+            assert started.stop(signal.SIGTERM) == (0 if command == ("dev",) else 130)
+    assert running(project.path / ".amends") is None
+
+
+@pytest.mark.parametrize(("command", "code"), [(("worker",), 0), (("run", "s-thread", "--timeout", "600"), 130)])
+def test_a_command_that_waits_for_a_silent_temporal_ends(
+    project: CommandProject, command: tuple[str, ...], code: int
+) -> None:
+    """A command that starts up and has no answer from Temporal yet ends at once when it is told to."""
+    with silent_port() as silent:
+        started: Started
+        with project.started(*command, env={"TEMPORAL_ADDRESS": f"127.0.0.1:{silent.port}"}) as started:
+            silent.wait_for_connection()
+            assert started.stop(signal.SIGTERM) == code
+
+
+def test_a_worker_ends_while_the_database_is_away(
+    project: CommandProject, temporal_address: str, postgres_server: str, postgres_url: str
+) -> None:
+    """Transactions that are due and cannot be written are left to others; the worker says Stopped."""
+    outage = Outage(postgres_server, postgres_url)
+    env = {
+        "TEMPORAL_ADDRESS": temporal_address,
+        "AMENDS_TASK_QUEUE": f"queue-{project.path.parent.name}",
+        "AMENDS_STORE_URL": postgres_url.replace("postgresql+psycopg://", "postgresql://"),
+    }
+    assert project.run("db", "upgrade", env=env).code == 0
+    with project.started("worker", env=env) as worker:
+        worker.read_until("Ready")
+        reach(project, "s-gated", env)
+        outage.begin()
+        try:
+            (project.path / "s-gated.reached.gate").touch()
+            worker.read_until("is held until it answers")
+            assert worker.stop(signal.SIGTERM) == 0
+        finally:
+            outage.end()
+    assert "Stopped." in "".join(worker.lines)
+
+
+def test_a_second_signal_cuts_the_drain_short(project: CommandProject, temporal_address: str) -> None:
+    """A worker waits for its calls and names them; told a second time it ends without them."""
+    env = {
+        "TEMPORAL_ADDRESS": temporal_address,
+        "AMENDS_TASK_QUEUE": f"queue-{project.path.parent.name}",
+        "AMENDS_DRAIN": "1h",
+    }
+    with project.started("worker", env=env) as worker:
+        worker.read_until("Ready")
+        reach(project, "s-thread", env)
+        worker.process.send_signal(signal.SIGTERM)
+        assert "1 call: thread of run s-thread-1" in worker.read_until("waiting up to")
+        assert worker.stop(signal.SIGTERM) == 0
+    assert "Stopped." in "".join(worker.lines)
+
+
+def test_dev_starts_a_server_that_dies_while_it_starts(project: CommandProject) -> None:
+    """A server that dies between its start and the worker's is started again, and dev becomes ready."""
+    with project.started("dev") as dev:
+        dev.read_until("web page")
+        os.kill(server_of(project).pid, signal.SIGKILL)
+        dev.read_until("started again")
+        dev.read_until("Ready")
+        assert project.run("sagas").code == 0
+        assert dev.stop(signal.SIGTERM) == 0
+    assert running(project.path / ".amends") is None
+
+
+def test_a_command_stopped_while_its_server_starts_leaves_none(project: CommandProject) -> None:
+    """Dev that is told to stop before its server answers ends the server that it has just started."""
+    record = project.path / ".amends" / "server.json"
+    with project.started("dev") as dev:
+        wait_until(record.exists)
+        assert dev.stop(signal.SIGTERM) == 0
+    assert_nothing_left(project)
