@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -291,6 +291,30 @@ def test_a_worker_ends_while_the_database_is_away(
         finally:
             outage.end()
     assert "Stopped." in "".join(worker.lines)
+
+
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_ends_while_temporal_is_away(project: CommandProject, tmp_path: Path, fate: signal.Signals) -> None:
+    """A server that was killed, or is silent, keeps no worker alive, whatever the worker owes it."""
+    other = CommandProject(tmp_path / "other")
+    other.write("amends.toml", 'modules = ["shop"]\n')
+    other.write("shop.py", MODULE)
+    with other.started("dev") as dev:
+        dev.read_until("Ready")
+        server = server_of(other)
+        env = {"TEMPORAL_ADDRESS": server.address, "AMENDS_TASK_QUEUE": "shop", "AMENDS_DRAIN": "1s"}
+        try:
+            with project.started("worker", env=env) as worker:
+                worker.read_until("Ready")
+                reach(project, "s-thread", env)
+                dev.process.kill()
+                dev.process.wait()
+                os.kill(server.pid, fate)
+                assert worker.stop(signal.SIGTERM) == 0
+            assert "Stopped." in "".join(worker.lines)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGKILL)
 
 
 def test_a_second_signal_cuts_the_drain_short(project: CommandProject, temporal_address: str) -> None:
