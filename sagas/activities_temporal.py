@@ -498,6 +498,8 @@ class Activities:
         wanted = Wanted(seats, function, run_id)
         try:
             while not wanted.granted.done():
+                if self._draining.is_set():
+                    raise _given_back()
                 self._leave_room(seats, function)
                 await asyncio.wait({wanted.granted}, timeout=_LOOK_S)
             return wanted.granted.result()
