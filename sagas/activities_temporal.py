@@ -294,8 +294,7 @@ class Activities:
         key = (request.run_id, request.node, request.direction)
         call = self._calls.get(key)
         if call is None:
-            if self._draining.is_set():
-                raise _given_back()
+            self._check_serving()
             self._began_s[key] = elapsed_s()
             call = self._calls[key] = asyncio.create_task(self._perform(request, function, _clock(request.as_of_ms)))
             call.add_done_callback(lambda ended: self._forget(key, ended))
@@ -322,8 +321,7 @@ class Activities:
         beat = asyncio.create_task(self._beat())
         try:
             while now_ms() < request.lease_until_ms:
-                if self._draining.is_set():
-                    raise _given_back()
+                self._check_serving()
                 record = await self._looked_at(request.run_id)
                 if record is not None:
                     at = record.state.node(request.node)
@@ -409,6 +407,10 @@ class Activities:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
+
+    def _check_serving(self) -> None:
+        if self._draining.is_set():
+            raise _given_back()
 
     def _forget(self, key: tuple[str, str, str], ended: asyncio.Task[RunRecord]) -> None:
         del self._calls[key]
@@ -498,8 +500,7 @@ class Activities:
         wanted = Wanted(seats, function, run_id)
         try:
             while not wanted.granted.done():
-                if self._draining.is_set():
-                    raise _given_back()
+                self._check_serving()
                 self._leave_room(seats, function)
                 await asyncio.wait({wanted.granted}, timeout=_LOOK_S)
             return wanted.granted.result()
