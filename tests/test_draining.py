@@ -80,11 +80,12 @@ class Rolling:
         self.project.write("shop.py", MODULE)
         self.running = ExitStack()
 
-    def worker(self) -> Started:
-        """Start a worker, and return when it is ready."""
-        worker = self.running.enter_context(self.project.started("worker"))
-        worker.read_until("Ready")
-        return worker
+    def workers(self, count: int) -> list[Started]:
+        """Start workers, and return when all of them are ready."""
+        started = [self.running.enter_context(self.project.started("worker")) for _ in range(count)]
+        for worker in started:
+            worker.read_until("Ready")
+        return started
 
     def start(self, runs: int) -> None:
         """Have so many runs accepted."""
@@ -126,7 +127,7 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
     """Two workers are replaced under 20 runs whose calls outlast five seconds; every call is made once."""
     rolling = Rolling(tmp_path, temporal_address, call_s=1.0, at_once=6)
     with rolling.running:
-        workers = [rolling.worker(), rolling.worker()]
+        workers = rolling.workers(2)
         rolling.start(20)
         rolling.wait_until(lambda: len(rolling.lines("call")) == 12)
         for old in workers:
@@ -134,7 +135,7 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
         for old in workers:
             # The first report comes after five seconds; then other workers take what these give back.
             assert "6 calls: first of run" in old.read_until("waiting up to")
-        rolling.worker(), rolling.worker()
+        rolling.workers(2)
         rolling.open_gate()
         for old in workers:
             old.read_until("Stopped.")
@@ -148,13 +149,13 @@ def test_a_rolling_restart_under_load_repeats_no_call(tmp_path: Path, temporal_a
     rolling = Rolling(tmp_path, temporal_address, call_s=8.0, at_once=40)
     rolling.open_gate()
     with rolling.running:
-        workers = [rolling.worker(), rolling.worker()]
+        workers = rolling.workers(2)
         rolling.start(200)
         for number, old in enumerate(workers):
             ended = len(rolling.lines("done"))
             rolling.wait_until(lambda ended=ended: len(rolling.lines("done")) > ended + 20)  # type: ignore[misc]
             old.process.send_signal(signal.SIGTERM)
-            rolling.worker()
+            rolling.workers(1)
             old.read_until("Stopped.")
             assert old.process.wait() == 0, f"worker {number}"
         rolling.judge(200)
