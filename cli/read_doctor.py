@@ -117,6 +117,7 @@ def _examine(settings: Settings) -> Iterator[Check]:
     checks, store = _store(settings)
     yield from checks
     yield from _temporal(settings, store)
+    yield from _threads(settings)
 
 
 # ---- the project
@@ -354,6 +355,18 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
             yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
         else:
             yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")
+
+
+def _threads(settings: Settings) -> Iterator[Check]:
+    """Check whether calls wait for threads, as far as workers that share this data directory say."""
+    from amends.sagas.threads_files import reports  # noqa: PLC0415 - only here
+
+    waiting = reports(settings.data_dir)
+    for pid, report in waiting.items():
+        yield _wrong("threads", f"process {pid}: {report}")
+    if not waiting:
+        count = settings.worker_threads or settings.worker_concurrency
+        yield _ok("threads", f"{count} for plain def functions; no worker that uses {settings.data_dir} lacks any")
 
 
 def _pausing(reach: "Reach", queue: str) -> str:

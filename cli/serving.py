@@ -62,6 +62,7 @@ def serve(
         at_once=project.settings.worker_concurrency,
         errors=ErrorDetail(project.settings.errors or ErrorDetail.TYPE),
         threads=project.settings.worker_threads,
+        report_in=project.settings.data_dir,
         also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
         on_open_runs=on_open_runs,
         deadline=stop.deadline,

@@ -38,7 +38,7 @@ from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
 from amends.aggregates.errors import (
     AmendsError,
@@ -514,12 +514,7 @@ class Activities:
         info = activity.info()
         crowded = self._delivered[info.task_queue, info.is_local] > self.slots - self.slots // 4
         if crowded and seats.waited_s(function) > _SCARCE_S:
-            raise ApplicationError(
-                f"{function} waits for one of {seats.size} places; others hold them",
-                type="NoSeatError",
-                next_retry_delay=_COME_BACK,
-                category=ApplicationErrorCategory.BENIGN,
-            )
+            raise stated("WaitsForThread", run_id=info.workflow_id or "", node=str(function), again=_COME_BACK)
 
     async def _settle_late(self, call: Begun, now_ms: Callable[[], int]) -> None:
         """Record the answer of a call that went on after its timeout, when it comes."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import temporalio.client
@@ -35,6 +36,7 @@ from amends.sagas.polling_temporal import PAUSE_AFTER, Shifts
 from amends.sagas.recovery_temporal import recover
 from amends.sagas.registry import Registry
 from amends.sagas.starting_temporal import TASK_TIMEOUT, rouse, worker_identity
+from amends.sagas.threads_files import keep_report
 from amends.sagas.workflow_temporal import SagaWorkflow
 
 __all__ = ["AlsoServed", "running_worker", "worker_name"]
@@ -76,6 +78,7 @@ async def running_worker(
     task_queue: str,
     at_once: int = _AT_ONCE,
     threads: int | None = None,
+    report_in: Path | None = None,
     also: AlsoServed | None = None,
     on_open_runs: Callable[[int], None] | None = None,
     pause_after: timedelta = PAUSE_AFTER,
@@ -92,6 +95,7 @@ async def running_worker(
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
         at_once: Calls of `async def` functions that are made at the same time, at most.
         threads: Plain `def` functions that run at the same time, at most; `None` for as many as `at_once`.
+        report_in: Where a file reports that calls wait for threads, for `amends doctor`; `None` for nowhere.
         also: What else is served on that queue.
         on_open_runs: Called with the number of unfinished runs that were found at start.
         pause_after: How long the store is away before polling pauses.
@@ -154,7 +158,9 @@ async def running_worker(
         deadline=deadline or StopDeadline(),
         pause_after=pause_after,
     )
-    watch = asyncio.create_task(temporal.watch())
+    watches = [asyncio.create_task(temporal.watch())]
+    if report_in is not None:
+        watches.append(asyncio.create_task(keep_report(report_in, os.getpid(), activities.threads.seats.in_use)))
     try:
         with LoopWatch(heartbeats.send).watching():
             async with shifts.serving():
@@ -163,8 +169,9 @@ async def running_worker(
                     on_open_runs(found)
                 yield name
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
         activities.threads.close()
 
 
