@@ -383,7 +383,8 @@ def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[V
         elif world.paused and not (world.events and choose([True, False])):
             world.resume(world.paused[0], choose)
         elif (happenings := world.happenings()) and choose([True, False]):
-            world.happen(*choose(happenings), choose)
+            move, subject = choose(happenings)
+            world.happen(move, subject, choose)
         else:
             return world
     raise AssertionError(f"not closed after {BOUND} moves: {world.record.state}")
