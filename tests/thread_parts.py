@@ -143,7 +143,7 @@ def ending(name: str, make: Callable[[], BaseException], *, blocking: bool) -> S
     step = effect(name=name, retry=ONCE)(fail if blocking else fail_on_loop)
 
     @step.compensation
-    def undo(_: Attempted[Job, str], __: Call) -> None:
+    def undo(_: Attempted[Job, object], __: Call) -> None:
         """Do nothing."""
 
     return Saga(name, Job, step)
