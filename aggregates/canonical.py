@@ -6,16 +6,19 @@ compensation act on other data than the step did. Untyped JSON is in `strictjson
 Nothing here does I/O.
 """
 
+import re
+from collections import deque
 from collections.abc import Callable
+from datetime import datetime, time
 from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 
-from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import JsonValue, PydanticUserError, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
 
 from amends.aggregates.errorreport import class_name, line_of, text_of
 from amends.aggregates.errors import DefinitionError, InputError
 from amends.aggregates.faults import fault_text, field_names
 from amends.aggregates.oneline import one_line, shorten
-from amends.aggregates.roundtrip import Difference, first_difference
+from amends.aggregates.roundtrip import Difference, equality_suffices, first_difference, has_zone
 from amends.aggregates.strictjson import (
     DEFAULT_LIMITS,
     Limits,
@@ -44,6 +47,7 @@ __all__ = [
     "plainly_equal",
     "same_json",
     "type_adapter",
+    "unwritable_remedy",
     "validation_message",
 ]
 
@@ -102,7 +106,7 @@ class JsonCodec(Generic[T]):
         DefinitionError: The type cannot be stored.
     """
 
-    __slots__ = ("_has_sets", "_limits", "_names", "_read", "_schema", "_what", "_write")
+    __slots__ = ("_equal", "_has_sets", "_limits", "_names", "_read", "_schema", "_what", "_write")
 
     @overload
     def __init__(
@@ -133,6 +137,7 @@ class JsonCodec(Generic[T]):
         self._has_sets = _mentions_sets(adapter.core_schema)
         self._schema = adapter.core_schema
         self._names: frozenset[str] | None = None
+        self._equal = plainly_equal if equality_suffices(adapter.core_schema) else _never
 
     def dump(self, value: T) -> JsonValue:
         """Write a value as JSON that reads back equal.
@@ -208,7 +213,7 @@ class JsonCodec(Generic[T]):
             raise InputError(
                 f"{what}: {shorten(value)} could not be read back ({found}); return a value of the declared type"
             ) from None
-        if not plainly_equal(value, back):
+        if not self._equal(value, back):
             lost = first_difference(value, back)
             if lost is not None:
                 raise InputError(f"{what}: {loss_message(lost)}")
@@ -219,9 +224,25 @@ class JsonCodec(Generic[T]):
         if "depth exceeded" in found or "ircular reference" in found:
             raise InputError(f"{self._what}: {too_deep(self._limits)}") from None
         raise InputError(
-            f"{self._what}: {shorten(value)} cannot be written as JSON ({found}); "
-            "return plain data, a dataclass or a pydantic model, with its type declared"
+            f"{self._what}: {shorten(value)} cannot be written as JSON ({found}); {unwritable_remedy(found)}"
         ) from None
+
+
+def unwritable_remedy(
+    found: str, otherwise: str = "return plain data, a dataclass or a pydantic model, with its type declared"
+) -> str:
+    """Return what to do about a value that pydantic cannot write.
+
+    Args:
+        found: What pydantic says.
+        otherwise: The remedy where nothing better is known.
+    """
+    if "utf-8" in found:
+        return (
+            "for bytes that are no text set ser_json_bytes='base64' and val_json_bytes='base64' in the model's "
+            "config, or declare a result pydantic.Base64Bytes"
+        )
+    return otherwise
 
 
 def loss_message(lost: Difference) -> str:
@@ -236,8 +257,31 @@ def loss_message(lost: Difference) -> str:
         return f"{where}{lost.written} is not JSON; use a finite number or None"
     return (
         f"{where}{shorten(lost.written)} ({type(lost.written).__name__}) would be read back as "
-        f"{shorten(lost.read)} ({type(lost.read).__name__}); declare the type that it has, or use plain JSON data"
+        f"{shorten(lost.read)} ({type(lost.read).__name__}); {_loss_remedy(lost.written, lost.read)}"
     )
+
+
+def _loss_remedy(written: object, read: object) -> str:
+    match written:
+        case datetime() if has_zone(written):
+            return "convert it with .astimezone(UTC), and keep the zone in a field of its own, declared ZoneInfo"
+        case datetime() if written.tzinfo is not None and isinstance(read, datetime):
+            return "convert it with .astimezone(UTC)"
+        case time() if written.tzinfo is not None:
+            return "use a time of day without tzinfo, and keep the zone in a field of its own, declared ZoneInfo"
+        case SecretStr() | SecretBytes() | Secret():
+            return "keep the secret elsewhere and pass its name, or declare str or bytes to have it stored in clear"
+        case re.Pattern():
+            return "write the flags into the pattern, such as (?i)"
+        case deque() if isinstance(read, deque) and written.maxlen != read.maxlen:
+            return "use a deque without maxlen, and keep maxlen in a field of its own"
+        case _ if type(written) is type(read):
+            return "have its field written and read as it is: no init=False, no exclude, no serializer of its own"
+    return "declare the type that it has, or use plain JSON data"
+
+
+def _never(_: object, __: object) -> bool:
+    return False
 
 
 def plainly_equal(value: object, back: object) -> bool:

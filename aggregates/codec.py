@@ -25,6 +25,8 @@ from amends.aggregates.canonical import (
     Limits,
     loss_message,
     plainly_equal,
+    type_adapter,
+    unwritable_remedy,
     validation_message,
 )
 from amends.aggregates.checksum import ChangedEvent, ChangedNotification
@@ -42,13 +44,14 @@ from amends.aggregates.errors import (
 from amends.aggregates.eventtypes import event_classes, event_defaults, event_types, record_adapter
 from amends.aggregates.facts import FACTS
 from amends.aggregates.oneline import one_line, shorten
-from amends.aggregates.roundtrip import first_difference
+from amends.aggregates.roundtrip import equality_suffices, first_difference
 from amends.aggregates.strictjson import json_bytes, refuse_unreadable
 
 __all__ = ["EventCodec", "changed_error"]
 
 _FACT_PREFIX = "amends."
 _VERSION_KEY = "class_version"
+_TIMESTAMP = "timestamp"
 _VERSION_MARK = b'"class_version"'
 _IN_COLUMNS = frozenset({"originator_id", "originator_version"})
 
@@ -174,6 +177,9 @@ class _StoredAggregateEvent(_Stored):
         self._to_json: Callable[..., bytes] = adapter.serializer.to_json
         self._from_json: Callable[..., dict[str, Any]] = adapter.validator.validate_json
         self._names = frozenset(types)
+        # The library makes the timestamp, in UTC.
+        given = [hint for name, hint in types.items() if name != _TIMESTAMP]
+        self._equality_suffices = all(equality_suffices(type_adapter(hint, topic).core_schema) for hint in given)
         self._originator_topic = _topic_of(aggregate) if issubclass(cls, CanInitAggregate) else None
 
     def write(self, event: CanMutateAggregate[str]) -> StoredEvent:
@@ -192,7 +198,7 @@ class _StoredAggregateEvent(_Stored):
             raise
         except BaseException as error:  # noqa: BLE001 - a user's serializer or validator may raise anything
             self._refuse(event, state, error)
-        if not plainly_equal(state, back):
+        if not (self._equality_suffices and plainly_equal(state, back)):
             lost = first_difference(state, back)
             if lost is not None:
                 raise InputError(f"{self._what(event)}: {loss_message(lost)}")
@@ -209,7 +215,8 @@ class _StoredAggregateEvent(_Stored):
         json_bytes(plain, what)
         found = validation_message(error) if isinstance(error, ValidationError) else text_of(error)
         raise InputError(
-            f"{what}: cannot be stored and read back ({found}); pass values of the declared types"
+            f"{what}: cannot be stored and read back ({found}); "
+            f"{unwritable_remedy(found, 'pass values of the declared types')}"
         ) from None
 
     def _what(self, event: CanMutateAggregate[str]) -> str:

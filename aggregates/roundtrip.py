@@ -5,16 +5,18 @@ JSON and type coercion lose things silently: integer keys become text, tuples be
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
 from amends.aggregates.oneline import one_line
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["Difference", "equality_suffices", "first_difference", "has_zone"]
 
 
 class Difference(NamedTuple):
@@ -55,8 +57,10 @@ def first_difference(written: object, read: object, *, exact: bool = False, path
         return _between_objects(written, read, exact=exact, path=path)
     if isinstance(written, Mapping):
         return _between_mappings(written, read, exact=exact, path=path)
-    if isinstance(written, list | tuple):
+    if isinstance(written, list | tuple | deque):
         return _between_sequences(written, read, exact=exact, path=path)
+    if isinstance(written, set | frozenset) and isinstance(read, set | frozenset):
+        return _between_sets(written, read, exact=exact, path=path)
     return None if _same_leaf(written, read, exact=exact) else Difference(path, written, read)
 
 
@@ -88,6 +92,12 @@ def _between_mappings(written: Mapping[Any, Any], read: object, *, exact: bool, 
             return Difference(path, ours, theirs, key=True)
     if len(written) != len(read):
         return Difference(path, written, read)
+    if any(type(key) is not str for key in written):
+        # Keys that are equal need not be the same: `==` takes times in different zones for equal.
+        same = {key: key for key in read}
+        for key in written:
+            if (lost := first_difference(key, same[key], exact=exact)) is not None:
+                return Difference(path, lost.written, lost.read, key=True)
     prefix = f"{path}." if path else ""
     return _first(
         first_difference(value, read[key], exact=exact, path=f"{prefix}{one_line(str(key))}")
@@ -95,11 +105,22 @@ def _between_mappings(written: Mapping[Any, Any], read: object, *, exact: bool, 
     )
 
 
-def _between_sequences(
-    written: list[Any] | tuple[Any, ...], read: object, *, exact: bool, path: str
+def _between_sets(
+    written: set[Any] | frozenset[Any], read: set[Any] | frozenset[Any], *, exact: bool, path: str
 ) -> Difference | None:
-    kind = list if isinstance(written, list) else tuple
+    if written != read or (exact and _typed(written) != _typed(read)):
+        return Difference(path, written, read)
+    same = {each: each for each in read}
+    return _first(first_difference(each, same[each], exact=exact, path=path) for each in written)
+
+
+def _between_sequences(
+    written: list[Any] | tuple[Any, ...] | deque[Any], read: object, *, exact: bool, path: str
+) -> Difference | None:
+    kind = next(each for each in (list, tuple, deque) if isinstance(written, each))
     if not isinstance(read, kind) or len(written) != len(read):
+        return Difference(path, written, read)
+    if getattr(written, "maxlen", None) != getattr(read, "maxlen", None):
         return Difference(path, written, read)
     return _first(
         first_difference(ours, theirs, exact=exact, path=f"{path}[{index}]")
@@ -111,20 +132,78 @@ def _first(found: Iterable[Difference | None]) -> Difference | None:
     return next((each for each in found if each is not None), None)
 
 
+def has_zone(moment: datetime | time) -> bool:
+    """Check whether a time has a zone with rules of its own, such as Europe/Berlin; JSON keeps only the offset.
+
+    UTC and fixed offsets are no such zones.
+    """
+    zone = moment.tzinfo
+    if zone is None or (isinstance(zone, ZoneInfo) and zone.key == "UTC"):
+        return False
+    try:
+        return isinstance(zone, ZoneInfo) or zone.utcoffset(None) is None
+    except Exception:  # noqa: BLE001 - a foreign zone may raise anything; one without an answer has rules
+        return True
+
+
+_LEAVES = {"str", "int", "float", "bool", "none", "bytes", "decimal", "date", "timedelta", "uuid", "url"}
+_BOXES = {"list", "tuple", "set", "frozenset", "dict", "nullable", "default", "union", "tagged-union"}
+_RECORDS = {"model", "model-fields", "model-field", "typed-dict", "typed-dict-field"}
+_DATACLASSES = {"dataclass", "dataclass-args", "dataclass-field"}
+_EXACT = _LEAVES | _BOXES | _RECORDS | _DATACLASSES | {"literal", "enum", "definitions", "definition-ref"}
+"""Kinds of pydantic schemas whose values `==` compares with all that they hold; times, for example, are not."""
+
+
+def equality_suffices(schema: object) -> bool:
+    """Check whether values of a pydantic schema are the same when `==` says so; else `first_difference` compares them.
+
+    Args:
+        schema: The core schema of a type adapter.
+    """
+    if isinstance(schema, list | tuple):
+        return all(map(equality_suffices, schema))
+    if not isinstance(schema, dict):
+        return True
+    kind = schema.get("type")
+    if isinstance(kind, str) and (kind not in _EXACT or not _compares_all(schema)):
+        return False
+    return all(equality_suffices(part) for name, part in schema.items() if name not in {"metadata", "default"})
+
+
+def _compares_all(schema: dict[Any, Any]) -> bool:
+    if "function" in str((schema.get("serialization") or {}).get("type")):
+        return False
+    cls = schema.get("cls")
+    if schema["type"] == "model":
+        return getattr(cls, "__eq__", None) is BaseModel.__eq__
+    if schema["type"] == "dataclass" and isinstance(cls, type):
+        # Methods that dataclasses make have no file.
+        code = getattr(cls.__eq__, "__code__", None)
+        return code is not None and code.co_filename == "<string>" and all(each.compare for each in _fields(cls))
+    return True
+
+
+def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
 def _typed(members: Any) -> set[tuple[type, object]]:  # noqa: ANN401 - a set of anything
     return {(type(each), each) for each in members}
 
 
 def _same_leaf(written: object, read: object, *, exact: bool) -> bool:
     if isinstance(written, datetime | time) and type(written) is type(read):
-        # Across zones `==` is false for every time within the hour that a clock change repeats (PEP 495).
-        return written.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0) and (
-            written.utcoffset() == read.utcoffset()
+        # `==` is false across zones for every time within the hour that a clock change repeats (PEP 495), and does not
+        # see that the name of a zone was lost. A naive time names no instant, so its fold means nothing.
+        return (
+            written.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
+            and written.utcoffset() == read.utcoffset()
+            and has_zone(written) is has_zone(read)
         )
     if isinstance(written, Decimal) and isinstance(read, Decimal):
         return str(written) == str(read)
-    if exact and isinstance(written, float | set | frozenset):
-        return repr(written) == repr(read) if isinstance(written, float) else _typed(written) == _typed(read)
+    if exact and isinstance(written, float):
+        return repr(written) == repr(read)
     if type(written) is type(read) and type(written).__eq__ is object.__eq__ and hasattr(written, "__dict__"):
         return written is read or (
             bool(vars(written)) and first_difference(vars(written), vars(read), exact=exact) is None

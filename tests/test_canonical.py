@@ -1,20 +1,35 @@
 """Values that pass the codec come back equal; whatever would not is refused in one line that says what to do."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from fractions import Fraction
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, JsonValue, PositiveInt, computed_field, field_validator
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    SecretStr,
+    computed_field,
+    field_validator,
+)
 
 from amends.aggregates.canonical import (
     JsonCodec,
@@ -127,6 +142,55 @@ class Plain:
         return "Plain()"
 
 
+@dataclass
+class Zoned:
+    """An instant, and where it was."""
+
+    at: datetime
+    zone: ZoneInfo
+
+
+@dataclass
+class Account:
+    """Somebody's."""
+
+    number: int
+    password: SecretStr
+
+
+@dataclass
+class Forgetful:
+    """Has a field that is written and not read, and that `==` does not see."""
+
+    number: int
+    seen: int = field(default=0, init=False, compare=False)
+
+    def remember(self) -> "Forgetful":
+        """Change that field."""
+        self.seen = 1
+        return self
+
+
+class Alike(BaseModel):
+    """Equal to all with the same id, whatever else it holds."""
+
+    id: int
+    hidden: int = Field(default=0, exclude=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alike) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return self.id
+
+
+class Binary(BaseModel):
+    """Bytes that are no text."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    content: bytes
+
+
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 keys = text.filter(lambda key: key not in RESERVED_KEYS)  # Hypothesis finds them in the source
 json_values = st.recursive(
@@ -136,7 +200,7 @@ json_values = st.recursive(
 )
 instants = st.datetimes(
     min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - Hypothesis adds the zone
-    timezones=st.sampled_from([UTC, ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata")]),
+    timezones=st.sampled_from([UTC, ZoneInfo("UTC"), timezone(timedelta(hours=5, minutes=30))]),
 )
 decimals = st.decimals(allow_nan=False, allow_infinity=False, places=2) | st.sampled_from(
     [Decimal("1.0"), Decimal("1.00"), Decimal("1E+3"), Decimal("-0")]
@@ -211,10 +275,105 @@ def test_the_form_of_canonical_text() -> None:
     assert canonical_text({"b": [1, 2.5, None, True], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null,true]}'
 
 
-def test_the_repeated_hour_keeps_its_instant() -> None:
-    """A time within the hour that a clock change repeats is accepted, although `==` across zones is false there."""
-    at = datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1)
-    assert JsonCodec(datetime).dump(at) == "2024-10-27T02:30:00+01:00"
+def test_the_remedy_for_a_time_with_a_zone_works() -> None:
+    """The instant in UTC and the zone in a field of its own come back, also within the hour that is repeated."""
+    at = datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1)
+    codec = JsonCodec(Zoned)
+    kept = codec.load(codec.dump(Zoned(at.astimezone(UTC), BERLIN)))
+    assert kept.at.timestamp() == at.timestamp()
+    assert kept.at.astimezone(kept.zone).replace(tzinfo=None) == at.replace(tzinfo=None)
+    assert kept.zone.key == "Europe/Berlin"
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+LATE = datetime(2024, 7, 1, tzinfo=BERLIN)
+TO_UTC = "convert it with .astimezone(UTC), and keep the zone in a field of its own, declared ZoneInfo"
+ZONES = st.sampled_from(sorted(available_timezones() - {"UTC", "localtime"})).map(ZoneInfo)
+LOST: list[tuple[Any, Any, str]] = [
+    (datetime, LATE, TO_UTC),
+    (Zoned, Zoned(LATE, BERLIN), TO_UTC),
+    (list[datetime], [LATE], TO_UTC),
+    (tuple[datetime | None, int], (LATE, 1), TO_UTC),
+    (set[datetime], {LATE}, TO_UTC),
+    (frozenset[tuple[datetime, int]], frozenset({(LATE, 1)}), TO_UTC),
+    (deque[datetime], deque([LATE]), TO_UTC),
+    (dict[str, datetime], {"a": LATE}, TO_UTC),
+    (dict[datetime, int], {LATE: 1}, "use text keys, or declare the type of the keys"),
+    (datetime, LATE.astimezone(timezone(timedelta(seconds=1))), "convert it with .astimezone(UTC)"),
+    (time, time(1, tzinfo=BERLIN), "use a time of day without tzinfo, and keep the zone in a field of its own"),
+    (deque[int], deque([1], maxlen=2), "use a deque without maxlen, and keep maxlen in a field of its own"),
+    (re.Pattern[str], re.compile("a", re.IGNORECASE), "write the flags into the pattern, such as (?i)"),
+    (SecretStr, SecretStr("x"), "keep the secret elsewhere and pass its name, or declare str or bytes"),
+    (Account, Account(1, SecretStr("x")), "keep the secret elsewhere and pass its name, or declare str or bytes"),
+    (Forgetful, Forgetful(1).remember(), "no init=False, no exclude, no serializer of its own"),
+    (Alike, Alike(id=1, hidden=2), "no init=False, no exclude, no serializer of its own"),
+    (bytes, b"\xff", "set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config"),
+]
+
+
+@pytest.mark.parametrize(("type_", "value", "remedy"), LOST, ids=[f"{each[0]}-{each[1]!r}"[:50] for each in LOST])
+def test_what_equality_does_not_see_is_refused(type_: object, value: object, remedy: str) -> None:
+    """A loss is found although `==` takes the values for equal, and the remedy fits the loss."""
+    codec: JsonCodec[Any] = JsonCodec(type_)
+    with pytest.raises(InputError) as refusal:
+        codec.dump(value)
+    assert remedy in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@given(zone=ZONES, at=st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1)))  # noqa: DTZ001 - the zone is added
+def test_a_zone_keeps_its_name_or_is_refused(zone: ZoneInfo, at: datetime) -> None:
+    """As a value of its own a zone comes back with its name; as the zone of a time it is refused."""
+    codec = JsonCodec(ZoneInfo)
+    assert codec.load(codec.dump(zone)).key == zone.key
+    with pytest.raises(InputError, match="keep the zone in a field of its own"):
+        JsonCodec(datetime).dump(at.replace(tzinfo=zone))
+
+
+LOSSY: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (datetime, st.datetimes(timezones=st.timezones() | st.just(UTC))),
+    (dict[Color, int], st.dictionaries(st.sampled_from(Color), st.integers())),
+    (dict[Shape, int], st.dictionaries(st.sampled_from(Shape), st.integers())),
+    (deque[int], st.builds(deque, st.lists(st.integers()), st.none() | st.integers(1, 3))),
+    (Fraction, st.fractions()),
+    (complex, st.complex_numbers()),
+    (Path, text.map(Path)),
+    (IPv4Address | IPv6Address, st.ip_addresses()),
+    (timedelta, st.timedeltas()),
+    (time, st.times(timezones=st.timezones() | st.just(UTC))),
+    (str | date | UUID, text | st.dates() | st.uuids() | st.dates().map(str) | st.uuids().map(str)),
+    (bytes, st.binary(max_size=5)),
+    (Any, json_values | st.tuples(st.integers()) | st.dates() | st.dictionaries(st.integers(), st.none())),
+]
+
+
+@pytest.mark.parametrize(("type_", "values"), LOSSY, ids=[str(each[0]) for each in LOSSY])
+@given(data=st.data())
+def test_a_value_comes_back_or_is_refused(type_: object, values: st.SearchStrategy[Any], data: st.DataObject) -> None:
+    """Whatever the type loses on its way through JSON, the value that is read is the one that was written."""
+    codec: JsonCodec[Any] = JsonCodec(type_)
+    value = data.draw(values)
+    try:
+        written = codec.dump_text(value)
+    except InputError:
+        return
+    back = codec.load_text(written)
+    assert type(back) is type(value)
+    assert back == value
+    assert getattr(back, "maxlen", None) == getattr(value, "maxlen", None)
+    if isinstance(value, datetime) and value.year < 9_999:
+        assert back + timedelta(days=200) == value + timedelta(days=200)
+
+
+def test_the_remedies_for_bytes_and_secrets_work() -> None:
+    """Bytes that are no text come back by either of the two ways that the refusal names; a secret is kept as text."""
+    binary = JsonCodec(Binary)
+    assert binary.load_text(binary.dump_text(Binary(content=b"\xff\x00"))).content == b"\xff\x00"
+    result: JsonCodec[Any] = JsonCodec(Base64Bytes)
+    assert result.load_text(result.dump_text(b"\xff\x00")) == b"\xff\x00"
+    assert JsonCodec(str).dump(SecretStr("x").get_secret_value()) == "x"
+    pattern = JsonCodec(re.Pattern[str])
+    assert pattern.load(pattern.dump(re.compile("(?i)a"))).match("A")
 
 
 def test_what_is_the_same_to_typed_code_is_accepted() -> None:
@@ -319,7 +478,8 @@ REFUSED: list[tuple[Any, Any, str]] = [
         b"\xff",
         (
             "b'\\xff' cannot be written as JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid utf-8); "
-            "return plain data, a dataclass or a pydantic model, with its type declared"
+            "for bytes that are no text set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config, "
+            "or declare a result pydantic.Base64Bytes"
         ),
     ),
     (
