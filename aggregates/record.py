@@ -26,6 +26,7 @@ from amends.aggregates.facts import (
     NodeFact,
     PostponedFact,
     ProbeAttemptFailed,
+    SagaCompleted,
     SagaFailed,
     SagaStarted,
     StepAttemptFailed,
@@ -59,7 +60,8 @@ class RunSummary(NamedTuple):
         updated_ms: The driver's time of the last fact.
         current: Nodes that the run is at, joined by commas; empty when it is closed, the open ones when it needs
             attention.
-        error: The last error or refusal in one line; `None` when there was none.
+        error: Why the run turned round and the last error after that, in one line; `None` when there was none, or when
+            the run has completed.
         keys: Declared business keys and their values.
         driver: Who advances the run.
         fingerprint: The plan that the run follows.
@@ -86,7 +88,8 @@ class RunRecord:
         started: The fact that accepted the run.
         state: The fold of the heads.
         results: Results of the nodes that have one, as JSON, by node.
-        error: The last error or refusal in one line; `None` when there was none.
+        latest: The last error or refusal in one line; `None` when there was none, or when the run has completed.
+        turned: Why the run turned round, in one line; `None` unless it did.
         current: Nodes that an operator has to look at; empty unless the run needs attention.
         recent: Heads of the last facts, at most `RECENT`, for those who know the run up to some position.
         cancel: Who asked for the run to be undone, and why; `None` when nobody did.
@@ -100,7 +103,8 @@ class RunRecord:
     started: SagaStarted
     state: RunState
     results: Mapping[str, JsonValue]
-    error: str | None
+    latest: str | None = None
+    turned: str | None = None
     current: tuple[str, ...] = ()
     recent: tuple[Head, ...] = ()
     cancel: str | None = None
@@ -113,12 +117,22 @@ class RunRecord:
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
         """Make the record of a run that was just accepted."""
         head = fact.head
-        return cls(fact, begin(plan, head), {}, None, recent=(head,), driver=fact.driver, epoch=fact.epoch)
+        return cls(fact, begin(plan, head), {}, recent=(head,), driver=fact.driver, epoch=fact.epoch)
 
     @property
     def run_id(self) -> str:
         """Id of the run."""
         return self.started.run_id
+
+    @property
+    def error(self) -> str | None:
+        """Why the run turned round, and the last error that it met after that, in one line.
+
+        `None` for a run that met no error, and for one that has completed in spite of errors.
+        """
+        if self.turned is None or self.latest is None or self.latest == self.turned:
+            return self.latest
+        return f"{self.turned}; then {self.latest}"
 
     @property
     def in_doubt(self) -> tuple[str, ...]:
@@ -155,22 +169,35 @@ class RunRecord:
             changes["current"] = ()
         match fact:
             case LateEffectObserved() if told_only(self.state, head):
-                changes["error"] = f"{fact.node}: took effect although it was skipped or redone"
+                pass
             case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
                 changes["results"] = {**self.results, fact.node: fact.result}
             case ClaimFact():
                 changes["deliveries"] = {**self.deliveries, fact.node: fact.delivery}
-            case NodeFact():
-                changes["error"] = _error_line(fact, self.error) or self.error
-            case SagaFailed():
-                changes["error"] = self.error or (f"{fact.node}: {fact.reason}" if fact.node else fact.reason)
             case CancelRequested():
-                changes["cancel"] = changes["error"] = f"cancelled by {fact.actor}: {fact.reason}"
+                changes["cancel"] = _cancelled(fact)
             case AttentionRequested():
                 changes["current"] = fact.nodes
             case DriverTaken():
                 changes.update(driver=fact.driver, epoch=fact.epoch)
-        return replace(self, **changes)
+        latest, turned = self._errors(fact, observed=told_only(self.state, head))
+        return replace(self, **changes, latest=latest, turned=turned)
+
+    def _errors(self, fact: Fact, *, observed: bool) -> tuple[str | None, str | None]:
+        """Return the last error and the reason of the turn after one more fact."""
+        match fact:
+            case LateEffectObserved() if observed:
+                return f"{fact.node}: took effect although it was skipped or redone", self.turned
+            case NodeFact():
+                return _error_line(fact, self.latest) or self.latest, self.turned
+            case SagaFailed():
+                why = self.cancel or self.latest or (f"{fact.node}: {fact.reason}" if fact.node else fact.reason)
+                return why, why
+            case SagaCompleted():
+                return None, None
+            case CancelRequested():
+                return _cancelled(fact), self.turned
+        return self.latest, self.turned
 
     def heads_after(self, position: int) -> tuple[Head, ...] | None:
         """Give the heads of all facts after a position; `None` when they are too many to be kept."""
@@ -232,6 +259,10 @@ def _at(state: RunState) -> tuple[str, ...]:
     if state.closed or not 0 <= state.cursor < len(state.plan.stages):
         return ()
     return tuple(node.name for node in state.plan.stages[state.cursor].nodes)
+
+
+def _cancelled(fact: CancelRequested) -> str:
+    return f"cancelled by {fact.actor}: {fact.reason}"
 
 
 def _error_line(fact: NodeFact, before: str | None) -> str | None:

@@ -21,6 +21,7 @@ from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, duration, 
 from amends.cli.stuck import list_stuck
 from amends.cli.views import summary_json
 from amends.cli.wiring import settings_of
+from amends.cli.wording import and_more
 
 __all__ = ["list_runs", "read_since", "read_status", "read_where"]
 
@@ -118,7 +119,7 @@ def _row(run: RunSummary, now_ms: int) -> tuple[Cell, ...]:
         styled(run.status.value, STATUS_STYLES[run.status]),
         ago(run.started_ms, now_ms),
         duration(run.updated_ms - run.started_ms) if closed else "",
-        run.current,
+        and_more(run.current.split(",")),
         clip(run.error or "", _ERROR_CHARS),
     )
 

@@ -22,6 +22,7 @@ from amends.cli.remarks import note
 from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, styled, table
 from amends.cli.settings import Settings
 from amends.cli.views import damage_json, summary_json
+from amends.cli.wording import and_more
 from amends.sagas.blockers import Blocker, blockers
 from amends.sagas.overdue import Overdue, Why, overdue_nodes
 from amends.sagas.registry import Registry
@@ -80,9 +81,15 @@ class Stuck:
         """What is overdue, in a few words; or the damage."""
         if self.damage is not None:
             return str(self.damage)
-        waits = [f"{each.node} waits for code: {each.why}; {each.remedy}" for each in self.blockers]
-        late = [f"{each.node or 'the run'} {WORDS[each.why]}" for each in self.overdue]
-        return "; ".join([*waits, *late])
+        waiting: dict[str, list[str]] = {}
+        for blocker in self.blockers:
+            waiting.setdefault(f"waits for code: {blocker.why}; {blocker.remedy}", []).append(blocker.node)
+        for each in self.overdue:
+            waiting.setdefault(WORDS[each.why], []).append(each.node or "the run")
+        return "; ".join(
+            f"{and_more(names)}: {words}" if len(names) > 1 else f"{names[0]} {words}"
+            for words, names in waiting.items()
+        )
 
     def as_json(self) -> dict[str, JsonValue]:
         """Give it as JSON."""

@@ -1,11 +1,21 @@
 """How facts that somebody decided are put into words, wherever they are shown. Pure."""
 
+from collections.abc import Sequence
+
 from amends.aggregates.facts import CancelRequested, DriverTaken, OperatorFact
 
-__all__ = ["Decided", "who_and_why"]
+__all__ = ["Decided", "and_more", "who_and_why"]
+
+_NAMED = 3
 
 Decided = OperatorFact | CancelRequested | DriverTaken
 """Facts that rest on somebody's word: their actor decided, and said why."""
+
+
+def and_more(names: Sequence[str]) -> str:
+    """Return the first three names and the number of the others, such as `a, b, c and 190 more`."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def who_and_why(fact: Decided) -> str:

@@ -45,7 +45,10 @@ class RunResult:
 
     @property
     def error(self) -> str | None:
-        """The last error or refusal in one line; `None` when there was none."""
+        """Why the run turned round, and the last error that it met after that, in one line.
+
+        Of a run that goes on, the last error or refusal. `None` when there was none, and when the run has completed.
+        """
         return self.record.error
 
     @property

@@ -3,7 +3,10 @@
 import pytest
 from reading_shop import LONG, Amends, one_line
 
+from amends.aggregates.record import RunSummary
+from amends.aggregates.state import RunStatus
 from amends.cli import stuck as stuck_module
+from amends.sagas.overdue import Overdue, Why
 
 STUCK = ["order-accepted", "order-slow-undo", "order-hang", "order-stuck", "order-mail"]
 
@@ -79,3 +82,14 @@ def test_a_narrow_screen_shows_everything(amends: Amends, columns: str, monkeypa
     answer = amends("list", "--stuck")
     assert "why: reserve_stock waits for an operator" in " ".join(answer.out.split())
     assert all(len(line) <= int(columns) for line in answer.out.splitlines())
+
+
+def test_a_run_with_many_open_nodes_fits_a_screen() -> None:
+    """Of 200 nodes that wait for an operator three are named and the others counted; JSON names all."""
+    run = RunSummary("r", "s", RunStatus.NEEDS_ATTENTION, 9, 0, 0, "", None, {}, "d", "f")
+    nodes = tuple(Overdue(f"step_{number}", 0, Why.ATTENTION) for number in range(200))
+    stuck = stuck_module.Stuck(run, (*nodes, Overdue("late", 0, Why.SLOW)))
+    assert stuck.why == (
+        "step_0, step_1, step_2 and 197 more: waits for an operator; late has been open for longer than its threshold"
+    )
+    assert len(stuck.as_json()["overdue"]) == 201  # type: ignore[arg-type]  # a list

@@ -127,3 +127,26 @@ def test_a_result_shows_no_user_data() -> None:
         assert "COMPENSATED" in repr(result)
         assert "canary" not in repr(result)
         assert len(repr(result)) < 160
+
+
+def test_a_run_that_completes_has_no_error(scenario: Scenario[Order]) -> None:
+    """Errors on the way to success are in the history, and are not the error of the run."""
+    with scenario:
+        then = scenario.answers(charge, LostReply(), "paid").when(Order(order_id="a")).completed()
+        assert "StepAttemptFailed" in {fact.kind for fact in then.history}
+        assert then.result.error is None
+
+
+def test_a_run_that_was_undone_says_why_and_what_came_after(scenario: Scenario[Order]) -> None:
+    """The reason of the turn is not replaced by an error of an undo; both are shown."""
+    with scenario:
+        scenario.answers(notify, Rejected("no seats")).compensation_answers(charge, OSError("line is busy"), None)
+        error = scenario.when(Order(order_id="a")).compensated().result.error
+        assert error == "notify: no seats; then charge: OSError: line is busy"
+
+
+def test_a_run_that_was_undone_at_once_says_why(scenario: Scenario[Order]) -> None:
+    """Without a later error the reason stands alone."""
+    with scenario:
+        scenario.answers(notify, Rejected("no seats"))
+        assert scenario.when(Order(order_id="a")).compensated().result.error == "notify: no seats"
