@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.oneline import one_line
 from amends.cli.exit_codes import ExitCode, exit_code_of
+from amends.cli.remarks import tame_python
 
 __all__ = ["CLOSED_PIPE", "COMMANDS", "DEBUG", "LazyCommand", "app", "main"]
 
@@ -175,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # What a terminal's encoding lacks is written as an escape instead of ending the command.
             stream.reconfigure(errors="backslashreplace")
+    tame_python()
     try:
         result = typer.main.get_command(app).main(arguments, prog_name="amends", standalone_mode=False)
         _flush()

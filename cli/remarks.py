@@ -3,11 +3,15 @@
 import logging
 import os
 import sys
+import threading
+import warnings
 from typing import TextIO
 
 from amends.aggregates.oneline import one_line
 
-__all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs"]
+__all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs", "tame_python"]
+
+_log = logging.getLogger("amends.python")
 
 
 def say(line: str = "") -> None:
@@ -35,7 +39,36 @@ class _Lines(logging.Handler):
     """Writes each record as one remark, without traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        message = record.getMessage()
+        if record.name == "asyncio":
+            # The other lines show objects, which may hold user data.
+            error = record.exc_info[0] if record.exc_info else None
+            message = message.partition("\n")[0] + (f": {error.__name__}" if error is not None else "")
+        note(message)
+
+
+def tame_python() -> None:
+    """Have what Python says on its own (warnings, errors that nobody can catch) go to the log, one line each."""
+    if os.environ.get("AMENDS_DEBUG"):
+        return
+    warnings.showwarning = _warn
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _ended
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    _log.warning("Python warns: %s: %s (%s:%d)", category.__name__, one_line(str(message)), filename, lineno)
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    _log.warning("an error that nobody could catch: %s (AMENDS_DEBUG=1 shows where)", found.exc_type.__name__)
+
+
+def _ended(found: threading.ExceptHookArgs) -> None:
+    name = "unknown" if found.thread is None else found.thread.name
+    _log.warning("thread %s ended with %s (AMENDS_DEBUG=1 shows where)", name, found.exc_type.__name__)
 
 
 def log_to_stderr() -> None:

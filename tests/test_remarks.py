@@ -1,0 +1,87 @@
+"""What Python and its libraries say on their own reaches the log in one line, and nothing of it is raw."""
+
+import asyncio
+import gc
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from amends.cli.remarks import log_to_stderr, tame_python
+
+
+@pytest.fixture(autouse=True)
+def _routed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Route as a worker does, and put back afterwards."""
+    monkeypatch.delenv("AMENDS_DEBUG", raising=False)
+    for owner, name in ((warnings, "showwarning"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    handlers = logging.getLogger().handlers[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        tame_python()
+        log_to_stderr()
+        yield
+    logging.getLogger().handlers[:] = handlers
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line on stderr."""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("amends: ")
+    return line
+
+
+async def forgotten() -> None:
+    """Do nothing; nobody waits for it."""
+
+
+def test_a_coroutine_that_is_not_awaited_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python's own warning has several lines and the source of the program."""
+    forgotten()  # type: ignore[unused-coroutine]  # on purpose
+    gc.collect()
+    assert "Python warns: RuntimeWarning: coroutine 'forgotten' was never awaited" in said(capsys)
+
+
+def test_an_error_of_a_forgotten_task_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The class of the error is named; the task and the text of the error, which may hold user data, are not."""
+
+    async def fail() -> None:
+        raise ValueError("canary")
+
+    async def forget() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    asyncio.run(forget())
+    line = said(capsys)
+    assert line == "amends: Task exception was never retrieved: ValueError"
+
+
+def test_a_thread_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback of a thread reaches the screen."""
+
+    def fail() -> None:
+        raise ValueError("canary")
+
+    thread = threading.Thread(target=fail, name="t")
+    thread.start()
+    thread.join()
+    assert said(capsys) == "amends: thread t ended with ValueError (AMENDS_DEBUG=1 shows where)"
+
+
+def test_an_error_of_a_finaliser_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python prints such errors with a traceback, since nobody can catch them."""
+
+    class Bad:
+        def __del__(self) -> None:
+            raise ValueError("canary")
+
+    Bad()
+    gc.collect()
+    assert said(capsys) == "amends: an error that nobody could catch: ValueError (AMENDS_DEBUG=1 shows where)"
