@@ -454,7 +454,7 @@ def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
     assert world.record.current == ("a",)
     assert world.record.state.node("a").status is NodeStatus.UNDO_REJECTED
     assert [fact.kind for fact in world.facts[-2:]] == ["CompensationRejected", "AttentionRequested"]
-    assert world.record.error == "a: its undo was refused: too late"
+    assert world.record.error == "b: no; then a: its undo was refused: too late"
 
 
 def fingerprint_of_decisions(seeds: range) -> str:
