@@ -30,7 +30,7 @@ from amends.aggregates.record import RunRecord
 from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
 from amends.cli.render import ago, duration, moment
 from amends.cli.stuck import WORDS
-from amends.cli.views import Next, next_steps, still_to_undo
+from amends.cli.views import Next, next_steps, still_to_undo, trace_of
 from amends.sagas.blockers import Blocker
 from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision
 from amends.sagas.overdue import Overdue, Why, overdue_nodes
@@ -94,6 +94,7 @@ class Explanation:
         decisions: Facts by which somebody, or the program, decided the run's way.
         commands: What can be done now: command line and what it does.
         waits: Why the loaded code cannot continue the run.
+        trace: The places and causes of the last failed attempt.
     """
 
     record: RunRecord
@@ -106,6 +107,7 @@ class Explanation:
     decisions: tuple[Fact, ...]
     commands: tuple[tuple[str, str], ...]
     waits: tuple[Blocker, ...] = ()
+    trace: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, JsonValue]:
         """Give it as JSON; times are in milliseconds since the epoch."""
@@ -120,6 +122,7 @@ class Explanation:
             "in_doubt": [{"node": node, "why": why} for node, why in self.doubts],
             "blockers": [each.as_json() for each in self.waits],
             "decided": [_fact_json(fact) for fact in self.decisions],
+            "trace": list(self.trace),
             "commands": [{"command": line, "what": what} for line, what in self.commands],
         }
 
@@ -163,6 +166,7 @@ def explain(
         decisions=tuple(fact for fact in facts if _decides(fact)),
         commands=tuple(_commands(record, overdue.values(), now_ms)),
         waits=waits,
+        trace=trace_of(facts),
     )
 
 
@@ -348,6 +352,7 @@ def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[
         ("Open", [line for each in told.open for line in _open_lines(each, now_ms, zone)]),
         ("Waits for code", [each.text for each in told.waits]),
         ("In doubt", [f"{node}: {why}" for node, why in told.doubts]),
+        ("Last error", list(told.trace)),
         ("Who decided", [_fact_line(fact, now_ms, zone) for fact in told.decisions]),
         ("What you can do", [line for command, what in told.commands for line in (command, f"    {what}")]),
     ]

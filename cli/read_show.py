@@ -41,6 +41,7 @@ from amends.cli.views import (
     node_views,
     record_json,
     still_to_undo,
+    trace_of,
 )
 from amends.cli.wiring import settings_of
 
@@ -136,6 +137,8 @@ def _layout(
     more: list[tuple[str, Cell | None]] = []
     if record.error is not None:
         more.append(("last error", clip(record.error, _LINE_CHARS)))
+    if trace := trace_of(facts):
+        more.append(("came from", clip("; ".join(trace), _LINE_CHARS)))
     if record.in_doubt:
         more.append(("in doubt", f"{', '.join(record.in_doubt)}; amends explain {record.run_id} says why"))
     if (attention := attention_of(record, facts)) is not None:

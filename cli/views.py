@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from amends.aggregates.damage import Damage
+from amends.aggregates.fact import FailureFact
 from amends.aggregates.facts import (
     AttentionRequested,
     CancelRequested,
@@ -77,6 +78,7 @@ __all__ = [
     "summary_json",
     "timeline_row",
     "timeline_widths",
+    "trace_of",
 ]
 
 _DETAIL_CHARS = 80
@@ -341,6 +343,13 @@ def attention_of(record: RunRecord, facts: Sequence[Fact]) -> AttentionRequested
     if record.state.status is not RunStatus.NEEDS_ATTENTION:
         return None
     return next((fact for fact in reversed(facts) if isinstance(fact, AttentionRequested)), None)
+
+
+def trace_of(facts: Sequence[Fact]) -> tuple[str, ...]:
+    """Return where the last failed attempt was raised, and its causes; empty where no code raised anything."""
+    failures = (fact for fact in reversed(facts) if isinstance(fact, FailureFact))
+    last = next(failures, None)
+    return () if last is None else last.trace
 
 
 # ---- the timeline
