@@ -1,7 +1,7 @@
 """Every way in which user code can end is recorded: at every place, by both drivers, on both databases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import NoReturn
 
@@ -26,8 +26,14 @@ from amends import (
 from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.fact import FailureFact
 from amends.aggregates.facts import StepRejected
+from amends.aggregates.journal import StepWork
 from amends.aggregates.journal_sql import SqlJournal, open_journal
 from amends.aggregates.migrations_sql import upgrade
+from amends.reconciler.correcting_asyncio import Reconciler
+from amends.reconciler.drift import Cause, Command, Drift, DriftKind
+from amends.reconciler.observation import Observation
+from amends.reconciler.reconciliation import Reconciliation
+from amends.reconciler.rule import Rule, RuleFunction, drift_rule
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 
@@ -243,3 +249,75 @@ async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_a
         runs = await asyncio.gather(*(by_worker(plot) for plot in PLOTS))
     found = [await wrong(journal, run_id, plot) for run_id, plot in zip(runs, PLOTS, strict=True)]
     assert [each for each in found if each is not None] == []
+
+
+# ---- drift rules and corrections
+
+
+class Idle:
+    """Does nothing outside of the journal."""
+
+    async def rouse(self, run_id: str) -> None:
+        """Do nothing."""
+
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:
+        """Do nothing."""
+
+
+def rule_that_ends(kind: str, how: str) -> Rule:
+    """Make a drift rule of a kind that ends in some way."""
+
+    def plain(_: Observation) -> list[Drift]:
+        end(how)
+
+    async def coroutine(_: Observation) -> list[Drift]:
+        end(how)
+
+    async def generator(_: Observation) -> AsyncIterator[Drift]:
+        end(how)
+        yield Drift(subject="s", kind=DriftKind.MISSING, expected="e", actual=None)
+
+    functions: dict[str, RuleFunction] = {"plain": plain, "coroutine": coroutine, "generator": generator}
+    function = functions[kind]
+    return drift_rule("odd", every=timedelta(hours=1))(function)
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "generator"])
+async def test_every_end_of_a_drift_rule_is_recorded(journal: SqlJournal, kind: str) -> None:
+    """However a rule ends, it could not look, its stream has the class, and the next look is made."""
+    journal.codec.register(Reconciliation)
+    by = Reconciler(journal, Registry([]), Idle(), clock=lambda: 1_000, actor="test", driven={})
+    found = []
+    for how in ENDS:
+        said = (await by.look(rule_that_ends(kind, how))).standing.unobservable or ""
+        # Python itself turns these into a RuntimeError before they leave a coroutine or a generator.
+        turned = kind != "plain" and how in {"StopIteration", "StopAsyncIteration"} and said.startswith("RuntimeError")
+        found += [] if said.startswith(how) or turned else [f"{how}: {said}"]
+    assert found == []
+
+
+def correct(how: str, _: Cause, __: StepWork) -> None:
+    """Correct nothing."""
+    end(how)
+
+
+async def test_every_end_of_a_correction_is_recorded(journal: SqlJournal) -> None:
+    """However a correction ends, the rule's stream has the class, and the committer goes on."""
+    journal.codec.register(Reconciliation)
+    now_ms = 1_000
+    by = Reconciler(journal, Registry([]), Idle(), clock=lambda: now_ms, actor="test", driven={})
+
+    @drift_rule("wrong", every=timedelta(hours=1), mode="apply", apart=timedelta(0))
+    def wrong(_: Observation) -> list[Drift]:
+        """Find a difference for each way to end."""
+        return [
+            Drift(subject=how, kind=DriftKind.MISSING, expected="e", actual=None, correction=Command(correct, how))
+            for how in ENDS
+        ]
+
+    await by.look(wrong)
+    now_ms += 60_000
+    verdict = await by.look(wrong)
+    made = [await by.correct(wrong, name, verdict.seen[name]) for name in verdict.due]
+    assert sorted(each.subject for each in made) == sorted(ENDS)
+    assert [each for each in made if not (each.problem or "").startswith(each.subject)] == []
