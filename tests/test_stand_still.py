@@ -15,8 +15,8 @@ from hard_parts import opened
 from thread_parts import BLOCKING, GATES, ON_LOOP, SWIFT, Job, by_runner, by_worker, process
 
 from amends import RunStatus
-from amends.sagas import workflow_temporal
 from amends.sagas.client_temporal import Client
+from amends.sagas.decide import decide
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 
@@ -93,14 +93,14 @@ async def test_a_slow_workflow_task_is_not_interrupted(
     sqlite_url: str, temporal_address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Temporal's detection of deadlocks is off: a machine that needs 3 s for a workflow task is given them."""
-    decide, slow = workflow_temporal.decide, [3.0]
+    slow = [3.0]
 
     def decide_slowly(*arguments: object) -> object:
         if slow:
             time.sleep(slow.pop())
         return decide(*arguments)  # type: ignore[arg-type] # as it is given
 
-    monkeypatch.setattr(workflow_temporal, "decide", decide_slowly)
+    monkeypatch.setattr("amends.sagas.workflow_temporal.decide", decide_slowly)
     async with by_worker(sqlite_url, temporal_address, (SWIFT,)) as driven:
         run_id = f"slow-{driven.journal.store_id}"
         assert (await driven.run(SWIFT, Job(), run_id)).status is RunStatus.COMPLETED

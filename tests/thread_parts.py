@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import temporalio.client
 from hard_parts import opened
@@ -20,6 +21,7 @@ from amends import Attempted, Call, Retry, Runner, RunResult, Saga, effect
 from amends.aggregates.facts import Fact
 from amends.aggregates.journal_sql import SqlJournal
 from amends.sagas.client_temporal import Client
+from amends.sagas.definition import Effect
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 
@@ -140,7 +142,8 @@ def ending(name: str, make: Callable[[], BaseException], *, blocking: bool) -> S
     async def fail_on_loop(_: Job, __: Call) -> str:
         raise make()
 
-    step = effect(name=name, retry=ONCE)(fail if blocking else fail_on_loop)
+    function: Any = fail if blocking else fail_on_loop
+    step: Effect[Job, str] = effect(name=name, retry=ONCE)(function)
 
     @step.compensation
     def undo(_: Attempted[Job, object], __: Call) -> None:
