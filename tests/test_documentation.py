@@ -22,7 +22,6 @@ PARTS = {"port": "unused_tcp_port", "postgresql": "postgres_url", "temporal": "t
 PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", PAGES, ids=str)
 def test_the_code_of_a_page_works(
     path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

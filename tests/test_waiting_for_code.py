@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 import temporalio.client
+from bounds import HANG
 from hard_parts import opened, until
 from pydantic import BaseModel, ConfigDict
 
@@ -43,7 +44,6 @@ from amends.sagas.task import postponement_of
 from amends.sagas.worker_temporal import running_worker
 
 CANARY = "canary-4711"
-PATIENCE = timedelta(seconds=40)
 PAUSES = Retry(None, first=timedelta(milliseconds=50), factor=1)
 
 
@@ -453,7 +453,7 @@ async def test_a_run_on_temporal_waits_for_code(
         check_waiting(case, await journal.facts(run_id))
     assert CANARY not in "".join(_warnings(caplog))
     async with opened(store_url) as journal, running_worker(temporal, journal, third.registry, task_queue=queue):
-        result = await Client(journal, temporal, third.registry, task_queue=queue).result(run_id, timeout=PATIENCE)
+        result = await Client(journal, temporal, third.registry, task_queue=queue).result(run_id, timeout=HANG)
         check_end(case, result.status, await journal.facts(run_id))
 
 
