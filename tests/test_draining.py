@@ -129,12 +129,13 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
     with rolling.running:
         workers = rolling.workers(2)
         rolling.start(20)
-        rolling.wait_until(lambda: len(rolling.lines("call")) == 12)
+        # One step may not take every seat of a worker: one of the six is left free.
+        rolling.wait_until(lambda: len(rolling.lines("call")) == 10)
         for old in workers:
             old.process.send_signal(signal.SIGTERM)
         for old in workers:
             # The first report comes after five seconds; then other workers take what these give back.
-            assert "6 calls: first of run" in old.read_until("waiting up to")
+            assert "5 calls: first of run" in old.read_until("waiting up to")
         rolling.workers(2)
         rolling.open_gate()
         for old in workers:
