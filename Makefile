@@ -12,8 +12,6 @@ SOAK_BOUND_S ?= 1800
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-LAYERS := aggregates compensations sagas reconciler cli
-TREE := build/tree
 MERMAID_VERSION := 11.12.1
 MERMAID := build/mermaid/.fetched
 # Each example is a project of its own: typed and tested on its own, with its own folder importable.
@@ -29,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test soak bench docs lint types layers examples pytest pins tree clean timed-test FORCE
+.PHONY: help demo test soak bench docs lint types layers examples pytest pins clean timed-test FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +35,7 @@ help: ## list the targets
 demo: $(READY) ## run real sagas through a real Temporal server, and see some of them compensated
 	@$(PY) examples/orders/demo.py
 
-test: $(READY) tree ## everything that CI checks
+test: $(READY) ## everything that CI checks
 	@exec $(GUARD) $(MAKE) --no-print-directory timed-test
 
 # The parts of `make test`, each with how long it took.
@@ -48,7 +46,7 @@ timed-test:
 timed-%:
 	@start=$$(date +%s); $(MAKE) --no-print-directory $*; echo "make: $* took $$(($$(date +%s) - start)) s"
 
-soak: $(READY) tree ## the tests that take too long for every change, marked `soak`
+soak: $(READY) ## the tests that take too long for every change, marked `soak`
 	@exec $(GUARD) $(PY) -P -m pytest -m soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
 
 bench: $(READY) ## measure, and print the table of the README
@@ -75,19 +73,19 @@ lint: $(READY) ## style and formatting of every Python file
 	@$(PY) -m ruff check -q .
 	@$(PY) -m ruff format -q --check .
 
-types: $(READY) tree ## mypy --strict over the package, tests, benchmarks, docs and examples
+types: $(READY) ## mypy --strict over the package, tests, benchmarks, docs and examples
 	@echo "types: the package"
-	@MYPYPATH=$(TREE) $(PY) -P -m mypy --strict -p amends
+	@MYPYPATH=src $(PY) -P -m mypy --strict -p amends
 	@echo "types: $(TYPED)"
-	@MYPYPATH=$(TREE):examples/orders $(PY) -P -m mypy --strict $(TYPED)
+	@MYPYPATH=src:examples/orders $(PY) -P -m mypy --strict $(TYPED)
 	@set -e; for example in $(EXAMPLES); do \
 	    echo "types: $$example"; \
-	    MYPYPATH=$(TREE):$$example:examples/orders $(PY) -P -m mypy --strict $$example; \
+	    MYPYPATH=src:$$example:examples/orders $(PY) -P -m mypy --strict $$example; \
 	done
 
-layers: $(READY) tree ## imports run downwards only, without cycles
+layers: $(READY) ## imports run downwards only, without cycles
 	@echo "layers: import-linter"
-	@PYTHONPATH=$(TREE) $(PY) -P -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
+	@PYTHONPATH=src $(PY) -P -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
 
 examples: $(READY) ## the tests of the examples, as their users would run them
 	@set -e; for example in $(EXAMPLES); do \
@@ -97,7 +95,7 @@ examples: $(READY) ## the tests of the examples, as their users would run them
 	    fi; \
 	done
 
-pytest: $(READY) tree ## the tests alone, without those marked `soak`
+pytest: $(READY) ## the tests alone, without those marked `soak`
 	@exec $(GUARD) $(PY) -P -m pytest -m "not soak" $(PYTEST_ARGS)
 
 # Pins are made with the oldest supported Python, so that they hold on newer ones too. Pins that still fit are kept:
@@ -112,16 +110,6 @@ pins: $(READY) ## write requirements/dev.txt anew from pyproject.toml and requir
 clean: ## remove what was built (.venv and .amends stay)
 	@rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
-
-# The five folders under the name they are imported by. Python finds them through the editable install; tools that read
-# files (mypy, import-linter) do not, and read this tree of links. One of them may read it now: a link that is right stays.
-tree:
-	@mkdir -p $(TREE)/amends
-	@set -e; for part in $(LAYERS) $(wildcard src/amends/*.py src/amends/py.typed); do \
-	    link=$(TREE)/amends/$$(basename $$part); \
-	    test "$$(readlink $$link)" = ../../../$$part || ln -sfn ../../../$$part $$link; \
-	done
-	@for link in $(TREE)/amends/*; do test -e $$link || rm $$link; done
 
 # The stamp holds the folder that it was made in: a clone that has moved, or whose Python has gone, is installed anew.
 ifneq ($(shell test -x $(PY) && cat $(READY) 2>/dev/null),$(CURDIR))

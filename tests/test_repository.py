@@ -300,10 +300,10 @@ def project_settings() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_every_package_is_installed() -> None:
-    """The list of packages in pyproject.toml is that of the folders, so that the wheel lacks none."""
-    folders = {module_name(path) for path in package_files() if path.name == "__init__.py"}
-    assert folders == set(project_settings()["tool"]["setuptools"]["packages"])
+def test_every_layer_is_linked_into_the_package() -> None:
+    """`src/amends` links to the folder of every layer, so that packaging and type checkers see one tree."""
+    links = {path.name: path.resolve() for path in (ROOT / FACADE).iterdir() if path.is_symlink()}
+    assert links == {layer: ROOT / layer for layer in LAYERS}
 
 
 def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
@@ -312,6 +312,8 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
     for path in [*package_files(), Path("pyproject.toml"), Path("README.md"), Path(FACADE, "py.typed")]:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, source / path)
+    for layer in LAYERS:
+        (source / FACADE / layer).symlink_to(Path("../..", layer))
     subprocess.run(
         [sys.executable, *("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)],
         check=True,
