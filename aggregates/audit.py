@@ -1,7 +1,7 @@
 """What can be wrong with a stream or with what is derived from it, found by folding it once more.
 
 An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged
-stream of a million events is one line. Reading the rows is in `checking_sql.py`.
+stream of a million events is one line. Reading the rows is in `sql.check`.
 """
 
 import json
@@ -12,10 +12,7 @@ from typing import Any
 
 from eventsourcing.persistence import StoredEvent
 
-from amends.aggregates.codec import EventCodec
 from amends.aggregates.damage import RESTORE, Damage
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.errorreport import line_of
 from amends.aggregates.errors import (
     AmendsError,
     ChangedEventError,
@@ -24,12 +21,15 @@ from amends.aggregates.errors import (
     TransitionError,
     UnknownTopicError,
 )
-from amends.aggregates.facts import SagaStarted, run_of
-from amends.aggregates.plan import Plan
-from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.roundtrip import first_difference
-from amends.aggregates.snapshot import Snapshot, restore_snapshot
-from amends.aggregates.strictjson import clean_text
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot, restore_snapshot
+from amends.aggregates.run.facts import SagaStarted, run_of
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.values.error_report import line_of
+from amends.aggregates.values.roundtrip import first_difference
+from amends.aggregates.values.strict_json import clean_text
 
 __all__ = [
     "DELETE_SNAPSHOTS",

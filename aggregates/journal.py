@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.facts import Fact, SagaStarted
-from amends.aggregates.plan import Plan
-from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.run_reading import RunRecords
-from amends.aggregates.state import RunStatus
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.run.facts import Fact, SagaStarted
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.reading import RunRecords
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.run.state import RunStatus
 
 __all__ = ["Journal", "RunQuery", "StepWork", "Tx", "Unit"]
 

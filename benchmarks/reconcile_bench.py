@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from store_bench import orders, runs
 
 from amends import Runner
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.engine_sql import writing
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.sql.engine import writing
+from amends.aggregates.sql.journal import SqlJournal
 from amends.reconciler.correcting_asyncio import Reconciler
 from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.reconciliation import Reconciliation

@@ -14,9 +14,9 @@ from figures import Effort, Row, in_turn, ratios
 from measured import Counter, Order, count_once, many_effects, many_steps, three_steps
 
 from amends import Runner, Saga
-from amends.aggregates.engine_sql import create_store_engine
 from amends.aggregates.journal import Tx
-from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.migrations import upgrade
 
 __all__ = ["store_rows"]
 

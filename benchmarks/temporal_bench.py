@@ -16,7 +16,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from amends import Client, Saga
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 

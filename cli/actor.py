@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.strictjson import clean_text
+from amends.aggregates.values.strict_json import clean_text
 
 __all__ = ["ActorOption", "actor_name", "known_actor"]
 

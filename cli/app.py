@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.remarks import tame_python
 

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import OPEN
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import OPEN
 from amends.cli.settings import Settings
 from amends.cli.wiring import load_project
 from amends.sagas.blockers import Blocker, blockers
 from amends.sagas.registry import Registry
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = ["blockers_of", "open_blockers", "registry_of"]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import JsonValue
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationRejected,
@@ -25,9 +25,9 @@ from amends.aggregates.facts import (
     SagaFailed,
     StepInDoubt,
 )
-from amends.aggregates.plan import StepKind
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
+from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
 from amends.cli.render import ago, duration, moment
 from amends.cli.stuck import WORDS
 from amends.cli.views import Next, next_steps, still_to_undo, trace_of

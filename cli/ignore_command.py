@@ -8,7 +8,7 @@ import typer
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import Tx
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.actor import ActorOption, actor_name
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode

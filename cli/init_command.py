@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from amends.aggregates.errors import InputError, UnreachableError
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode
 from amends.cli.scaffold import FILES, TRY_NEXT
 from amends.cli.settings import load_settings

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from amends.aggregates.plan import Plan, PlanNode, Role, Stage
+from amends.aggregates.run.plan import Plan, PlanNode, Role, Stage
 from amends.compensations.catalog import CatalogEntry
 
 __all__ = ["flowchart"]

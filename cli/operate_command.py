@@ -7,7 +7,7 @@ import typer
 from pydantic import JsonValue
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.strictjson import clean_text, parse_json
+from amends.aggregates.values.strict_json import clean_text, parse_json
 from amends.cli.actor import ActorOption, actor_name
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import silence_logs

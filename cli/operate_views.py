@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from amends.aggregates.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import CLOSED, NodeStatus, RunStatus
+from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import CLOSED, NodeStatus, RunStatus
 from amends.cli.render import Cell, duration, json_text
 from amends.cli.views import Next, fact_json, on_decision
 from amends.cli.wording import Decided, who_and_why

@@ -13,8 +13,8 @@ from datetime import timedelta
 import typer
 
 from amends.aggregates.errors import BusyError, InputError, RefusedError, UnreachableError
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.operate_views import Driven, plan_fields, preview_json, what_next

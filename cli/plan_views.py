@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
+from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
 from amends.cli.render import Column, duration
 from amends.compensations.catalog import CatalogEntry
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationAttemptFailed,
@@ -40,7 +40,7 @@ from amends.aggregates.facts import (
     StepStarted,
     StepSucceeded,
 )
-from amends.aggregates.plan import Plan, Role
+from amends.aggregates.run.plan import Plan, Role
 from amends.cli.wording import who_and_why
 
 __all__ = ["Board", "Mark", "Row", "describe"]

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import NoReturn, Protocol, TypeVar
 
 from amends.aggregates.errors import AmendsError, DefinitionError
-from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.text import one_line, shorten
 from amends.cli.settings import CONFIG_FILE, ENV_PREFIX, Settings
 
 __all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]

@@ -13,7 +13,7 @@ from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionSta
 from temporalio.service import RPCError, RPCStatusCode
 
 from amends.aggregates.errors import AmendsError, InputError
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
 from amends.cli.driving import Driving
 from amends.cli.settings import Settings
 from amends.sagas.connection_temporal import TemporalTarget, configured_target, connect, connect_configured

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amends.aggregates.audit import Finding, FindingKind
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import JournalError
+from amends.aggregates.events.aggregate import Aggregate
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import codec_of, in_data_dir, require_store, store_engine
@@ -40,19 +40,19 @@ def upgrade(
 
     An SQLite store that does not exist is made. It may be repeated, and other processes may do so at the same time.
     """
-    from amends.aggregates import migrations_sql  # noqa: PLC0415 - imports the database
-    from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - as above
+    from amends.aggregates.sql import migrations  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - as above
 
     settings = settings_of(ctx)
     if in_data_dir(settings):
         ensure_data_dir(settings)
     engine = create_store_engine(settings.store_url)
     try:
-        before = migrations_sql.current_revision(engine)
-        changed = migrations_sql.upgrade(engine)
+        before = migrations.current_revision(engine)
+        changed = migrations.upgrade(engine)
     finally:
         engine.dispose()
-    after = migrations_sql.HEAD_REVISION
+    after = migrations.HEAD_REVISION
     if as_json:
         print_json({"store": settings.safe_store_url, "before": before, "after": after, "changed": changed})
     else:
@@ -97,9 +97,9 @@ def rebuild(
 
     Others can go on working. Runs that cannot be read are left as they are and listed; the exit status is then 1.
     """
-    from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - imports the database
-    from amends.aggregates.maintenance_sql import rebuild_index  # noqa: PLC0415 - as above
-    from amends.aggregates.migrations_sql import ensure_schema  # noqa: PLC0415 - as above
+    from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.migrations import ensure_schema  # noqa: PLC0415 - as above
+    from amends.aggregates.sql.rebuild_index import rebuild_index  # noqa: PLC0415 - as above
 
     settings = settings_of(ctx)
     require_store(settings)
@@ -121,21 +121,22 @@ def rebuild(
 
 
 def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggregate], ...]) -> Iterator[Finding]:
-    from amends.aggregates import checking_sql, migrations_sql  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql import check as store_check  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql import migrations  # noqa: PLC0415 - imports the database
 
     try:
-        outdated = migrations_sql.needs_upgrade(engine)
+        outdated = migrations.needs_upgrade(engine)
     except JournalError as error:
         # Too new, or no database at all: exactly what was looked for.
         problem, _, remedy = str(error).rpartition("; ")
         yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, problem, remedy)
         return
     if outdated:
-        found = migrations_sql.current_revision(engine) or "none"
-        problem = f"its schema is {found}, this version needs {migrations_sql.HEAD_REVISION}"
+        found = migrations.current_revision(engine) or "none"
+        problem = f"its schema is {found}, this version needs {migrations.HEAD_REVISION}"
         yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, problem, "run `amends db upgrade`")
         return
-    yield from checking_sql.check(engine, codec_of(aggregates))
+    yield from store_check.check(engine, codec_of(aggregates))
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from rich.text import Text
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import OPEN, RunStatus
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.blocked import open_blockers, registry_of
 from amends.cli.exit_codes import ExitCode
@@ -35,7 +35,7 @@ from amends.sagas.blockers import grouped
 from amends.sagas.deadline_asyncio import REST
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
     from amends.cli.reach_temporal import Reach
 
 __all__ = ["Check", "doctor"]
@@ -184,7 +184,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         checks += _permissions(path)
     try:
         with open_for_reading(settings) as journal:
-            from amends.aggregates.migrations_sql import HEAD_REVISION  # noqa: PLC0415 - imports the database
+            from amends.aggregates.sql.migrations import HEAD_REVISION  # noqa: PLC0415 - imports the database
 
             refused = _refused(journal)
             open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
@@ -230,7 +230,7 @@ def _damaged(journal: "SqlJournal", runs: Sequence[RunSummary]) -> Iterator[Chec
 
 def _refused(journal: "SqlJournal") -> str | None:
     """Say why nothing can be written to a store that can be read; of a file that is seen by its permissions."""
-    from amends.aggregates.engine_sql import check_writable  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.engine import check_writable  # noqa: PLC0415 - imports the database
 
     try:
         check_writable(journal.engine)

@@ -9,10 +9,10 @@ import typer
 from rich.text import Text
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.facts import Fact
-from amends.aggregates.oneline import shorten
-from amends.aggregates.record import RunRecord
-from amends.aggregates.run_reading import RunReading
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.reading import RunReading
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.text import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_stream import show_stream
@@ -22,7 +22,7 @@ from amends.cli.views import TIMELINE, damage_json, fact_json, timeline_row, tim
 from amends.cli.wiring import settings_of
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = ["LOOK_S", "history"]
 

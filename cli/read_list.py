@@ -10,9 +10,9 @@ import typer
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.oneline import shorten
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import CLOSED, RunStatus
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import CLOSED, RunStatus
+from amends.aggregates.text import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading

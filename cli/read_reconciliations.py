@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from amends.aggregates.errors import NotFoundError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reading import open_for_reading

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from amends.aggregates.errors import InputError, NotFoundError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.exit_codes import ExitCode
 from amends.cli.mermaid import flowchart

@@ -9,8 +9,8 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from amends.aggregates.facts import AttentionRequested, Fact
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.facts import AttentionRequested, Fact
+from amends.aggregates.run.record import RunRecord
 from amends.cli.answer import print_json, screen
 from amends.cli.blocked import blockers_of
 from amends.cli.driving import Driving

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from eventsourcing.persistence import StoredEvent
 
 from amends.aggregates.errors import NotFoundError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.answer import print_json, screen
 from amends.cli.render import WHOLE, Column, json_text, table
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = ["show_stream"]
 

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import NotFoundError, UnreachableError
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunRecord
-from amends.aggregates.run_reading import RunReading
+from amends.aggregates.run.reading import RunReading
+from amends.aggregates.run.record import RunRecord
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import note
 from amends.cli.settings import Settings
@@ -20,7 +20,7 @@ from amends.sagas.start import check_run_id
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = [
     "codec_of",
@@ -66,7 +66,7 @@ def require_store(settings: Settings) -> None:
             f"store {settings.safe_store_url!r} does not exist yet; the first `amends run` or `amends dev` makes it, "
             f"or correct store_url"
         )
-    from amends.aggregates.engine_sql import no_directory  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.engine import no_directory  # noqa: PLC0415 - imports the database
 
     raise no_directory(path)
 
@@ -79,7 +79,7 @@ def store_engine(settings: Settings) -> Iterator["Engine"]:
         InputError: The URL cannot be used, or names a directory that does not exist.
         UnreachableError: There is no store yet, or it cannot be read.
     """
-    from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - imports the database
 
     require_store(settings)
     engine = create_store_engine(settings.store_url, readonly=True)
@@ -98,8 +98,8 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
         UnreachableError: There is no store yet, or it cannot be read.
         JournalError: Its schema is not this version's.
     """
-    from amends.aggregates.journal_sql import SqlJournal  # noqa: PLC0415 - imports the database
-    from amends.aggregates.migrations_sql import ensure_schema  # noqa: PLC0415 - as above
+    from amends.aggregates.sql.journal import SqlJournal  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.migrations import ensure_schema  # noqa: PLC0415 - as above
 
     with store_engine(settings) as engine:
         # What else is read, such as a reconciliation, is registered by who reads it.

@@ -8,7 +8,7 @@ import typer
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.actor import ActorOption, actor_name, known_actor
 from amends.cli.answer import busy, print_json
 from amends.cli.drift_command import NEW, Seen, look_only, seen_json, show_seen, status_of

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, UnreachableError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.reading import codec_of
 from amends.cli.settings import Settings
 from amends.cli.wiring import Project, load_project
@@ -20,7 +20,7 @@ from amends.sagas.registry import Registry
 if TYPE_CHECKING:
     from temporalio.client import Client
 
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = [
     "Hands",
@@ -221,7 +221,7 @@ class Hands:
             InputError: One of the runs that were asked for cannot be read; its row stays as it is. When all rows are
                 made again, runs that cannot be read are left out.
         """
-        from amends.aggregates.maintenance_sql import rebuild_index, rebuild_runs  # noqa: PLC0415 - imports the database
+        from amends.aggregates.sql.rebuild_index import rebuild_index, rebuild_runs  # noqa: PLC0415 - imports the database
 
         engine, codec = self._journal.engine, self._journal.codec
         if runs:

@@ -7,7 +7,7 @@ import threading
 import warnings
 from typing import TextIO
 
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
 
 __all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs", "tame_python"]
 

@@ -18,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from amends.aggregates.state import NodeStatus, RunStatus
+from amends.aggregates.run.state import NodeStatus, RunStatus
 
 __all__ = [
     "STATUS_STYLES",

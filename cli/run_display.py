@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from amends.aggregates.facts import Fact
-from amends.aggregates.oneline import one_line
-from amends.aggregates.plan import Plan
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode
 from amends.cli.progress import Board, describe
 from amends.cli.remarks import say

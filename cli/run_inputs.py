@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.text import one_line, shorten
 from amends.sagas.registry import Registry
 from amends.sagas.saga import Saga
 from amends.sagas.start import prepare_start, read_input

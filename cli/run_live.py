@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from amends.aggregates.oneline import one_line
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.text import one_line
 from amends.cli.progress import Board, Mark, Row
 from amends.cli.remarks import printable
 from amends.cli.render import STATUS_STYLES

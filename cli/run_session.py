@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from amends.aggregates.errors import AmendsError, UnreachableError, WrongStoreError
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.remarks import note
 from amends.cli.run_inputs import ACTOR
 from amends.cli.settings import Settings

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from amends.aggregates.errors import AmendsError, UnreachableError
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.oneline import one_line
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.remarks import note, say
 from amends.cli.run_display import (

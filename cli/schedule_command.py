@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amends.aggregates.errors import InputError, RefusedError, UnreachableError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.cli.actor import ActorOption, actor_name
 from amends.cli.exit_codes import ExitCode
 from amends.cli.read_schedules import list_schedules, show

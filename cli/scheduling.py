@@ -13,7 +13,7 @@ from amends.reconciler.scheduling import by_themselves, schedules_of
 if TYPE_CHECKING:
     from temporalio.client import Client
 
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
     from amends.reconciler.scheduled_temporal import ScheduledRuns
 
 __all__ = ["decide_on_schedules", "intervals", "restore", "scheduled_runs"]

@@ -18,7 +18,7 @@ from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
     from amends.sagas.activities_temporal import PendingCall
 
 __all__ = ["serve", "serve_until"]

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.text import one_line, shorten
 from amends.cli.spans import span_ms
 from amends.cli.store_url import MAX_PORT, absolute, mask_store_url, resolve_store_url
 

@@ -3,7 +3,7 @@
 import re
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 
 __all__ = ["FORMS", "span_ms"]
 

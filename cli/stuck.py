@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import InputError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import OPEN, RunStatus
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN, RunStatus
 from amends.cli.answer import print_json, screen
 from amends.cli.blocked import registry_of
 from amends.cli.exit_codes import ExitCode
@@ -28,7 +28,7 @@ from amends.sagas.overdue import Overdue, Why, overdue_nodes
 from amends.sagas.registry import Registry
 
 if TYPE_CHECKING:
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = ["CAN_BE_STUCK", "WORDS", "Stuck", "list_stuck"]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from amends.aggregates.damage import Damage
-from amends.aggregates.fact import FailureFact
-from amends.aggregates.facts import (
+from amends.aggregates.run.fact import FailureFact
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationAttemptFailed,
@@ -38,9 +38,9 @@ from amends.aggregates.facts import (
     StepStarted,
     StepSucceeded,
 )
-from amends.aggregates.plan import PlanNode, RetryPolicy
-from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.plan import PlanNode, RetryPolicy
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.render import Column, clip, duration, json_text
 from amends.cli.wording import who_and_why
 from amends.compensations.undo import undo_order

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from amends.aggregates.canonical import Limits
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import UnreachableError
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.values.json_codec import Limits
 from amends.cli.project import LoadedProject, find, load_modules
 from amends.cli.reading import in_data_dir
 from amends.cli.remarks import note
@@ -30,7 +30,7 @@ from amends.sagas.saga import Saga
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
-    from amends.aggregates.journal_sql import SqlJournal
+    from amends.aggregates.sql.journal import SqlJournal
     from amends.sagas.server_temporal import EmbeddedServer
 
 __all__ = [
@@ -134,7 +134,7 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
         UnreachableError: The store cannot be reached or written.
         JournalError: Its schema is not this version's.
     """
-    from amends.aggregates.journal_sql import open_journal  # noqa: PLC0415 - imports the database
+    from amends.aggregates.sql.journal import open_journal  # noqa: PLC0415 - imports the database
 
     if in_data_dir(settings):
         ensure_data_dir(settings)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amends.aggregates.facts import CancelRequested, DriverTaken, OperatorFact
+from amends.aggregates.run.facts import CancelRequested, DriverTaken, OperatorFact
 
 __all__ = ["Decided", "and_more", "who_and_why"]
 

@@ -6,7 +6,7 @@ It is folded from all loaded steps, and says at start-up what it finds missing.
 
 from pydantic import BaseModel, ConfigDict
 
-from amends.aggregates.plan import Guarantee, Plan, PlanNode, RetryPolicy, Role, StepKind, UndoPolicy
+from amends.aggregates.run.plan import Guarantee, Plan, PlanNode, RetryPolicy, Role, StepKind, UndoPolicy
 
 __all__ = ["Catalog", "CatalogEntry"]
 

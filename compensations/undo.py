@@ -5,8 +5,8 @@ parallel stage are undone together unless the stage is `ordered`; then the one w
 first. One that is exhausted or refused does not stop the others (DESIGN: outcomes of a step).
 """
 
-from amends.aggregates.plan import Stage
-from amends.aggregates.state import RunState, open_undo
+from amends.aggregates.run.plan import Stage
+from amends.aggregates.run.state import RunState, open_undo
 
 __all__ = ["next_undos", "undo_order"]
 

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from amends.aggregates.evolve import NODE_TRANSITIONS, REOPENING, RUN_TRANSITIONS, SPENT_WITHOUT_DUE, WHILE
-from amends.aggregates.state import CLOSED, NodeStatus, RunStatus
+from amends.aggregates.run.state import CLOSED, NodeStatus, RunStatus
+from amends.aggregates.run.transitions import NODE_TRANSITIONS, REOPENING, RUN_TRANSITIONS, SPENT_WITHOUT_DUE, WHILE
 
 __all__ = ["ARCHITECTURE", "PAGE", "architecture", "draw", "node_diagram", "run_diagram", "state_diagram"]
 
@@ -21,7 +21,7 @@ ARCHITECTURE = Path(__file__).parent / "architecture.md"
 TEXT = """\
 # States of a run and of its nodes
 
-<!-- Drawn by docs/diagrams.py from the tables in aggregates/evolve.py; do not edit. -->
+<!-- Drawn by docs/diagrams.py from the tables in aggregates/run/transitions.py; do not edit. -->
 
 Both diagrams are drawn from the transition tables that the code works by. An arrow is a kind of fact: what is not drawn
 is refused, whoever writes it. Some facts that are drawn need evidence as well: `SagaCompleted` that every node has

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amends.aggregates import errors
-from amends.aggregates.facts import FACTS, Fact, NodeFact
+from amends.aggregates.run.facts import FACTS, Fact, NodeFact
 from amends.cli.app import CLOSED_PIPE
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.settings import ENV_PREFIX, Settings

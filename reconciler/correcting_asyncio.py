@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.errorreport import ErrorReport, describe, line_of
 from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork, Tx, Unit
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
+from amends.aggregates.values.error_report import ErrorReport, describe, line_of
 from amends.reconciler.decide import Look, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 
 __all__ = ["Calendar", "Span", "parse_cron", "shortest_gap_ms"]
 

@@ -26,9 +26,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
-from amends.aggregates.oneline import shorten
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.text import shorten
 from amends.reconciler.drift import Command, Drift, Intervene, corrected_run, described
 from amends.reconciler.facts import (
     DriftApproved,

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import DefinitionError, InputError
-from amends.aggregates.oneline import one_line, shorten
-from amends.aggregates.strictjson import Limits, clean_text, digest, json_bytes, refuse_unreadable
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.text import one_line, shorten
+from amends.aggregates.values.strict_json import Limits, clean_text, digest, json_bytes, refuse_unreadable
 from amends.sagas.operate import Intervention
 
 __all__ = [

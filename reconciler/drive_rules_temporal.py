@@ -13,8 +13,8 @@ import temporalio.client
 from temporalio.client import WorkflowExecutionStatus
 
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import OPEN
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amends.aggregates.errorreport import NO_REASON, is_a, line_of, reason_of, traceback_of
 from amends.aggregates.errors import DamagedRunError, JournalError
-from amends.aggregates.oneline import one_line, shorten
+from amends.aggregates.text import one_line, shorten
+from amends.aggregates.values.error_report import NO_REASON, is_a, line_of, reason_of, traceback_of
 from amends.reconciler.decide import Look, Verdict, live_claim
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, corrected_run
 from amends.reconciler.maintenance import Maintenance

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from eventsourcing.domain import event
 from pydantic import BaseModel, ConfigDict
 
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork
 
 __all__ = [

@@ -9,12 +9,12 @@ from typing import Protocol, TypeVar
 from eventsourcing.persistence import Notification
 
 from amends.aggregates.damage import Damage
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import ChangedEventError, DamagedRunError
-from amends.aggregates.facts import Fact, run_of, stream_of_run
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.run_reading import RunRecords
+from amends.aggregates.run.facts import Fact, run_of, stream_of_run
+from amends.aggregates.run.reading import RunRecords
+from amends.aggregates.run.record import RunRecord, RunSummary
 
 __all__ = ["Observation", "Reading"]
 

@@ -6,7 +6,7 @@ who reconciles by it takes turns there.
 
 from eventsourcing.domain import event
 
-from amends.aggregates.domain import Aggregate
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork
 from amends.reconciler.facts import (
     CorrectionBegun,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from amends.aggregates.errors import DefinitionError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.reconciler.drift import CouldNotLook, Drift
 from amends.reconciler.observation import Observation
 

@@ -9,9 +9,9 @@ from datetime import timedelta
 from pydantic import JsonValue
 
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.plan import Plan, Role
-from amends.aggregates.record import RunRecord, RunSummary
-from amends.aggregates.state import OPEN, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.plan import Plan, Role
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.run.state import OPEN, NodeStatus, RunState, RunStatus
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, drift_rule

@@ -23,8 +23,8 @@ from temporalio.common import RetryPolicy
 
 from amends.aggregates.errors import AmendsError, JournalError
 from amends.aggregates.journal import Tx
-from amends.aggregates.oneline import one_line
-from amends.aggregates.strictjson import clean_text
+from amends.aggregates.text import one_line
+from amends.aggregates.values.strict_json import clean_text
 from amends.reconciler.align import Reconciled
 from amends.reconciler.correcting_asyncio import Reconciler, Store
 from amends.reconciler.looking_asyncio import standing_of

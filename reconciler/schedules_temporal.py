@@ -31,7 +31,7 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from amends.aggregates.errors import InputError, NotFoundError, UnreachableError
-from amends.aggregates.oneline import one_line
+from amends.aggregates.text import one_line
 from amends.reconciler.align import Changes, Copy, Entry, Reconciled, TakenRun, align, entries, entry_id, name_of
 from amends.reconciler.cron import Calendar, Span
 from amends.reconciler.schedule import Timetable

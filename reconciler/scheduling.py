@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from eventsourcing.domain import event
 
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 from amends.reconciler.schedule import (
     Schedule,
     ScheduleDeclared,

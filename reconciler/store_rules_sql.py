@@ -13,7 +13,9 @@ from itertools import chain, islice
 from sqlalchemy import Engine
 
 from amends.aggregates.audit import Finding, FindingKind
-from amends.aggregates.checking_sql import (
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.facts import run_of, stream_of_run
+from amends.aggregates.sql.check import (
     READ_MODEL,
     STREAMS,
     Part,
@@ -22,10 +24,8 @@ from amends.aggregates.checking_sql import (
     check_streams,
     newest_change,
 )
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.damage_sql import damaged_plans
-from amends.aggregates.facts import run_of, stream_of_run
-from amends.aggregates.loading_sql import Plans
+from amends.aggregates.sql.damage import damaged_plans
+from amends.aggregates.sql.loading import Plans
 from amends.reconciler.drift import Drift, DriftKind, Rebuild
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import Rule, drift_rule

@@ -51,9 +51,9 @@ from amends.aggregates.errors import (
     WrongStoreError,
 )
 from amends.aggregates.journal import Journal, Tx, Unit
-from amends.aggregates.plan import StepKind
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
 from amends.sagas import operate
 from amends.sagas.advance import Followed, Protocol
 from amends.sagas.answers import Settled

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from amends.aggregates.canonical import difference, same_json
 from amends.aggregates.errors import (
     CannotContinueError,
     JournalError,
@@ -29,11 +28,12 @@ from amends.aggregates.errors import (
     WrongDriverError,
     WrongStoreError,
 )
-from amends.aggregates.facts import DriverTaken, SagaStarted, stream_of_run
 from amends.aggregates.journal import Tx
-from amends.aggregates.plan import Plan, PlanNode, StepKind
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.facts import DriverTaken, SagaStarted, stream_of_run
+from amends.aggregates.run.plan import Plan, PlanNode, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.values.json_codec import difference, same_json
 from amends.sagas import operate
 from amends.sagas.answers import Settled, fact_of_answer
 from amends.sagas.arguments import Arguments, arguments_of

@@ -19,9 +19,9 @@ changes nothing else (`told_only`).
 from typing import NamedTuple, Protocol
 
 from amends.aggregates.errors import TransitionError
-from amends.aggregates.facts import Fact
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
 from amends.sagas.outcome import Failed, Outcome, Succeeded
 from amends.sagas.scribe import Scribe
 from amends.sagas.task import Direction, generation_of

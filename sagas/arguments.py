@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from amends.aggregates.canonical import JsonCodec
 from amends.aggregates.errors import CannotContinueError, DefinitionError, InputError, MissingCodeError
-from amends.aggregates.plan import PlanNode, StepKind
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.plan import PlanNode, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.context import Attempted, Done
 from amends.sagas.definition import Operation
 from amends.sagas.registry import Registry

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from amends.aggregates.errors import CannotContinueError
-from amends.aggregates.plan import PlanNode
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import SETTLED_WELL, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.plan import PlanNode
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import SETTLED_WELL, NodeStatus, RunState, RunStatus
 from amends.sagas.arguments import Direction, arguments_of
 from amends.sagas.decide import RunCompensation, RunProbe, RunStep, decide
 from amends.sagas.registry import Registry

@@ -17,10 +17,10 @@ from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from amends.aggregates.errors import NotFoundError, UnreachableError
-from amends.aggregates.facts import Fact
 from amends.aggregates.journal import Journal, RunQuery
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.record import RunSummary
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.advance import Protocol
 from amends.sagas.clock_asyncio import SystemClock
 from amends.sagas.messages_temporal import DRIVER

@@ -7,10 +7,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 from pydantic import JsonValue
 
-from amends.aggregates.domain import Aggregate
 from amends.aggregates.errors import CannotContinueError, InputError, NotFoundError
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork
-from amends.aggregates.plan import Plan
+from amends.aggregates.run.plan import Plan
 
 __all__ = ["Attempted", "Call", "Done", "ResultSource", "UnitOfWork"]
 

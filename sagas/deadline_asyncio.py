@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from threading import Lock
 
-from amends.aggregates.plan import StepKind
+from amends.aggregates.run.plan import StepKind
 from amends.sagas.definition import StepDefinition
 
 __all__ = [

@@ -11,8 +11,8 @@ makes sure that only one of them acts. Pure: equal state and `now_ms` give equal
 
 from dataclasses import dataclass
 
-from amends.aggregates.plan import PlanNode, StepKind
-from amends.aggregates.state import (
+from amends.aggregates.run.plan import PlanNode, StepKind
+from amends.aggregates.run.state import (
     PENDING,
     SETTLED_BADLY,
     NodeState,

@@ -14,9 +14,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from pydantic import JsonValue
 
-from amends.aggregates.canonical import JsonCodec
 from amends.aggregates.errors import DefinitionError
-from amends.aggregates.plan import RetryPolicy, StepKind, UndoPolicy
+from amends.aggregates.run.plan import RetryPolicy, StepKind, UndoPolicy
+from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.context import Attempted, Call, Done, UnitOfWork
 from amends.sagas.signatures import (
     annotations,

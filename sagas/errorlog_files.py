@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from amends.aggregates.errorreport import ErrorLink, ErrorReport, Frame, class_name, describe, text_of
 from amends.aggregates.errors import AmendsError, DamagedRunError
-from amends.aggregates.oneline import one_line
-from amends.aggregates.strictjson import clean_text
+from amends.aggregates.text import one_line
+from amends.aggregates.values.error_report import ErrorLink, ErrorReport, Frame, class_name, describe, text_of
+from amends.aggregates.values.strict_json import clean_text
 from amends.sagas.outcome import FailedAttempt
 
 __all__ = ["ErrorDetail", "ErrorLog"]

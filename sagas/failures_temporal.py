@@ -16,7 +16,7 @@ from temporalio.converter import DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import ApplicationError, FailureError
 
 from amends.aggregates import errors
-from amends.aggregates.errorreport import class_name
+from amends.aggregates.values.error_report import class_name
 
 __all__ = ["ClosedFailureConverter", "TravellingError", "closed", "stated", "travelling"]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from amends.aggregates.errors import StoreBehindError
-from amends.aggregates.evolve import fold
-from amends.aggregates.facts import Head
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunState, dump_state, load_state
+from amends.aggregates.run.facts import Head
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import RunState, dump_state, load_state
+from amends.aggregates.run.transitions import fold
 
 __all__ = [
     "ADVANCE",

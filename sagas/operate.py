@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from amends.aggregates.errors import BusyError, InputError, RefusedError, TransitionError
-from amends.aggregates.facts import (
+from amends.aggregates.journal import Tx
+from amends.aggregates.run.facts import (
     CancelRequested,
     CompensationResolved,
     CompensationSkipped,
@@ -26,9 +27,8 @@ from amends.aggregates.facts import (
     StepRuledOut,
     StepSkipped,
 )
-from amends.aggregates.journal import Tx
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.compensations.undo import undo_order
 from amends.sagas.decide import Decision, decide
 from amends.sagas.registry import Registry

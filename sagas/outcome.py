@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from amends.aggregates.errorreport import ErrorLink
 from amends.aggregates.errors import CannotContinueError
+from amends.aggregates.values.error_report import ErrorLink
 
 __all__ = ["Failed", "FailedAttempt", "NotFound", "Outcome", "Postponed", "Refused", "Succeeded"]
 

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from amends.aggregates.fact import Head
-from amends.aggregates.plan import PlanNode
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunState, RunStatus
+from amends.aggregates.run.fact import Head
+from amends.aggregates.run.plan import PlanNode
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import RunState, RunStatus
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.decide import decide
 from amends.sagas.span import backward_ms, forward_ms

@@ -17,8 +17,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import StoreBehindError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import OPEN
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN
 from amends.sagas.messages_temporal import DRIVER, RunArguments, RunEnd, check_seen, older_store
 from amends.sagas.starting_temporal import start_workflow
 

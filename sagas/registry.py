@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from amends.aggregates.canonical import DEFAULT_LIMITS, JsonCodec, Limits
 from amends.aggregates.errors import DefinitionError, MissingCodeError, NotFoundError
-from amends.aggregates.strictjson import digest
+from amends.aggregates.values.json_codec import DEFAULT_LIMITS, JsonCodec, Limits
+from amends.aggregates.values.strict_json import digest
 from amends.compensations.catalog import Catalog, CatalogEntry
 from amends.sagas.definition import Operation, Step, StepDefinition
 from amends.sagas.saga import Saga

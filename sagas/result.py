@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
-from amends.aggregates.oneline import shorten
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.text import shorten
 from amends.sagas.context import ResultSource
 
 __all__ = ["RunResult"]

@@ -33,9 +33,9 @@ from amends.aggregates.errors import (
     WrongDriverError,
 )
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import OPEN, NodeStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import OPEN, NodeStatus
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.advance import Followed, Protocol, next_due_ms, work_due
 from amends.sagas.clock_asyncio import Clock, SystemClock
 from amends.sagas.decide import decide

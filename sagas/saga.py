@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
-from amends.aggregates.canonical import JsonCodec
 from amends.aggregates.errors import DefinitionError, InputError
-from amends.aggregates.oneline import shorten
-from amends.aggregates.plan import Plan, PlanNode, Role, Stage, StepKind
+from amends.aggregates.run.plan import Plan, PlanNode, Role, Stage, StepKind
+from amends.aggregates.text import shorten
+from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.definition import (
     EFFECT_RETRY,
     TRANSACTION_RETRY,

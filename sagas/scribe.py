@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 
 from amends.aggregates.errors import JournalError
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
@@ -31,9 +31,9 @@ from amends.aggregates.facts import (
     StepStarted,
     StepSucceeded,
 )
-from amends.aggregates.plan import PlanNode, RetryPolicy, StepKind
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.plan import PlanNode, RetryPolicy, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
 from amends.sagas.decide import (
     CloseCompensated,
     CloseCompleted,

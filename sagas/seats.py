@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from amends.aggregates.plan import StepKind
+from amends.aggregates.run.plan import StepKind
 from amends.sagas.definition import Operation, StepDefinition
 from amends.sagas.task import Direction
 

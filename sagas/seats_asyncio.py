@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from amends.aggregates.errors import MissingCodeError
-from amends.aggregates.plan import PlanNode
+from amends.aggregates.run.plan import PlanNode
 from amends.sagas.registry import Registry
 from amends.sagas.seats import Function, Seat, SeatsInUse, blocks, describe_use, may_take
 from amends.sagas.task import Direction, Task

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from amends.aggregates.errors import DefinitionError
-from amends.aggregates.oneline import shorten
+from amends.aggregates.text import shorten
 
 __all__ = [
     "annotations",

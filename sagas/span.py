@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from amends.aggregates.plan import PlanNode, RetryPolicy
+from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.saga import Saga
 

@@ -13,7 +13,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from amends.aggregates.errors import UnreachableError
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.record import RunRecord
 from amends.sagas.messages_temporal import NUDGE, RunArguments
 
 __all__ = ["Poller", "pollers", "rouse", "start_workflow", "worker_identity"]

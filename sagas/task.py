@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from amends.aggregates.canonical import clean_text
-from amends.aggregates.errorreport import class_name, describe, is_a, leaves, lineage, reason_of, text_of
 from amends.aggregates.errors import CannotContinueError, InputError, NewerFactError, Rejected, UnknownTopicError
 from amends.aggregates.journal import StepWork
-from amends.aggregates.plan import PlanNode
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeState
+from amends.aggregates.run.plan import PlanNode
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeState
+from amends.aggregates.values.error_report import class_name, describe, is_a, leaves, lineage, reason_of, text_of
+from amends.aggregates.values.json_codec import clean_text
 from amends.sagas.arguments import Arguments, BlockerKind, Direction, arguments_of
 from amends.sagas.context import Call, UnitOfWork
 from amends.sagas.definition import Operation

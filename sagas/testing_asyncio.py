@@ -13,11 +13,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.facts import Fact
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Tx
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.sagas.clock_asyncio import VirtualClock
 from amends.sagas.context import Call, ResultSource
 from amends.sagas.definition import Effect, Operation, Step

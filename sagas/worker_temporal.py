@@ -24,7 +24,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 
 from amends.aggregates.errors import DamagedRunError, UnreachableError
 from amends.aggregates.journal import Journal
-from amends.aggregates.plan import StepKind
+from amends.aggregates.run.plan import StepKind
 from amends.sagas.activities_temporal import Activities, PendingCall
 from amends.sagas.deadline_asyncio import StopDeadline
 from amends.sagas.errorlog_files import ErrorDetail, ErrorLog

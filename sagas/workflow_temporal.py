@@ -13,8 +13,8 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.workflow import ActivityHandle
 
-from amends.aggregates.plan import PlanNode, StepKind
-from amends.aggregates.state import NodeStatus, RunState
+from amends.aggregates.run.plan import PlanNode, StepKind
+from amends.aggregates.run.state import NodeStatus, RunState
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.decide import Conclusion, Decision, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.messages_temporal import (

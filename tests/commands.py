@@ -13,9 +13,9 @@ from bounds import HANG_S
 from forked import AMENDS, Running, can_fork, run_forked
 
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.journal import open_journal
 
 __all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
 

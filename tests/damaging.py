@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Engine, select, text, update
 
-from amends.aggregates.checksum import event_checksum, snapshot_checksum
-from amends.aggregates.engine_sql import writing
-from amends.aggregates.schema_sql import snapshots, stored_events
+from amends.aggregates.sql.engine import writing
+from amends.aggregates.sql.schema import snapshots, stored_events
+from amends.aggregates.values.checksum import event_checksum, snapshot_checksum
 
 __all__ = ["DAMAGE", "change", "flip_state", "seal"]
 

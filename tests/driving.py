@@ -29,10 +29,10 @@ from amends import (
     retriable,
     transaction,
 )
-from amends.aggregates.facts import Fact
 from amends.aggregates.journal import Journal
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
 from amends.sagas.operate import Intervention, Verb
 
 __all__ = [

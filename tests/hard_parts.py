@@ -19,12 +19,12 @@ from eventsourcing.domain import event
 from pydantic import BaseModel
 
 from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.facts import Fact
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Journal
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.migrations import upgrade
 from amends.sagas.client_temporal import Client
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker

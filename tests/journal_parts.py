@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from eventsourcing.domain import event
 
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
+from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork, Tx
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.migrations_sql import upgrade
-from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
+from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.migrations import upgrade
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from postgres_parts import start_postgres
 from pydantic import BaseModel
 
 from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, parallel, transaction
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.registry import Registry
 from amends.sagas.runner_asyncio import Runner
 from amends.sagas.worker_temporal import running_worker

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from amends.aggregates.journal import Journal
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.app import main
 from amends.cli.settings import load_settings
 from amends.cli.wiring import Project, load_project

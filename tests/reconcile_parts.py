@@ -18,7 +18,7 @@ from typing import Any
 from eventsourcing.domain import event
 
 from amends import Aggregate, Cause, Command, CouldNotLook, Drift, DriftKind, Observation, UnitOfWork, drift_rule
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.correcting_asyncio import Reconciler
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule

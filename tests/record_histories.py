@@ -20,7 +20,7 @@ from driving import CASES, DECIDED, MIXED, SAGA, SLOW, Case, Order, decided_by_c
 from temporal_parts import TemporalServer
 
 from amends import Client, RunStatus
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 

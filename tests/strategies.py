@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.facts import Fact, LateEffectObserved, SagaStarted, stream_of_run
-from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunState
+from amends.aggregates.run.facts import Fact, LateEffectObserved, SagaStarted, stream_of_run
+from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import RunState
 from amends.sagas.answers import fact_of_answer
 from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.operate import Intervention, Verb, fact_of

@@ -12,10 +12,10 @@ from commands import CommandProject
 from strategies import World, plan_node, plan_of
 from test_waiting_for_code import CANARY, CASES, MAPPED, Code, Order, load
 
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.migrations_sql import upgrade
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import open_journal
+from amends.aggregates.sql.migrations import upgrade
 from amends.sagas.advance import Protocol
 from amends.sagas.arguments import Direction
 from amends.sagas.blockers import blockers, grouped

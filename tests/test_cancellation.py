@@ -10,8 +10,8 @@ from hard_parts import HOURLY, PATIENT, Ledger, Order, client_of, opened, until,
 
 from amends import RunStatus, Saga
 from amends.aggregates.errors import RefusedError
-from amends.aggregates.facts import CancelRequested
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.run.facts import CancelRequested
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.client_temporal import Client, RunHandle
 
 

@@ -31,7 +31,8 @@ from pydantic import (
     field_validator,
 )
 
-from amends.aggregates.canonical import (
+from amends.aggregates.errors import DefinitionError, InputError
+from amends.aggregates.values.json_codec import (
     JsonCodec,
     Limits,
     canonical_text,
@@ -41,8 +42,7 @@ from amends.aggregates.canonical import (
     parse_json,
     same_json,
 )
-from amends.aggregates.errors import DefinitionError, InputError
-from amends.aggregates.strictjson import RESERVED_KEYS
+from amends.aggregates.values.strict_json import RESERVED_KEYS
 
 ANYTHING: JsonCodec[Any] = JsonCodec(Any)
 
@@ -396,7 +396,7 @@ def test_aliases_are_for_foreign_input() -> None:
 def test_sets_have_one_text_in_every_process() -> None:
     """The order of a set differs between processes; its canonical text does not."""
     program = (
-        "from amends.aggregates.canonical import JsonCodec\n"
+        "from amends.aggregates.values.json_codec import JsonCodec\n"
         "print(JsonCodec(dict[str, set[str]]).dump_text({'k': {'delta', 'alpha', 'charlie', 'bravo'}}))"
     )
     seen = {

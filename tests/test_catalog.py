@@ -25,7 +25,7 @@ from amends import (
     retriable,
     transaction,
 )
-from amends.aggregates.plan import Guarantee, Plan, Role
+from amends.aggregates.run.plan import Guarantee, Plan, Role
 from amends.compensations.catalog import Catalog
 from amends.sagas.registry import Registry
 

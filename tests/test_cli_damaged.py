@@ -9,7 +9,7 @@ from damaging import change, flip_state
 from reading_shop import Amends, Shop
 from sqlalchemy import Engine
 
-from amends.aggregates.engine_sql import create_store_engine
+from amends.aggregates.sql.engine import create_store_engine
 
 RUN = "order-stuck"
 

@@ -19,8 +19,8 @@ from bounds import HANG_S
 from commands import AMENDS, CommandProject
 from reading_shop import Amends, Answer, as_it_was
 
-from amends.aggregates.facts import Fact, RetryRequested
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.run.facts import Fact, RetryRequested
+from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
 from amends.cli.settings import load_settings
 from amends.cli.wiring import load_project, open_store

@@ -24,8 +24,8 @@ from reading_shop import (
 )
 
 from amends.aggregates.errors import InputError
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
 from amends.cli.read_list import read_since, read_status, read_where
 from amends.cli.views import Next, next_steps

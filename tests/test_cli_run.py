@@ -14,8 +14,8 @@ import pytest
 from commands import AMENDS, CommandProject
 
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.record import RunSummary
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.server_temporal import running
 
 MODULE = """

@@ -17,9 +17,9 @@ from reading_shop import Amends, as_it_was, one_line, project_at
 from temporal_parts import TemporalServer
 from temporalio.client import ScheduleActionStartWorkflow, ScheduleUpdate, ScheduleUpdateInput
 
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import open_journal
+from amends.aggregates.sql.migrations import upgrade
 from amends.cli.exit_codes import ExitCode
 from amends.cli.reconciling import now_ms
 from amends.cli.scheduling import decide_on_schedules, restore, scheduled_runs

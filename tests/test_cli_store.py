@@ -19,7 +19,7 @@ from reading_shop import (
     project_at,
 )
 
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 from amends.cli.settings import load_settings
 from amends.cli.wiring import open_store
 from amends.sagas.starting_temporal import pollers, start_workflow

@@ -3,8 +3,8 @@
 import pytest
 from reading_shop import LONG, Amends, one_line
 
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import RunStatus
 from amends.cli import stuck as stuck_module
 from amends.sagas.overdue import Overdue, Why
 

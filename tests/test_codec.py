@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from amends.aggregates.canonical import Limits
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.domain import Aggregate, checked_aggregate_id
 from amends.aggregates.errors import DefinitionError, InputError, JournalError, NewerFactError, UnknownTopicError
-from amends.aggregates.facts import FACTS, StepSucceeded
-from amends.aggregates.roundtrip import first_difference
-from amends.aggregates.snapshot import Snapshot, SnapshotSkipped, restore_snapshot, snapshot_key, take_snapshot
-from amends.aggregates.strictjson import RESERVED_KEYS
+from amends.aggregates.events.aggregate import Aggregate, checked_aggregate_id
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot, SnapshotSkipped, restore_snapshot, snapshot_key, take_snapshot
+from amends.aggregates.run.facts import FACTS, StepSucceeded
+from amends.aggregates.values.json_codec import Limits
+from amends.aggregates.values.roundtrip import first_difference
+from amends.aggregates.values.strict_json import RESERVED_KEYS
 
 AT = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 

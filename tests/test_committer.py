@@ -15,12 +15,12 @@ from bounds import HANG_S
 from journal_parts import Counter, accept, open_prepared, run_to_end, step, succeed
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, insert, select, text
 
-from amends.aggregates.checksum import event_checksum
-from amends.aggregates.committer_sql import BATCH_UNITS
 from amends.aggregates.errors import AppendConflictError, JournalError, UnreachableError
-from amends.aggregates.facts import StepSucceeded, stream_of_run
 from amends.aggregates.journal import StepWork, Tx
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.run.facts import StepSucceeded, stream_of_run
+from amends.aggregates.sql.committer import BATCH_UNITS
+from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.values.checksum import event_checksum
 
 OWN = MetaData()
 PARENTS = Table("parents", OWN, Column("id", Integer, primary_key=True, autoincrement=False))

@@ -33,13 +33,13 @@ from amends import (
     retriable,
     transaction,
 )
-from amends.aggregates.checking_sql import check
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.facts import Fact
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.migrations_sql import ensure_schema
-from amends.aggregates.state import RunStatus
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.check import check
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.sql.migrations import ensure_schema
 from amends.sagas.clock_asyncio import VirtualClock
 from amends.sagas.registry import Registry
 from amends.sagas.runner_asyncio import Runner

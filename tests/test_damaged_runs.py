@@ -17,8 +17,8 @@ from temporalio.client import WorkflowExecutionStatus
 from amends import RunStatus
 from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.schema_sql import stored_events
+from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.sql.schema import stored_events
 from amends.reconciler.drift import Drift, DriftKind, Intervene
 from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.looking_asyncio import look

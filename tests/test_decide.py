@@ -23,8 +23,7 @@ from strategies import (
 )
 
 from amends.aggregates.errors import JournalError
-from amends.aggregates.evolve import begin, evolve
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
     CompensationPostponed,
@@ -37,8 +36,9 @@ from amends.aggregates.facts import (
     StepStarted,
     StepSucceeded,
 )
-from amends.aggregates.plan import Plan, Role, Stage, StepKind
-from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.transitions import begin, evolve
 from amends.sagas.decide import (
     CloseCompensated,
     CloseCompleted,

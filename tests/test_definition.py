@@ -21,7 +21,7 @@ from amends import (
     effect,
     transaction,
 )
-from amends.aggregates.plan import Guarantee, RetryPolicy, StepKind, UndoPolicy
+from amends.aggregates.run.plan import Guarantee, RetryPolicy, StepKind, UndoPolicy
 from amends.sagas.definition import Effect, Transaction
 
 MODULE = __name__

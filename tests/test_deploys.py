@@ -27,9 +27,9 @@ from amends import (
     retriable,
     transaction,
 )
-from amends.aggregates.facts import CompensationStarted, StepStarted
 from amends.aggregates.journal import Journal
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.run.facts import CompensationStarted, StepStarted
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition import Step
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker

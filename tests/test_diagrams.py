@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-from amends.aggregates.evolve import NODE_TRANSITIONS, RUN_TRANSITIONS, WHILE
-from amends.aggregates.state import CLOSED, RunStatus
+from amends.aggregates.run.state import CLOSED, RunStatus
+from amends.aggregates.run.transitions import NODE_TRANSITIONS, RUN_TRANSITIONS, WHILE
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import CommandProject, Started
 
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 
 MODULE = """
 import asyncio

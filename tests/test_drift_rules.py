@@ -23,12 +23,12 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from amends.aggregates import checking_sql
-from amends.aggregates.codec import EventCodec
+from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import RunQuery, Tx
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.plan import Plan
-from amends.aggregates.record import RunSummary
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.sql import check as store_check
+from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.reconciling import Hands
 from amends.reconciler import drive_rules_temporal, store_rules_sql
 from amends.reconciler.correcting_asyncio import Reconciler
@@ -153,7 +153,7 @@ async def test_a_look_reads_what_is_new_and_no_more(
 ) -> None:
     """Without its sweep a rule sees damage in what was written since the last look, and not in what is older."""
     monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 0)
-    monkeypatch.setattr(checking_sql, "CHANGES_A_PAGE", 3)
+    monkeypatch.setattr(store_check, "CHANGES_A_PAGE", 3)
     by, rule = reconciler(journal), rules(journal)[name]
     await by.look(rule)
     finish(journal, "new")

@@ -10,8 +10,8 @@ from driving import CASES, DECIDED, SAGA, SLOW, Case, Goods, Order, comparable, 
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from amends import Client, Runner, RunResult, RunStatus, StartConflictError
-from amends.aggregates.facts import Fact
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.sagas.registry import Registry
 from amends.sagas.worker_temporal import running_worker
 from amends.sagas.workflow_temporal import SagaWorkflow
@@ -21,8 +21,8 @@ from amends.sagas.workflow_temporal import SagaWorkflow
 async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
     """Give an empty store, of each kind."""
     if store_url.startswith("postgresql"):
-        from amends.aggregates.engine_sql import create_store_engine  # noqa: PLC0415 - only here
-        from amends.aggregates.migrations_sql import upgrade  # noqa: PLC0415 - only here
+        from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - only here
+        from amends.aggregates.sql.migrations import upgrade  # noqa: PLC0415 - only here
 
         engine = create_store_engine(store_url)
         upgrade(engine)

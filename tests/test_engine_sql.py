@@ -13,7 +13,8 @@ import pytest
 from bounds import HANG_S
 from sqlalchemy import Connection, Engine, event, exc, make_url, text
 
-from amends.aggregates.engine_sql import (
+from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
+from amends.aggregates.sql.engine import (
     LOCK_WAIT_MS,
     create_store_engine,
     is_readonly,
@@ -21,8 +22,7 @@ from amends.aggregates.engine_sql import (
     writing,
     writing_engine,
 )
-from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
-from amends.aggregates.failures_sql import as_amends_error, store_errors
+from amends.aggregates.sql.errors import as_amends_error, store_errors
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_processes_that_create_a_store_at_once_all_succeed(tmp_path: Path) -> No
     """Opening a new file in several processes at the same moment fails in none of them, and loses no write."""
     program = (
         "import sys; from sqlalchemy import text\n"
-        "from amends.aggregates.engine_sql import create_store_engine, writing\n"
+        "from amends.aggregates.sql.engine import create_store_engine, writing\n"
         "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
         f"engine = create_store_engine('sqlite:///{tmp_path}/events.db')\n"
         "with writing(engine) as connection:\n"
@@ -556,7 +556,7 @@ def test_stores_in_different_schemas_do_not_wait_for_each_other(postgres_url: st
 def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
     """A directory or file without permission ends in one line, for a user who is bound by permissions."""
     program = (
-        "import os, sys; from amends.aggregates.engine_sql import create_store_engine\n"
+        "import os, sys; from amends.aggregates.sql.engine import create_store_engine\n"
         "if os.getuid() == 0: os.chdir(sys.argv[1]); os.setuid(65534)\n"
         "os.chdir(sys.argv[1])\n"
         "for name in sys.argv[2:]:\n"

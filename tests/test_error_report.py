@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 
 from amends import Rejected
-from amends.aggregates.errorreport import describe
+from amends.aggregates.values.error_report import describe
 from amends.sagas.outcome import Failed, Refused
 from amends.sagas.task import outcome_of_error
 

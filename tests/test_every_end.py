@@ -23,12 +23,12 @@ from amends import (
     effect,
     transaction,
 )
-from amends.aggregates.engine_sql import create_store_engine
-from amends.aggregates.fact import FailureFact
-from amends.aggregates.facts import StepRejected
 from amends.aggregates.journal import StepWork
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.run.fact import FailureFact
+from amends.aggregates.run.facts import StepRejected
+from amends.aggregates.sql.engine import create_store_engine
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.migrations import upgrade
 from amends.reconciler.correcting_asyncio import Reconciler
 from amends.reconciler.drift import Cause, Command, Drift, DriftKind
 from amends.reconciler.observation import Observation

@@ -12,20 +12,9 @@ from hypothesis import strategies as st
 from strategies import World, histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import TransitionError
-from amends.aggregates.evolve import (
-    NODE_TRANSITIONS,
-    REOPENING,
-    RUN_TRANSITIONS,
-    SPENT_WITHOUT_DUE,
-    TOLD_ONLY,
-    WHILE,
-    begin,
-    evolve,
-    fold,
-)
-from amends.aggregates.facts import FACTS, Head, NodeFact, OperatorFact
-from amends.aggregates.plan import Plan, Role, Stage, StepKind
-from amends.aggregates.state import (
+from amends.aggregates.run.facts import FACTS, Head, NodeFact, OperatorFact
+from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
+from amends.aggregates.run.state import (
     CLOSED,
     NO_ANSWERS,
     SETTLED_BADLY,
@@ -35,6 +24,17 @@ from amends.aggregates.state import (
     RunStatus,
     dump_state,
     load_state,
+)
+from amends.aggregates.run.transitions import (
+    NODE_TRANSITIONS,
+    REOPENING,
+    RUN_TRANSITIONS,
+    SPENT_WITHOUT_DUE,
+    TOLD_ONLY,
+    WHILE,
+    begin,
+    evolve,
+    fold,
 )
 from amends.sagas.outcome import Failed, Succeeded
 from amends.sagas.task import Direction

@@ -11,8 +11,8 @@ from reading_shop import Amends, one_line, project_at
 from strategies import LEASE_MS, World, eventful_histories, plan_node, plan_of, retry_policy, undo_policy
 from test_operate import AFTER, LOST, PIVOT, do, operate
 
-from amends.aggregates.plan import Plan, Role
-from amends.aggregates.record import RunRecord
+from amends.aggregates.run.plan import Plan, Role
+from amends.aggregates.run.record import RunRecord
 from amends.cli.explanation import Contact, explain, sections
 from amends.cli.render import escaped
 from amends.sagas.decide import WaitUntil, decide

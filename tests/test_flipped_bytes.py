@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from journal_parts import Counter, accept, common, complete, open_prepared, plan_of, step, succeed
 from sqlalchemy import Connection, Table, exc, literal_column, select, update
 
-from amends.aggregates import transaction_sql
-from amends.aggregates.checking_sql import check
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.engine_sql import writing
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.facts import StepRejected
+from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import RunQuery, Tx
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.record import RunRecord
-from amends.aggregates.schema_sql import plans, run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.run.facts import StepRejected
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql import transaction
+from amends.aggregates.sql.check import check
+from amends.aggregates.sql.engine import writing
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.schema import plans, run_keys, saga_index, snapshots, stored_events
 
 PLAN = plan_of("reserve", "confirm")
 TABLES = (stored_events, snapshots, plans, saga_index, run_keys)
@@ -42,7 +42,7 @@ def refuse(run_id: str) -> Callable[[Tx], RunRecord]:
 @pytest.fixture
 def journal(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlJournal]:
     """Give the journal of a store with open and closed runs, with keys and errors, and an aggregate with snapshots."""
-    monkeypatch.setattr(transaction_sql, "SNAPSHOT_EVERY", 3)
+    monkeypatch.setattr(transaction, "SNAPSHOT_EVERY", 3)
     opened = open_prepared(store_url)
     for run_id in ("order-1", "ä-2", "order-3"):
         for unit in (accept(run_id, PLAN, order_id=run_id, name="Jürgen"), succeed(run_id, "reserve")):

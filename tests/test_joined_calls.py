@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from temporalio.testing import ActivityEnvironment
 
 from amends import Call, Intervention, Retry, Saga, UnitOfWork, Verb, effect, pivot, retriable, transaction
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.activities_temporal import Activities
 from amends.sagas.advance import Protocol
 from amends.sagas.messages_temporal import DRIVER, AdvanceRequest, CallRequest, Progress

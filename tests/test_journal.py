@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from journal_parts import PLAN, Counter, accept, common, complete, open_prepared, plan_of, started, step, succeed
 from sqlalchemy import func, insert, select, text
 
-from amends.aggregates import batch_sql
-from amends.aggregates.batch_sql import Known
 from amends.aggregates.errors import (
     AmendsError,
     AppendConflictError,
@@ -24,7 +22,8 @@ from amends.aggregates.errors import (
     NotFoundError,
     TransitionError,
 )
-from amends.aggregates.facts import (
+from amends.aggregates.journal import Journal, RunQuery, Tx
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CompensationSucceeded,
     Fact,
@@ -36,11 +35,12 @@ from amends.aggregates.facts import (
     StepSucceeded,
     stream_of_run,
 )
-from amends.aggregates.journal import Journal, RunQuery, Tx
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.record import fold_facts
-from amends.aggregates.schema_sql import plans, run_keys, saga_index, stored_events
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.record import fold_facts
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql import batch as batch_module
+from amends.aggregates.sql.batch import Known
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.schema import plans, run_keys, saga_index, stored_events
 from amends.sagas.advance import Protocol
 from amends.sagas.registry import Registry
 
@@ -193,7 +193,7 @@ async def test_what_is_forgotten_is_read_again(
     journal: SqlJournal, other: SqlJournal, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     """Bounds of the memory change what it costs, never what is written."""
-    monkeypatch.setattr(batch_sql, bound, 1)
+    monkeypatch.setattr(batch_module, bound, 1)
     for number in range(4):
         await journal.commit(accept(f"r{number}"))
         await journal.commit(_add(f"c{number}"))

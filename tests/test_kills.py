@@ -31,9 +31,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "order
 
 from services.process import ServiceProcess
 
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.exit_codes import ExitCode
 from amends.sagas.client_temporal import Client
 from amends.sagas.saga import Saga

@@ -13,9 +13,9 @@ from hard_parts import ONCE, PATIENT, SAGAS, Ledger, Order, client_of, opened, u
 
 from amends import RunResult, RunStatus
 from amends.aggregates.errors import WrongDriverError
-from amends.aggregates.facts import Fact, LateEffectObserved
 from amends.aggregates.journal import Tx
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.run.facts import Fact, LateEffectObserved
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.advance import Protocol
 from amends.sagas.clock_asyncio import VirtualClock
 from amends.sagas.decide import RunStep

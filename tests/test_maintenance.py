@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading_shop import Amends, Shop, change, copy_of, one_line
 
-from amends.aggregates.codec import EventCodec
 from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.events.event_codec import EventCodec
 from amends.cli.spans import span_ms
 from amends.reconciler.maintenance import (
     EVERY_RULE,

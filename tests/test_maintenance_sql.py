@@ -12,22 +12,22 @@ from eventsourcing.domain import event
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.event import listens_for as event_of
 
-from amends.aggregates import checking_sql
 from amends.aggregates.audit import Finding, FindingKind
-from amends.aggregates.checking_sql import check
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.domain import Aggregate
-from amends.aggregates.engine_sql import create_store_engine, safe_url, writing
 from amends.aggregates.errors import AmendsError, JournalError
-from amends.aggregates.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
-from amends.aggregates.index_sql import find_runs
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import RunQuery, Tx
-from amends.aggregates.journal_sql import SqlJournal, open_journal
-from amends.aggregates.maintenance_sql import rebuild_index
-from amends.aggregates.migrations_sql import upgrade
-from amends.aggregates.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
-from amends.aggregates.record import RunRecord
-from amends.aggregates.schema_sql import run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.run.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
+from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql import check as store_check
+from amends.aggregates.sql.check import check
+from amends.aggregates.sql.engine import create_store_engine, safe_url, writing
+from amends.aggregates.sql.journal import SqlJournal, open_journal
+from amends.aggregates.sql.migrations import upgrade
+from amends.aggregates.sql.rebuild_index import rebuild_index
+from amends.aggregates.sql.run_index import find_runs
+from amends.aggregates.sql.schema import run_keys, saga_index, snapshots, stored_events
 
 ONCE = RetryPolicy(max_attempts=1, first_ms=0, factor=1, longest_ms=0)
 NODE = PlanNode(name="count", step="count", kind=StepKind.TRANSACTION, role=Role.PIVOT, retry=ONCE)
@@ -169,8 +169,8 @@ def test_pages_change_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert found(store) == expected
     for size in (3, 2, 1):
-        monkeypatch.setattr(checking_sql, "STREAMS_A_PAGE", size)
-        monkeypatch.setattr(checking_sql, "ROWS_A_PAGE", size)
+        monkeypatch.setattr(store_check, "STREAMS_A_PAGE", size)
+        monkeypatch.setattr(store_check, "ROWS_A_PAGE", size)
         assert found(store) == expected
         if size == 1:
             assert rebuild_index(store, CODEC).written == 3

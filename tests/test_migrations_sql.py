@@ -16,9 +16,9 @@ from alembic.script import ScriptDirectory
 from bounds import HANG_S
 from sqlalchemy import Engine, inspect, text
 
-from amends.aggregates.engine_sql import create_store_engine, writing
 from amends.aggregates.errors import JournalError, UnreachableError
-from amends.aggregates.migrations_sql import (
+from amends.aggregates.sql.engine import create_store_engine, writing
+from amends.aggregates.sql.migrations import (
     HEAD_REVISION,
     REVISIONS,
     VERSION_TABLE,
@@ -27,7 +27,7 @@ from amends.aggregates.migrations_sql import (
     needs_upgrade,
     upgrade,
 )
-from amends.aggregates.schema_sql import metadata
+from amends.aggregates.sql.schema import metadata
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def described(engine: Engine) -> dict[str, Any]:
 def test_the_revisions_are_those_of_the_files() -> None:
     """The constants that spare every start the import of Alembic name its revisions, in order, and its head."""
     config = Config()
-    config.set_main_option("script_location", "amends.aggregates:migrations_sql")
+    config.set_main_option("script_location", "amends.aggregates.sql:migrations")
     script = ScriptDirectory.from_config(config)
     assert script.get_heads() == [HEAD_REVISION]
     assert tuple(reversed([each.revision for each in script.walk_revisions()])) == REVISIONS
@@ -223,8 +223,8 @@ def test_threads_that_make_different_stores_do_not_mix_them_up(tmp_path: Path) -
 def test_processes_that_open_a_new_store_at_once_all_succeed(store_url: str) -> None:
     """Processes that make the same store at the same moment end up with the same identity."""
     program = (
-        "import sys; from amends.aggregates.engine_sql import create_store_engine\n"
-        "from amends.aggregates.migrations_sql import ensure_schema, upgrade\n"
+        "import sys; from amends.aggregates.sql.engine import create_store_engine\n"
+        "from amends.aggregates.sql.migrations import ensure_schema, upgrade\n"
         "import alembic.command\n"
         "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
         "engine = create_store_engine(sys.argv[1])\n"
@@ -254,8 +254,8 @@ def test_an_up_to_date_store_is_opened_without_alembic(sqlite_url: str) -> None:
     """Reading the revision imports no Alembic, so that a start stays short."""
     ensure_schema(create_store_engine(sqlite_url))
     program = (
-        "import sys; from amends.aggregates.engine_sql import create_store_engine\n"
-        "from amends.aggregates.migrations_sql import ensure_schema\n"
+        "import sys; from amends.aggregates.sql.engine import create_store_engine\n"
+        "from amends.aggregates.sql.migrations import ensure_schema\n"
         f"ensure_schema(create_store_engine({sqlite_url!r}))\n"
         "assert 'alembic' not in sys.modules\n"
     )

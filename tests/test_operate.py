@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of, undo_policy
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError
-from amends.aggregates.evolve import begin, evolve
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CancelRequested,
     CompensationStarted,
@@ -20,8 +19,9 @@ from amends.aggregates.facts import (
     SagaFailed,
     StepStarted,
 )
-from amends.aggregates.plan import Role, Stage, StepKind
-from amends.aggregates.state import NodeStatus, RunStatus
+from amends.aggregates.run.plan import Role, Stage, StepKind
+from amends.aggregates.run.state import NodeStatus, RunStatus
+from amends.aggregates.run.transitions import begin, evolve
 from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
 from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision, preview
 from amends.sagas.outcome import Failed, NotFound, Postponed, Refused, Succeeded

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from strategies import AnyResults, World, eventful_histories, plan_node, plan_of, started
 
-from amends.aggregates import facts
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.plan import Role
-from amends.aggregates.state import NodeStatus
+from amends.aggregates.run import facts
+from amends.aggregates.run.plan import Role
+from amends.aggregates.run.state import NodeStatus
 from amends.cli.operate_views import Driven, plan_fields, preview_json, what_next
 from amends.cli.recover_views import Recovered
 from amends.cli.render import as_json, node_style

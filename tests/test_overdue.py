@@ -9,10 +9,10 @@ from strategies import LEASE_MS, World, eventful_histories, plan_node, plan_of, 
 
 from amends import Call, Saga, UnitOfWork, effect, transaction
 from amends.aggregates.errors import DefinitionError
-from amends.aggregates.facts import RetryRequested
-from amends.aggregates.plan import Plan, RetryPolicy, Role, Stage
-from amends.aggregates.record import RunRecord
-from amends.aggregates.state import CLOSED, RunStatus
+from amends.aggregates.run.facts import RetryRequested
+from amends.aggregates.run.plan import Plan, RetryPolicy, Role, Stage
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import CLOSED, RunStatus
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.outcome import Failed, Refused, Succeeded
 from amends.sagas.overdue import IDLE_MS, UNLIMITED_MS, Overdue, Why, overdue_nodes, threshold_ms

@@ -13,10 +13,10 @@ import pytest
 from pooler_parts import Counter, Pooled, drive, pgbouncer, pooled
 from sqlalchemy import text
 
-from amends.aggregates.engine_sql import create_store_engine, writing
 from amends.aggregates.errors import AmendsError, InputError
-from amends.aggregates.journal_sql import open_journal
-from amends.aggregates.migrations_sql import upgrade
+from amends.aggregates.sql.engine import create_store_engine, writing
+from amends.aggregates.sql.journal import open_journal
+from amends.aggregates.sql.migrations import upgrade
 
 PGBOUNCER = pgbouncer()
 pytestmark = pytest.mark.skipif(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import make_plan, plan_node, plan_of, plans, retry_policy
 
-from amends.aggregates.plan import Guarantee, Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
+from amends.aggregates.run.plan import Guarantee, Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 
 GOLDEN = Plan(
     saga="place-order",

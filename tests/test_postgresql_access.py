@@ -10,7 +10,7 @@ from outage_parts import own_server
 from reading_shop import Amends, as_it_was, project_at
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.sql.journal import open_journal
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.sagas.server_temporal import free_port
 

@@ -17,8 +17,8 @@ from journal_parts import prepare, step
 from outage_parts import OUTAGE, Order, Outage, Shelf, Trace, own_server
 
 from amends import RunStatus
-from amends.aggregates.facts import CompensationStarted, StepStarted
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.run.facts import CompensationStarted, StepStarted
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.sagas.client_temporal import Client, RunHandle
 from amends.sagas.registry import Registry
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from rich.console import Console
 from strategies import World, eventful_histories, histories, plan_node, plan_of, started
 
-from amends.aggregates import facts
-from amends.aggregates.plan import Stage
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run import facts
+from amends.aggregates.run.plan import Stage
+from amends.aggregates.run.state import RunStatus
 from amends.cli.progress import Board, Mark, describe
 from amends.cli.run_live import render
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amends.aggregates.codec import EventCodec
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
-from amends.aggregates.snapshot import Snapshot, restore_snapshot, take_snapshot
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
 from amends.reconciler.decide import Look, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
 from amends.reconciler.drift import Command, Correction, Drift, DriftKind, Intervene, described
 from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected

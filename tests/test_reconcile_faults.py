@@ -11,7 +11,7 @@ from journal_parts import prepare, step
 from reconcile_parts import APART_MS, Account, Bank, Process, account_names, corrections
 
 from amends.aggregates.journal import StepWork
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 
 DAY_MS = 24 * 3_600_000
 START_MS = 1_000_000_000_000

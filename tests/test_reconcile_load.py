@@ -11,8 +11,8 @@ from bounds import HANG_S
 from commands import CommandProject
 from reading_shop import as_it_was
 
-from amends.aggregates.codec import EventCodec
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.settings import load_settings
 from amends.cli.wiring import load_project, open_store
 from amends.reconciler.facts import DriftCorrected, DriftDetected, RuleLooked

@@ -13,9 +13,9 @@ from bounds import HANG_S
 from journal_parts import Counter, accept, common, open_prepared, run_to_end, step
 from strategies import AnyResults
 
-from amends.aggregates.facts import RetryRequested, StepAttemptFailed, StepStarted
 from amends.aggregates.journal import StepWork
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.run.facts import RetryRequested, StepAttemptFailed, StepStarted
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.correcting_asyncio import Corrected, Reconciler
 from amends.reconciler.decide import Verdict
 from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild

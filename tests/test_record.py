@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from strategies import RUN, World, eventful_histories, histories, plan_node, plan_of, retry_policy, started
 
 from amends.aggregates.errors import JournalError, TransitionError
-from amends.aggregates.evolve import fold, told_only
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     AttentionRequested,
     CompensationSucceeded,
     Fact,
@@ -25,9 +24,10 @@ from amends.aggregates.facts import (
     StepSkipped,
     StepSucceeded,
 )
-from amends.aggregates.plan import Stage
-from amends.aggregates.record import RECENT, RunRecord, fold_facts
-from amends.aggregates.state import RunStatus
+from amends.aggregates.run.plan import Stage
+from amends.aggregates.run.record import RECENT, RunRecord, fold_facts
+from amends.aggregates.run.state import RunStatus
+from amends.aggregates.run.transitions import fold, told_only
 from amends.sagas.decide import RunCompensation, RunStep
 from amends.sagas.outcome import Failed, Refused, Succeeded
 from amends.sagas.result import RunResult

@@ -18,13 +18,13 @@ from eventsourcing.tests.persistence import (
 )
 from sqlalchemy import Engine, event, select
 
-from amends.aggregates.engine_sql import create_store_engine, writing
 from amends.aggregates.errors import ChangedEventError, JournalError
-from amends.aggregates.failures_sql import as_amends_error
-from amends.aggregates.migrations_sql import upgrade
-from amends.aggregates.recorder_sql import SqlAggregateRecorder, SqlRecorder
-from amends.aggregates.schema_sql import stored_events
-from amends.aggregates.streams_sql import read_stream
+from amends.aggregates.sql.engine import create_store_engine, writing
+from amends.aggregates.sql.errors import as_amends_error
+from amends.aggregates.sql.migrations import upgrade
+from amends.aggregates.sql.recorder import SqlAggregateRecorder, SqlRecorder
+from amends.aggregates.sql.rows import read_stream
+from amends.aggregates.sql.schema import stored_events
 
 
 def _open(url: str) -> Iterator[Engine]:

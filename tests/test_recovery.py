@@ -15,9 +15,9 @@ from temporalio.client import WorkflowExecutionStatus
 
 from amends import Client, RunStatus
 from amends.aggregates.journal import RunQuery
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.record import RunSummary
-from amends.aggregates.state import OPEN
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN
+from amends.aggregates.sql.journal import SqlJournal
 from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.looking_asyncio import look
 from amends.reconciler.standing import Standing

@@ -11,7 +11,7 @@ from repository import ROOT
 
 import amends
 import amends.testing
-from amends.aggregates.facts import FACTS
+from amends.aggregates.run.facts import FACTS
 from amends.cli.exit_codes import ExitCode
 from amends.cli.settings import Settings
 from amends.reconciler.maintenance import MAINTENANCE_FACTS

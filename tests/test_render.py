@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from strategies import plan_node, retry_policy
 
-from amends.aggregates.plan import Plan, Role, Stage, StepKind
+from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
 from amends.cli.mermaid import flowchart
 from amends.cli.plan_views import policy_text, shape_of
 from amends.cli.render import (

@@ -20,8 +20,8 @@ from temporalio.service import RPCError
 
 from amends import RunStatus, Saga
 from amends.aggregates.errors import WrongDriverError
-from amends.aggregates.facts import Fact
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.advance import Protocol
 from amends.sagas.messages_temporal import DRIVER
 from amends.sagas.recovery_temporal import recover

@@ -9,7 +9,7 @@ import pytest
 from reading_shop import Shop
 
 from amends import Attempted, Call, Rejected, Retry, RunQuery, RunStatus, Saga, UnitOfWork, effect, pivot, transaction
-from amends.aggregates.journal_sql import SqlJournal, open_journal
+from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.decide import Look
 from amends.reconciler.drift import Intervene, Rouse, described
 from amends.reconciler.looking_asyncio import look

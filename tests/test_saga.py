@@ -23,7 +23,7 @@ from amends import (
     retriable,
     transaction,
 )
-from amends.aggregates.plan import Role
+from amends.aggregates.run.plan import Role
 from amends.sagas.signatures import fits, type_name
 
 MODULE = __name__

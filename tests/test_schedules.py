@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amends.aggregates.codec import EventCodec
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
-from amends.aggregates.snapshot import Snapshot, restore_snapshot, take_snapshot
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
 from amends.cli.schedule_views import Shown, row_of
 from amends.reconciler.align import Changes, Copy, Entry, align, entries, entry_id, name_of
 from amends.reconciler.cron import Calendar, Span, parse_cron, shortest_gap_ms

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amends import Attempted, Call, Effect, Retry, Saga, effect, longest_span, parallel, retriable
-from amends.aggregates.plan import RetryPolicy
+from amends.aggregates.run.plan import RetryPolicy
 from amends.sagas.advance import LEASE_GRACE_MS
 from amends.sagas.definition import Part
 from amends.sagas.span import _operation_ms

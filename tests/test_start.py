@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, PositiveInt
 
 from amends import Call, InputError, NotFoundError, Saga, effect
-from amends.aggregates.canonical import Limits
+from amends.aggregates.values.json_codec import Limits
 from amends.sagas.registry import Registry
 from amends.sagas.start import check_run_id, prepare_start, read_input
 

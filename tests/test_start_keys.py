@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from temporal_parts import TemporalServer
 
 from amends import Call, Client, RunStatus, Saga, StartConflictError, effect
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.registry import Registry
 from amends.sagas.start import read_input
 from amends.sagas.worker_temporal import running_worker

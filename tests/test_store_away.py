@@ -13,7 +13,7 @@ from outage_parts import OUTAGE, Order, Outage, Shelf, Trace
 from amends import RunStatus
 from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import StepWork
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.clock_asyncio import SystemClock
 from amends.sagas.registry import Registry
 from amends.sagas.runner_asyncio import Runner

@@ -12,9 +12,9 @@ from journal_parts import prepare, step
 from outage_parts import OUTAGE, Shelf, Trace
 from test_postgresql_outages import Worker, check, start, until_said, worker_process
 
-from amends.aggregates.facts import StepStarted
 from amends.aggregates.journal import Journal
-from amends.aggregates.journal_sql import open_journal
+from amends.aggregates.run.facts import StepStarted
+from amends.aggregates.sql.journal import open_journal
 from amends.sagas.client_temporal import Client
 from amends.sagas.connection_temporal import TemporalTarget, connect
 from amends.sagas.outages_temporal import TemporalWatch

@@ -9,7 +9,7 @@ import pytest
 from thread_parts import CALLED, GATES, OUTLIVING, PATIENT, SHORT_SAGA, SWIFT, Driven, Job, by_runner, by_worker, ending
 
 from amends import RunStatus, Saga
-from amends.aggregates.facts import Fact, LateEffectObserved, StepAttemptFailed
+from amends.aggregates.run.facts import Fact, LateEffectObserved, StepAttemptFailed
 from amends.sagas.invoke_asyncio import raised_by_signal
 
 Opener = Callable[..., AbstractAsyncContextManager[Driven]]

@@ -5,16 +5,16 @@ from dataclasses import replace
 from hypothesis import given
 from strategies import World, histories, plan_node, plan_of
 
-from amends.aggregates.evolve import begin, evolve
-from amends.aggregates.facts import (
+from amends.aggregates.run.facts import (
     CompensationExhausted,
     CompensationRejected,
     CompensationSucceeded,
     NodeFact,
     SagaFailed,
 )
-from amends.aggregates.plan import Plan, Stage
-from amends.aggregates.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.plan import Plan, Stage
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.transitions import begin, evolve
 from amends.compensations.undo import next_undos, undo_order
 
 A, B, C, D = (plan_node(name) for name in "abcd")

@@ -11,12 +11,12 @@ from journal_parts import PLAN, Counter, Stock, accept, common, open_prepared, s
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, exc, insert, select, text, update
 
 from amends.aggregates.errors import InputError, JournalError, NotFoundError, UnitOfWorkError
-from amends.aggregates.facts import StepAttemptFailed
 from amends.aggregates.journal import StepWork, Tx
-from amends.aggregates.journal_sql import SqlJournal
-from amends.aggregates.schema_sql import saga_index
-from amends.aggregates.streams_sql import read_snapshot_and_tail
-from amends.aggregates.transaction_sql import SNAPSHOT_EVERY
+from amends.aggregates.run.facts import StepAttemptFailed
+from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.sql.rows import read_snapshot_and_tail
+from amends.aggregates.sql.schema import saga_index
+from amends.aggregates.sql.transaction import SNAPSHOT_EVERY
 
 SHIFTS = Table("shifts", MetaData(), Column("doctor", String(20), primary_key=True), Column("on_call", Integer))
 

@@ -34,8 +34,8 @@ from amends import (
     transaction,
 )
 from amends.aggregates.errors import CannotContinueError
-from amends.aggregates.facts import Fact, NodeFact
 from amends.aggregates.journal import Journal
+from amends.aggregates.run.facts import Fact, NodeFact
 from amends.sagas.clock_asyncio import VirtualClock
 from amends.sagas.definition import Step
 from amends.sagas.operate import Intervention, Verb

@@ -18,8 +18,8 @@ from hard_parts import opened
 from pydantic import BaseModel
 
 from amends import Attempted, Call, Retry, Runner, RunResult, Saga, effect
-from amends.aggregates.facts import Fact
-from amends.aggregates.journal_sql import SqlJournal
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.client_temporal import Client
 from amends.sagas.definition import Effect
 from amends.sagas.registry import Registry

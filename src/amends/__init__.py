@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amends.aggregates.domain import Aggregate
     from amends.aggregates.errors import (
         AmendsError,
         BusyError,
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
         StartConflictError,
         UnreachableError,
     )
-    from amends.aggregates.inbox import Answer
-    from amends.aggregates.inbox_sql import Inbox
+    from amends.aggregates.events.aggregate import Aggregate
+    from amends.aggregates.inbox.rules import Answer
+    from amends.aggregates.inbox.sql import Inbox
     from amends.aggregates.journal import RunQuery
-    from amends.aggregates.state import RunStatus
+    from amends.aggregates.run.state import RunStatus
     from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
     from amends.reconciler.observation import Observation
     from amends.reconciler.rule import drift_rule
@@ -86,7 +86,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "aggregates.domain": ("Aggregate",),
+    "aggregates.events.aggregate": ("Aggregate",),
     "aggregates.errors": (
         "AmendsError",
         "BusyError",
@@ -99,10 +99,10 @@ _HOMES = {
         "StartConflictError",
         "UnreachableError",
     ),
-    "aggregates.inbox": ("Answer",),
-    "aggregates.inbox_sql": ("Inbox",),
+    "aggregates.inbox.rules": ("Answer",),
+    "aggregates.inbox.sql": ("Inbox",),
     "aggregates.journal": ("RunQuery",),
-    "aggregates.state": ("RunStatus",),
+    "aggregates.run.state": ("RunStatus",),
     "reconciler.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
     "reconciler.observation": ("Observation",),
     "reconciler.rule": ("drift_rule",),

@@ -1,0 +1,282 @@
+"""The record of a run: its state together with the user data that its facts carry.
+
+`RunRecord` is what steps are given their input and earlier results from, and what the read model is made of. It is a
+fold, like the state inside it, and never the truth.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import JournalError
+from amends.aggregates.run.fact import ClaimFact
+from amends.aggregates.run.facts import (
+    AttentionRequested,
+    CancelRequested,
+    CompensationAttemptFailed,
+    CompensationRejected,
+    CompensationStarted,
+    DriverTaken,
+    Fact,
+    Head,
+    LateEffectObserved,
+    NodeFact,
+    PostponedFact,
+    ProbeAttemptFailed,
+    SagaCompleted,
+    SagaFailed,
+    SagaStarted,
+    StepAttemptFailed,
+    StepFailed,
+    StepInDoubt,
+    StepRejected,
+    StepResolved,
+    StepRuledOut,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+)
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.state import UNDO_STATUSES, NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.transitions import begin, evolve, told_only
+
+RECENT = 64
+"""How many heads a record keeps; more than one driver's step ever adds."""
+
+__all__ = ["RunRecord", "RunSummary", "fold_facts"]
+
+
+class RunSummary(NamedTuple):
+    """A run's row in the read model.
+
+    Attributes:
+        run_id: Id of the run.
+        saga: Name of the saga.
+        status: Where the run stands.
+        position: Position of its last fact.
+        started_ms: The driver's time of acceptance, in milliseconds since the epoch.
+        updated_ms: The driver's time of the last fact.
+        current: Nodes that the run is at, joined by commas; empty when it is closed, the open ones when it needs
+            attention.
+        error: Why the run turned round and the last error after that, in one line; `None` when there was none, or when
+            the run has completed.
+        keys: Declared business keys and their values.
+        driver: Who advances the run.
+        fingerprint: The plan that the run follows.
+    """
+
+    run_id: str
+    saga: str
+    status: RunStatus
+    position: int
+    started_ms: int
+    updated_ms: int
+    current: str
+    error: str | None
+    keys: Mapping[str, str]
+    driver: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run's state and data at one position.
+
+    Attributes:
+        started: The fact that accepted the run.
+        state: The fold of the heads.
+        results: Results of the nodes that have one, as JSON, by node.
+        latest: The last error or refusal in one line; `None` when there was none, or when the run has completed.
+        turned: Why the run turned round, in one line; `None` unless it did.
+        current: Nodes that an operator has to look at; empty unless the run needs attention.
+        recent: Heads of the last facts, at most `RECENT`, for those who know the run up to some position.
+        cancel: Who asked for the run to be undone, and why; `None` when nobody did.
+        driver: Who advances the run now.
+        epoch: Raised when another driver takes over.
+        deliveries: Which delivery of a driver made the last claim on a node, by node; empty where the driver does not
+            deliver calls.
+        postponed: Nodes whose last call the deployed code could not complete, with the cause and the remedy.
+    """
+
+    started: SagaStarted
+    state: RunState
+    results: Mapping[str, JsonValue]
+    latest: str | None = None
+    turned: str | None = None
+    current: tuple[str, ...] = ()
+    recent: tuple[Head, ...] = ()
+    cancel: str | None = None
+    driver: str = ""
+    epoch: int = 1
+    deliveries: Mapping[str, str] = field(default_factory=dict)
+    postponed: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
+        """Make the record of a run that was just accepted."""
+        head = fact.head
+        return cls(fact, begin(plan, head), {}, recent=(head,), driver=fact.driver, epoch=fact.epoch)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.started.run_id
+
+    @property
+    def error(self) -> str | None:
+        """Why the run turned round, and the last error that it met after that, in one line.
+
+        `None` for a run that met no error, and for one that has completed in spite of errors.
+        """
+        if self.turned is None or self.latest is None or self.latest == self.turned:
+            return self.latest
+        return f"{self.turned}; then {self.latest}"
+
+    @property
+    def in_doubt(self) -> tuple[str, ...]:
+        """Nodes of which nobody knows whether they took effect, in the order of the plan.
+
+        These are in doubt still, or were when they were undone or left as they are. A node that was undone says so by
+        having no result: whatever succeeded, was skipped or resolved, or was seen to act late, has one. What changes
+        nothing is not among them.
+        """
+        return tuple(
+            name
+            for name, node in self.state.plan.nodes.items()
+            if not node.read_only and self._doubtful(name, self.state.node(name))
+        )
+
+    def _doubtful(self, name: str, at: NodeState) -> bool:
+        undone_blindly = at.status in UNDO_STATUSES and name not in self.results
+        return at.status is NodeStatus.IN_DOUBT or (undone_blindly and at.generation not in at.answers.refused)
+
+    def apply(self, fact: Fact) -> "RunRecord":
+        """Fold one more fact.
+
+        Raises:
+            TransitionError: The fact does not follow.
+        """
+        head = fact.head
+        state = evolve(self.state, head)
+        changes: dict[str, Any] = {
+            "state": state,
+            "recent": (*self.recent[1 - RECENT :], head),
+            "postponed": _postponed(self.postponed, fact),
+        }
+        if self.current and not state.closed:
+            changes["current"] = ()
+        match fact:
+            case LateEffectObserved() if told_only(self.state, head):
+                pass
+            case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
+                changes["results"] = {**self.results, fact.node: fact.result}
+            case ClaimFact():
+                changes["deliveries"] = {**self.deliveries, fact.node: fact.delivery}
+            case CancelRequested():
+                changes["cancel"] = _cancelled(fact)
+            case AttentionRequested():
+                changes["current"] = fact.nodes
+            case DriverTaken():
+                changes.update(driver=fact.driver, epoch=fact.epoch)
+        latest, turned = self._errors(fact, observed=told_only(self.state, head))
+        return replace(self, **changes, latest=latest, turned=turned)
+
+    def _errors(self, fact: Fact, *, observed: bool) -> tuple[str | None, str | None]:
+        """Return the last error and the reason of the turn after one more fact."""
+        match fact:
+            case LateEffectObserved() if observed:
+                return f"{fact.node}: took effect although it was skipped or redone", self.turned
+            case NodeFact():
+                return _error_line(fact, self.latest) or self.latest, self.turned
+            case SagaFailed():
+                why = self.cancel or self.latest or (f"{fact.node}: {fact.reason}" if fact.node else fact.reason)
+                return why, why
+            case SagaCompleted():
+                return None, None
+            case CancelRequested():
+                return _cancelled(fact), self.turned
+        return self.latest, self.turned
+
+    def heads_after(self, position: int) -> tuple[Head, ...] | None:
+        """Give the heads of all facts after a position; `None` when they are too many to be kept."""
+        missing = self.state.position - position
+        if missing > len(self.recent):
+            return None
+        return self.recent[len(self.recent) - missing :]
+
+    @property
+    def summary(self) -> RunSummary:
+        """The run's row in the read model."""
+        state = self.state
+        return RunSummary(
+            run_id=self.run_id,
+            saga=self.started.saga,
+            status=state.status,
+            position=state.position,
+            started_ms=state.started_ms,
+            updated_ms=state.updated_ms,
+            current=",".join(self.current or _at(state)),
+            error=self.error,
+            keys=self.started.keys,
+            driver=self.driver,
+            fingerprint=self.started.fingerprint,
+        )
+
+
+def fold_facts(plan: Plan, facts: Iterable[Fact]) -> RunRecord:
+    """Fold a whole stream, from `SagaStarted` on.
+
+    Args:
+        plan: The plan that the first fact names.
+        facts: All facts of the run, in order.
+
+    Raises:
+        JournalError: The stream is empty or does not begin with `SagaStarted`.
+        TransitionError: A fact does not follow from those before it.
+    """
+    remaining = iter(facts)
+    first = next(remaining, None)
+    if not isinstance(first, SagaStarted):
+        raise JournalError(f"a run's stream begins with SagaStarted, found {first.kind if first else 'nothing'}")
+    record = RunRecord.begin(plan, first)
+    for fact in remaining:
+        record = record.apply(fact)
+    return record
+
+
+def _postponed(before: Mapping[str, str], fact: Fact) -> Mapping[str, str]:
+    """Name the nodes that are postponed after a fact; one that is only attempted again still is."""
+    if isinstance(fact, PostponedFact):
+        return {**before, fact.node: fact.reason}
+    if not before or not isinstance(fact, NodeFact) or isinstance(fact, StepStarted | CompensationStarted):
+        return before
+    return {node: reason for node, reason in before.items() if node != fact.node}
+
+
+def _at(state: RunState) -> tuple[str, ...]:
+    if state.closed or not 0 <= state.cursor < len(state.plan.stages):
+        return ()
+    return tuple(node.name for node in state.plan.stages[state.cursor].nodes)
+
+
+def _cancelled(fact: CancelRequested) -> str:
+    return f"cancelled by {fact.actor}: {fact.reason}"
+
+
+def _error_line(fact: NodeFact, before: str | None) -> str | None:
+    match fact:
+        case StepInDoubt() | StepFailed() if before is not None and before.startswith(f"{fact.node}: "):
+            # That the step was given up matters, but not as much as what went wrong with it.
+            return f"{before}; {fact.reason}"
+        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
+            return f"{fact.node}: {fact.error_type}: {fact.error}"
+        case PostponedFact():
+            return f"{fact.node} waits: {fact.reason}"
+        case StepRejected() | StepInDoubt() | StepFailed() | StepRuledOut():
+            return f"{fact.node}: {fact.reason}"
+        case CompensationRejected():
+            return f"{fact.node}: its undo was refused: {fact.reason}"
+        case _:
+            return None

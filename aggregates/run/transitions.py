@@ -1,0 +1,466 @@
+"""How facts change the state of a run.
+
+Theory of operation: a run's state is the left fold of `evolve` over the heads of its facts, in order, beginning with
+`SagaStarted`. `NODE_TRANSITIONS` says which facts a node accepts in which status and where they lead;
+`RUN_TRANSITIONS` says the same of the run, and `WHILE` in which statuses of the run a fact about a node can come.
+Whatever is not in a table is refused with `TransitionError`, so the tables are the whole truth, and the diagrams in the
+documentation are drawn from them.
+
+1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
+   A postponed one leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
+2. A turn or a close must be borne out by evidence: `SagaFailed` is refused while an effect may still act, while nothing
+   has failed (unless a cancel was requested) and behind the pivot; `SagaCompleted` while a node has not succeeded;
+   `SagaCompensated` while a node that may have acted is not accounted for; `AttentionRequested` while there is anything
+   that the run can do by itself. No code path can write them early. Nor can an effect be called failed (which means:
+   without effect) unless a probe or an operator could say so.
+3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo, up
+   again when something behind it has to be undone after all. Cost per fact therefore does not depend on how many stages
+   lie behind. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
+4. What operators decide and what is observed late opens a closed run again (`REOPENING`): it goes on in the direction
+   that it had. A cancel that the pivot overtakes is over; the run is going forward again.
+5. Each node knows which of its keys have a definite outcome (`Answers`). A claim under such a key is refused, and so is
+   a second success or a second refusal: what is known already cannot be told as news. An answer that changes nothing
+   but this knowledge (`told_only`) is folded in every status.
+
+Nothing here looks at user data, a clock or a random number.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from amends.aggregates.errors import TransitionError
+from amends.aggregates.run.fact import Head
+from amends.aggregates.run.plan import Plan, PlanNode, StepKind
+from amends.aggregates.run.state import (
+    CLOSED,
+    SETTLED_BADLY,
+    SETTLED_WELL,
+    UNDO_STATUSES,
+    Answers,
+    NodeState,
+    NodeStatus,
+    RunState,
+    RunStatus,
+    doubtful_pivots,
+    open_undo,
+    undo_open_nodes,
+    unsettled_effects,
+)
+
+__all__ = [
+    "NODE_TRANSITIONS",
+    "REOPENING",
+    "RUN_TRANSITIONS",
+    "TOLD_ONLY",
+    "WHILE",
+    "begin",
+    "evolve",
+    "fold",
+    "told_only",
+]
+
+_N = NodeStatus
+_R = RunStatus
+
+_ATTEMPT = {
+    "StepStarted": _N.STARTED,
+    "StepSucceeded": _N.SUCCEEDED,
+    "StepRejected": _N.REJECTED,
+    "StepAttemptFailed": _N.WAITING,
+    "StepPostponed": _N.WAITING,
+}
+_PROBED = {
+    "StepSucceeded": _N.SUCCEEDED,
+    "ProbeAttemptFailed": _N.PROBE_WAITING,
+    "ProbePostponed": _N.PROBE_WAITING,
+    "StepFailed": _N.FAILED,
+    "StepInDoubt": _N.IN_DOUBT,
+}
+_UNDO = {
+    "CompensationStarted": _N.UNDO_STARTED,
+    "CompensationSucceeded": _N.UNDONE,
+    "CompensationRejected": _N.UNDO_REJECTED,
+    "CompensationAttemptFailed": _N.UNDO_WAITING,
+    "CompensationPostponed": _N.UNDO_WAITING,
+}
+# Answers of an undo that was given up: a participant may have done, or refused, what nobody waits for any more.
+_UNDO_LATE = {"CompensationSucceeded": _N.UNDONE, "CompensationRejected": _N.UNDO_REJECTED}
+# It turns out that the step took no effect.
+_NOT_DONE = {"StepRejected": _N.REJECTED, "StepFailed": _N.FAILED}
+_LATE = {"LateEffectObserved": _N.SUCCEEDED}
+# What operators may decide: about a step, and about an undo.
+_DECIDED = {"StepSkipped": _N.SKIPPED, "StepResolved": _N.SUCCEEDED}
+_RULED_OUT = {"StepRuledOut": _N.FAILED}
+_UNDO_DECIDED = {"CompensationSkipped": _N.UNDO_SKIPPED, "CompensationResolved": _N.UNDONE}
+
+NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
+    # A transaction goes from pending to its outcome in one fact; an effect declares its intent first.
+    _N.PENDING: _ATTEMPT,
+    # The same attempt may still answer; a later one may have been claimed meanwhile.
+    _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != "StepStarted"},
+    # Probed or given up while waiting: another member of its stage has failed, so it is not attempted again.
+    _N.WAITING: {**_ATTEMPT, **_PROBED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT},
+    # Attempts are spent: the probe, if there is one, says what became of them, or a late refusal does.
+    _N.SPENT: {**_PROBED, **_NOT_DONE},
+    _N.PROBE_WAITING: {**_PROBED, **_NOT_DONE, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
+    _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
+    # Without a compensation, what became of it is for an operator to say.
+    _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
+    _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
+    # In doubt is undone like done: the compensation gets no result and must cope with there being no effect.
+    _N.IN_DOUBT: {
+        **_UNDO,
+        **_UNDO_DECIDED,
+        "RetryRequested": _N.WAITING,
+        **_DECIDED,
+        **_RULED_OUT,
+        **_NOT_DONE,
+        **_LATE,
+    },
+    _N.REJECTED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
+    _N.FAILED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
+    _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != "CompensationStarted"}, **_LATE},
+    _N.UNDO_WAITING: {**_UNDO, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    # An undo that was given up may still answer.
+    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, **_UNDO_LATE, **_LATE},
+    _N.UNDO_EXHAUSTED: {**_UNDO_LATE, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    # An earlier attempt under the same key may have been done and be answered late.
+    _N.UNDO_REJECTED: {
+        "CompensationSucceeded": _N.UNDONE,
+        "RetryRequested": _N.UNDO_WAITING,
+        **_UNDO_DECIDED,
+        **_LATE,
+    },
+    # What acted after it was undone has to be undone again.
+    _N.UNDONE: _LATE,
+    _N.UNDO_SKIPPED: {},
+}
+"""Status of a node, then kind of fact, then the status that follows."""
+
+SPENT_WITHOUT_DUE: Mapping[NodeStatus, NodeStatus] = {
+    _N.WAITING: _N.SPENT,
+    _N.PROBE_WAITING: _N.PROBE_SPENT,
+    _N.UNDO_WAITING: _N.UNDO_SPENT,
+}
+"""Where a failed attempt leads when its fact carries no due time."""
+
+RUN_TRANSITIONS: Mapping[RunStatus, Mapping[str, RunStatus]] = {
+    _R.RUNNING: {
+        "CancelRequested": _R.CANCELLING,
+        "SagaFailed": _R.COMPENSATING,
+        "SagaCompleted": _R.COMPLETED,
+        "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.RUNNING,
+    },
+    _R.CANCELLING: {
+        "SagaFailed": _R.COMPENSATING,
+        "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.CANCELLING,
+    },
+    _R.COMPENSATING: {
+        "SagaCompensated": _R.COMPENSATED,
+        "AttentionRequested": _R.NEEDS_ATTENTION,
+        "DriverTaken": _R.COMPENSATING,
+    },
+    _R.COMPLETED: {},
+    _R.COMPENSATED: {},
+    _R.NEEDS_ATTENTION: {"DriverTaken": _R.NEEDS_ATTENTION},
+}
+"""Status of a run, then kind of fact about the run, then the status that follows."""
+
+_FORWARD = frozenset({_R.RUNNING, _R.CANCELLING})
+_BACKWARD = frozenset({_R.COMPENSATING})
+_ATTENTION = frozenset({_R.NEEDS_ATTENTION})
+
+WHILE: Mapping[str, frozenset[RunStatus]] = {
+    **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
+    **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
+    # A late refusal may come in any of these, but from most statuses of the node only forward.
+    **dict.fromkeys(_NOT_DONE, _FORWARD | _BACKWARD | _ATTENTION),
+    **dict.fromkeys(_UNDO_LATE, _BACKWARD | _ATTENTION),
+    "LateEffectObserved": frozenset(_R),
+    "RetryRequested": _FORWARD | _BACKWARD | _ATTENTION,
+    "StepSkipped": _FORWARD | _ATTENTION,
+    "StepResolved": frozenset(_R) - {_R.COMPLETED},
+    "StepRuledOut": _FORWARD | _BACKWARD | _ATTENTION,
+    **dict.fromkeys(_UNDO_DECIDED, _BACKWARD | _ATTENTION),
+}
+"""Kind of fact about a node, then the statuses of the run in which it can come."""
+
+REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CLOSED})
+"""Facts about a node that open a closed run again: it goes on in the direction that it had."""
+
+_RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
+# Answers of an undo that was begun are taken whatever stage the run is at: a late effect may have moved it.
+_ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
+
+# What a fact says about a key: which part of `Answers` its generation is added to.
+_ANSWERS: Mapping[str, str] = {
+    **dict.fromkeys(("StepSucceeded", "StepResolved", "LateEffectObserved"), "acted"),
+    **dict.fromkeys(("StepRejected", "StepFailed", "StepRuledOut"), "refused"),
+    **dict.fromkeys(("CompensationSucceeded", "CompensationResolved"), "undone"),
+    "CompensationRejected": "undo_refused",
+}
+
+TOLD_ONLY: Mapping[NodeStatus, frozenset[str]] = {
+    **dict.fromkeys(UNDO_STATUSES, frozenset(_NOT_DONE)),
+    _N.SKIPPED: frozenset(_NOT_DONE) | {"LateEffectObserved"},
+    _N.UNDO_SKIPPED: frozenset(_NOT_DONE) | frozenset(_UNDO_LATE) | {"LateEffectObserved"},
+}
+"""Status of a node, then late answers that add to what is known of its keys and change nothing else."""
+
+
+def begin(plan: Plan, head: Head) -> RunState:
+    """Make the state of a run that was just accepted.
+
+    Args:
+        plan: The plan that `SagaStarted` names.
+        head: The head of `SagaStarted`, at position 1.
+
+    Raises:
+        TransitionError: The head is not that of a `SagaStarted` at position 1.
+    """
+    if head.kind != "SagaStarted" or head.position != 1:
+        raise TransitionError(f"a run begins with SagaStarted at position 1, not with {head.kind} at {head.position}")
+    return RunState(plan, RunStatus.RUNNING, 1, {}, 0, head.as_of_ms, head.as_of_ms)
+
+
+def evolve(state: RunState, head: Head) -> RunState:
+    """Fold one fact into a run's state.
+
+    Args:
+        state: The state at position n.
+        head: The head of the fact at position n + 1.
+
+    Raises:
+        TransitionError: The position is not the next, the node is not in the plan, or the transition is not in the
+            tables or not borne out by evidence.
+    """
+    if head.position != state.position + 1:
+        raise TransitionError(f"expected the fact at position {state.position + 1}, got {head.kind} at {head.position}")
+    if head.kind in WHILE:
+        return _evolve_node(state, head)
+    return _evolve_run(state, head)
+
+
+def fold(state: RunState, heads: Iterable[Head]) -> RunState:
+    """Fold the heads that follow a state, skipping those that it contains already."""
+    for head in heads:
+        if head.position > state.position:
+            state = evolve(state, head)
+    return state
+
+
+def _evolve_node(state: RunState, head: Head) -> RunState:
+    plan = state.plan.nodes.get(head.node)
+    if plan is None:
+        raise TransitionError(f"{head.kind} at {head.position}: the plan has no node {head.node!r}")
+    node = state.node(head.node)
+    if why_not := _known(node, head):
+        raise TransitionError(f"{head.kind} at {head.position} does not follow: node {head.node!r} {why_not}")
+    if told_only(state, head):
+        nodes = {**state.nodes, head.node: node._replace(answers=_answered(node.answers, head))}
+        return RunState(state.plan, state.status, head.position, nodes, state.cursor, state.started_ms, head.as_of_ms)
+    status = NODE_TRANSITIONS[node.status].get(head.kind)
+    if status is None or state.status not in WHILE[head.kind]:
+        raise TransitionError(
+            f"{head.kind} at {head.position} does not follow: node {head.node!r} is {node.status}, "
+            f"the run is {state.status}"
+        )
+    if why_not := _against_plan(state, plan, node, head.kind):
+        raise TransitionError(f"{head.kind} at {head.position} does not follow: node {head.node!r} {why_not}")
+    if head.due_ms is None:
+        status = SPENT_WITHOUT_DUE.get(status, status)
+    nodes = {**state.nodes, head.node: _changed(node, status, head)}
+    cursor = _moved_cursor(state, nodes, head.node, status)
+    run = _followed(state, head.kind, cursor)
+    return RunState(state.plan, run, head.position, nodes, cursor, state.started_ms, head.as_of_ms)
+
+
+def told_only(state: RunState, head: Head) -> bool:
+    """Check whether a late answer only adds to what is known of a key: it moves no node and opens no run.
+
+    - It is about the key of a former generation, and the step or its undo was begun under another one since.
+    - An operator decided to go on without the step, or to leave what it did: the decision stands.
+    - It says that the step took no effect, and its undo has begun: the undo goes on, because it may have acted.
+    - It says so of a read-only step of a run that is closed.
+
+    Args:
+        state: The run before it.
+        head: The head of the fact.
+    """
+    node = state.node(head.node)
+    if head.kind in TOLD_ONLY.get(node.status, ()):
+        return True
+    match head.kind:
+        case "LateEffectObserved":
+            return head.generation < node.generation
+        case "CompensationSucceeded" | "CompensationRejected":
+            return head.generation < node.undo_generation
+        case "StepRejected" | "StepFailed":
+            return node.status is NodeStatus.IN_DOUBT and state.status is RunStatus.COMPENSATED
+        case _:
+            return False
+
+
+def _known(node: NodeState, head: Head) -> str | None:
+    """Say why a fact tells, or asks, what is known of a key already."""
+    answers, generation = node.answers, head.generation
+    match head.kind:
+        case "StepStarted" | "CompensationStarted":
+            undo = head.kind == "CompensationStarted"
+            if answers.of(generation, undo=undo):
+                return f"has a definite answer {'to its undo ' * undo}under generation {generation}"
+            if generation < (node.undo_generation if undo else node.generation):
+                return f"is not called under the former generation {generation} again"
+        case "StepSucceeded" | "LateEffectObserved" if generation in answers.acted:
+            return f"is known to have acted under generation {generation}"
+        case "StepRejected" if answers.of(generation, undo=False):
+            return f"has a definite answer under generation {generation}"
+        case "CompensationSucceeded" if generation in answers.undone:
+            return f"is known to be undone under generation {generation}"
+        case "CompensationRejected" if answers.of(generation, undo=True):
+            return f"has a definite answer to its undo under generation {generation}"
+    return None
+
+
+def _answered(answers: Answers, head: Head) -> Answers:
+    """Add what a fact says about its key."""
+    name = _ANSWERS.get(head.kind)
+    known: tuple[int, ...] = () if name is None else getattr(answers, name)
+    if name is None or head.generation in known:
+        return answers
+    return answers._replace(**{name: (*known, head.generation)})
+
+
+def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
+    # Generations never fall: under a former one's key a participant would repeat its former answer.
+    generation, undo_generation = node.generation, node.undo_generation
+    if head.kind == "LateEffectObserved":
+        # What was undone before it acted is undone again, and the participant must not take that for a repetition.
+        undo_generation += node.status in UNDO_STATUSES
+    elif status in UNDO_STATUSES:
+        undo_generation = max(undo_generation, head.generation)
+    else:
+        generation = max(generation, head.generation)
+    first = node.first_position or head.position
+    answers = _answered(node.answers, head)
+    return NodeState(status, head.attempt, head.due_ms, generation, first, undo_generation, answers)
+
+
+def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
+    """Tell the status of the run after a fact about a node."""
+    if state.closed and kind in REOPENING:
+        return RunStatus.COMPENSATING if state.backward else RunStatus.RUNNING
+    if state.status is RunStatus.CANCELLING and state.plan.forward_only(cursor):
+        return RunStatus.RUNNING
+    return state.status
+
+
+def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -> str | None:
+    """Say what in the plan, or in the direction of the run, speaks against a fact that the table allows."""
+    undoing = kind in _UNDO or kind == "CompensationExhausted"
+    if undoing and plan.undo is None:
+        return "has no compensation"
+    if kind in {"ProbeAttemptFailed", "ProbePostponed"} and not plan.probe:
+        return "has no probe"
+    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
+        return "is an effect that may have acted; only a probe can tell that it did not"
+    redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
+    if kind in _NOT_DONE and state.status not in _FORWARD and node.status is not NodeStatus.IN_DOUBT:
+        return "was not in doubt, and is not attempted any more"
+    if state.backward and (redo or kind == "StepSkipped"):
+        return "is not attempted any more, the run has turned round"
+    if not state.backward and kind in _UNDO_DECIDED:
+        return "is not to be undone, the run has not turned round"
+    stage = state.plan.stage_of[plan.name]
+    anywhere = (state.backward and kind not in _UNDO) or (kind in _UNDO and node.status in _ANSWERED_LATE)
+    if stage != state.cursor and not anywhere:
+        return f"belongs to stage {stage}, the run is at stage {state.cursor}"
+    return None
+
+
+def _moved_cursor(state: RunState, nodes: Mapping[str, NodeState], name: str, status: NodeStatus) -> int:
+    stage = state.plan.stage_of[name]
+    if state.backward:
+        return _undo_cursor(state.plan, nodes, max(stage, state.cursor))
+    members = state.plan.stages[stage].nodes
+    if status in SETTLED_WELL and all(
+        each.name in nodes and nodes[each.name].status in SETTLED_WELL for each in members
+    ):
+        return stage + 1
+    return state.cursor
+
+
+def _undo_cursor(plan: Plan, nodes: Mapping[str, NodeState], cursor: int) -> int:
+    """Step back over the stages that have nothing left to undo."""
+    while cursor >= 0 and not any(
+        member.name in nodes and open_undo(member, nodes[member.name]) for member in plan.stages[cursor].nodes
+    ):
+        cursor -= 1
+    return cursor
+
+
+def _evolve_run(state: RunState, head: Head) -> RunState:
+    status = RUN_TRANSITIONS[state.status].get(head.kind)
+    if status is None:
+        raise TransitionError(f"{head.kind} at {head.position} does not follow: the run is {state.status}")
+    if why_not := _EVIDENCE.get(head.kind, _none_needed)(state):
+        raise TransitionError(f"{head.kind} at {head.position}: {why_not}")
+    cursor = state.cursor
+    if status is RunStatus.COMPENSATING and state.status is not status:
+        cursor = _undo_cursor(state.plan, state.nodes, min(cursor, len(state.plan.stages) - 1))
+    return RunState(state.plan, status, head.position, state.nodes, cursor, state.started_ms, head.as_of_ms)
+
+
+def _none_needed(_: RunState) -> str | None:
+    return None
+
+
+def _not_completed(state: RunState) -> str | None:
+    return f"stage {state.cursor} has not succeeded" if state.cursor < len(state.plan.stages) else None
+
+
+def _not_compensated(state: RunState) -> str | None:
+    left = undo_open_nodes(state)
+    return f"not accounted for: {', '.join(left)}" if left else None
+
+
+def _not_cancellable(state: RunState) -> str | None:
+    return f"stage {state.cursor} lies behind the pivot" if state.plan.forward_only(state.cursor) else None
+
+
+def _not_failed(state: RunState) -> str | None:
+    if unsettled := unsettled_effects(state):
+        return f"may still act: {', '.join(unsettled)}"
+    if state.status is not RunStatus.CANCELLING and not _bad(state):
+        return f"no node of stage {state.cursor} has failed"
+    return _not_cancellable(state)
+
+
+def _not_stuck(state: RunState) -> str | None:
+    """Say what the run could still do by itself."""
+    if state.backward:
+        if state.cursor >= 0:
+            return f"stage {state.cursor} can still be undone"
+        return None if undo_open_nodes(state) else "nothing is open"
+    if unsettled := unsettled_effects(state):
+        return f"may still act: {', '.join(unsettled)}"
+    if not _bad(state):
+        return f"no node of stage {state.cursor} has failed"
+    if doubtful_pivots(state) or state.plan.forward_only(state.cursor):
+        return None
+    return "what was done can be compensated"
+
+
+def _bad(state: RunState) -> bool:
+    stage = state.plan.stages[state.cursor].nodes if state.cursor < len(state.plan.stages) else ()
+    return any(state.node(member.name).status in SETTLED_BADLY for member in stage)
+
+
+_EVIDENCE: Mapping[str, Callable[[RunState], str | None]] = {
+    "CancelRequested": _not_cancellable,
+    "SagaFailed": _not_failed,
+    "SagaCompleted": _not_completed,
+    "SagaCompensated": _not_compensated,
+    "AttentionRequested": _not_stuck,
+}

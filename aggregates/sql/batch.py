@@ -1,0 +1,400 @@
+"""One batch of the committer: what its units see, what they have staged, and savepoints around both.
+
+Theory of operation: a batch is one database transaction, begun with the writer's lock. Events are staged in memory and
+inserted just before the commit, so a savepoint is usually no more than the length of a list. It becomes a `SAVEPOINT`
+in the database only when a step runs SQL of its own. What this process knew from earlier batches is exact, because it
+was brought up to date under the lock (`Known.refresh`).
+
+Undoing works by a log of what was overwritten in the batch's dictionaries: records are immutable, so the former one is
+put back; aggregates are not, so a touched one is dropped and loaded again when somebody asks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, Final
+
+from eventsourcing.persistence import StoredEvent
+from sqlalchemy import Connection, exc
+
+from amends.aggregates.damage import Damage
+from amends.aggregates.errors import DamagedRunError, JournalError, UnitLost
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.facts import run_of
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.sql import rows as event_rows
+from amends.aggregates.sql.loading import Held, Plans, load_aggregate, load_records
+from amends.aggregates.sql.run_index import move_runs, write_keys, write_runs
+
+__all__ = ["Batch", "BatchLost", "Known", "MistakenError"]
+
+RUNS_KEPT = 10_000
+"""How many open runs a process remembers."""
+
+AGGREGATES_KEPT = 2_000
+"""How many aggregates a process remembers."""
+
+CHANGES_READ = 5_000
+"""When other processes changed more streams than this, everything is forgotten instead of compared."""
+
+_ABSENT: Final = object()
+
+
+class BatchLost(UnitLost):
+    """The batch's transaction is gone: no unit of it may go on, and all are run again."""
+
+
+class MistakenError(Exception):
+    """A stream that was taken for new is not: the batch is to be run again, looking before every such step."""
+
+
+class Known:
+    """What one process remembers of the store from batch to batch; exact whenever it holds the writer's lock.
+
+    Args:
+        codec: Writes and reads events.
+        plans: Plans that were read or written.
+    """
+
+    def __init__(self, codec: EventCodec, plans: Plans) -> None:
+        self.codec = codec
+        self.plans = plans
+        self.runs: dict[str, RunRecord] = {}
+        self.aggregates: dict[str, Held] = {}
+        self._behind: set[str] = set()
+        self._last_id: int | None = None
+
+    def forget(self) -> None:
+        """Start from nothing, because what is remembered may not be true."""
+        self.runs.clear()
+        self.aggregates.clear()
+        self._behind.clear()
+        self._last_id = None
+
+    def refresh(self, connection: Connection) -> None:
+        """Find out what other processes have written since this one wrote or looked last."""
+        last_id = event_rows.last_notification_id(connection)
+        if last_id == self._last_id:
+            return
+        # A log that has become shorter was restored from a backup.
+        if self._last_id is None or last_id < self._last_id:
+            self.forget()
+        elif self.runs or self.aggregates:
+            changed = event_rows.changed_streams(connection, self._last_id, CHANGES_READ)
+            if changed is None:
+                self.forget()
+            for stream, head in changed or ():
+                self._compare(stream, head)
+        self._last_id = last_id
+
+    def _compare(self, stream: str, head: int) -> None:
+        run_id = run_of(stream)
+        if run_id is None:
+            held = self.aggregates.get(stream)
+            if held is not None and held.version != head:
+                del self.aggregates[stream]
+        elif run_id in self.runs and self.runs[run_id].state.position != head:
+            self._behind.add(run_id)
+
+    def current_run(self, run_id: str) -> RunRecord | None:
+        """Give a run's record if it is known to be at its head."""
+        return None if run_id in self._behind else self.runs.get(run_id)
+
+    def keep(self, batch: "Batch") -> None:
+        """Take over what a batch has learned, after its commit."""
+        if self._last_id is not None:
+            # At least this; ids may have been skipped. If so, the next look finds this process's own streams changed,
+            # and at the heads that it knows.
+            self._last_id += len(batch.events)
+        for run_id, record in batch.runs.items():
+            self._behind.discard(run_id)
+            self.runs.pop(run_id, None)
+            # Nobody goes on with a closed run, and its data may be large.
+            if record is not None and not record.state.closed:
+                self.runs[run_id] = record
+        self.aggregates.update(batch.aggregates)
+        for run_id in _trim(self.runs, RUNS_KEPT):
+            self._behind.discard(run_id)
+        _trim(self.aggregates, AGGREGATES_KEPT)
+
+
+def _trim(kept: dict[str, Any], bound: int) -> list[str]:
+    """Drop what was not used for the longest time; a dictionary remembers the order of insertion."""
+    dropped = list(islice(kept, max(0, len(kept) - bound)))
+    for key in dropped:
+        del kept[key]
+    return dropped
+
+
+class Batch:
+    """Everything that the units of one database transaction see and stage.
+
+    Args:
+        connection: In a transaction that holds the writer's lock.
+        known: What the process remembers.
+        recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
+        careful: Whether to look for every new aggregate at once; see `stream_exists`.
+
+    Attributes:
+        connection: In a transaction that holds the writer's lock.
+        known: What the process remembers; changed only for what a failing batch may as well forget.
+        recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
+        events: Staged events, in the order of their notification ids.
+        runs: Records at their heads, staged facts included; `None` where there is no such run.
+        damaged: The runs that cannot be read.
+        aggregates: Aggregates at their heads, staged events included.
+        changed: The runs that have staged facts, with their record before the batch; `None` for new ones.
+        heads: The aggregates' streams that have staged events, with their heads.
+        lost: The error with which the transaction was lost; `None` while it was not.
+    """
+
+    def __init__(self, connection: Connection, known: Known, recorded_at_ms: int, *, careful: bool = False) -> None:
+        self.connection = connection
+        self.known = known
+        self.recorded_at_ms = recorded_at_ms
+        self.events: list[StoredEvent] = []
+        self.snapshots: list[StoredEvent] = []
+        self.plans: list[tuple[str, str, str, int]] = []
+        self.new_plans: dict[str, Plan] = {}
+        self.runs: dict[str, RunRecord | None] = {}
+        self.damaged: dict[str, Damage] = {}
+        self.aggregates: dict[str, Held] = {}
+        self.changed: dict[str, RunRecord | None] = {}
+        self.heads: dict[str, int] = {}
+        self.undo: list[tuple[dict[str, Any], str, Any]] = []
+        self.savepoints: list[Savepoint] = []
+        self.lost: exc.SQLAlchemyError | None = None
+        self._careful = careful
+        self._assumed: set[str] = set()
+        self._absent: set[str] = set()
+
+    # ---- reading
+
+    def prefetch(self, run_ids: Iterable[str]) -> None:
+        """Read the streams of several runs at once, where they are not known; of a damaged one, that it is."""
+        wanted: dict[str, RunRecord | None] = {}
+        for run_id in run_ids:
+            if run_id in self.runs or run_id in self.damaged or run_id in wanted:
+                continue
+            record = self.known.current_run(run_id)
+            if record is not None:
+                self.runs[run_id] = record
+            else:
+                wanted[run_id] = self.known.runs.get(run_id)
+        if wanted:
+            loaded = load_records(self.connection, self.known.codec, self.known.plans, wanted)
+            self.runs.update(loaded.records)
+            self.damaged.update(loaded.damaged)
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """Return a run's record at its head, staged facts included.
+
+        Raises:
+            DamagedRunError: Its stream, or the plan that it names, cannot be read.
+        """
+        if run_id not in self.runs:
+            with self.reading():
+                self.prefetch((run_id,))
+        if run_id in self.damaged:
+            raise DamagedRunError(self.damaged[run_id])
+        return self.runs[run_id]
+
+    def aggregate(self, cls: type[Aggregate], stream: str) -> Held | None:
+        """Give an aggregate at its head, staged events included; `None` when its stream has no events.
+
+        Raises:
+            JournalError: An event cannot be read, or does not follow from those before it.
+        """
+        held = self.aggregates.get(stream) or self.known.aggregates.pop(stream, None)
+        if held is None:
+            staged = [each for each in self.events if each.originator_id == stream] if stream in self.heads else []
+            with self.reading():
+                held = load_aggregate(self.connection, self.known.codec, cls, stream, staged)
+        if held is not None:
+            self.aggregates[stream] = held
+        elif stream not in self.heads:
+            self._absent.add(stream)
+        return held
+
+    def stream_exists(self, stream: str) -> bool:
+        """Tell whether a stream has any event, staged ones included.
+
+        A stream that nobody has heard of is taken for new at first, and looked for together with all others before the
+        commit: nearly always it is new, and asking for each one would cost a round trip.
+        """
+        if stream in self.aggregates or stream in self.heads or stream in self.known.aggregates:
+            return True
+        if stream in self._absent:
+            return False
+        if not self._careful:
+            self._assumed.add(stream)
+            return False
+        with self.reading():
+            return bool(event_rows.streams_that_exist(self.connection, [stream]))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let a failing read of our own end the batch, since the transaction is of no use after it."""
+        try:
+            yield
+        except exc.SQLAlchemyError as error:
+            raise self.fail(error) from error
+
+    def fail(self, error: exc.SQLAlchemyError) -> BatchLost:
+        """Remember that the transaction is lost, and give what is to be raised for it."""
+        self.lost = self.lost or error
+        return BatchLost(str(error))
+
+    # ---- staging
+
+    def put(self, target: dict[str, Any], key: str, value: object) -> None:
+        """Set an entry in one of the batch's dictionaries so that a rollback restores it."""
+        self.undo.append((target, key, target.get(key, _ABSENT)))
+        target[key] = value
+
+    def stage_facts(self, record: RunRecord, facts: Sequence[StoredEvent]) -> None:
+        """Stage encoded facts, and the record that they lead to."""
+        self.events += facts
+        run_id = record.run_id
+        if run_id not in self.changed:
+            self.put(self.changed, run_id, self.runs[run_id])
+        self.put(self.runs, run_id, record)
+
+    def stage_aggregate(self, stream: str, held: Held, events: Sequence[StoredEvent]) -> None:
+        """Stage an aggregate's encoded events; after a rollback it is loaded again."""
+        self.events += events
+        self.put(self.heads, stream, held.version)
+        self.undo.append((self.aggregates, stream, _ABSENT))
+        self.aggregates[stream] = held
+
+    def stage_plan(self, plan: Plan) -> None:
+        """Stage a plan unless the store has it; one that cannot be read there is replaced."""
+        if plan.fingerprint in self.new_plans:
+            return
+        with self.reading(), suppress(JournalError):
+            if self.known.plans.read(self.connection, plan.fingerprint) is not None:
+                return
+        self.put(self.new_plans, plan.fingerprint, plan)
+        self.plans.append((plan.fingerprint, plan.saga, plan.model_dump_json(), self.recorded_at_ms))
+
+    # ---- savepoints
+
+    def savepoint(self, clean_up: Callable[[], None] | None = None) -> "Savepoint":
+        """Keep what the block stages on normal exit, and nothing of it on an exception.
+
+        Args:
+            clean_up: Called before the rollback.
+        """
+        return Savepoint(self, clean_up)
+
+    def open_savepoints(self) -> None:
+        """Make the open savepoints real, because SQL of a step's own is about to run."""
+        for each in self.savepoints:
+            if not each.real:
+                self.sql(f"SAVEPOINT {each.name}")
+                each.real = True
+
+    def sql(self, statement: str) -> None:
+        """Run a statement about savepoints."""
+        with self.reading():
+            self.connection.exec_driver_sql(statement)
+
+    # ---- the end
+
+    def flush(self) -> None:
+        """Write everything that was staged.
+
+        Raises:
+            MistakenError: A new aggregate is not new.
+            sqlalchemy.exc.IntegrityError: Somebody wrote to one of the streams without the writer's lock.
+        """
+        if self._assumed and (found := event_rows.streams_that_exist(self.connection, sorted(self._assumed))):
+            raise MistakenError(", ".join(found))
+        if self.plans:
+            event_rows.insert_plans(self.connection, self.plans)
+        if self.events:
+            event_rows.insert_events(self.connection, self.events)
+        if self.changed:
+            self._write_index()
+        if self.snapshots:
+            event_rows.insert_snapshots(self.connection, self.snapshots)
+
+    def _write_index(self) -> None:
+        moved: list[RunSummary] = []
+        other: list[RunSummary] = []
+        keys: list[tuple[str, str, str]] = []
+        for run_id, former in self.changed.items():
+            record = self.runs[run_id]
+            if record is None:
+                continue
+            (moved if former is not None and _stays(former, record) else other).append(record.summary)
+            if former is None:
+                keys += [(run_id, field, value) for field, value in record.started.keys.items()]
+        if other:
+            write_runs(self.connection, other)
+        if moved:
+            move_runs(self.connection, moved)
+        if keys:
+            write_keys(self.connection, keys)
+
+    def keep(self) -> None:
+        """Hand what was learned to the process's memory, after the commit."""
+        for plan in self.new_plans.values():
+            self.known.plans.keep(plan)
+        self.known.keep(self)
+
+
+def _stays(former: RunRecord, record: RunRecord) -> bool:
+    """Tell whether the columns of a run's row that seldom change are as they were."""
+    return record.state.status is former.state.status and record.driver == former.driver
+
+
+class Savepoint:
+    """A block of a batch that stays as a whole or not at all.
+
+    Args:
+        batch: The batch.
+        clean_up: Called before a rollback.
+    """
+
+    __slots__ = ("_batch", "_clean_up", "_events", "_plans", "_snapshots", "_undo", "name", "real")
+
+    def __init__(self, batch: Batch, clean_up: Callable[[], None] | None) -> None:
+        self._batch = batch
+        self._clean_up = clean_up
+
+    def __enter__(self) -> None:
+        batch = self._batch
+        self._events = len(batch.events)
+        self._snapshots = len(batch.snapshots)
+        self._plans = len(batch.plans)
+        self._undo = len(batch.undo)
+        self.name = f"amends_{len(batch.savepoints)}"
+        self.real = False
+        batch.savepoints.append(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        batch = self._batch
+        if kind is not None:
+            if self._clean_up is not None:
+                self._clean_up()
+            self._roll_back()
+        batch.savepoints.pop()
+        if self.real and batch.lost is None:
+            if kind is not None:
+                batch.sql(f"ROLLBACK TO SAVEPOINT {self.name}")
+            batch.sql(f"RELEASE SAVEPOINT {self.name}")
+
+    def _roll_back(self) -> None:
+        batch = self._batch
+        del batch.events[self._events :]
+        del batch.snapshots[self._snapshots :]
+        del batch.plans[self._plans :]
+        while len(batch.undo) > self._undo:
+            target, key, former = batch.undo.pop()
+            if former is _ABSENT:
+                target.pop(key, None)
+            else:
+                target[key] = former

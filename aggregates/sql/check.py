@@ -1,0 +1,402 @@
+"""Looking for damage in a store: all of it, the next part of it, what is new in it, or some of its streams.
+
+It is looked through page by page, each page in a transaction of its own, so that memory stays bounded, whatever the
+size of the store, and others can go on working. What is compared with each other is read in one snapshot, so a store
+that is being written to is not found wrong because of that.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from eventsourcing.persistence import StoredEvent
+from sqlalchemy import Connection, Engine, literal, select
+
+from amends.aggregates.audit import (
+    DELETE_SNAPSHOTS,
+    REBUILD,
+    AggregateAudit,
+    Finding,
+    FindingKind,
+    RunAudit,
+    StreamAudit,
+)
+from amends.aggregates.damage import RESTORE
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot
+from amends.aggregates.run.facts import run_of, stream_of_run
+from amends.aggregates.sql.damage import damaged_plans, database_damage
+from amends.aggregates.sql.errors import store_errors
+from amends.aggregates.sql.loading import Plans
+from amends.aggregates.sql.rows import changed_after, last_notification_id, read_stream
+from amends.aggregates.sql.schema import bindable, is_text, run_keys, saga_index, snapshots, stored_events
+from amends.aggregates.values.checksum import snapshot_fits
+from amends.aggregates.values.strict_json import clean_text
+
+__all__ = [
+    "ALL",
+    "READ_MODEL",
+    "STREAMS",
+    "Changed",
+    "Page",
+    "Part",
+    "check",
+    "check_changes",
+    "check_page",
+    "check_streams",
+    "fold_run",
+    "newest_change",
+    "streams_after",
+]
+
+STREAMS_A_PAGE = 100
+ROWS_A_PAGE = 500
+_BEGINNING = -(2**62)
+CHANGES_A_PAGE = 2_000
+
+
+class Part(StrEnum):
+    """What a store is looked through by, one part after the other."""
+
+    STREAMS = "streams"
+    RUNS = "runs"
+    ROWS = "rows"
+    KEYS = "keys"
+    SNAPSHOTS = "snapshots"
+
+
+ALL = (Part.STREAMS, Part.ROWS, Part.KEYS, Part.SNAPSHOTS)
+"""The journal, and everything that is derived from it."""
+
+READ_MODEL = (Part.RUNS, Part.ROWS, Part.KEYS)
+"""What runs are listed and found from."""
+
+STREAMS = (Part.STREAMS, Part.SNAPSHOTS)
+"""The journal, and the snapshots of its aggregates; the read model is compared in passing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What looking at one page gave.
+
+    Attributes:
+        findings: What is wrong.
+        position: Where to go on; empty when everything was looked at.
+        size: How much was looked at: events, and rows, ten of which take no longer than an event.
+    """
+
+    findings: tuple[Finding, ...]
+    position: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What looking at one page of changes gave.
+
+    Attributes:
+        findings: What is wrong with the streams that have changed.
+        position: Notification id up to which they were looked at; the one before where nothing has changed.
+    """
+
+    findings: tuple[Finding, ...]
+    position: int
+
+
+def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
+    """Look at every row of the store, and compare what is derived with what it is derived from.
+
+    Found are: damage that the database itself knows of (SQLite), gaps in streams, events and plans that cannot be read
+    or do not follow, runs without their plan, snapshots and read model rows that differ from folding the journal. At
+    most one finding of a kind is given for a stream.
+
+    Args:
+        engine: Of a store whose schema is up to date; may be read-only.
+        codec: Knows the facts and the aggregates of all modules; what it does not know is an unknown topic.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    damage = list(database_damage(engine))
+    yield from damage
+    if damage:
+        # What follows would only be the same damage in other words, if it can be read at all.
+        return
+    yield from damaged_plans(engine)
+    kept = Plans()
+    page = check_page(engine, codec, "", ALL, kept)
+    yield from page.findings
+    while page.position:
+        page = check_page(engine, codec, page.position, ALL, kept)
+        yield from page.findings
+
+
+def check_page(
+    engine: Engine,
+    codec: EventCodec,
+    position: str,
+    parts: Sequence[Part],
+    kept: Plans,
+    *,
+    most: int | None = None,
+) -> Page:
+    """Look at the next page of a store.
+
+    Args:
+        engine: Of a store whose schema is up to date; may be read-only.
+        codec: As for `check`.
+        position: Where the page before ended; empty to begin.
+        parts: What to look through, in this order.
+        kept: Plans that were read.
+        most: After how many events the page ends, at the end of a stream; `None` for no such bound.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    name, _, after = position.partition(":")
+    part = Part(name) if name in set(Part) else parts[0]
+    with store_errors(), _snapshot_of(engine) as connection:
+        match part:
+            case Part.STREAMS | Part.RUNS:
+                findings, last, size = _stream_page(
+                    connection, codec, kept, after, only_runs=part is Part.RUNS, most=most
+                )
+            case Part.ROWS:
+                findings, last, size = _row_page(connection, saga_index, after)
+            case Part.KEYS:
+                findings, last, size = _row_page(connection, run_keys, after)
+            case Part.SNAPSHOTS:
+                findings, last, size = _snapshot_page(connection, after)
+    if last is not None:
+        return Page(findings, f"{part.value}:{last}", size)
+    following = parts[parts.index(part) + 1 :]
+    return Page(findings, f"{following[0].value}:" if following else "", size)
+
+
+def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans, *, only_runs: bool = False) -> Changed:
+    """Look at what was written after a notification id, a page of it.
+
+    Runs are folded whole and compared with the read model; of aggregates, which may be long, the new events are read,
+    and what comes right before them.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    findings: list[Finding] = []
+    with store_errors(), _snapshot_of(engine) as connection:
+        changed, last_id = changed_after(connection, after_id, CHANGES_A_PAGE)
+        derived = _ReadModel(connection, changed)
+        for stream, first in changed.items():
+            if not is_text(stream):
+                findings.append(_damaged_name(stream))
+            elif run_of(stream) is not None:
+                findings += _audit(connection, codec, kept, stream, derived).findings
+            elif not only_runs:
+                tail = StreamAudit(stream, codec, after=max(0, first - 2))
+                _feed(tail, _rows(connection, stream, after=first - 2))
+                # What is wrong is said as it is said when the whole stream is looked at.
+                findings += _audit(connection, codec, kept, stream, derived).findings if tail.findings else []
+    return Changed(tuple(findings), last_id)
+
+
+def newest_change(engine: Engine) -> int:
+    """Read the highest notification id; 0 when nothing was ever written.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+    """
+    with store_errors(), engine.connect() as connection:
+        return last_notification_id(connection)
+
+
+def check_streams(engine: Engine, codec: EventCodec, streams: Sequence[str]) -> Iterator[Finding]:
+    """Look at some streams, whole, and at what is derived from them; one that is not there may have left rows behind.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        JournalError: The database is damaged so that it cannot be read.
+    """
+    kept = Plans()
+    for stream in streams:
+        with store_errors(), _snapshot_of(engine) as connection:
+            audit = _audit(connection, codec, kept, stream, _ReadModel(connection, [stream]))
+            found = audit.findings if audit.last else list(_left_behind(connection, stream))
+        yield from found
+
+
+# ---- the parts of a check
+
+
+_Part = tuple[tuple[Finding, ...], str | None, int]
+
+
+def _stream_page(
+    connection: Connection, codec: EventCodec, kept: Plans, after: str, *, only_runs: bool, most: int | None
+) -> _Part:
+    findings: list[Finding] = []
+    last, size = None, 0
+    streams = streams_after(connection, after, only_runs=only_runs)
+    derived = _ReadModel(connection, streams)
+    for stream in streams:
+        last = stream
+        if not is_text(stream):
+            findings.append(_damaged_name(stream))
+            continue
+        # SQLite's pattern does not tell "run/" from "Run/".
+        if only_runs and run_of(stream) is None:
+            continue
+        audit = _audit(connection, codec, kept, stream, derived)
+        findings += audit.findings
+        size += audit.count
+        if most is not None and size >= most:
+            break
+    return tuple(findings), last, size
+
+
+def _row_page(connection: Connection, table: Any, after: str) -> _Part:  # noqa: ANN401 - an SQL table
+    """Find what the read model has of runs that are not in the journal."""
+    run_ids = _page(connection, table.c.run_id, after)
+    there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids if is_text(run_id)])
+    lost = [run_id for run_id in run_ids if stream_of_run(run_id) not in there]
+    return tuple(_lost_run(table, run_id) for run_id in lost), run_ids[-1] if run_ids else None, len(run_ids) // 10
+
+
+def _snapshot_page(connection: Connection, after: str) -> _Part:
+    streams = _page(connection, snapshots.c.originator_id, after)
+    there = _that_exist(connection, [stream for stream in streams if is_text(stream)])
+    findings = [_lost_stream(stream) for stream in streams if stream not in there]
+    if streams:
+        name = snapshots.c.originator_id
+        rows = select(snapshots).where(name > bindable(after), name <= bindable(streams[-1]))
+        for row in connection.execute(rows.order_by(name, snapshots.c.originator_version)):
+            if not snapshot_fits(*row):
+                problem = "the snapshot was changed: it does not fit its checksum"
+                subject = clean_text(row.originator_id)
+                findings.append(
+                    Finding(FindingKind.SNAPSHOT, subject, row.originator_version, problem, DELETE_SNAPSHOTS)
+                )
+    return tuple(findings), streams[-1] if streams else None, len(streams) // 10
+
+
+def _damaged_name(stream: str) -> Finding:
+    problem = "the name of the stream is no valid text"
+    return Finding(FindingKind.CHANGED, clean_text(stream), None, problem, RESTORE)
+
+
+def _lost_run(table: Any, run_id: str) -> Finding:  # noqa: ANN401 - as above
+    problem = f"the run is in {table.name} and has no facts in the journal"
+    return Finding(FindingKind.READ_MODEL, stream_of_run(clean_text(run_id)), None, problem, REBUILD)
+
+
+def _lost_stream(stream: str) -> Finding:
+    return Finding(FindingKind.SNAPSHOT, clean_text(stream), None, "the stream has no events", DELETE_SNAPSHOTS)
+
+
+def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
+    """Find what was derived from a stream that is not there."""
+    run_id = run_of(stream)
+    if run_id is None:
+        if _newest_snapshot(connection, stream) is not None:
+            yield _lost_stream(stream)
+        return
+    for table in (saga_index, run_keys):
+        if connection.execute(select(literal(1)).where(table.c.run_id == run_id).limit(1)).first() is not None:
+            yield _lost_run(table, run_id)
+
+
+class _ReadModel:
+    """What the read model has of some runs, read at once: a statement for each run would take most of the time."""
+
+    def __init__(self, connection: Connection, streams: Iterable[str]) -> None:
+        run_ids = [run_id for stream in streams if is_text(stream) and (run_id := run_of(stream)) is not None]
+        rows = connection.execute(select(saga_index).where(saga_index.c.run_id.in_(run_ids))).mappings()
+        self.rows = {row["run_id"]: dict(row) for row in rows}
+        self.keys: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        for run_id, field, value in connection.execute(select(run_keys).where(run_keys.c.run_id.in_(run_ids))):
+            self.keys[run_id].add((field, value))
+
+
+def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str, derived: _ReadModel) -> StreamAudit:
+    run_id = run_of(stream)
+    if run_id is not None:
+        audit = fold_run(connection, codec, kept, stream)
+        audit.compare(derived.rows.get(run_id), frozenset(derived.keys[run_id]))
+        return audit
+    aggregate = AggregateAudit(stream, codec, _newest_snapshot(connection, stream))
+    _feed(aggregate, _rows(connection, stream))
+    aggregate.finish()
+    return aggregate
+
+
+def fold_run(connection: Connection, codec: EventCodec, kept: Plans, stream: str) -> RunAudit:
+    """Fold a run's stream, as far as it can be folded."""
+    audit = RunAudit(stream, codec, lambda fingerprint: kept.read(connection, fingerprint))
+    _feed(audit, _rows(connection, stream))
+    return audit
+
+
+def _feed(audit: StreamAudit, rows: Iterator[StoredEvent]) -> None:
+    for stored in rows:
+        audit.feed(stored)
+
+
+# ---- reading
+
+
+@contextmanager
+def _snapshot_of(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees the store as it is at one moment."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def streams_after(connection: Connection, after: str, *, only_runs: bool = False) -> Sequence[str]:
+    """List the names of the next streams, in order: a page of them, which may hold others than runs in any case."""
+    name = stored_events.c.originator_id
+    found = select(name).where(name > bindable(after)).distinct().order_by(name).limit(STREAMS_A_PAGE)
+    if only_runs:
+        found = found.where(name.startswith(stream_of_run(""), autoescape=True))
+    return connection.execute(found).scalars().all()
+
+
+def _rows(connection: Connection, stream: str, after: int = _BEGINNING) -> Iterator[StoredEvent]:
+    """Read a stream after a position; without one from its very beginning, positions that should not be included."""
+    page = read_stream(connection, stream, after, ROWS_A_PAGE)
+    while page:
+        yield from page
+        page = (
+            read_stream(connection, stream, page[-1].originator_version, ROWS_A_PAGE)
+            if len(page) == ROWS_A_PAGE
+            else []
+        )
+
+
+def _newest_snapshot(connection: Connection, stream: str) -> Snapshot | None:
+    table = snapshots.c
+    found = select(snapshots).where(table.originator_id == stream).order_by(table.originator_version.desc()).limit(1)
+    row = connection.execute(found).first()
+    # One that was changed is found among the snapshots, and is not worth a comparison.
+    return (
+        None
+        if row is None or not snapshot_fits(*row)
+        else Snapshot(row.originator_id, row.originator_version, row.topic, row.state)
+    )
+
+
+def _page(connection: Connection, column: Any, after: str) -> Sequence[str]:  # noqa: ANN401 - an SQL expression
+    found = select(column).where(column > bindable(after)).distinct().order_by(column).limit(ROWS_A_PAGE)
+    return connection.execute(found).scalars().all()
+
+
+def _that_exist(connection: Connection, streams: Sequence[str]) -> frozenset[str]:
+    name = stored_events.c.originator_id
+    return frozenset(connection.execute(select(name).where(name.in_(streams)).distinct()).scalars())

@@ -1,0 +1,203 @@
+"""Records and aggregates from the rows of their streams.
+
+What is read here is as committed, or as the caller's own transaction sees it. A snapshot only saves time: when it is of
+no use, the whole stream is folded.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from eventsourcing.persistence import StoredEvent
+from pydantic import ValidationError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from amends.aggregates.audit import RunAudit
+from amends.aggregates.damage import RESTORE, Damage
+from amends.aggregates.errors import AmendsError, DamagedRunError, JournalError
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.events.snapshot import Snapshot, restore_snapshot
+from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.reading import RunReading, RunRecords
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql import rows as event_rows
+from amends.aggregates.values.error_report import line_of
+
+__all__ = [
+    "Held",
+    "Plans",
+    "load_aggregate",
+    "load_record",
+    "load_records",
+    "read_run",
+    "replay",
+]
+
+A = TypeVar("A", bound=Aggregate)
+
+
+class Plans:
+    """The plans that were read or written by this process, by fingerprint; a plan never changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Plan] = {}
+
+    def keep(self, plan: Plan) -> None:
+        """Remember a plan that is in the store, or will be when the present transaction is committed."""
+        self._known[plan.fingerprint] = plan
+
+    def read(self, connection: Connection, fingerprint: str) -> Plan | None:
+        """Give a plan, reading it once; `None` when the store has none with this fingerprint.
+
+        Raises:
+            JournalError: The stored plan cannot be read by this version.
+        """
+        if fingerprint not in self._known:
+            text = event_rows.read_plan(connection, fingerprint)
+            if text is None:
+                return None
+            try:
+                self._known[fingerprint] = Plan.model_validate_json(text)
+            except ValidationError as error:
+                raise JournalError(
+                    f"plan {fingerprint} cannot be read: {error.error_count()} fields do not fit this version's"
+                ) from error
+        return self._known[fingerprint]
+
+
+@dataclass(slots=True)
+class Held:
+    """An aggregate in memory.
+
+    Attributes:
+        aggregate: The object that steps work on.
+        version: The position up to which its events are stored or staged.
+        snapshot_version: Position of the last snapshot that was taken or tried; 0 for none.
+    """
+
+    aggregate: Aggregate
+    version: int
+    snapshot_version: int
+
+
+def load_record(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunRecord | None:
+    """Fold a run's stream; `None` when there is no such run.
+
+    Raises:
+        DamagedRunError: The stream, or the plan that it names, cannot be read.
+    """
+    loaded = load_records(connection, codec, plans, {run_id: None})
+    if run_id in loaded.damaged:
+        raise DamagedRunError(loaded.damaged[run_id])
+    return loaded.records[run_id]
+
+
+def load_records(
+    connection: Connection, codec: EventCodec, plans: Plans, known: Mapping[str, RunRecord | None]
+) -> RunRecords:
+    """Bring the records of several runs to the heads of their streams, reading only what is not known.
+
+    A run that cannot be read is no error: its damage is returned, and the others are read.
+
+    Args:
+        connection: Any connection to the store.
+        codec: Reads the facts.
+        plans: Where plans are looked up and kept.
+        known: By run id, the record to go on from; `None` to begin at the beginning.
+    """
+    loaded = RunRecords(dict(known), {})
+    cold = [run_id for run_id, record in known.items() if record is None]
+    behind = {run_id: record for run_id, record in known.items() if record is not None}
+    lowest = min((record.state.position for record in behind.values()), default=0)
+    for run_ids, after in ((cold, 0), (list(behind), lowest)):
+        if not run_ids:
+            continue
+        by_stream = {stream_of_run(run_id): run_id for run_id in run_ids}
+        for stream, events in event_rows.read_streams(connection, list(by_stream), after).items():
+            run_id = by_stream[stream]
+            try:
+                facts = map(codec.to_domain, events)
+                loaded.records[run_id] = _fold(connection, plans, loaded.records[run_id], facts)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others are read
+                del loaded.records[run_id]
+                loaded.damaged[run_id] = _damage(connection, codec, plans, run_id, error)
+    return loaded
+
+
+def _fold(connection: Connection, plans: Plans, record: RunRecord | None, facts: Iterable[Fact]) -> RunRecord | None:
+    for fact in facts:
+        if record is None:
+            if not isinstance(fact, SagaStarted):
+                raise JournalError(f"stream {fact.originator_id!r} begins with {fact.kind}")
+            plan = plans.read(connection, fact.fingerprint)
+            if plan is None:
+                raise JournalError(f"run {fact.run_id!r} follows plan {fact.fingerprint}, which is not in the store")
+            record = RunRecord.begin(plan, fact)
+        elif fact.position > record.state.position:
+            record = record.apply(fact)
+    return record
+
+
+def _damage(connection: Connection, codec: EventCodec, plans: Plans, run_id: str, error: Exception) -> Damage:
+    """Find the first place that cannot be read, as `amends db check` finds it."""
+    reading = read_run(connection, codec, plans, run_id)
+    if reading is not None and reading.damage:
+        return reading.damage[0]
+    return Damage(run_id, stream_of_run(run_id), None, line_of(error), RESTORE)
+
+
+def read_run(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunReading | None:
+    """Read as much of a run as can be read; `None` when there is no such run."""
+    audit = RunAudit(stream_of_run(run_id), codec, lambda fingerprint: plans.read(connection, fingerprint), keep=True)
+    for stored in event_rows.read_stream(connection, audit.stream):
+        audit.feed(stored)
+    if not audit.count:
+        return None
+    return RunReading(audit.record, tuple(audit.events), tuple(finding.damage for finding in audit.findings))
+
+
+def load_aggregate(
+    connection: Connection, codec: EventCodec, cls: type[A], stream: str, staged: Sequence[StoredEvent] = ()
+) -> Held | None:
+    """Rebuild an aggregate from its latest snapshot, the events after it, and events that are not in the table yet.
+
+    Returns:
+        `None` when the stream has no events.
+
+    Raises:
+        JournalError: An event cannot be read, or does not follow from those before it.
+    """
+    row, tail = event_rows.read_snapshot_and_tail(connection, stream)
+    aggregate: Aggregate | None = None
+    if row is not None:
+        aggregate = restore_snapshot(cls, Snapshot(stream, row.originator_version, row.topic, row.state))
+    if aggregate is None and (row is not None or not tail or tail[0].originator_version != 1):
+        tail = event_rows.read_stream(connection, stream)
+    snapshot_version = aggregate.version if aggregate is not None else 0
+    aggregate = replay(codec, aggregate, [*tail, *staged])
+    return None if aggregate is None else Held(aggregate, aggregate.version, snapshot_version)
+
+
+def replay(codec: EventCodec, aggregate: Aggregate | None, events: Iterable[StoredEvent]) -> Aggregate | None:
+    """Apply stored events to an aggregate, or to nothing when they begin with the first.
+
+    Raises:
+        JournalError: An event cannot be read, or does not follow from those before it.
+    """
+    for stored in events:
+        event = codec.to_domain(stored)
+        try:
+            aggregate = event.mutate(aggregate)
+        except (AmendsError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise JournalError(
+                f"stream {stored.originator_id!r} position {stored.originator_version}: {stored.topic} cannot be "
+                f"applied: {line_of(error)}; correct the event's method"
+            ) from error
+    return aggregate

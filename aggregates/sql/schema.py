@@ -1,0 +1,156 @@
+"""Tables of the store, as SQLAlchemy metadata; the migrations lead to exactly this.
+
+Whatever inserts through this metadata, such as a recorder of `eventsourcing`, gets the checksum of its row by default.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    cast,
+    literal,
+)
+
+from amends.aggregates.values.checksum import event_checksum, plan_checksum, snapshot_checksum
+
+__all__ = [
+    "bindable",
+    "is_text",
+    "metadata",
+    "notification_tracking",
+    "plans",
+    "run_keys",
+    "saga_index",
+    "snapshots",
+    "store_identity",
+    "stored_events",
+]
+
+metadata = MetaData()
+"""All tables of the store."""
+
+_BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _event_default(context: Any) -> bytes:  # noqa: ANN401 - SQLAlchemy's context of an INSERT
+    row = context.get_current_parameters()
+    return event_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
+
+
+def _snapshot_default(context: Any) -> bytes:  # noqa: ANN401 - as above
+    row = context.get_current_parameters()
+    return snapshot_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
+
+
+def _plan_default(context: Any) -> bytes:  # noqa: ANN401 - as above
+    row = context.get_current_parameters()
+    return plan_checksum(row["fingerprint"], row["saga"], row["plan"], row["recorded_at_ms"])
+
+
+stored_events = Table(
+    "stored_events",
+    metadata,
+    # AUTOINCREMENT: a notification id is never given twice, not even after the last row was deleted.
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("originator_id", Text(), nullable=False),
+    Column("originator_version", _BIG, nullable=False),
+    Column("topic", Text(), nullable=False),
+    Column("state", LargeBinary(), nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_event_default),
+    Index("stored_events_stream_position", "originator_id", "originator_version", unique=True),
+    sqlite_autoincrement=True,
+)
+"""The journal: all events of all streams. The columns are `eventsourcing`'s, with ids as text, and a checksum."""
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("originator_id", Text(), primary_key=True),
+    Column("originator_version", _BIG, primary_key=True),
+    Column("topic", Text(), nullable=False),
+    Column("state", LargeBinary(), nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_snapshot_default),
+)
+"""Folded aggregates, so that loading one does not take its whole stream."""
+
+notification_tracking = Table(
+    "notification_tracking",
+    metadata,
+    Column("application_name", String(32), primary_key=True),
+    Column("notification_id", _BIG, nullable=False),
+)
+"""How far each reader of the notification log has come."""
+
+store_identity = Table(
+    "store_identity",
+    metadata,
+    Column("store_id", String(36), primary_key=True),
+    Column("created_at_ms", _BIG, nullable=False),
+)
+"""One row: which store this is."""
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("saga", Text(), nullable=False),
+    Column("plan", Text(), nullable=False),
+    Column("recorded_at_ms", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False, default=_plan_default),
+)
+"""Every plan that a run follows, once."""
+
+saga_index = Table(
+    "saga_index",
+    metadata,
+    Column("run_id", Text(), primary_key=True),
+    Column("saga", Text(), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("position", _BIG, nullable=False),
+    Column("started_ms", _BIG, nullable=False),
+    Column("updated_ms", _BIG, nullable=False),
+    Column("current", Text(), nullable=False),
+    Column("error", Text(), nullable=True),
+    Column("keys", Text(), nullable=False),
+    Column("driver", String(20), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Index("saga_index_newest", "started_ms", "run_id"),
+    Index("saga_index_status", "status", "started_ms"),
+    Index("saga_index_saga", "saga", "started_ms"),
+)
+"""Read model: one row a run, written in the transaction that writes its facts."""
+
+run_keys = Table(
+    "run_keys",
+    metadata,
+    Column("run_id", Text(), primary_key=True),
+    Column("field", Text(), primary_key=True),
+    Column("value", Text(), nullable=False),
+    Index("run_keys_value", "field", "value"),
+)
+"""Business keys that runs are found by."""
+
+
+def is_text(text: str) -> bool:
+    """Check whether a stored text is valid; SQLite gives one that is no UTF-8 with lone surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def bindable(text: str) -> ColumnElement[str]:
+    """Return a text as a parameter that a stored text can be compared with, also one that is not valid."""
+    if is_text(text):
+        return literal(text, Text())
+    return cast(literal(text.encode("utf-8", "surrogateescape"), LargeBinary()), Text())

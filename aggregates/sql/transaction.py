@@ -1,0 +1,354 @@
+"""What units see of a batch: `Tx`, and the savepoint in which a transaction step works.
+
+The aggregates that a step gets are the objects that the process remembers, so a step must not keep them. Those that a
+step has changed before it raised are loaded again.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, TypeVar
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+from sqlalchemy import Executable, exc
+
+from amends.aggregates.errors import (
+    AppendConflictError,
+    InputError,
+    JournalError,
+    NotFoundError,
+    UnitOfWorkError,
+)
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.snapshot import SnapshotSkipped, take_snapshot
+from amends.aggregates.journal import StepWork
+from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql.batch import Batch
+from amends.aggregates.sql.loading import Held
+from amends.aggregates.sql.schema import metadata
+
+__all__ = ["SqlStepWork", "SqlTx"]
+
+A = TypeVar("A", bound=Aggregate)
+
+SNAPSHOT_EVERY = 200
+"""After so many events of an aggregate a snapshot is taken; bounds what loading it costs."""
+
+_log = logging.getLogger(__name__)
+
+
+class SqlStepWork:
+    """What one transaction step may touch; a `StepWork`.
+
+    Args:
+        batch: The batch that the step's unit is part of.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._used: dict[str, Held] = {}
+        self._before: dict[str, dict[str, Any]] = {}
+        self._spoiled: Exception | None = None
+        self._ended = False
+
+    def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
+        """Load an aggregate; what is done to it is saved when the step succeeds.
+
+        Raises:
+            NotFoundError: There is no such aggregate.
+        """
+        found = self.find(cls, id)
+        if found is None:
+            raise NotFoundError(f"there is no {cls.__name__} {id!r}; add it in an earlier step or use find()")
+        return found
+
+    def find(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
+        """Load an aggregate, or `None` when there is none.
+
+        Raises:
+            InputError: The text cannot be an id.
+            UnitOfWorkError: The step has ended.
+            JournalError: The aggregate's stream cannot be read.
+        """
+        self._check()
+        stream = cls.stream_of(id)
+        held = self._used.get(stream)
+        if held is None:
+            self._batch.known.codec.register(cls)
+            held = self._batch.aggregate(cls, stream)
+            if held is None:
+                return None
+            self._used[stream] = held
+            self._before[stream] = _image(held.aggregate)
+        if not isinstance(held.aggregate, cls):
+            raise InputError(f"{stream!r} is a {type(held.aggregate).__qualname__}, not a {cls.__qualname__}")
+        return held.aggregate
+
+    def add(self, aggregate: A) -> A:
+        """Save a new aggregate when the step succeeds.
+
+        Raises:
+            InputError: An aggregate of this class and id exists already, or this one is not new.
+        """
+        self._check()
+        cls = type(aggregate)
+        stream = cls.stream_of(aggregate.id)
+        self._batch.known.codec.register(cls)
+        if stream in self._used or self._batch.stream_exists(stream):
+            raise InputError(f"{cls.__name__} {aggregate.id!r} exists already; use get() to change it")
+        if aggregate.version != len(aggregate.pending_events):
+            raise InputError(f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() takes new ones")
+        self._used[stream] = Held(aggregate, 0, 0)
+        return aggregate
+
+    def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
+        """Run an SQLAlchemy statement on the user's own tables of the same database.
+
+        Args:
+            statement: A SQLAlchemy Core statement.
+            expect_rows: How many rows it must match (or return); `None` for any number.
+
+        Returns:
+            The rows, for a statement that returns rows; otherwise nothing.
+
+        Raises:
+            InputError: Another number of rows was matched; the step's changes are undone with it.
+            UnitOfWorkError: The step has ended, or an earlier statement of it has failed.
+        """
+        self._check()
+        if not isinstance(statement, Executable):
+            raise InputError(f"execute() takes an SQLAlchemy statement, not {type(statement).__name__}; use text()")
+        table = getattr(getattr(statement, "table", None), "name", None)
+        if table in metadata.tables:
+            raise InputError(f"table {table!r} belongs to the journal; steps change aggregates and their own tables")
+        self._batch.open_savepoints()
+        try:
+            result = self._batch.connection.execute(statement, execution_options={"preserve_rowcount": True})
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+        except exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise self._batch.fail(error) from error
+            self._spoiled = error
+            raise
+        matched = len(rows) if result.returns_rows else result.rowcount
+        if expect_rows is not None and matched != expect_rows:
+            self._spoiled = InputError(f"the statement matched {matched} rows instead of {expect_rows}")
+            raise self._spoiled
+        return rows
+
+    def finish(self) -> None:
+        """Stage what was done to the aggregates.
+
+        Raises:
+            InputError: An event cannot be stored.
+            UnitOfWorkError: A statement has failed, whatever the step made of its error.
+        """
+        if self._spoiled is not None:
+            raise UnitOfWorkError(
+                f"a statement of this step failed ({_line(self._spoiled)}), so nothing of it counts; let its error pass"
+            ) from self._spoiled
+        for stream, held in self._used.items():
+            if held.aggregate.version != held.version:
+                self._stage(stream, held)
+
+    def _stage(self, stream: str, held: Held) -> None:
+        codec = self._batch.known.codec
+        events: list[StoredEvent] = []
+        position = held.version
+        for event in held.aggregate.collect_events():
+            position += 1
+            if event.originator_version != position:
+                raise AppendConflictError(stream, expected=event.originator_version - 1, actual=position - 1)
+            events.append(codec.to_stored(event))
+        held.version = position
+        self._batch.stage_aggregate(stream, held, events)
+        if position - held.snapshot_version >= SNAPSHOT_EVERY:
+            self._snapshot(held)
+
+    def _snapshot(self, held: Held) -> None:
+        taken = take_snapshot(held.aggregate)
+        held.snapshot_version = held.version
+        if isinstance(taken, SnapshotSkipped):
+            # Neither its id nor the reason, which may quote its state: a log is no place for either.
+            _log.warning("no snapshot can be taken of aggregate %s; its events are folded", _class_of(held.aggregate))
+            return
+        self._batch.snapshots.append(StoredEvent(taken.stream, taken.position, taken.key, taken.state))
+
+    def abandon(self) -> None:
+        """Drop the aggregates that the step may have changed."""
+        for stream in self._used:
+            before = self._before.get(stream)
+            held = self._batch.aggregates.get(stream)
+            if held is not None and (before is None or not _untouched(held.aggregate, before)):
+                del self._batch.aggregates[stream]
+
+    def end(self) -> None:
+        """Let nothing pass any more: the step has ended."""
+        self._ended = True
+
+    def _check(self) -> None:
+        if self._ended:
+            raise UnitOfWorkError("this unit of work has ended with its step; do not keep it")
+        if self._spoiled is not None:
+            raise UnitOfWorkError(
+                f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass"
+            )
+
+
+def _class_of(aggregate: Aggregate) -> str:
+    return f"{type(aggregate).__module__}.{type(aggregate).__qualname__}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
+
+
+# ---- telling whether a step that raised has left an aggregate as it was
+
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), Decimal, datetime, date, timedelta, UUID})
+_BOXES = frozenset({list, dict, set, tuple, frozenset})
+_COMPARED = 64
+
+
+def _image(aggregate: Aggregate) -> dict[str, Any]:
+    """Copy an aggregate's attributes one level deep: enough to see later that a flat one was not changed."""
+    image: dict[str, Any] = {}
+    for name, value in vars(aggregate).items():
+        kind = type(value)
+        if kind in _BOXES and len(value) <= _COMPARED:
+            image[name] = (kind, tuple(value.items()) if kind is dict else tuple(value))
+        else:
+            image[name] = value
+    return image
+
+
+def _untouched(aggregate: Aggregate, before: dict[str, Any]) -> bool:
+    """Tell whether an aggregate is certainly as it was; `False` for all that cannot be told cheaply."""
+    now = _image(aggregate)
+    return now.keys() == before.keys() and all(_same(value, before[name]) for name, value in now.items())
+
+
+def _same(now: Any, before: Any) -> bool:  # noqa: ANN401 - attributes of the user's
+    """Compare by identity, which is exact for values that cannot be changed."""
+    if type(now) in _ATOMS or isinstance(now, Enum):
+        return now is before
+    if type(now) is tuple and type(before) is tuple:
+        return len(now) == len(before) and all(_same(a, b) for a, b in zip(now, before, strict=True))
+    return isinstance(now, type) and now is before
+
+
+class SqlTx:
+    """The `Tx` that units get.
+
+    Args:
+        batch: The batch that the unit is part of.
+        store_id: Identity of the store.
+    """
+
+    def __init__(self, batch: Batch, store_id: str) -> None:
+        self._batch = batch
+        self._store_id = store_id
+
+    @property
+    def store_id(self) -> str:
+        """Identity of the store, made when its schema was created."""
+        return self._store_id
+
+    @property
+    def recorded_at_ms(self) -> int:
+        """Wall time of this batch in milliseconds since the epoch; decides nothing."""
+        return self._batch.recorded_at_ms
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """Give a run's record at the head of its stream; `None` when there is no such run."""
+        return self._batch.record(run_id)
+
+    def accept(self, plan: Plan, fact: SagaStarted) -> RunRecord:
+        """Begin a run's stream, and keep its plan when it is the first run that follows it.
+
+        Raises:
+            AppendConflictError: The stream exists already.
+            JournalError: The fact names another plan.
+        """
+        batch = self._batch
+        present = batch.record(fact.run_id)
+        if present is not None:
+            raise AppendConflictError(fact.originator_id, expected=0, actual=present.state.position)
+        if fact.fingerprint != plan.fingerprint:
+            raise JournalError(
+                f"run {fact.run_id!r}: SagaStarted names plan {fact.fingerprint}, not {plan.fingerprint}"
+            )
+        record = RunRecord.begin(plan, fact)
+        stored = batch.known.codec.to_stored(fact)
+        batch.stage_plan(plan)
+        batch.stage_facts(record, [stored])
+        return record
+
+    def append(self, record: RunRecord, facts: Sequence[Fact]) -> RunRecord:
+        """Continue a run's stream at head + 1, and fold what was appended.
+
+        Raises:
+            AppendConflictError: `record` is not at the head, or a fact's position is not the next.
+            TransitionError: A fact does not follow.
+        """
+        batch = self._batch
+        stream = stream_of_run(record.run_id)
+        present = batch.record(record.run_id)
+        head = present.state.position if present is not None else 0
+        if present is None or record.state.position != head:
+            raise AppendConflictError(stream, expected=record.state.position, actual=head)
+        to_stored = batch.known.codec.to_stored
+        stored = []
+        for fact in facts:
+            if fact.originator_id != stream:
+                raise JournalError(f"fact {fact.id} belongs to stream {fact.originator_id!r}, not to {stream!r}")
+            if fact.originator_version != head + 1:
+                raise AppendConflictError(stream, expected=fact.originator_version - 1, actual=head)
+            present = present.apply(fact)
+            stored.append(to_stored(fact))
+            head += 1
+        if stored:
+            batch.stage_facts(present, stored)
+        return present
+
+    def unit_of_work(self) -> "_Step":
+        """Open a savepoint for one transaction step.
+
+        On normal exit the events of the aggregates that were used are appended; on an exception nothing of it remains,
+        and what the unit wrote before stays.
+
+        Raises:
+            JournalError: Another step of the same unit has not ended yet.
+        """
+        if len(self._batch.savepoints) > 1:
+            raise JournalError("a step is running in this unit; steps of one unit run one after the other")
+        return _Step(self._batch)
+
+
+class _Step:
+    """The block of one transaction step."""
+
+    __slots__ = ("_savepoint", "_work")
+
+    def __init__(self, batch: Batch) -> None:
+        self._work = SqlStepWork(batch)
+        self._savepoint = batch.savepoint(self._work.abandon)
+
+    def __enter__(self) -> StepWork:
+        self._savepoint.__enter__()
+        return self._work
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._work.end()
+        if kind is None:
+            try:
+                self._work.finish()
+            except BaseException as failure:
+                self._savepoint.__exit__(type(failure), failure, None)
+                raise
+        self._savepoint.__exit__(kind, error, traceback)

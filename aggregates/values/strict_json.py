@@ -1,0 +1,318 @@
+"""JSON without types: its canonical text, how two values differ, and what is refused at the door.
+
+Typed values are in `canonical.py`, which also offers the names from here. Nothing here does I/O.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.text import one_line, shorten
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "RESERVED_KEYS",
+    "Limits",
+    "canonical_text",
+    "clean_text",
+    "difference",
+    "digest",
+    "json_bytes",
+    "member_path",
+    "parse_json",
+    "refuse_unreadable",
+    "same_json",
+    "too_deep",
+]
+
+RESERVED_KEYS = frozenset({"_type_", "_data_"})
+"""Keys by which eventsourcing's own transcoder marks encoded objects; a payload with them stops its readers."""
+
+_DEEPEST = 128  # pydantic's JSON reader gives up at about 200 levels
+_FLOAT_DIGITS = 17  # so many significant digits identify every IEEE 754 double
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one input, result or event.
+
+    Attributes:
+        max_bytes: Largest size of its JSON text, in bytes of UTF-8; at least 1.
+        max_depth: Deepest nesting of lists and objects, 1 to 128.
+
+    Raises:
+        InputError: A bound is out of range.
+    """
+
+    max_bytes: int = 1_000_000
+    max_depth: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise InputError(f"limit max_bytes is {self.max_bytes}; use at least 1")
+        if not 1 <= self.max_depth <= _DEEPEST:
+            raise InputError(f"limit max_depth is {self.max_depth}; use 1 to {_DEEPEST}")
+
+
+DEFAULT_LIMITS = Limits()
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_text(value: JsonValue) -> str:
+    """Write JSON in its one canonical form: sorted keys, no blanks, non-ASCII kept, no NaN or Infinity.
+
+    Raises:
+        InputError: The value holds what JSON cannot.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (ValueError, TypeError, RecursionError):
+        _refuse_unwritable(value, "value")
+
+
+def digest(value: JsonValue) -> str:
+    """Fingerprint a JSON value: SHA-256 of its canonical text, in hex; `1` and `1.0` differ."""
+    return hashlib.sha256(canonical_text(value).encode()).hexdigest()
+
+
+def clean_text(text: str, max_chars: int = 2_000) -> str:
+    """Make foreign text, such as an exception's message, storable: no lone surrogates, no NUL, bounded length.
+
+    Args:
+        text: Anything.
+        max_chars: Longest result, in characters; the end is cut off and marked by `...`.
+    """
+    cut = text if len(text) <= max_chars else text[: max_chars - 3] + "..."
+    return cut.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def same_json(a: JsonValue, b: JsonValue) -> bool:
+    """Tell whether two JSON values mean the same; `1` and `1.0` do, `1` and `true` do not."""
+    return next(_differences(a, b, ""), None) is None
+
+
+def difference(a: JsonValue, b: JsonValue, *, limit: int = 5, first: str = "first run") -> list[str]:
+    """Show how a value differs from the one that came first, such as `amount: first run 10, now 12`.
+
+    Args:
+        a: The one that came first.
+        b: The one given now.
+        limit: Most lines to return, at least 1; when there are more differences the last line counts them.
+        first: What the first one belonged to.
+
+    Returns:
+        No line when `same_json(a, b)`.
+    """
+    lines = [f"{path or 'value'}: {first} {ours}, now {theirs}" for path, ours, theirs in _differences(a, b, "")]
+    if len(lines) > limit:
+        lines[limit - 1 :] = [f"and {len(lines) - limit + 1} more"]
+    return lines
+
+
+def _differences(a: JsonValue, b: JsonValue, path: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            at = member_path(path, key)
+            if key not in b:
+                yield at, shorten(a[key]), "absent"
+            elif key not in a:
+                yield at, "absent", shorten(b[key])
+            else:
+                yield from _differences(a[key], b[key], at)
+    elif isinstance(a, list) and isinstance(b, list):
+        for index in range(max(len(a), len(b))):
+            at = f"{path}[{index}]"
+            if index >= len(b):
+                yield at, shorten(a[index]), "absent"
+            elif index >= len(a):
+                yield at, "absent", shorten(b[index])
+            else:
+                yield from _differences(a[index], b[index], at)
+    elif isinstance(a, bool) is not isinstance(b, bool) or a != b:
+        yield path, shorten(a), shorten(b)
+
+
+def member_path(path: str, key: str) -> str:
+    """Name a member of an object within a message: `order.lines`."""
+    name = shorten(key)[1:-1]
+    return f"{path}.{name}" if path else name
+
+
+# --- reading foreign text ---------------------------------------------------------------------------------------------
+
+
+def parse_json(text: str | bytes, *, what: str = "input", limits: Limits = DEFAULT_LIMITS) -> JsonValue:
+    """Read JSON that came from outside, strictly.
+
+    Refused besides bad syntax: NaN and Infinity, numbers that a double cannot hold, a key given twice, lone surrogates,
+    reserved keys, too many bytes, too deep nesting.
+
+    Args:
+        text: JSON text, or its UTF-8 bytes.
+        what: What it is, for messages: `input of saga 'place-order'`.
+        limits: Bounds of its size.
+
+    Raises:
+        InputError: It is refused.
+    """
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+        plain = text if isinstance(text, str) else text.decode()
+    except UnicodeError as error:
+        raise InputError(f"{what}: not UTF-8 text ({one_line(str(error))}); send JSON as UTF-8") from None
+    _refuse_large(len(raw), what, limits)
+    try:
+        value: JsonValue = _strict_decoder(what).decode(plain.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{what}: not JSON: {error.msg} at line {error.lineno} column {error.colno}, near "
+            f"{shorten(plain[max(0, error.pos - 10) : error.pos + 20])}"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{what}: {too_deep(limits)}") from None
+    refuse_unreadable(json_bytes(value, what), what=what, limits=limits)
+    return value
+
+
+def _strict_decoder(what: str) -> json.JSONDecoder:
+    def number(text: str) -> float:
+        value = float(text)
+        exact = Decimal(text)
+        if value in (float("inf"), float("-inf")) or exact not in (
+            Decimal(repr(value)),
+            Decimal(value),
+            Decimal(format(value, f".{_FLOAT_DIGITS}g")),
+        ):
+            raise InputError(
+                f"{what}: number {shorten(text)[1:-1]} is not kept by a double; write it as text in quotes"
+            )
+        return value
+
+    def constant(text: str) -> NoReturn:
+        raise InputError(f"{what}: {text} is not JSON; use a finite number or null")
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{what}: key {shorten(twice)} is given twice; keep one")
+        return found
+
+    def integer(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:  # more digits than Python converts
+            raise InputError(
+                f"{what}: a number of {len(text)} digits is too long; write it as text in quotes"
+            ) from None
+
+    return json.JSONDecoder(object_pairs_hook=members, parse_float=number, parse_int=integer, parse_constant=constant)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def too_deep(limits: Limits) -> str:
+    """Say that a value is nested too deeply, and what to do."""
+    return f"nested deeper than {limits.max_depth} levels, or refers to itself; flatten it"
+
+
+def _refuse_large(size: int, what: str, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise InputError(
+            f"{what}: {size} bytes of JSON, the limit is {limits.max_bytes}; keep it elsewhere and pass a reference"
+        )
+
+
+def refuse_unreadable(raw: bytes, *, what: str, limits: Limits) -> None:
+    """Refuse JSON that is too large, nested too deeply, or has reserved keys.
+
+    Args:
+        raw: Its text in UTF-8.
+        what: What it is, for messages.
+        limits: Bounds of its size.
+
+    Raises:
+        InputError: It is refused.
+    """
+    _refuse_large(len(raw), what, limits)
+    # The number of brackets bounds the depth, and most texts do not contain a reserved name at all: both are found at
+    # the speed of C, and only a suspect is looked at closely.
+    suspect_depth = raw.count(b"[") + raw.count(b"{") > limits.max_depth
+    if suspect_depth or b'"_type_"' in raw or b'"_data_"' in raw:
+        try:
+            level = [json.loads(raw)]
+        except RecursionError:
+            raise InputError(f"{what}: {too_deep(limits)}") from None
+        _refuse_by_level(level, what, limits)
+
+
+def _refuse_by_level(level: list[JsonValue], what: str, limits: Limits) -> None:
+    for _ in range(limits.max_depth + 1):
+        if not level:
+            return
+        for each in level:
+            if isinstance(each, dict) and not RESERVED_KEYS.isdisjoint(each):
+                raise InputError(f"{what}: key {min(RESERVED_KEYS & each.keys())!r} is reserved; rename it")
+        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
+    raise InputError(f"{what}: {too_deep(limits)}")
+
+
+def _children(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def json_bytes(value: JsonValue, what: str) -> bytes:
+    """Write canonical JSON as UTF-8.
+
+    Raises:
+        InputError: The value holds what JSON cannot; the message begins with `what` and names the place.
+    """
+    try:
+        return _ENCODER.encode(value).encode()
+    except (ValueError, TypeError, RecursionError):
+        _refuse_unwritable(value, what)
+
+
+def _refuse_unwritable(value: object, what: str) -> NoReturn:
+    path, reason = next(_unwritable(value, "", 0), ("", "cannot be written as JSON; use plain data"))
+    raise InputError(f"{what}: {path}: {reason}" if path else f"{what}: {reason}") from None
+
+
+def _unwritable(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    if depth > _DEEPEST:
+        yield "", too_deep(DEFAULT_LIMITS)
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            if not isinstance(key, str):
+                yield path, f"key {shorten(key)} is not text; use text keys"
+            else:
+                yield from _unwritable(key, path, depth + 1)
+                yield from _unwritable(member, member_path(path, key), depth + 1)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _unwritable(member, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, float) and value - value != 0:
+        yield path, f"{value} is not JSON; use a finite number or None"
+    elif isinstance(value, str) and not _encodable(value):
+        yield path, f"{shorten(value)} has a lone surrogate, which is not text; replace it"
+    elif not isinstance(value, str | int | float | None):
+        yield path, f"{shorten(value)} is {type(value).__name__}, which JSON cannot hold; use plain data"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
