@@ -20,7 +20,7 @@ from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule
 from amends.reconciler.run_rules import run_rules
 from amends.reconciler.store_rules_sql import store_rules
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
 
 __all__ = ["reconcile_rows"]
 

@@ -17,8 +17,8 @@ from temporalio.worker import Worker
 
 from amends import Client, Saga
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.worker import running_worker
 
 __all__ = ["temporal_rows"]
 

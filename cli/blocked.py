@@ -9,8 +9,8 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import OPEN
 from amends.cli.settings import Settings
 from amends.cli.wiring import load_project
-from amends.sagas.blockers import Blocker, blockers
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import Blocker, blockers
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal

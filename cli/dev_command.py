@@ -53,7 +53,7 @@ def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> Exit
 
 
 def _project(settings: Settings) -> Project:
-    from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
 
     if (target := configured_target()) is not None:
         raise InputError(
@@ -64,7 +64,7 @@ def _project(settings: Settings) -> Project:
 
 
 async def _dev(project: Project, stop: Stop, port: int | None, ui_port: int | None) -> ExitCode:
-    from amends.sagas.server_temporal import dev_lock  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.embedded_server import dev_lock  # noqa: PLC0415 - imports Temporal
 
     settings = project.settings
     try:

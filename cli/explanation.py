@@ -31,10 +31,10 @@ from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStat
 from amends.cli.render import ago, duration, moment
 from amends.cli.stuck import WORDS
 from amends.cli.views import Next, next_steps, still_to_undo, trace_of
-from amends.sagas.blockers import Blocker
-from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision
-from amends.sagas.overdue import Overdue, Why, overdue_nodes
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import Blocker
+from amends.sagas.engine.interventions import Intervention, Verb, fact_of, open_for_decision
+from amends.sagas.engine.overdue import Overdue, Why, overdue_nodes
 
 __all__ = ["Contact", "Explanation", "OpenNode", "explain", "sections"]
 

@@ -12,7 +12,7 @@ from amends.cli.actor import ActorOption, actor_name
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import silence_logs
 from amends.cli.wiring import settings_of
-from amends.sagas.operate import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, Verb
 
 __all__ = ["cancel", "resolve", "retry", "skip"]
 

@@ -10,7 +10,7 @@ from amends.aggregates.run.state import CLOSED, NodeStatus, RunStatus
 from amends.cli.render import Cell, duration, json_text
 from amends.cli.views import Next, fact_json, on_decision
 from amends.cli.wording import Decided, who_and_why
-from amends.sagas.operate import Preview
+from amends.sagas.engine.interventions import Preview
 
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
 

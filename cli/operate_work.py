@@ -23,9 +23,9 @@ from amends.cli.remarks import note, say
 from amends.cli.render import fields
 from amends.cli.settings import Settings
 from amends.cli.wiring import load_project, open_store
-from amends.sagas.advance import Protocol
-from amends.sagas.operate import Intervention, Preview, Verb, preview
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.interventions import Intervention, Preview, Verb, preview
+from amends.sagas.engine.protocol import Protocol
 
 __all__ = ["Request", "carry_out", "now_ms", "rouse_run"]
 
@@ -140,8 +140,8 @@ def _write(journal: SqlJournal, protocol: Protocol, request: Request, seen: Prev
 async def rouse_run(settings: Settings, record: RunRecord) -> Driven:
     """Have Temporal look at a run, if it is Temporal's and open; what cannot be reached becomes part of the answer."""
     from amends.cli.reach_temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.messages_temporal import DRIVER  # noqa: PLC0415 - as above
-    from amends.sagas.starting_temporal import rouse  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - as above
 
     if record.state.closed or record.driver != DRIVER:
         return Driven(roused=False)

@@ -16,9 +16,9 @@ from amends.aggregates.errors import AmendsError, InputError
 from amends.aggregates.text import one_line
 from amends.cli.driving import Driving
 from amends.cli.settings import Settings
-from amends.sagas.connection_temporal import TemporalTarget, configured_target, connect, connect_configured
-from amends.sagas.server_temporal import ServerRecord, running
-from amends.sagas.starting_temporal import Poller, pollers
+from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
+from amends.sagas.temporal.embedded_server import ServerRecord, running
+from amends.sagas.temporal.start_workflow import Poller, pollers
 
 __all__ = ["NOTHING_RUNS", "Reach", "driving_of", "look_at_temporal"]
 

@@ -31,8 +31,8 @@ from amends.cli.settings import Settings
 from amends.cli.wiring import drain_of, load_project, settings_of
 from amends.reconciler.schedule import Timetable
 from amends.reconciler.scheduling import Schedules
-from amends.sagas.blockers import grouped
-from amends.sagas.deadline_asyncio import REST
+from amends.sagas.engine.blockers import grouped
+from amends.sagas.runtime.deadline import REST
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal
@@ -271,7 +271,7 @@ def _permissions(path: Path) -> Iterator[Check]:
 
 def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
     from amends.cli.reach_temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.server_temporal import dev_running  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.embedded_server import dev_running  # noqa: PLC0415 - as above
 
     reach = asyncio.run(look_at_temporal(settings, PATIENCE))
     if reach.problem == NOTHING_RUNS:
@@ -309,7 +309,7 @@ def _schedules(reach: "Reach", store_id: str, timetable: Timetable) -> Iterator[
 
 def _startable(settings: Settings, found: str) -> Iterator[Check]:
     """Look whether an embedded server could be started; that none runs is no fault: `amends run` starts one."""
-    from amends.sagas.server_temporal import find_binary  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.embedded_server import find_binary  # noqa: PLC0415 - as above
 
     try:
         yield _ok("temporal", f"{found}, which runs {find_binary()}")
@@ -359,7 +359,7 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
 
 def _threads(settings: Settings) -> Iterator[Check]:
     """Check whether calls wait for threads, as far as workers that share this data directory say."""
-    from amends.sagas.threads_files import reports  # noqa: PLC0415 - only here
+    from amends.sagas.runtime.thread_report import reports  # noqa: PLC0415 - only here
 
     waiting = reports(settings.data_dir)
     for pid, report in waiting.items():

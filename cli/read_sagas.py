@@ -15,7 +15,7 @@ from amends.cli.plan_views import PLAN, plan_json, plan_rows, shape_of
 from amends.cli.remarks import note
 from amends.cli.render import Column, fields, table
 from amends.cli.wiring import Project, load_project, settings_of
-from amends.sagas.saga import Saga
+from amends.sagas.definition.saga import Saga
 
 __all__ = ["describe", "sagas"]
 

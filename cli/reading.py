@@ -15,7 +15,7 @@ from amends.aggregates.run.record import RunRecord
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import note
 from amends.cli.settings import Settings
-from amends.sagas.start import check_run_id
+from amends.sagas.engine.start import check_run_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -15,7 +15,7 @@ from amends.cli.wiring import Project, load_project
 from amends.reconciler.facts import ReconciliationFact
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -114,7 +114,7 @@ def rules_of(
     from amends.reconciler.drive_rules_temporal import drive_rules  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.run_rules import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.store_rules_sql import store_rules  # noqa: PLC0415 - imports the database
-    from amends.sagas.messages_temporal import DRIVER  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - imports Temporal
 
     codec = codec_of(project.aggregates if project is not None else ())
     built_in = [
@@ -201,7 +201,7 @@ class Hands:
             UnreachableError: Temporal cannot be reached.
             NotFoundError: There is no such run.
         """
-        from amends.sagas.starting_temporal import rouse  # noqa: PLC0415 - imports Temporal
+        from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - imports Temporal
 
         record = await self._journal.record(run_id)
         if record is None:

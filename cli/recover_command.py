@@ -16,8 +16,8 @@ from amends.cli.remarks import note, say, silence_logs
 from amends.cli.render import table
 from amends.cli.settings import Settings
 from amends.cli.wiring import open_store, settings_of
-from amends.sagas.advance import Protocol
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.protocol import Protocol
 
 __all__ = ["recover"]
 
@@ -71,9 +71,9 @@ def recover(
 
 async def _recover(settings: Settings, take_over: list[str], actor: str, *, accept_older_store: bool) -> Recovered:
     from amends.cli.reach_temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas import recovery_temporal  # noqa: PLC0415 - as above
-    from amends.sagas.clock_asyncio import SystemClock  # noqa: PLC0415 - only where something is written
-    from amends.sagas.messages_temporal import DRIVER  # noqa: PLC0415 - as above
+    from amends.sagas.runtime.clock import SystemClock  # noqa: PLC0415 - only where something is written
+    from amends.sagas.temporal import recovery  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
 
     require_store(settings)
     journal = open_store(settings)
@@ -82,7 +82,7 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
             record_of(journal, run_id)  # a wrong id is found before anything is written
         reach = await look_at_temporal(settings, _REACH)
         if reach.client is None:
-            for damage in (await recovery_temporal.damaged_runs(journal)).values():
+            for damage in (await recovery.damaged_runs(journal)).values():
                 note(str(damage))
             raise UnreachableError(f"{reach.problem}; nothing was done")
         protocol, taken, refused = Protocol(Registry(()), actor), [], dict[str, str]()
@@ -101,10 +101,10 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
             except AmendsError as error:
                 refused[run_id] = str(error)
         queue = settings.task_queue
-        done = await recovery_temporal.recover(
+        done = await recovery.recover(
             reach.client, journal, task_queue=queue, sagas=None, accept_older_store=accept_older_store
         )
-        unknown = await recovery_temporal.unknown_to_store(reach.client, journal, task_queue=queue)
+        unknown = await recovery.unknown_to_store(reach.client, journal, task_queue=queue)
     finally:
         await journal.close()
     return Recovered(taken, done.started, done.driven, {**refused, **done.refused}, unknown, done.damaged)

@@ -15,7 +15,7 @@ from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode
 from amends.cli.progress import Board, describe
 from amends.cli.remarks import say
-from amends.sagas.result import RunResult
+from amends.sagas.engine.result import RunResult
 
 __all__ = [
     "BatchDisplay",

@@ -17,9 +17,9 @@ from uuid import uuid4
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.text import one_line, shorten
-from amends.sagas.registry import Registry
-from amends.sagas.saga import Saga
-from amends.sagas.start import prepare_start, read_input
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.engine.start import prepare_start, read_input
 
 __all__ = ["ACTOR", "Job", "read_jobs"]
 

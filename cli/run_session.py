@@ -17,12 +17,12 @@ from amends.cli.run_inputs import ACTOR
 from amends.cli.settings import Settings
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, keep_alive, use_configured, use_embedded
-from amends.sagas.blockers import blockers
-from amends.sagas.client_temporal import Client
-from amends.sagas.connection_temporal import configured_target
-from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
-from amends.sagas.server_temporal import dev_running
-from amends.sagas.starting_temporal import pollers
+from amends.sagas.engine.blockers import blockers
+from amends.sagas.runtime.deadline import WORKERS_RESERVE_S
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.connection import configured_target
+from amends.sagas.temporal.embedded_server import dev_running
+from amends.sagas.temporal.start_workflow import pollers
 
 __all__ = ["Session", "StoppedError", "open_session"]
 

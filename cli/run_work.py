@@ -27,8 +27,8 @@ from amends.cli.run_inputs import Job
 from amends.cli.run_session import Session, StoppedError, open_session
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, close_store, open_store
-from amends.sagas.result import RunResult
-from amends.sagas.saga import Saga
+from amends.sagas.definition.saga import Saga
+from amends.sagas.engine.result import RunResult
 
 __all__ = ["Order", "carry_out"]
 

@@ -31,7 +31,7 @@ def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") ->
     from amends.reconciler.drive_rules_temporal import driven_runs  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.scheduled_temporal import Equipment, ScheduledRuns  # noqa: PLC0415 - as above
     from amends.reconciler.schedules_temporal import TemporalSchedules  # noqa: PLC0415 - as above
-    from amends.sagas.errorlog_files import ErrorDetail, ErrorLog  # noqa: PLC0415 - as above
+    from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - as above
 
     settings = project.settings
     errors = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE))

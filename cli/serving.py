@@ -12,14 +12,14 @@ from amends.cli.remarks import note, say
 from amends.cli.scheduling import restore, scheduled_runs
 from amends.cli.stopping_asyncio import Stop
 from amends.cli.wiring import Project, Temporal, close_store, keep_alive, open_store
-from amends.sagas.blockers import grouped
-from amends.sagas.deadline_asyncio import WORKERS_RESERVE_S
+from amends.sagas.engine.blockers import grouped
+from amends.sagas.runtime.deadline import WORKERS_RESERVE_S
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from amends.aggregates.sql.journal import SqlJournal
-    from amends.sagas.activities_temporal import PendingCall
+    from amends.sagas.temporal.activities import PendingCall
 
 __all__ = ["serve", "serve_until"]
 
@@ -48,8 +48,8 @@ def serve(
         on_open_runs: Called with the number of unfinished runs that were found.
     """
     from amends.reconciler.scheduled_temporal import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.errorlog_files import ErrorDetail  # noqa: PLC0415 - as above
-    from amends.sagas.worker_temporal import AlsoServed, running_worker  # noqa: PLC0415 - as above
+    from amends.sagas.runtime.error_log import ErrorDetail  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.worker import AlsoServed, running_worker  # noqa: PLC0415 - as above
 
     def on_calls(pending: "Callable[[], list[PendingCall]]") -> None:
         stop.under_way = lambda: [str(each) for each in pending()]
@@ -90,7 +90,7 @@ async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every
         try:
             timetable, changes = await restore(project, journal, temporal.client, every_rule=every_rule)
         except Exception as error:  # noqa: BLE001 - sagas are served all the same, whatever it is
-            from amends.sagas.errorlog_files import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports what workers need
+            from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports what workers need
 
             said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
             note(f"schedules were not restored: {said}")

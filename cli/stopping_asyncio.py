@@ -27,7 +27,7 @@ from typing import Any
 
 from amends.cli.exit_codes import ExitCode
 from amends.cli.remarks import note
-from amends.sagas.deadline_asyncio import REST, StopDeadline
+from amends.sagas.runtime.deadline import REST, StopDeadline
 
 __all__ = ["Stop", "run_stoppable"]
 

@@ -23,9 +23,9 @@ from amends.cli.render import STATUS_STYLES, Cell, Column, ago, clip, styled, ta
 from amends.cli.settings import Settings
 from amends.cli.views import damage_json, summary_json
 from amends.cli.wording import and_more
-from amends.sagas.blockers import Blocker, blockers
-from amends.sagas.overdue import Overdue, Why, overdue_nodes
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import Blocker, blockers
+from amends.sagas.engine.overdue import Overdue, Why, overdue_nodes
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal

@@ -43,8 +43,8 @@ from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.render import Column, clip, duration, json_text
 from amends.cli.wording import who_and_why
-from amends.compensations.undo import undo_order
-from amends.sagas.decide import (
+from amends.compensations.order import undo_order
+from amends.sagas.engine.decide import (
     CloseCompensated,
     CloseCompleted,
     Conclusion,

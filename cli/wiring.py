@@ -22,16 +22,16 @@ from amends.cli.reading import in_data_dir
 from amends.cli.remarks import note
 from amends.cli.settings import Settings, load_settings
 from amends.cli.stopping_asyncio import Stop
-from amends.sagas.deadline_asyncio import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
-from amends.sagas.definition import Step
-from amends.sagas.registry import Registry
-from amends.sagas.saga import Saga
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.definition.steps import Step
+from amends.sagas.runtime.deadline import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
 
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
     from amends.aggregates.sql.journal import SqlJournal
-    from amends.sagas.server_temporal import EmbeddedServer
+    from amends.sagas.temporal.embedded_server import EmbeddedServer
 
 __all__ = [
     "Project",
@@ -180,7 +180,7 @@ async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> Async
         UnreachableError: It cannot be reached or started.
         InputError: Temporal's own configuration cannot be read.
     """
-    from amends.sagas.connection_temporal import configured_target  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
 
     async with use_embedded(settings, stop=stop) if configured_target() is None else use_configured() as temporal:
         yield temporal
@@ -194,7 +194,7 @@ async def use_configured() -> AsyncIterator[Temporal]:
         UnreachableError: It cannot be reached.
         InputError: There is no such configuration, or it cannot be used.
     """
-    from amends.sagas.connection_temporal import configured_target, connect_configured  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.connection import configured_target, connect_configured  # noqa: PLC0415 - as above
 
     client = await connect_configured()
     target = configured_target()
@@ -216,7 +216,7 @@ async def use_embedded(
     Raises:
         UnreachableError: It cannot be started.
     """
-    from amends.sagas.server_temporal import EmbeddedServer  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.embedded_server import EmbeddedServer  # noqa: PLC0415 - imports Temporal
 
     data_dir = ensure_data_dir(settings)
     patience_s = None if stop is None else lambda: stop.deadline.left_s(SERVER_RESERVE_S)
@@ -236,7 +236,7 @@ async def _connect_to_embedded(server: "EmbeddedServer") -> "TemporalClient":
     Raises:
         UnreachableError: The server does not answer, or cannot be started again.
     """
-    from amends.sagas.connection_temporal import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.connection import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
 
     for _ in range(_CONNECTS - 1):
         with suppress(UnreachableError):

@@ -27,9 +27,9 @@ from amends.reconciler.observation import Reading
 from amends.reconciler.reconciliation import Reconciliation, reconciliation_of
 from amends.reconciler.rule import Rule
 from amends.reconciler.standing import Standing
-from amends.sagas import operate
-from amends.sagas.errorlog_files import ErrorLog
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine import interventions
+from amends.sagas.runtime.error_log import ErrorLog
 
 __all__ = ["Actions", "Corrected", "Reconciler", "Store"]
 
@@ -245,7 +245,7 @@ class Reconciler:
         after = record
         for decision in wish.interventions:
             decided = replace(decision, actor=_actor(cause), causation=cause.fact)
-            after = operate.apply(tx, self._registry, after, decided, now_ms, position=None)
+            after = interventions.apply(tx, self._registry, after, decided, now_ms, position=None)
         first, last = record.state.position + 1, after.state.position
         return tuple(f"{wish.run_id}:{position}" for position in range(first, last + 1))
 

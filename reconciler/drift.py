@@ -15,7 +15,7 @@ from amends.aggregates.errors import DefinitionError, InputError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.text import one_line, shorten
 from amends.aggregates.values.strict_json import Limits, clean_text, digest, json_bytes, refuse_unreadable
-from amends.sagas.operate import Intervention
+from amends.sagas.engine.interventions import Intervention
 
 __all__ = [
     "Cause",

@@ -18,10 +18,10 @@ from amends.aggregates.run.state import OPEN
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
-from amends.sagas.decide import Work, decide
-from amends.sagas.messages_temporal import DRIVER
-from amends.sagas.recovery_temporal import TOLD, belongs, running_workflows, store_behind, workflow_status
-from amends.sagas.starting_temporal import pollers
+from amends.sagas.engine.decide import Work, decide
+from amends.sagas.temporal.messages import DRIVER
+from amends.sagas.temporal.recovery import TOLD, belongs, running_workflows, store_behind, workflow_status
+from amends.sagas.temporal.start_workflow import pollers
 
 __all__ = ["drive_rules", "driven_runs"]
 

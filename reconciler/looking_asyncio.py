@@ -23,7 +23,7 @@ from amends.reconciler.observation import Observation, Reading
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import MOST_DRIFTS, Found, Rule
 from amends.reconciler.standing import Standing
-from amends.sagas.invoke_asyncio import raised_by_signal
+from amends.sagas.runtime.effects import raised_by_signal
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 

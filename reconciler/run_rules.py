@@ -15,10 +15,10 @@ from amends.aggregates.run.state import OPEN, NodeStatus, RunState, RunStatus
 from amends.reconciler.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
 from amends.reconciler.observation import Observation
 from amends.reconciler.rule import MOST_DRIFTS, Rule, drift_rule
-from amends.sagas.blockers import blockers
-from amends.sagas.operate import Intervention, Verb
-from amends.sagas.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import blockers
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
 
 __all__ = ["ATTENDED_WITHIN", "run_rules"]
 

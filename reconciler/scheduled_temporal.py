@@ -32,8 +32,8 @@ from amends.reconciler.rule import Rule
 from amends.reconciler.schedule import ScheduleFact, Timetable
 from amends.reconciler.schedules_temporal import WORKFLOW, ScheduledRun, TemporalSchedules
 from amends.reconciler.scheduling import Schedules, after_run, schedules_of
-from amends.sagas.errorlog_files import ErrorLog
-from amends.sagas.failures_temporal import TravellingError, stated, travelling
+from amends.sagas.runtime.error_log import ErrorLog
+from amends.sagas.temporal.failures import TravellingError, stated, travelling
 
 __all__ = ["RECONCILE", "Equipment", "ReconcileWorkflow", "ScheduledRuns", "timetable_of"]
 

@@ -35,7 +35,7 @@ from amends.aggregates.text import one_line
 from amends.reconciler.align import Changes, Copy, Entry, Reconciled, TakenRun, align, entries, entry_id, name_of
 from amends.reconciler.cron import Calendar, Span
 from amends.reconciler.schedule import Timetable
-from amends.sagas.starting_temporal import TASK_TIMEOUT
+from amends.sagas.temporal.start_workflow import TASK_TIMEOUT
 
 __all__ = ["WORKFLOW", "ScheduledRun", "TemporalSchedules"]
 

@@ -16,7 +16,7 @@ from amends.reconciler.drift import CouldNotLook, Drift
 from amends.reconciler.looking_asyncio import look, standing_of
 from amends.reconciler.reconciliation import reconciliation_of
 from amends.reconciler.rule import Rule
-from amends.sagas.testing_asyncio import Scenario, blocking
+from amends.sagas.testing import Scenario, blocking
 
 __all__ = ["Reconciled", "RuleScenario"]
 

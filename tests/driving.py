@@ -33,7 +33,7 @@ from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeStatus
-from amends.sagas.operate import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, Verb
 
 __all__ = [
     "CASES",

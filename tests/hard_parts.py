@@ -25,9 +25,9 @@ from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.migrations import upgrade
-from amends.sagas.client_temporal import Client
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.worker import running_worker
 
 __all__ = [
     "HOURLY",

@@ -26,9 +26,9 @@ from pydantic import BaseModel
 
 from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, parallel, transaction
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.registry import Registry
-from amends.sagas.runner_asyncio import Runner
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.runtime.runner import Runner
+from amends.sagas.temporal.worker import running_worker
 
 __all__ = ["OUTAGE", "Order", "Outage", "Server", "Shelf", "Trace", "own_server"]
 

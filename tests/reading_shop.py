@@ -21,10 +21,10 @@ from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.app import main
 from amends.cli.settings import load_settings
 from amends.cli.wiring import Project, load_project
-from amends.sagas.advance import Protocol
-from amends.sagas.clock_asyncio import VirtualClock
-from amends.sagas.runner_asyncio import Runner
-from amends.sagas.start import prepare_start
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.start import prepare_start
+from amends.sagas.runtime.clock import VirtualClock
+from amends.sagas.runtime.runner import Runner
 
 MODULE = "read_shop"
 PROGRAM = Path(sysconfig.get_path("scripts"), "amends")

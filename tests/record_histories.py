@@ -21,8 +21,8 @@ from temporal_parts import TemporalServer
 
 from amends import Client, RunStatus
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.worker import running_worker
 
 __all__ = ["HISTORIES", "RECORDED", "file_of"]
 

@@ -15,12 +15,12 @@ from amends.aggregates.run.facts import Fact, LateEffectObserved, SagaStarted, s
 from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import RunState
-from amends.sagas.answers import fact_of_answer
-from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
-from amends.sagas.operate import Intervention, Verb, fact_of
-from amends.sagas.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
-from amends.sagas.scribe import Scribe
-from amends.sagas.task import Direction, generation_of
+from amends.sagas.engine.answers import fact_of_answer
+from amends.sagas.engine.calls import Direction, generation_of
+from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
+from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.interventions import Intervention, Verb, fact_of
+from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import open_journal
 from amends.aggregates.sql.migrations import upgrade
-from amends.sagas.advance import Protocol
-from amends.sagas.arguments import Direction
-from amends.sagas.blockers import blockers, grouped
-from amends.sagas.outcome import Postponed
-from amends.sagas.registry import Registry
-from amends.sagas.start import prepare_start
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.arguments import Direction
+from amends.sagas.engine.blockers import blockers, grouped
+from amends.sagas.engine.outcome import Postponed
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.start import prepare_start
 
 FORMER = f"""
 from pydantic import BaseModel

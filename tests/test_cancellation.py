@@ -12,7 +12,7 @@ from amends import RunStatus, Saga
 from amends.aggregates.errors import RefusedError
 from amends.aggregates.run.facts import CancelRequested
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.client_temporal import Client, RunHandle
+from amends.sagas.temporal.client import Client, RunHandle
 
 
 class Scene:

@@ -27,7 +27,7 @@ from amends import (
 )
 from amends.aggregates.run.plan import Guarantee, Plan, Role
 from amends.compensations.catalog import Catalog
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
 
 MODULE = __name__
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import CommandProject, Started
 
-from amends.sagas.server_temporal import ServerRecord, running
+from amends.sagas.temporal.embedded_server import ServerRecord, running
 
 MODULE = """
 import asyncio

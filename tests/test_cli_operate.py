@@ -24,8 +24,8 @@ from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
 from amends.cli.settings import load_settings
 from amends.cli.wiring import load_project, open_store
-from amends.sagas.advance import Protocol
-from amends.sagas.start import prepare_start
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.start import prepare_start
 
 MODULE = """
 import asyncio

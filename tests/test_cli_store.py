@@ -22,8 +22,8 @@ from reading_shop import (
 from amends.aggregates.sql.journal import open_journal
 from amends.cli.settings import load_settings
 from amends.cli.wiring import open_store
-from amends.sagas.starting_temporal import pollers, start_workflow
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.temporal.start_workflow import pollers, start_workflow
+from amends.sagas.temporal.worker import running_worker
 
 # ---- definitions
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from temporalio.service import RPCError
 
-from amends.sagas.connection_temporal import TemporalTarget, connect
+from amends.sagas.temporal.connection import TemporalTarget, connect
 
 
 async def test_a_temporal_that_goes_away_is_not_announced_by_the_sdk(

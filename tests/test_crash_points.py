@@ -40,9 +40,9 @@ from amends.aggregates.sql.check import check
 from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.sql.migrations import ensure_schema
-from amends.sagas.clock_asyncio import VirtualClock
-from amends.sagas.registry import Registry
-from amends.sagas.runner_asyncio import Runner
+from amends.sagas.definition.registry import Registry
+from amends.sagas.runtime.clock import VirtualClock
+from amends.sagas.runtime.runner import Runner
 
 
 class DiedError(BaseException):

@@ -26,10 +26,10 @@ from amends.reconciler.observation import Observation
 from amends.reconciler.rule import Rule, drift_rule
 from amends.reconciler.run_rules import run_rules
 from amends.reconciler.standing import Standing
-from amends.sagas.operate import Intervention, Verb
-from amends.sagas.recovery_temporal import recover, running_workflows, unknown_to_store
-from amends.sagas.registry import Registry
-from amends.sagas.starting_temporal import start_workflow
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.temporal.recovery import recover, running_workflows, unknown_to_store
+from amends.sagas.temporal.start_workflow import start_workflow
 
 LATER_MS = 10_000_000
 EVERY = timedelta(minutes=1)

@@ -39,7 +39,8 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.sagas.decide import (
+from amends.sagas.engine.calls import Direction, key_of
+from amends.sagas.engine.decide import (
     CloseCompensated,
     CloseCompleted,
     Conclusion,
@@ -57,8 +58,7 @@ from amends.sagas.decide import (
     Work,
     decide,
 )
-from amends.sagas.outcome import Failed, NotFound, Refused, Succeeded
-from amends.sagas.task import Direction, key_of
+from amends.sagas.engine.outcome import Failed, NotFound, Refused, Succeeded
 
 NOW = 100
 RUNNING, COMPENSATING = RunStatus.RUNNING, RunStatus.COMPENSATING

@@ -22,7 +22,7 @@ from amends import (
     transaction,
 )
 from amends.aggregates.run.plan import Guarantee, RetryPolicy, StepKind, UndoPolicy
-from amends.sagas.definition import Effect, Transaction
+from amends.sagas.definition.steps import Effect, Transaction
 
 MODULE = __name__
 

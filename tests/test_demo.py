@@ -17,7 +17,7 @@ from bounds import HANG_S
 from forked import AMENDS, run_forked
 from repository import ROOT
 
-from amends.sagas.server_temporal import dev_lock, dev_running, running
+from amends.sagas.temporal.embedded_server import dev_lock, dev_running, running
 
 
 @pytest.fixture

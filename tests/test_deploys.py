@@ -30,9 +30,9 @@ from amends import (
 from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import CompensationStarted, StepStarted
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.definition import Step
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.steps import Step
+from amends.sagas.temporal.worker import running_worker
 
 FORMER = ("book", "pay", "pack", "confirm", "send")
 PRESENT = ("pay", "weigh", "book", "confirm", "send")

@@ -41,7 +41,7 @@ from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule
 from amends.reconciler.standing import Standing
 from amends.reconciler.store_rules_sql import store_rules
-from amends.sagas.starting_temporal import pollers, start_workflow
+from amends.sagas.temporal.start_workflow import pollers, start_workflow
 
 LATER_MS = 10_000_000
 ANYTHING: Any = AnyResults()

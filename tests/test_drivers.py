@@ -12,9 +12,9 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from amends import Client, Runner, RunResult, RunStatus, StartConflictError
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
-from amends.sagas.workflow_temporal import SagaWorkflow
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.worker import running_worker
+from amends.sagas.temporal.workflow import SagaWorkflow
 
 
 @pytest.fixture

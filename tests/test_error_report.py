@@ -8,8 +8,8 @@ import pytest
 
 from amends import Rejected
 from amends.aggregates.values.error_report import describe
-from amends.sagas.outcome import Failed, Refused
-from amends.sagas.task import outcome_of_error
+from amends.sagas.engine.calls import outcome_of_error
+from amends.sagas.engine.outcome import Failed, Refused
 
 
 class UnshownError(Exception):

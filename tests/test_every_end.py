@@ -34,8 +34,8 @@ from amends.reconciler.drift import Cause, Command, Drift, DriftKind
 from amends.reconciler.observation import Observation
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule, RuleFunction, drift_rule
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.worker import running_worker
 
 ONCE = Retry(max_attempts=2, first=timedelta(milliseconds=1), factor=1)
 

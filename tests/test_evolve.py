@@ -36,8 +36,8 @@ from amends.aggregates.run.transitions import (
     evolve,
     fold,
 )
-from amends.sagas.outcome import Failed, Succeeded
-from amends.sagas.task import Direction
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.outcome import Failed, Succeeded
 
 NODE_KINDS = sorted(kind for kind, cls in FACTS.items() if issubclass(cls, NodeFact))
 RUN_KINDS = sorted(FACTS.keys() - set(NODE_KINDS) - {"SagaStarted"})

@@ -15,9 +15,9 @@ from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord
 from amends.cli.explanation import Contact, explain, sections
 from amends.cli.render import escaped
-from amends.sagas.decide import WaitUntil, decide
-from amends.sagas.operate import Verb, open_for_decision
-from amends.sagas.outcome import Failed, Refused, Succeeded
+from amends.sagas.engine.decide import WaitUntil, decide
+from amends.sagas.engine.interventions import Verb, open_for_decision
+from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
 DONE = Succeeded({"by": "tests"})

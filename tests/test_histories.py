@@ -7,7 +7,7 @@ from record_histories import HISTORIES, RECORDED, file_of
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-from amends.sagas.workflow_temporal import SagaWorkflow
+from amends.sagas.temporal.workflow import SagaWorkflow
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -12,13 +12,13 @@ from amends import Call, Intervention, Retry, Saga, UnitOfWork, Verb, effect, pi
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeStatus
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.activities_temporal import Activities
-from amends.sagas.advance import Protocol
-from amends.sagas.messages_temporal import DRIVER, AdvanceRequest, CallRequest, Progress
-from amends.sagas.registry import Registry
-from amends.sagas.seats import Function
-from amends.sagas.start import prepare_start
-from amends.sagas.task import Direction
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.seats import Function
+from amends.sagas.engine.start import prepare_start
+from amends.sagas.temporal.activities import Activities
+from amends.sagas.temporal.messages import DRIVER, AdvanceRequest, CallRequest, Progress
 
 HELD: dict[str, asyncio.Event] = {}
 """The call under this key is kept in flight; the first says when it has begun, the second lets it go on."""

@@ -41,8 +41,8 @@ from amends.aggregates.sql import batch as batch_module
 from amends.aggregates.sql.batch import Known
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.schema import plans, run_keys, saga_index, stored_events
-from amends.sagas.advance import Protocol
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.protocol import Protocol
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.exit_codes import ExitCode
-from amends.sagas.client_temporal import Client
-from amends.sagas.saga import Saga
-from amends.sagas.server_temporal import ServerRecord, running
+from amends.sagas.definition.saga import Saga
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.embedded_server import ServerRecord, running
 
 BANK = Path(__file__).resolve().parent.parent / "examples" / "transfer"
 HELD = {"delay_ms": 600_000}

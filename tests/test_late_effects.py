@@ -16,15 +16,15 @@ from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.journal import Tx
 from amends.aggregates.run.facts import Fact, LateEffectObserved
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.advance import Protocol
-from amends.sagas.clock_asyncio import VirtualClock
-from amends.sagas.decide import RunStep
-from amends.sagas.messages_temporal import DRIVER
-from amends.sagas.outcome import Succeeded
-from amends.sagas.registry import Registry
-from amends.sagas.runner_asyncio import Runner
-from amends.sagas.start import prepare_start
-from amends.sagas.task import Task
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.calls import Task
+from amends.sagas.engine.decide import RunStep
+from amends.sagas.engine.outcome import Succeeded
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.start import prepare_start
+from amends.sagas.runtime.clock import VirtualClock
+from amends.sagas.runtime.runner import Runner
+from amends.sagas.temporal.messages import DRIVER
 
 # A paused worker is still given a task for each poll that it has open, up to five of a kind. Workflow tasks are given
 # up after 2 s, calls after 5 s and the wait before they are delivered again.

@@ -14,9 +14,9 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from amends import Call, Client, Rejected, RunStatus, Saga, effect, parallel
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
-from amends.sagas.workflow_temporal import SagaWorkflow
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.worker import running_worker
+from amends.sagas.temporal.workflow import SagaWorkflow
 
 LONG = 40
 """Events after which Temporal suggests that a workflow continues as new."""

@@ -22,10 +22,10 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import Role, Stage, StepKind
 from amends.aggregates.run.state import NodeStatus, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.sagas.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
-from amends.sagas.operate import Intervention, Verb, fact_of, open_for_decision, preview
-from amends.sagas.outcome import Failed, NotFound, Postponed, Refused, Succeeded
-from amends.sagas.task import Direction
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
+from amends.sagas.engine.interventions import Intervention, Verb, fact_of, open_for_decision, preview
+from amends.sagas.engine.outcome import Failed, NotFound, Postponed, Refused, Succeeded
 
 REGISTRY: Any = AnyResults()
 PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)

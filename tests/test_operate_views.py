@@ -14,9 +14,9 @@ from amends.cli.operate_views import Driven, plan_fields, preview_json, what_nex
 from amends.cli.recover_views import Recovered
 from amends.cli.render import as_json, node_style
 from amends.cli.views import TIMELINE, node_views, on_decision, timeline_row
-from amends.sagas.decide import RunStep, decide
-from amends.sagas.operate import Intervention, Verb, fact_of, preview
-from amends.sagas.outcome import Failed, Outcome, Refused, Succeeded
+from amends.sagas.engine.decide import RunStep, decide
+from amends.sagas.engine.interventions import Intervention, Verb, fact_of, preview
+from amends.sagas.engine.outcome import Failed, Outcome, Refused, Succeeded
 
 REGISTRY: Any = AnyResults()
 PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)

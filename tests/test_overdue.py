@@ -13,9 +13,9 @@ from amends.aggregates.run.facts import RetryRequested
 from amends.aggregates.run.plan import Plan, RetryPolicy, Role, Stage
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLOSED, RunStatus
-from amends.sagas.advance import LEASE_GRACE_MS
-from amends.sagas.outcome import Failed, Refused, Succeeded
-from amends.sagas.overdue import IDLE_MS, UNLIMITED_MS, Overdue, Why, overdue_nodes, threshold_ms
+from amends.sagas.engine.outcome import Failed, Refused, Succeeded
+from amends.sagas.engine.overdue import IDLE_MS, UNLIMITED_MS, Overdue, Why, overdue_nodes, threshold_ms
+from amends.sagas.engine.protocol import LEASE_GRACE_MS
 
 LOST = Failed("TimeoutError", "no answer")
 FOREVER = retry_policy(None)

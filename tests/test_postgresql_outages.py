@@ -19,8 +19,8 @@ from outage_parts import OUTAGE, Order, Outage, Shelf, Trace, own_server
 from amends import RunStatus
 from amends.aggregates.run.facts import CompensationStarted, StepStarted
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.sagas.client_temporal import Client, RunHandle
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.client import Client, RunHandle
 
 PARTS = Path(outage_parts.__file__)
 FAILED = {"StepAttemptFailed", "CompensationAttemptFailed", "StepInDoubt", "CompensationExhausted"}

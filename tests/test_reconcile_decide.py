@@ -17,7 +17,7 @@ from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorr
 from amends.reconciler.reconciliation import RECONCILIATION_FACTS, Reconciliation
 from amends.reconciler.rule import Mode, Rule, drift_rule
 from amends.reconciler.standing import Standing
-from amends.sagas.operate import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, Verb
 
 APART = 10_000
 

@@ -17,7 +17,7 @@ from amends.cli.settings import load_settings
 from amends.cli.wiring import load_project, open_store
 from amends.reconciler.facts import DriftCorrected, DriftDetected, RuleLooked
 from amends.reconciler.reconciliation import Reconciliation
-from amends.sagas.runner_asyncio import Runner
+from amends.sagas.runtime.runner import Runner
 
 RUNS = 500
 DAMAGED = 20

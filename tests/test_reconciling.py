@@ -25,7 +25,7 @@ from amends.reconciler.observation import Observation
 from amends.reconciler.reconciliation import Reconciliation
 from amends.reconciler.rule import Rule, drift_rule
 from amends.reconciler.standing import Standing
-from amends.sagas.operate import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, Verb
 
 EXPECTED = 3
 REGISTRY: Any = AnyResults()

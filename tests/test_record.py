@@ -28,10 +28,10 @@ from amends.aggregates.run.plan import Stage
 from amends.aggregates.run.record import RECENT, RunRecord, fold_facts
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.run.transitions import fold, told_only
-from amends.sagas.decide import RunCompensation, RunStep
-from amends.sagas.outcome import Failed, Refused, Succeeded
-from amends.sagas.result import RunResult
-from amends.sagas.task import Direction
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.decide import RunCompensation, RunStep
+from amends.sagas.engine.outcome import Failed, Refused, Succeeded
+from amends.sagas.engine.result import RunResult
 
 PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
 

@@ -21,8 +21,8 @@ from amends.aggregates.sql.journal import SqlJournal
 from amends.reconciler.drive_rules_temporal import drive_rules
 from amends.reconciler.looking_asyncio import look
 from amends.reconciler.standing import Standing
-from amends.sagas.recovery_temporal import Recovery, recover, unknown_to_store
-from amends.sagas.starting_temporal import start_workflow
+from amends.sagas.temporal.recovery import Recovery, recover, unknown_to_store
+from amends.sagas.temporal.start_workflow import start_workflow
 
 PLACES: Mapping[str, tuple[str, bool]] = {
     "paying": ("pay/do", False),

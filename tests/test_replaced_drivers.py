@@ -22,12 +22,12 @@ from amends import RunStatus, Saga
 from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.advance import Protocol
-from amends.sagas.messages_temporal import DRIVER
-from amends.sagas.recovery_temporal import recover
-from amends.sagas.registry import Registry
-from amends.sagas.runner_asyncio import Runner
-from amends.sagas.starting_temporal import rouse
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.runtime.runner import Runner
+from amends.sagas.temporal.messages import DRIVER
+from amends.sagas.temporal.recovery import recover
+from amends.sagas.temporal.start_workflow import rouse
 
 CLOSED = {"SagaCompleted", "SagaCompensated", "AttentionRequested"}
 

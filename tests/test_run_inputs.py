@@ -13,7 +13,7 @@ from reading_shop import Amends
 
 from amends.aggregates.errors import InputError
 from amends.cli.run_inputs import read_jobs
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
 
 LONG = "x" * 300
 TEXT = st.text(max_size=30) | st.sampled_from([LONG, f"{LONG}/{LONG}", "/" * 5_000, "\udcff", "a\0b", ".", "..", "/"])

@@ -15,7 +15,7 @@ from amends.reconciler.drift import Intervene, Rouse, described
 from amends.reconciler.looking_asyncio import look
 from amends.reconciler.run_rules import run_rules
 from amends.reconciler.standing import Standing
-from amends.sagas.registry import Registry
+from amends.sagas.definition.registry import Registry
 from amends.testing import RuleScenario, Scenario
 
 MINUTE_MS = 60_000

@@ -24,7 +24,7 @@ from amends import (
     transaction,
 )
 from amends.aggregates.run.plan import Role
-from amends.sagas.signatures import fits, type_name
+from amends.sagas.definition.signatures import fits, type_name
 
 MODULE = __name__
 Number = NewType("Number", int)

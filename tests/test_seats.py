@@ -6,9 +6,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amends.sagas.seats import Function, Seat, describe_use, may_take
-from amends.sagas.seats_asyncio import Request, Seats
-from amends.sagas.task import Direction
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.seats import Function, Seat, describe_use, may_take
+from amends.sagas.runtime.seats import Request, Seats
 
 FUNCTIONS = tuple(Function(step, direction) for step in ("charge", "notify") for direction in Direction)
 

@@ -21,8 +21,8 @@ from reading_shop import project_at
 from amends import UnreachableError
 from amends.cli.settings import load_settings
 from amends.cli.wiring import Temporal, keep_alive, use_embedded
-from amends.sagas.connection_temporal import TemporalTarget, connect
-from amends.sagas.server_temporal import (
+from amends.sagas.temporal.connection import TemporalTarget, connect
+from amends.sagas.temporal.embedded_server import (
     EmbeddedServer,
     ServerRecord,
     dev_lock,
@@ -35,7 +35,7 @@ USER = textwrap.dedent(
     """
     import asyncio, sys
     from pathlib import Path
-    from amends.sagas.server_temporal import EmbeddedServer
+    from amends.sagas.temporal.embedded_server import EmbeddedServer
 
     async def main():
         async with EmbeddedServer.shared(Path(sys.argv[1])) as server:
@@ -238,7 +238,7 @@ def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> N
     program = folder / "temporal"
     program.write_text(FIRST_TIME.format(folder=folder, first=command, real=find_binary()))
     program.chmod(0o700)
-    monkeypatch.setattr("amends.sagas.server_temporal.find_binary", lambda: str(program))
+    monkeypatch.setattr("amends.sagas.temporal.embedded_server.find_binary", lambda: str(program))
 
 
 async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch:
     program = tmp_path / "temporal"
     program.write_text("no program")
     program.chmod(0o700)
-    monkeypatch.setattr("amends.sagas.server_temporal.find_binary", lambda: str(program))
+    monkeypatch.setattr("amends.sagas.temporal.embedded_server.find_binary", lambda: str(program))
     with pytest.raises(UnreachableError, match=rf"^the program {program} cannot be run \(Exec format error\); install"):
         async with EmbeddedServer.shared(tmp_path):
             pass

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from amends import Attempted, Call, Effect, Retry, Saga, effect, longest_span, parallel, retriable
 from amends.aggregates.run.plan import RetryPolicy
-from amends.sagas.advance import LEASE_GRACE_MS
-from amends.sagas.definition import Part
-from amends.sagas.span import _operation_ms
+from amends.sagas.definition.steps import Part
+from amends.sagas.engine.protocol import LEASE_GRACE_MS
+from amends.sagas.engine.time_limits import _operation_ms
 
 SECOND = timedelta(seconds=1)
 GRACE = timedelta(milliseconds=LEASE_GRACE_MS)  # a claim outlives its attempt's timeout by so much

@@ -15,10 +15,10 @@ from hard_parts import opened
 from thread_parts import BLOCKING, GATES, ON_LOOP, SWIFT, Job, by_runner, by_worker, process
 
 from amends import RunStatus
-from amends.sagas.client_temporal import Client
-from amends.sagas.decide import decide
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.decide import decide
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.worker import running_worker
 
 
 async def test_an_answer_that_waits_for_a_stopped_process_is_in_time(sqlite_url: str) -> None:
@@ -100,7 +100,7 @@ async def test_a_slow_workflow_task_is_not_interrupted(
             time.sleep(slow.pop())
         return decide(*arguments)  # type: ignore[arg-type] # as it is given
 
-    monkeypatch.setattr("amends.sagas.workflow_temporal.decide", decide_slowly)
+    monkeypatch.setattr("amends.sagas.temporal.workflow.decide", decide_slowly)
     async with by_worker(sqlite_url, temporal_address, (SWIFT,)) as driven:
         run_id = f"slow-{driven.journal.store_id}"
         assert (await driven.run(SWIFT, Job(), run_id)).status is RunStatus.COMPLETED

@@ -8,8 +8,8 @@ from pydantic import BaseModel, PositiveInt
 
 from amends import Call, InputError, NotFoundError, Saga, effect
 from amends.aggregates.values.json_codec import Limits
-from amends.sagas.registry import Registry
-from amends.sagas.start import check_run_id, prepare_start, read_input
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.start import check_run_id, prepare_start, read_input
 
 RULE = "use 1 to 200 letters, digits and . _ : @ + = - (no '..'), beginning with a letter or digit"
 

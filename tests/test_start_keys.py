@@ -15,9 +15,9 @@ from temporal_parts import TemporalServer
 
 from amends import Call, Client, RunStatus, Saga, StartConflictError, effect
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.registry import Registry
-from amends.sagas.start import read_input
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.start import read_input
+from amends.sagas.temporal.worker import running_worker
 
 GATES: dict[str, asyncio.Event] = {}
 """Hold a run in flight, by its id; each belongs to the loop of its test."""

@@ -18,7 +18,7 @@ import pytest
 from commands import CommandProject, Started
 from outage_parts import Outage
 
-from amends.sagas.server_temporal import ServerRecord, _alive, running
+from amends.sagas.temporal.embedded_server import ServerRecord, _alive, running
 
 MODULE = """
 import asyncio

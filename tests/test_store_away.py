@@ -14,9 +14,9 @@ from amends import RunStatus
 from amends.aggregates.errors import UnreachableError
 from amends.aggregates.journal import StepWork
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.clock_asyncio import SystemClock
-from amends.sagas.registry import Registry
-from amends.sagas.runner_asyncio import Runner
+from amends.sagas.definition.registry import Registry
+from amends.sagas.runtime.clock import SystemClock
+from amends.sagas.runtime.runner import Runner
 
 PATIENT = timedelta(minutes=5)
 

@@ -15,11 +15,11 @@ from test_postgresql_outages import Worker, check, start, until_said, worker_pro
 from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import StepStarted
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.client_temporal import Client
-from amends.sagas.connection_temporal import TemporalTarget, connect
-from amends.sagas.outages_temporal import TemporalWatch
-from amends.sagas.registry import Registry
-from amends.sagas.server_temporal import EmbeddedServer
+from amends.sagas.definition.registry import Registry
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.connection import TemporalTarget, connect
+from amends.sagas.temporal.embedded_server import EmbeddedServer
+from amends.sagas.temporal.outages import TemporalWatch
 
 
 async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> list[str]:

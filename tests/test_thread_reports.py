@@ -4,9 +4,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from amends.sagas.seats import Function, Seat, SeatsInUse
-from amends.sagas.task import Direction
-from amends.sagas.threads_files import keep_report, reports
+from amends.sagas.engine.calls import Direction
+from amends.sagas.engine.seats import Function, Seat, SeatsInUse
+from amends.sagas.runtime.thread_report import keep_report, reports
 
 
 async def test_waiting_calls_are_reported_while_they_wait(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from thread_parts import CALLED, GATES, OUTLIVING, PATIENT, SHORT_SAGA, SWIFT, D
 
 from amends import RunStatus, Saga
 from amends.aggregates.run.facts import Fact, LateEffectObserved, StepAttemptFailed
-from amends.sagas.invoke_asyncio import raised_by_signal
+from amends.sagas.runtime.effects import raised_by_signal
 
 Opener = Callable[..., AbstractAsyncContextManager[Driven]]
 

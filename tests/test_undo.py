@@ -15,7 +15,7 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import Plan, Stage
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.compensations.undo import next_undos, undo_order
+from amends.compensations.order import next_undos, undo_order
 
 A, B, C, D = (plan_node(name) for name in "abcd")
 

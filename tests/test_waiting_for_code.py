@@ -36,12 +36,12 @@ from amends import (
 from amends.aggregates.errors import CannotContinueError
 from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import Fact, NodeFact
-from amends.sagas.clock_asyncio import VirtualClock
-from amends.sagas.definition import Step
-from amends.sagas.operate import Intervention, Verb
-from amends.sagas.registry import Registry
-from amends.sagas.task import postponement_of
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.steps import Step
+from amends.sagas.engine.calls import postponement_of
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.runtime.clock import VirtualClock
+from amends.sagas.temporal.worker import running_worker
 
 CANARY = "canary-4711"
 PAUSES = Retry(None, first=timedelta(milliseconds=50), factor=1)

@@ -20,10 +20,10 @@ from pydantic import BaseModel
 from amends import Attempted, Call, Retry, Runner, RunResult, Saga, effect
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal
-from amends.sagas.client_temporal import Client
-from amends.sagas.definition import Effect
-from amends.sagas.registry import Registry
-from amends.sagas.worker_temporal import running_worker
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.steps import Effect
+from amends.sagas.temporal.client import Client
+from amends.sagas.temporal.worker import running_worker
 
 __all__ = [
     "ASKING",

@@ -2,7 +2,7 @@
 
 A plan says everything that deciding needs and nothing that only running needs: names, roles, retries, timeouts, whether
 there is a compensation and a probe. A run follows the plan that it was started with, whatever today's code says.
-Compiling a `Saga` into a plan happens in `amends.sagas.saga`; deciding from it in `amends.sagas.decide`.
+`amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` decides from it.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ from types import FrameType
 from rich.console import Console
 from services.process import ServiceProcess, ServiceProcessError
 
-from amends.sagas.server_temporal import dev_running, running
+from amends.sagas.temporal.embedded_server import dev_running, running
 
 HERE = Path(__file__).resolve().parent
 TRANSFER = HERE.parent / "transfer"

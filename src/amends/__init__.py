@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
     from amends.reconciler.observation import Observation
     from amends.reconciler.rule import drift_rule
-    from amends.sagas.client_temporal import Client, RunHandle
-    from amends.sagas.context import Attempted, Call, Done, UnitOfWork
-    from amends.sagas.definition import Effect, Retry, Step, Transaction, effect, transaction
-    from amends.sagas.operate import Intervention, Verb
-    from amends.sagas.result import RunResult
-    from amends.sagas.runner_asyncio import Runner
-    from amends.sagas.saga import Saga, irreversible, parallel, pivot, retriable
-    from amends.sagas.span import longest_span
+    from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
+    from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
+    from amends.sagas.definition.steps import Effect, Retry, Step, Transaction, effect, transaction
+    from amends.sagas.engine.interventions import Intervention, Verb
+    from amends.sagas.engine.result import RunResult
+    from amends.sagas.engine.time_limits import longest_span
+    from amends.sagas.runtime.runner import Runner
+    from amends.sagas.temporal.client import Client, RunHandle
 
 __all__ = [
     "Aggregate",
@@ -106,14 +106,14 @@ _HOMES = {
     "reconciler.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
     "reconciler.observation": ("Observation",),
     "reconciler.rule": ("drift_rule",),
-    "sagas.client_temporal": ("Client", "RunHandle"),
-    "sagas.context": ("Attempted", "Call", "Done", "UnitOfWork"),
-    "sagas.definition": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
-    "sagas.operate": ("Intervention", "Verb"),
-    "sagas.result": ("RunResult",),
-    "sagas.runner_asyncio": ("Runner",),
-    "sagas.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
-    "sagas.span": ("longest_span",),
+    "sagas.temporal.client": ("Client", "RunHandle"),
+    "sagas.definition.context": ("Attempted", "Call", "Done", "UnitOfWork"),
+    "sagas.definition.steps": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
+    "sagas.engine.interventions": ("Intervention", "Verb"),
+    "sagas.engine.result": ("RunResult",),
+    "sagas.runtime.runner": ("Runner",),
+    "sagas.definition.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
+    "sagas.engine.time_limits": ("longest_span",),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

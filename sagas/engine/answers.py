@@ -1,0 +1,139 @@
+"""What an answer to a call means for a run, in time or late.
+
+Theory of operation: an answer is *current* while the run waits for it; then it is the outcome of the attempt, whatever
+it says. One that comes later is recorded when it is definite (the step or its undo took effect, or the participant
+refused) and the journal holds no definite outcome under its key. So no answer is lost, and none is told twice.
+
+| late answer | nothing is written when | else |
+|---|---|---|
+| the step took effect | a success is known under the key | `StepSucceeded` or `LateEffectObserved` |
+| the step was refused, its probe found nothing | any outcome is | `StepRejected`, `StepFailed` |
+| the undo took effect | a success is | `CompensationSucceeded` |
+| the undo was refused | any outcome is | `CompensationRejected` |
+| an error, a timeout | always: that nobody knows is known | |
+
+Where the run has gone on under another key, or an operator has decided, the fact adds to what is known of the key and
+changes nothing else (`told_only`).
+"""
+
+from typing import NamedTuple, Protocol
+
+from amends.aggregates.errors import TransitionError
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.sagas.engine.calls import Direction, generation_of
+from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.outcome import Failed, Outcome, Succeeded
+
+__all__ = ["Answer", "Called", "Settled", "fact_of_answer"]
+
+_N = NodeStatus
+# The step is not over: an answer under its key is its outcome.
+_OPEN = frozenset({_N.PENDING, _N.STARTED, _N.WAITING, _N.SPENT, _N.PROBE_WAITING})
+
+
+class Settled(NamedTuple):
+    """What became of an answer.
+
+    Attributes:
+        record: The run after it.
+        late: Whether the answer was taken although nobody waited for it any more: then nobody else will tell the
+            driver, and a run that was closed may be open again.
+    """
+
+    record: RunRecord
+    late: bool
+
+
+class Called(Protocol):
+    """A call that was made, as far as its answer goes; a `Task` is one."""
+
+    @property
+    def node(self) -> str:
+        """The node."""
+        ...
+
+    @property
+    def direction(self) -> Direction:
+        """Which of the step's functions."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """The attempt, from 1."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Part of the key that it carried."""
+        ...
+
+
+class Answer(NamedTuple):
+    """What to write down about an answer.
+
+    Attributes:
+        fact: The fact; `None` when the answer says nothing that is not known.
+        late: Whether nobody waited for it any more.
+    """
+
+    fact: Fact | None
+    late: bool
+
+
+def fact_of_answer(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Answer:
+    """Put an answer into the past tense, whenever it comes.
+
+    Args:
+        record: The run at its head.
+        called: The call.
+        outcome: Its answer.
+        scribe: What writes the next fact of the record.
+    """
+    if _is_current(record, called):
+        node = record.state.plan.nodes[called.node]
+        return Answer(scribe.outcome(node, called.direction, called.attempt, outcome), late=False)
+    if isinstance(outcome, Failed) or _is_known(record, called, outcome):
+        return Answer(None, late=True)
+    return Answer(_late(record, called, outcome, scribe), late=True)
+
+
+def _is_current(record: RunRecord, called: Called) -> bool:
+    at = record.state.node(called.node)
+    if record.state.closed or generation_of(at, called.direction) != called.generation:
+        return False
+    match called.direction:
+        case Direction.DO:
+            return at.status is _N.STARTED and at.attempt == called.attempt
+        case Direction.UNDO:
+            return at.status is _N.UNDO_STARTED and at.attempt == called.attempt
+        case Direction.PROBE:
+            return at.status in {_N.WAITING, _N.SPENT, _N.PROBE_WAITING}
+
+
+def _is_known(record: RunRecord, called: Called, outcome: Outcome) -> bool:
+    answers, generation = record.state.node(called.node).answers, called.generation
+    undo = called.direction is Direction.UNDO
+    if isinstance(outcome, Succeeded):
+        return generation in (answers.undone if undo else answers.acted)
+    return answers.of(generation, undo=undo)
+
+
+def _late(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Fact | None:
+    at = record.state.node(called.node)
+    node = record.state.plan.nodes[called.node]
+    if called.direction is Direction.PROBE and at.status is _N.STARTED and not isinstance(outcome, Succeeded):
+        # It was asked about the attempts before this one, which may still act.
+        return None
+    fact = scribe.outcome(node, called.direction, called.attempt, outcome, generation=called.generation)
+    if called.direction is not Direction.UNDO and isinstance(outcome, Succeeded):
+        waiting = at.generation == called.generation and at.status in _OPEN and not record.state.closed
+        if not waiting:
+            fact = scribe.late(called.node, called.attempt, called.generation, outcome.result)
+    try:
+        record.apply(fact)
+    except TransitionError:
+        # Only where the store is an older copy that does not hold the call; such a run is refused and reported.
+        return None
+    return fact

@@ -1,0 +1,179 @@
+"""The first argument of every call: the recorded input and result, read with today's code.
+
+Gathering it is not part of the step. Where code is missing, or where stored data does not fit today's types,
+`arguments_of` raises `CannotContinueError`: nothing was called, no attempt is used up, and the run waits for other
+code. `amends.sagas.engine.blockers` asks the same function about calls that are still to come, so both agree.
+A mapping is the user's code: it is run with the call, and an exception of it is an outcome like the step's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import CannotContinueError, DefinitionError, InputError, MissingCodeError
+from amends.aggregates.run.plan import PlanNode, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.values.json_codec import JsonCodec
+from amends.sagas.definition.context import Attempted, Done
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.signatures import mapping_types
+from amends.sagas.definition.steps import Operation
+
+__all__ = ["Arguments", "BlockerKind", "Direction", "arguments_of"]
+
+
+class Direction(StrEnum):
+    """Which of a step's functions is called."""
+
+    DO = "do"
+    UNDO = "undo"
+    PROBE = "probe"
+
+
+class BlockerKind(StrEnum):
+    """The kind of thing that a run lacks."""
+
+    SAGA = "saga"
+    """The saga is not loaded, and nothing else names the type of its input."""
+    STEP = "step"
+    """The step is not loaded."""
+    COMPENSATION = "compensation"
+    """The step has no compensation any more."""
+    PROBE = "probe"
+    """The step has no probe any more."""
+    MAPPING = "mapping"
+    """No loaded step uses the mapping that makes the step's input."""
+    INPUT = "input"
+    """The recorded input is not valid for its type any more."""
+    RESULT = "result"
+    """A recorded result is not valid for its type any more."""
+    PLAN = "plan"
+    """A step asked for the result of a step that the run's plan does not have."""
+    AGGREGATE = "aggregate"
+    """A stored event of an aggregate cannot be read: its class is not loaded, or is older than the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A function of the user's with its first argument, which is made when the function is called.
+
+    Attributes:
+        operation: The function and its bounds.
+        given: The saga's input.
+        mapping: Makes the step's input of it; `None` when the step takes the saga's.
+        undo: Makes the argument of a compensation of the step's input and result; `None` for a step or a probe.
+        result: The step's result, for its compensation; `None` when it is in doubt.
+    """
+
+    operation: Operation
+    given: Any
+    mapping: Callable[[Any], Any] | None = None
+    undo: Callable[[Any, Any], Any] | None = None
+    result: Any = None
+
+    def first(self) -> Any:  # noqa: ANN401 - of the type that the user's function takes
+        """Return the function's first argument; runs the mapping, which is the user's code and may raise anything."""
+        given = self.given if self.mapping is None else self.mapping(self.given)
+        return given if self.undo is None else self.undo(given, self.result)
+
+
+def arguments_of(registry: Registry, record: RunRecord, node: PlanNode, direction: Direction) -> Arguments:
+    """Return what one call needs besides its context.
+
+    Raises:
+        CannotContinueError: The deployed code cannot make this call: code is missing, or recorded data does not fit it.
+    """
+    gather = _Gather(registry, record, node)
+    operation = gather.operation(direction)
+    given, mapping = gather.input(), gather.mapping()
+    if direction is not Direction.UNDO:
+        return Arguments(operation, given, mapping)
+    undo = Done if node.kind is StepKind.TRANSACTION else Attempted
+    return Arguments(operation, given, mapping, undo, gather.result())
+
+
+_KINDS = {
+    Direction.DO: BlockerKind.STEP,
+    Direction.UNDO: BlockerKind.COMPENSATION,
+    Direction.PROBE: BlockerKind.PROBE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    registry: Registry
+    record: RunRecord
+    node: PlanNode
+
+    def operation(self, direction: Direction) -> Operation:
+        step = self.node.step
+        if step not in self.registry.steps:
+            raise self._blocked(
+                BlockerKind.STEP, f"no step is called {step!r} here", "deploy the module that defines it"
+            )
+        try:
+            return self.registry.operation(step, undo=direction is Direction.UNDO, probe=direction is Direction.PROBE)
+        except MissingCodeError:
+            kind = _KINDS[direction]
+            raise self._blocked(kind, f"step {step!r} has no {kind} here", f"deploy its {kind} again") from None
+
+    def mapping(self) -> Callable[[Any], Any] | None:
+        name = self.node.mapping
+        if name is None:
+            return None
+        try:
+            mapping: Callable[[Any], Any] = self.registry.mapping(name)
+        except MissingCodeError:
+            raise self._blocked(
+                BlockerKind.MAPPING,
+                f"no step uses the mapping {name!r} here",
+                f"deploy a module that still has a step with .using({name.rpartition(':')[2]})",
+            ) from None
+        return mapping
+
+    def input(self) -> Any:  # noqa: ANN401 - of the saga's input type
+        saga = self.record.started.saga
+        return self._load(
+            self._input_codec(saga),
+            self.record.started.input,
+            BlockerKind.INPUT,
+            f"the recorded input is not valid for the input type of saga {saga!r} any more",
+            "deploy an input type that accepts what was recorded, such as a default for a new field",
+        )
+
+    def _input_codec(self, name: str) -> JsonCodec[Any]:
+        saga = self.registry.sagas.get(name)
+        if saga is not None:
+            return saga.input_codec
+        mapping = self.mapping()
+        if mapping is None:
+            return self.registry.step(self.node.step).input_codec
+        try:
+            return JsonCodec(mapping_types(mapping, "mapping")[0], what=f"input of saga {name!r}")
+        except DefinitionError:
+            raise self._blocked(
+                BlockerKind.SAGA, f"no saga is called {name!r} here", "deploy the module that defines it"
+            ) from None
+
+    def result(self) -> Any:  # noqa: ANN401 - of the step's result type
+        if self.node.name not in self.record.results:
+            return None
+        return self._load(
+            self.registry.result_codec(self.node.step),
+            self.record.results[self.node.name],
+            BlockerKind.RESULT,
+            f"the recorded result is not valid for the result type of step {self.node.step!r} any more",
+            "deploy a result type that accepts what was recorded, such as a default for a new field",
+        )
+
+    def _load(self, codec: JsonCodec[Any], value: JsonValue, kind: BlockerKind, why: str, remedy: str) -> Any:  # noqa: ANN401 - of the codec's type
+        try:
+            return codec.load(value)
+        except InputError as error:
+            raise self._blocked(kind, f"{why}: {error.fault or 'its codec refuses it'}", remedy) from None
+
+    def _blocked(self, kind: BlockerKind, why: str, remedy: str) -> CannotContinueError:
+        return CannotContinueError(self.record.run_id, self.node.name, kind=kind.value, why=why, remedy=remedy)

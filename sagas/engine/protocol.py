@@ -1,0 +1,501 @@
+"""The activity protocol: how every driver writes to a run.
+
+Theory of operation: whatever a driver learned (an outcome, or only that time has passed), it writes in one unit of the
+journal: read the run at its head, fold, decide, append the outcome and every conclusion that needs no I/O. Work that
+is already recorded is not done again: a replay, a lost reply, a parallel step and an operator are all one case.
+
+- `accept` begins a run, once per id and input.
+- `advance` appends conclusions and runs the transactions that are due, inside the unit: exactly once.
+- `claim` declares the intent to call an effect, a compensation or a probe; it gives nothing when that is not what the
+  head of the stream asks for.
+- `settle` appends the outcome of a claim.
+
+Pure but for what `Tx` does: no clock, no environment; `now_ms` is the driver's.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import (
+    CannotContinueError,
+    JournalError,
+    NotFoundError,
+    StartConflictError,
+    UnitLost,
+    WrongDriverError,
+    WrongStoreError,
+)
+from amends.aggregates.journal import Tx
+from amends.aggregates.run.facts import DriverTaken, SagaStarted, stream_of_run
+from amends.aggregates.run.plan import Plan, PlanNode, StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.values.json_codec import difference, same_json
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine import interventions
+from amends.sagas.engine.answers import Settled, fact_of_answer
+from amends.sagas.engine.arguments import Arguments, arguments_of
+from amends.sagas.engine.calls import (
+    Direction,
+    Task,
+    outcome_of_error,
+    outcome_of_result,
+    postponement_of,
+    task_for,
+    unit_of_work_for,
+)
+from amends.sagas.engine.decide import (
+    Conclusion,
+    Decision,
+    RunCompensation,
+    RunProbe,
+    RunStep,
+    WaitUntil,
+    Work,
+    decide,
+)
+from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.interventions import Intervention
+from amends.sagas.engine.outcome import Failed, FailedAttempt, Outcome, Postponed, Succeeded
+
+__all__ = [
+    "LEASE_GRACE_MS",
+    "Followed",
+    "Protocol",
+    "Settled",
+    "Start",
+    "direction_of",
+    "effects_due",
+    "next_due_ms",
+    "transactions_due",
+    "work_due",
+]
+
+LEASE_GRACE_MS = 75_000
+"""A claim outlives the bound of its call by this, in milliseconds, so that a call that ends in time can be recorded.
+
+Longer than the 60 s for which the store may be away without using up an attempt: during an outage nobody can record
+an answer, and after it the first writer to look must not count the others as lost. It is only the last resort: where
+Temporal delivers a call again, the loss of its worker is known at once.
+"""
+
+TRANSACTIONS_PER_UNIT = 20
+"""A unit shares its database transaction with others, so one run does not keep it longer than this many steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request to begin a run.
+
+    Attributes:
+        run_id: Its id.
+        plan: The plan that it will follow.
+        input: Its input as JSON, validated.
+        keys: Business keys and their values.
+        driver: Who advances it.
+        actor: Who asks for it.
+        correlation_id: What all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that led to it; `None` when there is none.
+    """
+
+    run_id: str
+    plan: Plan
+    input: JsonValue
+    keys: dict[str, str]
+    driver: str
+    actor: str
+    correlation_id: str | None = None
+    causation_id: str | None = None
+
+
+class Followed(NamedTuple):
+    """A run after everything that could be done about it in one unit.
+
+    Attributes:
+        record: The run.
+        waits: Why the deployed code could not do the rest, one error for each node; empty when it could.
+    """
+
+    record: RunRecord
+    waits: tuple[CannotContinueError, ...] = ()
+
+
+_ATTEMPTS = {Direction.DO: "attempt", Direction.UNDO: "undo attempt", Direction.PROBE: "probe attempt"}
+_DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
+
+
+def direction_of(work: Work) -> Direction:
+    """Tell which of the step's functions a piece of work calls."""
+    return _DIRECTIONS[type(work)]
+
+
+def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
+    """Give the calls of effects, their compensations and probes that are due."""
+    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.EFFECT)
+
+
+def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
+    """Give the transactions and their compensations that are due."""
+    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
+
+
+def work_due(record: RunRecord, now_ms: int, asked: frozenset[str], queued: frozenset[str] = frozenset()) -> bool:
+    """Check whether there is work that nobody has begun and that can begin.
+
+    Args:
+        record: The run.
+        now_ms: The driver's time.
+        asked: Nodes whose probe is in flight.
+        queued: Nodes whose call waits for a thread.
+    """
+    return any(
+        work.node not in queued and not (isinstance(work, RunProbe) and work.node in asked)
+        for work in _work(record, now_ms)
+    )
+
+
+def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
+    """Tell when there will be something to decide although nothing happens; `None` for never."""
+    return min((each.due_ms for each in decisions if isinstance(each, WaitUntil)), default=None)
+
+
+def _work(record: RunRecord, now_ms: int) -> Iterator[Work]:
+    return (each for each in decide(record.state, now_ms) if isinstance(each, Work))
+
+
+def _kind(record: RunRecord, work: Work) -> StepKind:
+    return record.state.plan.nodes[work.node].kind
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The writing side of a driver.
+
+    Attributes:
+        registry: Where the code is found.
+        worker: Who claims nodes, for people who read the journal.
+        driver: Only runs of this driver are advanced; `None` for any.
+        on_failure: Told of every failed attempt, before it is committed; twice where a unit is run again.
+    """
+
+    registry: Registry
+    worker: str
+    driver: str | None = None
+    on_failure: Callable[[FailedAttempt], None] = lambda _: None
+
+    def accept(self, tx: Tx, start: Start, now_ms: int) -> RunRecord:
+        """Begin a run, or find the one that this request began earlier.
+
+        Raises:
+            StartConflictError: The id is taken by a run of another saga or with another input; the message shows the
+                difference.
+        """
+        present = tx.record(start.run_id)
+        if present is not None:
+            return self._same_start(present, start)
+        fact = SagaStarted(
+            originator_id=stream_of_run(start.run_id),
+            originator_version=1,
+            as_of_ms=now_ms,
+            recorded_at_ms=tx.recorded_at_ms,
+            correlation_id=start.correlation_id or start.run_id,
+            causation_id=start.causation_id,
+            actor=start.actor,
+            saga=start.plan.saga,
+            fingerprint=start.plan.fingerprint,
+            input=start.input,
+            keys=start.keys,
+            store_id=tx.store_id,
+            driver=start.driver,
+            epoch=1,
+            guarantees=start.plan.guarantees,
+        )
+        return tx.accept(start.plan, fact)
+
+    def _same_start(self, present: RunRecord, start: Start) -> RunRecord:
+        first = present.started
+        if first.saga != start.plan.saga:
+            raise StartConflictError(
+                f"run {start.run_id!r} exists already, of saga {first.saga!r}, not {start.plan.saga!r}; use another id"
+            )
+        if first.input != start.input and not same_json(first.input, start.input):
+            saga = self.registry.sagas.get(first.saga)
+            # Read through today's model, so that a field that was added with a default is no difference.
+            then = first.input if saga is None else saga.input_codec.dump(saga.input_codec.load(first.input))
+            if not same_json(then, start.input):
+                lines = "; ".join(difference(then, start.input))
+                raise StartConflictError(
+                    f"run {start.run_id!r} exists already with another input ({lines}); use another id"
+                )
+        return present
+
+    def take_over(self, tx: Tx, run_id: str, driver: str, now_ms: int, *, actor: str, reason: str) -> RunRecord:
+        """Have another driver advance a run from here on; nothing is written when it does so already.
+
+        Raises:
+            NotFoundError: There is no such run.
+            TransitionError: The run has ended.
+        """
+        record = self._read(tx, run_id)
+        if record.driver == driver:
+            return record
+        scribe = Scribe(record, now_ms, tx.recorded_at_ms, actor=actor)
+        return tx.append(record, (scribe.write(DriverTaken, driver=driver, epoch=record.epoch + 1, reason=reason),))
+
+    def intervene(
+        self, tx: Tx, run_id: str, intervention: Intervention, now_ms: int, *, position: int | None = None
+    ) -> RunRecord:
+        """Append what an operator decided, and every conclusion from it.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run, or the run has gone on from the position that was looked at.
+            BusyError: The node is being worked on.
+            InputError: Reason, evidence or output are missing or wrong.
+        """
+        record = self._read(tx, run_id)
+        return self._conclude(
+            tx, interventions.apply(tx, self.registry, record, intervention, now_ms, position=position), now_ms
+        )
+
+    def advance(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
+        """Append what follows without I/O, and run the transactions that are due.
+
+        Raises:
+            NotFoundError: There is no such run.
+            CannotContinueError: The deployed code can do nothing that is due.
+            WrongStoreError: The run belongs to another store.
+        """
+        before = self._read(tx, run_id)
+        record, waits = self._follow(tx, before, now_ms)
+        if waits and record.state.position == before.state.position:
+            raise waits[0]
+        return record
+
+    def follow(self, tx: Tx, run_id: str, now_ms: int) -> Followed:
+        """Append what follows without I/O, and run the transactions that are due, as far as the deployed code can.
+
+        What could be done is kept: no error of one node undoes the progress of another.
+
+        Raises:
+            NotFoundError: There is no such run.
+            WrongStoreError: The run belongs to another store.
+        """
+        return self._follow(tx, self._read(tx, run_id), now_ms)
+
+    def conclude(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
+        """Append what follows without I/O, and run nothing.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        return self._conclude(tx, self._read(tx, run_id), now_ms)
+
+    def claim(
+        self, tx: Tx, run_id: str, work: Work, now_ms: int, *, delivery: str = "", takeover: bool = False
+    ) -> tuple[RunRecord, Task | None]:
+        """Declare the intent to make a call, if the head of the stream asks for it: any attempt, but no other function.
+
+        Args:
+            tx: The unit's transaction.
+            run_id: The run.
+            work: What the driver set out to do; its attempt may be outdated.
+            now_ms: The driver's time.
+            delivery: Names the delivery by which the driver asks for the call.
+            takeover: Whether the driver has given up an earlier try of the same delivery: a live claim that was made by
+                it is counted as failed. A claim of another delivery is left alone.
+
+        Returns:
+            The run's record, and the task; `None` when there is nothing to call.
+
+        Raises:
+            NotFoundError: There is no such run.
+            CannotContinueError: The deployed code cannot make the call; nothing is claimed.
+        """
+        record = self._read(tx, run_id)
+        if takeover and record.deliveries.get(work.node, "") == delivery:
+            record = self._take_over(tx, record, work, now_ms)
+        record = self._conclude(tx, record, now_ms)
+        wanted = (work.node, type(work))
+        due = next((each for each in effects_due(record, now_ms) if (each.node, type(each)) == wanted), None)
+        if due is None:
+            return record, None
+        return self._declare(tx, record, due, now_ms, delivery)
+
+    def claim_all(
+        self,
+        tx: Tx,
+        record: RunRecord,
+        now_ms: int,
+        asked: frozenset[str] = frozenset(),
+        *,
+        can_begin: Callable[[PlanNode, Direction], bool] = lambda *_: True,
+    ) -> tuple[RunRecord, tuple[Task, ...], tuple[CannotContinueError, ...]]:
+        """Claim every effect that is due and can begin; none when another driver advances the run.
+
+        Args:
+            tx: The unit's transaction.
+            record: The run at its head.
+            now_ms: The driver's time.
+            asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
+            can_begin: Checks whether a call has a thread to run in; one that has none is not claimed.
+
+        Returns:
+            The run's record, the tasks, and why the deployed code cannot make the other calls.
+        """
+        tasks: list[Task] = []
+        waits: list[CannotContinueError] = []
+        for due in effects_due(record, now_ms) if self.drives(record) else ():
+            if isinstance(due, RunProbe) and due.node in asked:
+                continue
+            if not can_begin(record.state.plan.nodes[due.node], direction_of(due)):
+                continue
+            try:
+                record, task = self._declare(tx, record, due, now_ms)
+            except CannotContinueError as error:  # raised before anything is claimed
+                waits.append(error)
+            else:
+                tasks.append(task)
+        return record, tuple(tasks), tuple(waits)
+
+    def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
+        """Append what became of a call, and every conclusion from it.
+
+        Whoever made a call may settle it, whatever the run's driver is now, and as often as there is news: after a
+        timeout the answer may still come. A late answer that is definite is recorded unless its outcome is known under
+        its key; a run that was closed without it may be open again then. Otherwise the record is returned as it is.
+        """
+        self._tell(task.run_id, task.node, task.direction, task.attempt, outcome)
+        record = self._read(tx, task.run_id, any_driver=True)
+        answer = fact_of_answer(record, task, outcome, Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause))
+        if answer.fact is None:
+            return Settled(record, late=False)
+        return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
+
+    def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Followed:
+        """Settle, and run the transactions that are due then, as far as the deployed code can.
+
+        None is run when another driver advances the run now.
+        """
+        record = self.settle(tx, task, outcome, now_ms).record
+        return self._follow(tx, record, now_ms) if self.drives(record) else Followed(record)
+
+    def drives(self, record: RunRecord) -> bool:
+        """Check whether this driver advances a run."""
+        return self.driver is None or record.driver == self.driver
+
+    def _read(self, tx: Tx, run_id: str, *, any_driver: bool = False) -> RunRecord:
+        record = tx.record(run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {run_id!r} in this store; was it started on another one?")
+        if record.started.store_id != tx.store_id:
+            raise WrongStoreError(
+                f"run {run_id!r} was accepted by store {record.started.store_id}, this is store {tx.store_id}; "
+                f"connect to the store that it belongs to"
+            )
+        if not any_driver and not self.drives(record):
+            raise WrongDriverError(
+                f"run {run_id!r} is advanced by {record.driver!r}, not by {self.driver!r}; "
+                f"have it taken over: amends recover --take-over"
+            )
+        return record
+
+    def _follow(self, tx: Tx, record: RunRecord, now_ms: int) -> Followed:
+        waits: dict[str, CannotContinueError] = {}
+        for _ in range(TRANSACTIONS_PER_UNIT):
+            record = self._conclude(tx, record, now_ms)
+            due = next((each for each in transactions_due(record, now_ms) if each.node not in waits), None)
+            if due is None:
+                break
+            try:
+                record, postponed = self._transact(tx, record, due, now_ms)
+            except CannotContinueError as error:  # raised before the step was begun: nothing was written
+                waits[due.node] = error
+            else:
+                if postponed is not None:
+                    waits[due.node] = postponed
+        return Followed(self._conclude(tx, record, now_ms), tuple(waits.values()))
+
+    def _conclude(self, tx: Tx, record: RunRecord, now_ms: int) -> RunRecord:
+        while True:
+            conclusion = next((each for each in decide(record.state, now_ms) if isinstance(each, Conclusion)), None)
+            if conclusion is None:
+                return record
+            record = tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).conclusion(conclusion),))
+
+    def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = "") -> tuple[RunRecord, Task]:
+        node = record.state.plan.nodes[due.node]
+        direction = direction_of(due)
+        probing = direction is Direction.PROBE  # asking changes nothing, so it needs no durable intent
+        cause = f"{record.run_id}:{record.state.position + (not probing)}"
+        # Before the intent: what cannot be called is not claimed.
+        task = task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
+        if not probing:
+            bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
+            lease = now_ms + (bound or 0) + LEASE_GRACE_MS
+            scribe = Scribe(record, now_ms, tx.recorded_at_ms)
+            intent = scribe.intent(node, direction, due.attempt, self.worker, lease, delivery=delivery)
+            record = tx.append(record, (intent,))
+        return record, task
+
+    def _take_over(self, tx: Tx, record: RunRecord, work: Work, now_ms: int) -> RunRecord:
+        at = record.state.node(work.node)
+        direction = direction_of(work)
+        held = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(direction)
+        if at.status is not held:
+            return record
+        node = record.state.plan.nodes[work.node]
+        return tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
+
+    def _transact(
+        self, tx: Tx, record: RunRecord, due: Work, now_ms: int
+    ) -> tuple[RunRecord, CannotContinueError | None]:
+        """Run a transaction and write its outcome; tells why it was postponed, if it was.
+
+        Raises:
+            CannotContinueError: The deployed code cannot make the call; nothing was run or written.
+        """
+        node = record.state.plan.nodes[due.node]
+        direction = direction_of(due)
+        arguments = arguments_of(self.registry, record, node, direction)
+        outcome = self._run_transaction(tx, record, node, due, arguments)
+        self._tell(record.run_id, node.name, direction, due.attempt, outcome)
+        fact = Scribe(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
+        postponed = outcome.error(record.run_id, node.name) if isinstance(outcome, Postponed) else None
+        return tx.append(record, (fact,)), postponed
+
+    def _tell(self, run_id: str, node: str, direction: Direction, attempt: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self.on_failure(FailedAttempt(run_id, node, _ATTEMPTS[direction], attempt, outcome))
+
+    def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work, arguments: Arguments) -> Outcome:
+        direction = direction_of(due)
+        try:
+            with tx.unit_of_work() as work:
+                context = unit_of_work_for(record, node, direction, attempt=due.attempt, work=work)
+                value = arguments.operation.function(arguments.first(), context)
+                outcome = outcome_of_result(self.registry, node.step, direction, value)
+                if not isinstance(outcome, Succeeded):
+                    raise _RollBackError(outcome)  # noqa: TRY301 - leaving the savepoint is the point
+        except _RollBackError as rolled_back:
+            return rolled_back.outcome
+        except (JournalError, UnitLost) as error:
+            # An event that this code cannot read is for a deploy. Anything else is our own infrastructure, not the
+            # step: the whole unit is run again, and no attempt is used up.
+            if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:
+                return postponed
+            raise
+        except BaseException as error:  # noqa: BLE001 - every way in which a step can end is an outcome of it
+            return outcome_of_error(error)
+        return outcome
+
+
+class _RollBackError(Exception):
+    """Leaves the savepoint with an outcome that is not a success."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome

@@ -1,0 +1,85 @@
+"""What it takes to accept a run: a valid id and a valid input, checked before anything is written."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from amends.aggregates.errors import InputError
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.engine.protocol import Start
+
+__all__ = ["check_run_id", "prepare_start", "read_input"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
+_SHOWN_CHARS = 60
+
+
+def check_run_id(run_id: object) -> str:
+    """Give a run's id back if every part of the system can carry it.
+
+    Raises:
+        InputError: It is empty, longer than 200 characters, contains `..` or other characters than letters, digits and
+            `. _ : @ + = -`, or does not begin with a letter or digit.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+        shown = repr(run_id)
+        if isinstance(run_id, str) and len(run_id) > _SHOWN_CHARS:
+            shown = f"{run_id[:50]!r}... ({len(run_id)} characters)"
+        raise InputError(
+            f"run id {shown}: use 1 to 200 letters, digits and . _ : @ + = - (no '..'), beginning with a letter "
+            f"or digit"
+        )
+    return run_id
+
+
+def read_input(registry: Registry, saga: Saga[Any], text: str | bytes) -> object:
+    """Validate a saga's input that came as JSON text.
+
+    Raises:
+        InputError: It is no strict JSON, too large, or not valid for the saga's input type.
+    """
+    return registry.input_codec(saga).load_text(text)
+
+
+def prepare_start(
+    registry: Registry,
+    saga: Saga[Any],
+    value: object,
+    *,
+    run_id: str,
+    driver: str,
+    actor: str,
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+) -> Start:
+    """Check everything about a request to begin a run.
+
+    Args:
+        registry: Where the saga must be known.
+        saga: The saga.
+        value: Its input, of the saga's input type.
+        run_id: Id of the run.
+        driver: Who will advance it.
+        actor: Who asks for it.
+        correlation_id: What all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that led to it; `None` when there is none.
+
+    Raises:
+        InputError: The id or the input cannot be accepted.
+        NotFoundError: The registry does not know the saga.
+    """
+    check_run_id(run_id)
+    registry.saga(saga.name)
+    as_json = registry.input_codec(saga).dump(value)
+    keys: Mapping[str, str] = saga.key_values(as_json)
+    return Start(
+        run_id=run_id,
+        plan=saga.plan,
+        input=as_json,
+        keys=dict(keys),
+        driver=driver,
+        actor=actor,
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+    )

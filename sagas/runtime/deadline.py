@@ -1,0 +1,114 @@
+"""The bound within which a process that was told to stop has ended, and how its parts share that time.
+
+Every part that has to come to an end asks how much time it has left, and keeps a reserve for the parts that end after
+it: calls end first, then Temporal's workers, then the store, then the embedded server. So no part can use up the time
+of the others, and the sum is bounded in every state.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from threading import Lock
+
+from amends.aggregates.run.plan import StepKind
+from amends.sagas.definition.steps import StepDefinition
+
+__all__ = [
+    "CALLS_RESERVE_S",
+    "CANCEL_RESERVE_S",
+    "LONGEST_DRAIN",
+    "REST",
+    "SERVER_RESERVE_S",
+    "STORE_RESERVE_S",
+    "TASKS_RESERVE_S",
+    "WORKERS_RESERVE_S",
+    "StopDeadline",
+    "default_drain",
+]
+
+REST = timedelta(seconds=5)
+"""The time that stopping takes at most, in addition to the drain."""
+
+LONGEST_DRAIN = timedelta(minutes=10)
+"""The longest drain that is chosen by default."""
+
+CALLS_RESERVE_S = 3.0
+"""Calls in flight may end until this many seconds before the bound."""
+
+TASKS_RESERVE_S = 2.6
+"""Transactions in flight, and answers on their way to Temporal, likewise."""
+
+CANCEL_RESERVE_S = 2.2
+"""Calls that were cancelled, likewise."""
+
+WORKERS_RESERVE_S = 2.0
+"""Temporal's workers, likewise."""
+
+STORE_RESERVE_S = 1.3
+"""The store, likewise."""
+
+SERVER_RESERVE_S = 0.3
+"""The embedded server, likewise."""
+
+
+def default_drain(steps: Iterable[StepDefinition]) -> timedelta:
+    """Return the longest timeout of any effect, compensation or probe, at most `LONGEST_DRAIN`."""
+    timeouts = [
+        operation.timeout
+        for step in steps
+        if step.kind is StepKind.EFFECT
+        for operation in (step.run, step.undo, step.probe)
+        if operation is not None and operation.timeout is not None
+    ]
+    return min(max(timeouts, default=timedelta(0)), LONGEST_DRAIN)
+
+
+class StopDeadline:
+    """When a process that was told to stop has ended. All threads may use it.
+
+    Args:
+        drain: How long calls in flight may take to end before the process begins to end them.
+        rest: How long stopping takes in addition, at most.
+        now: Returns the time in seconds.
+    """
+
+    def __init__(
+        self, *, drain: timedelta = timedelta(0), rest: timedelta = REST, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._drain_s = drain.total_seconds()
+        self._rest_s = rest.total_seconds()
+        self._now = now
+        self._lock = Lock()
+        self._at: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether stopping has begun."""
+        return self._at is not None
+
+    @property
+    def drain_s(self) -> float:
+        """How long calls in flight may take, in seconds."""
+        return self._drain_s
+
+    def begin(self) -> None:
+        """Start to count, unless that was done before."""
+        with self._lock:
+            if self._at is None:
+                self._at = self._now() + self._drain_s + self._rest_s
+
+    def hurry(self) -> None:
+        """Do without what is left of the drain."""
+        with self._lock:
+            at = self._now() + self._rest_s
+            self._at = at if self._at is None else min(self._at, at)
+
+    def reset(self) -> None:
+        """Forget that stopping has begun: only a part had to end, and the process goes on."""
+        with self._lock:
+            self._at = None
+
+    def left_s(self, reserve_s: float = 0.0) -> float:
+        """Return the seconds until the bound less a reserve, at least 0; infinity before stopping has begun."""
+        at = self._at
+        return float("inf") if at is None else max(0.0, at - reserve_s - self._now())

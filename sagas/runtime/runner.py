@@ -1,0 +1,480 @@
+"""The in-process runner: drives runs inside one process, without Temporal.
+
+It is the reference for every other driver: the same plan, `decide` and journal, an injected clock, and nothing in
+between. It carries unit tests, exhaustive verification and places where a durable scheduler is not wanted; a run that
+its process did not finish goes on with `resume`.
+
+A claim that this runner did not make is waited for until its lease ends by the runner's clock. Meanwhile the runner
+looks at the journal twice a second, so that it notices at once when another process records the answer. A run that
+another driver takes over is given up when the calls that are under way have been settled.
+
+A store that goes away is waited for, with the outcomes of the calls in hand, so an outage uses up no attempt of a step;
+when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
+
+A plain `def` is claimed when it has a thread. When it ends after its timeout, its answer is recorded as a late one, for
+as long as the runner is open, and a run that is opened again by that is driven to its end.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+from uuid import uuid4
+
+from amends.aggregates.errors import (
+    AmendsError,
+    CannotContinueError,
+    NotFoundError,
+    UnreachableError,
+    WrongDriverError,
+)
+from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import OPEN, NodeStatus
+from amends.aggregates.sql.journal import open_journal
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.engine.calls import Direction, Task
+from amends.sagas.engine.decide import decide
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.outcome import Postponed
+from amends.sagas.engine.protocol import Followed, Protocol, next_due_ms, work_due
+from amends.sagas.engine.result import RunResult
+from amends.sagas.engine.seats import functions_of
+from amends.sagas.engine.start import prepare_start
+from amends.sagas.runtime.clock import Clock, SystemClock
+from amends.sagas.runtime.effects import Begun, Reply, begin_call
+from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog
+from amends.sagas.runtime.loop_watch import LoopWatch
+from amends.sagas.runtime.seats import Seating, Seats
+from amends.sagas.runtime.threads import Threads
+
+__all__ = ["DRIVER", "Runner"]
+
+I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
+T = TypeVar("T")
+
+DRIVER = "in-process"
+_PAGE = 200
+_PATIENCE = timedelta(minutes=2)
+_LOOK_S = 0.5
+_CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
+_THREADS = 100
+
+_log = logging.getLogger("amends.worker")
+
+
+class _Stepped(NamedTuple):
+    """A run after one unit.
+
+    Attributes:
+        record: The run.
+        tasks: Calls that were claimed.
+        waits: Why the deployed code cannot do the rest of what is due.
+    """
+
+    record: RunRecord
+    tasks: tuple[Task, ...]
+    waits: tuple[CannotContinueError, ...] = ()
+
+
+_Step = Callable[[Tx, Seating], _Stepped]
+
+
+@dataclass(slots=True)
+class _Drive:
+    """A run that is being driven: what makes it look at the journal, its end, and how many wait for it."""
+
+    waker: asyncio.Event
+    task: asyncio.Task[RunRecord]
+    waiting: int = 0
+
+
+class Runner:
+    """Runs sagas in this process.
+
+    Args:
+        journal: Where facts are written.
+        registry: The sagas and steps.
+        clock: Where time comes from.
+        worker: Name under which nodes are claimed.
+        actor: Who starts runs, unless said otherwise.
+        patience: How long to wait for a store that is away.
+        threads: How many plain `def` functions run at the same time, at most.
+        errors: How much of the errors of steps goes to the log: their classes and places (`type`), or messages and
+            lines of code as well (`text`), which may quote user data.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        registry: Registry,
+        *,
+        clock: Clock | None = None,
+        worker: str = DRIVER,
+        actor: str = DRIVER,
+        patience: timedelta = _PATIENCE,
+        threads: int = _THREADS,
+        errors: Literal["type", "text"] = "type",
+    ) -> None:
+        registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
+        self._journal = journal
+        self._registry = registry
+        self._clock = clock or SystemClock()
+        self._protocol = Protocol(registry, worker, DRIVER, ErrorLog(ErrorDetail(errors)).failed)
+        self._actor = actor
+        self._patience = patience
+        self._drives: dict[str, _Drive] = {}
+        self._threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
+        self._late: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._watching_loop = ExitStack()
+
+    @classmethod
+    def open(
+        cls,
+        sagas: Iterable[Saga[Any]],
+        *,
+        store_url: str = "sqlite://",
+        clock: Clock | None = None,
+        threads: int = _THREADS,
+    ) -> Self:
+        """Make a runner with a store of its own, to be used as `async with Runner.open(...) as runner`.
+
+        Args:
+            sagas: The sagas.
+            store_url: The store, as an SQLAlchemy URL; by default one in memory.
+            clock: Where time comes from.
+            threads: How many plain `def` functions run at the same time, at most.
+
+        Raises:
+            DefinitionError: The sagas have a fault.
+            UnreachableError: The store cannot be reached.
+        """
+        return cls(open_journal(store_url), Registry(sagas), clock=clock, threads=threads)
+
+    async def __aenter__(self) -> Self:
+        self._watching_loop.enter_context(LoopWatch().watching())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        self._watching_loop.close()
+        late = list(self._late)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        self._threads.close()
+        await self._journal.close()
+
+    @property
+    def journal(self) -> Journal:
+        """The store."""
+        return self._journal
+
+    async def run(self, saga: Saga[I], input: I, *, id: str | None = None) -> RunResult:  # noqa: A002
+        """Accept a run and drive it to its end.
+
+        Args:
+            saga: The saga.
+            input: Its input.
+            id: Id of the run; the same id and input give the same run. `None` makes a new one.
+
+        Raises:
+            InputError: The id or the input cannot be accepted.
+            StartConflictError: The id is taken by another saga or another input.
+            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
+            UnreachableError: The store was away for longer than the runner waits; a run that is accepted stays open.
+        """
+        run_id = id or uuid4().hex
+        start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+        now_ms = self._clock.now_ms()
+
+        def begin(tx: Tx, seating: Seating) -> _Stepped:
+            self._protocol.accept(tx, start, now_ms)
+            return self._step(tx, run_id, now_ms, seating)
+
+        if run_id in self._drives:  # whether it is the same start is still to be seen
+            await self._commit(lambda tx: self._protocol.accept(tx, start, now_ms), run_id)
+        return RunResult(await self._shared(run_id, begin))
+
+    async def resume(self, run_id: str) -> RunResult:
+        """Drive a run that was accepted earlier to its end.
+
+        Claims of a process that is gone are waited for until they end by themselves.
+
+        Raises:
+            NotFoundError: There is no such run.
+            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
+        """
+        return RunResult(await self._resumed(run_id))
+
+    async def resume_all(self) -> list[RunResult]:
+        """Drive every unfinished run of this driver to its end, one after the other.
+
+        A run that the loaded code cannot continue is given as it stands, open, and a warning is logged.
+        """
+        finished: list[RunResult] = []
+        last: str | None = None
+        while page := await self._journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
+            last = page[-1].run_id
+            finished += [await self._resume_or_leave(row.run_id) for row in page if row.driver == DRIVER]
+        return finished
+
+    async def _resume_or_leave(self, run_id: str) -> RunResult:
+        try:
+            return await self.resume(run_id)
+        except CannotContinueError as error:
+            _log.warning("%s", error)
+            return await self.result(run_id)
+
+    async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
+        """Write down what an operator decided about a run.
+
+        A run that this runner drives at the moment takes notice at once; another one goes on with `resume`.
+
+        Args:
+            run_id: The run.
+            intervention: What was decided.
+            position: Position of the run that the operator looked at; `None` when it does not matter.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run; nothing was written.
+            BusyError: The node is being worked on; nothing was written.
+            InputError: Reason, evidence or output are missing or wrong; nothing was written.
+        """
+        now_ms = self._clock.now_ms()
+        record = await self._journal.commit(
+            lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
+        )
+        if run_id in self._drives:
+            self._drives[run_id].waker.set()
+        return RunResult(record)
+
+    async def cancel(self, run_id: str, reason: str) -> RunResult:
+        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It has passed its pivot, or has completed.
+        """
+        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
+
+    async def take_over(self, run_id: str, reason: str) -> RunResult:
+        """Drive a run of another driver to its end, which must not advance it any more.
+
+        Raises:
+            NotFoundError: There is no such run.
+            TransitionError: The run has ended.
+        """
+        now_ms = self._clock.now_ms()
+        anybody = replace(self._protocol, driver=None)
+        await self._journal.commit(
+            lambda tx: anybody.take_over(tx, run_id, DRIVER, now_ms, actor=self._actor, reason=reason), runs=(run_id,)
+        )
+        return await self.resume(run_id)
+
+    async def result(self, run_id: str) -> RunResult:
+        """Read how a run stands.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        record = await self._journal.record(run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {run_id!r} in this store")
+        return RunResult(record)
+
+    async def _commit(self, unit: Unit[T], run_id: str) -> T:
+        return await self._journal.commit(unit, runs=(run_id,), patience=self._patience)
+
+    def _step(
+        self, tx: Tx, run_id: str, now_ms: int, seating: Seating, asked: frozenset[str] = frozenset()
+    ) -> _Stepped:
+        return self._claim_all(tx, self._protocol.follow(tx, run_id, now_ms), now_ms, seating, asked)
+
+    def _claim_all(self, tx: Tx, followed: Followed, now_ms: int, seating: Seating, asked: frozenset[str]) -> _Stepped:
+        record, tasks, waits = self._protocol.claim_all(tx, followed.record, now_ms, asked, can_begin=seating.can_begin)
+        return _Stepped(record, tasks, (*followed.waits, *waits))
+
+    async def _resumed(self, run_id: str) -> RunRecord:
+        now_ms = self._clock.now_ms()
+        return await self._shared(run_id, lambda tx, seating: self._step(tx, run_id, now_ms, seating))
+
+    async def _shared(self, run_id: str, begin: _Step) -> RunRecord:
+        """Drive a run to its end, together with whoever waits for it already; it is given up with the last of them."""
+        drive = self._drives.get(run_id)
+        if drive is None:
+            waker = asyncio.Event()
+            drive = self._drives[run_id] = _Drive(waker, asyncio.create_task(self._drive(run_id, begin, waker)))
+        drive.waiting += 1
+        try:
+            return await asyncio.shield(drive.task)
+        finally:
+            drive.waiting -= 1
+            if self._drives.get(run_id) is drive and (drive.task.done() or not drive.waiting):
+                del self._drives[run_id]
+            if not drive.waiting and not drive.task.done():
+                drive.task.cancel()
+                await asyncio.wait([drive.task])
+
+    async def _drive(self, run_id: str, begin: _Step, waker: asyncio.Event) -> RunRecord:
+        seating = Seating(self._registry, self._threads.seats, run_id)
+        calls: dict[asyncio.Task[Reply], Begun] = {}
+        try:
+            step = await self._claim(run_id, begin, seating, calls)
+            while calls or not step.record.state.closed:
+                if step.waits:
+                    await self._settle_calls(calls)
+                    raise step.waits[0]
+                step = await self._next(step.record, seating, calls, waker)
+            return step.record
+        finally:
+            seating.give_up()
+            for reply, call in calls.items():
+                reply.cancel()
+                call.give_up()
+                self._keep(call)
+
+    async def _claim(
+        self, run_id: str, unit: _Step, seating: Seating, calls: dict[asyncio.Task[Reply], Begun]
+    ) -> _Stepped:
+        """Commit a unit, and begin the calls that it has claimed."""
+
+        def work(tx: Tx) -> _Stepped:
+            seating.begin()
+            return unit(tx, seating)
+
+        try:
+            step = await self._commit(work, run_id)
+        except BaseException:
+            seating.begin()
+            raise
+        for task, seat in seating.seat(step.tasks):
+            call = begin_call(self._registry, task, self._threads, seat)
+            calls[asyncio.create_task(call.reply())] = call
+        return step
+
+    async def _settle_calls(self, calls: dict[asyncio.Task[Reply], Begun]) -> None:
+        """Write down the answers of the calls that are under way, and begin nothing new."""
+        while calls:
+            await self._wait(asyncio.Event(), [*calls], None)
+            for each in [each for each in calls if each.done()]:
+                task, reply, now_ms = calls.pop(each).task, each.result(), self._clock.now_ms()
+                if reply.later is not None:
+                    self._keep(reply.later)
+                settle = partial(self._protocol.settle, task=task, outcome=reply.outcome, now_ms=now_ms)
+                await self._commit(settle, task.run_id)
+
+    async def _next(
+        self,
+        record: RunRecord,
+        seating: Seating,
+        calls: dict[asyncio.Task[Reply], Begun],
+        waker: asyncio.Event,
+    ) -> _Stepped:
+        """Wait for the first answer, a free thread or the next due time, and write down what follows from it."""
+        now_ms, run_id, asked = self._clock.now_ms(), record.run_id, _asked(calls)
+        # Whoever made a call settles it, also when the run is closed, or taken over, without its answer.
+        answers_only = bool(calls) and (record.state.closed or not self._protocol.drives(record))
+        if answers_only or not work_due(record, now_ms, asked, seating.queued):
+            due_ms = None if answers_only else next_due_ms(decide(record.state, now_ms))
+            async with self._watching(record, [call.task for call in calls.values()], waker):
+                await self._wait(waker, [*calls, *seating.pending], due_ms)
+            now_ms = self._clock.now_ms()
+            ended = next((each for each in calls if each.done()), None)
+            if ended is not None:
+                task, reply = calls.pop(ended).task, ended.result()
+                still = _asked(calls)
+
+                def settle(tx: Tx, seating: Seating) -> _Stepped:
+                    followed = self._protocol.settle_and_follow(tx, task, reply.outcome, now_ms)
+                    if isinstance(reply.outcome, Postponed):
+                        wait = reply.outcome.error(task.run_id, task.node)
+                        followed = followed._replace(waits=(wait, *followed.waits))
+                    return self._claim_all(tx, followed, now_ms, seating, still)
+
+                try:
+                    return await self._claim(run_id, settle, seating, calls)
+                finally:
+                    if reply.later is not None:
+                        self._keep(reply.later)
+        try:
+            return await self._claim(
+                run_id, lambda tx, seating: self._step(tx, run_id, now_ms, seating, asked), seating, calls
+            )
+        except WrongDriverError:
+            if not calls:
+                raise
+            return _Stepped(await self._journal.record(run_id) or record, ())
+
+    @asynccontextmanager
+    async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:
+        """Look at the journal meanwhile where somebody else may write an answer to it."""
+        claimed = {name for name, at in record.state.nodes.items() if at.status in _CLAIMED}
+        if record.epoch == 1 and claimed <= {task.node for task in own}:
+            yield
+            return
+        watch = asyncio.create_task(self._watch(record, waker))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+    async def _watch(self, record: RunRecord, waker: asyncio.Event) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(UnreachableError):
+                present = await self._journal.record(record.run_id)
+                if present is not None and present.state.position > record.state.position:
+                    waker.set()
+
+    def _keep(self, call: Begun) -> None:
+        """Settle a call's answer when it comes, although nobody waits for it any more."""
+        if self._closed:
+            return
+        task = asyncio.create_task(self._settle_late(call))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _settle_late(self, call: Begun) -> None:
+        task, outcome = call.task, await call.late_outcome()
+        if outcome is None:
+            return
+        now_ms = self._clock.now_ms()
+
+        def settle(tx: Tx) -> tuple[bool, RunRecord]:
+            before = tx.record(task.run_id)
+            return before is not None and before.state.closed, self._protocol.settle(tx, task, outcome, now_ms).record
+
+        try:
+            was_closed, record = await self._commit(settle, task.run_id)
+            drive = self._drives.get(task.run_id)
+            if drive is not None:
+                drive.waker.set()
+            while was_closed and not record.state.closed and self._protocol.drives(record):
+                # A drive that was about to end may not have seen it.
+                driven = await self._resumed(task.run_id)
+                if driven.state.position >= record.state.position:
+                    return
+        except AmendsError as error:
+            _log.warning("the late answer of %s was not recorded: %s", task.key, error)
+
+    async def _wait(self, waker: asyncio.Event, pending: Collection[asyncio.Future[Any]], due_ms: int | None) -> None:
+        woken = asyncio.create_task(waker.wait())
+        try:
+            await self._clock.wait(pending, due_ms, woken)
+        finally:
+            waker.clear()
+            woken.cancel()
+
+
+def _asked(calls: Mapping[Any, Begun]) -> frozenset[str]:
+    """Return the nodes whose probe is in flight."""
+    return frozenset(call.task.node for call in calls.values() if call.task.direction is Direction.PROBE)

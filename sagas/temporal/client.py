@@ -1,0 +1,295 @@
+"""The client: what a web application uses to start sagas and to see what became of them.
+
+A run is accepted when its first fact is in the journal; only then is Temporal told. Whatever happens to Temporal
+afterwards, the run is driven to its end.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, Self, TypeVar
+from uuid import uuid4
+
+import temporalio.client
+from temporalio.client import WorkflowFailureError
+from temporalio.service import RPCError, RPCStatusCode
+
+from amends.aggregates.errors import NotFoundError, UnreachableError
+from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.sql.journal import open_journal
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.result import RunResult
+from amends.sagas.engine.start import prepare_start
+from amends.sagas.runtime.clock import SystemClock
+from amends.sagas.temporal.messages import DRIVER
+from amends.sagas.temporal.start_workflow import rouse, start_workflow
+
+__all__ = ["Client", "RunHandle"]
+
+I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
+I_contra = TypeVar("I_contra", contravariant=True)
+
+_LOOK_S = 0.05
+_LOOK_LONGEST_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle(Generic[I_contra]):
+    """A run that was started.
+
+    Attributes:
+        id: Its id.
+    """
+
+    id: str
+    client: "Client"
+
+    async def result(self, *, timeout: timedelta | None = None) -> RunResult:
+        """Wait until the run is closed.
+
+        Args:
+            timeout: How long to wait at most; `None` for as long as it takes.
+
+        Raises:
+            TimeoutError: It was not closed in that time; it goes on.
+            UnreachableError: The store cannot be reached, or the workflow ended without closing the run.
+        """
+        return await self.client.result(self.id, timeout=timeout)
+
+    async def status(self) -> RunResult:
+        """Look how the run stands now."""
+        return await self.client.status(self.id)
+
+    async def history(self, after: int = 0) -> list[Fact]:
+        """Read the run's facts after a position."""
+        return await self.client.history(self.id, after)
+
+    async def cancel(self, reason: str) -> RunResult:
+        """Ask for the run to be undone."""
+        return await self.client.cancel(self.id, reason)
+
+
+class Client:
+    """Starts sagas and reads what became of them.
+
+    Use `Client.connect`, or give the parts.
+
+    Args:
+        journal: The store.
+        temporal: Temporal.
+        registry: The sagas that can be started.
+        task_queue: Queue of the workers.
+        actor: Who starts runs, as the journal shows it.
+        eager: Whether a worker runs in this process with the same Temporal client; it then gets new runs at once.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        temporal: temporalio.client.Client,
+        registry: Registry,
+        *,
+        task_queue: str = "amends",
+        actor: str = "client",
+        eager: bool = False,
+    ) -> None:
+        self._journal = journal
+        self._temporal = temporal
+        self._registry = registry
+        self._protocol = Protocol(registry, actor, DRIVER)
+        self._task_queue = task_queue
+        self._actor = actor
+        self._eager = eager
+        self._clock = SystemClock()
+
+    @classmethod
+    async def connect(
+        cls,
+        sagas: Iterable[Saga[Any]],
+        *,
+        store_url: str,
+        temporal: temporalio.client.Client | str = "localhost:7233",
+        namespace: str = "default",
+        task_queue: str = "amends",
+        actor: str = "client",
+    ) -> Self:
+        """Connect to the store and to Temporal.
+
+        Args:
+            sagas: The sagas that can be started.
+            store_url: The store, as an SQLAlchemy URL; the same as the workers'.
+            temporal: Temporal's address as `host:port`, or a client that is connected already.
+            namespace: Temporal's namespace; ignored when a client is given.
+            task_queue: Queue of the workers.
+            actor: Who starts runs, as the journal shows it.
+
+        Raises:
+            DefinitionError: The sagas have a fault.
+            UnreachableError: The store or Temporal cannot be reached.
+        """
+        registry = Registry(sagas)
+        registry.catalog  # noqa: B018 - faults are raised before anything is started
+        journal = open_journal(store_url)
+        if isinstance(temporal, str):
+            try:
+                temporal = await temporalio.client.Client.connect(temporal, namespace=namespace)
+            except (RPCError, RuntimeError) as error:
+                await journal.close()
+                raise UnreachableError(
+                    f"Temporal at {temporal} cannot be reached ({error}); start it, or give its address"
+                ) from None
+        return cls(journal, temporal, registry, task_queue=task_queue, actor=actor)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._journal.close()
+
+    async def start(self, saga: Saga[I], input: I, *, id: str | None = None) -> RunHandle[I]:  # noqa: A002
+        """Accept a run and hand it to Temporal.
+
+        Idempotent: the same id with the same saga and input gives the first run, whatever has become of it.
+
+        Args:
+            saga: The saga.
+            input: Its input.
+            id: Id of the run; `None` makes a new one.
+
+        Raises:
+            InputError: The id or the input cannot be accepted; nothing was written.
+            StartConflictError: The id is taken by another saga or another input.
+            UnreachableError: The store cannot be reached and nothing was written, or Temporal cannot be reached and the
+                run, which is accepted, is started later.
+        """
+        run_id = id or uuid4().hex
+        request = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+        now_ms = self._clock.now_ms()
+        record = await self._journal.commit(lambda tx: self._protocol.accept(tx, request, now_ms), runs=(run_id,))
+        if not record.state.closed and record.driver == DRIVER:
+            await start_workflow(
+                self._temporal,
+                saga=saga.name,
+                run_id=run_id,
+                store_id=self._journal.store_id,
+                task_queue=self._task_queue,
+                eager=self._eager,
+            )
+        return RunHandle(run_id, self)
+
+    async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
+        """Write down what an operator decided about a run, and have Temporal go on with it.
+
+        Args:
+            run_id: The run.
+            intervention: What was decided.
+            position: Position of the run that the operator looked at; `None` when it does not matter.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It does not fit the run, or the run has gone on meanwhile; nothing was written.
+            BusyError: The node is being worked on; nothing was written.
+            InputError: Reason, evidence or output are missing or wrong; nothing was written.
+            UnreachableError: The store cannot be reached and nothing was written, or Temporal cannot be reached and the
+                run goes on later.
+        """
+        now_ms = self._clock.now_ms()
+        record = await self._journal.commit(
+            lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
+        )
+        if not record.state.closed:
+            await rouse(self._temporal, record, task_queue=self._task_queue)
+        return RunResult(record)
+
+    async def cancel(self, run_id: str, reason: str) -> RunResult:
+        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RefusedError: It has passed its pivot, or has completed.
+            UnreachableError: As for `intervene`.
+        """
+        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
+
+    async def result(self, run_id: str, *, timeout: timedelta | None = None) -> RunResult:
+        """Wait until a run is closed.
+
+        Args:
+            run_id: The run.
+            timeout: How long to wait at most; `None` for as long as it takes.
+
+        Raises:
+            NotFoundError: There is no such run.
+            TimeoutError: It was not closed in that time; it goes on.
+            UnreachableError: The store cannot be reached, or the workflow ended without closing the run.
+        """
+        async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            fault = await self._await_workflow(run_id)
+            pause = _LOOK_S
+            while not (result := await self.status(run_id)).closed:
+                if fault is not None:
+                    raise UnreachableError(
+                        f"run {run_id!r} is open, but its workflow ended: {fault}; it goes on when a worker starts"
+                    )
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LOOK_LONGEST_S)
+            return result
+
+    async def _await_workflow(self, run_id: str) -> str | None:
+        """Wait for the workflow's end; the journal, not the workflow, then says how the run stands."""
+        try:
+            await self._temporal.get_workflow_handle(run_id).result()
+        except WorkflowFailureError as error:
+            return _root_message(error)
+        except RPCError as error:
+            # Temporal may have forgotten a run that the journal knows, and be away for a while.
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                with suppress(RPCError):
+                    await self._temporal.get_workflow_handle(run_id).result()
+        return None
+
+    async def status(self, run_id: str) -> RunResult:
+        """Look how a run stands now.
+
+        Raises:
+            NotFoundError: There is no such run.
+            UnreachableError: The store cannot be reached.
+        """
+        record = await self._journal.record(run_id)
+        if record is None:
+            raise NotFoundError(f"no run has the id {run_id!r} in this store; see `amends list`")
+        return RunResult(record)
+
+    async def history(self, run_id: str, after: int = 0) -> list[Fact]:
+        """Read a run's facts after a position, in order.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        return await self._journal.facts(run_id, after)
+
+    async def runs(self, query: RunQuery) -> Sequence[RunSummary]:
+        """List runs, newest first.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        return await self._journal.runs(query)
+
+
+def _root_message(error: BaseException) -> str:
+    """Find what a chain of Temporal's failures began with, in one line."""
+    while (inner := getattr(error, "cause", None)) is not None:
+        error = inner
+    return " ".join(str(error).split())

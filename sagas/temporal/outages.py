@@ -1,0 +1,127 @@
+"""Outages of the store and of Temporal, as a worker's process notices them.
+
+Nothing is decided here: the store's watch says why it does not answer, Temporal's whether its silence proves anything.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import temporalio.client
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.service import RPCError
+
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.journal import Journal
+from amends.sagas.runtime.clock import elapsed_s
+
+__all__ = ["StoreWatch", "TemporalWatch"]
+
+_ANSWER_S = 5.0
+_LOOK_S = 1.0
+# Longer than it takes until every call whose heartbeats were missed has been delivered again.
+_DOUBT_S = 30.0
+# Shorter would take a machine with much to do for one that was suspended.
+_SUSPENDED_S = 6.0
+
+_log = logging.getLogger("amends.worker")
+
+
+class StoreWatch:
+    """Looks whether the store answers; one look at a time, so that a store that hangs does not eat up threads.
+
+    Args:
+        journal: The store.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._look: asyncio.Task[None] | None = None
+
+    async def trouble(self) -> str | None:
+        """Say in one line why the store cannot be used now; `None` when it can."""
+        if self._look is None:
+            self._look = asyncio.create_task(self._journal.ping())
+        await asyncio.wait([self._look], timeout=_ANSWER_S)
+        if not self._look.done():
+            return f"the store does not answer within {_ANSWER_S:g} s"
+        look, self._look = self._look, None
+        try:
+            look.result()
+        except AmendsError as error:
+            return str(error)
+        return None
+
+    def close(self) -> None:
+        """Stop looking."""
+        if self._look is not None:
+            self._look.cancel()
+
+
+class TemporalWatch:
+    """Remembers when Temporal did not answer, and when this process was not there to ask.
+
+    A server that was away has missed heartbeats, and gives calls up that go on. A process that was suspended, with its
+    machine for example, cannot tell whether the server was away meanwhile. Being there is noted by a thread: an event
+    loop that is kept busy, by imports or by an effect that does not give way, is no suspended process.
+
+    Args:
+        client: Temporal.
+        monotonic: Gives the time in seconds, suspension included.
+    """
+
+    def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = elapsed_s) -> None:
+        self._client = client
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._present = monotonic()
+        self._missed: float | None = None
+
+    def was_away(self) -> bool:
+        """Tell whether Temporal may have been away in the last half minute, as far as this process can know."""
+        now = self._notice()
+        return self._missed is not None and now - self._missed < _DOUBT_S
+
+    async def watch(self) -> None:
+        """Look once a second, until cancelled."""
+        ended = threading.Event()
+        threading.Thread(target=self._stay, args=(ended,), name="amends-presence", daemon=True).start()
+        try:
+            await self._look()
+        finally:
+            ended.set()
+
+    def _stay(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_S):
+            self._notice()
+
+    def _notice(self) -> float:
+        """Take note of being present, and of having been away oneself; gives the time."""
+        with self._lock:
+            now = self._monotonic()
+            if now - self._present > _SUSPENDED_S:
+                self._missed = now
+            self._present = now
+            return now
+
+    async def _look(self) -> None:
+        answers = True
+        while True:
+            answered = await self._answers()
+            if answers and not answered:
+                _log.info("Temporal does not answer; calls that it gives up meanwhile are waited for")
+            answers = answered
+            if not answered:
+                self._missed = self._monotonic()
+            await asyncio.sleep(_LOOK_S)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._client.workflow_service.get_system_info(
+                GetSystemInfoRequest(), timeout=timedelta(seconds=_ANSWER_S)
+            )
+        except RPCError:
+            return False
+        return True

@@ -1,0 +1,235 @@
+"""Bringing unfinished runs back to Temporal: after it lost them, failed them, or was restored from an older copy.
+
+The journal is the truth, so whatever Temporal knows less is made up for by starting the run's workflow again: it reads
+the journal and goes on from there, and no recorded step is run again. The other way round nothing can be made up for:
+where the *store* is older than Temporal, steps were taken that it does not know of. Such runs are refused and told.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import temporalio.client
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from amends.aggregates.damage import Damage
+from amends.aggregates.errors import StoreBehindError, UnreachableError
+from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN
+from amends.sagas.temporal.messages import DRIVER, RunArguments, RunEnd, check_seen, older_store
+from amends.sagas.temporal.start_workflow import start_workflow
+
+__all__ = [
+    "Recovery",
+    "belongs",
+    "damaged_runs",
+    "recover",
+    "running_workflows",
+    "store_behind",
+    "unknown_to_store",
+    "workflow_status",
+]
+
+_PAGE = 200
+_AT_ONCE = 20
+_LISTED = 1_000
+# Workflows that have ended and say how far they have seen their run.
+TOLD = frozenset({WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of the unfinished runs.
+
+    Attributes:
+        started: Runs whose workflow was started, because Temporal had none that runs.
+        driven: Runs that Temporal drove already; they were told to look at the journal.
+        refused: Runs that are left alone, with the reason.
+        damaged: Runs that cannot be read and are left alone, with the damage.
+    """
+
+    started: list[str] = field(default_factory=list)
+    driven: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, Damage] = field(default_factory=dict)
+
+    @property
+    def found(self) -> int:
+        """How many unfinished runs there are."""
+        return len(self.started) + len(self.driven) + len(self.refused) + len(self.damaged)
+
+
+async def recover(
+    client: temporalio.client.Client,
+    journal: Journal,
+    *,
+    task_queue: str,
+    sagas: Sequence[str] | None,
+    accept_older_store: bool = False,
+) -> Recovery:
+    """Have Temporal drive every unfinished run of its own.
+
+    Args:
+        client: Temporal.
+        journal: The store whose open runs are looked at.
+        task_queue: Queue of the workers.
+        sagas: Only runs of these sagas; others belong to other workers. `None` for all.
+        accept_older_store: Whether to go on with runs of which Temporal has seen more than the store holds. Effects
+            that the store does not know of are then called again, under the same keys.
+
+    Raises:
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    recovery, last = Recovery(), None
+    while page := await journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
+        last = page[-1].run_id
+        ours = [row for row in page if row.driver == DRIVER and (sagas is None or row.saga in sagas)]
+        for first in range(0, len(ours), _AT_ONCE):
+            group = ours[first : first + _AT_ONCE]
+            # A run that cannot be read is left alone: its workflow could do nothing but fail.
+            damaged = (await journal.records([row.run_id for row in group])).damaged
+            recovery.damaged.update(damaged)
+            await asyncio.gather(
+                *(
+                    _recover_one(client, journal, row, task_queue, recovery, accept_older_store=accept_older_store)
+                    for row in group
+                    if row.run_id not in damaged
+                )
+            )
+    return recovery
+
+
+async def damaged_runs(journal: Journal, *, sagas: Sequence[str] | None = None) -> dict[str, Damage]:
+    """Return the damage of every unfinished run that cannot be read, by run id; needs no Temporal.
+
+    Args:
+        journal: The store whose open runs are read.
+        sagas: Only runs of these sagas; `None` for all.
+
+    Raises:
+        UnreachableError: The store cannot be reached.
+    """
+    damaged: dict[str, Damage] = {}
+    last = None
+    while page := await journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
+        last = page[-1].run_id
+        ours = [row.run_id for row in page if sagas is None or row.saga in sagas]
+        for first in range(0, len(ours), _AT_ONCE):
+            damaged.update((await journal.records(ours[first : first + _AT_ONCE])).damaged)
+    return damaged
+
+
+async def _recover_one(
+    client: temporalio.client.Client,
+    journal: Journal,
+    row: RunSummary,
+    task_queue: str,
+    recovery: Recovery,
+    *,
+    accept_older_store: bool,
+) -> None:
+    status = await workflow_status(client, row.run_id)
+    if status in TOLD and not accept_older_store:
+        # Listed a while ago, it may have been closed since; where it stands counts from after Temporal was asked.
+        records = await journal.records([row.run_id])
+        recovery.damaged.update(records.damaged)
+        record = records.records.get(row.run_id)
+        if record is None or record.state.closed:
+            return
+        why = await store_behind(client, row.run_id, record.state.position)
+        if why is not None:
+            recovery.refused[row.run_id] = why
+            return
+    await start_workflow(
+        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue, nudge=True
+    )
+    (recovery.driven if status is WorkflowExecutionStatus.RUNNING else recovery.started).append(row.run_id)
+
+
+async def workflow_status(client: temporalio.client.Client, run_id: str) -> WorkflowExecutionStatus | None:
+    """Ask Temporal where a run's workflow stands; `None` when it knows none.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    try:
+        return (await client.get_workflow_handle(run_id).describe()).status
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
+
+
+async def store_behind(client: temporalio.client.Client, run_id: str, position: int) -> str | None:
+    """Tell why a workflow that has ended must not be started again; `None` when it may.
+
+    Args:
+        client: Temporal.
+        run_id: The run.
+        position: Where it stands in the store, read after the workflow was found to have ended.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    try:
+        end = await client.get_workflow_handle(run_id, result_type=RunEnd).result()
+        check_seen(run_id, position, end.position)
+    except StoreBehindError as behind:
+        return str(behind)
+    except WorkflowFailureError as failure:
+        error: BaseException | None = failure
+        while error is not None:
+            if isinstance(error, ApplicationError) and error.type == StoreBehindError.__name__:
+                return older_store(run_id, position, "further on")
+            error = getattr(error, "cause", None)
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None
+    return None
+
+
+async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *, task_queue: str) -> list[str]:
+    """List runs that Temporal drives for this store and that the store does not have: it is an older copy.
+
+    Looks at most at a thousand running workflows, as Temporal lists them.
+
+    Raises:
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    listed = await running_workflows(client, task_queue, limit=_LISTED)
+    records = (await journal.records(listed)).records
+    unknown = [each for each in listed if each in records and records[each] is None]
+    try:
+        return [each for each in unknown if await belongs(client, each, journal.store_id)]
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not show its workflows: {error}") from None
+
+
+async def running_workflows(
+    client: temporalio.client.Client, task_queue: str, *, limit: int | None = None
+) -> list[str]:
+    """List the workflows of runs that are running on a queue, by the ids of their runs.
+
+    Others than those of runs are left out: their ids have a `/`, which no run's id has.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    query = f'ExecutionStatus = "Running" AND TaskQueue = "{task_queue}"'
+    try:
+        return [each.id async for each in client.list_workflows(query, limit=limit) if "/" not in each.id]
+    except RPCError as error:
+        raise UnreachableError(f"Temporal does not list its workflows: {error}") from None
+
+
+async def belongs(client: temporalio.client.Client, run_id: str, store_id: str) -> bool:
+    """Tell whether a workflow drives a run of this store."""
+    async for event in client.get_workflow_handle(run_id).fetch_history_events(page_size=1):
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+        if not payloads:
+            return False
+        arguments: RunArguments = client.data_converter.payload_converter.from_payload(payloads[0], RunArguments)
+        return arguments.store_id == store_id
+    return False

@@ -1,0 +1,237 @@
+"""The worker: runs the workflow and the activities of the loaded sagas.
+
+At start it looks for runs that were accepted and that Temporal does not know of. How it can fail: when Temporal goes
+away it keeps trying to reach it; when the store stays away it pauses polling, and goes on by itself
+(`amends.sagas.temporal.polling`). It ends only when it is told to, or when Temporal refuses it for good.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import temporalio.client
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
+
+from amends.aggregates.errors import DamagedRunError, UnreachableError
+from amends.aggregates.journal import Journal
+from amends.aggregates.run.plan import StepKind
+from amends.sagas.definition.registry import Registry
+from amends.sagas.runtime.deadline import StopDeadline
+from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog
+from amends.sagas.runtime.loop_watch import LoopWatch
+from amends.sagas.runtime.thread_report import keep_report
+from amends.sagas.temporal.activities import Activities, PendingCall
+from amends.sagas.temporal.failures import closed
+from amends.sagas.temporal.heartbeats import Heartbeats
+from amends.sagas.temporal.outages import StoreWatch, TemporalWatch
+from amends.sagas.temporal.polling import PAUSE_AFTER, Shifts
+from amends.sagas.temporal.recovery import recover
+from amends.sagas.temporal.start_workflow import TASK_TIMEOUT, rouse, worker_identity
+from amends.sagas.temporal.workflow import SagaWorkflow
+
+__all__ = ["AlsoServed", "running_worker", "worker_name"]
+
+# What a paused worker has begun goes on: outcomes are held. When serving ends, the `StopDeadline` counts.
+_PAUSED = timedelta(days=365)
+_AT_ONCE = 200
+
+_log = logging.getLogger("amends.worker")
+
+
+@dataclass(frozen=True)
+class AlsoServed:
+    """What a worker serves beside sagas.
+
+    An activity must give its work back at once when the worker shuts down (`activity.wait_for_worker_shutdown`): the
+    end of a worker waits for it.
+
+    Attributes:
+        workflows: Classes of workflows with a type of their own.
+        activities: Activities for them.
+    """
+
+    workflows: Sequence[type] = ()
+    activities: Sequence[Callable[..., Any]] = ()
+
+
+def worker_name() -> str:
+    """Name this process, for people who read the journal."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+@asynccontextmanager
+async def running_worker(
+    client: temporalio.client.Client,
+    journal: Journal,
+    registry: Registry,
+    *,
+    task_queue: str,
+    at_once: int = _AT_ONCE,
+    threads: int | None = None,
+    report_in: Path | None = None,
+    also: AlsoServed | None = None,
+    on_open_runs: Callable[[int], None] | None = None,
+    pause_after: timedelta = PAUSE_AFTER,
+    deadline: StopDeadline | None = None,
+    on_calls: Callable[[Callable[[], list[PendingCall]]], None] | None = None,
+    errors: ErrorDetail = ErrorDetail.TYPE,
+) -> AsyncIterator[str]:
+    """Serve the loaded sagas while the context lasts.
+
+    Args:
+        client: Temporal.
+        journal: The store.
+        registry: The sagas and steps.
+        task_queue: Queue for workflows, transactions and effects without a queue of their own.
+        at_once: Calls of `async def` functions that are made at the same time, at most.
+        threads: Plain `def` functions that run at the same time, at most; `None` for as many as `at_once`.
+        report_in: Where a file reports that calls wait for threads, for `amends doctor`; `None` for nowhere.
+        also: What else is served on that queue.
+        on_open_runs: Called with the number of unfinished runs that were found at start.
+        pause_after: How long the store is away before polling pauses.
+        deadline: When everything has ended after the context was left; `None` for 5 s, without a drain.
+        on_calls: Called with a function that lists the calls under way, for any thread.
+        errors: How much of the errors of user code goes to the log.
+
+    Yields:
+        The worker's name.
+
+    Raises:
+        DefinitionError: A fault of the catalog; nothing was started.
+        UnreachableError: Temporal or the store cannot be reached.
+    """
+    registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
+    name, client, log = worker_name(), closed(client), ErrorLog(errors)
+    temporal, sagas = TemporalWatch(client), tuple(registry.sagas)
+    heartbeats = Heartbeats(client)
+    activities = Activities(
+        journal,
+        registry,
+        worker=name,
+        at_once=at_once,
+        threads=at_once if threads is None else threads,
+        temporal_was_away=temporal.was_away,
+        rouse=partial(rouse, client, task_queue=task_queue),
+        errors=log,
+        heartbeats=heartbeats,
+    )
+    if on_calls is not None:
+        on_calls(activities.pending)
+    identity = worker_identity(name, journal.store_id, registry.code)
+
+    async def recovered() -> int:
+        recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
+        for why in recovery.refused.values():
+            _log.error("left alone: %s", why)
+        for damage in recovery.damaged.values():
+            _log.error("left alone: %s", log.line(DamagedRunError(damage)))
+        return recovery.found - len(recovery.refused) - len(recovery.damaged)
+
+    async def resume() -> None:
+        try:
+            await recovered()
+        except UnreachableError as error:
+            _log.warning("open runs were not looked for: %s", error)
+
+    shifts = Shifts(
+        lambda: _workers(
+            client,
+            registry,
+            activities,
+            task_queue=task_queue,
+            identity=identity,
+            also=also or AlsoServed(),
+        ),
+        StoreWatch(journal),
+        resumed=resume,
+        calls=activities,
+        deadline=deadline or StopDeadline(),
+        pause_after=pause_after,
+    )
+    watches = [asyncio.create_task(temporal.watch())]
+    if report_in is not None:
+        watches.append(asyncio.create_task(keep_report(report_in, os.getpid(), activities.threads.seats.in_use)))
+    try:
+        with LoopWatch(heartbeats.send).watching():
+            async with shifts.serving():
+                found = await recovered()
+                if on_open_runs is not None:
+                    on_open_runs(found)
+                yield name
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        activities.threads.close()
+
+
+@cache
+def _deployment() -> WorkerDeploymentConfig:
+    """Name the code that runs here; without a name Temporal reads every loaded module, which takes seconds."""
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion("amends", version("amends")), use_worker_versioning=False
+    )
+
+
+def _workers(
+    client: temporalio.client.Client,
+    registry: Registry,
+    activities: Activities,
+    *,
+    task_queue: str,
+    identity: str,
+    also: AlsoServed,
+) -> list[Worker]:
+    """Make a worker for every queue that a step names; the saga's own queue has the workflows too."""
+    queues = {task_queue} | {
+        step.queue for step in registry.steps.values() if step.kind is StepKind.EFFECT and step.queue
+    }
+    workers: list[Worker] = []
+    for queue in sorted(queues):
+        options: dict[str, Any] = {}
+        if queue == task_queue:
+            options = {
+                "workflows": [SagaWorkflow, *also.workflows],
+                "workflow_runner": UnsandboxedWorkflowRunner(),
+                # As for the worker's transactions: a killed one keeps nobody waiting for what it had cached.
+                "sticky_queue_schedule_to_start_timeout": TASK_TIMEOUT,
+                # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
+                "workflow_failure_exception_types": [Exception],
+            }
+        worker = Worker(
+            client,
+            task_queue=queue,
+            activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
+            identity=identity,
+            deployment_config=_deployment(),
+            max_concurrent_activities=activities.slots,
+            max_concurrent_local_activities=activities.slots,
+            max_cached_workflows=1_000,
+            graceful_shutdown_timeout=_PAUSED,
+            **options,
+        )
+        _detect_no_deadlocks(worker)
+        workers.append(worker)
+    return workers
+
+
+def _detect_no_deadlocks(worker: Worker) -> None:
+    """Let a workflow task take as long as it needs.
+
+    Temporal's detection interrupts workflow code after 2 s, for fear of user code that hangs. Our workflow holds none,
+    so that only a starved machine is slow, which gets slower by interruptions. The public switch, `debug_mode`, would
+    run workflows on the event loop.
+    """
+    workflows = getattr(worker, "_workflow_worker", None)
+    if workflows is not None:
+        workflows._deadlock_timeout_seconds = None  # noqa: SLF001 - a test notices when the SDK renames it

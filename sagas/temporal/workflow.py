@@ -1,0 +1,222 @@
+"""The one workflow behind every saga: decide, activity, evolve.
+
+It contains no user code and sees no user data. It is dynamic: the workflow type is the saga's name. Everything that it
+decides comes from `decide`; the journal is the truth, and what an activity returns is only what the workflow does not
+know of it yet. Changing the order of its commands would break runs in flight; recorded histories in the tests guard it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy
+from temporalio.workflow import ActivityHandle
+
+from amends.aggregates.run.plan import PlanNode, StepKind
+from amends.aggregates.run.state import NodeStatus, RunState
+from amends.sagas.engine.decide import Conclusion, Decision, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
+from amends.sagas.engine.protocol import LEASE_GRACE_MS
+from amends.sagas.temporal.messages import (
+    ADVANCE,
+    JOIN,
+    NUDGE,
+    AdvanceRequest,
+    CallRequest,
+    JoinRequest,
+    Progress,
+    RunArguments,
+    RunEnd,
+    activity_name,
+)
+
+__all__ = ["SagaWorkflow"]
+
+# Retries of Temporal cover our own infrastructure only, without limit; a step's attempts are facts.
+_INFRASTRUCTURE = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), backoff_coefficient=2, maximum_interval=timedelta(seconds=5)
+)
+_ADVANCE_BOUND = timedelta(seconds=60)
+_HEARTBEAT = timedelta(seconds=5)
+# An outcome that was reached is held until the store takes it, so the bound of the activity is far beyond the call's.
+_RECORDING_BOUND = timedelta(minutes=10)
+# Other code may have been deployed meanwhile. The wait doubles from the shortest to the longest.
+_SHORTEST_WAIT_MS, _LONGEST_WAIT_MS = 1_000, 60_000
+_DIRECTIONS: dict[type[Work], str] = {RunStep: "do", RunCompensation: "undo", RunProbe: "probe"}
+_CLAIMED = {NodeStatus.STARTED: "do", NodeStatus.UNDO_STARTED: "undo"}
+
+
+@workflow.defn(dynamic=True, sandboxed=False)
+class SagaWorkflow:
+    """Drives one run from its acceptance to its end."""
+
+    def __init__(self) -> None:
+        self._nudged = True
+        self._cancel = False
+        self._run = RunArguments("", "")
+        self._state: RunState | None = None
+        self._calls: dict[str, ActivityHandle[Progress]] = {}
+        self._advance: ActivityHandle[Progress] | None = None
+        # A transaction that the deployed code cannot run: since when, and when to look again; at which position.
+        self._waits: tuple[int, int, int] | None = None
+
+    @workflow.signal(name=NUDGE)
+    def nudge(self) -> None:
+        """Look at the journal: somebody else has written to it."""
+        self._nudged = True
+
+    @workflow.run
+    async def run(self, args: Sequence[RawValue]) -> RunEnd:
+        """Drive the run; tells how it closed."""
+        self._run = workflow.payload_converter().from_payload(args[0].payload, RunArguments)
+        while self._state is None or not self._state.closed:
+            # Before anything is begun: a run with much to do at once would otherwise never be without.
+            if workflow.info().is_continue_as_new_suggested() and self._idle():
+                workflow.continue_as_new(self._run)
+            decisions = () if self._state is None else decide(self._state, _now_ms())
+            self._begin_calls(decisions)
+            self._begin_advance(decisions)
+            await self._wait(decisions)
+            self._collect()
+        return RunEnd(self._state.status.value, self._state.position)
+
+    def _idle(self) -> bool:
+        """Tell whether nothing is under way, nor known here alone."""
+        return not self._calls and self._advance is None and not self._cancel
+
+    def _begin_calls(self, decisions: Sequence[Decision]) -> None:
+        state = self._state
+        for work in decisions:
+            if state is None or not isinstance(work, Work | WaitUntil) or work.node in self._calls:
+                continue
+            if isinstance(work, WaitUntil):
+                if state.node(work.node).status in _CLAIMED:
+                    self._calls[work.node] = self._begin_join(state, work)
+                continue
+            node = state.plan.nodes[work.node]
+            if node.kind is StepKind.EFFECT:
+                self._calls[work.node] = self._begin_call(node, work, state.position)
+
+    def _begin_call(self, node: PlanNode, work: Work, known: int) -> ActivityHandle[Progress]:
+        direction = _DIRECTIONS[type(work)]
+        request = CallRequest(
+            self._run.run_id, self._run.store_id, node.name, direction, work.attempt, known, _now_ms()
+        )
+        name = activity_name(node.step, direction)
+        bound = (node.undo.timeout_ms if direction == "undo" and node.undo else node.timeout_ms) or 0
+        start_to_close = timedelta(milliseconds=bound + LEASE_GRACE_MS) + _RECORDING_BOUND
+        if node.local:
+            return workflow.start_local_activity(
+                name,
+                request,
+                result_type=Progress,
+                start_to_close_timeout=start_to_close,
+                retry_policy=_INFRASTRUCTURE,
+            )
+        return workflow.start_activity(
+            name,
+            request,
+            result_type=Progress,
+            task_queue=node.queue,
+            start_to_close_timeout=start_to_close,
+            heartbeat_timeout=_HEARTBEAT,
+            retry_policy=_INFRASTRUCTURE,
+            summary=node.name if work.attempt == 1 else f"{node.name}, attempt {work.attempt}",
+        )
+
+    def _begin_join(self, state: RunState, work: WaitUntil) -> ActivityHandle[Progress]:
+        """Wait for a claim that this workflow has not asked for: it was made before the workflow replaced another."""
+        direction = _CLAIMED[state.node(work.node).status]
+        lease = timedelta(milliseconds=max(0, work.due_ms - _now_ms()))
+        return workflow.start_activity(
+            JOIN,
+            JoinRequest(
+                self._run.run_id,
+                self._run.store_id,
+                work.node,
+                direction,
+                work.due_ms,
+                state.position,
+                _now_ms(),
+            ),
+            result_type=Progress,
+            start_to_close_timeout=lease + _RECORDING_BOUND,
+            heartbeat_timeout=_HEARTBEAT,
+            retry_policy=_INFRASTRUCTURE,
+            summary=f"{work.node}, claimed by another driver",
+        )
+
+    def _begin_advance(self, decisions: Sequence[Decision]) -> None:
+        """Look at the journal when there is something to append, or somebody says so."""
+        state = self._state
+        waits = self._waiting_until_ms() is not None
+        wanted = self._nudged or any(
+            isinstance(each, Conclusion)
+            or (
+                isinstance(each, Work)
+                and state is not None
+                and state.plan.nodes[each.node].kind is StepKind.TRANSACTION
+                and not waits
+            )
+            for each in decisions
+        )
+        if not wanted or self._advance is not None:
+            return
+        self._nudged = False
+        cancel, self._cancel = self._cancel, False
+        known = 0 if state is None else state.position
+        self._advance = workflow.start_local_activity(
+            ADVANCE,
+            AdvanceRequest(self._run.run_id, self._run.store_id, known, _now_ms(), cancel),
+            result_type=Progress,
+            start_to_close_timeout=_ADVANCE_BOUND,
+            retry_policy=_INFRASTRUCTURE,
+        )
+
+    def _waiting_until_ms(self) -> int | None:
+        """Tell until when other code is waited for; `None` when it is not, or when something else has happened."""
+        if self._waits is None or self._state is None:
+            return None
+        _, until_ms, position = self._waits
+        return until_ms if position == self._state.position and until_ms > _now_ms() else None
+
+    async def _wait(self, decisions: Sequence[Decision]) -> None:
+        """Wait for an answer, a nudge or the next due time."""
+        # A call in flight ends by itself; a timer for its claim would only fill the history.
+        due = [each.due_ms for each in decisions if isinstance(each, WaitUntil) and each.node not in self._calls]
+        if (until_ms := self._waiting_until_ms()) is not None:
+            due.append(until_ms)
+        due_ms = min(due, default=None)
+        timeout = None if due_ms is None or self._advance else timedelta(milliseconds=max(1, due_ms - _now_ms()))
+        try:
+            await workflow.wait_condition(self._something_new, timeout=timeout)
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            # Temporal's own cancel is taken for the journal's: the run is undone, and the undo cannot be cut short.
+            self._nudged = self._cancel = True
+
+    def _something_new(self) -> bool:
+        if self._advance is not None:
+            return self._advance.done() or any(call.done() for call in self._calls.values())
+        return self._nudged or any(call.done() for call in self._calls.values())
+
+    def _collect(self) -> None:
+        """Fold what the activities that have ended found in the journal."""
+        for name in [name for name, call in self._calls.items() if call.done()]:
+            self._state = self._calls.pop(name).result().apply(self._state)
+        if self._advance is not None and self._advance.done():
+            progress = self._advance.result()
+            self._state = progress.apply(self._state)
+            self._advance = None
+            self._waits = self._wait_for_code(self._state.position) if progress.waits else None
+
+    def _wait_for_code(self, position: int) -> tuple[int, int, int]:
+        now_ms = _now_ms()
+        since_ms = self._waits[0] if self._waits is not None and self._waits[2] == position else now_ms
+        wait_ms = min(max(_SHORTEST_WAIT_MS, now_ms - since_ms), _LONGEST_WAIT_MS)
+        return since_ms, now_ms + wait_ms, position
+
+
+def _now_ms() -> int:
+    return workflow.time_ns() // 1_000_000
