@@ -14,12 +14,12 @@ from amends import Runner
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.journal import SqlJournal
-from amends.reconciler.correcting_asyncio import Reconciler
-from amends.reconciler.drive_rules_temporal import drive_rules
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Rule
-from amends.reconciler.run_rules import run_rules
-from amends.reconciler.store_rules_sql import store_rules
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.rules.runs import run_rules
+from amends.reconciler.rules.sql import store_rules
+from amends.reconciler.rules.temporal import drive_rules
+from amends.reconciler.runtime.reconciler import Reconciler
 from amends.sagas.definition.registry import Registry
 
 __all__ = ["reconcile_rows"]

@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode, exit_code_of
-from amends.cli.remarks import tame_python
+from amends.cli.output.remarks import tame_python
 
 __all__ = ["CLOSED_PIPE", "COMMANDS", "DEBUG", "LazyCommand", "app", "main"]
 
@@ -52,36 +52,54 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS = (
-    LazyCommand("init", "amends.cli.init_command", "init", "Scaffold a small project."),
-    LazyCommand("dev", "amends.cli.dev_command", "dev", "Run the embedded Temporal server and a worker."),
-    LazyCommand("worker", "amends.cli.worker_command", "worker", "Run a worker alone."),
-    LazyCommand("run", "amends.cli.run_command", "run", "Run a saga and show its progress."),
-    LazyCommand("list", "amends.cli.read_list", "list_runs", "List runs, newest first."),
-    LazyCommand("show", "amends.cli.read_show", "show", "Show how a run stands."),
-    LazyCommand("explain", "amends.cli.read_explain", "explain_run", "Explain how a run stands, and what can be done."),
-    LazyCommand("history", "amends.cli.read_history", "history", "Show the facts of a run."),
-    LazyCommand("cancel", "amends.cli.operate_command", "cancel", "Undo a run that has not passed its pivot."),
-    LazyCommand("retry", "amends.cli.operate_command", "retry", "Try a step, its probe or its undo again."),
-    LazyCommand("skip", "amends.cli.operate_command", "skip", "Go on without a step, or leave it undone by nobody."),
-    LazyCommand("resolve", "amends.cli.operate_command", "resolve", "Say what became of a step, or that it is undone."),
-    LazyCommand("recover", "amends.cli.recover_command", "recover", "Bring every unfinished run back to Temporal."),
-    LazyCommand("sagas", "amends.cli.read_sagas", "sagas", "List the sagas that are defined."),
-    LazyCommand("describe", "amends.cli.read_sagas", "describe", "Show the plan of a saga."),
-    LazyCommand("catalog", "amends.cli.read_catalog", "catalog", "List every step and how it is undone."),
-    LazyCommand("drift", "amends.cli.drift_command", "drift", "Find drift between record and world; change nothing."),
-    LazyCommand("reconcile", "amends.cli.reconcile_command", "reconcile", "Find drift, record it and correct it."),
+    LazyCommand("init", "amends.cli.commands.project.init", "init", "Scaffold a small project."),
+    LazyCommand("dev", "amends.cli.commands.project.dev", "dev", "Run the embedded Temporal server and a worker."),
+    LazyCommand("worker", "amends.cli.commands.project.worker", "worker", "Run a worker alone."),
+    LazyCommand("run", "amends.cli.commands.runs.run", "run", "Run a saga and show its progress."),
+    LazyCommand("list", "amends.cli.commands.runs.list", "list_runs", "List runs, newest first."),
+    LazyCommand("show", "amends.cli.commands.runs.show", "show", "Show how a run stands."),
+    LazyCommand(
+        "explain", "amends.cli.commands.runs.explain", "explain_run", "Explain how a run stands, and what can be done."
+    ),
+    LazyCommand("history", "amends.cli.commands.runs.history", "history", "Show the facts of a run."),
+    LazyCommand("cancel", "amends.cli.commands.runs.intervene", "cancel", "Undo a run that has not passed its pivot."),
+    LazyCommand("retry", "amends.cli.commands.runs.intervene", "retry", "Try a step, its probe or its undo again."),
+    LazyCommand(
+        "skip", "amends.cli.commands.runs.intervene", "skip", "Go on without a step, or leave it undone by nobody."
+    ),
+    LazyCommand(
+        "resolve", "amends.cli.commands.runs.intervene", "resolve", "Say what became of a step, or that it is undone."
+    ),
+    LazyCommand(
+        "recover", "amends.cli.commands.runs.recover", "recover", "Bring every unfinished run back to Temporal."
+    ),
+    LazyCommand("sagas", "amends.cli.commands.definitions.sagas", "sagas", "List the sagas that are defined."),
+    LazyCommand("describe", "amends.cli.commands.definitions.sagas", "describe", "Show the plan of a saga."),
+    LazyCommand(
+        "catalog", "amends.cli.commands.definitions.catalog", "catalog", "List every step and how it is undone."
+    ),
+    LazyCommand(
+        "drift", "amends.cli.commands.drift.drift", "drift", "Find drift between record and world; change nothing."
+    ),
+    LazyCommand(
+        "reconcile", "amends.cli.commands.drift.reconcile", "reconcile", "Find drift, record it and correct it."
+    ),
     LazyCommand(
         "reconciliations",
-        "amends.cli.read_reconciliations",
+        "amends.cli.commands.drift.reconciliations",
         "reconciliations",
         "List past looks for drift, newest first.",
     ),
-    LazyCommand("reconciliation", "amends.cli.read_reconciliations", "reconciliation", "Show what a look saw and did."),
-    LazyCommand("ignore", "amends.cli.ignore_command", "app", "Leave drift alone for a time."),
-    LazyCommand("maintenance", "amends.cli.maintenance_command", "app", "Have nothing corrected for a time."),
-    LazyCommand("schedule", "amends.cli.schedule_command", "app", "Run reconciliation on schedule."),
-    LazyCommand("db", "amends.cli.read_db", "app", "Look after the store."),
-    LazyCommand("doctor", "amends.cli.read_doctor", "doctor", "Say what is configured, reachable or missing."),
+    LazyCommand(
+        "reconciliation", "amends.cli.commands.drift.reconciliations", "reconciliation", "Show what a look saw and did."
+    ),
+    LazyCommand("ignore", "amends.cli.commands.drift.ignore", "app", "Leave drift alone for a time."),
+    LazyCommand("maintenance", "amends.cli.commands.drift.maintenance", "app", "Have nothing corrected for a time."),
+    LazyCommand("schedule", "amends.cli.commands.drift.schedule", "app", "Run reconciliation on schedule."),
+    LazyCommand("db", "amends.cli.commands.store.db", "app", "Look after the store."),
+    LazyCommand(
+        "doctor", "amends.cli.commands.project.doctor", "doctor", "Say what is configured, reachable or missing."
+    ),
 )
 """Every command, in the order in which `amends --help` lists them."""
 

@@ -15,11 +15,11 @@ from amends.aggregates import errors
 from amends.aggregates.run.facts import FACTS, Fact, NodeFact
 from amends.cli.app import CLOSED_PIPE
 from amends.cli.exit_codes import ExitCode, exit_code_of
-from amends.cli.settings import ENV_PREFIX, Settings
-from amends.reconciler.facts import ReconciliationFact
-from amends.reconciler.maintenance import MAINTENANCE_FACTS, MaintenanceFact
-from amends.reconciler.reconciliation import RECONCILIATION_FACTS
-from amends.reconciler.schedule import SCHEDULE_FACTS, ScheduleFact
+from amends.cli.project.settings import ENV_PREFIX, Settings
+from amends.reconciler.drift.facts import ReconciliationFact
+from amends.reconciler.drift.stream import RECONCILIATION_FACTS
+from amends.reconciler.maintenance_windows import MAINTENANCE_FACTS, MaintenanceFact
+from amends.reconciler.schedules.facts import SCHEDULE_FACTS, ScheduleFact
 
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "settings_page"]
 
@@ -30,7 +30,7 @@ _NOT_SET = frozenset({"project_dir", "config_file"})
 SETTINGS = """\
 # Settings
 
-<!-- Written by docs/references.py from cli/settings.py; do not edit. -->
+<!-- Written by docs/references.py from cli/project/settings.py; do not edit. -->
 
 Settings stand in `amends.toml`, or in the table `[tool.amends]` of `pyproject.toml`, in the current directory or in its
 nearest parent that has one of them. `amends -C DIR` names the directory instead, and then no parent is searched. A

@@ -19,8 +19,8 @@ import pytest
 from amends.aggregates.journal import Journal
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.app import main
-from amends.cli.settings import load_settings
-from amends.cli.wiring import Project, load_project
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import Project, load_project
 from amends.sagas.engine.protocol import Protocol
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock

@@ -19,9 +19,9 @@ from eventsourcing.domain import event
 
 from amends import Aggregate, Cause, Command, CouldNotLook, Drift, DriftKind, Observation, UnitOfWork, drift_rule
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.reconciler.correcting_asyncio import Reconciler
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Rule
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.runtime.reconciler import Reconciler
 
 __all__ = ["APART_MS", "Account", "Bank", "Process", "account_names", "bank_rule", "corrections", "reconciler"]
 

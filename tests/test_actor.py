@@ -10,8 +10,8 @@ import typer
 from reading_shop import Amends, Shop, change, copy_of, one_line
 
 from amends.aggregates.errors import InputError
-from amends.cli.actor import actor_name, known_actor
 from amends.cli.app import app
+from amends.cli.runtime.operator import actor_name, known_actor
 
 NO_NAME = "cannot determine your user name; pass --actor NAME (it is recorded with the decision)"
 DECISIONS = [

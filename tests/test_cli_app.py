@@ -62,7 +62,7 @@ def test_an_unexpected_error_is_one_line(
 ) -> None:
     """A fault of ours ends in status 70 and one line, and in a traceback for who asks for it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("amends.cli.wiring.load_settings", _break)
+    monkeypatch.setattr("amends.cli.runtime.wiring.load_settings", _break)
     monkeypatch.delenv("AMENDS_DEBUG", raising=False)
     assert main(["run", "x"]) == ExitCode.INTERNAL
     line = capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from reading_shop import SHELF, Amends, Shop, as_it_was, change, copy_of, one_line, project_at
 
-from amends.cli.reconciling import now_ms
+from amends.cli.runtime.rule_context import now_ms
 
 RULES = (
     SHELF
@@ -74,7 +74,7 @@ def test_looks_are_read_from_the_end_and_without_the_rules(
     spoilt: Amends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past looks are found page by page, newest first, also by a rule that is not there any more."""
-    monkeypatch.setattr("amends.cli.reconciling._PAGE", 2)
+    monkeypatch.setattr("amends.cli.runtime.rule_context._PAGE", 2)
     for _ in range(4):
         spoilt("reconcile", "read-model")
     assert spoilt("reconcile", "streams").code == 0
@@ -130,7 +130,7 @@ def test_an_ignore_of_nothing_and_one_that_is_over_are_told(spoilt: Amends, monk
     assert spoilt("ignore", "add", "read-model", "order-accepted", "--reason", "moved", "--days", "1").err == ""
     assert "expired" not in spoilt("ignore", "list").out
     later = now_ms() + 2 * 86_400_000
-    monkeypatch.setattr("amends.cli.ignore_command.now_ms", lambda: later)
+    monkeypatch.setattr("amends.cli.commands.drift.ignore.now_ms", lambda: later)
     expired = {each["what"]: each["expired"] for each in spoilt("ignore", "list", "--json").json}
     assert expired == {"ordre-accepted": False, "order-accepted": True}
     assert re.search(r"order-accepted .* expired ", spoilt("ignore", "list").out)

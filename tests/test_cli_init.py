@@ -12,7 +12,7 @@ from commands import AMENDS, CommandProject, Ended
 from pages import plain_arguments
 from repository import ROOT
 
-from amends.cli.scaffold import FILES, SAGA, TRY_NEXT
+from amends.cli.project.new_project import FILES, SAGA, TRY_NEXT
 
 EXPECTED = {
     "--id ada-1": (0, "COMPLETED: run ada-1"),

@@ -22,8 +22,8 @@ from reading_shop import Amends, Answer, as_it_was
 from amends.aggregates.run.facts import Fact, RetryRequested
 from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
-from amends.cli.settings import load_settings
-from amends.cli.wiring import load_project, open_store
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import load_project, open_store
 from amends.sagas.engine.protocol import Protocol
 from amends.sagas.engine.start import prepare_start
 

@@ -27,8 +27,8 @@ from amends.aggregates.errors import InputError
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
-from amends.cli.read_list import read_since, read_status, read_where
-from amends.cli.views import Next, next_steps
+from amends.cli.commands.runs.list import read_since, read_status, read_where
+from amends.cli.views.facts import Next, next_steps
 
 # ---- list
 

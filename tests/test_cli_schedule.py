@@ -21,17 +21,17 @@ from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import open_journal
 from amends.aggregates.sql.migrations import upgrade
 from amends.cli.exit_codes import ExitCode
-from amends.cli.reconciling import now_ms
-from amends.cli.scheduling import decide_on_schedules, restore, scheduled_runs
-from amends.cli.serving import serve
-from amends.cli.settings import load_settings
-from amends.cli.stopping_asyncio import Stop
-from amends.cli.wiring import Project, Temporal, load_project, open_store
-from amends.reconciler.align import Changes, entries, entry_id
-from amends.reconciler.schedule import ScheduleFact, Timetable
-from amends.reconciler.scheduled_temporal import timetable_of
-from amends.reconciler.schedules_temporal import ScheduledRun, TemporalSchedules
-from amends.reconciler.scheduling import declare, pause
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.rule_context import now_ms
+from amends.cli.runtime.schedules import decide_on_schedules, restore, scheduled_runs
+from amends.cli.runtime.signals import Stop
+from amends.cli.runtime.wiring import Project, Temporal, load_project, open_store
+from amends.cli.runtime.worker import serve
+from amends.reconciler.schedules.alignment import Changes, entries, entry_id
+from amends.reconciler.schedules.decide import declare, pause
+from amends.reconciler.schedules.facts import ScheduleFact, Timetable
+from amends.reconciler.temporal.scheduled_run import timetable_of
+from amends.reconciler.temporal.schedules import ScheduledRun, TemporalSchedules
 
 RULES = '''
 import time

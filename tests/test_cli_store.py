@@ -20,8 +20,8 @@ from reading_shop import (
 )
 
 from amends.aggregates.sql.journal import open_journal
-from amends.cli.settings import load_settings
-from amends.cli.wiring import open_store
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import open_store
 from amends.sagas.temporal.start_workflow import pollers, start_workflow
 from amends.sagas.temporal.worker import running_worker
 

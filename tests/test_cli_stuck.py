@@ -5,7 +5,7 @@ from reading_shop import LONG, Amends, one_line
 
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import RunStatus
-from amends.cli import stuck as stuck_module
+from amends.cli.commands.runs import list_stuck as stuck_module
 from amends.sagas.engine.overdue import Overdue, Why
 
 STUCK = ["order-accepted", "order-slow-undo", "order-hang", "order-stuck", "order-mail"]

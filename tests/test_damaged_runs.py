@@ -19,13 +19,13 @@ from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.sql.schema import stored_events
-from amends.reconciler.drift import Drift, DriftKind, Intervene
-from amends.reconciler.drive_rules_temporal import drive_rules
-from amends.reconciler.looking_asyncio import look
-from amends.reconciler.observation import Observation
-from amends.reconciler.rule import Rule, drift_rule
-from amends.reconciler.run_rules import run_rules
-from amends.reconciler.standing import Standing
+from amends.reconciler.drift.drift import Drift, DriftKind, Intervene
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import Rule, drift_rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.rules.runs import run_rules
+from amends.reconciler.rules.temporal import drive_rules
+from amends.reconciler.runtime.check import look
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.interventions import Intervention, Verb
 from amends.sagas.temporal.recovery import recover, running_workflows, unknown_to_store

@@ -29,18 +29,19 @@ from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.sql import check as store_check
 from amends.aggregates.sql.journal import SqlJournal
-from amends.cli.reconciling import Hands
-from amends.reconciler import drive_rules_temporal, store_rules_sql
-from amends.reconciler.correcting_asyncio import Reconciler
-from amends.reconciler.decide import Look
-from amends.reconciler.drift import Drift, DriftKind, Rebuild, Rouse
-from amends.reconciler.drive_rules_temporal import drive_rules, driven_runs
-from amends.reconciler.looking_asyncio import look
-from amends.reconciler.observation import Observation
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Rule
-from amends.reconciler.standing import Standing
-from amends.reconciler.store_rules_sql import store_rules
+from amends.cli.runtime.rule_context import Hands
+from amends.reconciler.drift.decide import Look
+from amends.reconciler.drift.drift import Drift, DriftKind, Rebuild, Rouse
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.rules import sql as sql_module
+from amends.reconciler.rules import temporal as temporal_module
+from amends.reconciler.rules.sql import store_rules
+from amends.reconciler.rules.temporal import drive_rules, driven_runs
+from amends.reconciler.runtime.check import look
+from amends.reconciler.runtime.reconciler import Reconciler
 from amends.sagas.temporal.start_workflow import pollers, start_workflow
 
 LATER_MS = 10_000_000
@@ -152,7 +153,7 @@ async def test_a_look_reads_what_is_new_and_no_more(
     journal: SqlJournal, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Without its sweep a rule sees damage in what was written since the last look, and not in what is older."""
-    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 0)
+    monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 0)
     monkeypatch.setattr(store_check, "CHANGES_A_PAGE", 3)
     by, rule = reconciler(journal), rules(journal)[name]
     await by.look(rule)
@@ -172,7 +173,7 @@ async def test_a_sweep_goes_on_where_the_last_look_ended(
     """Each look sweeps a part of bounded size and records where it ended, so that a restart does not begin anew."""
     finish(small, *(f"run-{number}" for number in range(6)))
     damage(small, f"UPDATE {WRONG[name]}")
-    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     places: list[str] = []
     rule, last = rules(small)[name], Standing()
     while len(places) < 2 or places[-1]:
@@ -187,7 +188,7 @@ async def test_a_sweep_goes_on_where_the_last_look_ended(
 async def test_looking_at_everything_comes_around(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks at everything finds what lies before the place where the sweep stood, too."""
     finish(small, *(f"run-{number}" for number in range(6)))
-    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     by, rule = reconciler(small), rules(small)["read-model"]
     assert (await by.look(rule)).standing.sweep
     assert (await by.look(rule)).standing.sweep
@@ -212,7 +213,7 @@ async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
 
 async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many damaged streams some are named, the same ones each time, and that there are more is said."""
-    monkeypatch.setattr(store_rules_sql, "_NAMED", 2)
+    monkeypatch.setattr(sql_module, "_NAMED", 2)
     finish(small, *(f"run-{number}" for number in range(6)))
     damage(small, f"UPDATE {WRONG['streams']}")
     by, rule = reconciler(small), rules(small)["streams"]
@@ -225,8 +226,8 @@ async def test_that_there_is_more_damage_is_said_for_as_long_as_there_is(
     small: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not named stays open wherever the sweep stands, and is gone with the first look after it is mended."""
-    monkeypatch.setattr(store_rules_sql, "_NAMED", 2)
-    monkeypatch.setattr(store_rules_sql, "SWEPT_EVENTS", 5)
+    monkeypatch.setattr(sql_module, "_NAMED", 2)
+    monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     finish(small, *(f"run-{number}" for number in range(9)))
     topic = "UPDATE stored_events SET topic"
     for number in range(3):
@@ -420,7 +421,7 @@ async def test_a_store_that_hangs_does_not_stop_the_event_loop(
     small: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a page of open runs is read the loop goes on, so that a worker's heartbeats are sent."""
-    monkeypatch.setattr(drive_rules_temporal, "_PAGE", 1)
+    monkeypatch.setattr(temporal_module, "_PAGE", 1)
     for unit in (accept_for_temporal("last"), accept("second", at_ms=2_000), accept("first", at_ms=3_000)):
         await small.commit(unit)
     asked, answer = threading.Event(), threading.Event()

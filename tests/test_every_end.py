@@ -29,11 +29,11 @@ from amends.aggregates.run.facts import StepRejected
 from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.migrations import upgrade
-from amends.reconciler.correcting_asyncio import Reconciler
-from amends.reconciler.drift import Cause, Command, Drift, DriftKind
-from amends.reconciler.observation import Observation
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Rule, RuleFunction, drift_rule
+from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import Rule, RuleFunction, drift_rule
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.runtime.reconciler import Reconciler
 from amends.sagas.definition.registry import Registry
 from amends.sagas.temporal.worker import running_worker
 

@@ -13,8 +13,8 @@ from test_operate import AFTER, LOST, PIVOT, do, operate
 
 from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord
-from amends.cli.explanation import Contact, explain, sections
-from amends.cli.render import escaped
+from amends.cli.views.explanation import Contact, explain, sections
+from amends.cli.views.table import escaped
 from amends.sagas.engine.decide import WaitUntil, decide
 from amends.sagas.engine.interventions import Verb, open_for_decision
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded

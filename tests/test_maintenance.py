@@ -9,8 +9,8 @@ from reading_shop import Amends, Shop, change, copy_of, one_line
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.events.event_codec import EventCodec
-from amends.cli.spans import span_ms
-from amends.reconciler.maintenance import (
+from amends.cli.durations import span_ms
+from amends.reconciler.maintenance_windows import (
     EVERY_RULE,
     MAINTENANCE_FACTS,
     Maintenance,

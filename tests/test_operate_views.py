@@ -10,10 +10,10 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.run import facts
 from amends.aggregates.run.plan import Role
 from amends.aggregates.run.state import NodeStatus
-from amends.cli.operate_views import Driven, plan_fields, preview_json, what_next
-from amends.cli.recover_views import Recovered
-from amends.cli.render import as_json, node_style
-from amends.cli.views import TIMELINE, node_views, on_decision, timeline_row
+from amends.cli.views.facts import TIMELINE, node_views, on_decision, timeline_row
+from amends.cli.views.interventions import Driven, plan_fields, preview_json, what_next
+from amends.cli.views.recovery import Recovered
+from amends.cli.views.table import as_json, node_style
 from amends.sagas.engine.decide import RunStep, decide
 from amends.sagas.engine.interventions import Intervention, Verb, fact_of, preview
 from amends.sagas.engine.outcome import Failed, Outcome, Refused, Succeeded

@@ -10,8 +10,8 @@ from strategies import World, eventful_histories, histories, plan_node, plan_of,
 from amends.aggregates.run import facts
 from amends.aggregates.run.plan import Stage
 from amends.aggregates.run.state import RunStatus
-from amends.cli.progress import Board, Mark, describe
-from amends.cli.run_live import render
+from amends.cli.output.live import render
+from amends.cli.views.progress import Board, Mark, describe
 
 PLAN = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
 CLAIM = {"key": "k", "worker": "w", "lease_until_ms": 0}

@@ -17,9 +17,9 @@ import pytest
 from bounds import HANG_S
 
 from amends.aggregates.errors import DefinitionError
-from amends.cli import project as project_module
-from amends.cli.project import LoadedProject, collect, find, load_modules
-from amends.cli.settings import load_settings
+from amends.cli.project import load_modules as project_module
+from amends.cli.project.load_modules import LoadedProject, collect, find, load_modules
+from amends.cli.project.settings import load_settings
 
 
 class Thing:
@@ -79,8 +79,8 @@ def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: 
     loading = """
         import importlib.util, json, os, sys
         from pathlib import Path
-        from amends.cli.project import load_modules
-        from amends.cli.settings import load_settings
+        from amends.cli.project.load_modules import load_modules
+        from amends.cli.project.settings import load_settings
         project = load_modules(load_settings())
     """
     done = subprocess.run(
@@ -375,7 +375,8 @@ def test_modules_load_without_open_output(tmp_path: Path) -> None:
     write(tmp_path, shop="print('lost')")
     (tmp_path / "amends.toml").write_text('modules = ["shop"]')
     script = (
-        "from amends.cli.project import load_modules; from amends.cli.settings import load_settings;"
+        "from amends.cli.project.load_modules import load_modules;"
+        "from amends.cli.project.settings import load_settings;"
         "load_modules(load_settings())"
     )
     done = subprocess.run(

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.reconciler.decide import Look, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
-from amends.reconciler.drift import Command, Correction, Drift, DriftKind, Intervene, described
-from amends.reconciler.facts import CorrectionBegun, CorrectionFailed, DriftCorrected
-from amends.reconciler.reconciliation import RECONCILIATION_FACTS, Reconciliation
-from amends.reconciler.rule import Mode, Rule, drift_rule
-from amends.reconciler.standing import Standing
+from amends.reconciler.drift.decide import Look, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
+from amends.reconciler.drift.drift import Command, Correction, Drift, DriftKind, Intervene, described
+from amends.reconciler.drift.facts import CorrectionBegun, CorrectionFailed, DriftCorrected
+from amends.reconciler.drift.rule import Mode, Rule, drift_rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.stream import RECONCILIATION_FACTS, Reconciliation
 from amends.sagas.engine.interventions import Intervention, Verb
 
 APART = 10_000

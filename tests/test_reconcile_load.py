@@ -13,10 +13,10 @@ from reading_shop import as_it_was
 
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.sql.journal import SqlJournal
-from amends.cli.settings import load_settings
-from amends.cli.wiring import load_project, open_store
-from amends.reconciler.facts import DriftCorrected, DriftDetected, RuleLooked
-from amends.reconciler.reconciliation import Reconciliation
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import load_project, open_store
+from amends.reconciler.drift.facts import DriftCorrected, DriftDetected, RuleLooked
+from amends.reconciler.drift.stream import Reconciliation
 from amends.sagas.runtime.runner import Runner
 
 RUNS = 500

@@ -16,15 +16,15 @@ from strategies import AnyResults
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.facts import RetryRequested, StepAttemptFailed, StepStarted
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.reconciler.correcting_asyncio import Corrected, Reconciler
-from amends.reconciler.decide import Verdict
-from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
-from amends.reconciler.looking_asyncio import look, standing_of
-from amends.reconciler.maintenance import maintenance_of, start_maintenance
-from amends.reconciler.observation import Observation
-from amends.reconciler.reconciliation import Reconciliation
-from amends.reconciler.rule import Rule, drift_rule
-from amends.reconciler.standing import Standing
+from amends.reconciler.drift.decide import Verdict
+from amends.reconciler.drift.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import Rule, drift_rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.maintenance_windows import maintenance_of, start_maintenance
+from amends.reconciler.runtime.check import look, standing_of
+from amends.reconciler.runtime.reconciler import Corrected, Reconciler
 from amends.sagas.engine.interventions import Intervention, Verb
 
 EXPECTED = 3

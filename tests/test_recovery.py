@@ -18,9 +18,9 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
 from amends.aggregates.sql.journal import SqlJournal
-from amends.reconciler.drive_rules_temporal import drive_rules
-from amends.reconciler.looking_asyncio import look
-from amends.reconciler.standing import Standing
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.rules.temporal import drive_rules
+from amends.reconciler.runtime.check import look
 from amends.sagas.temporal.recovery import Recovery, recover, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 

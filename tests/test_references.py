@@ -13,10 +13,10 @@ import amends
 import amends.testing
 from amends.aggregates.run.facts import FACTS
 from amends.cli.exit_codes import ExitCode
-from amends.cli.settings import Settings
-from amends.reconciler.maintenance import MAINTENANCE_FACTS
-from amends.reconciler.reconciliation import RECONCILIATION_FACTS
-from amends.reconciler.schedule import SCHEDULE_FACTS
+from amends.cli.project.settings import Settings
+from amends.reconciler.drift.stream import RECONCILIATION_FACTS
+from amends.reconciler.maintenance_windows import MAINTENANCE_FACTS
+from amends.reconciler.schedules.facts import SCHEDULE_FACTS
 
 PROGRAM = ROOT / "docs" / "references.py"
 PAGES = ("settings.md", "exit-codes.md", "facts.md")

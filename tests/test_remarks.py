@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amends.cli.remarks import log_to_stderr, tame_python
+from amends.cli.output.remarks import log_to_stderr, tame_python
 
 
 @pytest.fixture(autouse=True)

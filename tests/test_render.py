@@ -11,9 +11,9 @@ from rich.console import Console, RenderableType
 from strategies import plan_node, retry_policy
 
 from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
-from amends.cli.mermaid import flowchart
-from amends.cli.plan_views import policy_text, shape_of
-from amends.cli.render import (
+from amends.cli.views.mermaid import flowchart
+from amends.cli.views.plan import policy_text, shape_of
+from amends.cli.views.table import (
     WHOLE,
     WIDE,
     Column,

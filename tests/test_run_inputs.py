@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reading_shop import Amends
 
 from amends.aggregates.errors import InputError
-from amends.cli.run_inputs import read_jobs
+from amends.cli.runtime.run_inputs import read_jobs
 from amends.sagas.definition.registry import Registry
 
 LONG = "x" * 300

@@ -10,11 +10,11 @@ from reading_shop import Shop
 
 from amends import Attempted, Call, Rejected, Retry, RunQuery, RunStatus, Saga, UnitOfWork, effect, pivot, transaction
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.reconciler.decide import Look
-from amends.reconciler.drift import Intervene, Rouse, described
-from amends.reconciler.looking_asyncio import look
-from amends.reconciler.run_rules import run_rules
-from amends.reconciler.standing import Standing
+from amends.reconciler.drift.decide import Look
+from amends.reconciler.drift.drift import Intervene, Rouse, described
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.rules.runs import run_rules
+from amends.reconciler.runtime.check import look
 from amends.sagas.definition.registry import Registry
 from amends.testing import RuleScenario, Scenario
 
@@ -94,7 +94,7 @@ async def test_what_only_people_can_decide_is_drift_after_a_while(
     shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of which nothing is known that would help is said when it has waited longer than the limit."""
-    monkeypatch.setattr("amends.reconciler.run_rules._worth_retrying", lambda *_: False)
+    monkeypatch.setattr("amends.reconciler.rules.runs._worth_retrying", lambda *_: False)
     registry, limit = shop.project.registry, timedelta(days=1)
     assert (await seen(journal, "attention", registry, DAY_MS // 2, attended_within=limit)).drifts == ()
     late = (await seen(journal, "attention", registry, DAY_MS, attended_within=limit)).drifts

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.cli.schedule_views import Shown, row_of
-from amends.reconciler.align import Changes, Copy, Entry, align, entries, entry_id, name_of
-from amends.reconciler.cron import Calendar, Span, parse_cron, shortest_gap_ms
-from amends.reconciler.schedule import SCHEDULE_FACTS, ScheduleFact, Timetable
-from amends.reconciler.scheduling import (
+from amends.cli.views.schedule import Shown, row_of
+from amends.reconciler.schedules.alignment import Changes, Copy, Entry, align, entries, entry_id, name_of
+from amends.reconciler.schedules.cron import Calendar, Span, parse_cron, shortest_gap_ms
+from amends.reconciler.schedules.decide import (
     Schedules,
     after_run,
     by_themselves,
@@ -24,6 +23,7 @@ from amends.reconciler.scheduling import (
     resume,
     schedule_of,
 )
+from amends.reconciler.schedules.facts import SCHEDULE_FACTS, ScheduleFact, Timetable
 
 MINUTE = 60_000
 ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS = (Span(1, 31),), (Span(1, 12),), (Span(0, 6),)

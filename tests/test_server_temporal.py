@@ -19,8 +19,8 @@ import pytest
 from reading_shop import project_at
 
 from amends import UnreachableError
-from amends.cli.settings import load_settings
-from amends.cli.wiring import Temporal, keep_alive, use_embedded
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import Temporal, keep_alive, use_embedded
 from amends.sagas.temporal.connection import TemporalTarget, connect
 from amends.sagas.temporal.embedded_server import (
     EmbeddedServer,

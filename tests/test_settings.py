@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 
 from amends.aggregates import errors
 from amends.cli.exit_codes import ExitCode, exit_code_of
-from amends.cli.settings import Settings, load_settings
-from amends.cli.store_url import _parse_url, mask_store_url
+from amends.cli.project.settings import Settings, load_settings
+from amends.cli.project.store_url import _parse_url, mask_store_url
 
 MARK = "s3cr3t"
 
@@ -489,8 +489,8 @@ def test_every_setting_is_documented() -> None:
 def test_reading_settings_imports_neither_a_database_nor_temporal(project: Path) -> None:
     """A command can afford to read its settings before it knows whether it needs a store or a server."""
     code = (
-        "import json, sys, amends.cli.project, amends.cli.exit_codes\n"
-        "from amends.cli.settings import load_settings\n"
+        "import json, sys, amends.cli.project.load_modules, amends.cli.exit_codes\n"
+        "from amends.cli.project.settings import load_settings\n"
         "load_settings()\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )

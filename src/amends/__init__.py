@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from amends.aggregates.inbox.sql import Inbox
     from amends.aggregates.journal import RunQuery
     from amends.aggregates.run.state import RunStatus
-    from amends.reconciler.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
-    from amends.reconciler.observation import Observation
-    from amends.reconciler.rule import drift_rule
+    from amends.reconciler.drift.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
+    from amends.reconciler.drift.observation import Observation
+    from amends.reconciler.drift.rule import drift_rule
     from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
     from amends.sagas.definition.steps import Effect, Retry, Step, Transaction, effect, transaction
@@ -103,9 +103,9 @@ _HOMES = {
     "aggregates.inbox.sql": ("Inbox",),
     "aggregates.journal": ("RunQuery",),
     "aggregates.run.state": ("RunStatus",),
-    "reconciler.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
-    "reconciler.observation": ("Observation",),
-    "reconciler.rule": ("drift_rule",),
+    "reconciler.drift.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
+    "reconciler.drift.observation": ("Observation",),
+    "reconciler.drift.rule": ("drift_rule",),
     "sagas.temporal.client": ("Client", "RunHandle"),
     "sagas.definition.context": ("Attempted", "Call", "Done", "UnitOfWork"),
     "sagas.definition.steps": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),

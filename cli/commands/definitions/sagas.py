@@ -1,0 +1,94 @@
+"""`amends sagas` and `amends describe`: what the project's modules define; needs neither a store nor Temporal."""
+
+import difflib
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.text import shorten
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.output.remarks import note
+from amends.cli.runtime.wiring import Project, load_project, settings_of
+from amends.cli.views.mermaid import flowchart
+from amends.cli.views.plan import PLAN, plan_json, plan_rows, shape_of
+from amends.cli.views.table import Column, fields, table
+from amends.sagas.definition.saga import Saga
+
+__all__ = ["describe", "sagas"]
+
+_COLUMNS = (
+    Column("saga", 10, copied=True),
+    Column("input", 6),
+    Column("steps", 5, right=True),
+    Column("found by", 8),
+    Column("shape", 60, below=True),
+)
+
+
+def sagas(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """List the sagas that are defined.
+
+    The shape writes what follows by `>` and what runs side by side by `|`. Runs can be found by the fields under
+    "found by": amends list --where FIELD=VALUE.
+    """
+    plans = [saga.plan for saga in load_project(settings_of(ctx)).registry.sagas.values()]
+    if as_json:
+        print_json([plan_json(plan) for plan in plans])
+    elif not plans:
+        note("the configured modules define no sagas; define one: name = Saga(...)")
+    else:
+        shown = screen()
+        rows = [
+            (plan.saga, plan.input_type, str(len(plan.nodes)), ", ".join(plan.keys), shape_of(plan)) for plan in plans
+        ]
+        shown.show(table(_COLUMNS, rows, shown.width))
+    return ExitCode.OK
+
+
+def describe(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="SAGA", help="Name of the saga.", show_default=False)],
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,  # noqa: FBT002 - an option
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the plan as it is stored.")] = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Show the plan of a saga."""
+    if mermaid and as_json:
+        raise InputError("--mermaid and --json exclude each other; choose one")
+    project = load_project(settings_of(ctx))
+    saga = _find(project, name)
+    catalog = {entry.step: entry for entry in project.registry.catalog.entries}
+    plan = saga.plan
+    if as_json:
+        print_json(plan_json(plan))
+    elif mermaid:
+        print(flowchart(plan, catalog), end="")  # noqa: T201 - what was asked for
+    else:
+        shown = screen()
+        about = [
+            ("input", plan.input_type),
+            ("found by", ", ".join(plan.keys)),
+            ("plan", plan.fingerprint),
+        ]
+        shown.show(
+            Text(plan.saga, style="bold"),
+            "",
+            fields(about, shown.width),
+            "",
+            table(PLAN, plan_rows(plan, catalog), shown.width),
+        )
+    return ExitCode.OK
+
+
+def _find(project: Project, name: str) -> Saga[object]:
+    known = project.registry.sagas
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"defined are: {', '.join(sorted(known)) or 'none'}"
+        raise NotFoundError(f"no saga is called {shorten(name)}; {hint}")
+    return known[name]

@@ -1,0 +1,200 @@
+"""`amends drift`: looks by every rule and says what is found; it opens the store read-only and cannot write."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import busy, print_json, screen
+from amends.cli.output.remarks import note
+from amends.cli.project.settings import Settings
+from amends.cli.runtime.rule_context import chosen, now_ms, project_of, surroundings
+from amends.cli.runtime.store import open_for_reading
+from amends.cli.runtime.wiring import settings_of
+from amends.cli.views.table import WHOLE, Column, json_text, table
+from amends.reconciler.drift.decide import Verdict, decide, ignored
+from amends.reconciler.drift.drift import described
+from amends.reconciler.drift.facts import RuleLooked
+from amends.reconciler.drift.observation import Reading
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.runtime.check import look, looks_at_all, standing_of
+
+__all__ = ["NEW", "Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
+
+NEW = "Look once, at what is new and at the next part of a sweep, as schedules do."
+"""What the option `--new` does."""
+
+_COLUMNS = (
+    Column("drift", 14, copied=True),
+    Column("rule", 8),
+    Column("subject", 10, copied=True),
+    Column("kind", 10),
+    # Half of a difference tells nobody anything.
+    Column("expected", WHOLE, below=True),
+    Column("actual", WHOLE, below=True),
+    Column("evidence", WHOLE, below=True),
+    Column("what is done", WHOLE, below=True),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one rule's look comes to.
+
+    Attributes:
+        rule: The rule.
+        verdict: What follows.
+        at_ms: Time of the look.
+    """
+
+    rule: Rule
+    verdict: Verdict
+    at_ms: int
+
+    @property
+    def unobservable(self) -> str | None:
+        """Why it could not look."""
+        return self.verdict.standing.unobservable
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether somebody wants the drift left alone."""
+        return ignored(self.verdict.standing, name, self.verdict.seen[name].subject, self.at_ms) is not None
+
+
+def drift(
+    ctx: typer.Context,
+    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
+    new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - an option
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Find drift between record and world; change nothing.
+
+    Exit status 0 means that there is none, 1 that there is some, 3 that a rule could not look, whatever others found.
+    What is ignored is shown and does not count.
+    """
+    seen = asyncio.run(look_only(settings_of(ctx), rules or [], new=new))
+    if as_json:
+        print_json([seen_json(each) for each in seen])
+    else:
+        show_seen(seen)
+    return status_of(seen)
+
+
+async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> list[Seen]:
+    """Look by the chosen rules, with nothing that could write.
+
+    Args:
+        settings: Where the store is.
+        names: The rules; empty for all.
+        new: Whether to look once, at what is new and at the next part of a sweep, instead of at everything.
+
+    Raises:
+        UnreachableError: The store cannot be read.
+        NotFoundError: There is no such rule.
+    """
+    project = project_of(settings)
+    with open_for_reading(settings) as journal:
+        around = await surroundings(settings, journal, project)
+        wanted = chosen(around.rules, names)
+        found = []
+        for number, rule in enumerate(wanted, 1):
+            with busy(f"looking by rule {rule.name}, {number} of {len(wanted)}"):
+                found.append(await _look(journal, rule, around.driven, new=new))
+        return found
+
+
+async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> Seen:
+    at_ms = now_ms()
+    standing = await standing_of(journal, rule.name)
+
+    async def once() -> Verdict:
+        # As if each look were recorded; the time is that of all of them, so none counts as a second sight.
+        nonlocal standing
+        seen = await look(rule, journal, standing, at_ms, driven=driven)
+        verdict = decide(standing, rule, seen, at_ms, actor="amends drift")
+        standing = verdict.standing
+        return verdict
+
+    if new:
+        return Seen(rule, await once(), at_ms)
+    standing = standing.model_copy(update={"sweep": ""})
+    verdicts = [verdict async for verdict in looks_at_all(once, "")]
+    return Seen(rule, verdicts[-1], at_ms)
+
+
+def status_of(seen: Sequence[Seen]) -> ExitCode:
+    """Choose the exit status for what was seen."""
+    if any(each.unobservable is not None for each in seen):
+        return ExitCode.UNREACHABLE
+    counts = any(not each.is_ignored(name) for each in seen for name in each.verdict.seen)
+    return ExitCode.FOUND if counts else ExitCode.OK
+
+
+def show_seen(seen: Sequence[Seen]) -> None:
+    """Print what was seen."""
+    shown = screen()
+    rows = [row for each in seen for row in _rows(each)]
+    if rows:
+        shown.show(table(_COLUMNS, rows, shown.width))
+    elif all(each.unobservable is None for each in seen):
+        shown.show(f"no drift, by {len(seen)} rule{'s' * (len(seen) != 1)}")
+    for each in seen:
+        if each.unobservable is not None:
+            note(f"rule {each.rule.name} could not look: {each.unobservable}")
+        if each.verdict.stopped is not None:
+            note(f"rule {each.rule.name}: {each.verdict.stopped}")
+
+
+def _rows(seen: Seen) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            seen.rule.name,
+            each.subject,
+            str(each.kind),
+            json_text(each.expected),
+            json_text(each.actual),
+            each.evidence,
+            _done(seen, name),
+        )
+        for name, each in seen.verdict.seen.items()
+    ]
+
+
+def _done(seen: Seen, name: str) -> str:
+    correction = seen.verdict.seen[name].correction
+    if correction is None:
+        return "ignored" if seen.is_ignored(name) else "nothing: it takes people to mend it"
+    reason = seen.verdict.held.get(name)
+    return described(correction) + ("" if reason is None else f"; not now: {reason}")
+
+
+def seen_json(seen: Seen) -> dict[str, Any]:
+    """Give what was seen as JSON."""
+    return {
+        "rule": seen.rule.name,
+        "mode": seen.rule.policy.mode.value,
+        "as_of_ms": seen.at_ms,
+        "looked_at": next((fact.count for fact in seen.verdict.facts if isinstance(fact, RuleLooked)), None),
+        "could_not_look": seen.unobservable,
+        "stopped": seen.verdict.stopped,
+        "drift": [
+            {
+                "id": name,
+                "subject": each.subject,
+                "kind": str(each.kind),
+                "expected": each.expected,
+                "actual": each.actual,
+                "evidence": each.evidence,
+                "version": each.version,
+                "correction": None if each.correction is None else described(each.correction),
+                "due": name in seen.verdict.due,
+                "held": seen.verdict.held.get(name),
+                "ignored": seen.is_ignored(name),
+            }
+            for name, each in seen.verdict.seen.items()
+        ],
+    }

@@ -1,0 +1,90 @@
+"""`amends schedule list` and `show`: what is declared, from the journal, and what Temporal says of it."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.output.remarks import note
+from amends.cli.project.settings import Settings
+from amends.cli.runtime.rule_context import now_ms
+from amends.cli.runtime.store import open_for_reading
+from amends.cli.runtime.wiring import settings_of
+from amends.cli.views.schedule import COLUMNS, Shown, fields_of, json_of, row_of
+from amends.cli.views.table import fields, table
+from amends.reconciler.schedules.alignment import Copy, entry_of
+from amends.reconciler.schedules.decide import Schedules, schedule_of
+from amends.reconciler.schedules.facts import Timetable
+
+__all__ = ["list_schedules", "show", "shown_schedules"]
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_schedules(ctx: typer.Context, as_json: _Json = False) -> ExitCode:  # noqa: FBT002 - an option
+    """List the schedules: what they run, when, and what was missed."""
+    found = _shown(settings_of(ctx), None)
+    if as_json:
+        print_json([json_of(each) for each in found])
+    elif not found:
+        note("there is no schedule; declare one: amends schedule add NAME --every 5min")
+    else:
+        shown = screen()
+        shown.show(table(COLUMNS, [row_of(each, now_ms()) for each in found], shown.width))
+    return ExitCode.OK
+
+
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The schedule.", show_default=False)],
+    as_json: _Json = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """Show how a schedule stands."""
+    (found,) = _shown(settings_of(ctx), name)
+    if as_json:
+        print_json(json_of(found))
+    else:
+        shown = screen()
+        shown.show(fields(fields_of(found), shown.width))
+    return ExitCode.OK
+
+
+def _shown(settings: Settings, name: str | None) -> list[Shown]:
+    """Read the schedules, or one of them, and ask Temporal about them."""
+    with open_for_reading(settings) as journal:
+        found = journal.load_blocking(Schedules, Schedules.ID)
+        timetable = Timetable() if found is None else found.timetable
+        if name is not None:
+            timetable = Timetable(schedules={name: schedule_of(timetable, name)})
+        if not timetable.schedules:
+            return []
+        return asyncio.run(_asked(settings, timetable, journal.store_id))
+
+
+async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> list[Shown]:
+    from amends.cli.runtime.temporal import QUICK, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.reconciler.temporal.schedules import TemporalSchedules  # noqa: PLC0415 - as above
+
+    reach = await look_at_temporal(settings, QUICK)
+    copies: dict[str, Copy] | None = None
+    if reach.client is None:
+        note(f"what Temporal knows of them is not shown: {reach.problem}")
+    else:
+        copies = await TemporalSchedules(reach.client, store_id).copies(timetable.schedules)
+    return shown_schedules(timetable, store_id, copies)
+
+
+def shown_schedules(timetable: Timetable, store_id: str, copies: dict[str, Copy] | None) -> list[Shown]:
+    """Put together what is declared and what Temporal holds.
+
+    Args:
+        timetable: What is declared.
+        store_id: The store.
+        copies: What Temporal holds, by name; `None` when it could not be asked.
+    """
+    return [
+        Shown(schedule, entry_of(store_id, schedule), (copies or {}).get(name), asked=copies is not None)
+        for name, schedule in timetable.schedules.items()
+    ]

@@ -1,0 +1,377 @@
+"""`amends doctor`: what is configured, reachable, locked and missing; what is wrong comes with its remedy.
+
+Every check looks for itself and none stops the others. Nothing is started, made or changed.
+"""
+
+import asyncio
+import math
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+from rich.text import Text
+
+from amends.aggregates.damage import Damage
+from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import OPEN, RunStatus
+from amends.cli.commands.drift.schedule_list import shown_schedules
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.project.settings import Settings
+from amends.cli.runtime.blocked_runs import open_blockers, registry_of
+from amends.cli.runtime.store import in_data_dir, open_for_reading, sqlite_file
+from amends.cli.runtime.wiring import drain_of, load_project, settings_of
+from amends.cli.views.table import Column, ago, escaped, fields, table
+from amends.reconciler.schedules.decide import Schedules
+from amends.reconciler.schedules.facts import Timetable
+from amends.sagas.engine.blockers import grouped
+from amends.sagas.runtime.deadline import REST
+
+if TYPE_CHECKING:
+    from amends.aggregates.sql.journal import SqlJournal
+    from amends.cli.runtime.temporal import Reach
+
+__all__ = ["Check", "doctor"]
+
+PATIENCE = timedelta(seconds=3)
+"""How long Temporal is waited for."""
+
+_MOST = 1_000
+_PAGE = 50
+_NAMED = 10
+# Between the bound of a worker and the moment when it is killed.
+_MARGIN = timedelta(seconds=10)
+_TEMPORAL = "temporal"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+_COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
+
+
+class Check(NamedTuple):
+    """What was found about one part.
+
+    Attributes:
+        part: The part.
+        wrong: Whether something is wrong with it.
+        found: What was found, with the remedy when it is wrong.
+    """
+
+    part: str
+    wrong: bool
+    found: str
+
+
+def _ok(part: str, found: str) -> Check:
+    return Check(part, wrong=False, found=found)
+
+
+def _wrong(part: str, found: str) -> Check:
+    return Check(part, wrong=True, found=found)
+
+
+class _Store(NamedTuple):
+    store_id: str | None  # when it could be read
+    for_workers: bool = False  # whether any open run needs a worker to go on
+    away: bool = False  # whether it may answer later
+    timetable: Timetable = Timetable()
+
+
+def doctor(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """Say what is configured, reachable or missing.
+
+    Whatever is wrong comes with its remedy. Nothing is started or changed. Exit status 0 means that nothing is wrong,
+    1 that something is.
+    """
+    settings = settings_of(ctx)
+    checks = list(_examine(settings))
+    wrong = sum(check.wrong for check in checks)
+    if as_json:
+        print_json({"settings": settings.shown(), "checks": [check._asdict() for check in checks], "wrong": wrong})
+    else:
+        shown = screen()
+        shown.show(fields([(name, escaped(value)) for name, value in settings.shown().items()], shown.width), "")
+        rows = [(_verdict(check), check.part, check.found) for check in checks]
+        shown.show(table(_COLUMNS, rows, shown.width))
+        shown.show("", "nothing wrong" if not wrong else f"{wrong} wrong")
+    return ExitCode.FOUND if wrong else ExitCode.OK
+
+
+def _verdict(check: Check) -> Text:
+    return Text("wrong", style="bold red") if check.wrong else Text("ok", style="green")
+
+
+def _examine(settings: Settings) -> Iterator[Check]:
+    yield _settings(settings)
+    yield from _modules(settings)
+    yield from _data_dir(settings)
+    checks, store = _store(settings)
+    yield from checks
+    yield from _temporal(settings, store)
+    yield from _threads(settings)
+
+
+# ---- the project
+
+
+def _settings(settings: Settings) -> Check:
+    file = settings.config_file
+    overridden = sorted(name for name in os.environ if name.upper().startswith("AMENDS_") and os.environ[name])
+    also = f", overridden by {', '.join(overridden)}" if overridden else ""
+    if file is None:
+        return _ok("settings", f"no settings file in {settings.project_dir} or above{also}")
+    return _ok("settings", f"{file}{also}")
+
+
+def _modules(settings: Settings) -> Iterator[Check]:
+    try:
+        project = load_project(settings)
+    except AmendsError as error:
+        yield _wrong("modules", str(error))
+        return
+    registry = project.registry
+    counts = f"{len(registry.sagas)} sagas, {len(registry.steps)} steps, {len(project.aggregates)} aggregates"
+    yield _ok("modules", counts) if registry.sagas else _wrong("modules", f"{counts}; define one: name = Saga(...)")
+    for path in project.loaded.hidden:
+        found = f"{path} cannot be imported: another module of that name comes first; rename it if it is needed"
+        yield _wrong("modules", found)
+    yield _ok("stopping", _stopping(drain_of(settings, registry)))
+
+
+def _stopping(drain: timedelta) -> str:
+    """Return the values for those who end workers: by them a worker is not killed before it has ended."""
+    bound_s = math.ceil((drain + REST + _MARGIN).total_seconds())
+    return (
+        f"a worker lets calls in flight end within {drain.total_seconds():g} s; "
+        f"systemd: TimeoutStopSec={bound_s}; Kubernetes: terminationGracePeriodSeconds: {bound_s}"
+    )
+
+
+# ---- the store
+
+
+def _data_dir(settings: Settings) -> Iterator[Check]:
+    path = settings.data_dir
+    if not path.exists():
+        parent = next(each for each in path.parents if each.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield _ok("data_dir", f"{path} is not there yet; it is made when it is needed")
+        else:
+            yield _wrong("data_dir", f"{path} cannot be made: {parent} may not be written; set data_dir")
+    elif not path.is_dir():
+        yield _wrong("data_dir", f"{path} is not a directory; remove it or set data_dir")
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        yield _wrong("data_dir", f"{path} may not be written by this user; change its permissions")
+    else:
+        yield _ok("data_dir", f"{path} can be written")
+
+
+def _store(settings: Settings) -> tuple[list[Check], _Store]:
+    path = sqlite_file(settings)
+    if path is not None and not path.exists():
+        return [_absent(settings, path)], _Store(None)
+    checks: list[Check] = []
+    if path is not None:
+        checks += _permissions(path)
+    try:
+        with open_for_reading(settings) as journal:
+            from amends.aggregates.sql.migrations import HEAD_REVISION  # noqa: PLC0415 - imports the database
+
+            refused = _refused(journal)
+            open_runs = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_MOST + 1))
+            waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
+            store_id = journal.store_id
+            timetable, unreadable = _timetable(journal)
+            damaged = [*_damaged(journal, [*open_runs[:_MOST], *waiting[:_MOST]])]
+            waits = grouped(open_blockers(journal, registry_of(settings)))
+    except AmendsError as error:
+        away = path is None and isinstance(error, UnreachableError)
+        return [*checks, _wrong("store", str(error))], _Store(None, away=away)
+    found = f"{settings.safe_store_url} can be read, schema {HEAD_REVISION}, identity {store_id}"
+    look = "; look at them: amends list --status needs_attention" if waiting else ""
+    checks += [
+        _wrong("store", refused) if refused else _ok("store", found),
+        _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
+        _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
+        *(_wrong("code", line) for line in waits),
+        *damaged,
+        *unreadable,
+    ]
+    return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs), timetable=timetable)
+
+
+def _timetable(journal: "SqlJournal") -> tuple[Timetable, list[Check]]:
+    try:
+        schedules = journal.load_blocking(Schedules, Schedules.ID)
+    except JournalError as error:
+        return Timetable(), [_wrong("schedules", str(error))]
+    return Timetable() if schedules is None else schedules.timetable, []
+
+
+def _damaged(journal: "SqlJournal", runs: Sequence[RunSummary]) -> Iterator[Check]:
+    """Name the runs that cannot be read; nobody drives them until their facts are restored."""
+    damaged: list[Damage] = []
+    for first in range(0, len(runs), _PAGE):
+        page = [run.run_id for run in runs[first : first + _PAGE]]
+        damaged += journal.records_blocking(page).damaged.values()
+    yield from (_wrong("damage", str(damage)) for damage in damaged[:_NAMED])
+    if len(damaged) > _NAMED:
+        yield _wrong("damage", f"{len(damaged) - _NAMED} more runs cannot be read; all of them: amends db check")
+
+
+def _refused(journal: "SqlJournal") -> str | None:
+    """Say why nothing can be written to a store that can be read; of a file that is seen by its permissions."""
+    from amends.aggregates.sql.engine import check_writable  # noqa: PLC0415 - imports the database
+
+    try:
+        check_writable(journal.engine)
+    except UnreachableError as error:
+        return str(error)
+    return None
+
+
+def _count(runs: Sequence[RunSummary]) -> str:
+    return f"more than {_MOST}" if len(runs) > _MOST else str(len(runs))
+
+
+def _oldest(runs: Sequence[RunSummary]) -> str:
+    if not 0 < len(runs) <= _MOST:
+        return ""
+    now_ms = time.time_ns() // 1_000_000
+    return f", the oldest ({runs[-1].run_id}) accepted {ago(runs[-1].started_ms, now_ms)}"
+
+
+def _absent(settings: Settings, path: Path) -> Check:
+    if in_data_dir(settings) or path.parent.is_dir():
+        return _ok("store", f"{path} is not there yet; the first run makes it")
+    return _wrong("store", f"{path}: there is no directory {path.parent}; make it or set store_url")
+
+
+def _permissions(path: Path) -> Iterator[Check]:
+    for needed in (path, path.parent):
+        if not os.access(needed, os.R_OK | os.W_OK):
+            found = f"{needed} may not be written by this user: runs cannot go on; change its permissions"
+            yield _wrong("store", found)
+    if path.is_file() and path.stat().st_mode & _OTHERS:
+        mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
+        yield _wrong("store", f"{path} has mode {mode}, others may use it; chmod 600 {path}")
+
+
+# ---- Temporal
+
+
+def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
+    from amends.cli.runtime.temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.embedded_server import dev_running  # noqa: PLC0415 - as above
+
+    reach = asyncio.run(look_at_temporal(settings, PATIENCE))
+    if reach.problem == NOTHING_RUNS:
+        yield from _startable(settings, NOTHING_RUNS)
+    else:
+        yield _server(reach)
+    if reach.target is None or reach.target.embedded:
+        holder = _holder(settings.data_dir) if dev_running(settings.data_dir) else None
+        found = f"`amends dev` (process {holder}) serves {settings.data_dir}" if holder else "no `amends dev` runs here"
+        yield _ok("lock", found)
+    yield from _workers(settings, reach, store)
+    if store.store_id is not None and store.timetable.schedules:
+        yield from _schedules(reach, store.store_id, store.timetable)
+
+
+def _schedules(reach: "Reach", store_id: str, timetable: Timetable) -> Iterator[Check]:
+    from amends.reconciler.temporal.schedules import TemporalSchedules  # noqa: PLC0415 - imports Temporal
+
+    copies = None
+    if reach.client is not None:
+        try:
+            copies = asyncio.run(TemporalSchedules(reach.client, store_id).copies(timetable.schedules))
+        except UnreachableError as error:
+            yield _wrong("schedules", str(error))
+            return
+    shown = shown_schedules(timetable, store_id, copies)
+    bad = [each for each in shown if each.problem is not None or each.schedule.failures]
+    paused = sum(each.schedule.paused is not None for each in shown)
+    held = "Temporal was not asked" if copies is None else f"{len(copies)} in Temporal"
+    yield _ok("schedules", f"{len(shown)} declared, {held}, {paused} paused")
+    for each in bad:
+        name = each.schedule.declared.schedule
+        yield _wrong("schedules", f"{name}: {each.state}; look at it: amends schedule show {name}")
+
+
+def _startable(settings: Settings, found: str) -> Iterator[Check]:
+    """Look whether an embedded server could be started; that none runs is no fault: `amends run` starts one."""
+    from amends.sagas.temporal.embedded_server import find_binary  # noqa: PLC0415 - as above
+
+    try:
+        yield _ok("temporal", f"{found}, which runs {find_binary()}")
+    except AmendsError as error:
+        yield _wrong("temporal", str(error))
+    if (settings.data_dir / "server.json").exists():
+        lost = "the embedded server was lost: nothing answers where server.json says; amends dev starts it again"
+        yield _wrong("temporal", lost)
+
+
+def _server(reach: "Reach") -> Check:
+    if reach.target is None or reach.client is None:
+        return _wrong("temporal", str(reach.problem))
+    what = "embedded server" if reach.target.embedded else "configured server"
+    pages = f", pages at {reach.server.ui_url}" if reach.server else ""
+    found = f"{what} at {reach.target.address} answers, namespace {reach.target.namespace}{pages}"
+    return _ok("temporal", found)
+
+
+def _holder(data_dir: Path) -> str:
+    try:
+        return (data_dir / "dev.lock").read_text(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Check]:
+    queue = f"queue {settings.task_queue!r}"
+    if store.away and reach.client is not None:
+        yield _wrong("workers", f"{_pausing(reach, queue)}; they go on by themselves when the store answers")
+        return
+    if not reach.workers and store.for_workers:
+        yield _wrong("workers", f"none polls {queue}, and runs are open; start one: amends worker (or amends dev)")
+    elif not reach.workers and reach.client is not None and reach.target is not None and not reach.target.embedded:
+        yield _wrong("workers", f"none polls {queue}, and `amends run` accepts nothing then; start one: amends worker")
+    elif not reach.workers:
+        yield _ok("workers", f"none polls {queue}; `amends run` brings its own, `amends worker` starts one")
+    for worker in reach.workers:
+        if store.store_id is not None and worker.store_id not in {None, store.store_id}:
+            found = f"{worker.name} polls {queue} with another store ({worker.store_id}); give both the same store_url"
+            yield _wrong("workers", found)
+        elif worker.store_id is None:
+            yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
+        else:
+            yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")
+
+
+def _threads(settings: Settings) -> Iterator[Check]:
+    """Check whether calls wait for threads, as far as workers that share this data directory say."""
+    from amends.sagas.runtime.thread_report import reports  # noqa: PLC0415 - only here
+
+    waiting = reports(settings.data_dir)
+    for pid, report in waiting.items():
+        yield _wrong("threads", f"process {pid}: {report}")
+    if not waiting:
+        count = settings.worker_threads or settings.worker_concurrency
+        yield _ok("threads", f"{count} for plain def functions; no worker that uses {settings.data_dir} lacks any")
+
+
+def _pausing(reach: "Reach", queue: str) -> str:
+    """Say what becomes of workers while the store is away; Temporal remembers a poll for over a minute."""
+    if not reach.workers:
+        return f"none polls {queue}: workers pause while the store is away"
+    names = ", ".join(worker.name for worker in reach.workers)
+    return f"{names} polled {queue} within the last 75 s; workers pause when the store has been away for 60 s"

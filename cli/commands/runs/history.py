@@ -1,0 +1,142 @@
+"""`amends history`: the facts of one run, as they are in the journal; other streams are shown by `read_stream`."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.reading import RunReading
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.text import shorten
+from amends.cli.commands.runs.stream_history import show_stream
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.runtime.store import open_for_reading, reading_of, report_damage
+from amends.cli.runtime.wiring import settings_of
+from amends.cli.views.facts import TIMELINE, damage_json, fact_json, timeline_row, timeline_widths
+from amends.cli.views.table import STATUS_STYLES, WIDE, duration, moment, table
+
+if TYPE_CHECKING:
+    from amends.aggregates.sql.journal import SqlJournal
+
+__all__ = ["LOOK_S", "history"]
+
+LOOK_S = 0.2
+"""How often `--watch` looks for new facts, in seconds."""
+
+_RUN = "run/"
+
+
+def history(
+    ctx: typer.Context,
+    run_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id of the run, or a stream such as StockItem/sku-1.", show_default=False),
+    ],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is closed.")] = False,  # noqa: FBT002 - an option
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every fact in full.")] = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Show the facts of a run.
+
+    Each with its position, the time since the start, the node and attempt that it is about, the idempotency key, and
+    the position of the fact that caused it. Keys begin with the run's id, which is left out on a narrow screen.
+    A stream that is no run's, such as that of an aggregate, is shown event by event. When facts of the run cannot be
+    read, those that can be read are shown, the others are named with the reason, and the exit status is 6.
+    """
+    with open_for_reading(settings_of(ctx)) as journal:
+        # No run's id has a slash; other streams are called <kind>/<id>.
+        kind, slash, _ = run_id.partition("/")
+        if slash and kind.isidentifier() and not run_id.startswith(_RUN):
+            if watch:
+                raise InputError(f"--watch goes on until a run is closed, and {shorten(run_id)} is none; leave it out")
+            show_stream(journal, run_id, as_json=as_json)
+            return ExitCode.OK
+        run_id = run_id.removeprefix(_RUN)
+        reading = reading_of(journal, run_id)
+        if reading.damage or reading.record is None:
+            _print_damaged(reading, as_json=as_json)
+            return report_damage(reading)
+        record = reading.record
+        chunks = _follow(journal, record) if watch else iter([(record, _known(journal, record))])
+        if as_json:
+            _print_json(facts for _, facts in chunks)
+        else:
+            _print(record, chunks, watch=watch)
+    return ExitCode.OK
+
+
+def _print_damaged(reading: RunReading, *, as_json: bool) -> None:
+    """Print the facts that can be read; the others are in the JSON by their position, with the reason."""
+    if as_json:
+        entries: list[tuple[int, object]] = [(fact.position, fact_json(fact)) for fact in reading.facts]
+        entries += [(each.position or 0, {"position": each.position, **damage_json(each)}) for each in reading.damage]
+        print_json([entry for _, entry in sorted(entries, key=lambda entry: entry[0])])
+        return
+    shown = screen()
+    if not reading.facts:
+        return
+    first = reading.facts[0]
+    shown.show(Text.assemble((first.run_id, "bold"), ("  DAMAGED", "bold red"), overflow="fold"), "")
+    rows = [timeline_row(fact, first.as_of_ms, whole=shown.width == WIDE) for fact in reading.facts]
+    shown.show(table(TIMELINE, rows, shown.width))
+
+
+def _known(journal: "SqlJournal", record: RunRecord) -> list[Fact]:
+    # What was added since the record was read belongs to the next look.
+    return [fact for fact in journal.facts_blocking(record.run_id) if fact.position <= record.state.position]
+
+
+def _follow(journal: "SqlJournal", record: RunRecord) -> Iterator[tuple[RunRecord, list[Fact]]]:
+    """Give the run's facts, and then what is added, until it is closed; each time with the record up to there."""
+    facts = _known(journal, record)
+    while True:
+        if facts:
+            yield record, facts
+        if record.state.closed:
+            return
+        time.sleep(LOOK_S)
+        facts = journal.facts_blocking(record.run_id, after=record.state.position)
+        for fact in facts:
+            record = record.apply(fact)
+
+
+def _print_json(chunks: Iterable[Sequence[Fact]]) -> None:
+    """Print one JSON array, each fact on its own line as soon as it is known; it is valid even when interrupted."""
+    separator = ""
+    print("[", end="")  # noqa: T201 - what was asked for
+    try:
+        for facts in chunks:
+            for fact in facts:
+                print(f"{separator}\n{json.dumps(fact_json(fact), allow_nan=False)}", end="", flush=True)  # noqa: T201 - as above
+                separator = ","
+    finally:
+        print("\n]", flush=True)  # noqa: T201 - as above
+
+
+def _print(record: RunRecord, chunks: Iterable[tuple[RunRecord, Sequence[Fact]]], *, watch: bool) -> None:
+    shown = screen()
+    # Keys in full are only of use where they can be copied in one piece.
+    whole = shown.width == WIDE
+    started_ms = record.state.started_ms
+    heading = f"  {record.started.saga}  accepted {moment(started_ms, None)}  "
+    shown.show(Text.assemble((record.run_id, "bold"), heading, _status(record), overflow="fold"), "")
+    # What is printed as it happens is as wide as it may become; what is known already, as wide as it is.
+    natural = timeline_widths(list(record.state.plan.nodes), record.run_id, whole=whole) if watch else ()
+    header = True
+    for now, facts in chunks:
+        rows = [timeline_row(fact, started_ms, whole=whole) for fact in facts]
+        shown.show(table(TIMELINE, rows, shown.width, natural=natural, header=header))
+        record, header = now, False
+    if watch:
+        state = record.state
+        shown.show("", Text.assemble(_status(record), f" after {duration(state.updated_ms - state.started_ms)}"))
+
+
+def _status(record: RunRecord) -> tuple[str, str]:
+    status = record.state.status
+    return status.value, STATUS_STYLES[status]

@@ -1,0 +1,166 @@
+"""`amends cancel`, `retry`, `skip` and `resolve`: what an operator decides, as the command line says it."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.values.strict_json import clean_text, parse_json
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.remarks import silence_logs
+from amends.cli.runtime.operator import ActorOption, actor_name
+from amends.cli.runtime.wiring import settings_of
+from amends.sagas.engine.interventions import Intervention, Verb
+
+__all__ = ["cancel", "resolve", "retry", "skip"]
+
+_RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)]
+_Step = Annotated[
+    str | None,
+    typer.Argument(metavar="[STEP]", help="The step; it can be left out where only one is open.", show_default=False),
+]
+_Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why; the journal keeps it.", show_default=False)
+]
+_Evidence = Annotated[
+    str | None, typer.Option("--evidence", metavar="TEXT", help="What it rests on, such as a link or a receipt.")
+]
+_NeededEvidence = Annotated[
+    str,
+    typer.Option(
+        "--evidence", metavar="TEXT", help="What it rests on, such as a link or a receipt.", show_default=False
+    ),
+]
+_Output = Annotated[
+    str | None,
+    typer.Option("--output", metavar="JSON", help="What later steps get as the step's result; null when left out."),
+]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_AfterExpiry = Annotated[
+    bool, typer.Option("--after-expiry", help="While the step is being worked on, wait until its claim has ended.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the plan and the outcome as JSON.")]
+
+
+def cancel(  # noqa: PLR0917 - arguments and options of the command line
+    ctx: typer.Context,
+    run_id: _RunId,
+    reason: _Reason,
+    actor: ActorOption = None,
+    yes: _Yes = False,  # noqa: FBT002 - an option
+    as_json: _Json = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Undo a run that has not passed its pivot.
+
+    Nothing new is begun, calls in flight settle, and then everything that was done is undone. A second request changes
+    nothing. What would happen is shown first, and done after a yes, unless the run has gone on meanwhile.
+    """
+    wanted = Intervention(verb=Verb.CANCEL, actor=actor_name(actor), reason=reason)
+    return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)
+
+
+def retry(  # noqa: PLR0917 - as above
+    ctx: typer.Context,
+    run_id: _RunId,
+    reason: _Reason,
+    step: _Step = None,
+    evidence: _Evidence = None,
+    actor: ActorOption = None,
+    yes: _Yes = False,  # noqa: FBT002 - as above
+    after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
+    as_json: _Json = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Try a step, its probe or its undo again.
+
+    At once, and with a new budget of attempts where they were spent. A step that was refused or failed is tried under a
+    new key, everything else under the key that the participant knows.
+    """
+    wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
+    return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
+
+
+def skip(  # noqa: PLR0917 - as above
+    ctx: typer.Context,
+    run_id: _RunId,
+    reason: _Reason,
+    step: _Step = None,
+    output: _Output = None,
+    evidence: _Evidence = None,
+    actor: ActorOption = None,
+    yes: _Yes = False,  # noqa: FBT002 - as above
+    after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
+    as_json: _Json = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Go on without a step, or leave it undone by nobody.
+
+    A run that goes forward goes on as if the step had returned --output. In a run that goes back, what the step did
+    stays as it is.
+    """
+    wanted = Intervention(
+        verb=Verb.SKIP, actor=actor_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
+    )
+    return _decide(
+        ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry, has_output=output is not None
+    )
+
+
+def resolve(  # noqa: PLR0917 - as above
+    ctx: typer.Context,
+    run_id: _RunId,
+    reason: _Reason,
+    evidence: _NeededEvidence,
+    step: _Step = None,
+    output: _Output = None,
+    not_done: Annotated[bool, typer.Option("--not-done", help="The step took no effect.")] = False,  # noqa: FBT002 - as above
+    actor: ActorOption = None,
+    yes: _Yes = False,  # noqa: FBT002 - as above
+    after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
+    as_json: _Json = False,  # noqa: FBT002 - as above
+) -> ExitCode:
+    """Say what became of a step, or that it is undone.
+
+    Somebody has found out that the step took effect and returned --output, or that it took none (--not-done). In a run
+    that goes back: that what it did is undone, by whatever means.
+    """
+    if not_done and output is not None:
+        raise InputError("--not-done says that the step took no effect, so it has no result; leave --output out")
+    wanted = Intervention(
+        verb=Verb.RULE_OUT if not_done else Verb.RESOLVE,
+        actor=actor_name(actor),
+        reason=reason,
+        node=step,
+        evidence=evidence,
+        output=_json(output),
+    )
+    return _decide(
+        ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry, has_output=output is not None
+    )
+
+
+def _json(output: str | None) -> JsonValue:
+    return None if output is None else parse_json(output, what="--output")
+
+
+def _decide(
+    ctx: typer.Context,
+    run_id: str,
+    wanted: Intervention,
+    *,
+    yes: bool,
+    as_json: bool,
+    after_expiry: bool = False,
+    has_output: bool = False,
+) -> ExitCode:
+    silence_logs()
+    # What the command line holds need not be valid text, and the journal stores nothing else.
+    wanted = replace(
+        wanted,
+        reason=clean_text(wanted.reason),
+        evidence=None if wanted.evidence is None else clean_text(wanted.evidence),
+    )
+    from amends.cli.runtime.intervene import Request, carry_out  # noqa: PLC0415 - imports the database
+
+    request = Request(run_id, wanted, yes=yes, json=as_json, after_expiry=after_expiry, has_output=has_output)
+    return carry_out(settings_of(ctx), request)

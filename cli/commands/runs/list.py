@@ -1,0 +1,203 @@
+"""`amends list`: runs from the read model, newest first; needs neither modules nor Temporal."""
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from amends.aggregates.errors import InputError
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.record import RunSummary
+from amends.aggregates.run.state import CLOSED, RunStatus
+from amends.aggregates.text import shorten
+from amends.cli.commands.runs.list_stuck import list_stuck
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.output.remarks import note
+from amends.cli.runtime.store import open_for_reading
+from amends.cli.runtime.wiring import settings_of
+from amends.cli.views.facts import summary_json
+from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, duration, styled, table
+from amends.cli.views.wording import and_more
+
+__all__ = ["list_runs", "read_since", "read_status", "read_where"]
+
+_MOST = 100_000
+_LOOKED_AT = 200
+_ERROR_CHARS = 200
+_MAX_MS = 2**53
+
+_COLUMNS = (
+    Column("run", 12, copied=True),
+    Column("saga", 10),
+    Column("status", 15),
+    Column("started", 8),
+    Column("took", 10, below=True),
+    Column("at", 12, below=True),
+    Column("last error", 30, below=True),
+)
+
+_PART = re.compile(r"(\d{1,9})(ms|min|s|m|h|d|w)")
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def list_runs(  # noqa: PLR0917 - Typer passes options by name
+    ctx: typer.Context,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", metavar="S", help="Only runs with this status; may be given again.", show_default=False
+        ),
+    ] = None,
+    saga: Annotated[str | None, typer.Option("--saga", metavar="NAME", help="Only runs of this saga.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="T", help="Only runs accepted since then: 90s, 2h, 1d12h ago, or an ISO 8601 time."
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="FIELD=VALUE",
+            help="Only runs with this business key, which the saga declares; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="At most so many.")] = 50,
+    stuck: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option("--stuck", help="Only runs that are overdue or need attention; status 1 when there are any.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
+) -> ExitCode:
+    """List runs, newest first.
+
+    Statuses are RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED and NEEDS_ATTENTION.
+
+    A run is stuck when it waits for an operator, when a step or an undo of it has been open for longer than its
+    threshold (overdue= of the step, else what its attempts and delays come to, or an hour where they are without
+    limit), and when something has been due for five minutes that nobody has done. A run that the project's code cannot
+    continue is stuck at once, with the remedy. When a run is stuck, the exit status is 1.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    query = RunQuery(
+        statuses=frozenset(map(read_status, status or ())),
+        saga=saga,
+        since_ms=None if since is None else read_since(since, now_ms),
+        where=tuple(map(read_where, where or ())),
+        # One more, to be able to say that there are more.
+        limit=limit + 1,
+    )
+    if stuck:
+        return list_stuck(settings_of(ctx), query, now_ms, json_wanted=as_json)
+    with open_for_reading(settings_of(ctx)) as journal:
+        found = journal.runs_blocking(query)
+        known = () if found else journal.runs_blocking(RunQuery(limit=_LOOKED_AT))
+    rows = found[:limit]
+    if as_json:
+        print_json([summary_json(row) for row in rows])
+        return ExitCode.OK
+    if not rows:
+        note(_why_none(query, known))
+        return ExitCode.OK
+    shown = screen()
+    shown.show(table(_COLUMNS, [_row(row, now_ms) for row in rows], shown.width))
+    if len(found) > limit:
+        note(f"the newest {limit} are shown; --limit shows more")
+    return ExitCode.OK
+
+
+def _row(run: RunSummary, now_ms: int) -> tuple[Cell, ...]:
+    closed = run.status in CLOSED
+    return (
+        run.run_id,
+        run.saga,
+        styled(run.status.value, STATUS_STYLES[run.status]),
+        ago(run.started_ms, now_ms),
+        duration(run.updated_ms - run.started_ms) if closed else "",
+        and_more(run.current.split(",")),
+        clip(run.error or "", _ERROR_CHARS),
+    )
+
+
+def _why_none(query: RunQuery, known: Sequence[RunSummary]) -> str:
+    """Say why nothing was found: most often a name is not what it was thought to be."""
+    if not known:
+        return "there are no runs yet; `amends run` starts one"
+    sagas = sorted({run.saga for run in known})
+    if query.saga is not None and query.saga not in sagas:
+        return f"no runs of saga {query.saga!r}; the last runs are of: {', '.join(sagas)}"
+    keys = sorted({field for run in known for field in run.keys})
+    for field, _ in query.where:
+        if field not in keys:
+            there_are = f"the last runs have: {', '.join(keys)}" if keys else "none of the last runs has one"
+            return f"no run with a business key {field!r}; {there_are} (sagas declare them: keys=(...))"
+    return f"no runs match {_described(query)}"
+
+
+def _described(query: RunQuery) -> str:
+    parts = [f"status {' or '.join(sorted(query.statuses))}"] if query.statuses else []
+    parts += [f"saga {query.saga}"] if query.saga else []
+    parts += [f"{field}={value}" for field, value in query.where]
+    parts += ["that time"] if query.since_ms is not None else []
+    return " and ".join(parts)
+
+
+# ---- reading the options
+
+
+def read_status(text: str) -> RunStatus:
+    """Read a status, in capitals or not, with `-` or `_`.
+
+    Raises:
+        InputError: There is no such status.
+    """
+    name = text.strip().upper().replace("-", "_")
+    if name not in RunStatus.__members__:
+        raise InputError(f"--status {shorten(text)} is no status; use {', '.join(RunStatus)}")
+    return RunStatus[name]
+
+
+def read_where(text: str) -> tuple[str, str]:
+    """Read `FIELD=VALUE`; the value may be empty and may contain `=`.
+
+    Raises:
+        InputError: There is no `=`, or no field before it.
+    """
+    field, separator, value = text.partition("=")
+    if not separator or not field.strip():
+        raise InputError(f"--where {shorten(text)} is not FIELD=VALUE; write it like --where order_id=42")
+    return field.strip(), value
+
+
+def read_since(text: str, now_ms: int) -> int:
+    """Read a time: how long ago (`90s`, `2h`, `1d12h`), or in ISO 8601, in local time unless it says otherwise.
+
+    Args:
+        text: What was given.
+        now_ms: The present time, in milliseconds since the epoch.
+
+    Returns:
+        Milliseconds since the epoch.
+
+    Raises:
+        InputError: It is neither.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    parts = _PART.findall(compact)
+    if parts and "".join(number + unit for number, unit in parts) == compact:
+        past_ms = sum(int(number) * _UNITS[unit] for number, unit in parts)
+        return max(now_ms - past_ms, -_MAX_MS)
+    try:
+        # By way of a difference: a platform's own functions refuse times before 1970.
+        moment = datetime.fromisoformat(text.strip())
+        zoned = moment if moment.tzinfo is not None else moment.astimezone()
+        return (zoned - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"--since {shorten(text)} is no time; write how long ago (90s, 2h, 7d) or when (2026-01-31T12:00)"
+        ) from None

@@ -1,0 +1,292 @@
+"""Loading of the user's modules: where they are imported from, and what is said when that fails.
+
+Their directory becomes importable as it would be for `python -m`, with two exceptions: a file in it can neither replace
+a module of the standard library nor a package that Amends itself needs. Whatever a module does when it is imported
+(raise, exit, print) ends in one `DefinitionError` line, or on stderr, and never in a traceback or in our output.
+"""
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn, Protocol, TypeVar
+
+from amends.aggregates.errors import AmendsError, DefinitionError
+from amends.aggregates.text import one_line, shorten
+from amends.cli.project.settings import CONFIG_FILE, ENV_PREFIX, Settings
+
+__all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]
+
+_MAX_REASON_CHARS = 300
+
+# What Amends imports, perhaps only after the user's modules: a project often has an `alembic/` of its own. The test
+# compares this list with the installed requirements.
+_OUR_PACKAGES = frozenset(
+    "alembic amends annotated_doc annotated_types click colorama dateutil dotenv eventsourcing "  # noqa: SIM905 - readable
+    "eventsourcing_sqlalchemy google greenlet mako markdown_it markupsafe mdurl nexusrpc psycopg psycopg_binary "
+    "psycopg_pool pydantic pydantic_core pydantic_settings pygments rich shellingham sqlalchemy sqlalchemy_utils "
+    "temporalio typer typing_extensions typing_inspection".split()
+)
+
+
+class Named(Protocol):
+    """Whatever a module may define under a name that the whole project shares: a saga, a step."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is known by in plans, on the command line and in the journal."""
+
+
+Kind = TypeVar("Kind")
+T = TypeVar("T", bound=Named)
+
+
+@dataclass(frozen=True)
+class LoadedProject:
+    """The user's modules, imported.
+
+    Attributes:
+        project_dir: The directory that they were imported from.
+        modules: The configured modules, in the configured order.
+        hidden: Files of the project that cannot be imported, because the standard library or a package that Amends
+            needs has a module of that name; for `amends doctor`.
+    """
+
+    project_dir: Path
+    modules: tuple[ModuleType, ...]
+    hidden: tuple[Path, ...]
+
+    def find(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        """Find what the modules define of one kind, each object once: for steps, whose variants share a name."""
+        return tuple(find(self.modules, kind).values())
+
+    def collect(self, kind: type[T]) -> dict[str, T]:
+        """Find what the modules define of one kind, by name: for sagas.
+
+        Raises:
+            DefinitionError: Two different objects have the same name.
+        """
+        return collect(self.modules, kind)
+
+
+def load_modules(settings: Settings) -> LoadedProject:
+    """Import the configured modules.
+
+    The project's directories stay importable for the rest of the process, for imports within the user's functions. What
+    the modules print goes to stderr.
+
+    Raises:
+        DefinitionError: No modules are configured; or one has the name of a module that cannot be replaced, is not
+            found, or fails when it is imported: the message names the module, the file and the line.
+    """
+    if not settings.modules:
+        place = settings.config_file or f"{CONFIG_FILE} (there is none in {settings.project_dir} or above)"
+        raise DefinitionError(
+            f'no modules are configured: add modules = ["your_package.sagas"] to {place}, '
+            f"set {ENV_PREFIX}MODULES, or name another directory with --project"
+        )
+    folders = _folders(settings.project_dir)
+    for name in settings.modules:
+        if owner := _owner(name.partition(".")[0], folders):
+            raise DefinitionError(
+                f"module {name!r} cannot be loaded: its first name is that of {owner}, which comes first; "
+                f"rename yours and correct modules in {_place(settings)}"
+            )
+    _make_importable(folders)
+    with _stdout_on_stderr():
+        modules = tuple(_import(name, settings, folders) for name in settings.modules)
+    return LoadedProject(settings.project_dir, modules, _hidden(folders))
+
+
+def find(modules: Iterable[ModuleType], kind: type[Kind]) -> dict[str, Kind]:
+    """Find the objects of one kind among the modules' attributes, each once, in the order of their definition.
+
+    Objects in containers are not looked for.
+
+    Returns:
+        The objects by the first place where each was found, such as `shop.sagas.place_order`.
+    """
+    found: dict[str, Kind] = {}
+    seen: set[int] = set()
+    for module in modules:
+        for attribute, value in vars(module).items():
+            # By the real type: a lazy proxy may do anything when it is asked for its class.
+            if issubclass(type(value), kind) and id(value) not in seen:
+                seen.add(id(value))
+                found[f"{module.__name__}.{attribute}"] = value
+    return found
+
+
+def collect(modules: Iterable[ModuleType], kind: type[T]) -> dict[str, T]:
+    """Find the objects of one kind as `find` does, by their own names.
+
+    Raises:
+        DefinitionError: Two different objects have the same name.
+    """
+    found: dict[str, T] = {}
+    places: dict[str, str] = {}
+    for place, value in find(modules, kind).items():
+        if value.name in found:
+            raise DefinitionError(
+                f"{kind.__name__.lower()} name {value.name!r} is used twice, "
+                f"by {places[value.name]} and by {place}; give each its own"
+            )
+        found[value.name], places[value.name] = value, place
+    return found
+
+
+# ---- Where modules come from
+
+
+def _folders(project_dir: Path) -> tuple[Path, ...]:
+    source = project_dir / "src"
+    # A src/ that is a package is imported as such; its content must not appear under a second name as well.
+    return (project_dir, source) if source.is_dir() and not (source / "__init__.py").exists() else (project_dir,)
+
+
+def _make_importable(folders: Sequence[Path]) -> None:
+    """Put the folders behind the standard library and before installed packages, wherever they stood."""
+    ours = {os.path.realpath(folder) for folder in folders}
+    # In place: others hold the list. An empty entry is the current directory, which Python looks up at every import.
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) not in ours]
+    last = max((at for at, entry in enumerate(sys.path) if _is_stdlib(entry)), default=len(sys.path) - 1)
+    sys.path[last + 1 : last + 1] = [str(folder) for folder in folders]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _OurPackages)]
+    sys.meta_path.insert(0, _OurPackages(frozenset(str(folder) for folder in folders)))
+    importlib.invalidate_caches()
+
+
+def _is_stdlib(entry: str) -> bool:
+    library = Path(os.__file__).parent
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    extensions = Path(sys.base_exec_prefix, sys.platlibdir, version, "lib-dynload")
+    return Path(entry) in {library, library / "lib-dynload", extensions, Path(sys.base_prefix, "DLLs")}
+
+
+class _OurPackages(importlib.abc.MetaPathFinder):
+    """Finds the packages that Amends needs everywhere but in the project."""
+
+    def __init__(self, folders: frozenset[str]) -> None:
+        self._folders = folders
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is not None or fullname not in _OUR_PACKAGES:
+            return None
+        elsewhere = [entry for entry in sys.path if entry not in self._folders]
+        return importlib.machinery.PathFinder.find_spec(fullname, elsewhere, target)
+
+
+def _owner(top: str, folders: Sequence[Path]) -> str | None:
+    """Say whose a top-level name is already, or None where it is free for the project."""
+    if top in sys.stdlib_module_names or top == "__main__":
+        return "a module of Python's standard library"
+    ours = _OurPackages(frozenset(str(folder) for folder in folders))
+    return "a package that Amends itself needs" if top == "amends" or ours.find_spec(top, None) else None
+
+
+def _hidden(folders: Sequence[Path]) -> tuple[Path, ...]:
+    files = [path for folder in folders for path in folder.iterdir()]
+    modules = [path for path in files if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return tuple(sorted(path for path in modules if path.stem != "__main__" and _owner(path.stem, folders)))
+
+
+def _place(settings: Settings) -> str:
+    variable = f"{ENV_PREFIX}MODULES"
+    return variable if os.environ.get(variable) else str(settings.config_file)
+
+
+# ---- Importing
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what is written to stdout to stderr, by Python, by C and by child processes."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            # Either of them may be closed or missing: then there is no descriptor to keep clean.
+            original = sys.stdout
+            original.flush()
+            out, err = 1, 2
+            saved = os.dup(out)
+            stack.callback(os.close, saved)
+            os.dup2(err, out)
+            stack.callback(os.dup2, saved, out)
+            # What was written past the redirection below is still in its buffer when the modules are done.
+            stack.callback(original.flush)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+def _import(name: str, settings: Settings, folders: Sequence[Path]) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - also SystemExit, and what test tools derive from BaseException
+        _refuse(name, error, settings, folders)
+
+
+def _refuse(name: str, error: BaseException, settings: Settings, folders: Sequence[Path]) -> NoReturn:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if isinstance(error, ModuleNotFoundError) and not frames:
+        raise DefinitionError(
+            f"module {name!r} was not found ({_reason(error)}), neither in {' or '.join(map(str, folders))} "
+            f"nor among the installed packages; correct modules in {_place(settings)}"
+        ) from error
+    # The innermost line of the project; of an installed package only where none of the project is involved.
+    own = [frame for frame in frames if _is_within(frame.filename, folders)] or frames
+    place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        place = f"{error.filename}:{error.lineno}: " if error.lineno else f"{error.filename}: "
+    raise DefinitionError(f"module {name!r} cannot be imported: {place}{_explain(error, folders)}") from error
+
+
+def _explain(error: BaseException, folders: Sequence[Path]) -> str:
+    """Say what happened and what to do about it."""
+    reason = f"{type(error).__name__}: {_reason(error)}".removesuffix(": ")
+    match error:
+        case AmendsError():
+            return _reason(error)
+        case SystemExit():
+            return f"it exits with sys.exit({shorten(error.code)}); move that below: if __name__ == '__main__':"
+        case SyntaxError():
+            return f"{type(error).__name__}: {one_line(error.msg or '')}; correct it there"
+        case ImportError():
+            top = (error.name or "").partition(".")[0]
+            for path in _hidden(folders):
+                if path.stem == top:
+                    return f"{reason}; rename {path}: another module of that name comes first"
+            return f"{reason}; correct the import, or install what it needs into {sys.prefix}"
+        case _:
+            return f"{reason}; a module must be importable without that"
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        text = one_line(str(error))
+    except Exception:  # noqa: BLE001 - a user's exception may fail to describe itself
+        return "its message cannot be shown"
+    return text if len(text) <= _MAX_REASON_CHARS else f"{text[:_MAX_REASON_CHARS]}..."
+
+
+def _is_users(filename: str) -> bool:
+    """Tell whether a frame is neither ours nor of Python's import system."""
+    return not filename.startswith("<frozen importlib") and filename not in {__file__, importlib.__file__}
+
+
+def _is_within(filename: str, folders: Sequence[Path]) -> bool:
+    path = Path(filename)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and any(path.is_relative_to(folder) for folder in folders)

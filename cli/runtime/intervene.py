@@ -1,0 +1,176 @@
+"""The work of the operators' commands: look, show what would happen, ask, write it down, and have the run go on.
+
+What was looked at is what is written to: a run that has gone on meanwhile is refused. No server is started; where no
+Temporal can be reached, the fact is in the journal, and the run goes on when a worker starts.
+"""
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import typer
+
+from amends.aggregates.errors import BusyError, InputError, RefusedError, UnreachableError
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.sql.journal import SqlJournal
+from amends.cli.exit_codes import ExitCode
+from amends.cli.output.answer import print_json, screen
+from amends.cli.output.remarks import note, say
+from amends.cli.project.settings import Settings
+from amends.cli.runtime.store import record_of, require_store
+from amends.cli.runtime.wiring import load_project, open_store
+from amends.cli.views.interventions import Driven, plan_fields, preview_json, what_next
+from amends.cli.views.table import fields
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.interventions import Intervention, Preview, Verb, preview
+from amends.sagas.engine.protocol import Protocol
+
+__all__ = ["Request", "carry_out", "now_ms", "rouse_run"]
+
+_LOOK_S = 0.2
+_REACH = timedelta(seconds=5)
+_NOBODY: Registry = Registry(())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        run_id: The run.
+        wanted: What is decided.
+        yes: Whether it is done without asking.
+        json: Whether the answer is JSON, and nothing else.
+        after_expiry: Whether to wait for the end of a live claim.
+        has_output: Whether a result was given, which may be null.
+    """
+
+    run_id: str
+    wanted: Intervention
+    yes: bool
+    json: bool
+    after_expiry: bool
+    has_output: bool
+
+
+def carry_out(settings: Settings, request: Request) -> ExitCode:
+    """Show what a decision would come to, ask, write it down, and say how the run stands.
+
+    Raises:
+        AmendsError: It was refused, or a part cannot be reached; the message says whether anything was written.
+    """
+    require_store(settings)
+    # Only a result needs the project's types: a run can be cancelled or retried while its modules cannot be loaded.
+    typed = request.wanted.verb in {Verb.SKIP, Verb.RESOLVE}
+    protocol = Protocol(load_project(settings).registry if typed else _NOBODY, request.wanted.actor)
+    journal = open_store(settings)
+    try:
+        seen = _look(journal, protocol, request)
+        if not request.json:
+            shown = screen()
+            shown.show(fields(plan_fields(seen, now_ms()), shown.width))
+        if seen.fact is not None and not request.yes:
+            _ask(seen, request)
+        record = _write(journal, protocol, request, seen)
+    finally:
+        journal.close_blocking()
+    driven = asyncio.run(rouse_run(settings, record))
+    _answer(request, seen, record, driven)
+    return ExitCode.OK
+
+
+def now_ms() -> int:
+    """Give the wall time, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
+    """Preview the decision on the run as it is; while a claim is live, wait for its end if that is asked for."""
+    told = False
+    while True:
+        record, now = record_of(journal, request.run_id), now_ms()
+        try:
+            seen = preview(protocol.registry, record, request.wanted, now)
+        except BusyError as busy:
+            if not request.after_expiry:
+                raise
+            if busy.until_ms <= now:
+                # Where no driver is left to see it, the end of the claim is written down here.
+                journal.commit_blocking(lambda tx, at=now: protocol.conclude(tx, request.run_id, at))
+                continue
+            left_s = (busy.until_ms - now) / 1000
+            if not told:
+                note(f"being worked on; waiting for its answer, or for {left_s:.0f} s until its claim ends")
+                told = True
+            time.sleep(min(_LOOK_S, left_s))
+        else:
+            if request.has_output and seen.fact is not None and not hasattr(seen.fact, "result"):
+                raise InputError(f"{seen.fact.kind} has no result, so --output says nothing; leave it out")
+            return seen
+
+
+def _ask(seen: Preview, request: Request) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        RefusedError: The answer was no, or there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        if request.json:
+            print_json({"run_id": request.run_id, "written": False, "plan": preview_json(seen)})
+        raise RefusedError("there is no terminal to ask on; nothing was written; to do it without asking: --yes")
+    if request.json:
+        for name, value in plan_fields(seen, now_ms()):
+            note(f"{name:12} {value}")
+    if not typer.confirm("Do it?", err=True):
+        raise RefusedError("not confirmed; nothing was written")
+
+
+def _write(journal: SqlJournal, protocol: Protocol, request: Request, seen: Preview) -> RunRecord:
+    if seen.fact is None:
+        return seen.before
+    at, position = now_ms(), seen.before.state.position
+    return journal.commit_blocking(
+        lambda tx: protocol.intervene(tx, request.run_id, request.wanted, at, position=position), runs=(request.run_id,)
+    )
+
+
+async def rouse_run(settings: Settings, record: RunRecord) -> Driven:
+    """Have Temporal look at a run, if it is Temporal's and open; what cannot be reached becomes part of the answer."""
+    from amends.cli.runtime.temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - as above
+
+    if record.state.closed or record.driver != DRIVER:
+        return Driven(roused=False)
+    reach = await look_at_temporal(settings, _REACH)
+    if reach.client is None:
+        return Driven(roused=False, why_not=reach.problem)
+    try:
+        await rouse(reach.client, record, task_queue=settings.task_queue)
+    except UnreachableError:
+        return Driven(roused=False, why_not=f"Temporal at {reach.target and reach.target.address} went away")
+    if not any(worker.store_id in {record.started.store_id, None} for worker in reach.workers):
+        why = f"no worker of this store polls queue {settings.task_queue!r}; start one: amends worker (or amends dev)"
+        return Driven(roused=True, why_not=why)
+    return Driven(roused=True)
+
+
+def _answer(request: Request, seen: Preview, record: RunRecord, driven: Driven) -> None:
+    text = what_next(record, driven)
+    if not request.json:
+        say(text)
+        return
+    print_json(
+        {
+            "run_id": record.run_id,
+            "written": seen.fact is not None,
+            "plan": preview_json(seen),
+            "status": record.state.status.value,
+            "position": record.state.position,
+            "roused": driven.roused,
+            "text": text,
+        }
+    )

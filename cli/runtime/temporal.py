@@ -1,0 +1,147 @@
+"""Looking at Temporal without taking part: whether it answers, who works there, and what it knows of a run.
+
+Nothing is started. Every look is bounded in time, and what cannot be reached becomes part of the answer, not an error.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import temporalio.client
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from amends.aggregates.errors import AmendsError, InputError
+from amends.aggregates.text import one_line
+from amends.cli.project.settings import Settings
+from amends.cli.views.driver_status import Driving
+from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
+from amends.sagas.temporal.embedded_server import ServerRecord, running
+from amends.sagas.temporal.start_workflow import Poller, pollers
+
+__all__ = ["NOTHING_RUNS", "Reach", "driving_of", "look_at_temporal"]
+
+QUICK = timedelta(seconds=1)
+"""How long `amends show` waits for Temporal."""
+
+NOTHING_RUNS = "no Temporal is configured and no embedded one runs; start one: amends dev"
+"""What is said where the embedded server would be used and is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A Temporal, as seen from here.
+
+    Attributes:
+        target: Where it is; `None` when none is configured and no embedded one runs.
+        server: The embedded server; `None` when it is another one, or none.
+        client: Connected to it; `None` when it does not answer.
+        problem: Why there is no client, with the remedy; `None` when there is one.
+        workers: Who polls the task queue.
+    """
+
+    target: TemporalTarget | None
+    server: ServerRecord | None = None
+    client: temporalio.client.Client | None = None
+    problem: str | None = None
+    workers: tuple[Poller, ...] = ()
+
+
+async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
+    """Find the Temporal that commands would use, without starting one, and see who works there.
+
+    Args:
+        settings: What is configured.
+        bound: How long to wait for it, at most.
+    """
+    try:
+        target = configured_target()
+    except InputError as error:
+        return Reach(None, problem=str(error))
+    server = None
+    if target is None:
+        server = await asyncio.to_thread(running, settings.data_dir)
+        if server is None:
+            return Reach(None, problem=NOTHING_RUNS)
+        target = TemporalTarget(server.address, embedded=True)
+    try:
+        async with asyncio.timeout(bound.total_seconds()):
+            client = await (connect(target) if target.embedded else connect_configured())
+            workers = tuple(await pollers(client, settings.task_queue))
+    except TimeoutError:
+        limit = f"{bound.total_seconds():g} s"
+        return Reach(target, server, problem=f"Temporal at {target.address} does not answer within {limit}; start it")
+    except AmendsError as error:
+        return Reach(target, server, problem=str(error))
+    return Reach(target, server, client, workers=workers)
+
+
+async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: timedelta = QUICK) -> Driving:
+    """Tell whether anybody drives a run that is open.
+
+    Args:
+        settings: What is configured.
+        run_id: The run.
+        store_id: The store that it is in.
+        bound: How long to wait for Temporal, at most.
+    """
+    reach = await look_at_temporal(settings, bound)
+    address = reach.target.address if reach.target else None
+    if reach.client is None:
+        return Driving(f"nobody can be asked: {reach.problem}", temporal=address)
+    try:
+        description = await reach.client.get_workflow_handle(run_id).describe(rpc_timeout=bound)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            return Driving(f"Temporal at {address} does not answer: {one_line(error.message)}", temporal=address)
+        description = None
+    return _judge(settings, reach, description, store_id)
+
+
+def _judge(
+    settings: Settings, reach: Reach, description: WorkflowExecutionDescription | None, store_id: str
+) -> Driving:
+    """Put together what was seen."""
+    ours = [worker for worker in reach.workers if worker.store_id in {store_id, None}]
+    status = None if description is None or description.status is None else description.status
+    runs = status is WorkflowExecutionStatus.RUNNING
+    pending = _pending(description) if description is not None else ()
+    if not ours and reach.workers:
+        text = f"nobody: the workers of queue {settings.task_queue!r} write to another store; start one: amends worker"
+    elif not ours:
+        text = f"nobody: no worker polls queue {settings.task_queue!r}; start one: amends worker (or amends dev)"
+    elif status is None:
+        text = "nobody: Temporal does not know the run; it is started when a worker starts"
+    elif not runs:
+        text = f"nobody: its workflow is {status.name}; it is started again when a worker starts"
+    else:
+        text = f"Temporal, with {len(ours)} worker{'s' * (len(ours) != 1)}"
+    text += "".join(f"; {activity}: attempt {attempt} failed: {error}" for activity, attempt, error in pending)
+    return Driving(
+        text,
+        driven=bool(ours) and runs,
+        temporal=reach.target.address if reach.target else None,
+        workflow=status.name if status is not None else None,
+        workers=len(ours),
+        pending=pending,
+    )
+
+
+def _pending(description: WorkflowExecutionDescription) -> tuple[tuple[str, int, str], ...]:
+    """Give what Temporal tries again: activity, attempts made, and the innermost error of the last one."""
+    raw = description.raw_description
+    found = [
+        (each.activity_type.name, max(1, each.attempt - 1), _innermost(each.last_failure))
+        for each in raw.pending_activities
+        if each.HasField("last_failure")
+    ]
+    if raw.HasField("pending_workflow_task") and raw.pending_workflow_task.attempt > 1:
+        found.append(("workflow task", raw.pending_workflow_task.attempt - 1, "see the worker's log"))
+    return tuple(found)
+
+
+def _innermost(failure: Failure) -> str:
+    while failure.HasField("cause"):
+        failure = failure.cause
+    return one_line(failure.message)

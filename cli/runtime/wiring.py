@@ -1,0 +1,264 @@
+"""The composition root: from settings to sagas, store and Temporal; the only place that picks adapters.
+
+Adapters are imported by the function that makes them: a command that reads the store does not pay for Temporal, and one
+that only looks at definitions pays for neither.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from amends.aggregates.errors import UnreachableError
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.values.json_codec import Limits
+from amends.cli.output.remarks import note
+from amends.cli.project.load_modules import LoadedProject, find, load_modules
+from amends.cli.project.settings import Settings, load_settings
+from amends.cli.runtime.signals import Stop
+from amends.cli.runtime.store import in_data_dir
+from amends.sagas.definition.registry import Registry
+from amends.sagas.definition.saga import Saga
+from amends.sagas.definition.steps import Step
+from amends.sagas.runtime.deadline import SERVER_RESERVE_S, STORE_RESERVE_S, default_drain
+
+if TYPE_CHECKING:
+    from temporalio.client import Client as TemporalClient
+
+    from amends.aggregates.sql.journal import SqlJournal
+    from amends.sagas.temporal.embedded_server import EmbeddedServer
+
+__all__ = [
+    "Project",
+    "Temporal",
+    "close_store",
+    "drain_of",
+    "ensure_data_dir",
+    "keep_alive",
+    "load_project",
+    "open_store",
+    "settings_of",
+    "use_configured",
+    "use_embedded",
+    "use_temporal",
+]
+
+_LOOK_S = 1.0
+_CONNECTS = 6
+_IGNORE_ALL = "*\n"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the user's modules define, without faults.
+
+    Attributes:
+        settings: What is configured.
+        loaded: The modules.
+        registry: Their sagas and steps.
+        aggregates: Their aggregate classes.
+    """
+
+    settings: Settings
+    loaded: LoadedProject
+    registry: Registry
+    aggregates: tuple[type[Aggregate], ...]
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    """Read the settings of the project that the command line names.
+
+    Raises:
+        InputError: They cannot be read, or one is wrong.
+    """
+    project: Path | None = ctx.obj
+    return load_settings(project)
+
+
+def load_project(settings: Settings) -> Project:
+    """Import the user's modules and check everything that they define.
+
+    Raises:
+        DefinitionError: A module cannot be imported, or a definition has a fault.
+    """
+    loaded = load_modules(settings)
+    registry = Registry(
+        loaded.collect(Saga).values(),
+        loaded.find(Step),
+        limits=Limits(max_bytes=settings.max_input_bytes),
+        result_limits=Limits(max_bytes=settings.max_result_bytes),
+    )
+    registry.catalog  # noqa: B018 - faults of the whole catalog are raised here, before anything runs
+    return Project(settings, loaded, registry, _aggregates(loaded))
+
+
+def _aggregates(loaded: LoadedProject) -> tuple[type[Aggregate], ...]:
+    classes: Any = find(loaded.modules, type).values()
+    return tuple(each for each in classes if issubclass(each, Aggregate) and each is not Aggregate)
+
+
+def ensure_data_dir(settings: Settings) -> Path:
+    """Make the data directory, readable by its owner alone, unless it is there.
+
+    Raises:
+        UnreachableError: It cannot be made or used.
+    """
+    data_dir = settings.data_dir
+    try:
+        if not data_dir.is_dir():
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Version control has no business in it, whatever the project's own settings for that say.
+            (data_dir / ".gitignore").write_text(_IGNORE_ALL)
+    except OSError as error:
+        raise UnreachableError(
+            f"data directory {str(data_dir)!r} cannot be made ({error.strerror}); "
+            f"make it yourself, or set data_dir to a directory that you may write to"
+        ) from None
+    return data_dir
+
+
+def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ()) -> "SqlJournal":
+    """Open the configured store for writing, creating its SQLite file where there is none.
+
+    Args:
+        settings: What is configured.
+        aggregates: Classes whose events can be read from the start.
+
+    Raises:
+        InputError: The URL cannot be used.
+        UnreachableError: The store cannot be reached or written.
+        JournalError: Its schema is not this version's.
+    """
+    from amends.aggregates.sql.journal import open_journal  # noqa: PLC0415 - imports the database
+
+    if in_data_dir(settings):
+        ensure_data_dir(settings)
+    return open_journal(settings.store_url, aggregates=aggregates)
+
+
+async def close_store(journal: "SqlJournal", stop: Stop) -> None:
+    """Close the store, but wait for it no longer than the bound allows, and say so when it does not end."""
+    stop.deadline.begin()
+    if not await stop.within(journal.close(), STORE_RESERVE_S):
+        note("the store does not come to its end; whatever was not acknowledged may not be written")
+
+
+def drain_of(settings: Settings, registry: Registry) -> timedelta:
+    """Return how long a worker's calls in flight may take to end: as configured, else the longest timeout."""
+    return default_drain(registry.steps.values()) if settings.drain is None else settings.drain
+
+
+@dataclass(frozen=True)
+class Temporal:
+    """A Temporal that was found.
+
+    Attributes:
+        client: Connected to it.
+        address: Where it is.
+        server: Our share in it when it is the embedded one; `None` when it is a configured one.
+    """
+
+    client: "TemporalClient"
+    address: str
+    server: "EmbeddedServer | None"
+
+
+@asynccontextmanager
+async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> AsyncIterator[Temporal]:
+    """Use the configured Temporal, or else the embedded one, which is started unless it runs.
+
+    Args:
+        settings: What is configured.
+        stop: As `use_embedded` has it.
+
+    Raises:
+        UnreachableError: It cannot be reached or started.
+        InputError: Temporal's own configuration cannot be read.
+    """
+    from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
+
+    async with use_embedded(settings, stop=stop) if configured_target() is None else use_configured() as temporal:
+        yield temporal
+
+
+@asynccontextmanager
+async def use_configured() -> AsyncIterator[Temporal]:
+    """Use the Temporal that Temporal's own standard client configuration names.
+
+    Raises:
+        UnreachableError: It cannot be reached.
+        InputError: There is no such configuration, or it cannot be used.
+    """
+    from amends.sagas.temporal.connection import configured_target, connect_configured  # noqa: PLC0415 - as above
+
+    client = await connect_configured()
+    target = configured_target()
+    yield Temporal(client, target.address if target else "", None)
+
+
+@asynccontextmanager
+async def use_embedded(
+    settings: Settings, *, stop: Stop | None = None, port: int | None = None, ui_port: int | None = None
+) -> AsyncIterator[Temporal]:
+    """Use the embedded Temporal of the data directory, starting it unless it runs.
+
+    Args:
+        settings: What is configured.
+        stop: Bounds how long the server may take to stop; `None` for no bound but the server's own.
+        port: Port to start it on; `None` for the configured one.
+        ui_port: Port of its web page, likewise.
+
+    Raises:
+        UnreachableError: It cannot be started.
+    """
+    from amends.sagas.temporal.embedded_server import EmbeddedServer  # noqa: PLC0415 - imports Temporal
+
+    data_dir = ensure_data_dir(settings)
+    patience_s = None if stop is None else lambda: stop.deadline.left_s(SERVER_RESERVE_S)
+    async with EmbeddedServer.shared(
+        data_dir, port=port or settings.embedded_port, ui_port=ui_port or settings.ui_port, patience_s=patience_s
+    ) as server:
+        if stop is not None:
+            stop.last_resorts.append(server.kill_if_last)
+        yield Temporal(await _connect_to_embedded(server), server.address, server)
+
+
+async def _connect_to_embedded(server: "EmbeddedServer") -> "TemporalClient":
+    """Connect to an embedded server, which on a busy machine may listen long before it is ready.
+
+    Each attempt takes at most five seconds, so that a server that has died meanwhile is soon started again.
+
+    Raises:
+        UnreachableError: The server does not answer, or cannot be started again.
+    """
+    from amends.sagas.temporal.connection import TemporalTarget, connect  # noqa: PLC0415 - imports Temporal
+
+    for _ in range(_CONNECTS - 1):
+        with suppress(UnreachableError):
+            return await connect(TemporalTarget(server.address, embedded=True))
+        await server.ensure_alive()
+    return await connect(TemporalTarget(server.address, embedded=True))
+
+
+async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None:
+    """Start the embedded server again whenever it dies, until cancelled; a configured one is somebody else's care.
+
+    Raises:
+        UnreachableError: It cannot be started again, or another user has started it again at another address, which
+            the client does not talk to.
+    """
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        if temporal.server is None or not await temporal.server.ensure_alive():
+            continue
+        if temporal.server.address != temporal.address:
+            raise UnreachableError(
+                f"the embedded Temporal server was gone from {temporal.address} and started again by another command "
+                f"at {temporal.server.address}; give this command again to use it there"
+            )
+        on_restart()

@@ -1,0 +1,211 @@
+"""A worker: in the foreground, as `amends dev` and `amends worker` run it, or beside what `amends run` does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from amends.aggregates.errors import AmendsError
+from amends.cli.exit_codes import exit_code_of
+from amends.cli.output.remarks import note, say
+from amends.cli.runtime.blocked_runs import open_blockers
+from amends.cli.runtime.schedules import restore, scheduled_runs
+from amends.cli.runtime.signals import Stop
+from amends.cli.runtime.wiring import Project, Temporal, close_store, keep_alive, open_store
+from amends.sagas.engine.blockers import grouped
+from amends.sagas.runtime.deadline import WORKERS_RESERVE_S
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from amends.aggregates.sql.journal import SqlJournal
+    from amends.sagas.temporal.activities import PendingCall
+
+__all__ = ["serve", "serve_until"]
+
+# Longer than the watch takes between two looks and a restart.
+# With very many open runs the worker begins all the same.
+_LOOK_AT_RUNS_S = 30.0
+_NOTICE_S = 20.0
+_RESTORING_S = 0.3
+
+
+def serve(
+    project: Project,
+    journal: "SqlJournal",
+    temporal: Temporal,
+    stop: Stop,
+    *,
+    on_open_runs: Callable[[int], None] | None = None,
+) -> "AbstractAsyncContextManager[str]":
+    """Run a worker for the project's sagas, and for scheduled runs, while the context lasts; gives the worker's name.
+
+    Args:
+        project: The sagas and steps.
+        journal: The store.
+        temporal: Where the work comes from.
+        stop: Bounds the end of the worker, and is told which calls are under way.
+        on_open_runs: Called with the number of unfinished runs that were found.
+    """
+    from amends.reconciler.temporal.scheduled_run import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.runtime.error_log import ErrorDetail  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.worker import AlsoServed, running_worker  # noqa: PLC0415 - as above
+
+    def on_calls(pending: "Callable[[], list[PendingCall]]") -> None:
+        stop.under_way = lambda: [str(each) for each in pending()]
+
+    return running_worker(
+        temporal.client,
+        journal,
+        project.registry,
+        task_queue=project.settings.task_queue,
+        at_once=project.settings.worker_concurrency,
+        errors=ErrorDetail(project.settings.errors or ErrorDetail.TYPE),
+        threads=project.settings.worker_threads,
+        report_in=project.settings.data_dir,
+        also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
+        on_open_runs=on_open_runs,
+        deadline=stop.deadline,
+        on_calls=on_calls,
+    )
+
+
+async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every_rule: bool | None = None) -> None:
+    """Serve the project's sagas until it is told to stop, and say what is served.
+
+    Args:
+        project: The sagas.
+        temporal: Where the work comes from; an embedded server is started again when it dies.
+        stop: Ends it.
+        every_rule: Whether each drift rule is to have a schedule of its own; `None` to leave that as it is.
+
+    Raises:
+        UnreachableError: The store or Temporal cannot be reached, or the server cannot be started again.
+    """
+    settings = project.settings
+    # In a thread: a database that does not answer must not keep the command from being stopped.
+    journal = await asyncio.to_thread(open_store, settings, project.aggregates)
+
+    async def schedules() -> None:
+        try:
+            timetable, changes = await restore(project, journal, temporal.client, every_rule=every_rule)
+        except Exception as error:  # noqa: BLE001 - sagas are served all the same, whatever it is
+            from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports what workers need
+
+            said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
+            note(f"schedules were not restored: {said}")
+            return
+        if timetable.schedules:
+            restored = f", {len(changes.create)} of them put into Temporal" if changes.create else ""
+            say(f"schedules {len(timetable.schedules)}{restored}")
+
+    try:
+        say(f"store     {settings.safe_store_url}")
+        say(f"queue     {settings.task_queue}")
+        say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
+        async with _kept_alive(temporal, stop) as server, AsyncExitStack() as stack:
+            await _begin(stack, lambda: serve(project, journal, temporal, stop, on_open_runs=_say_open), server, stop)
+            await _say_blocked(project, journal, stop)
+            say("Ready; Ctrl-C ends it.")
+            stop.ready()
+            await _until(stop, server, schedules)
+            drain_s = stop.deadline.drain_s
+            bound = f" within {drain_s:g} s" if drain_s else ""
+            say(f"Stopping: calls in flight may end{bound}; no new ones begin.")
+    except Exception as error:
+        stop.ends_with(exit_code_of(error))
+        raise
+    finally:
+        await close_store(journal, stop)
+
+
+def _say_open(found: int) -> None:
+    if found:
+        say(f"resumed   {found} open {'run' if found == 1 else 'runs'}")
+
+
+async def _say_blocked(project: Project, journal: "SqlJournal", stop: Stop) -> None:
+    """Say which open runs the loaded code cannot continue: one line for each saga, step and reason."""
+    reading = asyncio.create_task(asyncio.to_thread(lambda: grouped(open_blockers(journal, project.registry))))
+    stopping = asyncio.create_task(stop.requested.wait())
+    try:
+        await asyncio.wait([reading, stopping], timeout=_LOOK_AT_RUNS_S, return_when=asyncio.FIRST_COMPLETED)
+        for line in reading.result() if reading.done() else ():
+            note(line)
+    except AmendsError as error:  # the store went away: the worker waits for it
+        note(f"whether the loaded code can continue all open runs is not known: {error}")
+    finally:
+        for task in (reading, stopping):
+            task.cancel()
+
+
+class _Server:
+    """The embedded server, as it is kept alive; of a configured one nothing is ever heard.
+
+    Attributes:
+        watch: Keeps it alive; its error says why that is not possible.
+        restarts: How often it was started again.
+        on_restart: Called when it was started again.
+    """
+
+    def __init__(self, temporal: Temporal) -> None:
+        self.restarts = 0
+        self.on_restart: Callable[[], None] = lambda: None
+        self.watch = asyncio.create_task(keep_alive(temporal, self._restarted))
+
+    def _restarted(self) -> None:
+        note("the Temporal server was gone; started again")
+        self.restarts += 1
+        self.on_restart()
+
+
+@asynccontextmanager
+async def _kept_alive(temporal: Temporal, stop: Stop) -> AsyncIterator[_Server]:
+    """Keep the embedded server alive while the context lasts."""
+    server = _Server(temporal)
+    try:
+        yield server
+    finally:
+        server.watch.cancel()
+        await stop.within(asyncio.wait([server.watch]), WORKERS_RESERVE_S)
+
+
+async def _begin(
+    stack: AsyncExitStack,
+    worker: "Callable[[], AbstractAsyncContextManager[object]]",
+    server: _Server,
+    stop: Stop,
+) -> None:
+    """Start the worker, and start it once more whenever the embedded server was lost meanwhile."""
+    while True:
+        before = server.restarts
+        try:
+            await stack.enter_async_context(worker())
+        except Exception:
+            # The watch may have noticed already, or notices at its next look.
+            await asyncio.wait([server.watch], timeout=_NOTICE_S)
+            if server.watch.done():
+                server.watch.result()
+            if server.restarts == before:
+                raise
+            stop.goes_on()
+        else:
+            return
+
+
+async def _until(stop: Stop, server: _Server, schedules: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Wait for the request to stop; restore the schedules, and again whenever the server was started again."""
+    stopping = asyncio.create_task(stop.requested.wait())
+    restoring = [asyncio.create_task(schedules())]
+    # The server may have lost its file.
+    server.on_restart = lambda: restoring.append(asyncio.create_task(schedules()))
+    try:
+        await asyncio.wait([stopping, server.watch], return_when=asyncio.FIRST_COMPLETED)
+        if server.watch.done():
+            server.watch.result()
+    finally:
+        server.on_restart = lambda: None
+        stop.deadline.begin()
+        for task in (stopping, *restoring):
+            task.cancel()
+        await asyncio.wait([stopping, *restoring], timeout=_RESTORING_S)

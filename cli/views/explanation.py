@@ -1,0 +1,397 @@
+"""What is said of a run to an operator at night: where it stands, what is open, what is in doubt, what can be done.
+
+`explain` is pure: equal records, facts and times give equal words. Which commands can be given now is not written down
+here a second time: each is tried on the record by the code that will take it (`operate.fact_of`), so that none is named
+that would be refused.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Any, NamedTuple, cast
+
+from pydantic import JsonValue
+
+from amends.aggregates.errors import AmendsError
+from amends.aggregates.run.facts import (
+    AttentionRequested,
+    CancelRequested,
+    CompensationRejected,
+    DriverTaken,
+    Fact,
+    LateEffectObserved,
+    NodeFact,
+    OperatorFact,
+    SagaFailed,
+    StepInDoubt,
+)
+from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
+from amends.cli.views.facts import Next, next_steps, still_to_undo, trace_of
+from amends.cli.views.table import ago, duration, moment
+from amends.cli.views.wording import WORDS
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import Blocker
+from amends.sagas.engine.interventions import Intervention, Verb, fact_of, open_for_decision
+from amends.sagas.engine.overdue import Overdue, Why, overdue_nodes
+
+__all__ = ["Contact", "Explanation", "OpenNode", "explain", "sections"]
+
+_N = NodeStatus
+_CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
+
+_MEANINGS = {
+    RunStatus.RUNNING: "It is going forward.",
+    RunStatus.CANCELLING: "Somebody asked for it to be undone; it begins nothing new, and turns round when what is in "
+    "flight has settled.",
+    RunStatus.COMPENSATING: "It has turned round; what was done is being undone, the last first.",
+    RunStatus.COMPLETED: "Every step has succeeded or was skipped. Nothing is left to do.",
+    RunStatus.COMPENSATED: "Every step that may have acted is undone, or stays by declaration or by decision. Nothing "
+    "is left to do.",
+    RunStatus.NEEDS_ATTENTION: "It cannot go on by itself. Nothing more happens before an operator decides.",
+}
+
+
+class Contact(NamedTuple):
+    """Whom to ask about a step, and where the instructions are; `None` where the catalog does not say."""
+
+    owner: str | None
+    runbook: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenNode:
+    """A node that is not settled.
+
+    Attributes:
+        name: The node.
+        status: Where it stands.
+        next: What happens next at it; `None` when only an operator can tell.
+        overdue: In which way it has been open for too long; `None` when it has not.
+        contact: Whom to ask; `None` when the code is not loaded.
+    """
+
+    name: str
+    status: NodeStatus
+    next: Next | None
+    overdue: Overdue | None
+    contact: Contact | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything that is said of a run.
+
+    Attributes:
+        record: The run.
+        last: Its last fact.
+        meaning: What its status means.
+        open: Nodes that are not settled, in the order of the plan.
+        later: Nodes whose undo has to wait for others; each inner tuple together.
+        run_next: What is to be written down about the run itself; `None` when nothing is.
+        doubts: What nobody knows: node and why.
+        decisions: Facts by which somebody, or the program, decided the run's way.
+        commands: What can be done now: command line and what it does.
+        waits: Why the loaded code cannot continue the run.
+        trace: The places and causes of the last failed attempt.
+    """
+
+    record: RunRecord
+    last: Fact
+    meaning: str
+    open: tuple[OpenNode, ...]
+    later: tuple[tuple[str, ...], ...]
+    run_next: Next | None
+    doubts: tuple[tuple[str, str], ...]
+    decisions: tuple[Fact, ...]
+    commands: tuple[tuple[str, str], ...]
+    waits: tuple[Blocker, ...] = ()
+    trace: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Give it as JSON; times are in milliseconds since the epoch."""
+        return {
+            "run_id": self.record.run_id,
+            "saga": self.record.started.saga,
+            "status": self.record.state.status.value,
+            "meaning": self.meaning,
+            "last": _fact_json(self.last),
+            "open": [_open_json(each) for each in self.open],
+            "undone_later": [list(group) for group in self.later],
+            "in_doubt": [{"node": node, "why": why} for node, why in self.doubts],
+            "blockers": [each.as_json() for each in self.waits],
+            "decided": [_fact_json(fact) for fact in self.decisions],
+            "trace": list(self.trace),
+            "commands": [{"command": line, "what": what} for line, what in self.commands],
+        }
+
+
+def explain(
+    record: RunRecord,
+    facts: Sequence[Fact],
+    now_ms: int,
+    contacts: Mapping[str, Contact] | None = None,
+    *,
+    waits: tuple[Blocker, ...] = (),
+) -> Explanation:
+    """Explain how a run stands.
+
+    Args:
+        record: The run.
+        facts: All of its facts, at least one.
+        now_ms: The present time, in milliseconds since the epoch.
+        contacts: Whom to ask, by step; `None` when the code is not loaded.
+        waits: Why the loaded code cannot continue the run.
+    """
+    state = record.state
+    steps = next_steps(state, now_ms)
+    decided = {step.node: step for step in steps if step.node}
+    overdue = {each.node: each for each in overdue_nodes(record, [fact.head for fact in facts], now_ms)}
+    names = {*decided, *record.current, *_decidable(state)}
+    return Explanation(
+        record=record,
+        last=facts[-1],
+        meaning=_MEANINGS[state.status],
+        open=tuple(
+            OpenNode(
+                name, state.node(name).status, decided.get(name), overdue.get(name), (contacts or {}).get(node.step)
+            )
+            for name, node in state.plan.nodes.items()
+            if name in names
+        ),
+        later=tuple(group for group in still_to_undo(state) if not set(group) & set(decided)),
+        run_next=next((step for step in steps if not step.node), None),
+        doubts=tuple(_doubts(record, facts, now_ms)),
+        decisions=tuple(fact for fact in facts if _decides(fact)),
+        commands=tuple(_commands(record, overdue.values(), now_ms)),
+        waits=waits,
+        trace=trace_of(facts),
+    )
+
+
+def _decidable(state: RunState) -> tuple[str, ...]:
+    """Name the nodes that an operator is asked about, or may hurry."""
+    if state.status is RunStatus.NEEDS_ATTENTION and state.backward:
+        # What stays by declaration could be decided about as well, but nobody has to.
+        return undo_open_nodes(state)
+    return open_for_decision(state)
+
+
+def _decides(fact: Fact) -> bool:
+    # A participant that refuses an undo has decided as well.
+    return isinstance(
+        fact,
+        OperatorFact
+        | CancelRequested
+        | CompensationRejected
+        | DriverTaken
+        | SagaFailed
+        | AttentionRequested
+        | LateEffectObserved,
+    )
+
+
+def _doubts(record: RunRecord, facts: Sequence[Fact], now_ms: int) -> list[tuple[str, str]]:
+    """Say what nobody knows; of a transaction all is known, what gave no outcome was rolled back."""
+    in_doubt = record.in_doubt
+    # Of what was in doubt once, it may have become known since.
+    reasons = {fact.node: fact.reason for fact in facts if isinstance(fact, StepInDoubt) and fact.node in in_doubt}
+    found: list[tuple[str, str]] = []
+    for name, node in record.state.plan.nodes.items():
+        if node.kind is StepKind.EFFECT and (why := _doubt(record.state.node(name), reasons.get(name), now_ms)):
+            found.append((name, why))
+    return found
+
+
+def _doubt(at: NodeState, reason: str | None, now_ms: int) -> str | None:
+    done = "nobody knows whether the step took effect, and " if reason else ""
+    match at.status:
+        case _N.IN_DOUBT:
+            return f"nobody knows whether it took effect: {reason or 'it was given up'}"
+        case _N.STARTED if at.due_ms is not None and at.due_ms <= now_ms:
+            return "its claim is over without an answer; whether it took effect is not known yet"
+        case _N.STARTED:
+            return "its call is under way; until it answers nobody knows whether it took effect"
+        case _N.WAITING | _N.SPENT | _N.PROBE_WAITING | _N.PROBE_SPENT:
+            return "it was called without an answer; whether it took effect is not known yet"
+        case _N.UNDO_EXHAUSTED:
+            return f"{done}its undo was given up; whether that took effect is not known"
+        case _N.UNDO_REJECTED if reason:
+            return f"{done}the participant refused to undo it"
+        case _N.UNDO_STARTED | _N.UNDO_WAITING | _N.UNDO_SPENT:
+            return f"{done}its undo has begun and has not been confirmed"
+        case _N.UNDONE if reason:
+            return f"undone without knowing whether it acted: {reason}"
+        case _N.UNDO_SKIPPED if reason:
+            return f"left as it is without knowing whether it acted: {reason}"
+        case _:
+            return None
+
+
+# ---- what can be done
+
+
+class _AnyOutput:
+    """Stands for a registry: whether a verb fits does not depend on the types of results."""
+
+    def result_codec(self, step: str) -> "_AnyOutput":
+        del step
+        return self
+
+    def load(self, value: Any) -> Any:  # noqa: ANN401 - as above
+        return value
+
+    def dump(self, value: Any) -> Any:  # noqa: ANN401 - as above
+        return value
+
+
+_REASON = '--reason "..."'
+_EVIDENCE = '--evidence "..."'
+_OUTPUT = "--output JSON"
+
+
+def _commands(record: RunRecord, overdue: Iterable[Overdue], now_ms: int) -> list[tuple[str, str]]:
+    run_id, state = record.run_id, record.state
+    found: list[tuple[str, str]] = []
+    for name in state.plan.nodes:
+        if name in _decidable(state):
+            found += [
+                _command(record, verb, name)
+                for verb in Verb
+                if verb is not Verb.CANCEL and _fits(record, verb, name, now_ms)
+            ]
+        elif state.node(name).status in _CLAIMED and state.status is not RunStatus.CANCELLING:
+            line = f"amends retry {run_id} {name} {_REASON} --after-expiry"
+            found.append((line, f"waits until the claim of {name} has ended, and tries again if it gave no answer"))
+    if not state.backward and state.status is not RunStatus.CANCELLING and _fits(record, Verb.CANCEL, None, now_ms):
+        found.append((f"amends cancel {run_id} {_REASON}", "undoes what was done"))
+    if any(each.why is Why.IDLE for each in overdue):
+        found.append((f"amends show {run_id}", "says whether anybody drives it"))
+    return found
+
+
+def _fits(record: RunRecord, verb: Verb, node: str | None, now_ms: int) -> bool:
+    wish = Intervention(verb=verb, actor="you", reason="asked", evidence="asked", node=node)
+    try:
+        return fact_of(cast("Registry", _AnyOutput()), record, wish, now_ms, now_ms) is not None
+    except AmendsError:
+        return False
+
+
+def _command(record: RunRecord, verb: Verb, name: str) -> tuple[str, str]:
+    state, where = record.state, f"{record.run_id} {name} {_REASON}"
+    undoing = state.backward and state.node(name).status is not _N.IN_DOUBT
+    match verb:
+        case Verb.RETRY if state.node(name).status is _N.PROBE_WAITING:
+            return f"amends retry {where}", "asks again whether it happened, at once"
+        case Verb.RETRY if undoing and state.node(name).status is _N.UNDO_REJECTED:
+            return (
+                f"amends retry {where}",
+                "asks again to undo it, at once and under a new key: the last one was refused",
+            )
+        case Verb.RETRY:
+            what = "undo it" if undoing else "it"
+            return f"amends retry {where}", f"tries {'to ' * undoing}{what} again, at once"
+        case Verb.SKIP if state.backward:
+            return f"amends skip {where}", "leaves what it did as it is"
+        case Verb.SKIP:
+            return f"amends skip {where} {_OUTPUT}", "goes on as if it had returned this"
+        case Verb.RESOLVE if undoing:
+            return f"amends resolve {where} {_EVIDENCE}", "says that it is undone, as you have found or seen to"
+        case Verb.RESOLVE:
+            return f"amends resolve {where} {_EVIDENCE} {_OUTPUT}", "says that it took effect, as you have found"
+        case _:
+            return f"amends resolve {where} {_EVIDENCE} --not-done", "says that it took no effect, as you have found"
+
+
+# ---- as JSON
+
+
+def _fact_json(fact: Fact) -> dict[str, JsonValue]:
+    return {
+        "position": fact.position,
+        "fact": fact.kind,
+        "node": fact.node if isinstance(fact, NodeFact | SagaFailed) else "",
+        "as_of_ms": fact.as_of_ms,
+        "actor": fact.actor,
+        "reason": getattr(fact, "reason", None),
+        "evidence": getattr(fact, "evidence", None),
+    }
+
+
+def _open_json(each: OpenNode) -> dict[str, JsonValue]:
+    step, overdue, contact = each.next, each.overdue, each.contact
+    return {
+        "node": each.name,
+        "status": each.status.value,
+        "next": None if step is None else step.what,
+        "due_ms": None if step is None else step.due_ms,
+        "overdue_since_ms": None if overdue is None else overdue.since_ms,
+        "overdue": None if overdue is None else overdue.why.value,
+        "owner": None if contact is None else contact.owner,
+        "runbook": None if contact is None else contact.runbook,
+    }
+
+
+# ---- in words
+
+
+def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[str, list[str]]]:
+    """Put an explanation into sentences, under headings; foreign text in them is raw and has still to be escaped.
+
+    Args:
+        told: The explanation.
+        now_ms: The present time, in milliseconds since the epoch.
+        zone: The time zone of what is shown; `None` for the local one.
+    """
+    state = told.record.state
+    found = [
+        ("Status", [f"{state.status.value}. {told.meaning}"]),
+        ("Last fact", [_fact_line(told.last, now_ms, zone)]),
+        ("Open", [line for each in told.open for line in _open_lines(each, now_ms, zone)]),
+        ("Waits for code", [each.text for each in told.waits]),
+        ("In doubt", [f"{node}: {why}" for node, why in told.doubts]),
+        ("Last error", list(told.trace)),
+        ("Who decided", [_fact_line(fact, now_ms, zone) for fact in told.decisions]),
+        ("What you can do", [line for command, what in told.commands for line in (command, f"    {what}")]),
+    ]
+    if told.run_next is not None:
+        found[2][1].append(f"the run: {told.run_next.what} now")
+    if told.later:
+        found[2][1].append(f"undone after that: {', then '.join(' and '.join(group) for group in told.later)}")
+    return [(heading, lines) for heading, lines in found if lines]
+
+
+def _fact_line(fact: Fact, now_ms: int, zone: tzinfo | None) -> str:
+    node = fact.node if isinstance(fact, NodeFact | SagaFailed) else ""
+    reason, evidence = getattr(fact, "reason", None), getattr(fact, "evidence", None)
+    error = f"{fact.error_type}: {fact.error}" if hasattr(fact, "error_type") else None  # type: ignore[attr-defined]  # checked
+    parts = [
+        f"#{fact.position} {fact.kind}{f' of {node}' if node else ''} by {fact.actor}",
+        _when(fact.as_of_ms, now_ms, zone),
+    ]
+    line = ", ".join(parts)
+    line += f": {reason or error}" if reason or error else ""
+    return line + (f" (evidence: {evidence})" if evidence else "")
+
+
+def _when(ms: int, now_ms: int, zone: tzinfo | None) -> str:
+    return f"{moment(ms, zone)}, {ago(ms, now_ms)}"
+
+
+def _open_lines(each: OpenNode, now_ms: int, zone: tzinfo | None) -> list[str]:
+    step = each.next
+    if step is None:
+        following = "nothing before an operator decides"
+    elif step.due_ms is None:
+        following = f"{step.what}, now"
+    else:
+        following = f"{step.what}, at {moment(step.due_ms, zone)}, in {duration(max(0, step.due_ms - now_ms))}"
+    lines = [f"{each.name} is {each.status.value}; next: {following}"]
+    if each.overdue is not None:
+        lines.append(f"    it {WORDS[each.overdue.why]}; overdue since {_when(each.overdue.since_ms, now_ms, zone)}")
+    if each.contact is not None and (each.contact.owner or each.contact.runbook):
+        named = [("owner", each.contact.owner), ("runbook", each.contact.runbook)]
+        lines.append("    " + ", ".join(f"{name}: {value}" for name, value in named if value))
+    return lines

@@ -1,0 +1,112 @@
+"""What is shown of an operator's decision before it is written, and what is said after. Pure."""
+
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import CLOSED, NodeStatus, RunStatus
+from amends.cli.views.facts import Next, fact_json, on_decision
+from amends.cli.views.table import Cell, duration, json_text
+from amends.cli.views.wording import Decided, who_and_why
+from amends.sagas.engine.interventions import Preview
+
+__all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
+
+_TEMPORAL = "temporal"
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """Who goes on with a run that was written to.
+
+    Attributes:
+        roused: Whether Temporal was told.
+        why_not: Why not, with the remedy; `None` when it was, or need not be.
+    """
+
+    roused: bool
+    why_not: str | None = None
+
+
+def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
+    """List what a decision would come to, as named values.
+
+    Args:
+        preview: What it would do.
+        now_ms: The present time, in milliseconds since the epoch.
+    """
+    before, after = preview.before.state, preview.after.state
+    lines: list[tuple[str, Cell | None]] = [("now", f"{before.status} at position {before.position}")]
+    if preview.fact is None:
+        return [*lines, ("to write", "nothing: it is being undone already, or was")]
+    lines.append(("to write", written(preview.fact)))
+    if after.status is not before.status:
+        lines.append(("then", after.status.value))
+    steps = [on_decision(after, decision) for decision in preview.next]
+    lines += [("next" if at == 0 else "", _next_line(step, now_ms)) for at, step in enumerate(steps)]
+    if preview.undo or after.status is RunStatus.CANCELLING:
+        flying = [name for name, at in after.nodes.items() if at.status is NodeStatus.STARTED]
+        if flying:
+            lines.append(("in flight", f"{', '.join(flying)}: awaited, and undone if it may have acted"))
+    if preview.undo:
+        lines.append(("to undo", ", then ".join(" and ".join(group) for group in preview.undo)))
+    if preview.remaining:
+        lines.append(("still to run", ", ".join(preview.remaining)))
+    return lines
+
+
+def _next_line(step: Next, now_ms: int) -> str:
+    about = f"{step.node}: {step.what}" if step.node else step.what
+    return about if step.due_ms is None else f"{about} in {duration(max(0, step.due_ms - now_ms))}"
+
+
+def written(fact: Fact) -> str:
+    """Say what a decision's fact holds: its kind, what it is about, who decided, why, and on what evidence."""
+    text = fact.kind
+    if isinstance(fact, NodeFact):
+        text += f" for {fact.node}"
+    if isinstance(fact, RetryRequested):
+        text += f" ({'with a new budget' if fact.attempt == 0 else f'after {fact.attempt} attempts'})"
+    if isinstance(fact, Decided):
+        text += f", {who_and_why(fact)}"
+    if isinstance(fact, StepSkipped | StepResolved | LateEffectObserved):
+        text += f"; result: {json_text(fact.result)}"
+    return text
+
+
+def preview_json(preview: Preview) -> dict[str, JsonValue]:
+    """Give what a decision would come to as JSON; times are in milliseconds since the epoch."""
+    return {
+        "position": preview.before.state.position,
+        "status": preview.before.state.status.value,
+        "fact": None if preview.fact is None else fact_json(preview.fact),
+        "then": preview.after.state.status.value,
+        "next": [on_decision(preview.after.state, decision)._asdict() for decision in preview.next],
+        "undo": [list(group) for group in preview.undo],
+        "remaining": list(preview.remaining),
+    }
+
+
+def what_next(record: RunRecord, driven: Driven) -> str:
+    """Say how a run stands after a decision, who goes on with it, and what to look at.
+
+    Args:
+        record: The run.
+        driven: Who goes on with it; of no matter when it is closed.
+    """
+    run_id, status = record.run_id, record.state.status
+    head = f"{status}: run {run_id} of {record.started.saga}"
+    if status is RunStatus.NEEDS_ATTENTION:
+        return f"{head}: open is {', '.join(record.current)}; see: amends show {run_id}"
+    if status in CLOSED:
+        return f"{head}; its facts: amends history {run_id}"
+    if record.driver != _TEMPORAL:
+        return (
+            f"{head}: it is driven by {record.driver}, which takes notice when it looks at the run again (resume); "
+            f"or have Temporal drive it: amends recover --take-over {run_id}"
+        )
+    if driven.why_not is not None:
+        return f"{head}: it goes on when a worker starts: {driven.why_not}; see: amends show {run_id}"
+    return f"{head}: Temporal goes on with it; see: amends history {run_id} --watch"

@@ -1,0 +1,149 @@
+"""How schedules are shown: values in, rows and JSON out. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amends.cli.views.table import Column, ago, duration, moment
+from amends.reconciler.schedules.alignment import Copy, Entry
+from amends.reconciler.schedules.facts import Schedule
+
+__all__ = ["COLUMNS", "Shown", "fields_of", "json_of", "row_of", "when"]
+
+COLUMNS = (
+    Column("schedule", 10, copied=True),
+    Column("rules", 10),
+    Column("when", 10),
+    Column("last", 6),
+    Column("next", 19),
+    Column("missed", 6, right=True),
+    Column("skipped", 7, right=True),
+    Column("state", 20, below=True),
+)
+_NEXT = 3
+_RECENT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A schedule, and what Temporal says of it.
+
+    Attributes:
+        schedule: As it is declared.
+        wanted: As Temporal should hold it.
+        held: What Temporal says; `None` when it does not have it, or was not asked.
+        asked: Whether Temporal could be asked.
+    """
+
+    schedule: Schedule
+    wanted: Entry
+    held: Copy | None
+    asked: bool
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with Temporal's copy, with the remedy; `None` when nothing is, or nobody can tell."""
+        if not self.asked:
+            return None
+        if self.held is None:
+            return "Temporal does not have it; a worker that starts puts it there: amends worker (or amends dev)"
+        if self.held.entry != self.wanted:
+            return "Temporal holds something else; a worker that starts corrects it: amends worker (or amends dev)"
+        return None
+
+    @property
+    def state(self) -> str:
+        """How it stands, in words."""
+        stands = self.schedule
+        said = []
+        if stands.paused is not None:
+            said.append(f"paused by {stands.paused_by}: {stands.paused}")
+        elif stands.failures:
+            said.append(f"{stands.failures} of its runs in a row failed: {stands.error}")
+        if self.problem is not None:
+            said.append(self.problem)
+        return "; ".join(said) or "on"
+
+
+def when(schedule: Schedule) -> str:
+    """Say when a schedule runs."""
+    declared = schedule.declared
+    if declared.every_ms is not None:
+        return f"every {duration(declared.every_ms)}"
+    return f"{declared.cron} in {declared.time_zone}"
+
+
+def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
+    """Make a row of the list."""
+    held = shown.held
+    return (
+        shown.schedule.declared.schedule,
+        ", ".join(shown.schedule.declared.rules) or "all",
+        when(shown.schedule),
+        _last(held, now_ms),
+        moment(held.next_ms[0]) if held and held.next_ms and shown.schedule.paused is None else "",
+        str(held.missed) if held else "",
+        str(held.skipped) if held else "",
+        shown.state,
+    )
+
+
+def _last(held: Copy | None, now_ms: int) -> str:
+    if held is None:
+        return ""
+    return ago(held.recent[-1].begun_ms, now_ms) if held.recent else "never"
+
+
+def fields_of(shown: Shown) -> Sequence[tuple[str, str | None]]:
+    """Name everything that is known of a schedule."""
+    declared, held = shown.schedule.declared, shown.held
+    by_itself = ", by itself: it follows the rule" if declared.automatic else ""
+    known: list[tuple[str, str | None]] = [
+        ("schedule", declared.schedule),
+        ("state", shown.state),
+        ("rules", ", ".join(declared.rules) or "all that its worker knows"),
+        ("when", when(shown.schedule)),
+        ("jitter", f"up to {duration(declared.jitter_ms)}" if declared.jitter_ms else None),
+        ("late", f"a run that was missed is made up for within {duration(shown.wanted.catchup_ms)}"),
+        ("pauses", f"after {declared.pause_after} failures in a row" if declared.pause_after else "never by itself"),
+        ("queue", declared.task_queue),
+        ("declared", f"{moment(declared.as_of_ms)} by {declared.actor}{by_itself}"),
+    ]
+    if held is None:
+        return known
+    since = f", since {moment(held.created_ms)}"
+    running = f", {len(held.running)} running now" if held.running else ""
+    paused = shown.schedule.paused is not None
+    return [
+        *known,
+        ("runs", f"{held.taken}{running}{since}"),
+        ("missed", f"{held.missed}, while Temporal was away{since}"),
+        ("skipped", f"{held.skipped}, while the one before was running{since}"),
+        ("last", ", ".join(moment(each.begun_ms) for each in held.recent[-_RECENT:])),
+        ("next", None if paused else ", ".join(moment(each) for each in held.next_ms[:_NEXT])),
+    ]
+
+
+def json_of(shown: Shown) -> dict[str, Any]:
+    """Give a schedule as JSON; times are in milliseconds since the epoch."""
+    schedule, held = shown.schedule, shown.held
+    declared = schedule.declared.model_dump(mode="json")
+    return {
+        "schedule": declared.pop("schedule"),
+        "declared": declared,
+        **schedule.model_dump(mode="json", exclude={"declared"}),
+        "catchup_ms": shown.wanted.catchup_ms,
+        "problem": shown.problem,
+        "temporal": None
+        if held is None
+        else {
+            "as_declared": held.entry == shown.wanted,
+            "created_ms": held.created_ms,
+            "taken": held.taken,
+            "missed": held.missed,
+            "skipped": held.skipped,
+            "running": len(held.running),
+            "recent": [{"due_ms": each.due_ms, "begun_ms": each.begun_ms} for each in held.recent],
+            "next_ms": list(held.next_ms),
+        },
+    }

@@ -1,0 +1,356 @@
+"""What a look leads to: pure, and the only place where anything about drift is decided.
+
+Theory of operation: a look is compared with the standing of its rule. What is new is detected, what is not seen any
+more is cleared, and each drift that has a correction is either *due* or *held* for a reason, which is recorded.
+`hold_reason` tells them apart. Whoever corrects asks it once more, with the standing at the head of the stream and in
+the transaction that records the correction; so two reconcilers, or one that was killed and started again, make one
+correction.
+
+The guards, in the order in which they are asked:
+
+1. What is ignored is left alone.
+2. A drift is corrected once. Where it is still there afterwards, people have to find out.
+3. What somebody else is correcting is left to them.
+4. A rule acts as far as its mode allows; approval by a person takes the place of the mode, the breaker and the budget.
+5. In a maintenance window nothing is corrected, approved or not.
+6. A drift is acted on when two looks apart saw it, or when the version that was observed is still the present one.
+7. Nothing in flight is touched.
+8. A subject that was corrected often in a short time is left alone: something makes it drift (oscillation breaker).
+9. A subject whose correction fails waits longer each time, and is left alone when its budget is spent.
+10. When more is due than the rule's caps allow, the rule or the world is wrong: nothing is corrected.
+
+Times may come from clocks that disagree: whatever waits for a time waits no longer than it would have by either clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from amends.aggregates.errors import InputError, NotFoundError, RefusedError
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.text import shorten
+from amends.reconciler.drift.drift import Command, Drift, Intervene, corrected_run, described
+from amends.reconciler.drift.facts import (
+    DriftApproved,
+    DriftCleared,
+    DriftDetected,
+    DriftIgnored,
+    DriftProposed,
+    DriftUnobservable,
+    IgnoreRemoved,
+    ReconciliationFact,
+    RuleLooked,
+)
+from amends.reconciler.drift.rule import Mode, Policy, Rule
+from amends.reconciler.drift.rule_state import Ignore, OpenDrift, Standing
+
+__all__ = [
+    "WAITS",
+    "Look",
+    "Verdict",
+    "approve",
+    "decide",
+    "hold_reason",
+    "ignore",
+    "ignored",
+    "live_claim",
+    "stop_ignoring",
+]
+
+_TWICE = 2
+_CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one run of a rule saw.
+
+    Attributes:
+        drifts: What it found.
+        count: How many subjects it looked at; `None` when it does not say.
+        log_position: Notification id up to which it has read.
+        sweep: Where its sweep of everything stands.
+        in_flight: Runs that must not be touched, with the reason.
+        maintenance: Why nothing is corrected at present; `None` when something may be.
+        unobservable: Why it could not look; `None` when it could.
+    """
+
+    drifts: tuple[Drift, ...] = ()
+    count: int | None = None
+    log_position: int = 0
+    sweep: str = ""
+    in_flight: Mapping[str, str] = field(default_factory=dict)
+    maintenance: str | None = None
+    unobservable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a look.
+
+    Attributes:
+        facts: What is to be written, in order.
+        standing: What is known with them.
+        seen: The drifts that were found, by their ids.
+        due: Those of them that are to be corrected.
+        held: Why others that have a correction are not.
+        stopped: Why nothing at all is corrected, though it was due; `None` otherwise.
+    """
+
+    facts: tuple[ReconciliationFact, ...]
+    standing: Standing
+    seen: Mapping[str, Drift]
+    due: tuple[str, ...]
+    held: Mapping[str, str]
+    stopped: str | None
+
+
+def decide(standing: Standing, rule: Rule, look: Look, now_ms: int, *, actor: str) -> Verdict:
+    """Tell what a look leads to.
+
+    Args:
+        standing: What was known before.
+        rule: The rule that looked.
+        look: What it saw.
+        now_ms: Time of the look, in milliseconds since the epoch.
+        actor: Who looked.
+    """
+    number = standing.looks + 1
+    if look.unobservable is not None:
+        fact = DriftUnobservable(look=number, as_of_ms=now_ms, actor=actor, reason=look.unobservable)
+        return Verdict((fact,), standing.apply(fact), {}, (), {}, None)
+    known = {name.rpartition(".")[0]: name for name in standing.drifts}
+    seen: dict[str, Drift] = {}
+    facts: list[ReconciliationFact] = []
+    for drift in look.drifts:
+        key = drift.key(rule.name)
+        name = known.get(key, f"{key}.{number}")
+        if name not in standing.drifts and name not in seen:
+            facts.append(_detected(name, drift, number, now_ms, actor))
+        seen[name] = drift
+    gone = [name for name in standing.drifts if name not in seen]
+    facts += [DriftCleared(look=number, as_of_ms=now_ms, actor=actor, drift=name) for name in gone]
+    looked = RuleLooked(
+        look=number,
+        as_of_ms=now_ms,
+        actor=actor,
+        mode=rule.policy.mode,
+        seen=tuple(seen),
+        held={},
+        stopped=None,
+        count=look.count,
+        log_position=look.log_position,
+        sweep=look.sweep,
+    )
+    with_look = _fold(standing, (*facts, looked))
+    reasons = {
+        name: hold_reason(
+            with_look, name, drift, rule.policy, now_ms, in_flight=look.in_flight, maintenance=look.maintenance
+        )
+        for name, drift in seen.items()
+        if drift.correction is not None
+    }
+    due = [name for name, reason in reasons.items() if reason is None]
+    stopped = _over_cap([name for name in due if with_look.drifts[name].approved_by is None], rule.policy, look.count)
+    if stopped is not None:
+        due = [name for name in due if with_look.drifts[name].approved_by is not None]
+    held = {name: reason or stopped or "" for name, reason in reasons.items() if name not in due}
+    facts += _proposals(with_look, rule.policy, seen, reasons, looked)
+    facts.append(looked.model_copy(update={"held": held, "stopped": stopped}))
+    return Verdict(tuple(facts), _fold(standing, tuple(facts)), seen, tuple(due), held, stopped)
+
+
+def _fold(standing: Standing, facts: tuple[ReconciliationFact, ...]) -> Standing:
+    for fact in facts:
+        standing = standing.apply(fact)
+    return standing
+
+
+def _detected(name: str, drift: Drift, look: int, now_ms: int, actor: str) -> DriftDetected:
+    return DriftDetected(
+        look=look,
+        as_of_ms=now_ms,
+        actor=actor,
+        drift=name,
+        subject=drift.subject,
+        kind=drift.kind,
+        expected=drift.expected,
+        actual=drift.actual,
+        evidence=drift.evidence,
+        correction=None if drift.correction is None else described(drift.correction),
+    )
+
+
+def _proposals(
+    standing: Standing, policy: Policy, seen: Mapping[str, Drift], reasons: Mapping[str, str | None], looked: RuleLooked
+) -> list[ReconciliationFact]:
+    """Propose what a person may approve, each drift once."""
+    if policy.mode is not Mode.PROPOSE:
+        return []
+    return [
+        DriftProposed(
+            look=looked.look,
+            as_of_ms=looked.as_of_ms,
+            actor=looked.actor,
+            drift=name,
+            correction=described(drift.correction),
+        )
+        for name, drift in seen.items()
+        if drift.correction is not None and reasons[name] == WAITS and not standing.drifts[name].proposed
+    ]
+
+
+WAITS = "waits for approval"
+"""Why a drift is held that somebody may approve."""
+
+
+def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
+    if len(due) > policy.cap:
+        return f"{len(due)} corrections are due, more than the cap of {policy.cap}; nothing is corrected"
+    if not due or policy.share is None:
+        return None
+    if count is None:
+        return "the rule has a share and does not say how many subjects it looked at; nothing is corrected"
+    if len(due) > policy.share * count:
+        return f"{len(due)} of {count} are due, more than the share of {policy.share:g}; nothing is corrected"
+    return None
+
+
+def hold_reason(
+    standing: Standing,
+    name: str,
+    drift: Drift,
+    policy: Policy,
+    now_ms: int,
+    *,
+    in_flight: Mapping[str, str],
+    maintenance: str | None,
+) -> str | None:
+    """Tell why a drift that was seen is not to be corrected now; `None` when it is.
+
+    Args:
+        standing: What is known, the look that saw it included.
+        name: The drift's id.
+        drift: As it was seen; it has a correction.
+        policy: How far the rule may go.
+        now_ms: The time, in milliseconds since the epoch.
+        in_flight: Runs that must not be touched, with the reason.
+        maintenance: Why nothing is corrected at present; `None` when something may be.
+    """
+    known = standing.drifts.get(name)
+    if known is None:
+        return "is gone"
+    ignoring = ignored(standing, name, drift.subject, now_ms)
+    if ignoring is not None:
+        return f"ignored by {ignoring.actor}: {ignoring.reason}"
+    if known.corrected_ms is not None:
+        return "was corrected and is still there; find out why"
+    if known.begun_ms is not None and abs(now_ms - known.begun_ms) < policy.lease_ms:
+        return "is being corrected"
+    approved = known.approved_by is not None
+    if not approved and policy.mode is not Mode.APPLY:
+        return "the rule only observes" if policy.mode is Mode.OBSERVE else WAITS
+    if maintenance is not None:
+        return maintenance
+    if not _seen_enough(known, drift, policy, now_ms):
+        return f"waits to be seen again, at least {policy.apart_ms / 1000:g} s apart"
+    run_id = corrected_run(drift.correction)
+    if run_id is not None and run_id in in_flight:
+        return in_flight[run_id]
+    return None if approved else _restrained(standing, drift.subject, policy, now_ms)
+
+
+def _seen_enough(known: OpenDrift, drift: Drift, policy: Policy, now_ms: int) -> bool:
+    if drift.version is not None and _compares_versions(drift):
+        return True
+    apart = now_ms - known.first_ms >= policy.apart_ms
+    return known.sightings >= _TWICE and (apart or known.approved_by is not None)
+
+
+def _compares_versions(drift: Drift) -> bool:
+    match drift.correction:
+        case Intervene():
+            return True
+        case Command(aggregate=aggregate):
+            return aggregate is not None
+        case _:
+            return False
+
+
+def _restrained(standing: Standing, subject: str, policy: Policy, now_ms: int) -> str | None:
+    """Apply the breaker and the budget."""
+    past = standing.subjects.get(subject)
+    if past is None:
+        return None
+    flips = sum(abs(now_ms - each) < policy.flips_within_ms for each in past.corrected_ms)
+    if flips >= policy.flips:
+        return f"was corrected {flips} times in a short time and drifts again; find out what does it, then approve"
+    if past.failed_ms is None:
+        return None
+    if past.failures >= policy.attempts:
+        return f"correcting failed {past.failures} times: {past.error}; find out why, then approve"
+    wait_ms = policy.backoff_ms * 2 ** (past.failures - 1)
+    if abs(now_ms - past.failed_ms) < wait_ms:
+        return f"correcting failed: {past.error}; tried again {wait_ms / 1000:g} s after that"
+    return None
+
+
+def ignored(standing: Standing, name: str, subject: str, now_ms: int) -> Ignore | None:
+    """Tell who wants a drift left alone, by its id or its subject; `None` when nobody does any more."""
+    for what in (name, subject):
+        found = standing.ignores.get(what)
+        if found is not None and now_ms < found.until_ms:
+            return found
+    return None
+
+
+def live_claim(record: RunRecord, now_ms: int) -> str | None:
+    """Tell why a run must not be touched now: a call of it is under way; `None` when none is."""
+    for name, node in record.state.nodes.items():
+        if node.status in _CLAIMED and node.due_ms is not None and now_ms < node.due_ms:
+            return f"{name} is being worked on"
+    return None
+
+
+# ---- what people decide
+
+
+def approve(standing: Standing, drift: str, now_ms: int, *, actor: str, reason: str | None = None) -> DriftApproved:
+    """Make the fact that somebody wants a drift corrected.
+
+    Raises:
+        NotFoundError: There is no such drift, or it is gone.
+        RefusedError: Nothing is known that would correct it, or it was corrected already.
+    """
+    known = standing.drifts.get(drift)
+    if known is None:
+        raise NotFoundError(f"no open drift has the id {drift!r}; `amends drift` lists them")
+    if known.found.correction is None:
+        raise RefusedError(f"drift {drift} of {known.found.subject!r} has no correction; it takes people to mend it")
+    if known.corrected_ms is not None:
+        raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already; look again: amends drift")
+    return DriftApproved(look=standing.looks, as_of_ms=now_ms, actor=actor, drift=drift, reason=reason)
+
+
+def ignore(standing: Standing, what: str, now_ms: int, *, actor: str, reason: str, until_ms: int) -> DriftIgnored:
+    """Make the fact that somebody wants a drift or a subject left alone for a time.
+
+    Raises:
+        InputError: There is no reason, or the time is over already.
+    """
+    if not what.strip() or not reason.strip():
+        raise InputError("ignoring needs a drift's id or a subject, and a reason, which the journal keeps; give both")
+    if until_ms <= now_ms:
+        raise InputError(f"ignoring {shorten(what)} would end before it begins; name a time to come")
+    return DriftIgnored(look=standing.looks, as_of_ms=now_ms, actor=actor, what=what, reason=reason, until_ms=until_ms)
+
+
+def stop_ignoring(standing: Standing, what: str, now_ms: int, *, actor: str) -> IgnoreRemoved:
+    """Make the fact that something counts again.
+
+    Raises:
+        NotFoundError: It is not ignored.
+    """
+    if what not in standing.ignores:
+        raise NotFoundError(f"{shorten(what)} is not ignored; `amends ignore list` lists what is")
+    return IgnoreRemoved(look=standing.looks, as_of_ms=now_ms, actor=actor, what=what)

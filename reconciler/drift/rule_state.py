@@ -1,0 +1,187 @@
+"""What is known of a rule's drift: the fold of its stream.
+
+Only what is open is remembered, and of subjects that were corrected only when; so it does not grow with the number of
+looks. Pure: `apply` is all there is.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from amends.reconciler.drift.facts import (
+    CorrectionBegun,
+    CorrectionFailed,
+    DriftApproved,
+    DriftCleared,
+    DriftCorrected,
+    DriftDetected,
+    DriftFact,
+    DriftIgnored,
+    DriftProposed,
+    DriftUnobservable,
+    IgnoreRemoved,
+    ReconciliationFact,
+    RuleLooked,
+)
+
+__all__ = ["Ignore", "OpenDrift", "Standing", "SubjectPast"]
+
+_REMEMBERED = 10
+_FORGOTTEN_MS = 7 * 24 * 3_600_000
+
+
+class OpenDrift(BaseModel):
+    """A drift that was found and is not gone.
+
+    Attributes:
+        found: The fact that says so.
+        position: Position of that fact in the stream.
+        sightings: How many looks saw it.
+        first_ms: Time of the earliest of them.
+        proposed: Whether it was proposed.
+        approved_by: Who approved; `None` when nobody did.
+        begun_ms: When a correction was begun of which nothing more is known; `None` when there is none.
+        corrected_ms: When it was corrected; `None` when it was not.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    found: DriftDetected
+    position: int
+    sightings: int = 0
+    first_ms: int
+    proposed: bool = False
+    approved_by: str | None = None
+    begun_ms: int | None = None
+    corrected_ms: int | None = None
+
+
+class SubjectPast(BaseModel):
+    """What was done about a subject.
+
+    Attributes:
+        corrected_ms: When it was corrected, the last few times.
+        failures: Failed corrections since the last one that was made.
+        failed_ms: When the last one failed; `None` when none did.
+        error: Why.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    corrected_ms: tuple[int, ...] = ()
+    failures: int = 0
+    failed_ms: int | None = None
+    error: str | None = None
+
+
+class Ignore(BaseModel):
+    """Something that is left alone.
+
+    Attributes:
+        reason: Why.
+        until_ms: Until when, in milliseconds since the epoch.
+        actor: Who says so.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    until_ms: int
+    actor: str
+
+
+class Standing(BaseModel):
+    """What is known of a rule's drift.
+
+    Attributes:
+        position: How many facts were folded, which is the position of the last one after the stream's first event.
+        looks: How many looks ended, those that could not look included.
+        last_ms: Time of the last look that saw anything; `None` when there was none.
+        log_position: Notification id up to which the rule has read.
+        sweep: Where the rule's sweep of everything stands; empty at its beginning.
+        unobservable: Why the last look could not look; `None` when it could.
+        drifts: What is open, by the drift's id.
+        subjects: What was done, by subject.
+        ignores: What is left alone, by the drift's id or the subject.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    position: int = 1
+    looks: int = 0
+    last_ms: int | None = None
+    log_position: int = 0
+    sweep: str = ""
+    unobservable: str | None = None
+    drifts: dict[str, OpenDrift] = {}
+    subjects: dict[str, SubjectPast] = {}
+    ignores: dict[str, Ignore] = {}
+
+    def apply(self, fact: ReconciliationFact) -> "Standing":
+        """Fold one more fact; a fact about a drift that is not open changes nothing but the position."""
+        changes: dict[str, Any] = {"position": self.position + 1}
+        match fact:
+            case DriftDetected():
+                drift = OpenDrift(found=fact, position=self.position + 1, first_ms=fact.as_of_ms)
+                changes["drifts"] = {**self.drifts, fact.drift: drift}
+            case DriftCleared():
+                changes["drifts"] = {name: each for name, each in self.drifts.items() if name != fact.drift}
+            case DriftFact() if fact.drift in self.drifts:
+                changes |= self._about(fact, self.drifts[fact.drift])
+            case DriftIgnored():
+                ignore = Ignore(reason=fact.reason, until_ms=fact.until_ms, actor=fact.actor)
+                changes["ignores"] = {**self.ignores, fact.what: ignore}
+            case IgnoreRemoved():
+                changes["ignores"] = {what: each for what, each in self.ignores.items() if what != fact.what}
+            case DriftUnobservable():
+                changes |= {"looks": fact.look, "unobservable": fact.reason}
+            case RuleLooked():
+                changes |= self._looked(fact)
+        return self.model_copy(update=changes)
+
+    def _about(self, fact: DriftFact, drift: OpenDrift) -> dict[str, Any]:
+        subject = drift.found.subject
+        past = self.subjects.get(subject, SubjectPast())
+        match fact:
+            case DriftProposed():
+                drift = drift.model_copy(update={"proposed": True})
+            case DriftApproved():
+                drift = drift.model_copy(update={"approved_by": fact.actor})
+            case CorrectionBegun():
+                drift = drift.model_copy(update={"begun_ms": fact.as_of_ms})
+            case DriftCorrected():
+                drift = drift.model_copy(update={"begun_ms": None, "corrected_ms": fact.as_of_ms})
+                past = SubjectPast(corrected_ms=(*past.corrected_ms, fact.as_of_ms)[-_REMEMBERED:])
+            case CorrectionFailed():
+                # Who approved what then failed is asked again when the budget is spent.
+                drift = drift.model_copy(update={"begun_ms": None, "approved_by": None})
+                update = {"failures": past.failures + 1, "failed_ms": fact.as_of_ms, "error": fact.error}
+                past = past.model_copy(update=update)
+        changed: dict[str, Any] = {"drifts": {**self.drifts, fact.drift: drift}}
+        if past != SubjectPast():
+            changed["subjects"] = {**self.subjects, subject: past}
+        return changed
+
+    def _looked(self, fact: RuleLooked) -> dict[str, Any]:
+        drifts = dict(self.drifts)
+        for name in fact.seen:
+            if (each := drifts.get(name)) is not None:
+                # The earliest, since a clock that is ahead must not make a drift look young for a day.
+                first_ms = min(each.first_ms, fact.as_of_ms)
+                drifts[name] = each.model_copy(update={"sightings": each.sightings + 1, "first_ms": first_ms})
+        open_subjects = {each.found.subject for each in drifts.values()}
+        recent = {
+            subject: past
+            for subject, past in self.subjects.items()
+            if subject in open_subjects
+            or any(abs(fact.as_of_ms - each) < _FORGOTTEN_MS for each in (*past.corrected_ms, past.failed_ms or 0))
+        }
+        return {
+            "looks": fact.look,
+            "last_ms": fact.as_of_ms,
+            "log_position": max(self.log_position, fact.log_position),
+            "sweep": fact.sweep,
+            "unobservable": None,
+            "drifts": drifts,
+            "subjects": recent,
+        }

@@ -1,0 +1,114 @@
+"""The stream of a rule's reconciliation: an aggregate, so that its facts commit together with what corrects.
+
+One stream a rule, `reconciliation/<rule>`: the caps, the looks and the numbers of drifts are the rule's, and everybody
+who reconciles by it takes turns there.
+"""
+
+from eventsourcing.domain import event
+
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.journal import StepWork
+from amends.reconciler.drift.facts import (
+    CorrectionBegun,
+    CorrectionFailed,
+    DriftApproved,
+    DriftCleared,
+    DriftCorrected,
+    DriftDetected,
+    DriftIgnored,
+    DriftProposed,
+    DriftUnobservable,
+    IgnoreRemoved,
+    ReconciliationFact,
+    RuleLooked,
+)
+from amends.reconciler.drift.rule_state import Standing
+
+__all__ = ["RECONCILIATION_FACTS", "Reconciliation", "reconciliation_of"]
+
+RECONCILIATION_FACTS: dict[str, type[ReconciliationFact]] = {
+    cls.__name__: cls
+    for cls in (
+        DriftDetected,
+        DriftProposed,
+        DriftApproved,
+        CorrectionBegun,
+        DriftCorrected,
+        CorrectionFailed,
+        DriftCleared,
+        DriftUnobservable,
+        RuleLooked,
+        DriftIgnored,
+        IgnoreRemoved,
+    )
+}
+"""Every kind of fact of a reconciliation, by its name."""
+
+
+class Reconciliation(Aggregate):
+    """What is known of one rule's drift; its id is the rule's name."""
+
+    CATEGORY = "reconciliation"
+    # Raise it whenever `Standing` folds differently: snapshots know only the code of this class.
+    FOLD = 2
+
+    @event("ReconciliationOpened")
+    def __init__(self, id: str, standing: Standing) -> None:  # noqa: A002, ARG002 - what aggregates take
+        # Part of the event so that its type is known to snapshots; it is always the empty one.
+        self.standing = standing
+
+    def record(self, fact: ReconciliationFact) -> None:
+        """Write a fact down.
+
+        Each kind is an event of its own, `reconciliation.<kind>` in the journal, whose only field is the fact.
+        """
+        self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
+
+    @event("DriftDetected")
+    def _drift_detected(self, fact: DriftDetected) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftProposed")
+    def _drift_proposed(self, fact: DriftProposed) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftApproved")
+    def _drift_approved(self, fact: DriftApproved) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("CorrectionBegun")
+    def _correction_begun(self, fact: CorrectionBegun) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftCorrected")
+    def _drift_corrected(self, fact: DriftCorrected) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("CorrectionFailed")
+    def _correction_failed(self, fact: CorrectionFailed) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftCleared")
+    def _drift_cleared(self, fact: DriftCleared) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftUnobservable")
+    def _drift_unobservable(self, fact: DriftUnobservable) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("RuleLooked")
+    def _rule_looked(self, fact: RuleLooked) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("DriftIgnored")
+    def _drift_ignored(self, fact: DriftIgnored) -> None:
+        self.standing = self.standing.apply(fact)
+
+    @event("IgnoreRemoved")
+    def _ignore_removed(self, fact: IgnoreRemoved) -> None:
+        self.standing = self.standing.apply(fact)
+
+
+def reconciliation_of(uow: StepWork, rule: str) -> Reconciliation:
+    """Load a rule's reconciliation, or begin it."""
+    return uow.find(Reconciliation, rule) or uow.add(Reconciliation(id=rule, standing=Standing()))

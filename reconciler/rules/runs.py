@@ -1,0 +1,164 @@
+"""Built-in rules over the runs that have not ended: what waits for people, is overdue, or lacks its code.
+
+They read the runs that are open, however many have ended.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from pydantic import JsonValue
+
+from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.plan import Plan, Role
+from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.run.state import OPEN, NodeStatus, RunState, RunStatus
+from amends.reconciler.drift.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, drift_rule
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine.blockers import blockers
+from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
+
+__all__ = ["ATTENDED_WITHIN", "run_rules"]
+
+ATTENDED_WITHIN = timedelta(hours=1)
+"""How long a run may wait for people, where nothing is known that would help it on, before it is drift."""
+
+_PAGE = 200
+_MINUTE = timedelta(minutes=1)
+
+
+def run_rules(
+    registry: Registry | None, *, driver: str, attended_within: timedelta = ATTENDED_WITHIN
+) -> tuple[Rule, ...]:
+    """Make the rules about runs that have not ended.
+
+    Args:
+        registry: The code that is loaded here; `None` when none is.
+        driver: Runs of this driver can be roused.
+        attended_within: How long a run may wait for people before it is drift.
+    """
+    return (
+        drift_rule("attention", every=_MINUTE, mode="propose")(_attention(attended_within)),
+        # To rouse a run does no harm, however many there are.
+        drift_rule("overdue", every=_MINUTE, mode="apply", cap=MOST_DRIFTS)(_overdue(driver)),
+        drift_rule("unserved", every=10 * _MINUTE)(_unserved(registry)),
+    )
+
+
+# ---- what waits for people
+
+
+def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
+    def attention(observation: Observation) -> Iterator[Drift]:
+        """No compensation is exhausted or refused, and no run waits for people for too long."""
+        latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
+        waiting = RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)
+        for _, record in observation.records(waiting):
+            observation.looked_at(1)
+            if record.state.status is not RunStatus.NEEDS_ATTENTION:
+                continue
+            drift = _waiting(record)
+            refused = any(record.state.node(name).status is NodeStatus.UNDO_REJECTED for name in record.current)
+            if drift.correction is not None or refused or record.state.updated_ms <= latest_ms:
+                yield drift
+
+    return attention
+
+
+def _waiting(record: RunRecord) -> Drift:
+    """Describe what a run waits for; to retry is the correction where anything open may come right by it."""
+    state, run_id = record.state, record.run_id
+    waiting: dict[str, JsonValue] = {name: state.node(name).status.value for name in record.current}
+    again = [
+        Intervention(verb=Verb.RETRY, actor="", reason="its attempts were spent, and it is still open", node=name)
+        for name in record.current
+        if _worth_retrying(state, name)
+    ]
+    return Drift(
+        subject=run_id,
+        kind=DriftKind.DIFFERENT,
+        expected="nothing waits for people",
+        # With the time, so that a run that comes to wait again is another drift, which is approved anew.
+        actual={"open": waiting, "since_ms": state.updated_ms},
+        evidence=f"last error: {record.error or 'none'}; see amends explain {run_id}",
+        version=state.position,
+        correction=Intervene(run_id, again[0], tuple(again[1:])) if again else None,
+    )
+
+
+def _worth_retrying(state: RunState, name: str) -> bool:
+    """Check whether all that can be done about a node is to try again, with a new budget.
+
+    An undo that the participant refused is for people: it is never asked again automatically.
+    """
+    if state.backward:
+        return state.node(name).status is NodeStatus.UNDO_EXHAUSTED
+    # What comes after the pivot is repeated until it succeeds; a pivot in doubt is for people to settle.
+    return state.plan.nodes[name].role is Role.RETRIABLE
+
+
+# ---- what is overdue
+
+
+def _overdue(driver: str) -> Callable[[Observation], Iterator[Drift]]:
+    def overdue(observation: Observation) -> Iterator[Drift]:
+        """Nothing that is due is left undone, and no step or compensation is open for too long."""
+        shortest: dict[str, int] = {}
+        for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
+            observation.looked_at(1)
+            fingerprint = record.started.fingerprint
+            if fingerprint not in shortest:
+                shortest[fingerprint] = _shortest_ms(record.state.plan)
+            # Nothing is overdue in a run that is younger than the shortest threshold of its plan.
+            if observation.now_ms - row.started_ms < shortest[fingerprint]:
+                continue
+            facts = observation.facts(row.run_id)[: record.state.position]
+            found = overdue_nodes(record, [fact.head for fact in facts], observation.now_ms)
+            if found and record.state.status is not RunStatus.NEEDS_ATTENTION:
+                yield _late(record, row, found, driver)
+
+    return overdue
+
+
+def _shortest_ms(plan: Plan) -> int:
+    return min(
+        min(IDLE_MS, threshold_ms(node, undoing=False), threshold_ms(node, undoing=True))
+        for node in plan.nodes.values()
+    )
+
+
+def _late(record: RunRecord, row: RunSummary, found: tuple[Overdue, ...], driver: str) -> Drift:
+    idle = any(each.why is Why.IDLE for each in found)
+    return Drift(
+        subject=record.run_id,
+        kind=DriftKind.DIFFERENT,
+        expected="nothing is overdue",
+        actual={each.node or "the run": each.why.value for each in found},
+        evidence=f"overdue since {min(each.since_ms for each in found)} ms; see amends explain {record.run_id}",
+        # A driver that has missed something is told to look; that a step is slow is for people to see.
+        correction=Rouse(record.run_id) if idle and row.driver == driver else None,
+    )
+
+
+# ---- what lacks its code
+
+
+def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Drift]]:
+    def unserved(observation: Observation) -> Iterator[Drift]:
+        """The code that is loaded here can continue every open run."""
+        for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
+            observation.looked_at(1)
+            if registry is None:
+                raise CouldNotLook("no modules are configured, so nobody can tell which code runs need; set modules")
+            if found := blockers(registry, record):
+                yield Drift(
+                    subject=row.run_id,
+                    kind=DriftKind.MISSING,
+                    expected="all code that the run may still need",
+                    actual=[f"{each.kind} of {each.node}" for each in found],
+                    evidence="; ".join(each.text for each in found),
+                )
+
+    return unserved

@@ -1,0 +1,164 @@
+"""Built-in rules over the store alone: the read model and the streams.
+
+Theory of operation: a look at a store that grows must not take longer because of that. So each look reads what was
+written since the last one, looks again at what was found before, and goes on with a sweep of everything by one part of
+bounded size, which begins anew when it is through. How far news and sweep have come is recorded with the look. The
+first look begins with the sweep: what was written before it is not new to it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from itertools import chain, islice
+
+from sqlalchemy import Engine
+
+from amends.aggregates.audit import Finding, FindingKind
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.facts import run_of, stream_of_run
+from amends.aggregates.sql.check import (
+    READ_MODEL,
+    STREAMS,
+    Part,
+    check_changes,
+    check_page,
+    check_streams,
+    newest_change,
+)
+from amends.aggregates.sql.damage import damaged_plans
+from amends.aggregates.sql.loading import Plans
+from amends.reconciler.drift.drift import Drift, DriftKind, Rebuild
+from amends.reconciler.drift.observation import Observation
+from amends.reconciler.drift.rule import Rule, drift_rule
+
+__all__ = ["SWEPT_EVENTS", "store_rules"]
+
+SWEPT_EVENTS = 2_000
+"""After how many events a look leaves the rest of the sweep to the next one."""
+
+_EVERY = timedelta(minutes=1)
+_WHOLE = "read model"
+_OTHERS = "other streams"
+_MANY = 20
+_NAMED = 100
+_LACKING = frozenset({FindingKind.GAP, FindingKind.NO_PLAN})
+
+
+def store_rules(engine: Engine, codec: EventCodec) -> tuple[Rule, ...]:
+    """Make the rules that need nothing but the store.
+
+    Args:
+        engine: Of the store; read only.
+        codec: Knows the events of all modules.
+    """
+    return (
+        drift_rule("read-model", every=_EVERY, mode="apply", cap=_MANY)(_read_model(engine, codec)),
+        drift_rule("streams", every=_EVERY)(_streams(engine, codec)),
+    )
+
+
+def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
+    def read_model(observation: Observation) -> Iterator[Drift]:
+        """The rows that runs are listed from are what folding the journal gives."""
+        known = [stream_of_run(run_id) for run_id in observation.known if run_id != _WHOLE]
+        findings = [*check_streams(engine, codec, known), *_news_and_sweep(engine, codec, observation, READ_MODEL)]
+        wrong = {each.subject: each for each in findings if each.mended_by_rebuilding}
+        if len(wrong) > _MANY or (_WHOLE in observation.known and _any_wrong(engine, codec)):
+            yield Drift(
+                subject=_WHOLE,
+                kind=DriftKind.DIFFERENT,
+                expected="what the journal says",
+                actual="something else about many runs",
+                evidence="; ".join(each.message for each in [*wrong.values()][:3]),
+                correction=Rebuild(),
+            )
+            return
+        for stream, finding in wrong.items():
+            run_id = run_of(stream) or stream
+            yield Drift(
+                subject=run_id,
+                kind=DriftKind.DIFFERENT,
+                expected="what the journal says",
+                evidence=finding.message,
+                correction=Rebuild((run_id,)),
+            )
+
+    return read_model
+
+
+def _any_wrong(engine: Engine, codec: EventCodec) -> bool:
+    """Tell whether the read model is wrong anywhere: all is looked through, up to what is found first."""
+    return any(each.mended_by_rebuilding for each in _everything(engine, codec, READ_MODEL))
+
+
+def _everything(engine: Engine, codec: EventCodec, parts: Sequence[Part]) -> Iterator[Finding]:
+    """Look through all of a store, for as long as somebody asks for more."""
+    position, kept = "", Plans()
+    while True:
+        page = check_page(engine, codec, position, parts, kept)
+        yield from page.findings
+        position = page.position
+        if not position:
+            return
+
+
+def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
+    def streams(observation: Observation) -> Iterator[Drift]:
+        """Every stream is gapless, readable and possible."""
+        # What was found before comes first, so what is named stays the same while there is more.
+        findings: Iterable[Finding] = [
+            *damaged_plans(engine),
+            *check_streams(engine, codec, [each for each in observation.known if each != _OTHERS]),
+            *_news_and_sweep(engine, codec, observation, STREAMS),
+        ]
+        # One part of the sweep cannot tell that there are no others any more.
+        if _OTHERS in observation.known:
+            findings = chain(findings, _everything(engine, codec, STREAMS))
+        found: dict[Finding, None] = {}
+        for each in findings:
+            if not each.mended_by_rebuilding:
+                found[each] = None
+            if len(found) > _NAMED:
+                break
+        yield from map(_damage, islice(found, _NAMED))
+        if len(found) > _NAMED:
+            yield Drift(
+                subject=_OTHERS,
+                kind=DriftKind.DIFFERENT,
+                expected="sound streams",
+                evidence=f"more than {_NAMED} things are wrong; all of them: amends db check",
+            )
+
+    return streams
+
+
+def _damage(finding: Finding) -> Drift:
+    # What is known of a place is said in the drift's identity: other damage at the same place is another drift.
+    return Drift(
+        subject=finding.subject[:300],
+        kind=DriftKind.MISSING if finding.kind in _LACKING else DriftKind.DIFFERENT,
+        expected="a sound stream",
+        actual={"found": finding.kind.value, "position": finding.position},
+        evidence=finding.message,
+    )
+
+
+def _news_and_sweep(
+    engine: Engine, codec: EventCodec, observation: Observation, parts: Sequence[Part]
+) -> Iterator[Finding]:
+    """Look at what is new, then at the next part of everything."""
+    kept = Plans()
+    newest = newest_change(engine)
+    position = observation.log_position or newest
+    while position < newest:
+        changed = check_changes(engine, codec, position, kept, only_runs=Part.RUNS in parts)
+        yield from changed.findings
+        position = changed.position
+    observation.log_position = position
+    swept = 0
+    while swept < SWEPT_EVENTS:
+        part = check_page(engine, codec, observation.sweep, parts, kept, most=SWEPT_EVENTS - swept)
+        yield from part.findings
+        swept += part.size
+        observation.sweep = part.position
+        if not part.position:
+            break

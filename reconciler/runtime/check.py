@@ -1,0 +1,285 @@
+"""Running rules: whatever a rule does, a look comes of it, and what is no answer is *could not look*.
+
+Nothing here can write: it is given a `Reading`, and rules are given no more than that.
+"""
+
+import asyncio
+import inspect
+import threading
+import traceback
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amends.aggregates.errors import DamagedRunError, JournalError
+from amends.aggregates.text import one_line, shorten
+from amends.aggregates.values.error_report import NO_REASON, is_a, line_of, reason_of, traceback_of
+from amends.reconciler.drift.decide import Look, Verdict, live_claim
+from amends.reconciler.drift.drift import CouldNotLook, Drift, DriftKind, corrected_run
+from amends.reconciler.drift.observation import Observation, Reading
+from amends.reconciler.drift.rule import MOST_DRIFTS, Found, Rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.stream import Reconciliation
+from amends.reconciler.maintenance_windows import Maintenance
+from amends.sagas.runtime.effects import raised_by_signal
+
+__all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
+
+# How long a rule may take to end once it was cancelled.
+_LEAVE_S = 1.0
+
+_NAMED = 100
+"""How many damaged streams a look names."""
+
+
+async def standing_of(reading: Reading, rule: str) -> Standing:
+    """Read what is known of a rule's drift.
+
+    Raises:
+        UnreachableError: The store cannot be reached.
+    """
+    found = await asyncio.to_thread(reading.load_blocking, Reconciliation, rule)
+    return Standing() if found is None else found.standing
+
+
+async def look(
+    rule: Rule,
+    reading: Reading,
+    standing: Standing,
+    now_ms: int,
+    *,
+    driven: Mapping[str, str] | None = None,
+    on_error: Callable[[BaseException], None] | None = None,
+) -> Look:
+    """Run a rule.
+
+    A rule that raises, that yields `CouldNotLook`, or whose answer is no drift could not look; what it found before
+    that does not count either, since what it did not find would be taken to be gone. A run that cannot be read is a
+    drift of its own, next to those that the rule finds in the others.
+
+    Args:
+        rule: The rule.
+        reading: The journal.
+        standing: What is known of its drift.
+        now_ms: Time of the look, in milliseconds since the epoch.
+        driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked, and then
+            no run that is open is touched.
+        on_error: Told of an error that the rule raises; `None` for nobody.
+    """
+    known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
+    observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
+    try:
+        found = await _in_time(rule, observation)
+        runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
+        touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
+        found += _damage(observation, found)
+        held = await asyncio.to_thread(_hands_off, reading, rule.name, now_ms)
+    except CouldNotLook as answer:
+        return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
+    except _RaisedError as raised:
+        if on_error is not None:
+            on_error(raised.error)
+        return Look(unobservable=line_of(raised.error) + _place(rule, raised.error))
+    except Exception as error:  # noqa: BLE001 - a journal that cannot be read means the same
+        return Look(unobservable=line_of(error))
+    return Look(
+        drifts=found,
+        count=observation.count,
+        log_position=observation.log_position,
+        sweep=observation.sweep,
+        in_flight=touched,
+        maintenance=held,
+    )
+
+
+def _hands_off(reading: Reading, rule: str, now_ms: int) -> str | None:
+    """Return why nothing may be corrected now; `None` when it may."""
+    try:
+        maintenance = reading.load_blocking(Maintenance, Maintenance.ID)
+    except JournalError as error:
+        return f"the maintenance windows cannot be read: {error}"
+    return None if maintenance is None else maintenance.windows.closed_for(rule, now_ms)
+
+
+def _damage(observation: Observation, found: tuple[Drift, ...]) -> tuple[Drift, ...]:
+    """Return a drift for each damaged stream that the rule met, and one for the rest where these are many."""
+    room = min(_NAMED, MOST_DRIFTS - len(found) - 1)
+    damaged = [observation.damaged[stream] for stream in sorted(observation.damaged)]
+    drifts = [
+        Drift(
+            subject=(damage.run_id or damage.stream)[:300],
+            kind=DriftKind.DIFFERENT,
+            expected="facts that can be read",
+            actual={"stream": damage.stream, "position": damage.position, "problem": damage.problem},
+            evidence=str(damage),
+        )
+        for damage in damaged[: max(0, room)]
+    ]
+    if len(damaged) > len(drifts) and len(found) + len(drifts) < MOST_DRIFTS:
+        drifts.append(
+            Drift(
+                subject="other damaged streams",
+                kind=DriftKind.DIFFERENT,
+                expected="facts that can be read",
+                evidence=f"{len(damaged) - len(drifts)} more cannot be read; all of them: amends db check",
+            )
+        )
+    return tuple(drifts)
+
+
+def _place(rule: Rule, error: BaseException) -> str:
+    """Say where in the rule's own module something was raised, as far as it is known."""
+    code = getattr(rule.function, "__code__", None)
+    frames = [each for each in traceback.extract_tb(traceback_of(error)) if code and each.filename == code.co_filename]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a rule ended, as data: nothing that it raises is mistaken for the caller's own.
+
+    Attributes:
+        found: What it found.
+        error: What it raised, of any class; `None` when it returned.
+    """
+
+    found: tuple[Drift, ...] = ()
+    error: BaseException | None = None
+
+
+class _RaisedError(Exception):
+    """A rule raised an error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
+    """Run a rule within its bound; one that ignores its cancellation is left behind, as a thread is."""
+    answer = asyncio.ensure_future(_found(rule, observation))
+    try:
+        await asyncio.wait({answer}, timeout=rule.policy.timeout_ms / 1000)
+        if not answer.done():
+            raise CouldNotLook(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.wait({answer}, timeout=_LEAVE_S)
+    ended = answer.result()
+    if ended.error is None:
+        return ended.found
+    if is_a(ended.error, CouldNotLook):
+        reason = reason_of(ended.error)
+        raise CouldNotLook("" if reason == NO_REASON else reason)
+    raise _RaisedError(ended.error)
+
+
+async def _found(rule: Rule, observation: Observation) -> _Ended:
+    function: Any = rule.function
+    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+        return await _beside(lambda: _checked(function(observation)))
+    try:
+        return _Ended(await _listed(function(observation)))
+    except BaseException as error:
+        if raised_by_signal(error):
+            raise
+        return _Ended(error=error)
+
+
+async def _beside(function: Callable[[], tuple[Drift, ...]]) -> _Ended:
+    """Run a function for as long as it takes, in a thread that keeps no process alive: a rule may wait for ever."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_Ended] = loop.create_future()
+
+    def give(ended: _Ended) -> None:
+        if not answer.done():  # or nobody waits any more
+            answer.set_result(ended)
+
+    def run() -> None:
+        try:
+            ended = _Ended(function())
+        except BaseException as error:  # noqa: BLE001 - it is data where the answer is waited for
+            ended = _Ended(error=error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(give, ended)
+
+    threading.Thread(target=run, name="drift rule", daemon=True).start()
+    return await answer
+
+
+async def _listed(answer: AsyncIterable[Found] | Awaitable[Iterable[Found]]) -> tuple[Drift, ...]:
+    if isinstance(answer, AsyncIterable):
+        return _checked([each async for each in answer])
+    return _checked(await answer)
+
+
+def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rule returns
+    if answer is None:
+        raise CouldNotLook(
+            "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
+        )
+    if isinstance(answer, Drift):
+        raise CouldNotLook("the rule returned a Drift itself; it must yield drift, or return a list")
+    found: list[Drift] = []
+    for each in answer:
+        if isinstance(each, CouldNotLook):
+            raise each
+        if not isinstance(each, Drift):
+            raise CouldNotLook(f"the rule yielded {shorten(each)}, which is no Drift")
+        if len(found) == MOST_DRIFTS:
+            raise CouldNotLook(
+                f"the rule found more than {MOST_DRIFTS:,} differences; it is wrong itself, or everything else is"
+            )
+        found.append(each)
+    return tuple(found)
+
+
+async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) -> AsyncIterator[Verdict]:
+    """Look again and again until a rule that sweeps in parts has come around and so looked at everything.
+
+    A rule that looks at everything each time looks once. Each look is whole: it sees what was found by those before,
+    and is recorded, if at all, by `look_once`; who is killed in between goes on where the last one ended.
+
+    Args:
+        look_once: Looks, and gives what follows.
+        sweep: Where the sweep stood before.
+
+    Yields:
+        What follows from each look; the last one has seen all that is open.
+    """
+    # A sweep that was under way has left out what lies before it, so it has to come to its end twice.
+    ends = 2 if sweep else 1
+    while ends:
+        verdict = await look_once()
+        stands = verdict.standing.sweep
+        ends -= not stands
+        # A sweep that does not come on would never end.
+        if verdict.standing.unobservable is not None or (stands and stands == sweep):
+            ends = 0
+        sweep = stands
+        yield verdict
+
+
+def in_flight(
+    reading: Reading, runs: Iterable[str], now_ms: int, driven: Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """Tell which of some runs must not be touched, and why."""
+    touched: dict[str, str] = {}
+    for run_id in runs:
+        try:
+            record = reading.record_blocking(run_id)
+        except DamagedRunError as error:
+            touched[run_id] = str(error)
+            continue
+        if record is None:
+            touched[run_id] = "there is no such run"
+        elif (claim := live_claim(record, now_ms)) is not None:
+            touched[run_id] = f"in flight: {claim}"
+        elif driven is not None and run_id in driven:
+            touched[run_id] = f"in flight: {driven[run_id]}"
+        elif driven is None and not record.state.closed:
+            touched[run_id] = "nobody can tell whether its workflow runs"
+    return touched

@@ -1,0 +1,369 @@
+"""Reconciling: a look is recorded, and what is due is corrected, each drift in a transaction of its own.
+
+Theory of operation: a correction that changes our store (`Command`, `Intervene`) is one unit of the committer: read the
+rule's stream at its head, ask `hold_reason` again, compare the version, do it, append `DriftCorrected`. Either all of
+it is committed or nothing; who comes second finds it done. Any other correction is declared first (`CorrectionBegun`,
+as a lease), made, and then recorded; killed in between, it is made again after the lease, so it must be one that may be
+made twice, and `Rouse` and `Rebuild` are.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
+from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.journal import StepWork, Tx, Unit
+from amends.aggregates.text import one_line
+from amends.aggregates.values.error_report import ErrorReport, describe, line_of
+from amends.reconciler.drift.decide import Look, Verdict, decide, hold_reason, live_claim
+from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
+from amends.reconciler.drift.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
+from amends.reconciler.drift.observation import Reading
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.stream import Reconciliation, reconciliation_of
+from amends.reconciler.maintenance_windows import Maintenance
+from amends.reconciler.runtime.check import look, looks_at_all, standing_of
+from amends.sagas.definition.registry import Registry
+from amends.sagas.engine import interventions
+from amends.sagas.runtime.error_log import ErrorLog
+
+__all__ = ["Actions", "Corrected", "Reconciler", "Store"]
+
+A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
+
+_LOOKS = 3
+"""How often a look is made that others come before."""
+
+
+class Store(Reading, Protocol):
+    """A journal that can be read and written."""
+
+    async def commit(self, unit: Unit[T]) -> T:
+        """Have the committer run a unit, and wait until its writes are durable."""
+        ...
+
+
+class Actions(Protocol):
+    """Corrections outside of our store's transactions; each may be made more than once."""
+
+    async def rouse(self, run_id: str) -> None:
+        """Have Temporal look at a run, starting its workflow where none runs.
+
+        Raises:
+            UnreachableError: Temporal cannot be reached.
+        """
+        ...
+
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:
+        """Make the read model again.
+
+        Args:
+            runs: The runs whose rows are made again; empty for all of them.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What became of one correction.
+
+    Attributes:
+        drift: Id of the drift.
+        subject: What differs.
+        correction: What was to be done, in words.
+        changed: What it wrote.
+        problem: Why it was not made; `None` when it was.
+    """
+
+    drift: str
+    subject: str
+    correction: str
+    changed: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class Reconciler:
+    """Looks by rules, records what was seen, and corrects.
+
+    Args:
+        store: The journal.
+        registry: Where interventions find the types of results.
+        actions: What is done outside of the journal.
+        clock: Gives the time in milliseconds since the epoch.
+        actor: Who reconciles.
+        driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked.
+        errors: The log of what rules and corrections raise.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        actions: Actions,
+        *,
+        clock: Callable[[], int],
+        actor: str,
+        driven: Mapping[str, str] | None,
+        errors: ErrorLog | None = None,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._actions = actions
+        self._clock = clock
+        self._actor = actor
+        self._driven = driven
+        self._errors = errors or ErrorLog()
+
+    async def looks(self, rule: Rule) -> AsyncIterator[Verdict]:
+        """Run a rule until it has looked at everything, and record each look; nothing is corrected in between.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        standing = await standing_of(self._store, rule.name)
+        async for verdict in looks_at_all(lambda: self.look(rule), standing.sweep):
+            yield verdict
+
+    async def look(self, rule: Rule) -> Verdict:
+        """Run a rule once and record what it saw; nothing is corrected.
+
+        A rule that sweeps in parts looks at what is new and at the next part.
+
+        What was seen is recorded only where no other look was recorded since this one began: it knows nothing of what
+        that one found, so it would clear it, set the sweep back, or count as a second sighting of what is gone. Then
+        the rule looks anew, and where others always come first, it could not look.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        for _ in range(_LOOKS):
+            now_ms = self._clock()
+            standing = await standing_of(self._store, rule.name)
+            seen = await look(
+                rule,
+                self._store,
+                standing,
+                now_ms,
+                driven=self._driven,
+                on_error=partial(self._errors.raised, f"drift rule {rule.name!r}"),
+            )
+            with suppress(_Overtaken):
+                return await self._record_look(rule, seen, now_ms, before=standing.looks)
+        reason = f"others looked by this rule meanwhile, {_LOOKS} times in a row; look again when they are through"
+        return await self._record_look(rule, Look(unobservable=reason), self._clock(), before=0)
+
+    async def _record_look(self, rule: Rule, seen: Look, now_ms: int, *, before: int) -> Verdict:
+        """Record what a look saw that began when so many others had ended."""
+
+        def unit(tx: Tx) -> Verdict:
+            with tx.unit_of_work() as uow:
+                stream = reconciliation_of(uow, rule.name)
+                # Who could not look says nothing about drift, and so nothing that may be out of date.
+                if seen.unobservable is None and stream.standing.looks != before:
+                    raise _Overtaken
+                verdict = decide(stream.standing, rule, seen, now_ms, actor=self._actor)
+                for fact in verdict.facts:
+                    stream.record(fact)
+                return verdict
+
+        return await self._store.commit(unit)
+
+    async def correct(self, rule: Rule, name: str, drift: Drift) -> Corrected:
+        """Correct one drift that is due, unless it is not any more.
+
+        A correction that fails is recorded, with what it raised.
+
+        Raises:
+            UnreachableError: The store cannot be reached.
+        """
+        if drift.correction is None:
+            return Corrected(name, drift.subject, "", problem="there is no correction")
+        task = _Task(rule, name, drift, described(drift.correction))
+        try:
+            match drift.correction:
+                case Rouse() | Rebuild():
+                    changed = await self._act(task, drift.correction)
+                case Command() | Intervene():
+                    changed = await self._store.commit(lambda tx: self._change(tx, task))
+        except _Held as held:
+            return Corrected(name, drift.subject, task.words, problem=held.reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and tried later
+            problem = error.line if isinstance(error, _CorrectionError) else line_of(error)
+            if isinstance(error, _CorrectionError):
+                self._errors.reported(f"drift rule {rule.name!r}: correction of drift {name}", error.report)
+            await self._record(task, lambda fields: CorrectionFailed(**fields, error=problem))
+            return Corrected(name, drift.subject, task.words, problem=problem)
+        await self._wake(drift.correction)
+        return Corrected(name, drift.subject, task.words, changed)
+
+    def _change(self, tx: Tx, task: "_Task") -> tuple[str, ...]:
+        """Correct within our store, in the transaction that says so."""
+        now_ms = self._clock()
+        with tx.unit_of_work() as uow:
+            stream = reconciliation_of(uow, task.rule.name)
+            cause = self._cause(uow, stream.standing, task, now_ms)
+            match task.drift.correction:
+                case Command() as command:
+                    changed = _run(uow, command, task.drift, cause)
+                case Intervene() as wish:
+                    changed = self._intervene(tx, wish, task.drift, cause, now_ms)
+                case _:
+                    changed = ()
+            stream.record(
+                DriftCorrected(**self._fields(stream.standing, task, now_ms), correction=task.words, changed=changed)
+            )
+            return changed
+
+    def _cause(self, uow: StepWork, standing: Standing, task: "_Task", now_ms: int) -> Cause:
+        """Ask once more whether the drift is to be corrected, and give what the correction is caused by."""
+        windows = uow.find(Maintenance, Maintenance.ID)
+        maintenance = None if windows is None else windows.windows.closed_for(task.rule.name, now_ms)
+        policy = task.rule.policy
+        reason = hold_reason(standing, task.name, task.drift, policy, now_ms, in_flight={}, maintenance=maintenance)
+        if reason is not None:
+            raise _Held(reason)
+        position = standing.drifts[task.name].position
+        return Cause(task.rule.name, task.name, f"{Reconciliation.stream_of(task.rule.name)}:{position}")
+
+    def _intervene(self, tx: Tx, wish: Intervene, drift: Drift, cause: Cause, now_ms: int) -> tuple[str, ...]:
+        record = tx.record(wish.run_id)
+        if record is None:
+            raise RefusedError(f"there is no run {wish.run_id!r} to decide about")
+        claim = live_claim(record, now_ms)
+        if claim is not None:
+            raise _Held(f"in flight: {claim}")
+        if drift.version is not None and record.state.position != drift.version:
+            raise _Held(f"the run has gone on from position {drift.version} to {record.state.position}")
+        after = record
+        for decision in wish.interventions:
+            decided = replace(decision, actor=_actor(cause), causation=cause.fact)
+            after = interventions.apply(tx, self._registry, after, decided, now_ms, position=None)
+        first, last = record.state.position + 1, after.state.position
+        return tuple(f"{wish.run_id}:{position}" for position in range(first, last + 1))
+
+    async def _act(self, task: "_Task", correction: Rouse | Rebuild) -> tuple[str, ...]:
+        """Correct outside of our store, between two facts that say so."""
+        await self._record(task, lambda fields: CorrectionBegun(**fields, correction=task.words), ask=True)
+        if isinstance(correction, Rouse):
+            await self._actions.rouse(correction.run_id)
+        else:
+            await self._actions.rebuild(correction.runs)
+        await self._record(task, lambda fields: DriftCorrected(**fields, correction=task.words, changed=()))
+        return ()
+
+    async def _wake(self, correction: Correction) -> None:
+        """Tell Temporal of what a run was made to do; where it is away, the run goes on when a worker starts."""
+        if isinstance(correction, Intervene) and self._driven is not None:
+            with suppress(UnreachableError):
+                await self._actions.rouse(correction.run_id)
+
+    async def _record(
+        self, task: "_Task", make: Callable[[dict[str, Any]], ReconciliationFact], *, ask: bool = False
+    ) -> None:
+        def unit(tx: Tx) -> None:
+            now_ms = self._clock()
+            with tx.unit_of_work() as uow:
+                stream = reconciliation_of(uow, task.rule.name)
+                if ask:
+                    self._cause(uow, stream.standing, task, now_ms)
+                stream.record(make(self._fields(stream.standing, task, now_ms)))
+
+        await self._store.commit(unit)
+
+    def _fields(self, standing: Standing, task: "_Task", now_ms: int) -> dict[str, Any]:
+        return {"look": standing.looks, "as_of_ms": now_ms, "actor": self._actor, "drift": task.name}
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    rule: Rule
+    name: str
+    drift: Drift
+    words: str
+
+
+class _Overtaken(Exception):  # noqa: N818 - an answer, not a fault
+    """Another look was recorded since this one began."""
+
+
+class _Held(Exception):  # noqa: N818 - an answer, not a fault
+    """The drift is not to be corrected, as it turns out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _CorrectionError(Exception):
+    """A correction's function raised an error, of any class."""
+
+    def __init__(self, report: ErrorReport) -> None:
+        super().__init__(report.error_type)
+        self.report = report
+
+    @property
+    def line(self) -> str:
+        """Its class and message."""
+        return one_line(f"{self.report.error_type}: {self.report.message}")
+
+
+def _actor(cause: Cause) -> str:
+    return f"rule {cause.rule}"
+
+
+def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[str, ...]:
+    watched = _Watched(uow)
+    if command.aggregate is not None and drift.version is not None:
+        found = watched.find(*command.aggregate)
+        version = 0 if found is None else found.version
+        if version != drift.version:
+            raise _Held(f"{command.aggregate[1]} has gone on from position {drift.version} to {version}")
+    try:
+        command.function(command.input, cause, watched)
+    except UnitLost:
+        raise
+    except BaseException as error:  # noqa: BLE001 - every way in which it can end is recorded
+        raise _CorrectionError(describe(error)) from None
+    return watched.changed()
+
+
+class _Watched:
+    """A unit of work that remembers what was done to which aggregate."""
+
+    def __init__(self, uow: StepWork) -> None:
+        self._uow = uow
+        self._used: dict[str, tuple[Aggregate, int]] = {}
+
+    def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
+        found = self._uow.get(cls, id)
+        self._used.setdefault(cls.stream_of(id), (found, found.version))
+        return found
+
+    def find(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - as above
+        found = self._uow.find(cls, id)
+        if found is not None:
+            self._used.setdefault(cls.stream_of(id), (found, found.version))
+        return found
+
+    def add(self, aggregate: A) -> A:
+        self._used.setdefault(type(aggregate).stream_of(aggregate.id), (aggregate, 0))
+        return self._uow.add(aggregate)
+
+    def execute(self, statement: object, *, expect_rows: int | None = None) -> Any:  # noqa: ANN401 - rows
+        return self._uow.execute(statement, expect_rows=expect_rows)
+
+    def changed(self) -> tuple[str, ...]:
+        """List the positions that the aggregates' streams have got."""
+        return tuple(
+            f"{stream}:{position}"
+            for stream, (aggregate, before) in self._used.items()
+            for position in range(before + 1, aggregate.version + 1)
+        )

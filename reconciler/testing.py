@@ -1,0 +1,133 @@
+"""Given / when / then for drift rules: unit tests without a server and without waiting.
+
+A rule looks at the store of a `Scenario`, in which sagas were run and aggregates put. What it finds is recorded and
+corrected as `amends reconcile` does it, by the same code; only time is virtual.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amends.aggregates.errors import RefusedError
+from amends.aggregates.journal import Tx
+from amends.reconciler.drift.decide import approve
+from amends.reconciler.drift.drift import CouldNotLook, Drift
+from amends.reconciler.drift.rule import Rule
+from amends.reconciler.drift.stream import reconciliation_of
+from amends.reconciler.runtime.check import look, standing_of
+from amends.reconciler.runtime.reconciler import Corrected, Reconciler
+from amends.sagas.testing import Scenario, blocking
+
+__all__ = ["Reconciled", "RuleScenario"]
+
+_ACTOR = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What became of a reconciliation.
+
+    Attributes:
+        corrected: What was corrected, or failed to be.
+        held: Why what has a correction was not corrected, by subject.
+    """
+
+    corrected: tuple[Corrected, ...]
+    held: Mapping[str, str]
+
+
+class RuleScenario:
+    """A drift rule on the store of a scenario.
+
+    Args:
+        rule: The rule under test.
+        scenario: Where it looks.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> from amends import Call, Drift, DriftKind, Observation, Saga, drift_rule, effect
+        >>> @effect(read_only=True)
+        ... async def ask(question: str, call: Call) -> str: ...
+        >>> @drift_rule("answers", every=timedelta(minutes=1))
+        ... def answered(observation: Observation):
+        ...     for run in observation.runs():
+        ...         yield Drift(subject=run.run_id, kind=DriftKind.DIFFERENT, actual=run.status.value)
+        >>> with Scenario(Saga("ask", str, ask)) as scenario:
+        ...     _ = scenario.answers(ask, "42").when("what is it?")
+        ...     (drift,) = RuleScenario(answered, scenario).look()
+        >>> drift.subject, drift.actual
+        ('run-1', 'COMPLETED')
+    """
+
+    def __init__(self, rule: Rule, scenario: Scenario[Any]) -> None:
+        self._rule = rule
+        self._scenario = scenario
+        self._reconciler = Reconciler(
+            scenario.journal,
+            scenario.registry,
+            _Actions(scenario),
+            clock=scenario.clock.now_ms,
+            actor=_ACTOR,
+            # No driver is at work between two calls of a test.
+            driven={},
+        )
+
+    def look(self) -> tuple[Drift, ...]:
+        """Look as `amends drift` does: nothing is written.
+
+        Raises:
+            CouldNotLook: The rule could not look.
+        """
+        return blocking(self._look())
+
+    def reconcile(self, *, approving: bool = False) -> Reconciled:
+        """Look as `amends reconcile` does, and correct what is due; each time `every` of the rule later than the last.
+
+        Args:
+            approving: Whether somebody has approved all that was found before.
+
+        Raises:
+            CouldNotLook: The rule could not look.
+        """
+        return blocking(self._reconcile(approving=approving))
+
+    async def _look(self) -> tuple[Drift, ...]:
+        journal, name = self._scenario.journal, self._rule.name
+        seen = await look(self._rule, journal, await standing_of(journal, name), self._now_ms(), driven={})
+        if seen.unobservable is not None:
+            raise CouldNotLook(seen.unobservable)
+        return seen.drifts
+
+    async def _reconcile(self, *, approving: bool) -> Reconciled:
+        every_ms = round(self._rule.every.total_seconds() * 1000)
+        await self._scenario.clock.wait((), self._now_ms() + every_ms)
+        if approving:
+            await self._scenario.journal.commit(self._approve)
+        verdict = await self._reconciler.look(self._rule)
+        if verdict.standing.unobservable is not None:
+            raise CouldNotLook(verdict.standing.unobservable)
+        made = [await self._reconciler.correct(self._rule, name, verdict.seen[name]) for name in verdict.due]
+        return Reconciled(tuple(made), {verdict.seen[name].subject: why for name, why in verdict.held.items()})
+
+    def _approve(self, tx: Tx) -> None:
+        with tx.unit_of_work() as uow:
+            stream = reconciliation_of(uow, self._rule.name)
+            for name, drift in stream.standing.drifts.items():
+                if drift.found.correction is not None and drift.corrected_ms is None:
+                    stream.record(approve(stream.standing, name, self._now_ms(), actor=_ACTOR))
+
+    def _now_ms(self) -> int:
+        return self._scenario.clock.now_ms()
+
+
+class _Actions:
+    """What is done outside of the journal: a run that was decided about goes on."""
+
+    def __init__(self, scenario: Scenario[Any]) -> None:
+        self._scenario = scenario
+
+    async def rouse(self, run_id: str) -> None:
+        await self._scenario.runner.resume(run_id)
+
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - as the port has it
+        raise RefusedError("the read model of a scenario is never wrong; nothing is to be rebuilt")
