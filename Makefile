@@ -2,7 +2,7 @@
 # exactly the versions of requirements/dev.txt, checked by hash, and the project itself, editable.
 
 PYTHON ?= python3
-# What pytest gets; `make test PYTEST_ARGS="-x tests/test_repository.py"` runs less. Four processes keep two cores busy:
+# What pytest gets; `make test PYTEST_ARGS="-x tests/repository/test_repository.py"` runs less. Four processes keep two cores busy:
 # many tests wait for servers.
 PYTEST_ARGS ?= -n 4 --dist worksteal tests
 # What pytest gets for the soak tests, which kill and starve for minutes; SOAK_BOUND_S is what one of them may take.
@@ -17,9 +17,9 @@ MERMAID := build/mermaid/.fetched
 # Each example is a project of its own: typed and tested on its own, with its own folder importable.
 EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
 # Parents of Python files outside of the package and of the examples.
-TYPED := $(sort $(dir $(wildcard tests/*.py benchmarks/*.py))) $(wildcard docs/*.py)
+TYPED := tests benchmarks $(wildcard docs/*.py)
 # Ends everything that a command has started when `make` is killed; fails when a process outlives the command by 60 s.
-GUARD := $(PY) -P tests/reaper.py guard 60
+GUARD := $(PY) -P tests/support/reaper.py guard 60
 PIP := $(PY) -m pip -qq --disable-pip-version-check
 # What is installed is compiled when it is first imported; were that not kept, each of some hundred starts would do it.
 unexport PYTHONDONTWRITEBYTECODE
@@ -77,7 +77,7 @@ types: $(READY) ## mypy --strict over the package, tests, benchmarks, docs and e
 	@echo "types: the package"
 	@MYPYPATH=src $(PY) -P -m mypy --strict -p amends
 	@echo "types: $(TYPED)"
-	@MYPYPATH=src:examples/orders $(PY) -P -m mypy --strict $(TYPED)
+	@MYPYPATH=src:tests/support:examples/orders $(PY) -P -m mypy --strict $(TYPED)
 	@set -e; for example in $(EXAMPLES); do \
 	    echo "types: $$example"; \
 	    MYPYPATH=src:$$example:examples/orders $(PY) -P -m mypy --strict $$example; \

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bounds import HANG_S
 
-BENCH = Path(__file__).parent.parent / "benchmarks" / "run.py"
+BENCH = Path(__file__).parents[2] / "benchmarks" / "run.py"
 
 
 @pytest.mark.parametrize(("part", "count"), [("store", 6), ("reconcile", 1)])

@@ -4,7 +4,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAYERS = ("aggregates", "compensations", "sagas", "reconciler", "cli")
 FACADE = "src/amends/"
 

@@ -27,7 +27,7 @@ from bank_sagas import LINES, Book, Tally, Transfer, tally, transfer
 from commands import CommandProject, Started
 
 # The examples are projects of their own: their modules are imported from their folder.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "orders"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
 
 from services.process import ServiceProcess
 
@@ -39,7 +39,7 @@ from amends.sagas.definition.saga import Saga
 from amends.sagas.temporal.client import Client
 from amends.sagas.temporal.embedded_server import ServerRecord, running
 
-BANK = Path(__file__).resolve().parent.parent / "examples" / "transfer"
+BANK = Path(__file__).resolve().parents[2] / "examples" / "transfer"
 HELD = {"delay_ms": 600_000}
 
 PLACES: Mapping[str, tuple[str, dict[str, object]]] = {

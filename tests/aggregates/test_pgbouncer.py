@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pooler_parts
 import psycopg
 import pytest
 from pooler_parts import Counter, Pooled, drive, pgbouncer, pooled
@@ -52,7 +53,7 @@ def test_runs_of_several_processes_all_end(store: Pooled) -> None:
 
     def process(name: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("pooler_parts.py"), store.url, name, str(RUNS)],
+            [sys.executable, Path(pooler_parts.__file__), store.url, name, str(RUNS)],
             capture_output=True,
             text=True,
             check=False,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from reading_shop import Amends, one_line, project_at
 from strategies import LEASE_MS, World, eventful_histories, plan_node, plan_of, retry_policy, undo_policy
-from test_operate import AFTER, LOST, PIVOT, do, operate
+from test_interventions import AFTER, LOST, PIVOT, do, operate
 
 from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord
@@ -19,7 +19,7 @@ from amends.sagas.engine.decide import WaitUntil, decide
 from amends.sagas.engine.interventions import Verb, open_for_decision
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
-GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "explain.txt"
 DONE = Succeeded({"by": "tests"})
 CONTACTS = {"pay": Contact("payments team", "https://wiki.example/pay")}
 
@@ -139,7 +139,7 @@ def text_of(world: World) -> str:
 
 
 def everything() -> str:
-    """Put every state into words; `python -P tests/test_explain.py` writes the file anew, to be read."""
+    """Put every state into words; `python -P tests/cli/test_explain.py` writes the file anew, to be read."""
     return "\n\n".join(f"=== {name}\n{text_of(make())}" for name, make in STATES.items()) + "\n"
 
 

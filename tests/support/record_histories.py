@@ -1,4 +1,4 @@
-"""Records the workflow histories in `tests/histories`, which the suite replays: `python tests/record_histories.py`.
+"""Record the workflow histories that the suite replays: `python tests/support/record_histories.py`.
 
 To be run anew when the workflow has changed in a way that no run in flight can be hurt by, and never to make a failing
 replay pass: what fails there would fail for everybody's runs. Histories hold no user data; ids, names of machines and
@@ -26,7 +26,7 @@ from amends.sagas.temporal.worker import running_worker
 
 __all__ = ["HISTORIES", "RECORDED", "file_of"]
 
-HISTORIES = Path(__file__).parent / "histories"
+HISTORIES = Path(__file__).parents[1] / "data" / "histories"
 
 _PLAIN = (
     "all goes well",

@@ -22,12 +22,12 @@ import httpx
 import pytest
 from bounds import HANG_S
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "orders"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
 
 from services.line_log import LineLog, LineLogError
 from services.process import ServiceProcess, ServiceProcessError
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Json = dict[str, Any]
 
 # One client, as making one is slow; no connection is kept, as services die between calls.

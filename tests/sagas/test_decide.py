@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import strategies
 from hypothesis import given, settings
 from strategies import (
     LEASE_MS,
@@ -480,7 +481,7 @@ def test_decisions_do_not_depend_on_the_hash_seed() -> None:
         done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=Path(__file__).parent,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(strategies.__file__).parent)},
             capture_output=True,
             text=True,
             check=True,

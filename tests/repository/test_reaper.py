@@ -15,8 +15,9 @@ import psutil
 import pytest
 from reaper import LINEAGE, kill, members
 
-TESTS = Path(__file__).resolve().parent
-REAPER = TESTS / "reaper.py"
+TESTS = Path(__file__).resolve().parents[1]
+SUPPORT = TESTS / "support"
+REAPER = SUPPORT / "reaper.py"
 
 STARTS_SERVERS = """
 import os
@@ -80,7 +81,7 @@ def started(folder: Path, command: list[str], lineage: str) -> Iterator[subproce
         command: The command.
         lineage: The lineage that it inherits; empty for a command that has no test process above it.
     """
-    environment = {**os.environ, LINEAGE: lineage, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, LINEAGE: lineage, "PYTHONPATH": os.pathsep.join((str(TESTS), str(SUPPORT)))}
     if not lineage:
         del environment[LINEAGE]
     with (folder / "printed").open("wb") as printed:

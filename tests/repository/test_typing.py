@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-CASES = ROOT / "tests" / "typing_cases"
+CASES = ROOT / "tests" / "data" / "typing_cases"
 EXPECTED = re.compile(r'  # type: ignore\[(?P<code>[a-z-]+)\]  # "(?P<words>.*)"$')
 FOUND = re.compile(r"^(?P<file>[^:]+):(?P<line>\d+): error: (?P<words>.*)  \[(?P<code>[a-z-]+)\]$")
 KINDS = 50
