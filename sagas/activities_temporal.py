@@ -95,7 +95,7 @@ _HOLD_S = 5.0
 # A call that has no seat by then may hold the slot that another step needs.
 _SCARCE_S = 5.0
 _COME_BACK = timedelta(seconds=5)
-# A local call has no heartbeats: another process is given it as soon as a workflow task took over 2 s.
+# A local call has no heartbeats: another process is given it as soon as a workflow task was late.
 _LOCAL_DOUBT_S = 10.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)

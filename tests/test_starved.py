@@ -59,7 +59,7 @@ def load() -> Iterator[None]:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("load")
 async def test_a_wide_saga_ends_on_a_starved_machine(sqlite_url: str, temporal_address: str) -> None:
     """A run of 200 parallel calls ends under a load of 20, and every call is made once."""
