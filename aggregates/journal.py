@@ -5,7 +5,7 @@ one after the other inside one database transaction and commits together. A unit
 to its `Tx`: when a commit fails, the units of its batch are run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,11 +18,14 @@ from amends.aggregates.run.reading import RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import RunStatus
 
-__all__ = ["Journal", "RunQuery", "StepWork", "Tx", "Unit"]
+__all__ = ["Journal", "OnOpened", "RunQuery", "StepWork", "Tx", "Unit"]
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+OnOpened = Callable[[RunRecord], None]
+"""Is told of a run that was closed and is open again, with its record."""
 
 
 class StepWork(Protocol):
@@ -173,6 +176,18 @@ class Journal(Protocol):
         Raises:
             UnreachableError: The store cannot be reached. Nothing was written, or the message says that nobody knows.
             Exception: Whatever the unit raised; nothing of it was written.
+        """
+        ...
+
+    def listen(self, on_opened: OnOpened) -> Callable[[], None]:
+        """Have a function called for every run that a commit of this process has opened again.
+
+        Args:
+            on_opened: Called in the committer's thread, after the commit and before its answers are given; it must
+                return at once.
+
+        Returns:
+            What ends that; it may be called more than once.
         """
         ...
 

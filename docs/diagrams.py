@@ -40,7 +40,8 @@ direction that it had.
 ## One node of a run
 
 *No more attempts* marks a failed attempt whose fact carries no due time. `StepFailed` says that the step took no
-effect: its transaction was rolled back, or its probe found nothing. A step in doubt is undone like one that succeeded.
+effect: its transaction was rolled back, its probe found nothing, or it is read-only. A step in doubt is undone like one
+that succeeded.
 
 ```mermaid
 {node}```

@@ -135,7 +135,7 @@ class StepFailed(NodeFact):
     """The step was given up, and it is known that it took no effect.
 
     Attributes:
-        reason: How that is known: its transaction was rolled back, or the probe found nothing.
+        reason: How that is known: its transaction was rolled back, the probe found nothing, or it is read-only.
     """
 
     reason: str

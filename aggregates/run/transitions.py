@@ -12,7 +12,7 @@ documentation are drawn from them.
    has failed (unless a cancel was requested) and behind the pivot; `SagaCompleted` while a node has not succeeded;
    `SagaCompensated` while a node that may have acted is not accounted for; `AttentionRequested` while there is anything
    that the run can do by itself. No code path can write them early. Nor can an effect be called failed (which means:
-   without effect) unless a probe or an operator could say so.
+   without effect) unless a probe or an operator could say so, or it is read-only; such a one is never in doubt.
 3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo, up
    again when something behind it has to be undone after all. Cost per fact therefore does not depend on how many stages
    lie behind. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
@@ -282,7 +282,6 @@ def told_only(state: RunState, head: Head) -> bool:
     - It is about the key of a former generation, and the step or its undo was begun under another one since.
     - An operator decided to go on without the step, or to leave what it did: the decision stands.
     - It says that the step took no effect, and its undo has begun: the undo goes on, because it may have acted.
-    - It says so of a read-only step of a run that is closed.
 
     Args:
         state: The run before it.
@@ -296,8 +295,6 @@ def told_only(state: RunState, head: Head) -> bool:
             return head.generation < node.generation
         case "CompensationSucceeded" | "CompensationRejected":
             return head.generation < node.undo_generation
-        case "StepRejected" | "StepFailed":
-            return node.status is NodeStatus.IN_DOUBT and state.status is RunStatus.COMPENSATED
         case _:
             return False
 
@@ -363,7 +360,9 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
         return "has no compensation"
     if kind in {"ProbeAttemptFailed", "ProbePostponed"} and not plan.probe:
         return "has no probe"
-    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not plan.probe:
+    if kind == "StepInDoubt" and plan.read_only:
+        return "is read-only; it changes nothing, so it is not in doubt"
+    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not (plan.probe or plan.read_only):
         return "is an effect that may have acted; only a probe can tell that it did not"
     redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
     if kind in _NOT_DONE and state.status not in _FORWARD and node.status is not NodeStatus.IN_DOUBT:

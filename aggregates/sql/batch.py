@@ -303,6 +303,18 @@ class Batch:
 
     # ---- the end
 
+    @property
+    def opened_again(self) -> tuple[RunRecord, ...]:
+        """The runs that were closed before the batch and are open after it."""
+        return tuple(
+            record
+            for run_id, former in self.changed.items()
+            if former is not None
+            and former.state.closed
+            and (record := self.runs[run_id]) is not None
+            and not record.state.closed
+        )
+
     def flush(self) -> None:
         """Write everything that was staged.
 

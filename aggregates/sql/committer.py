@@ -11,7 +11,8 @@ caller its answer.
 3. A batch that keeps failing is run unit by unit, so that one unit that the database refuses does not hold up others.
 4. While the store is away, the units of callers who are patient are held and tried again; whoever is not is told at
    once. A held batch keeps what is in doubt about it, so an outage in the middle of a commit loses and doubles nothing.
-5. Whatever goes wrong is told to the callers whose units were taken; the thread goes on.
+5. Who listens for runs that are opened again is told of them after the commit, before the callers get their answers.
+6. Whatever goes wrong is told to the callers whose units were taken; the thread goes on.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ from eventsourcing.persistence import StoredEvent
 from sqlalchemy import Engine, exc
 
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
-from amends.aggregates.journal import Unit
+from amends.aggregates.journal import OnOpened, Unit
+from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql import rows as event_rows
 from amends.aggregates.sql.batch import Batch, BatchLost, Known, MistakenError
 from amends.aggregates.sql.engine import writing
@@ -93,16 +95,18 @@ class _Attempt:
         doubtful: Events that this or an earlier attempt may have committed.
         begun: Whether it had the writer's lock and knew what earlier attempts had done.
         committing: Whether it had come to its commit.
+        opened: Runs that this or an earlier attempt may have opened again.
         found: Whether an earlier attempt turned out to have committed the batch.
         failure: What it failed with.
         careful: Whether it looks for every new aggregate at once, because an earlier attempt was mistaken about one.
     """
 
-    __slots__ = ("begun", "careful", "committing", "doubtful", "failure", "found")
+    __slots__ = ("begun", "careful", "committing", "doubtful", "failure", "found", "opened")
 
     def __init__(self, former: "_Attempt | None" = None) -> None:
         self.failure: BaseException | None = None
         self.doubtful: Sequence[StoredEvent] = () if former is None else former.doubtful
+        self.opened: Sequence[RunRecord] = () if former is None else former.opened
         self.careful: bool = former is not None and (former.careful or isinstance(former.failure, MistakenError))
         self.begun = False
         self.committing = False
@@ -133,6 +137,8 @@ class Committer:
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
+        # Without a lock, so that a listener can be dropped by whoever collects garbage: each use is atomic.
+        self._listeners: dict[object, OnOpened] = {}
         # The thread's own: what came while it held a batch, and whether nothing more will come.
         self._kept: list[_Job] = []
         self._ending = False
@@ -156,6 +162,19 @@ class Committer:
         future: Future[Any] = Future()
         self._submit(_Job(unit, runs, future, None, timedelta(0)))
         return future.result()
+
+    def listen(self, on_opened: OnOpened) -> Callable[[], None]:
+        """Call a function, in the committer's thread, for every run that a commit of this process has opened again.
+
+        Returns:
+            What ends that; it may be called more than once.
+        """
+        key = object()
+        self._listeners[key] = on_opened
+        return lambda: self._drop(key)
+
+    def _drop(self, listener: object) -> None:
+        self._listeners.pop(listener, None)
 
     def close(self) -> None:
         """Commit what is waiting, then end the thread; further units are refused, and what is held is given up."""
@@ -205,11 +224,13 @@ class Committer:
         while jobs:
             attempt = self._repeat(jobs, attempt)
             if attempt.failure is None:
+                self._tell(attempt.opened)
                 return
             failure, refused = attempt.failure, attempt.begun
             if attempt.doubtful:
                 attempt = self._try((), attempt)
                 if attempt.found:
+                    self._tell(attempt.opened)
                     return
             if refused and attempt.begun:
                 for job in jobs:
@@ -281,7 +302,7 @@ class Committer:
             if attempt.doubtful and event_rows.all_stored(connection, attempt.doubtful):
                 attempt.found = True
                 return
-            attempt.doubtful = ()
+            attempt.doubtful = attempt.opened = ()
             attempt.begun = True
             if not jobs:
                 return
@@ -295,6 +316,8 @@ class Committer:
                     self._run(job, batch)
             batch.flush()
             attempt.doubtful = batch.events
+            if self._listeners:
+                attempt.opened = batch.opened_again
             attempt.committing = True
             self._commits += 1
             if self._on_commit is not None:
@@ -302,6 +325,15 @@ class Committer:
         if self._on_commit is not None:
             self._on_commit("after", self._commits)
         batch.keep()
+
+    def _tell(self, opened: Sequence[RunRecord]) -> None:
+        """Tell the listeners of runs that were opened again; an error of theirs must not be taken for the commit's."""
+        for record in opened:
+            for on_opened in self._listeners.copy().values():
+                try:
+                    on_opened(record)
+                except Exception:  # noqa: BLE001 - the commit took place, and its callers must learn so
+                    _log.exception("a listener failed on run %s, which was opened again", record.run_id)
 
     def _run(self, job: _Job, batch: Batch) -> None:
         job.value, job.error = None, None

@@ -17,7 +17,7 @@ from amends.aggregates.audit import StreamAudit
 from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec, changed_error
-from amends.aggregates.journal import RunQuery, Unit
+from amends.aggregates.journal import OnOpened, RunQuery, Unit
 from amends.aggregates.run.facts import Fact, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
@@ -129,6 +129,18 @@ class SqlJournal:
     def commit_blocking(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
         """Do as `commit` does, blocking the calling thread."""
         return cast("T", self._committer.commit_blocking(unit, runs))
+
+    def listen(self, on_opened: OnOpened) -> Callable[[], None]:
+        """Have a function called for every run that a commit of this process has opened again.
+
+        Args:
+            on_opened: Called in the committer's thread, after the commit and before its answers are given; it must
+                return at once.
+
+        Returns:
+            What ends that; it may be called more than once.
+        """
+        return self._committer.listen(on_opened)
 
     async def close(self) -> None:
         """Commit what is waiting, then let go of the database."""

@@ -193,13 +193,20 @@ def _decides(fact: Fact) -> bool:
 
 
 def _doubts(record: RunRecord, facts: Sequence[Fact], now_ms: int) -> list[tuple[str, str]]:
-    """Say what nobody knows; of a transaction all is known, what gave no outcome was rolled back."""
+    """Return the nodes in doubt, each with the reason.
+
+    A transaction that gave no outcome was rolled back, and a read-only effect changes nothing: neither is in doubt.
+    """
     in_doubt = record.in_doubt
     # Of what was in doubt once, it may have become known since.
     reasons = {fact.node: fact.reason for fact in facts if isinstance(fact, StepInDoubt) and fact.node in in_doubt}
     found: list[tuple[str, str]] = []
     for name, node in record.state.plan.nodes.items():
-        if node.kind is StepKind.EFFECT and (why := _doubt(record.state.node(name), reasons.get(name), now_ms)):
+        if (
+            node.kind is StepKind.EFFECT
+            and not node.read_only
+            and (why := _doubt(record.state.node(name), reasons.get(name), now_ms))
+        ):
             found.append((name, why))
     return found
 

@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import CLOSED, NodeStatus, RunStatus
+from amends.aggregates.run.state import CLOSED, NodeStatus, RunState, RunStatus
 from amends.cli.views.facts import Next, fact_json, on_decision
 from amends.cli.views.table import Cell, duration, json_text
 from amends.cli.views.wording import Decided, who_and_why
@@ -15,6 +15,8 @@ from amends.sagas.engine.interventions import Preview
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
 
 _TEMPORAL = "temporal"
+# The participant, or its probe, has said no: attempts are not what was lacking.
+_ANSWERED = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDO_REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
     lines: list[tuple[str, Cell | None]] = [("now", f"{before.status} at position {before.position}")]
     if preview.fact is None:
         return [*lines, ("to write", "nothing: it is being undone already, or was")]
-    lines.append(("to write", written(preview.fact)))
+    lines.append(("to write", written(preview.fact, before)))
     if after.status is not before.status:
         lines.append(("then", after.status.value))
     steps = [on_decision(after, decision) for decision in preview.next]
@@ -62,18 +64,29 @@ def _next_line(step: Next, now_ms: int) -> str:
     return about if step.due_ms is None else f"{about} in {duration(max(0, step.due_ms - now_ms))}"
 
 
-def written(fact: Fact) -> str:
-    """Say what a decision's fact holds: its kind, what it is about, who decided, why, and on what evidence."""
+def written(fact: Fact, before: RunState) -> str:
+    """Return a decision's fact in words: its kind and node, who decided, why, and on what evidence.
+
+    Args:
+        fact: The fact.
+        before: The run as it is without the fact.
+    """
     text = fact.kind
     if isinstance(fact, NodeFact):
         text += f" for {fact.node}"
     if isinstance(fact, RetryRequested):
-        text += f" ({'with a new budget' if fact.attempt == 0 else f'after {fact.attempt} attempts'})"
+        text += f" ({_retried(fact, before.node(fact.node).status)})"
     if isinstance(fact, Decided):
         text += f", {who_and_why(fact)}"
     if isinstance(fact, StepSkipped | StepResolved | LateEffectObserved):
         text += f"; result: {json_text(fact.result)}"
     return text
+
+
+def _retried(fact: RetryRequested, status: NodeStatus) -> str:
+    if status in _ANSWERED:
+        return "under a new key"
+    return "with a new budget" if fact.attempt == 0 else f"after {fact.attempt} attempts"
 
 
 def preview_json(preview: Preview) -> dict[str, JsonValue]:

@@ -72,7 +72,7 @@ def _waiting(record: RunRecord) -> Drift:
     state, run_id = record.state, record.run_id
     waiting: dict[str, JsonValue] = {name: state.node(name).status.value for name in record.current}
     again = [
-        Intervention(verb=Verb.RETRY, actor="", reason="its attempts were spent, and it is still open", node=name)
+        Intervention(verb=Verb.RETRY, actor="", reason=f"{_why_open(state, name)}, and it is still open", node=name)
         for name in record.current
         if _worth_retrying(state, name)
     ]
@@ -86,6 +86,16 @@ def _waiting(record: RunRecord) -> Drift:
         version=state.position,
         correction=Intervene(run_id, again[0], tuple(again[1:])) if again else None,
     )
+
+
+def _why_open(state: RunState, name: str) -> str:
+    match state.node(name).status:
+        case NodeStatus.REJECTED:
+            return "it was refused"
+        case NodeStatus.FAILED:
+            return "it failed"
+        case _:
+            return "its attempts were spent"
 
 
 def _worth_retrying(state: RunState, name: str) -> bool:

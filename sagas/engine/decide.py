@@ -211,6 +211,9 @@ def _settle(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
         case _N.WAITING | _N.SPENT if node.kind is StepKind.TRANSACTION:
             # Rolled back, so it is certain that nothing happened.
             return FailStep(node.name)
+        case _N.WAITING | _N.SPENT if node.read_only:
+            # The call changes nothing, so there is nothing to be in doubt about.
+            return FailStep(node.name)
         case _N.PROBE_SPENT:
             return DoubtStep(node.name)
         case _N.WAITING | _N.SPENT:

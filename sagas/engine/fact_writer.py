@@ -222,7 +222,8 @@ class Scribe:
             case ExpireClaim(name, attempt, undo):
                 return self.lost(state.plan.nodes[name], Direction.UNDO if undo else Direction.DO, attempt)
             case FailStep(name):
-                reason = "its transaction was rolled back"
+                rolled_back = state.plan.nodes[name].kind is StepKind.TRANSACTION
+                reason = "its transaction was rolled back" if rolled_back else "a read-only effect changes nothing"
                 return self._of_node(StepFailed, name, Direction.DO, reason=reason)
             case DoubtStep(name):
                 return self._of_node(StepInDoubt, name, Direction.DO, reason=self._doubt(name))

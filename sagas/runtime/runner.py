@@ -12,12 +12,18 @@ A store that goes away is waited for, with the outcomes of the calls in hand, so
 when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
 
 A plain `def` is claimed when it has a thread. When it ends after its timeout, its answer is recorded as a late one, for
-as long as the runner is open, and a run that is opened again by that is driven to its end.
+as long as the runner is open.
+
+A run of this driver that is opened again in this process, by such an answer or by somebody else (a worker that records
+the answer of a call from before a take-over), is driven to its end by a runner that is open on the same journal. It
+looks for none: a run that another process opens again goes on with `resume`.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -131,6 +137,9 @@ class Runner:
         self._drives: dict[str, _Drive] = {}
         self._threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
         self._late: set[asyncio.Task[None]] = set()
+        self._intervening: Counter[str] = Counter()
+        self._unlisten: Callable[[], None] = lambda: None
+        self._listening: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._watching_loop = ExitStack()
 
@@ -159,10 +168,12 @@ class Runner:
 
     async def __aenter__(self) -> Self:
         self._watching_loop.enter_context(LoopWatch().watching())
+        self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        self._unlisten()
         self._watching_loop.close()
         late = list(self._late)
         for task in late:
@@ -249,9 +260,15 @@ class Runner:
             InputError: Reason, evidence or output are missing or wrong; nothing was written.
         """
         now_ms = self._clock.now_ms()
-        record = await self._journal.commit(
-            lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
-        )
+        self._intervening[run_id] += 1
+        try:
+            record = await self._journal.commit(
+                lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
+            )
+        finally:
+            self._intervening[run_id] -= 1
+            if not self._intervening[run_id]:
+                del self._intervening[run_id]
         if run_id in self._drives:
             self._drives[run_id].waker.set()
         return RunResult(record)
@@ -308,6 +325,7 @@ class Runner:
 
     async def _shared(self, run_id: str, begin: _Step) -> RunRecord:
         """Drive a run to its end, together with whoever waits for it already; it is given up with the last of them."""
+        self._listen()
         drive = self._drives.get(run_id)
         if drive is None:
             waker = asyncio.Event()
@@ -435,13 +453,46 @@ class Runner:
                 if present is not None and present.state.position > record.state.position:
                     waker.set()
 
+    def _listen(self) -> None:
+        """Be told of runs that are opened again, from the first use on; a runner that nobody holds is not kept."""
+        loop = asyncio.get_running_loop()
+        if self._closed or self._listening is loop:
+            return
+        drives, method = self._protocol.drives, weakref.WeakMethod(self._wake)
+
+        def tell(record: RunRecord) -> None:
+            wake = method()
+            if wake is not None and drives(record):
+                with suppress(RuntimeError):  # the loop was closed, and with it everybody who waited there
+                    loop.call_soon_threadsafe(wake, record)
+
+        self._unlisten()
+        self._unlisten, self._listening = self._journal.listen(tell), loop
+        weakref.finalize(self, self._unlisten)
+
+    def _wake(self, record: RunRecord) -> None:
+        """Drive a run that was opened again; what an operator decided with this runner goes on with `resume`."""
+        if not self._closed and record.run_id not in self._intervening:
+            self._begin(self._drive_again(record))
+
+    async def _drive_again(self, record: RunRecord) -> None:
+        try:
+            while (await self._resumed(record.run_id)).state.position < record.state.position:
+                pass  # the drive was about to end, and has not seen it
+        except AmendsError as error:
+            _log.warning("run %s was opened again, and is not driven: %s", record.run_id, error)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something that is cancelled when the runner closes."""
+        task = asyncio.create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
     def _keep(self, call: Begun) -> None:
         """Settle a call's answer when it comes, although nobody waits for it any more."""
         if self._closed:
             return
-        task = asyncio.create_task(self._settle_late(call))
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+        self._begin(self._settle_late(call))
 
     async def _settle_late(self, call: Begun) -> None:
         task, outcome = call.task, await call.late_outcome()
@@ -449,20 +500,11 @@ class Runner:
             return
         now_ms = self._clock.now_ms()
 
-        def settle(tx: Tx) -> tuple[bool, RunRecord]:
-            before = tx.record(task.run_id)
-            return before is not None and before.state.closed, self._protocol.settle(tx, task, outcome, now_ms).record
-
         try:
-            was_closed, record = await self._commit(settle, task.run_id)
+            await self._commit(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
             drive = self._drives.get(task.run_id)
             if drive is not None:
                 drive.waker.set()
-            while was_closed and not record.state.closed and self._protocol.drives(record):
-                # A drive that was about to end may not have seen it.
-                driven = await self._resumed(task.run_id)
-                if driven.state.position >= record.state.position:
-                    return
         except AmendsError as error:
             _log.warning("the late answer of %s was not recorded: %s", task.key, error)
 

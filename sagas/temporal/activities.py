@@ -95,7 +95,7 @@ _HOLD_S = 5.0
 # A call that has no seat by then may hold the slot that another step needs.
 _SCARCE_S = 5.0
 _COME_BACK = timedelta(seconds=5)
-# A local call has no heartbeats: another process is given it as soon as a workflow task took over 2 s.
+# A local call has no heartbeats: another process is given it as soon as a workflow task was late.
 _LOCAL_DOUBT_S = 10.0
 # What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)
@@ -305,7 +305,7 @@ class Activities:
             if record.state.position < request.known:
                 # The call that was joined had been settled before this one was asked for.
                 record = await self._journal.record(request.run_id) or record
-            return Progress.since(record, request.known)
+            return Progress.of_call(record, request.known)
         finally:
             self._awaited[key] -= 1
             if not self._awaited[key]:
@@ -326,7 +326,7 @@ class Activities:
                 if record is not None:
                     at = record.state.node(request.node)
                     if (at.status, at.due_ms) != claim:
-                        return Progress.since(record, request.known)
+                        return Progress.of_call(record, request.known)
                 call = self._calls.get(key)
                 if call is None:
                     await asyncio.sleep(_LOOK_S)
@@ -335,7 +335,7 @@ class Activities:
             record = await self._commit_call(
                 lambda tx: self._protocol.conclude(tx, request.run_id, now_ms()), request.run_id
             )
-            return Progress.since(record, request.known)
+            return Progress.of_call(record, request.known)
         finally:
             await _end(beat)
 
@@ -567,7 +567,8 @@ def _given_back() -> TravellingError:
 def _check_known(tx: Tx, request: AdvanceRequest | CallRequest) -> None:
     record = tx.record(request.run_id)
     if record is not None:
-        check_seen(request.run_id, record.state.position, request.known)
+        seen = max(request.known, request.seen) if isinstance(request, AdvanceRequest) else request.known
+        check_seen(request.run_id, record.state.position, seen)
 
 
 def _clock(as_of_ms: int) -> Callable[[], int]:

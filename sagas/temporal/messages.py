@@ -37,6 +37,10 @@ NUDGE = "nudge"
 """Signal that says: look at the journal."""
 
 
+MOST_HEADS = 16
+"""How many heads the answer of a call brings, at most; with more, the work for calls side by side grows as a square."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunArguments:
     """The only argument of a saga's workflow.
@@ -73,6 +77,7 @@ class AdvanceRequest:
         known: Position up to which the workflow knows the stream; 0 for nothing.
         as_of_ms: The workflow's time, in milliseconds since the epoch.
         cancel: Whether Temporal was asked to cancel the workflow, which is to ask for the run to be undone.
+        seen: The furthest position that the workflow was told of, whose heads it may lack.
     """
 
     run_id: str
@@ -80,6 +85,7 @@ class AdvanceRequest:
     known: int
     as_of_ms: int
     cancel: bool = False
+    seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +136,23 @@ class JoinRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the workflow does not know yet: heads, or a whole state when they would be too many.
+    """What the workflow does not know yet: heads, or a whole state, or only a position, when they would be too many.
 
     Attributes:
         heads: Heads after the known position, as rows.
-        state: A state as `dump_state` writes it; `None` when the heads suffice.
+        state: A state as `dump_state` writes it; `None` when it is not needed.
         waits: Whether the deployed code cannot do something that is due, so that the run waits for other code.
+        reached: Where the run stands, when the heads are left out and are to be asked for; 0 when they are not.
     """
 
     heads: list[list[Any]]
     state: dict[str, Any] | None = None
     waits: bool = False
+    reached: int = 0
 
     @classmethod
     def since(cls, record: RunRecord, known: int, *, waits: bool = False) -> "Progress":
-        """Tell how a run went on after a position.
+        """Return how a run went on after a position.
 
         Raises:
             StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
@@ -154,6 +162,19 @@ class Progress:
         if heads is None:
             return cls([], dump_state(record.state), waits)
         return cls([list(head) for head in heads], None, waits)
+
+    @classmethod
+    def of_call(cls, record: RunRecord, known: int) -> "Progress":
+        """Return what the answer of a call says: how the run went on, or only how far when that is much.
+
+        Of calls side by side, each began at nearly the same position. So each would bring what all of them wrote.
+
+        Raises:
+            StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
+        """
+        if record.state.position > known + MOST_HEADS:
+            return cls([], reached=record.state.position)
+        return cls.since(record, known)
 
     def apply(self, state: RunState | None) -> RunState:
         """Bring a state up to date.

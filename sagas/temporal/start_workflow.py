@@ -18,8 +18,11 @@ from amends.sagas.temporal.messages import NUDGE, RunArguments
 
 __all__ = ["Poller", "pollers", "rouse", "start_workflow", "worker_identity"]
 
-TASK_TIMEOUT = timedelta(seconds=2)
-"""How long the transactions of a killed worker wait for another one: Temporal sees its loss by this."""
+TASK_TIMEOUT = timedelta(seconds=10)
+"""How long the transactions of a killed worker wait for another one: Temporal sees its loss by this.
+
+No shorter: on a starved machine a task with many calls takes seconds, and one that is late is done again.
+"""
 
 _FRESH = timedelta(seconds=75)  # a poll lasts up to a minute before it is renewed
 _IDENTITY = re.compile(r"^(?P<name>.*?)(?: code=(?P<code>[0-9a-f]+))? store=(?P<store>[0-9a-f-]{36})$")

@@ -36,7 +36,7 @@ from amends.sagas.temporal.heartbeats import Heartbeats
 from amends.sagas.temporal.outages import StoreWatch, TemporalWatch
 from amends.sagas.temporal.polling import PAUSE_AFTER, Shifts
 from amends.sagas.temporal.recovery import recover
-from amends.sagas.temporal.start_workflow import TASK_TIMEOUT, rouse, worker_identity
+from amends.sagas.temporal.start_workflow import rouse, worker_identity
 from amends.sagas.temporal.workflow import SagaWorkflow
 
 __all__ = ["AlsoServed", "running_worker", "worker_name"]
@@ -44,6 +44,7 @@ __all__ = ["AlsoServed", "running_worker", "worker_name"]
 # What a paused worker has begun goes on: outcomes are held. When serving ends, the `StopDeadline` counts.
 _PAUSED = timedelta(days=365)
 _AT_ONCE = 200
+_CACHE_AWAITED = timedelta(seconds=5)
 
 _log = logging.getLogger("amends.worker")
 
@@ -203,8 +204,8 @@ def _workers(
             options = {
                 "workflows": [SagaWorkflow, *also.workflows],
                 "workflow_runner": UnsandboxedWorkflowRunner(),
-                # As for the worker's transactions: a killed one keeps nobody waiting for what it had cached.
-                "sticky_queue_schedule_to_start_timeout": TASK_TIMEOUT,
+                # A killed worker keeps nobody waiting for long for what it had cached; without it, all is replayed.
+                "sticky_queue_schedule_to_start_timeout": _CACHE_AWAITED,
                 # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
                 "workflow_failure_exception_types": [Exception],
             }

@@ -55,6 +55,8 @@ class SagaWorkflow:
         self._cancel = False
         self._run = RunArguments("", "")
         self._state: RunState | None = None
+        # The furthest position that a call has told of; the heads up to it may be missing here.
+        self._reached = 0
         self._calls: dict[str, ActivityHandle[Progress]] = {}
         self._advance: ActivityHandle[Progress] | None = None
         # A transaction that the deployed code cannot run: since when, and when to look again; at which position.
@@ -73,7 +75,8 @@ class SagaWorkflow:
             # Before anything is begun: a run with much to do at once would otherwise never be without.
             if workflow.info().is_continue_as_new_suggested() and self._idle():
                 workflow.continue_as_new(self._run)
-            decisions = () if self._state is None else decide(self._state, _now_ms())
+            # What is missing may have decided already: until it is here, nothing is begun.
+            decisions = () if self._state is None or self._behind() else decide(self._state, _now_ms())
             self._begin_calls(decisions)
             self._begin_advance(decisions)
             await self._wait(decisions)
@@ -83,6 +86,10 @@ class SagaWorkflow:
     def _idle(self) -> bool:
         """Tell whether nothing is under way, nor known here alone."""
         return not self._calls and self._advance is None and not self._cancel
+
+    def _behind(self) -> bool:
+        """Check whether a call has told of a position whose heads are missing here."""
+        return self._state is not None and self._state.position < self._reached
 
     def _begin_calls(self, decisions: Sequence[Decision]) -> None:
         state = self._state
@@ -147,18 +154,22 @@ class SagaWorkflow:
         )
 
     def _begin_advance(self, decisions: Sequence[Decision]) -> None:
-        """Look at the journal when there is something to append, or somebody says so."""
+        """Look at the journal when there is something to append or to fetch, or somebody says so."""
         state = self._state
         waits = self._waiting_until_ms() is not None
-        wanted = self._nudged or any(
-            isinstance(each, Conclusion)
-            or (
-                isinstance(each, Work)
-                and state is not None
-                and state.plan.nodes[each.node].kind is StepKind.TRANSACTION
-                and not waits
+        wanted = (
+            self._nudged
+            or self._behind()
+            or any(
+                isinstance(each, Conclusion)
+                or (
+                    isinstance(each, Work)
+                    and state is not None
+                    and state.plan.nodes[each.node].kind is StepKind.TRANSACTION
+                    and not waits
+                )
+                for each in decisions
             )
-            for each in decisions
         )
         if not wanted or self._advance is not None:
             return
@@ -167,7 +178,7 @@ class SagaWorkflow:
         known = 0 if state is None else state.position
         self._advance = workflow.start_local_activity(
             ADVANCE,
-            AdvanceRequest(self._run.run_id, self._run.store_id, known, _now_ms(), cancel),
+            AdvanceRequest(self._run.run_id, self._run.store_id, known, _now_ms(), cancel, self._reached),
             result_type=Progress,
             start_to_close_timeout=_ADVANCE_BOUND,
             retry_policy=_INFRASTRUCTURE,
@@ -204,7 +215,9 @@ class SagaWorkflow:
     def _collect(self) -> None:
         """Fold what the activities that have ended found in the journal."""
         for name in [name for name, call in self._calls.items() if call.done()]:
-            self._state = self._calls.pop(name).result().apply(self._state)
+            progress = self._calls.pop(name).result()
+            self._reached = max(self._reached, progress.reached)
+            self._state = progress.apply(self._state)
         if self._advance is not None and self._advance.done():
             progress = self._advance.result()
             self._state = progress.apply(self._state)

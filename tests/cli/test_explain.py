@@ -28,6 +28,7 @@ PAY = plan_node("pay", probe=True, retry=retry_policy(2))
 SHIP = plan_node("ship", retry=retry_policy(1))
 ORDER = plan_of(RESERVE, PAY, SHIP)
 DOUBT = (("reserve", DONE), ("pay", DONE), ("ship", LOST))
+READS = plan_of(RESERVE, plan_node("ask", undo=False, read_only=True, retry=retry_policy(2)))
 DECIDED = plan_of(RESERVE, plan_node("pivot", role=Role.PIVOT, undo=False, retry=retry_policy(1)), AFTER)
 
 
@@ -114,6 +115,8 @@ STATES: dict[str, Callable[[], World]] = {
     "an undo that waits": lambda: after(("reserve", DONE), ("pay", Refused("no")), ("reserve", LOST)),
     "an undo that is given up": exhausted,
     "an undo that is refused": refused,
+    "a read-only effect that gave no answer": lambda: after(("reserve", DONE), ("ask", LOST), plan=READS),
+    "a read-only effect that is given up": lambda: after(("reserve", DONE), ("ask", LOST), ("ask", LOST), plan=READS),
     "a doubtful pivot": lambda: after(("reserve", DONE), ("pivot", LOST), plan=DECIDED),
     "given up behind the pivot": behind,
     "cancelled while a call is under way": lambda: operated(called(after(("reserve", DONE))), Verb.CANCEL),

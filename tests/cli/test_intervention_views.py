@@ -198,11 +198,21 @@ def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
     do(world, "after", Refused("closed today"))
     assert shown(world, wish(Verb.RETRY)) == {
         "now": f"NEEDS_ATTENTION at position {world.record.state.position}",
-        "to write": "RetryRequested for after (with a new budget), by op: because; evidence: seen",
+        "to write": "RetryRequested for after (under a new key), by op: because; evidence: seen",
         "then": "RUNNING",
         "next": "after: attempt 1 of 3",
         "still to run": "after",
     }
+
+
+def test_the_plan_of_asking_a_refused_undo_again_names_the_new_key() -> None:
+    """A refused undo has not spent its attempts: the plan says that the retry carries a new key."""
+    world = World.begin(plan_of(plan_node("b"), PIVOT))
+    do(world, "b", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "b", Refused("the day is being closed"))
+    written = shown(world, wish(Verb.RETRY))["to write"]
+    assert written == "RetryRequested for b (under a new key), by op: because; evidence: seen"
 
 
 def test_the_plan_of_leaving_an_undo_says_that_the_run_is_closed() -> None:

@@ -67,7 +67,7 @@ def ledger_of(payment: str) -> str:
 
 
 def bank():
-    connection = sqlite3.connect(BANK, timeout=HANG_S, isolation_level=None)
+    connection = sqlite3.connect(BANK, timeout=60, isolation_level=None)
     connection.execute("CREATE TABLE IF NOT EXISTS entries (payment TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
     return closing(connection)
 

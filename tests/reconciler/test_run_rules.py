@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 from reading_shop import Shop
 
-from amends import Attempted, Call, Rejected, Retry, RunQuery, RunStatus, Saga, UnitOfWork, effect, pivot, transaction
+from amends import (
+    Attempted,
+    Call,
+    Rejected,
+    Retry,
+    RunQuery,
+    RunStatus,
+    Saga,
+    UnitOfWork,
+    effect,
+    pivot,
+    retriable,
+    transaction,
+)
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.drift.decide import Look
 from amends.reconciler.drift.drift import Intervene, Rouse, described
@@ -85,6 +98,7 @@ def test_all_exhausted_compensations_of_a_run_are_retried_together() -> None:
         assert done.problem is None
         retries = [each for each in scenario.journal.facts_blocking("run-1") if each.kind == "RetryRequested"]
         assert [each.id for each in retries] == [*done.changed]
+        assert {getattr(each, "reason", "") for each in retries} == {"its attempts were spent, and it is still open"}
         assert {str(each.causation_id) for each in retries} == {"reconciliation/attention:2"}
         assert scenario.journal.runs_blocking(RunQuery())[0].status is RunStatus.COMPENSATED
         assert rule.look() == ()
@@ -152,3 +166,22 @@ async def test_a_run_whose_code_is_gone_is_named_with_what_it_lacks(
 async def test_without_modules_nobody_can_tell_what_is_served(journal: SqlJournal) -> None:
     """Where no code is loaded at all, open runs make the rule say that it could not look."""
     assert "no modules are configured" in str((await seen(journal, "unserved", None, 0)).unobservable)
+
+
+def test_the_retry_of_a_refused_step_says_that_it_was_refused() -> None:
+    """The retry of a step that the participant refused gives that as its reason, and not that attempts were spent."""
+
+    @transaction
+    def confirm(_: str, __: UnitOfWork) -> None: ...
+
+    @effect(retry=Retry(max_attempts=1))
+    async def send(_: str, __: Call) -> str:
+        return ""
+
+    (attention,) = [each for each in run_rules(None, driver="temporal") if each.name == "attention"]
+    with Scenario(Saga("buy", str, pivot(confirm), retriable(send))) as scenario:
+        scenario.answers(send, Rejected("no such street"))
+        scenario.when("a book").needs_attention("send")
+        (drift,) = RuleScenario(attention, scenario).look()
+        assert isinstance(drift.correction, Intervene)
+        assert drift.correction.intervention.reason == "it was refused, and it is still open"

@@ -69,6 +69,7 @@ LOST = Failed("TimeoutError", "no answer")
 EFFECT = plan_node("a")
 PROBED = plan_node("a", probe=True)
 TRANSACTION = plan_node("a", kind=StepKind.TRANSACTION)
+READS = plan_node("a", undo=False, read_only=True)
 PIVOT = plan_node("a", role=Role.PIVOT, undo=False)
 RETRIABLE = plan_node("a", role=Role.RETRIABLE)
 NEXT = plan_node("b")
@@ -96,6 +97,7 @@ CASES: list[tuple[str, RunState, tuple[Decision, ...]]] = [
     ("a claim ends at its time", state_of(plan_of(EFFECT), a=("started", 2, 100)), (ExpireClaim("a", 2, undo=False),)),
     ("a retry waits", state_of(plan_of(EFFECT), a=("waiting", 1, 101)), (WaitUntil("a", 101),)),
     ("a retry is due at its time", state_of(plan_of(EFFECT), a=("waiting", 1, 100)), (RunStep("a", 2),)),
+    ("a spent read-only effect took none", state_of(plan_of(READS), a="spent"), (FailStep("a"),)),
     ("a spent transaction took no effect", state_of(plan_of(TRANSACTION), a="spent"), (FailStep("a"),)),
     ("a spent effect is in doubt", state_of(plan_of(EFFECT), a="spent"), (DoubtStep("a"),)),
     ("a probe is asked first", state_of(plan_of(PROBED), a=("spent", 3, None)), (RunProbe("a", 1),)),
@@ -128,6 +130,11 @@ CASES: list[tuple[str, RunState, tuple[Decision, ...]]] = [
         "one waiting for a retry is given up",
         state_of(plan_of(PAIR), a="rejected", b=("waiting", 1, 999)),
         (DoubtStep("b"),),
+    ),
+    (
+        "a read-only one waiting for a retry is given up as without effect",
+        state_of(plan_of(Stage(nodes=(EFFECT, plan_node("b", undo=False, read_only=True)))), a="rejected", b="waiting"),
+        (FailStep("b"),),
     ),
     (
         "a waiting transaction is given up as without effect",
@@ -213,8 +220,6 @@ def _accounted_for(state: RunState, name: str) -> bool:
     plan, status = state.plan.nodes[name], state.node(name).status
     if status is NodeStatus.SUCCEEDED:
         return plan.read_only or plan.irreversible is not None
-    if status is NodeStatus.IN_DOUBT:
-        return plan.read_only
     return status in {NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDONE, NodeStatus.PENDING}
 
 

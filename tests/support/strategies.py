@@ -101,7 +101,7 @@ def _any_node(name: str, role: Role, choose: Chooser) -> PlanNode:
         undo=undo_policy(choose([1, 2, None]), kind) if undo else False,
         irreversible=irreversible,
         read_only=read_only,
-        probe=kind is StepKind.EFFECT and choose([False, True]),
+        probe=kind is StepKind.EFFECT and not read_only and choose([False, True]),
     )
 
 

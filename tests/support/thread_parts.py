@@ -191,7 +191,7 @@ async def by_worker(
         client = Client(journal, temporal, registry, task_queue=queue)
 
         async def run(saga: Saga[Job], job: Job, run_id: str) -> RunResult:
-            return await (await client.start(saga, job, id=run_id)).result(timeout=timedelta(minutes=2))
+            return await (await client.start(saga, job, id=run_id)).result()
 
         async with running_worker(temporal, journal, registry, task_queue=queue, at_once=at_once, threads=threads):
             yield Driven(journal, lambda saga, job, run_id: asyncio.create_task(run(saga, job, run_id)))

@@ -75,7 +75,7 @@ def retry(  # noqa: PLR0917 - as above
     """Try a step, its probe or its undo again.
 
     At once, and with a new budget of attempts where they were spent. A step that was refused or failed is tried under a
-    new key, everything else under the key that the participant knows.
+    new key, and so is an undo that was refused; everything else under the key that the participant knows.
     """
     wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
