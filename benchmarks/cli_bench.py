@@ -1,7 +1,7 @@
-"""The command line: what `amends run` takes beside its imports and its saga.
+"""The command line: the time of `amends run` apart from its imports and its saga.
 
-Everything is a whole process, from its start to its end, as a shell sees it. `amends dev` runs beside it, as it does on
-a developer's machine, so `amends run` finds a server and a worker.
+Everything is a whole process, from its start to its end, as a shell sees it. `amends dev` runs at the same time, as it
+does on a developer's machine, so `amends run` finds a server and a worker.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def do_nothing(_: Nothing, __: UnitOfWork) -> None: ...
 trivial = Saga("trivial", Nothing, pivot(do_nothing))
 """
 
-# Runs the command in its own process, and lists what it has imported by then of other people's modules.
+# Runs the command in its own process, and lists the third-party modules that it has imported by then.
 _LIST_IMPORTS = """
 import json, sys
 from amends.cli.app import main
@@ -61,7 +61,7 @@ for name in sys.argv[1].split(","):
 
 
 def _timed(folder: Path, *command: str) -> tuple[float, str]:
-    """Run a process to its end; gives its seconds and its standard output."""
+    """Run a process to its end; return its seconds and its standard output."""
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_BOUND_S, check=False)
     took = time.perf_counter() - began
@@ -88,7 +88,7 @@ def _amends_dev(folder: Path) -> Iterator[None]:
 
 
 def _foreign_imports(folder: Path) -> str:
-    """List what `amends run` imports that is neither ours nor the saga's own."""
+    """List the modules that `amends run` imports and that belong neither to Amends nor to the saga."""
     done = subprocess.run(
         [sys.executable, "-c", _LIST_IMPORTS],
         cwd=folder,
@@ -102,12 +102,12 @@ def _foreign_imports(folder: Path) -> str:
 
 
 async def cli_rows(folder: Path, effort: Effort) -> list[Row]:
-    """Measure everything here."""
+    """Measure every row of this module."""
     project = folder / "project"
     project.mkdir()
     (project / "amends.toml").write_text('modules = ["trivial_saga"]\n')
     (project / "trivial_saga.py").write_text(_SAGA)
-    rounds = 2 * effort.rounds  # a process is short, and what else the machine does hits one of them at a time
+    rounds = 2 * effort.rounds  # a process is short, so other load on the machine hits one of them at a time
 
     async def whole(*command: str) -> float:
         return (await asyncio.to_thread(_timed, project, *command))[0]
@@ -124,7 +124,7 @@ async def cli_rows(folder: Path, effort: Effort) -> list[Row]:
     )
     return [
         Row(
-            "`amends run` of one transaction beside `amends dev`: the whole process without the saga's own time",
+            "`amends run` of one transaction next to `amends dev`: the whole process without the saga's own time",
             f"a process that only imports the {names.count(',') + 1} modules of others that `amends run` has imported "
             "in the end (Temporal's client, SQLAlchemy, pydantic, eventsourcing, Typer and theirs)",
             ratios(around, imports),
@@ -136,7 +136,7 @@ async def cli_rows(folder: Path, effort: Effort) -> list[Row]:
 
 
 def _outside_the_saga(folder: Path) -> float:
-    """Run the saga once; gives the seconds of the process less those from acceptance to the last fact."""
+    """Run the saga once; return the seconds of the process less those from acceptance to the last fact."""
     took, output = _timed(folder, _PROGRAM, "run", "trivial", "--json")
     run = json.loads(output)
     if run["status"] != "COMPLETED":

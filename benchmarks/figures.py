@@ -9,10 +9,10 @@ __all__ = ["Effort", "Row", "in_turn", "ratios", "table"]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """The amount of work in a measurement.
 
     Attributes:
-        rounds: In how many rounds; each gives one ratio.
+        rounds: Number of rounds; each gives one ratio.
         share: Part of the usual amount of work in a round; small ones only show that the code runs.
     """
 
@@ -21,11 +21,11 @@ class Effort:
 
     @property
     def few_rounds(self) -> int:
-        """Rounds of what takes long, and whose ratios differ little from round to round."""
+        """Rounds of a long measurement, whose ratios differ little from round to round."""
         return min(3, self.rounds)
 
     def of(self, count: int) -> int:
-        """Give the part of a count that is to be done, at least 1."""
+        """Return the share of a count, at least 1."""
         return max(1, round(count * self.share))
 
 
@@ -34,10 +34,10 @@ class Row:
     """One line of the table.
 
     Attributes:
-        what: What is measured.
-        against: What it is compared with.
+        what: The measured thing.
+        against: The thing that it is compared with.
         ratios: In each round, the first divided by the second.
-        bound: What the median has to reach, or to stay under.
+        bound: The value that the median has to reach, or to stay under.
         at_least: Whether the bound is a lower one: the ratio is of speeds. Otherwise it is of times.
     """
 
@@ -59,13 +59,13 @@ class Row:
 
 
 async def in_turn(rounds: int, *measures: Callable[[int], Awaitable[float]]) -> list[list[float]]:
-    """Measure several things in short rounds, so that whatever else the machine does hits all of them.
+    """Measure several things in short rounds, so that other load on the machine hits all of them.
 
-    Every second round goes the other way round: what drifts favours nobody.
+    Every second round goes the other way round, so a drift of the speed favours none of them.
 
     Args:
         rounds: How many rounds.
-        measures: Each is given the number of the round and gives its figure.
+        measures: Each receives the number of the round and returns its figure.
 
     Returns:
         For each of them its figure in every round.
@@ -85,7 +85,7 @@ def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
 
 def table(rows: Sequence[Row]) -> str:
     """Draw the rows as a Markdown table."""
-    lines = ["| ours | compared with | ratio | lowest to highest round | bound | held |", "|---|---|---|---|---|---|"]
+    lines = ["| Amends | compared with | ratio | lowest to highest round | bound | held |", "|---|---|---|---|---|---|"]
     for row in rows:
         sign = "at least" if row.at_least else "at most"
         spread = f"{min(row.ratios):.2f} to {max(row.ratios):.2f}"

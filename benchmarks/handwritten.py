@@ -1,7 +1,7 @@
-"""What people write by hand on Temporal: a workflow per saga, an activity per step, one row per step in a database.
+"""Sagas written by hand on Temporal: a workflow per saga, an activity per step, one row per step in a database.
 
-Two forms: local activities with an eager start, which is as fast as it gets by hand, and ordinary activities, which is
-what most tutorials show. Both run in the SDK's default sandbox.
+Two forms: local activities with an eager start, the fastest form by hand, and ordinary activities, the form
+of most tutorials. Both run in the SDK's default sandbox.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ class Step:
 
 @workflow.defn
 class LocalOrder:
-    """Three local activities; those that were done are undone when one fails."""
+    """Three local activities; if one fails, those that were done are undone."""
 
     @workflow.run
     async def run(self, run_id: str) -> str:
@@ -45,7 +45,7 @@ class LocalOrder:
 
 @workflow.defn
 class OrdinaryOrder:
-    """Three ordinary activities; those that were done are undone when one fails."""
+    """Three ordinary activities; if one fails, those that were done are undone."""
 
     @workflow.run
     async def run(self, run_id: str) -> str:
@@ -80,12 +80,12 @@ class Steps:
 
     @activity.defn(name="step")
     async def step(self, step: Step) -> None:
-        """Write that a step was done."""
+        """Write a row for a step."""
         self._connection.execute("INSERT OR IGNORE INTO steps VALUES (?, ?, 'done')", (step.run_id, step.name))
 
     @activity.defn(name="undo")
     async def undo(self, step: Step) -> None:
-        """Write that a step was undone."""
+        """Write a row for an undone step."""
         self._connection.execute("INSERT OR IGNORE INTO steps VALUES (?, ?, 'undone')", (step.run_id, step.name))
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ class Done3(BaseModel):
 
 @transaction
 def reserve(_: Order, __: UnitOfWork) -> Done3:
-    """Do nothing: the journal is what is measured."""
+    """Do nothing: only the journal is measured."""
     return Done3(ok=True)
 
 
@@ -67,14 +67,14 @@ def link(_: Order, __: UnitOfWork) -> Done3:
 
 @cache
 def many_steps(count: int) -> Saga[Order]:
-    """Make a saga of so many equal steps."""
+    """Create a saga with a number of equal steps."""
     steps: list[Transaction[Order, Done3]] = [link.using(_as_it_is, name=f"link-{n}") for n in range(count)]
     return Saga(f"steps-{count}", Order, *steps)
 
 
 @effect
 async def call(_: Order, __: Call) -> Done3:
-    """Do nothing: what is measured is that it is claimed, called and settled."""
+    """Do nothing: only the claim, the call and its settling are measured."""
     return Done3(ok=True)
 
 
@@ -85,13 +85,13 @@ async def call_back(_: Attempted[Order, Done3], __: Call) -> None:
 
 @cache
 def many_effects(count: int) -> Saga[Order]:
-    """Make a saga of so many equal effects."""
+    """Create a saga with a number of equal effects."""
     steps: list[Effect[Order, Done3]] = [call.using(_as_it_is, name=f"call-{n}") for n in range(count)]
     return Saga(f"effects-{count}", Order, *steps)
 
 
 class Counter(Aggregate):
-    """An aggregate with as many events as it was counted."""
+    """An aggregate with one event for each count."""
 
     @event("Opened")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use

@@ -1,4 +1,4 @@
-"""Looking for drift: what a run of the built-in rules takes must follow what is new, not what is stored."""
+"""Scans for drift: the time of the built-in rules must follow the number of new events, not of stored ones."""
 
 import time
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ BOUND = 1.5
 
 
 class NoActions:
-    """What is done outside of the journal: nothing, since nothing is wrong."""
+    """Corrections outside of the journal: none, because nothing is wrong."""
 
     async def rouse(self, run_id: str) -> None:
-        """Fail, since something was found.
+        """Fail, because a rule found something.
 
         Raises:
             RuntimeError: Always.
@@ -42,7 +42,7 @@ class NoActions:
         raise RuntimeError(f"{run_id} is sound")
 
     async def rebuild(self, runs: object = ()) -> None:
-        """Fail likewise.
+        """Fail, because a rule found something.
 
         Raises:
             RuntimeError: Always.
@@ -73,7 +73,7 @@ class Watched:
         )
 
     async def fill(self, count: int) -> None:
-        """Give the store so many finished runs, all but the first of them copies made by the database."""
+        """Write a number of finished runs into the store; the database copies all but the first."""
         await runs(self._runner, three_steps, orders("old", 1), 1)
         with writing(self.journal.engine) as connection:
             copy_run(connection, "old-0", count)
@@ -93,7 +93,7 @@ class Watched:
                 )
 
     async def time(self, number: int, new: int) -> float:
-        """Make new runs and give how long a run of the rules takes then; several times, as a sweep's parts differ."""
+        """Make new runs and measure a scan by the rules after them; several times, because a sweep's parts differ."""
         took = 0.0
         for turn in range(TURNS):
             await runs(self._runner, three_steps, orders(f"{self._name}-{number}-{turn}", new))
@@ -123,7 +123,7 @@ def copy_run(connection: Connection, run_id: str, count: int) -> None:
 
 
 async def reconcile_rows(folder: Path, effort: Effort) -> list[Row]:
-    """Measure everything here."""
+    """Measure every row of this module."""
     async with (
         Runner.open([three_steps], store_url=f"sqlite:///{folder}/few.db") as small,
         Runner.open([three_steps], store_url=f"sqlite:///{folder}/many.db") as large,

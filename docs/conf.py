@@ -1,7 +1,7 @@
-"""How Sphinx builds the documentation: Markdown pages (MyST), Mermaid diagrams, Google docstrings.
+"""The settings of Sphinx for the documentation: Markdown pages (MyST), Mermaid diagrams, Google docstrings.
 
 `make docs` treats every warning as an error; a link to a page, file or heading that does not exist is a warning.
-Pages keep to what GitHub shows too: relative links, fenced blocks, HTML comments.
+Pages use only markup that GitHub shows too: relative links, fenced blocks, HTML comments.
 """
 
 import sys
@@ -17,7 +17,7 @@ release = version
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "diagram_directive"]
 exclude_patterns = ["**/_*"]
 
-smartquotes = False  # what looks like code is often typed from here
+smartquotes = False  # readers copy code and quotes from these pages
 
 html_theme = "furo"
 html_title = "Amends"

@@ -1,7 +1,7 @@
-"""Shows Mermaid diagrams without loading anything from elsewhere.
+"""Show Mermaid diagrams without loading anything from another site.
 
-`make docs` fetches the script of Mermaid with npm into `build/mermaid`, and the site then has a copy of its own. Where
-npm is missing, or cannot reach its registry, the pages show the source of the diagrams, and say so.
+`make docs` fetches the script of Mermaid with npm into `build/mermaid`, so that the site has its own copy. If
+npm is missing, or cannot reach its registry, the pages show the source of the diagrams with a note.
 """
 
 # ruff: noqa: INP001 - part of the documentation's build, not a package
@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 __all__ = ["SCRIPT", "Diagram", "setup"]
 
 SCRIPT = Path(__file__).parents[1] / "build" / "mermaid" / "dist" / "mermaid.min.js"
-"""Where `make docs` puts the script, beside its licence."""
+"""The place where `make docs` puts the script, next to its licence."""
 
 _SHA256 = "198b19442f86f0b46a17e56d3abf744c3a28a3427e66fa8dada3b589a77babcc"
 _DRAW = """\
@@ -41,7 +41,7 @@ class Diagram(SphinxDirective):
     has_content: ClassVar[bool] = True
 
     def run(self) -> list[nodes.Node]:
-        """Give the diagram as Mermaid's script expects it, and as a reader can read it without."""
+        """Return the diagram in the form that Mermaid's script expects and a reader can read without the script."""
         source = html.escape("\n".join(self.content))
         return [nodes.raw("", f"{_BEGIN}\n{source}\n</pre>", format="html")]
 
@@ -58,22 +58,22 @@ def _add_script(app: Sphinx, _page: str, _template: str, context: dict[str, Any]
 
 
 def _check_local(app: Sphinx, error: Exception | None) -> None:
-    """Refuse a site that loads anything from elsewhere."""
+    """Refuse a site that loads anything from another site."""
     if error is None:
         loading = [str(page) for page in Path(app.outdir).rglob("*.html") if _REMOTE.search(page.read_text("utf-8"))]
         if loading:
-            raise ExtensionError(f"pages load something from elsewhere: {', '.join(loading)}")
+            raise ExtensionError(f"pages load something from another site: {', '.join(loading)}")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive.
 
     Raises:
-        ExtensionError: The fetched script is not the one that is expected.
+        ExtensionError: The fetched script is not the expected one.
     """
     if SCRIPT.exists():
         if hashlib.sha256(SCRIPT.read_bytes()).hexdigest() != _SHA256:
-            raise ExtensionError(f"{SCRIPT} is not the script that is expected; remove it, and run make docs again")
+            raise ExtensionError(f"{SCRIPT} is not the expected script; remove it, and run make docs again")
         app.config.html_static_path.extend([str(SCRIPT), str(SCRIPT.parents[1] / "mermaid.LICENSE")])
     app.add_directive("mermaid", Diagram)
     app.connect("html-page-context", _add_script)

@@ -1,10 +1,10 @@
-"""Draws the state diagrams of the documentation from the transition tables that the code works by.
+"""Draw the state diagrams of the documentation from the transition tables of the code.
 
-`python docs/diagrams.py` writes the page, and the diagram of a run in the architecture; a test compares both with what
-is drawn.
+`python docs/diagrams.py` writes the page, and the diagram of a run in the architecture; a test compares both with the
+tables.
 """
 
-# ruff: noqa: INP001 - a program beside the pages, not a package
+# ruff: noqa: INP001 - a program next to the pages, not a package
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -23,23 +23,24 @@ TEXT = """\
 
 <!-- Drawn by docs/diagrams.py from the tables in aggregates/run/transitions.py; do not edit. -->
 
-Both diagrams are drawn from the transition tables that the code works by. An arrow is a kind of fact: what is not drawn
-is refused, whoever writes it. Some facts that are drawn need evidence as well: `SagaCompleted` that every node has
-succeeded, `SagaFailed` that a node has failed, that the pivot has not succeeded and that no effect may still act,
-`SagaCompensated` that every node which may have acted is accounted for, `AttentionRequested` that the run can do
-nothing more by itself, `CancelRequested` that the pivot has not succeeded.
+This page is for you if you want to know which fact may follow another. Both diagrams are drawn from the transition
+tables of the code. An arrow is a kind of fact. Amends refuses every fact that has no arrow, from every writer. Some
+facts also need evidence: `SagaCompleted` that every node has succeeded, `SagaFailed` that a node has failed, that the
+pivot has not succeeded and that no effect may still act, `SagaCompensated` that every node which may have acted is
+accounted for, `AttentionRequested` that the run can do nothing more without an operator, `CancelRequested` that the
+pivot has not succeeded.
 
 ## A run
 
-A closed run is opened again by what an operator decides and by an effect that is observed late; it goes on in the
-direction that it had.
+An operator's decision, or an effect that is observed late, opens a closed run again. The run continues in its former
+direction.
 
 ```mermaid
 {run}```
 
 ## One node of a run
 
-*No more attempts* marks a failed attempt whose fact carries no due time. `StepFailed` says that the step took no
+*No more attempts* marks a failed attempt whose fact carries no due time. `StepFailed` means that the step took no
 effect: its transaction was rolled back, its probe found nothing, or it is read-only. A step in doubt is undone like one
 that succeeded.
 
@@ -54,7 +55,7 @@ def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]],
     Args:
         initial: The status at the beginning.
         transitions: Status, then the status that follows, then the labels of the arrow between them.
-        ends: Statuses that are an end, beside those that nothing follows.
+        ends: Statuses that are an end, next to those that nothing follows.
 
     Returns:
         Lines of Mermaid, in the order of the table.
@@ -68,7 +69,7 @@ def draw(initial: str, transitions: Mapping[str, Mapping[str, tuple[str, ...]]],
 
 
 def run_diagram() -> str:
-    """Draw what becomes of a run."""
+    """Draw the states of a run."""
     drawn = {status.value: _by_target(row, {}) for status, row in RUN_TRANSITIONS.items()}
     late = [kind for kind in WHILE if RunStatus.COMPENSATED in WHILE[kind]]
     forward = [kind for kind in WHILE if kind in REOPENING and not kind.startswith("Compensation")]
@@ -80,14 +81,14 @@ def run_diagram() -> str:
 
 
 def node_diagram() -> str:
-    """Draw what becomes of one node."""
+    """Draw the states of one node."""
     spent = {waiting.value: spent.value for waiting, spent in SPENT_WITHOUT_DUE.items()}
     drawn = {status.value: _by_target(row, spent) for status, row in NODE_TRANSITIONS.items()}
     return draw(NodeStatus.PENDING.value, drawn)
 
 
 def state_diagram() -> str:
-    """Give the text of the page that shows both."""
+    """Return the text of the page that shows both."""
     return TEXT.format(run=run_diagram(), node=node_diagram())
 
 
@@ -106,7 +107,7 @@ def _id(status: str) -> str:
 
 
 def architecture() -> str:
-    """Give the text of the page about the architecture, with the diagram of a run as it is drawn today."""
+    """Return the text of the page about the architecture, with the current diagram of a run."""
     before, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition("```mermaid\nstateDiagram-v2\n")
     return f"{before}```mermaid\n{run_diagram()}```{rest.partition('```')[2]}"
 

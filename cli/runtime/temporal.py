@@ -16,11 +16,12 @@ from amends.aggregates.errors import AmendsError, InputError
 from amends.aggregates.text import one_line
 from amends.cli.project.settings import Settings
 from amends.cli.views.driver_status import Driving
+from amends.sagas.runtime.alive import ended_workers
 from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
 from amends.sagas.temporal.embedded_server import ServerRecord, running
 from amends.sagas.temporal.start_workflow import Poller, pollers
 
-__all__ = ["NOTHING_RUNS", "Reach", "driving_of", "look_at_temporal"]
+__all__ = ["NOTHING_RUNS", "Reach", "alive_pollers", "driving_of", "look_at_temporal"]
 
 QUICK = timedelta(seconds=1)
 """How long `amends show` waits for Temporal."""
@@ -68,13 +69,32 @@ async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
     try:
         async with asyncio.timeout(bound.total_seconds()):
             client = await (connect(target) if target.embedded else connect_configured())
-            workers = tuple(await pollers(client, settings.task_queue))
+            workers = await alive_pollers(client, settings, settings.task_queue)
     except TimeoutError:
         limit = f"{bound.total_seconds():g} s"
         return Reach(target, server, problem=f"Temporal at {target.address} does not answer within {limit}; start it")
     except AmendsError as error:
         return Reach(target, server, problem=str(error))
     return Reach(target, server, client, workers=workers)
+
+
+async def alive_pollers(
+    client: temporalio.client.Client, settings: Settings, task_queue: str, *, effects: bool = False
+) -> tuple[Poller, ...]:
+    """List who polls a queue, without those that are known to have ended since their last poll.
+
+    Args:
+        client: Temporal.
+        settings: Which data directory this is; of workers that use another one the end is noticed later.
+        task_queue: The queue.
+        effects: Whether to list who takes effects there, instead of workflows.
+
+    Raises:
+        UnreachableError: Temporal does not answer.
+    """
+    seen = await pollers(client, task_queue, effects=effects)
+    ended = await asyncio.to_thread(ended_workers, settings.data_dir)
+    return tuple(poller for poller in seen if poller.name not in ended)
 
 
 async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: timedelta = QUICK) -> Driving:

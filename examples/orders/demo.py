@@ -1,11 +1,11 @@
-"""Types a session at the command line, and shows it: `make demo`.
+"""Type a session at the command line, and show it: `make demo`.
 
 A dozen orders go through a real Temporal server; some fail at different steps, and one loses the reply of a payment
 after the money was taken. Payment, shipping, and `amends dev` with its server are processes of their own. Then a bank
-carries out transfers, somebody changes its books behind the system's back, and that is found and put on our own books.
-What the session leaves in both examples' `.amends` stays to be looked at, until the next one starts afresh.
+carries out transfers, and somebody changes its books behind the system's back; a drift rule finds that, and the
+corrections go on our own books. The data of both examples stays in their `.amends` until the next session removes it.
 
-Everything that is started here is stopped here, by its own process id, however the session ends.
+The session stops every process that it started, by its process id, however it ends.
 """
 
 import os
@@ -40,7 +40,7 @@ HISTORIES = (
     ("o-01", "everything went well"),
     ("o-03", "the card is declined; nothing was paid, and the lamp is free again"),
     ("o-05", "the money is taken, but the reply is lost; the same key again, and it is taken once"),
-    ("o-07", "stock and money are taken, but nobody carries to Atlantis; both are given back"),
+    ("o-07", "stock and money are taken, but no carrier serves Atlantis; both are returned"),
 )
 ACCOUNTS = ("--open", "alice=100.00", "--open", "bob=20.00", "--open", "carol=0.00")
 DAMAGE = ("--amount", "t-01=25.00", "--forget", "t-02", "--invent", "carol=99.00")
@@ -48,12 +48,12 @@ DRIFT_ID = re.compile(r"\b[0-9a-f]{12}\.\d+\b")
 TRY_NEXT = (
     (HERE, "list --where sku=lamp", "the orders of one article"),
     (HERE, "catalog", "every step, and how it is undone"),
-    (TRANSFER, "reconciliations", "every look for drift, and what came of it"),
+    (TRANSFER, "reconciliations", "every scan for drift, and its consequences"),
 )
 
 
 class Interrupts:
-    """End the session when it is asked to stop, but not while a process is being started, which nobody would stop."""
+    """End the session on a request to stop, but not during the start of a process, which would then run on."""
 
     def __init__(self) -> None:
         self._held = False
@@ -82,11 +82,11 @@ class Interrupts:
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message is all that there is to say."""
+    """The demo cannot continue; the message is complete."""
 
 
 class Session:
-    """A terminal in an example's folder: says what is typed, types it, and shows what it answers.
+    """A terminal in an example's folder: shows each command, runs it, and shows its output.
 
     Args:
         console: Where it is shown.
@@ -94,7 +94,7 @@ class Session:
 
     Attributes:
         folder: Where things are typed.
-        environment: What is exported there.
+        environment: The exported variables.
     """
 
     def __init__(self, console: Console, interrupts: Interrupts) -> None:
@@ -102,31 +102,31 @@ class Session:
         self._interrupts = interrupts
         self._started: list[subprocess.Popen[str]] = []
         self.folder = HERE
-        # What is configured for other projects is not meant for this one.
+        # The configuration of other projects would change the demo.
         own = {name: text for name, text in os.environ.items() if not name.startswith(("AMENDS_", "TEMPORAL_"))}
         if console.is_terminal:
-            # Also for what reaches the terminal by way of us.
+            # Also for output that reaches the terminal through this process.
             own |= {"COLUMNS": str(console.width), "FORCE_COLOR": "1"}
         self.environment = {"COLUMNS": PIPE_COLUMNS, **own}
 
     def remark(self, *lines: str) -> None:
-        """Say what is going to be seen."""
+        """Print a remark on the next command."""
         self._console.print(*("", *(f"# {line}" for line in lines)), sep="\n", style="cyan", markup=False)
 
     def prompt(self, line: str) -> None:
-        """Show a line that is typed."""
+        """Print a command after a prompt."""
         self._console.print(f"$ {line}", style="bold", markup=False)
 
     def answer(self, line: str) -> None:
-        """Show a line that a process in the background says."""
+        """Print a line of a process in the background."""
         self._console.print(line, markup=False)
 
     def amends(self, line: str, *, status: int = 0) -> None:
         """Run a command to its end.
 
         Args:
-            line: What stands after `amends`.
-            status: The exit status that it must have.
+            line: The words after `amends`.
+            status: The exit code that it must have.
 
         Raises:
             DemoError: It had another one, or did not end.
@@ -143,10 +143,10 @@ class Session:
             raise DemoError(f"amends {line}: ended with exit status {code}, where {status} was expected")
 
     def amends_said(self, line: str, *, status: int = 0) -> str:
-        """Run a command to its end as `amends` does, and give what it said beside showing it.
+        """Run a command to its end as `amends` does, show its output, and return it.
 
         Raises:
-            DemoError: It had another exit status than that, or did not end.
+            DemoError: It had another exit code, or did not end.
         """
         self.prompt(f"amends {line}")
         process = self._start(line, subprocess.PIPE)
@@ -165,10 +165,10 @@ class Session:
         """Run commands that only read side by side, which takes half the time, and show them one after the other.
 
         Args:
-            lines: What to say before each, and what stands after `amends`.
+            lines: The remark before each, and the words after `amends`.
 
         Raises:
-            DemoError: One had another exit status than 0, or did not end.
+            DemoError: One had another exit code than 0, or did not end.
         """
         started = [(remark, line, self._start(line, subprocess.PIPE)) for remark, line in lines]
         try:
@@ -204,14 +204,14 @@ class Session:
                 self.answer(line.rstrip())
             else:
                 raise DemoError(f"amends dev: ended before it was ready: {said[-1] if said else 'it said nothing'}")
-            # Nobody reads what it says from here on, but it must not be kept from saying it.
+            # Nobody reads its output from here on, but a full pipe would block it.
             Thread(target=said.extend, args=(lines,), daemon=True).start()
             yield
         finally:
             _stop(process)
 
     def _start(self, line: str, stdout: int | None) -> subprocess.Popen[str]:
-        """Start a command; in a process group of its own, so that Ctrl-C reaches it once, by way of us."""
+        """Start a command; in a process group of its own, so that Ctrl-C reaches it once, through this process."""
         with self._interrupts.held():
             process = subprocess.Popen(  # noqa: S603 - our own program
                 [AMENDS, *shlex.split(line)],
@@ -227,7 +227,7 @@ class Session:
         return process
 
     def close(self) -> None:
-        """Stop whatever still runs, the last one first."""
+        """Stop every process that still runs, the last one first."""
         for process in reversed(self._started):
             _stop(process)
 
@@ -236,8 +236,8 @@ class Session:
         """Run a service in the background, where the sagas find it.
 
         Args:
-            typed: What runs its module, such as `python -m services.payment`.
-            name: What its variable and folder are called.
+            typed: The command that runs its module, such as `python -m services.payment`.
+            name: The name of its variable and its folder.
             module: The module.
             options: Further options.
 
@@ -277,10 +277,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def start_afresh(session: Session) -> None:
-    """Remove what an earlier demo left.
+    """Remove the data of an earlier demo.
 
     Raises:
-        DemoError: Somebody works with it.
+        DemoError: A process still uses the data.
     """
     for folder in (HERE, TRANSFER):
         data = folder / DATA
@@ -305,10 +305,10 @@ def play(session: Session) -> None:
 
 
 def place_orders(session: Session) -> None:
-    """Have orders done and undone."""
+    """Run orders, and let some of them be undone."""
     with ExitStack() as stack:
         session.remark(
-            "Payment and shipping are somebody else's: services behind HTTP, with logs of their own.",
+            "Payment and shipping are other companies: services behind HTTP, each with its own log.",
             "Payment will take the money of order o-05, and then lose its reply, on purpose.",
         )
         python = "python -m services."
@@ -320,26 +320,26 @@ def place_orders(session: Session) -> None:
         session.amends("run stock-up @deliveries.jsonl --id-field sku")
         session.amends("run place-order @orders.jsonl --id-field order_id", status=4)
         session.amends_each(
-            ("Exit status 4: some were compensated, that is, whatever they had done was undone.", "list"),
+            ("Exit code 4: some were compensated, that is, their effects were undone.", "list"),
             *((f"{run_id}: {why}.", f"history {run_id}") for run_id, why in HISTORIES),
             ("After all of that record and world agree, no stock is held for an order that is over.", "drift"),
         )
 
 
 def reconcile_transfers(session: Session) -> None:
-    """Have the bank's books differ from ours, and put that right."""
+    """Let the bank's books differ from ours, and correct that."""
     with session.service("python bank.py", "bank", "bank", *ACCOUNTS) as bank:
         session.amends("run transfer-money @transfers.jsonl --id-field transfer_id", status=4)
         session.remark(
-            "While the bank is down somebody changes its books: one amount, a transfer that is forgotten, and one",
-            "that nobody has ordered. No saga fails, nobody is told.",
+            "While the bank is down somebody changes its books: one amount, a transfer that is deleted, and one",
+            "that nobody ordered. No saga fails, and nobody notices.",
         )
         session.prompt("kill %?bank")
         bank.stop()
         session.python("tamper.py", "--data", f"{DATA}/bank", *DAMAGE)
         session.prompt(f"python bank.py --data {DATA}/bank --port {bank.base_url.rpartition(':')[2]} &")
         bank.restart()
-        session.remark("Drift: the rule bank-log compares the log with our ledger. Exit status 1 says: found some.")
+        session.remark("Drift: the rule bank-log compares the log with our ledger. Exit code 1: it found some.")
         session.amends("drift", status=1)
         session.remark("It is about money, so the rule only proposes. The drifts are recorded, and wait for approval.")
         found = DRIFT_ID.findall(session.amends_said("reconcile bank-log", status=1))
@@ -347,14 +347,14 @@ def reconcile_transfers(session: Session) -> None:
         session.remark("Somebody has asked the bank and approves: the differences go on our books, as open items.")
         session.amends(f"reconcile bank-log {approvals} --reason 'asked the bank'")
         session.amends_each(
-            ("What that look saw and did: each correction names what it wrote.", "reconciliation bank-log:2"),
+            ("The facts of that scan: each correction names the event that it wrote.", "reconciliation bank-log:2"),
             ("The corrective event, which names the fact that caused it.", "history OpenItem/t-01"),
             ("From here on our books and the bank's agree.", "drift"),
         )
 
 
 def suggest(console: Console) -> None:
-    """End with what to try next; it needs nothing that was stopped."""
+    """Print commands to try next; they need no process that was stopped."""
     console.print("\nTry next:", markup=False)
     lines = [
         (f"{os.path.relpath(AMENDS)} --project {os.path.relpath(folder)} {line}", why) for folder, line, why in TRY_NEXT
@@ -365,7 +365,7 @@ def suggest(console: Console) -> None:
 
 
 def main() -> int:
-    """Play the session, and say in one line when that fails."""
+    """Play the session, and print one line if that fails."""
     interrupts = Interrupts()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -379,7 +379,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("demo: interrupted; what it had started is stopped", file=sys.stderr)
+        print("demo: interrupted; every process that it started has stopped", file=sys.stderr)
         return 130
     suggest(console)
     return 0

@@ -1,10 +1,10 @@
-"""Stock that is held for orders which do not live: found by a drift rule, and freed by a corrective event.
+"""Stock that is reserved for orders which have ended: a drift rule finds it, and a corrective event frees it.
 
-How would that happen, when `reserve_stock` and `release_stock` take effect exactly once? An operator has skipped the
-release of an order that could not be undone, or somebody has held articles by hand. No saga is going to free them.
+How can that happen, although `reserve_stock` and `release_stock` take effect exactly once? An operator has skipped the
+release of an order that could not be undone, or somebody has reserved articles by hand. No saga will free them.
 
-The rule is applied without asking. It is safe, because both sides are in our own store: the article's version is the
-one that was compared, so nothing was reserved or released since, or else nothing is done.
+The rule corrects without asking. That is safe, because both sides are in our own store: Amends corrects only if the
+article still has the version that the rule compared, so nothing was reserved or released since.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ OVER = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED})
 
 
 class Holds(NamedTuple):
-    """What is held of an article, by order."""
+    """The reserved number of an article, by order."""
 
     sku: str
     orders: dict[str, int]
 
 
 def free_stock(holds: Holds, cause: Cause, uow: UnitOfWork) -> None:
-    """Release what is held; the events name the fact that led to it."""
+    """Release the reserved stock; the events name the fact that led to it."""
     item = uow.get(StockItem, holds.sku)
     for order_id, quantity in holds.orders.items():
         item.release(quantity, order_id, cause=cause.fact)
@@ -38,7 +38,7 @@ def free_stock(holds: Holds, cause: Cause, uow: UnitOfWork) -> None:
 
 @drift_rule("held-stock", every=timedelta(minutes=5), mode="apply")
 def held_stock(observation: Observation) -> Iterator[Drift]:
-    """Stock is held only for orders that are not over."""
+    """Stock is reserved only for orders that have not ended."""
     for sku in sorted(touched(observation)):
         observation.looked_at(1)
         item = observation.load(StockItem, sku)
@@ -59,9 +59,9 @@ def held_stock(observation: Observation) -> Iterator[Drift]:
 
 
 def touched(observation: Observation) -> set[str]:
-    """Find the articles that something has happened to since the last look, or to an order of them.
+    """Find the articles that have changed since the last scan, or whose orders have.
 
-    What was found before is looked at again: whatever a look does not find any more counts as gone.
+    The rule checks earlier findings again, because a scan clears each drift that it no longer finds.
     """
     streams = {*observation.known, *(str(news.originator_id) for news in observation.news())}
     runs = [observation.record(stream.removeprefix(RUN)) for stream in streams if stream.startswith(RUN)]
@@ -70,7 +70,7 @@ def touched(observation: Observation) -> set[str]:
 
 
 def fate(observation: Observation, order_id: str) -> str | None:
-    """Say what became of an order; `None` while a run of it may still need what is held for it."""
+    """Return the end of an order; `None` while a run of it may still need the reserved stock."""
     runs = list(observation.runs(RunQuery(saga="place-order", where=(("order_id", order_id),))))
     if any(run.status not in OVER for run in runs):
         return None

@@ -1,7 +1,7 @@
-"""An order: stock in our own store, payment and shipping at somebody else's.
+"""An order: stock in our own store, payment and shipping at other companies.
 
-Stock is an aggregate, so reserving it takes effect exactly once. Payment and shipping are services behind HTTP; they
-are called at least once, always with the same idempotency key.
+Stock is an aggregate, so reserving it takes effect exactly once. Payment and shipping are services behind HTTP; Amends
+calls them at least once, always with the same idempotency key.
 """
 
 import os
@@ -35,7 +35,7 @@ __all__ = ["PlaceOrder", "StockItem", "StockUp", "place_order", "stock_up"]
 
 
 class PlaceOrder(BaseModel):
-    """What the customer asks for."""
+    """The customer's order."""
 
     order_id: str
     sku: str
@@ -53,27 +53,27 @@ class StockUp(BaseModel):
 
 
 class Reservation(BaseModel):
-    """Stock that is held for an order."""
+    """Stock that is reserved for an order."""
 
     sku: str
     quantity: int
 
 
 class Payment(BaseModel):
-    """Money that was taken."""
+    """A charge."""
 
     payment_id: str
     amount: Decimal
 
 
 class Booking(BaseModel):
-    """A parcel that is going to be fetched."""
+    """A parcel with a booked pick-up."""
 
     booking_id: str
 
 
 class StockItem(Aggregate):
-    """How many of an article are free, and how many are held for orders that are not decided yet."""
+    """The number of free pieces of an article, and of pieces reserved for orders that are not decided yet."""
 
     @event("Registered")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -82,7 +82,7 @@ class StockItem(Aggregate):
 
     @event("Received")
     def receive(self, quantity: int) -> None:
-        """Take a delivery in."""
+        """Add a delivery."""
         self.free += quantity
 
     @event("Reserved")
@@ -92,13 +92,13 @@ class StockItem(Aggregate):
 
     @event("Released")
     def release(self, quantity: int, order_id: str, cause: str = "") -> None:  # noqa: ARG002 - kept in the event
-        """Free what was held for an order; `cause` is the fact that led to it, where the order itself did not."""
+        """Free the stock of an order; `cause` is the fact that led to it, if the order itself did not."""
         self.free += quantity
         self._let_go(quantity, order_id)
 
     @event("Sold")
     def sell(self, quantity: int, order_id: str) -> None:
-        """Give away what was held for an order."""
+        """Remove the stock of an order that is sold."""
         self._let_go(quantity, order_id)
 
     def _let_go(self, quantity: int, order_id: str) -> None:
@@ -107,7 +107,7 @@ class StockItem(Aggregate):
             self.held[order_id] = left
 
     def reserve(self, quantity: int, order_id: str) -> None:
-        """Hold some for an order.
+        """Reserve some for an order.
 
         Raises:
             Rejected: Too little is free.
@@ -119,7 +119,7 @@ class StockItem(Aggregate):
 
 @transaction
 def reserve_stock(order: PlaceOrder, uow: UnitOfWork) -> Reservation:
-    """Hold the stock: exactly once, because it is in our store."""
+    """Reserve the stock: exactly once, because it is in our store."""
     item = uow.find(StockItem, order.sku)
     if item is None:
         raise Rejected(f"there is no article {order.sku}")
@@ -129,13 +129,13 @@ def reserve_stock(order: PlaceOrder, uow: UnitOfWork) -> Reservation:
 
 @reserve_stock.compensation
 def release_stock(done: Done[PlaceOrder, Reservation], uow: UnitOfWork) -> None:
-    """Free it again."""
+    """Free the stock again."""
     uow.get(StockItem, done.result.sku).release(done.result.quantity, done.input.order_id)
 
 
 @effect(timeout=timedelta(seconds=5), retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
 async def charge_card(order: PlaceOrder, call: Call) -> Payment:
-    """Take the money."""
+    """Charge the card."""
     body = {"order_id": order.order_id, "amount": str(order.amount), "card": order.card}
     entry = await post(payment_url(), "charge", call.key, body)
     return Payment(payment_id=str(entry["effect"]["payment_id"]), amount=order.amount)
@@ -143,10 +143,10 @@ async def charge_card(order: PlaceOrder, call: Call) -> Payment:
 
 @charge_card.probe
 async def find_charge(order: PlaceOrder, call: Call) -> Payment | None:
-    """Ask the provider what became of the charge, after every attempt went without an answer.
+    """Ask the provider for the outcome of the charge, after every attempt ended without an answer.
 
     "Nothing so far" is no answer: the charge may still arrive. Then this raises, the charge counts as in doubt, and
-    `refund_card` sees to it that it is refused if it comes.
+    after `refund_card` the provider refuses it if it comes.
     """
     entry = await find(payment_url(), call.key)
     return None if entry is None else Payment(payment_id=str(entry["effect"]["payment_id"]), amount=order.amount)
@@ -154,9 +154,9 @@ async def find_charge(order: PlaceOrder, call: Call) -> Payment | None:
 
 @charge_card.compensation
 async def refund_card(_: Attempted[PlaceOrder, Payment], call: Call) -> None:
-    """Give the money back if it was taken, and have the provider refuse the charge if it comes late.
+    """Refund the charge if it took place; the provider then refuses it if it comes late.
 
-    What was attempted may have no result: nobody knows then whether the money was taken. The provider does, by the key
+    The attempt may have no result: then only the provider knows whether the charge took place, by the key
     of the charge.
     """
     await post(payment_url(), "void", call.key, {"key": call.do_key})
@@ -164,7 +164,7 @@ async def refund_card(_: Attempted[PlaceOrder, Payment], call: Call) -> None:
 
 @effect(timeout=timedelta(seconds=5), read_only=True)
 async def quote_shipping(order: PlaceOrder, call: Call) -> Decimal:
-    """Ask what the parcel will cost; asking changes nothing."""
+    """Ask for the price of the parcel; asking changes nothing."""
     body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}
     entry = await post(shipping_url(), "quote", call.key, body)
     return Decimal(str(entry["effect"]["price"]))
@@ -172,7 +172,7 @@ async def quote_shipping(order: PlaceOrder, call: Call) -> Decimal:
 
 @transaction
 def confirm_order(order: PlaceOrder, uow: UnitOfWork) -> str:
-    """Decide: from here on the order is kept, and what was held for it is sold."""
+    """Decide: from here on the order stands, and its stock is sold."""
     uow.get(StockItem, order.sku).sell(order.quantity, order.order_id)
     paid = uow.result_of(charge_card).amount
     return f"{order.order_id}: {paid} paid, {uow.result_of(quote_shipping)} of it for the parcel"
@@ -180,7 +180,7 @@ def confirm_order(order: PlaceOrder, uow: UnitOfWork) -> str:
 
 @effect(timeout=timedelta(seconds=5))
 async def book_parcel(order: PlaceOrder, call: Call) -> Booking:
-    """Have the parcel fetched; repeated until it succeeds."""
+    """Book the pick-up of the parcel; repeated until it succeeds."""
     body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}
     entry = await post(shipping_url(), "book", call.key, body)
     return Booking(booking_id=str(entry["effect"]["booking_id"]))
@@ -188,7 +188,7 @@ async def book_parcel(order: PlaceOrder, call: Call) -> Booking:
 
 @transaction
 def receive_delivery(delivery: StockUp, uow: UnitOfWork) -> int:
-    """Take a delivery into the warehouse."""
+    """Add a delivery to the warehouse."""
     item = uow.find(StockItem, delivery.sku) or uow.add(StockItem(delivery.sku))
     item.receive(delivery.quantity)
     return item.free
@@ -207,31 +207,31 @@ place_order = Saga(
 stock_up = Saga(
     "stock-up",
     StockUp,
-    irreversible(receive_delivery, "what stands in the warehouse stands there"),
+    irreversible(receive_delivery, "delivered goods stay in the warehouse"),
     keys=("sku",),
 )
 
 
 def payment_url() -> str:
-    """Give the payment service's address: `PAYMENT_URL`, or where the README starts it."""
+    """Return the payment service's address: `PAYMENT_URL`, or the port of the README."""
     return os.environ.get("PAYMENT_URL", "http://127.0.0.1:8701")
 
 
 def shipping_url() -> str:
-    """Give the shipping service's address: `SHIPPING_URL`, or where the README starts it."""
+    """Return the shipping service's address: `SHIPPING_URL`, or the port of the README."""
     return os.environ.get("SHIPPING_URL", "http://127.0.0.1:8702")
 
 
 class NoAnswerError(Exception):
-    """A service did not say what became of a call; it is called again under the same key."""
+    """A service did not answer with the outcome of a call; Amends calls again under the same key."""
 
 
 async def post(base: str, operation: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Call an operation under a key, and give the service's ledger entry.
+    """Call an operation under a key, and return the service's ledger entry.
 
     Raises:
-        Rejected: The service said no.
-        NoAnswerError: Nobody knows what happened.
+        Rejected: The service refused.
+        NoAnswerError: The outcome is unknown.
     """
     answer = await ask(base, "POST", f"/{operation}", json=body, headers={"Idempotency-Key": key})
     entry: dict[str, Any] = answer.json()
@@ -243,10 +243,10 @@ async def post(base: str, operation: str, key: str, body: dict[str, Any]) -> dic
 
 
 async def find(base: str, key: str) -> dict[str, Any] | None:
-    """Ask what took effect under a key; `None` when nothing did and nothing will.
+    """Ask for the effect under a key; `None` if nothing took effect and nothing will.
 
     Raises:
-        Rejected: The service had said no.
+        Rejected: The service had refused.
         NoAnswerError: Nothing happened so far, which may change: the call may still be on its way.
     """
     answer = await ask(base, "GET", f"/operations/{quote(key, safe='')}")

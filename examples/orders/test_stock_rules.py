@@ -1,4 +1,4 @@
-"""The rule about stock: what is held for nothing is freed once, and what an open order holds is left alone."""
+"""The rule about stock frees it once if no order needs it, and does not touch the stock of an open order."""
 
 import json
 from decimal import Decimal
@@ -14,7 +14,7 @@ ORDER = PlaceOrder(order_id="o-1", sku="teapot", quantity=2, amount=Decimal("49.
 
 
 def teapots(**held: int) -> StockItem:
-    """Ten teapots in the warehouse, some held by hand for orders."""
+    """Ten teapots in the warehouse, some reserved by hand for orders."""
     item = StockItem("teapot")
     item.receive(10)
     for order_id, quantity in held.items():
@@ -23,14 +23,14 @@ def teapots(**held: int) -> StockItem:
 
 
 def free(scenario: Scenario[PlaceOrder]) -> int:
-    """How many teapots are free."""
+    """The number of free teapots."""
     item = scenario.journal.load_blocking(StockItem, "teapot")
     assert item is not None
     return item.free
 
 
 def test_stock_held_for_an_order_that_nobody_knows_is_freed_once() -> None:
-    """One look finds it, its correction is an event that names its cause, and no later look finds anything."""
+    """One scan finds it, its correction is an event that names its cause, and no later scan finds anything."""
     with Scenario(place_order) as scenario:
         rule = RuleScenario(held_stock, scenario.given(teapots(ghost=3)))
         (drift,) = rule.look()
@@ -48,7 +48,7 @@ def test_stock_held_for_an_order_that_nobody_knows_is_freed_once() -> None:
 
 
 def test_stock_held_for_an_order_that_was_compensated_is_freed() -> None:
-    """What the saga itself has held it has released; what is held beside that for its order is freed."""
+    """The saga has released its own stock; the rule frees the stock that was reserved by hand for the same order."""
     with Scenario(place_order) as scenario:
         scenario.given(teapots(**{"o-1": 3})).answers(quote_shipping, Decimal("4.90"))
         scenario.answers(charge_card, Rejected("card was declined")).when(ORDER).compensated("reserve_stock")
@@ -61,7 +61,7 @@ def test_stock_held_for_an_order_that_was_compensated_is_freed() -> None:
 
 
 def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
-    """An order whose payment has not been answered yet keeps what it holds; what nobody needs is freed beside it."""
+    """An order with an open payment keeps its stock, while the rule frees the stock that no order needs."""
     with Scenario(place_order) as scenario:
         scenario.given(teapots(ghost=1)).answers(quote_shipping, Decimal("4.90"))
         with pytest.raises(AssertionError, match="'charge_card' was called"):
@@ -74,7 +74,7 @@ def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
 
 
 def test_orders_that_end_by_themselves_leave_nothing_to_free() -> None:
-    """An order holds nothing once it is compensated or completed, however often it is looked at."""
+    """An order holds nothing once it is compensated or completed, however often the rule scans."""
     with Scenario(place_order) as scenario:
         scenario.given(teapots()).answers(quote_shipping, Decimal("4.90"))
         payment = Payment(payment_id="payment-1", amount=ORDER.amount)

@@ -26,7 +26,7 @@ PRICE = Decimal("4.90")
 
 
 def teapots(free: int) -> StockItem:
-    """So many teapots in the warehouse."""
+    """A number of teapots in the warehouse."""
     item = StockItem("teapot")
     item.receive(free)
     return item
@@ -34,7 +34,7 @@ def teapots(free: int) -> StockItem:
 
 @pytest.fixture
 def scenario() -> Scenario[PlaceOrder]:
-    """Ten teapots, and a carrier that says yes."""
+    """Ten teapots, and a carrier that accepts."""
     made = Scenario(place_order).given(teapots(10)).answers(quote_shipping, PRICE)
     return made.answers(book_parcel, Booking(booking_id="booking-1"))
 
@@ -51,7 +51,7 @@ def test_an_order_is_paid_and_sent(scenario: Scenario[PlaceOrder]) -> None:
     ("sku", "reason"), [("teapot", "teapot: 2 wanted, 1 free"), ("urn", "there is no article urn")]
 )
 def test_what_is_not_there_is_not_sold(sku: str, reason: str) -> None:
-    """The order is refused before anybody else is asked for anything."""
+    """The order is refused before any service is called."""
     with Scenario(place_order) as scenario:
         then = scenario.given(teapots(1)).when(ORDER.model_copy(update={"sku": sku}))
         then.compensated()
@@ -79,14 +79,14 @@ def test_a_parcel_that_nobody_carries_undoes_the_payment() -> None:
 
 
 def test_a_lost_reply_of_the_payment_is_asked_for_again(scenario: Scenario[PlaceOrder]) -> None:
-    """Both attempts have one key, by which the provider charges once."""
+    """Both attempts have one key, so the provider charges once."""
     with scenario.answers(charge_card, LostReply(), PAYMENT):
         calls = scenario.when(ORDER).completed().calls(charge_card)
         assert [call.key for call in calls] == ["run-1/charge_card/do/0"] * 2
 
 
 def test_a_payment_that_nobody_knows_of_is_refunded(scenario: Scenario[PlaceOrder]) -> None:
-    """Silence is not a no: the charge may still arrive, so it is undone like one that was made."""
+    """Silence is not a refusal: the charge may still arrive, so it is undone like a successful one."""
     with scenario.answers(charge_card, LostReply()).probe_answers(charge_card, NoAnswerError("nothing is known")):
         scenario.when(ORDER).compensated("charge_card", "reserve_stock")
 

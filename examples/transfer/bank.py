@@ -1,4 +1,4 @@
-"""A bank as somebody else's system: accounts, holds, and a ledger on disk that each effect enters once.
+"""A bank, as an outside system: accounts, holds, and a ledger on disk that each effect enters once.
 
 | operation | body | moves | refused when |
 |---|---|---|---|
@@ -6,12 +6,12 @@
 | `deposit` | `account`, `amount` | from outside into the balance | the account is unknown |
 | `withdraw` | `account`, `amount` | from the balance to outside | unknown, or insufficient funds |
 | `hold` | `account`, `amount` | from the balance to held | unknown, or insufficient funds |
-| `release` | `hold`: the key it was held under | from held to the balance | it is not held (any more) |
-| `confirm` | `hold` | from held to outside | it is not held (any more) |
-| `void` | `key` of any of these but `open` | back | what it would move is no longer there |
+| `release` | `hold`: the key of the hold | from held to the balance | there is no such hold (any more) |
+| `confirm` | `hold` | from held to outside | there is no such hold (any more) |
+| `void` | `key` of any of these but `open` | back | the amount is no longer there |
 
 `GET /accounts` shows balances and held amounts. The rest of the HTTP interface (keys, log, attempts, faults) is the one
-of the orders example's services, described in `services/service.py`; copy that `services` folder beside this file to
+of the orders example's services, described in `services/service.py`; copy that `services` folder next to this file to
 use the bank elsewhere. Run: `python bank.py --data DIR --open alice=100.00 --open bob=0.00`.
 """
 
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-# Beside this file first (a copy), else where the orders example keeps it.
+# Next to this file first (a copy), else in the orders example.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "orders"))
 
 from services.ledger import Call, Effect, Entry, Ledger, Refused
@@ -34,7 +34,7 @@ from services.values import Amount, Balance, Body, Key, Name
 
 __all__ = ["Bank", "HoldReference", "Money", "NewAccount"]
 
-# How much of an effect's amount goes to the balance and to held: the whole of the bank's bookkeeping.
+# The share of an effect's amount that goes to the balance and to held: all of the bank's bookkeeping.
 MOVES = {
     "opened": (+1, 0),
     "deposited": (+1, 0),
@@ -59,7 +59,7 @@ EFFECT_OF = {
     "release": "released",
     "confirm": "confirmed",
 }
-# What a hold must be for an effect on it to be possible, and what it is afterwards.
+# The state that a hold must have for an effect on it, and its state afterwards.
 HOLD_BEFORE = {"held": "released", "released": "held", "confirmed": "held", "reopened": "confirmed"}
 HOLD_AFTER = {"held": "held", "released": "released", "confirmed": "confirmed", "reopened": "held"}
 
@@ -72,20 +72,20 @@ class Money(Body):
 
 
 class NewAccount(Body):
-    """An account and what it starts with."""
+    """An account and its opening balance."""
 
     account: Name
     amount: Balance
 
 
 class HoldReference(Body):
-    """A hold, by the idempotency key that it was made under."""
+    """A hold, by its idempotency key."""
 
     hold: Key
 
 
 class Account(NamedTuple):
-    """What can be spent, and what is set aside."""
+    """The amount that can be spent, and the amount on hold."""
 
     balance: Decimal
     held: Decimal
@@ -93,7 +93,7 @@ class Account(NamedTuple):
 
 @dataclass
 class Hold:
-    """Where and how much, and what became of it: held, released or confirmed."""
+    """The account and amount of a hold, and its state: held, released or confirmed."""
 
     account: str
     amount: str
@@ -119,7 +119,7 @@ class Bank:
         self._holds: dict[str, Hold] = {}
 
     def decide(self, call: Call) -> Effect:
-        """Make any move that leaves nothing below zero."""
+        """Decide a move; refuse it if it would leave an amount below zero."""
         match call.request:
             case NewAccount(account=account, amount=amount):
                 if account in self._accounts:

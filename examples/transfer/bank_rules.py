@@ -1,19 +1,20 @@
-"""The bank's log against our ledger: found by a drift rule, and put on our books when somebody approves.
+"""A drift rule: it compares the bank's log with our ledger, and books each difference after an approval.
 
-The transfers that are over say what must have moved; the bank's log says what has. Three things can be wrong:
+Our ledger of ended transfers holds the movements that must exist; the bank's log holds those that do. Three things can
+be wrong:
 
-| kind | what is wrong |
+| kind | difference |
 |---|---|
 | `different` | the bank moved another amount, or moved only one side of it |
 | `missing` | the bank has no trace of a transfer that we call completed |
-| `unexpected` | the bank has a movement that no transfer of ours accounts for |
+| `unexpected` | the bank has a movement that belongs to none of our transfers |
 
-Who is right is nothing that a program can find out, and money is not moved on a guess. So the rule only *proposes*: to
+A program cannot find out which side is right, and must not move money on a guess. So the rule only *proposes* to
 put the difference on our books as an open item, with the cause, where it stays until people have settled it with the
-bank. From then on books and bank agree about what the bank says, and the next look finds nothing.
+bank. From then on our books contain the bank's view, and the next scan finds nothing.
 
-A bank that is away, answers with nothing or leaves out a part is one that could not be looked at. What it says has no
-version that could be compared again, so two looks must see a difference before it is booked.
+If the bank is away, answers with nothing or omits a part, the scan fails. The bank's log has no
+version that could be compared again, so two scans must find a difference before it is booked.
 """
 
 from collections import defaultdict
@@ -49,7 +50,7 @@ OVER = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED})
 
 
 class Movement(NamedTuple):
-    """What a transfer has moved: out of an account for good, into one, and what is set aside."""
+    """The movements of a transfer: out of an account for good, into one, and on hold."""
 
     taken: Decimal = NOTHING
     given: Decimal = NOTHING
@@ -60,12 +61,12 @@ class Movement(NamedTuple):
         return Movement(*(mine + amount * theirs for mine, theirs in zip(self, other, strict=True)))
 
     def as_json(self) -> dict[str, JsonValue] | None:
-        """Write down what is not zero; `None` when nothing moved."""
+        """Return the amounts that are not zero; `None` if nothing moved."""
         return {name: f"{value:.2f}" for name, value in self._asdict().items() if value} or None
 
 
 ONE = Decimal(1)
-# What an entry of the bank's log does with its amount. Accounts are opened with money of their own.
+# The effect of an entry in the bank's log on its amount. Accounts are opened with money of their own.
 EFFECTS = {
     "held": Movement(held=ONE),
     "released": Movement(held=-ONE),
@@ -85,12 +86,12 @@ class OpenItem(Aggregate):
 
     @event("Restated")
     def restate(self, bank: JsonValue, cause: str) -> None:  # noqa: ARG002 - kept in the event
-        """Put down that the bank says something else by now; when it says what we do, the item is settled."""
+        """Record a new view of the bank; if it agrees with ours, the item is settled."""
         self.bank = bank
 
 
 class Difference(NamedTuple):
-    """What is to be put on our books."""
+    """A difference to be booked."""
 
     transfer: str
     ours: JsonValue
@@ -98,7 +99,7 @@ class Difference(NamedTuple):
 
 
 def book_difference(found: Difference, cause: Cause, uow: UnitOfWork) -> None:
-    """Put a difference on our books; the event names the fact that led to it."""
+    """Book a difference; the event names the fact that led to it."""
     item = uow.find(OpenItem, found.transfer)
     if item is None:
         uow.add(OpenItem(found.transfer, found.ours, found.bank, cause.fact))
@@ -108,14 +109,14 @@ def book_difference(found: Difference, cause: Cause, uow: UnitOfWork) -> None:
 
 @drift_rule("bank-log", every=timedelta(minutes=10), mode="propose")
 async def bank_log(observation: Observation) -> AsyncIterator[Drift]:
-    """The bank has moved what our ledger says, and nothing else."""
-    # Ours first: what was over before the bank is asked must be in its log, all of it.
+    """The bank has moved the amounts of our ledger, and nothing else."""
+    # Our side first: a transfer that ended before we ask the bank must be in its log completely.
     ours = dict(ledger(observation))
     observation.looked_at(len(ours))
     theirs = await movements()
     for transfer in sorted({*ours, *theirs}):
         if transfer not in ours and observation.record(transfer) is not None:
-            continue  # under way, or over only now
+            continue  # under way, or ended only now
         item = observation.load(OpenItem, transfer)
         expected = ours.get(transfer, Movement()).as_json()
         known: JsonValue = expected if item is None else item.bank
@@ -132,14 +133,14 @@ async def bank_log(observation: Observation) -> AsyncIterator[Drift]:
 
 
 def kind_of(expected: JsonValue, actual: JsonValue) -> DriftKind:
-    """Name the difference between what must have moved and what has."""
+    """Return the difference between the movements that must exist and those that do."""
     if actual is None:
         return DriftKind.MISSING
     return DriftKind.UNEXPECTED if expected is None else DriftKind.DIFFERENT
 
 
 def ledger(observation: Observation) -> Iterator[tuple[str, Movement]]:
-    """Say of each transfer that is over what the bank must have moved, by its run."""
+    """Yield each ended transfer with the movements that its run requires of the bank."""
     for run in observation.runs(RunQuery(saga="transfer-money", statuses=OVER, limit=PAGE)):
         moved = Movement()
         if run.status is RunStatus.COMPLETED:
@@ -151,7 +152,7 @@ def ledger(observation: Observation) -> Iterator[tuple[str, Movement]]:
 
 
 async def movements() -> dict[str, Movement]:
-    """Add up the bank's log by transfer: the beginning of every key that we have the bank do something under.
+    """Add up the bank's log by transfer, whose id is the beginning of every key that we use.
 
     Raises:
         CouldNotLook: The bank does not answer, or with less than its whole log.
@@ -173,7 +174,7 @@ async def movements() -> dict[str, Movement]:
 
 
 async def log_page(*, after: int) -> list[dict[str, Any]]:
-    """Read on in the bank's log.
+    """Read the next part of the bank's log.
 
     Raises:
         CouldNotLook: The bank does not answer.

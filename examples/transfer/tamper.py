@@ -1,6 +1,7 @@
-"""Damages the bank's books behind everybody's back, so that there is something to find.
+"""Damage the bank's books without anybody's knowledge, so that there is something to find.
 
-The bank must not be running: it holds its log. It believes its books when it starts again; nobody else is told.
+The bank must not be running, because it locks its log. When it starts again it believes its books; nobody else learns
+of it.
 
 Run: `python tamper.py --data DIR --amount t-01=25.00 --forget t-02 --invent carol=99.00`
 """
@@ -34,12 +35,12 @@ def tamper(
 
     Args:
         data: The bank's folder.
-        amounts: Transfers, and what their deposits are made to be.
-        forgotten: Transfers of which nothing is left.
+        amounts: Transfers, and the new amounts of their deposits.
+        forgotten: Transfers whose entries disappear.
         invented: Accounts, and deposits to them that nobody has ordered.
 
     Returns:
-        What was done, a line each.
+        One line for each change.
 
     Raises:
         LineLogError: The bank is running.
@@ -68,7 +69,7 @@ def tamper(
 
 
 def _write(data: Path, entries: Sequence[Entry]) -> None:
-    """Replace books and log; what is answered to a key that is gone goes with it."""
+    """Replace books and log; the answers of deleted keys disappear with them."""
     lines = [json.dumps(entry, separators=(",", ":")) for entry in entries]
     with closing(sqlite3.connect(data / "books.db")) as books, books:
         books.execute("DELETE FROM entries")
@@ -86,7 +87,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Damage the books of a bank that is not running.")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the bank's books")
     parser.add_argument("--amount", type=_pair, action="append", default=[], metavar="TRANSFER=AMOUNT")

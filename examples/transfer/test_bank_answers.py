@@ -1,4 +1,4 @@
-"""What the transfer makes of the bank's answers, with a real bank."""
+"""The reactions of the transfer to the bank's answers, with a real bank."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,26 +26,26 @@ def _bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 async def test_a_booking_is_found_under_its_key() -> None:
-    """The bank's word is the same, whether it is given in reply or when it is asked."""
+    """The bank answers the same, in its reply and to the probe."""
     booked = await book("hold", "found", MONEY)
     assert await find("found") == booked == await book("hold", "found", MONEY)
 
 
 async def test_nothing_so_far_is_no_answer() -> None:
-    """What has not happened may still happen, so the probe does not say that it did not."""
+    """An effect that has not taken place may still do so, so the probe does not deny it."""
     with pytest.raises(NoAnswerError, match="its call may still be on its way"):
         await find("not-yet")
 
 
 async def test_a_refusal_stays_one() -> None:
-    """A no is told as the bank's reason, then and later."""
+    """A refusal carries the bank's reason, then and later."""
     for again in (book("hold", "refused", {**MONEY, "amount": "1000.00"}), find("refused")):
         with pytest.raises(Rejected, match=r"insufficient funds: 1000\.00 asked of alice"):
             await again
 
 
 async def test_a_void_settles_what_comes_late() -> None:
-    """After a void nothing happened and nothing will: the probe may say so, and a late call is refused."""
+    """After a void nothing happened and nothing will: the probe may deny the effect, and a late call is refused."""
     await book("void", "void-of-late", {"key": "late"})
     assert await find("late") is None
     with pytest.raises(NoAnswerError, match="409 voided"):

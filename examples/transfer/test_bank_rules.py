@@ -34,7 +34,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
 
 @pytest.fixture
 def scenario() -> Iterator[Scenario[TransferMoney]]:
-    """Our side; what its effects answer has nothing to do with the bank."""
+    """Our side; the answers of its effects do not come from the bank."""
     with Scenario(transfer_money) as made:
         yield made
 
@@ -45,7 +45,7 @@ def order(transfer: str) -> TransferMoney:
 
 
 async def at_the_bank(transfer: str, *operations: str) -> None:
-    """Have the bank do what a transfer has it do, under the same keys."""
+    """Call the bank as a transfer does, under the same keys."""
     hold = f"{transfer}/hold_money/do/0"
     bodies = {
         "hold": (hold, {"account": "alice", "amount": "30.00"}),
@@ -63,7 +63,7 @@ async def test_each_damage_is_found_and_booked_once(
 ) -> None:
     """Nothing is wrong before; then three things are, each waits for approval, is booked, and is not found again.
 
-    Beside them stand a transfer that was undone and one that is under way, which are left alone; the log has
+    There are also a transfer that was undone and one that is under way, which the rule does not touch; the log has
     more than one page.
     """
     monkeypatch.setattr(bank_rules, "PAGE", 6)
@@ -103,7 +103,7 @@ async def test_each_damage_is_found_and_booked_once(
 
 
 def item(scenario: Scenario[TransferMoney]) -> tuple[JsonValue, JsonValue]:
-    """What we and the bank say of transfer t-1, as it is booked."""
+    """Our view and the bank's view of transfer t-1, as they are booked."""
     booked = scenario.journal.load_blocking(OpenItem, "t-1")
     assert booked is not None
     return booked.ours, booked.bank
@@ -115,7 +115,7 @@ def opened(sequence: int = 1) -> Entry:
 
 
 def carried_out() -> list[Entry]:
-    """What a bank has in its log that has carried transfer t-1 out."""
+    """The entries of a bank that has carried out transfer t-1."""
     effects = [("hold_money", "held"), ("deposit_money", "deposited"), ("confirm_hold", "confirmed")]
     return [
         {"sequence": at, "key": f"t-1/{node}/do/0", "effect": {"type": type_, "amount": "30.00"}}
@@ -125,7 +125,7 @@ def carried_out() -> list[Entry]:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
-    """The log of a bank that is none: what the test puts into it, in pages of two."""
+    """The log of a fake bank: the entries of the test, in pages of two."""
     entries: list[Entry] = []
 
     async def page(*, after: int) -> list[Entry]:
@@ -147,7 +147,7 @@ def completed(scenario: Scenario[TransferMoney]) -> RuleScenario:
 def test_what_the_bank_puts_right_settles_the_item(
     completed: RuleScenario, scenario: Scenario[TransferMoney], log: list[Entry]
 ) -> None:
-    """A transfer that only we know is booked; when the bank has it after all, that is drift until it is booked, too."""
+    """A transfer that only we know is booked; if the bank has it after all, that is drift until it is booked, too."""
     log.append(opened())
     completed.reconcile()
     completed.reconcile(approving=True)
@@ -173,7 +173,7 @@ def test_what_the_bank_puts_right_settles_the_item(
 def test_an_answer_that_cannot_be_right_is_none(
     completed: RuleScenario, log: list[Entry], answer: list[Entry], reason: str
 ) -> None:
-    """Nothing, a part, or something else than a log means that nobody could look: no transfer is called missing."""
+    """Nothing, a part, or something else than a log fails the scan: no transfer counts as missing."""
     log.extend(answer)
     with pytest.raises(CouldNotLook) as raised:
         completed.reconcile()
@@ -181,7 +181,7 @@ def test_an_answer_that_cannot_be_right_is_none(
 
 
 def test_a_bank_that_is_away_could_not_be_looked_at(completed: RuleScenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody answers is no drift either."""
+    """A bank that does not answer is no drift either."""
     monkeypatch.setenv("BANK_URL", "http://127.0.0.1:1")
     with pytest.raises(CouldNotLook, match=r"no reply to /log.* of http://127\.0\.0\.1:1"):
         completed.look()

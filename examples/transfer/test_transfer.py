@@ -23,13 +23,13 @@ ORDER = TransferMoney(transfer_id="t-1", payer="alice", payee="bob", amount=Deci
 
 
 def booked(step: str, entry: int) -> Booking:
-    """What the bank answers when it has done what it was asked."""
+    """The answer of the bank to a successful call."""
     return Booking(key=f"run-1/{step}/do/0", entry=entry)
 
 
 @pytest.fixture
 def scenario() -> Scenario[TransferMoney]:
-    """A bank that says yes."""
+    """A bank that accepts."""
     made = Scenario(transfer_money).answers(hold_money, booked("hold_money", 1))
     return made.answers(deposit_money, booked("deposit_money", 2)).answers(confirm_hold, booked("confirm_hold", 3))
 
@@ -72,7 +72,7 @@ def test_a_lost_reply_of_the_hold_is_asked_for_again() -> None:
 
 
 def test_a_hold_that_the_probe_finds_is_used() -> None:
-    """When every reply was lost, the bank's word that it holds the money is as good as a reply."""
+    """If every reply was lost, the bank's answer to the probe is as good as a reply."""
     with Scenario(transfer_money) as scenario:
         scenario.answers(hold_money, LostReply()).probe_answers(hold_money, booked("hold_money", 1))
         scenario.answers(deposit_money, booked("deposit_money", 2)).answers(confirm_hold, booked("confirm_hold", 3))
@@ -80,7 +80,7 @@ def test_a_hold_that_the_probe_finds_is_used() -> None:
 
 
 def test_a_hold_that_nobody_knows_of_is_voided() -> None:
-    """Silence is not a no: the hold may still arrive, so it is undone like one that was made."""
+    """Silence is not a refusal: the hold may still arrive, so it is undone like a successful one."""
     with Scenario(transfer_money) as scenario:
         scenario.answers(hold_money, LostReply()).probe_answers(hold_money, NoAnswerError("nothing is known"))
         then = scenario.when(ORDER).compensated("hold_money", "note_transfer")
@@ -98,7 +98,7 @@ def test_a_silent_bank_cannot_turn_the_deposit_round() -> None:
 
 
 def test_a_hold_that_was_taken_away_needs_attention() -> None:
-    """After the deposit nothing is undone; that the payer's money is gone from hold is for people to look at."""
+    """After the deposit nothing is undone; that the payer's money is gone from hold is for people to examine."""
     with Scenario(transfer_money) as scenario:
         scenario.answers(hold_money, booked("hold_money", 1)).answers(deposit_money, booked("deposit_money", 2))
         then = scenario.answers(confirm_hold, Rejected("the hold is released")).when(ORDER)
@@ -120,6 +120,6 @@ def test_a_transfer_is_noted_once(scenario: Scenario[TransferMoney]) -> None:
     "wrong", [{"payee": "alice"}, {"amount": "0.00"}, {"amount": "-1.00"}, {"amount": "1.001"}, {"amount": "NaN"}]
 )
 def test_what_cannot_be_transferred_is_no_input(wrong: dict[str, str]) -> None:
-    """Two accounts, and a positive amount in whole cents: anything else is refused at the door."""
+    """Two accounts, and a positive amount in whole cents: anything else is refused before the start."""
     with pytest.raises(ValidationError):
         TransferMoney.model_validate({**ORDER.model_dump(), **wrong})

@@ -1,20 +1,20 @@
-"""Money from one account to another, at a bank that is somebody else's system.
+"""Money from one account to another, at a bank that is an outside system.
 
-The order is chosen so that money is never in two places, and never gone, whatever is lost or repeated:
+The order of the steps keeps the money from being in two places, or gone, even if calls are lost or repeated:
 
-1. `note_transfer` puts the intent into our own store, and refuses a transfer that was noted before.
+1. `note_transfer` writes the intent into our own store, and refuses a transfer that was noted before.
 2. `hold_money` sets the payer's money aside. Nobody can spend it from here on, and it is still the payer's.
-3. `deposit_money` gives it to the payee. It is the *pivot*: the last step that the bank may refuse (no such account),
+3. `deposit_money` moves it to the payee. It is the *pivot*: the last step that the bank may refuse (no such account),
    and the first that cannot be relied on to be undone, since the payee may have spent the money a moment later.
 4. `confirm_hold` takes the held money from the payer for good. The bank has no reason left to refuse it, so it is
    *retriable*: repeated until it succeeds.
 
-Depositing before holding would give away what may not be there; confirming before depositing would leave the money
-nowhere when the deposit is refused.
+A deposit before the hold could move money that is not there; a confirmation before the deposit would leave the money
+nowhere if the deposit is refused.
 
-Which effects may happen twice, how we know, and how it is put right:
+Effects that may happen twice, our evidence, and the correction:
 
-| step | called twice? | how we know what happened | how it is put right |
+| step | called twice? | evidence of the outcome | correction |
 |---|---|---|---|
 | `note_transfer` | never takes effect twice | its event and its outcome are one commit | an event says: called off |
 | `hold_money` | yes, after a lost reply | the bank keeps each key's first answer | voided, by the key of the hold |
@@ -24,8 +24,8 @@ Which effects may happen twice, how we know, and how it is put right:
 Two decisions need a second look:
 
 - When the bank stays silent about a *hold*, giving up is safe, because a void covers both cases: it releases the money
-  if it was held, and otherwise has the bank refuse the hold if that should still arrive. "Nothing so far" is therefore
-  no answer for the probe to give: it raises, the hold counts as in doubt, and what is in doubt is undone.
+  if it is on hold, and otherwise lets the bank refuse a hold that still arrives. "Nothing so far" is therefore
+  no answer for the probe: it raises, the hold counts as in doubt, and a step in doubt is undone.
 - When the bank stays silent about the *deposit*, giving up is not safe: a deposit that did happen may be spent by now.
   So its attempts have no limit, under the same key; meanwhile the money is on hold, where nothing can happen to it.
 """
@@ -62,7 +62,7 @@ UNTIL_AN_ANSWER = Retry(max_attempts=None, longest=timedelta(minutes=1))
 
 
 class TransferMoney(BaseModel):
-    """What is asked for."""
+    """The requested transfer."""
 
     transfer_id: str
     payer: str
@@ -77,14 +77,14 @@ class TransferMoney(BaseModel):
 
 
 class Booking(BaseModel):
-    """An entry of the bank's ledger: under which key it was made, and which one it is."""
+    """An entry of the bank's ledger: its key and its number."""
 
     key: str
     entry: int
 
 
 class Transfer(Aggregate):
-    """That somebody wants money moved; whether it was moved is what the run says."""
+    """The intent to move money; the run shows whether it was moved."""
 
     @event("Noted")
     def __init__(self, id: str, payer: str, payee: str, amount: Decimal, run_id: str) -> None:  # noqa: A002, ARG002
@@ -93,13 +93,13 @@ class Transfer(Aggregate):
 
     @event("CalledOff")
     def call_off(self) -> None:
-        """Take the intent back."""
+        """Withdraw the intent."""
         self.called_off = True
 
 
 @transaction
 def note_transfer(order: TransferMoney, uow: UnitOfWork) -> None:
-    """Note the intent: exactly once, because it is in our store."""
+    """Record the intent: exactly once, because it is in our store."""
     noted = uow.find(Transfer, order.transfer_id)
     if noted is not None:
         raise Rejected(f"transfer {order.transfer_id} was noted before, by run {noted.run_id}")
@@ -114,19 +114,19 @@ def call_off(done: Done[TransferMoney, None], uow: UnitOfWork) -> None:
 
 @effect(timeout=TIMEOUT, retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
 async def hold_money(order: TransferMoney, call: Call) -> Booking:
-    """Set the money aside at the payer's account."""
+    """Put the money on hold at the payer's account."""
     return await book("hold", call.key, {"account": order.payer, "amount": str(order.amount)})
 
 
 @hold_money.probe
 async def find_hold(_: TransferMoney, call: Call) -> Booking | None:
-    """Ask the bank what became of the hold, after every attempt went without an answer."""
+    """Ask the bank for the outcome of the hold, after every attempt ended without an answer."""
     return await find(call.key)
 
 
 @hold_money.compensation
 async def void_hold(_: Attempted[TransferMoney, Booking], call: Call) -> None:
-    """Release the money if it was held, and have the bank refuse the hold if it comes late.
+    """Release the money if it is on hold; the bank then refuses the hold if it comes late.
 
     `release` would not do: the bank refuses to release what it does not hold, and would then hold it after all.
     """
@@ -135,13 +135,13 @@ async def void_hold(_: Attempted[TransferMoney, Booking], call: Call) -> None:
 
 @effect(timeout=TIMEOUT)
 async def deposit_money(order: TransferMoney, call: Call) -> Booking:
-    """Give the money to the payee."""
+    """Deposit the money at the payee's account."""
     return await book("deposit", call.key, {"account": order.payee, "amount": str(order.amount)})
 
 
 @effect(timeout=TIMEOUT)
 async def confirm_hold(_: TransferMoney, call: Call) -> Booking:
-    """Take the held money from the payer for good."""
+    """Remove the money on hold from the payer's account for good."""
     return await book("confirm", call.key, {"hold": call.result_of(hold_money).key})
 
 
@@ -157,15 +157,15 @@ transfer_money = Saga(
 
 
 class NoAnswerError(Exception):
-    """The bank did not say what became of a call; it is asked again under the same key."""
+    """The bank did not answer with the outcome of a call; Amends calls again under the same key."""
 
 
 async def book(operation: str, key: str, body: dict[str, str]) -> Booking:
-    """Have the bank do something, once per key.
+    """Call an operation of the bank, which it applies once per key.
 
     Raises:
-        Rejected: The bank said no, and nothing happened.
-        NoAnswerError: Nobody knows what happened.
+        Rejected: The bank refused, and nothing happened.
+        NoAnswerError: The outcome is unknown.
     """
     answer = await ask("POST", f"/{operation}", json=body, headers={"Idempotency-Key": key})
     entry = answer.json()
@@ -177,10 +177,10 @@ async def book(operation: str, key: str, body: dict[str, str]) -> Booking:
 
 
 async def find(key: str) -> Booking | None:
-    """Ask the bank what happened under a key; `None` when nothing did and nothing will.
+    """Ask the bank for the outcome under a key; `None` if nothing took effect and nothing will.
 
     Raises:
-        Rejected: The bank had said no.
+        Rejected: The bank had refused.
         NoAnswerError: Nothing happened so far, which may change: the call may still be on its way.
     """
     answer = await ask("GET", f"/operations/{quote(key, safe='')}")
@@ -194,7 +194,7 @@ async def find(key: str) -> Booking | None:
 
 
 async def ask(method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401 - as httpx has them
-    """Call the bank, at `BANK_URL` or where its README starts it.
+    """Call the bank, at `BANK_URL` or at the port of the README.
 
     Raises:
         NoAnswerError: There was no reply.

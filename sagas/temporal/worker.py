@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
@@ -26,6 +26,7 @@ from amends.aggregates.errors import DamagedRunError, UnreachableError
 from amends.aggregates.journal import Journal
 from amends.aggregates.run.plan import StepKind
 from amends.sagas.definition.registry import Registry
+from amends.sagas.runtime.alive import marked_alive
 from amends.sagas.runtime.deadline import StopDeadline
 from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog
 from amends.sagas.runtime.loop_watch import LoopWatch
@@ -96,7 +97,8 @@ async def running_worker(
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
         at_once: Calls of `async def` functions that are made at the same time, at most.
         threads: Plain `def` functions that run at the same time, at most; `None` for as many as `at_once`.
-        report_in: Where a file reports that calls wait for threads, for `amends doctor`; `None` for nowhere.
+        report_in: Where files report, for `amends doctor`, that the worker is alive and that calls wait for threads;
+            `None` for nowhere.
         also: What else is served on that queue.
         on_open_runs: Called with the number of unfinished runs that were found at start.
         pause_after: How long the store is away before polling pauses.
@@ -162,8 +164,9 @@ async def running_worker(
     watches = [asyncio.create_task(temporal.watch())]
     if report_in is not None:
         watches.append(asyncio.create_task(keep_report(report_in, os.getpid(), activities.threads.seats.in_use)))
+    alive = nullcontext() if report_in is None else marked_alive(report_in, name)
     try:
-        with LoopWatch(heartbeats.send).watching():
+        with alive, LoopWatch(heartbeats.send).watching():
             async with shifts.serving():
                 found = await recovered()
                 if on_open_runs is not None:

@@ -126,7 +126,7 @@ def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.
         process.send_signal(number)
         rest, err = process.communicate()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "demo: interrupted; what it had started is stopped"
+    assert err.splitlines()[-1] == "demo: interrupted; every process that it started has stopped"
     assert "Traceback" not in err
     assert_nothing_runs(orders, said + rest)
 

@@ -42,7 +42,7 @@ class Worker(NamedTuple):
 async def worker_process(url: str, address: str, queue: str, pause_after_s: float = 60) -> AsyncIterator[Worker]:
     """Run a worker in a process of its own, from when it is ready until it has ended cleanly."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", PARTS, "worker", url, address, queue, str(pause_after_s)),
+        *(sys.executable, PARTS, "worker", url, address, queue, str(pause_after_s)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -179,7 +179,7 @@ async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path:
     names = ("one", "two", "three", "four")
     writers = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", PARTS, "writer", postgres_url, name, "20", tmp_path), stderr=subprocess.PIPE
+            *(sys.executable, PARTS, "writer", postgres_url, name, "20", tmp_path), stderr=subprocess.PIPE
         )
         for name in names
     ]

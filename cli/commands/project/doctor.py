@@ -20,7 +20,7 @@ from amends.aggregates.damage import Damage
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
-from amends.aggregates.run.state import OPEN, RunStatus
+from amends.aggregates.run.state import OPEN, SETTLED_WELL, RunState, RunStatus, open_undo
 from amends.cli.commands.drift.schedule_list import shown_schedules
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
@@ -81,6 +81,7 @@ class _Store(NamedTuple):
     for_workers: bool = False  # whether any open run needs a worker to go on
     away: bool = False  # whether it may answer later
     timetable: Timetable = Timetable()
+    queues: frozenset[str] = frozenset()  # those of effects that open runs may still call
 
 
 def doctor(
@@ -191,7 +192,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
             waiting = journal.runs_blocking(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_MOST + 1))
             store_id = journal.store_id
             timetable, unreadable = _timetable(journal)
-            damaged = [*_damaged(journal, [*open_runs[:_MOST], *waiting[:_MOST]])]
+            damaged, queues = _read_runs(journal, [*open_runs[:_MOST], *waiting[:_MOST]])
             waits = grouped(open_blockers(journal, registry_of(settings)))
     except AmendsError as error:
         away = path is None and isinstance(error, UnreachableError)
@@ -206,7 +207,8 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         *damaged,
         *unreadable,
     ]
-    return checks, _Store(store_id, any(run.driver == _TEMPORAL for run in open_runs), timetable=timetable)
+    for_workers = any(run.driver == _TEMPORAL for run in open_runs)
+    return checks, _Store(store_id, for_workers, timetable=timetable, queues=queues)
 
 
 def _timetable(journal: "SqlJournal") -> tuple[Timetable, list[Check]]:
@@ -217,12 +219,32 @@ def _timetable(journal: "SqlJournal") -> tuple[Timetable, list[Check]]:
     return Timetable() if schedules is None else schedules.timetable, []
 
 
-def _damaged(journal: "SqlJournal", runs: Sequence[RunSummary]) -> Iterator[Check]:
-    """Name the runs that cannot be read; nobody drives them until their facts are restored."""
+def _read_runs(journal: "SqlJournal", runs: Sequence[RunSummary]) -> tuple[list[Check], frozenset[str]]:
+    """Return the runs that cannot be read, as faults, and the queues of effects that the others may still call."""
     damaged: list[Damage] = []
+    queues: set[str] = set()
     for first in range(0, len(runs), _PAGE):
         page = [run.run_id for run in runs[first : first + _PAGE]]
-        damaged += journal.records_blocking(page).damaged.values()
+        found = journal.records_blocking(page)
+        damaged += found.damaged.values()
+        queues.update(
+            *(_queues_of(record.state) for record in found.records.values() if record and record.driver == _TEMPORAL)
+        )
+    return [*_damaged(damaged)], frozenset(queues)
+
+
+def _queues_of(state: RunState) -> frozenset[str]:
+    """Return the queues of their own that the effects have which an open run may still call."""
+    left = [
+        node
+        for name, node in state.plan.nodes.items()
+        if (open_undo(node, state.node(name)) if state.backward else state.node(name).status not in SETTLED_WELL)
+    ]
+    return frozenset(node.queue for node in left if node.queue and not state.closed)
+
+
+def _damaged(damaged: Sequence[Damage]) -> Iterator[Check]:
+    """Name the runs that cannot be read; nobody drives them until their facts are restored."""
     yield from (_wrong("damage", str(damage)) for damage in damaged[:_NAMED])
     if len(damaged) > _NAMED:
         yield _wrong("damage", f"{len(damaged) - _NAMED} more runs cannot be read; all of them: amends db check")
@@ -355,6 +377,33 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
             yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
         else:
             yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")
+    yield from _effect_queues(settings, reach, store.queues - {settings.task_queue})
+
+
+def _effect_queues(settings: Settings, reach: "Reach", queues: frozenset[str]) -> Iterator[Check]:
+    """Check that somebody takes the effects of open runs which have queues of their own."""
+    from amends.cli.runtime.temporal import alive_pollers  # noqa: PLC0415 - imports Temporal
+
+    client = reach.client
+    if client is None:
+        return
+
+    async def takers(queue: str) -> int:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            return len(await alive_pollers(client, settings, queue, effects=True))
+
+    for queue in sorted(queues):
+        try:
+            count = asyncio.run(takers(queue))
+        except (AmendsError, TimeoutError):
+            yield _wrong("workers", f"nobody knows who polls queue {queue!r}: Temporal does not answer; start it")
+            continue
+        if count:
+            yield _ok("workers", f"{count} poll queue {queue!r}, for effects of open runs")
+        else:
+            yield _wrong(
+                "workers", f"none polls queue {queue!r}, and open runs need it; start a worker that has its steps"
+            )
 
 
 def _threads(settings: Settings) -> Iterator[Check]:

@@ -15,7 +15,7 @@ __all__ = ["Fault", "FaultKind", "Faults"]
 
 
 class FaultKind(StrEnum):
-    """What goes wrong, and whether the operation takes effect."""
+    """The kinds of fault, and whether the operation takes effect."""
 
     UNAVAILABLE = "unavailable"
     """503; nothing is applied."""
@@ -32,10 +32,10 @@ class FaultKind(StrEnum):
 
 
 class Fault(Body):
-    """Goes wrong for the next calls that match.
+    """A fault of the next calls that match.
 
     Attributes:
-        kind: What goes wrong.
+        kind: The kind of fault.
         times: Number of calls, at least 1.
         op: Only this operation; None for every operation except `find`.
         key: Only this key.
@@ -78,7 +78,7 @@ class Faults:
         self._pending.clear()
 
     def pending(self) -> list[Fault]:
-        """What is still on, with the counts that are left."""
+        """The switches that are still on, with their remaining counts."""
         return list(self._pending)
 
     def take(self, op: str, key: str | None) -> Fault | None:

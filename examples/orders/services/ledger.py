@@ -1,8 +1,8 @@
-"""Applies each operation once per idempotency key, and remembers on disk what it answered.
+"""Apply each operation once per idempotency key, and keep its answer on disk.
 
 The books are a small database. In one transaction `amends.Inbox` looks the key up, the participant decides, and the
-entry is written; so a crash leaves both key and entry, or neither. What was committed becomes state, and is then copied
-to the log, a file that anybody can read; a copy that a crash has cut off is made up for at the next start. Only then
+entry is written; so a crash leaves both key and entry, or neither. A committed entry becomes state, and is then copied
+to the log, a readable file; if a crash cut off a copy, the next start completes it. Only then
 does the caller hear of it. The participant's state is a fold over the entries, live and after a restart alike. The
 rules for a key:
 
@@ -11,7 +11,7 @@ rules for a key:
 - `void` reverses an applied operation once, whatever the number of voids; voiding a key that was never seen leaves a
   tombstone, and the operation that arrives too late is refused.
 
-HTTP is not here (`service`), nor what the operations mean (`payment`, `shipping`, the bank).
+HTTP is not here (`service`), nor the meaning of the operations (`payment`, `shipping`, the bank).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,11 +32,11 @@ VOID = "void"
 """Name of the operation that every participant has."""
 
 Effect = dict[str, str]
-"""What changed, as flat text; `type` says how the participant folds it."""
+"""A change, as flat text; the participant folds it by its `type`."""
 
 
 class Refused(Rejected):
-    """The participant says no, and nothing changed; the reason is remembered under the key."""
+    """The participant refuses, and nothing changed; the reason is remembered under the key."""
 
 
 class KeyConflict(Exception):  # noqa: N818 - an answer
@@ -48,7 +48,7 @@ class Voided(Exception):  # noqa: N818 - an answer
 
 
 class Outcome(StrEnum):
-    """What became of a call; only `APPLIED` changed anything."""
+    """The outcome of a call; only `APPLIED` changed anything."""
 
     APPLIED = "applied"
     REFUSED = "refused"
@@ -63,9 +63,9 @@ class Entry(BaseModel):
         sequence: Place in the ledger, from 1, without gaps.
         key: Idempotency key.
         op: Operation that was asked for.
-        outcome: What became of it.
+        outcome: Its outcome.
         request: The call's body, normalised, with defaults filled in.
-        effect: What changed; present when the outcome is `applied`.
+        effect: The change; present when the outcome is `applied`.
         reason: Present when the outcome is `refused`.
     """
 
@@ -86,7 +86,7 @@ class Call(NamedTuple):
     Attributes:
         op: One of the participant's operations.
         key: Idempotency key.
-        sequence: Place that the entry will have; unique, so ids may be made of it.
+        sequence: Place that the entry will have; unique, so an id may contain it.
         request: The body, an instance of the operation's model.
     """
 
@@ -97,11 +97,11 @@ class Call(NamedTuple):
 
 
 class Participant(Protocol):
-    """A business: decides what a call changes, and folds changes into its state. It does no I/O."""
+    """A business: decides the change of a call, and folds changes into its state. It does no I/O."""
 
     @property
     def name(self) -> str:
-        """What the service calls itself in messages."""
+        """The name of the service in messages."""
 
     @property
     def view(self) -> str:
@@ -112,14 +112,14 @@ class Participant(Protocol):
         """The model of the body by name of the operation, `void` excepted."""
 
     def decide(self, call: Call) -> Effect:
-        """Say what the call changes, without changing it.
+        """Return the change that the call makes, without making it.
 
         Raises:
             Refused: It changes nothing.
         """
 
     def reverse(self, done: Entry) -> Effect:
-        """Say what undoes an applied entry, in the present state.
+        """Return the change that undoes an applied entry, in the present state.
 
         Raises:
             Refused: It cannot be undone (any more).
@@ -144,7 +144,7 @@ class Ledger:
     """Keeps a participant's entries, and puts its state back together from them.
 
     Args:
-        log: Where entries can be read; the database `books.db` is kept beside it. One process at a time.
+        log: Where entries can be read; the database `books.db` is next to it. One process at a time.
         participant: The business, in its initial state.
 
     Attributes:
@@ -201,7 +201,7 @@ class Ledger:
         return self._entry(op, key, answer)
 
     def void(self, key: str, of: str) -> Entry:
-        """Undo what was done under another key, or see to it that it is never done.
+        """Undo the operation of another key, or keep it from ever being applied.
 
         Args:
             key: Idempotency key of this call.
@@ -250,7 +250,7 @@ class Ledger:
     def _writing(
         self, op: str, key: str, fields: dict[str, JsonValue]
     ) -> Iterator[tuple[Connection, Callable[..., None]]]:
-        """Open the books for one call; what it enters becomes state when it is committed, and is in the log then."""
+        """Open the books for one call; a committed entry becomes state, and is in the log then."""
         entered: list[Entry] = []
 
         def new(outcome: Outcome, *, effect: Effect | None = None, reason: str | None = None) -> None:
@@ -289,7 +289,7 @@ def _line(entry: Entry) -> str:
 
 
 def _check_copy(log: LineLog, booked: list[str]) -> None:
-    """Refuse a log that is not the beginning of what is booked."""
+    """Refuse a log that is not the beginning of the books."""
     for number, line in enumerate(log.lines, start=1):
         try:
             entry = Entry.model_validate_json(line)

@@ -1,7 +1,7 @@
 """An append-only file of JSON lines that survives `kill -9` and power loss.
 
-What was appended is on disk before `append` returns. A write that was cut short leaves a torn last line, which nobody
-was told about; opening the file drops it and says so. Anything else that was not written here is an error.
+A line is on disk before `append` returns. A write that was cut short leaves a torn last line, which no caller has
+relied on; opening the file drops it with a warning. Any other foreign content is an error.
 """
 
 import fcntl
@@ -45,14 +45,14 @@ class LineLog:
     def append(self, line: str) -> None:
         """Write one line; it is on disk when this returns.
 
-        After a failed write nobody knows what the disk holds, so every later call fails too: a restart reads the file
+        After a failed write the content of the disk is unknown, so every later call fails too: a restart reads the file
         again and finds out.
 
         Args:
             line: Text without line ends.
 
         Raises:
-            LineLogError: The line may or may not have been written; the caller must not say which.
+            LineLogError: The line may or may not have been written; the caller must not report either.
         """
         if self._broken is not None:
             raise LineLogError(self._broken)
@@ -67,7 +67,7 @@ class LineLog:
         self.lines.append(line)
 
     def close(self) -> None:
-        """Let another process have the file."""
+        """Release the file for other processes."""
         os.close(self._file)
 
     def _read(self) -> list[str]:
@@ -85,7 +85,7 @@ class LineLog:
             raise LineLogError(f"{self.path} is damaged at byte {error.start}: restore it from a copy") from error
 
     def _sync_folder(self) -> None:
-        """Make the file's name durable as well: without this a new file may vanish with the power."""
+        """Write the file's name to disk as well: without this a new file may vanish with the power."""
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,12 +1,12 @@
-"""A payment provider: charges cards, gives money back.
+"""A payment provider: charges cards, refunds charges.
 
 | operation | body | refused when |
 |---|---|---|
 | `charge` | `order_id`, `amount`, optional `card` | the amount is over the limit, or the card starts with `declined` |
-| `refund` | `payment_id`, `amount` | the payment is unknown, or less than that is left of it |
+| `refund` | `payment_id`, `amount` | the payment is unknown, or its rest is smaller than that |
 | `void` | `key` of a charge | it is the key of a refund, which is final |
 
-`GET /payments` shows what was paid and given back. Run: `python -m services.payment --data DIR`.
+`GET /payments` shows payments and refunds. Run: `python -m services.payment --data DIR`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ __all__ = ["Charge", "Payments", "Refund"]
 
 
 class Charge(Body):
-    """Take money from a card."""
+    """A request to charge a card."""
 
     order_id: Name
     amount: Amount
@@ -31,7 +31,7 @@ class Charge(Body):
 
 
 class Refund(Body):
-    """Give back all or a part of a payment."""
+    """A request to refund all or a part of a payment."""
 
     payment_id: Name
     amount: Amount
@@ -39,7 +39,7 @@ class Refund(Body):
 
 @dataclass
 class Payment:
-    """What was charged once, and how much of it was given back."""
+    """A charge, and the amount of it that was refunded."""
 
     order_id: str
     amount: Decimal
@@ -62,7 +62,7 @@ class Payments:
         self._payments: dict[str, Payment] = {}
 
     def decide(self, call: Call) -> Effect:
-        """Charge within the limit; refund what is left at most."""
+        """Charge within the limit; refund at most the rest."""
         match call.request:
             case Charge(order_id=order_id, amount=amount, card=card):
                 if card.startswith("declined"):
@@ -76,7 +76,7 @@ class Payments:
         raise Refused(f"{call.op} is not offered")
 
     def reverse(self, done: Entry) -> Effect:
-        """Give back what is left of a charge."""
+        """Refund the rest of a charge."""
         effect = done.effect or {}
         if effect["type"] == "refunded":
             raise Refused("a refund is final: charge again instead")
@@ -84,7 +84,7 @@ class Payments:
         return self._refund(effect["payment_id"], payment.amount - payment.refunded)
 
     def evolve(self, key: str, effect: Effect) -> None:  # noqa: ARG002 - payments have ids of their own
-        """A charge makes a payment; a refund adds to what it gave back."""
+        """Add a payment for a charge; add a refund to its payment."""
         amount = Decimal(effect["amount"])
         if effect["type"] == "charged":
             self._payments[effect["payment_id"]] = Payment(effect["order_id"], amount)

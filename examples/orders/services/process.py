@@ -1,7 +1,7 @@
-"""Runs a service as a process of its own, for demos and tests: start, kill, restart, stop.
+"""Run a service as a process of its own, for demos and tests: start, kill, restart, stop.
 
-Needs nothing but the standard library, so that a demo can import it without the services' own dependencies. Processes
-are ended by the id that was started here, never by name. A service whose starter dies stops by itself: it follows its
+Needs only the standard library, so that a demo can import it without the services' own dependencies. It ends
+processes by the ids that it started, never by name. A service whose starter dies stops automatically: it follows its
 standard input.
 """
 
@@ -29,7 +29,7 @@ class ServiceProcess:
     """One service as a child process; a context manager that starts it and stops it.
 
     Args:
-        module: What to run, as in `python -m`: `services.payment`.
+        module: The module to run, as in `python -m`: `services.payment`.
         data: Folder of its ledger; kept, so that a restart finds it. Its stderr goes to `service.err` in there.
         *options: Further command line options.
         project: Folder that the module is imported from; None for the one that holds this package.
@@ -92,7 +92,7 @@ class ServiceProcess:
         """Start it and wait until it listens.
 
         Raises:
-            ServiceProcessError: It is running already, ended, or did not listen in time; no process is left behind.
+            ServiceProcessError: It is running already, ended, or did not listen in time; no process remains.
         """
         if self._process is not None:
             raise ServiceProcessError(f"{self._module} runs already, as process {self.pid}")
@@ -136,7 +136,7 @@ class ServiceProcess:
         self.start()
 
     def wait(self) -> int:
-        """Wait until it has ended by itself, at most ten seconds.
+        """Wait until it has ended without being asked, at most ten seconds.
 
         Returns:
             Its exit code; negative for the signal that ended it.
@@ -162,7 +162,7 @@ class ServiceProcess:
 
     def _first_line(self, process: subprocess.Popen[bytes]) -> str:
         """Read up to the first line end without waiting longer than allowed."""
-        if process.stdout is None:  # it was asked for above
+        if process.stdout is None:  # the call above requested it
             raise ServiceProcessError(f"{self._module} has no stdout")
         deadline = time.monotonic() + self._start_timeout_s
         line = b""

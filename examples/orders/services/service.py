@@ -1,11 +1,11 @@
-"""Puts a participant behind HTTP: keys, ledger, attempts, faults, and a clean start and stop.
+"""Put a participant behind HTTP: keys, ledger, attempts, faults, and a clean start and stop.
 
 | call | answer |
 |---|---|
 | `POST /<operation>` with `Idempotency-Key` | 200 applied, 422 refused, 409 conflict or voided, 400 or 413 malformed |
 | `POST /void` with `Idempotency-Key`, body `{"key": ...}` | 200 applied, tombstone or unneeded; 422 cannot be undone |
-| `GET /operations/<key>` | 200 what happened under the key, 404 nothing did |
-| `GET /log` (`?outcome=all`, `&after=N`, `&limit=N`) | the effects, or every entry; those after a place, so many |
+| `GET /operations/<key>` | 200 the outcome under the key, 404 if there is none |
+| `GET /log` (`?outcome=all`, `&after=N`, `&limit=N`) | the effects, or every entry; at most N, after a place |
 | `GET /attempts` | every call that was received, duplicates and probes included |
 | `POST /faults`, `GET /faults`, `DELETE /faults` | see `faults`; for one call: header `Fault: <kind>[=<ms>]` |
 
@@ -79,10 +79,10 @@ class Service:
     Args:
         participant: The business, in its initial state.
         data: Folder of `books.db`, `ledger.jsonl` and `attempts.jsonl`; one process at a time.
-        faults: What goes wrong on purpose from the start.
+        faults: Faults that are on from the start.
 
     Attributes:
-        ledger: What was decided under which key.
+        ledger: The decision under each key.
         app: The ASGI application.
 
     Raises:
@@ -174,7 +174,7 @@ class Service:
         return JSONResponse([fault.model_dump(mode="json", exclude_none=True) for fault in self._faults.pending()])
 
     async def _before(self, fault: Fault | None) -> Response | None:
-        """Go wrong before the operation; None when it goes on."""
+        """Fail before the operation; None if it continues."""
         match fault and fault.kind:
             case FaultKind.UNAVAILABLE:
                 return _error(
@@ -185,7 +185,7 @@ class Service:
         return None
 
     async def _after(self, fault: Fault | None, reply: Response) -> Response:
-        """Go wrong with a reply that stands: its entry is on disk."""
+        """Fail with a final reply, whose entry is on disk."""
         match fault and fault.kind:
             case FaultKind.LOSE_REPLY:
                 return _Unanswered()
@@ -204,7 +204,7 @@ class Service:
                 await self._switched_off.wait()
 
     def _received(self, op: str, key: str | None, request: Request, body: bytes) -> Fault | None:
-        """Record the call, before anything can go wrong with it, and say what shall."""
+        """Record the call before its fault, and return the fault."""
         wanted = request.headers.get("fault")
         fault = self._faults.take(op, key) if wanted is None else _fault_of(wanted)
         attempt = {
@@ -219,7 +219,7 @@ class Service:
 
 
 def _count(request: Request, name: str) -> int | None:
-    """Read a number from 0 from the query; `None` when it is not given."""
+    """Read a number from 0 from the query; `None` if it is absent."""
     text = request.query_params.get(name)
     if text is None:
         return None
@@ -281,7 +281,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="JSON",
-        help="something to go wrong, as in POST /faults",
+        help="a fault, as in POST /faults",
     )
     parser.add_argument("--follow-stdin", action="store_true", help="stop when standard input is closed")
     return parser
@@ -298,7 +298,7 @@ def serve(
         prepare: Called once with the ledger before the first call is taken.
 
     Raises:
-        SystemExit: It could not be started, said in one line on stderr.
+        SystemExit: It could not be started; one line on stderr names the reason.
     """
     try:
         service = Service(participant, options.data, options.fault)
@@ -335,7 +335,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where it listens once calls are taken and signals are heeded."""
+        """Print the address once the service accepts calls and heeds signals."""
         await super().startup(sockets)
         for listener in sockets or []:
             print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

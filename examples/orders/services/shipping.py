@@ -5,9 +5,9 @@
 | `quote` | `order_id`, `quantity`, optional `zone` | the zone is not served, or the parcel is too large |
 | `book` | `order_id`, `quantity`, optional `zone` | as above, or every place is taken |
 | `cancel` | `booking_id` | the booking is unknown or was cancelled |
-| `void` | `key` of any of these | the booking was cancelled under another key; no place is left to book again |
+| `void` | `key` of any of these | the booking was cancelled under another key; no place is free to book again |
 
-`GET /bookings` shows what is booked. Run: `python -m services.shipping --data DIR`.
+`GET /bookings` shows the bookings. Run: `python -m services.shipping --data DIR`.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ LARGEST_PARCEL = 100
 
 
 class Parcel(Body):
-    """What is to be carried, and how far."""
+    """A parcel, and its distance."""
 
     order_id: Name
     quantity: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -35,7 +35,7 @@ class Parcel(Body):
 
 
 class Cancellation(Body):
-    """Which booking not to carry out."""
+    """A booking to cancel."""
 
     booking_id: Name
 
@@ -56,7 +56,7 @@ class Shipping:
         self._booked: dict[str, Effect] = {}
 
     def decide(self, call: Call) -> Effect:
-        """Quote and book what can be carried; cancel what is booked."""
+        """Quote and book parcels within the limits; cancel bookings."""
         match call.request:
             case Parcel(order_id=order_id, quantity=quantity, zone=zone):
                 price = _price(quantity, zone)
@@ -69,7 +69,7 @@ class Shipping:
         raise Refused(f"{call.op} is not offered")
 
     def reverse(self, done: Entry) -> Effect:
-        """Withdraw a quote, cancel a booking, book again what was cancelled."""
+        """Withdraw a quote, cancel a booking, restore a cancelled booking."""
         effect = done.effect or {}
         match effect["type"]:
             case "booked":

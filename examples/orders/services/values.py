@@ -1,4 +1,4 @@
-"""Checked values that the services' bodies are made of: what the door lets in."""
+"""Checked values in the bodies of requests to the services."""
 
 from decimal import Decimal
 from typing import Annotated
