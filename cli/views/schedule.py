@@ -6,6 +6,7 @@ from typing import Any
 
 from amends.cli.views.table import Column, ago, duration, moment
 from amends.reconciler.schedules.alignment import Copy, Entry
+from amends.reconciler.schedules.cron import skipped_by_clocks
 from amends.reconciler.schedules.facts import Schedule
 
 __all__ = ["COLUMNS", "Shown", "fields_of", "json_of", "row_of", "when"]
@@ -82,10 +83,18 @@ def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
         when(shown.schedule),
         _last(held, now_ms),
         moment(held.next_ms[0]) if held and held.next_ms and shown.schedule.paused is None else "",
-        str(held.missed) if held else "",
+        str(held.missed + _skipped_by_clocks(shown, now_ms)) if held else "",
         str(held.skipped) if held else "",
         shown.state,
     )
+
+
+def _skipped_by_clocks(shown: Shown, now_ms: int) -> int:
+    """Count the times since the schedule was declared that clocks which went forward have left out."""
+    declared = shown.schedule.declared
+    if declared.cron is None:
+        return 0
+    return len(skipped_by_clocks(declared.cron, declared.time_zone, declared.as_of_ms, now_ms))
 
 
 def _last(held: Copy | None, now_ms: int) -> str:
@@ -94,7 +103,7 @@ def _last(held: Copy | None, now_ms: int) -> str:
     return ago(held.recent[-1].begun_ms, now_ms) if held.recent else "never"
 
 
-def fields_of(shown: Shown) -> Sequence[tuple[str, str | None]]:
+def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
     """Name everything that is known of a schedule."""
     declared, held = shown.schedule.declared, shown.held
     by_itself = ", by itself: it follows the rule" if declared.automatic else ""
@@ -114,17 +123,19 @@ def fields_of(shown: Shown) -> Sequence[tuple[str, str | None]]:
     since = f", since {moment(held.created_ms)}"
     running = f", {len(held.running)} running now" if held.running else ""
     paused = shown.schedule.paused is not None
+    clocks = _skipped_by_clocks(shown, now_ms)
     return [
         *known,
         ("runs", f"{held.taken}{running}{since}"),
         ("missed", f"{held.missed}, while Temporal was away{since}"),
+        ("no such time", f"{clocks} times, when the clocks went forward" if clocks else None),
         ("skipped", f"{held.skipped}, while the one before was running{since}"),
         ("last", ", ".join(moment(each.begun_ms) for each in held.recent[-_RECENT:])),
         ("next", None if paused else ", ".join(moment(each) for each in held.next_ms[:_NEXT])),
     ]
 
 
-def json_of(shown: Shown) -> dict[str, Any]:
+def json_of(shown: Shown, now_ms: int) -> dict[str, Any]:
     """Give a schedule as JSON; times are in milliseconds since the epoch."""
     schedule, held = shown.schedule, shown.held
     declared = schedule.declared.model_dump(mode="json")
@@ -134,6 +145,7 @@ def json_of(shown: Shown) -> dict[str, Any]:
         **schedule.model_dump(mode="json", exclude={"declared"}),
         "catchup_ms": shown.wanted.catchup_ms,
         "problem": shown.problem,
+        "skipped_by_clocks": _skipped_by_clocks(shown, now_ms),
         "temporal": None
         if held is None
         else {

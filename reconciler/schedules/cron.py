@@ -5,14 +5,17 @@ What is read is canonical: two ways to write the same times give the same calend
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from amends.aggregates.errors import InputError
 from amends.aggregates.text import shorten
 
-__all__ = ["Calendar", "Span", "parse_cron", "shortest_gap_ms"]
+__all__ = ["Calendar", "Span", "parse_cron", "shortest_gap_ms", "skipped_by_clocks"]
 
 _NAMED = {
     "@hourly": "0 * * * *",
@@ -163,3 +166,50 @@ def _spans(numbers: Iterable[int]) -> tuple[Span, ...]:
         else:
             spans.append(Span(number, number))
     return tuple(spans)
+
+
+def skipped_by_clocks(text: str, time_zone: str, since_ms: int, until_ms: int) -> tuple[int, ...]:
+    """Return the times of a cron expression that clocks which go forward leave out.
+
+    Args:
+        text: The cron expression.
+        time_zone: Its time zone.
+        since_ms: Begin of the period, in milliseconds since the epoch.
+        until_ms: End of the period.
+
+    Returns:
+        For each time left out, the moment at which the clocks went forward, in milliseconds since the epoch.
+
+    Raises:
+        InputError: The expression cannot be read, or names no time at all.
+    """
+    calendars, zone = parse_cron(text), ZoneInfo(time_zone)
+    skipped: list[int] = []
+    for before_min in range(since_ms // _MINUTE_MS, until_ms // _MINUTE_MS, _DAY_MIN):
+        last_min = min(before_min + _DAY_MIN, until_ms // _MINUTE_MS)
+        if _offset(last_min, zone) <= _offset(before_min, zone):
+            continue
+        change_min = bisect_left(
+            range(last_min), _offset(last_min, zone), lo=before_min, key=lambda minute: _offset(minute, zone)
+        )
+        first, end = (_local(change_min, _offset(minute, zone)) for minute in (before_min, change_min))
+        left_out = (first + timedelta(minutes=each) for each in range((end - first) // timedelta(minutes=1)))
+        matching = sum(any(_matches(calendar, local) for calendar in calendars) for local in left_out)
+        skipped += [change_min * _MINUTE_MS] * matching
+    return tuple(skipped)
+
+
+def _offset(minute: int, zone: ZoneInfo) -> timedelta:
+    return datetime.fromtimestamp(minute * 60, zone).utcoffset() or timedelta(0)
+
+
+def _local(minute: int, offset: timedelta) -> datetime:
+    return datetime.fromtimestamp(minute * 60, UTC) + offset
+
+
+def _matches(calendar: Calendar, local: datetime) -> bool:
+    parts = (local.minute, local.hour, local.day, local.month, local.isoweekday() % 7)
+    return all(
+        any(part in range(span.first, span.last + 1, span.step) for span in spans)
+        for part, spans in zip(parts, calendar, strict=True)
+    )

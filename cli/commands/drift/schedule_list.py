@@ -27,7 +27,7 @@ def list_schedules(ctx: typer.Context, as_json: _Json = False) -> ExitCode:  # n
     """List the schedules: what they run, when, and what was missed."""
     found = _shown(settings_of(ctx), None)
     if as_json:
-        print_json([json_of(each) for each in found])
+        print_json([json_of(each, now_ms()) for each in found])
     elif not found:
         note("there is no schedule; declare one: amends schedule add NAME --every 5min")
     else:
@@ -44,10 +44,10 @@ def show(
     """Show how a schedule stands."""
     (found,) = _shown(settings_of(ctx), name)
     if as_json:
-        print_json(json_of(found))
+        print_json(json_of(found, now_ms()))
     else:
         shown = screen()
-        shown.show(fields(fields_of(found), shown.width))
+        shown.show(fields(fields_of(found, now_ms()), shown.width))
     return ExitCode.OK
 
 
