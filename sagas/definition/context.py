@@ -1,4 +1,4 @@
-"""What a step is given besides its input, and what a compensation is given of the step it undoes."""
+"""The arguments of a user's function: the context of a call, and for a compensation the step that it undoes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ _PLAN_CHARS = 12
 
 
 class _Unset(Enum):
-    """The default of a default: `None` is one that a step may want."""
+    """Marks a default that the caller did not pass, because `None` is a default that a step may want."""
 
     UNSET = "unset"
 
 
 class ResultSource(Protocol[R_co]):
-    """A step, as far as reading its recorded result goes."""
+    """The part of a step that reads its recorded result."""
 
     @property
     def name(self) -> str:
@@ -39,13 +39,13 @@ class ResultSource(Protocol[R_co]):
         ...
 
     def load_result(self, value: JsonValue) -> R_co:
-        """Make the result from its JSON."""
+        """Build the result from its JSON."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Context:
-    """What every step knows about the run it is part of.
+    """The facts about its run that every step can read.
 
     Attributes:
         run_id: Id of the run.
@@ -74,12 +74,12 @@ class _Context:
         run waits, and no attempt is used.
 
         Args:
-            step: The step, as it stands in the saga.
-            default: The value for a run whose plan does not have the step. It is not used where the plan has it.
+            step: The step, as the saga names it.
+            default: The value for a run whose plan does not have the step; ignored if the plan has it.
 
         Raises:
             CannotContinueError: The run's plan does not have the step and there is no default, or the recorded result
-                is not valid for its type any more. Let it pass: the run waits until other code is deployed.
+                is no longer valid for its type. Do not catch this error: the run waits until other code is deployed.
             NotFoundError: The step has not succeeded before this one in this run.
         """
         if step.name in self.results:
@@ -117,10 +117,10 @@ class _Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(_Context):
-    """The context of an effect: somebody else's system is about to be called, perhaps not for the first time.
+    """The context of an effect, which calls somebody else's system, perhaps not for the first time.
 
-    Hand `key` to the participant: it is what makes a repeated call recognisable. A direction is part of it, so an
-    effect and its compensation have different keys; `do_key` in a compensation is the key of the effect that it undoes.
+    Pass `key` to the participant, so that it recognises a repeated call. The direction is part of the key, so an effect
+    and its compensation have different keys; `do_key` in a compensation is the key of the effect that it undoes.
 
     Attributes:
         do_key: The key under which the effect itself was called; equal to `key` except in a compensation.
@@ -131,16 +131,16 @@ class Call(_Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitOfWork(_Context):
-    """The context of a transaction: what the step does through it is committed together with the step's outcome.
+    """The context of a transaction; all changes made through it are committed together with the step's outcome.
 
-    The function may be run again when the commit fails, so it does nothing that is not undone with the transaction: no
-    calls to the outside, no files, no global state.
+    The driver runs the function again if the commit fails. So the function must do nothing that a rollback does not
+    undo: no calls to other systems, no files, no global state.
     """
 
     work: StepWork
 
     def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate; what is done to it is saved when the step succeeds.
+        """Load an aggregate; its changes are saved when the step succeeds.
 
         Raises:
             NotFoundError: There is no such aggregate.
@@ -160,28 +160,28 @@ class UnitOfWork(_Context):
         return self.work.add(aggregate)
 
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
-        """Run an SQLAlchemy statement on own tables of the same database.
+        """Run an SQLAlchemy statement on your own tables in the same database.
 
         Args:
-            statement: A SQLAlchemy Core statement.
-            expect_rows: How many rows it must match (or return); `None` for any number.
+            statement: An SQLAlchemy Core statement.
+            expect_rows: The number of rows that it must match (or return); `None` for any number.
 
         Returns:
             The rows, for a statement that returns rows; otherwise nothing.
 
         Raises:
-            InputError: Another number of rows was matched; the step's changes are undone with it.
+            InputError: The statement matched another number of rows. The step's changes are rolled back as well.
         """
         return self.work.execute(statement, expect_rows=expect_rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[I_co, R_co]):
-    """A transaction step that is to be undone: it certainly took effect.
+    """A transaction to undo; it certainly took effect.
 
     Attributes:
-        input: What the step was given.
-        result: What it returned.
+        input: The input of the step.
+        result: The result of the step.
     """
 
     input: I_co
@@ -190,11 +190,11 @@ class Done(Generic[I_co, R_co]):
 
 @dataclass(frozen=True, slots=True)
 class Attempted(Generic[I_co, R_co]):
-    """An effect that is to be undone: it took effect, or may have.
+    """An effect to undo; it took effect, or may have.
 
     Attributes:
-        input: What the step was given.
-        result: What it returned; `None` when it is in doubt whether it took effect.
+        input: The input of the step.
+        result: The result of the step; `None` if no one knows whether the step took effect.
     """
 
     input: I_co

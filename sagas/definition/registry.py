@@ -1,4 +1,4 @@
-"""Everything that was defined: sagas and steps by name, as a worker or a runner finds them."""
+"""The registry: all sagas and steps by name, where workers and runners look them up."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -23,7 +23,7 @@ class Registry:
 
     Args:
         sagas: The sagas.
-        steps: Steps besides those that stand in the sagas: runs in flight may need ones that no saga of today has.
+        steps: Steps in addition to those in the sagas: runs in flight may need steps that no saga contains today.
         limits: Bounds of one input.
         result_limits: Bounds of one result; `None` for the same.
 
@@ -69,7 +69,7 @@ class Registry:
         """Find a saga.
 
         Raises:
-            NotFoundError: There is none of this name; the message lists those there are.
+            NotFoundError: No saga has this name; the message lists the names that exist.
         """
         if name not in self.sagas:
             there_are = ", ".join(sorted(self.sagas)) or "none"
@@ -80,7 +80,7 @@ class Registry:
         """Find a step.
 
         Raises:
-            MissingCodeError: There is none of this name: the code of a run in flight is missing here.
+            MissingCodeError: No step has this name: this process lacks the code of a run in flight.
         """
         if name not in self.steps:
             raise MissingCodeError(
@@ -92,7 +92,7 @@ class Registry:
         """Find a mapping function by its dotted name.
 
         Raises:
-            MissingCodeError: No step of today uses it.
+            MissingCodeError: No registered step uses it.
         """
         if name not in self._mappings:
             raise MissingCodeError(
@@ -101,10 +101,10 @@ class Registry:
         return self._mappings[name]
 
     def operation(self, step: str, *, undo: bool = False, probe: bool = False) -> Operation:
-        """Find the function that runs, undoes or probes a step.
+        """Find the function that runs, compensates or probes a step.
 
         Raises:
-            MissingCodeError: The step or that function of it does not exist here.
+            MissingCodeError: The registry does not have the step, or the step does not have the function.
         """
         known = self.step(step)
         found = known.undo if undo else known.probe if probe else known.run
@@ -114,17 +114,17 @@ class Registry:
         return found
 
     def input_codec(self, saga: Saga[Any]) -> JsonCodec[Any]:
-        """Give what writes a saga's input within this registry's limits."""
+        """Return the codec that writes a saga's input within this registry's limits."""
         if saga.name not in self._inputs:
             what = f"input of saga {saga.name!r}"
             self._inputs[saga.name] = JsonCodec(saga.input_type, what=what, limits=self._limits)
         return self._inputs[saga.name]
 
     def result_codec(self, step: str) -> JsonCodec[Any]:
-        """Give what writes a step's result within this registry's limits.
+        """Return the codec that writes a step's result within this registry's limits.
 
         Raises:
-            MissingCodeError: There is no such step here.
+            MissingCodeError: The registry does not have the step.
         """
         if step not in self._results:
             what = f"result of step {step!r}"
@@ -133,7 +133,7 @@ class Registry:
 
     @cached_property
     def code(self) -> str:
-        """A short name for the sagas and steps that are known: the same wherever those are the same."""
+        """A short fingerprint of the registered sagas and steps; equal wherever the same ones are registered."""
         plans: dict[str, JsonValue] = {name: saga.plan.fingerprint for name, saga in self.sagas.items()}
         operations: dict[str, JsonValue] = {
             name: [step.undo is not None, step.probe is not None] for name, step in self.steps.items()
@@ -142,11 +142,11 @@ class Registry:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The compensation catalog, folded from all steps.
+        """The compensation catalog of all steps.
 
         Raises:
             DefinitionError: A fault that only the whole catalog shows (see `Catalog.faults`), or an input or result
-                type that cannot be stored, which would otherwise be found after the step has acted.
+                type that cannot be stored; without this check the fault would appear after the step has acted.
         """
         for saga in self.sagas.values():
             self.input_codec(saga)

@@ -1,4 +1,4 @@
-"""A saga as its author writes it, and its compilation into a plan."""
+"""A saga as its author defines it, and its compilation into a plan."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ class Placed(Part[I_contra]):
     Attributes:
         step: The step.
         role: Its role.
-        retry: Attempts in this place; `None` for the step's own.
-        reason: Why it stays when the rest is undone; `None` when it does not.
+        retry: The retry policy in this place; `None` for the step's own.
+        reason: The reason why the step stays when the others are undone; `None` if it is undone, too.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Placed(Part[I_contra]):
         return f"<{self.role} {self.step.name!r}>"
 
     def node(self) -> PlanNode:
-        """Make the plan's node."""
+        """Build the plan's node."""
         step, known = self.step, self.step.definition
         default = TRANSACTION_RETRY if known.kind is StepKind.TRANSACTION else EFFECT_RETRY
         if self.role is Role.RETRIABLE:
@@ -81,11 +81,11 @@ class Placed(Part[I_contra]):
 
 
 class Group(Part[I_contra]):
-    """Steps that run side by side.
+    """Steps that run in parallel.
 
     Attributes:
         members: The steps.
-        ordered: Whether they are undone one after the other, the last started first.
+        ordered: Whether they are undone one by one, the last one that started first.
     """
 
     def __init__(self, members: Sequence[Placed[I_contra]], *, ordered: bool) -> None:
@@ -109,43 +109,44 @@ class Group(Part[I_contra]):
 
 
 def parallel(*members: Step[I, Any] | Placed[I], ordered: bool = False) -> Group[I]:
-    """Run steps side by side; the next stage starts when all have succeeded.
+    """Run steps in parallel; the next stage starts when all of them have succeeded.
 
-    When one fails, those in flight are waited for, and all that succeeded are undone.
+    When one step fails, the run waits for the steps in flight and undoes all that succeeded.
 
     Args:
         members: Steps, plain or marked `retriable` or `irreversible`.
-        ordered: Whether to undo them one after the other, the last started first, instead of together.
+        ordered: Whether to undo them one by one, the last one that started first, instead of all together.
 
     Raises:
-        DefinitionError: There is no member, one is a pivot, only some are retriable, or one is something else than a
+        DefinitionError: There is no member, one member is a pivot, only some members are retriable, or one is not a
             step.
     """
     return Group([_placed(member, "parallel()") for member in members], ordered=ordered)
 
 
 def pivot(step: Step[I, Any], *, retry: Retry | None = None) -> Placed[I]:
-    """Mark the step that decides: before it a failure compensates, after it the saga only goes forward.
+    """Mark the go/no-go step: a failure before it compensates the saga; after it the saga only goes forward.
 
     Args:
         step: The step.
-        retry: Its attempts in this place; by default the step's own.
+        retry: Its retry policy in this place; `None` for the step's own.
 
     Raises:
-        DefinitionError: It is no step.
+        DefinitionError: `step` is not a step.
     """
     return _marked("pivot", step, Role.PIVOT, retry)
 
 
 def retriable(step: Step[I, Any], *, retry: Retry | None = None) -> Placed[I]:
-    """Mark a step after the pivot, which is repeated until it succeeds.
+    """Mark a step after the pivot; the driver repeats it until it succeeds.
 
     Args:
         step: The step.
-        retry: When to give up and ask an operator; by default the step's own, else never.
+        retry: The policy that says when to give up and ask an operator. `None` for the step's own, and if it has none,
+            for unlimited attempts.
 
     Raises:
-        DefinitionError: It is no step.
+        DefinitionError: `step` is not a step.
     """
     return _marked("retriable", step, Role.RETRIABLE, retry)
 
@@ -155,10 +156,10 @@ def irreversible(step: Step[I, Any], reason: str) -> Placed[I]:
 
     Args:
         step: The step.
-        reason: Why that is right, for those who read the catalog.
+        reason: The reason why this is right, for readers of the catalog.
 
     Raises:
-        DefinitionError: It is no step, or the reason is empty.
+        DefinitionError: `step` is not a step, or the reason is empty.
     """
     placed = _marked("irreversible", step, Role.COMPENSATABLE, None, reason)
     _check_reason(step.name, reason)
@@ -175,21 +176,21 @@ class _Layout:
 
 
 class Saga(Generic[I]):
-    """A business process of steps that all succeed, or are undone as far as they came.
+    """A business process of steps: either all of them succeed, or those that acted are undone.
 
-    A saga is data: its steps in order. Faults that can be seen here are raised here; faults that need the whole catalog
-    (a step that nothing undoes, a name used twice, steps in an order that cannot be undone) when all modules are
-    loaded.
+    A saga is data: its steps in order. The constructor raises the faults that it can see. Faults that need the whole
+    catalog (a step without compensation, a name used twice, steps in an order that cannot be undone) are raised once
+    all modules are loaded.
 
     Args:
-        name: Its name, unique among all sagas: 1 to 100 lower-case letters, digits, `-`, `_` and `.`.
-        input: Type of its input; a pydantic model or anything that pydantic validates.
+        name: The saga's name, unique among all sagas: 1 to 100 lower-case letters, digits, `-`, `_` and `.`.
+        input: The type of the saga's input: a pydantic model, or any type that pydantic validates.
         body: Steps, marked steps and parallel groups, in order.
-        keys: Fields of the input that runs can be found by (`amends list --where`).
+        keys: Fields of the input by which `amends list --where` finds runs.
 
     Raises:
-        DefinitionError: The name is not usable, there is no step, a step's input type does not fit, a node's name is
-            used twice, or a key is not a field of the input.
+        DefinitionError: The name is not valid, there is no step, a step's input type does not fit, two nodes have one
+            name, or a key is not a field of the input.
     """
 
     def __init__(self, name: str, input: type[I], *body: Part[I], keys: Sequence[str] = ()) -> None:  # noqa: A002
@@ -215,12 +216,12 @@ class Saga(Generic[I]):
 
     @cached_property
     def input_codec(self) -> JsonCodec[I]:
-        """Validates and reads the saga's input, and writes it within the default limits."""
+        """The codec that validates and reads the saga's input, and writes it within the default limits."""
         return JsonCodec(self.input_type, what=f"input of saga {self.name!r}")
 
     @cached_property
     def plan(self) -> Plan:
-        """The compiled saga; its steps are sealed by this, nothing more can be attached to them."""
+        """The compiled saga. Compiling seals its steps: a compensation or probe can no longer be attached."""
         for placed in self.placed:
             placed.step.definition.sealed = True
         return Plan(
@@ -234,7 +235,7 @@ class Saga(Generic[I]):
         )
 
     def key_values(self, value: JsonValue) -> Mapping[str, str]:
-        """Read the declared business keys out of an input's JSON.
+        """Read the declared business keys from an input's JSON.
 
         Raises:
             InputError: A key's value is an object or a list.

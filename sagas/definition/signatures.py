@@ -1,6 +1,6 @@
-"""What the definition API reads from the user's functions, and the faults that it finds in them.
+"""Read the signatures of the user's functions, and raise the faults that the definition API finds in them.
 
-Everything here is asked while modules are loaded, before anything runs; nothing here calls a user's function.
+All checks run while modules are loaded, before any run starts. None of them calls a user's function.
 """
 
 import inspect
@@ -30,17 +30,17 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
 
 def label(thing: object) -> str:
-    """Name anything that was given in place of something else: a function by its name, a value by its text."""
+    """Return the name of a function, or the text of any other value, for a message about an argument."""
     if isinstance(thing, type | types.FunctionType):
         return "a lambda" if thing.__name__ == "<lambda>" else repr(thing.__qualname__)
     return f"an object of {type(thing).__qualname__!r}" if callable(thing) else shorten(thing)
 
 
 def check_target(decorator: str, function: object) -> None:
-    """Refuse what a decorator cannot make a step of.
+    """Check that a decorator can turn the target into a step.
 
     Raises:
-        DefinitionError: It is no function, or one without a name.
+        DefinitionError: The target is not a function, or has no name.
     """
     if isinstance(function, str):
         raise DefinitionError(f"@{decorator}({function!r}): options are given by name, name={function!r}")
@@ -51,11 +51,11 @@ def check_target(decorator: str, function: object) -> None:
 
 
 def check_name(name: object, what: str) -> str:
-    """Give the name back if plans, keys and Temporal can carry it.
+    """Return the name if plans, keys and Temporal can carry it.
 
     Raises:
-        DefinitionError: It is empty, longer than 100 characters or has other characters than letters, digits, `_`, `-`
-            and `.`.
+        DefinitionError: The name is empty, longer than 100 characters, or contains a character other than letters,
+            digits, `_`, `-` and `.`.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DefinitionError(
@@ -66,10 +66,10 @@ def check_name(name: object, what: str) -> str:
 
 
 def parameters(function: Callable[..., Any], count: int, where: str) -> tuple[str, ...]:
-    """Give the names of a function's parameters.
+    """Return the names of a function's parameters.
 
     Raises:
-        DefinitionError: It cannot be called with exactly `count` positional arguments.
+        DefinitionError: The function cannot be called with exactly `count` positional arguments.
     """
     found = inspect.signature(function).parameters.values()
     positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -86,7 +86,7 @@ def annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
     """Resolve a function's annotations, with the metadata of `Annotated`.
 
     Raises:
-        DefinitionError: One names something that does not exist, or is no type.
+        DefinitionError: An annotation names something that does not exist, or is not a type.
     """
     try:
         return typing.get_type_hints(function, vars(sys.modules[function.__module__]), include_extras=True)
@@ -98,10 +98,10 @@ def annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
 
 
 def refuse_async(function: Callable[..., Any], where: str) -> None:
-    """Refuse a coroutine function where the writing transaction would have to wait for it.
+    """Refuse a coroutine function, because the writing transaction would have to wait for it.
 
     Raises:
-        DefinitionError: It is `async def`.
+        DefinitionError: The function is `async def`.
     """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(
@@ -111,7 +111,7 @@ def refuse_async(function: Callable[..., Any], where: str) -> None:
 
 
 def mapping_types(mapping: Callable[..., Any], where: str) -> tuple[Any, Any]:
-    """Give what a mapping function takes and what it makes.
+    """Return the parameter type and the result type of a mapping function.
 
     Raises:
         DefinitionError: Its parameter or its result is not annotated.
@@ -125,16 +125,16 @@ def mapping_types(mapping: Callable[..., Any], where: str) -> tuple[Any, Any]:
 
 
 def type_name(kind: Any) -> str:  # noqa: ANN401 - any annotation
-    """Name a type as a reader would write it."""
+    """Return a type's name as an author would write it."""
     if isinstance(kind, type) and not get_args(kind):
         return kind.__qualname__
     return kind if isinstance(kind, str) else str(kind).replace("typing.", "")
 
 
 def fits(given: Any, expected: Any) -> bool:  # noqa: ANN401 - any type forms
-    """Tell whether a value of one type can be given where another is expected, as far as that is certain.
+    """Check whether a value of one type can be passed where another is expected; `False` only if it certainly cannot.
 
-    What cannot be told here (type arguments, protocols, `NewType`) fits; type checkers look closer.
+    A case that this function cannot decide (type arguments, protocols, `NewType`) fits; type checkers check those.
     """
     given, expected = _plain(given), _plain(expected)
     if expected in (Any, object) or given in (Any, expected):

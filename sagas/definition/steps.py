@@ -1,8 +1,8 @@
-"""Steps: the two decorators that the whole subject turns on.
+"""Steps, and the two decorators that define them: `@transaction` and `@effect`.
 
 `@transaction` marks a function that takes effect exactly once, in our store. `@effect` marks one that calls somebody
-else's system and may be called more than once, by an idempotency key. Both give a typed step, to which a compensation
-and (for effects) a probe are attached, and which is placed into a `Saga`.
+else's system and may be called more than once, by an idempotency key. Both return a typed step. Attach a compensation
+and (for effects) a probe to it, and place it into a `Saga`.
 """
 
 import inspect
@@ -40,13 +40,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Retry:
-    """How often something is attempted, and how long is waited in between.
+    """How often a call is attempted, and the delays between the attempts.
 
     After attempt n fails, the next is due `min(first * factor ** (n - 1), longest)` later. All attempts of an effect
     carry the same idempotency key. `Rejected` is never retried.
 
     Attributes:
-        max_attempts: Attempts in all, at least 1; `None` for no limit.
+        max_attempts: The total number of attempts, at least 1; `None` for no limit.
         first: Delay after the first attempt.
         factor: Growth of the delay, from 1 to 100.
         longest: Upper bound of one delay.
@@ -79,7 +79,7 @@ class Retry:
 
 
 def milliseconds(duration: timedelta) -> int:
-    """Give a duration in whole milliseconds."""
+    """Return a duration in whole milliseconds."""
     return duration // timedelta(milliseconds=1)
 
 
@@ -88,7 +88,7 @@ def _shown(duration: object) -> str:
 
 
 def _as_duration(value: object) -> timedelta:
-    """Give a duration back; anything else, such as a number of seconds, counts as one that nobody allows."""
+    """Return `value` if it is a timedelta, else `timedelta.min`, which every caller rejects."""
     return value if isinstance(value, timedelta) else timedelta.min
 
 
@@ -106,7 +106,7 @@ def check_retry(retry: object, where: str) -> None:
     """Refuse a number where a policy is needed.
 
     Raises:
-        DefinitionError: It is neither a `Retry` nor `None`.
+        DefinitionError: The value is neither a `Retry` nor `None`.
     """
     if retry is not None and not isinstance(retry, Retry):
         raise DefinitionError(f"{where}: retry={label(retry)}; give Retry(max_attempts=...)")
@@ -130,11 +130,11 @@ EFFECT_TIMEOUT = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Operation:
-    """A function of the user's and how it is attempted.
+    """A user's function and its retry policy.
 
     Attributes:
         function: The function.
-        retry: Its attempts; `None` for the default of its place.
+        retry: The retry policy; `None` for the default of the function's place.
         timeout: Bound of one attempt; `None` for transactions.
     """
 
@@ -150,7 +150,7 @@ class Operation:
 
 @dataclass(eq=False)
 class StepDefinition:
-    """What is known of a step, shared by all its uses.
+    """The definition of a step, shared by all its uses.
 
     Attributes:
         name: The step's name in the catalog.
@@ -161,10 +161,10 @@ class StepDefinition:
         read_only: Whether the step changes nothing.
         queue: Task queue of the workers that run the effect.
         local: Whether the effect runs on the worker that drives the saga.
-        owner: Who is asked when it needs attention.
-        runbook: Where the instructions for operators are.
-        overdue: How long it may be open before somebody should look; `None` for what its policy allows.
-        sealed: Whether a plan was made of it, after which nothing more may be attached.
+        owner: The person or team to ask when it needs attention.
+        runbook: Link to the instructions for operators.
+        overdue: How long the step may be open before it counts as overdue; `None` for as long as its policy allows.
+        sealed: Whether a plan contains it; then a compensation or probe can no longer be attached.
     """
 
     name: str
@@ -202,12 +202,12 @@ class StepDefinition:
 
     @cached_property
     def input_codec(self) -> JsonCodec[Any]:
-        """Reads the step's input when its saga is not known any more."""
+        """The codec that reads the step's input when its saga is no longer registered."""
         return JsonCodec(self.types[0], what=f"input of step {self.name!r}")
 
     @cached_property
     def result_codec(self) -> JsonCodec[Any]:
-        """Reads the step's results, and writes them within the default limits."""
+        """The codec that reads the step's results, and writes them within the default limits."""
         return JsonCodec(self.types[1], what=f"result of step {self.name!r}")
 
     @property
@@ -224,7 +224,8 @@ class StepDefinition:
         """Attach the compensation or the probe.
 
         Raises:
-            DefinitionError: There is one already, it takes other parameters than two, or a plan was made without it.
+            DefinitionError: The step has one already, the function does not take two parameters, or a plan without it
+                exists already.
         """
         field = "undo" if what == "compensation" else "probe"
         where = f"step {self.name!r}: {what} {label(function)}"
@@ -251,18 +252,19 @@ class StepDefinition:
 
 
 class Part(Generic[I_contra]):
-    """Anything that can stand in a saga whose input fits `I`: a step, a marked step, or a parallel group."""
+    """A part of a saga whose input fits `I`: a step, a marked step, or a parallel group."""
 
 
 class Step(Part[I_contra], Generic[I_contra, R_co]):
-    """A named step: a function of the saga's input, with what undoes it.
+    """A named step: a function of the saga's input, with its compensation.
 
-    Use `transaction` or `effect` to make one.
+    Use `transaction` or `effect` to define one.
 
     Attributes:
-        name: Name of the node that it makes in a saga.
-        definition: What all uses of the step share.
-        mapping: Function that makes the step's input from the saga's; `None` when the input is taken as it is.
+        name: Name of its node in a saga.
+        definition: The definition that all uses of the step share.
+        mapping: The function that computes the step's input from the saga's; `None` if the step takes the saga's input
+            unchanged.
     """
 
     def __init__(
@@ -276,7 +278,7 @@ class Step(Part[I_contra], Generic[I_contra, R_co]):
         return f"<{self.definition.kind} {self.name!r}>"
 
     def load_result(self, value: JsonValue) -> R_co:
-        """Make the step's result from its JSON."""
+        """Build the step's result from its JSON."""
         result: R_co = self.definition.result_codec.load(value)
         return result
 
@@ -291,7 +293,7 @@ class Step(Part[I_contra], Generic[I_contra, R_co]):
 
 
 class Transaction(Step[I_contra, R_co]):
-    """A step that takes effect exactly once: its events and its outcome are committed together in our store."""
+    """A step that takes effect exactly once, because our store commits its events and its outcome together."""
 
     def __call__(self, input: I_contra, uow: UnitOfWork) -> R_co:  # noqa: A002 - what it is
         """Call the function itself, as a unit test would."""
@@ -302,11 +304,11 @@ class Transaction(Step[I_contra, R_co]):
         """Use the step in a saga with another input type.
 
         Args:
-            mapping: A named function of a module that makes the step's input from the saga's; pure.
-            name: Name of the node; needed when a saga uses the step twice.
+            mapping: A named, pure function of a module; it computes the step's input from the saga's.
+            name: Name of the node, needed if a saga uses the step twice; `None` for the step's own name.
 
         Raises:
-            DefinitionError: The mapping is a lambda or local, or there is one already.
+            DefinitionError: The mapping is a lambda or a local function, or the step has a mapping already.
         """
         return self._using(mapping, name)  # type: ignore[return-value]  # the input type is the mapping's from here on
 
@@ -321,20 +323,20 @@ class Transaction(Step[I_contra, R_co]):
     def compensation(
         self: "Transaction[Any, Any]", function: Callable[..., Any] | None = None, /, *, retry: Retry | None = None
     ) -> Any:
-        """Attach the compensation: itself a transaction, given `Done` with input and result.
+        """Attach the compensation, which is itself a transaction and receives `Done` with input and result.
 
         Args:
             function: The function; it runs at most once with effect.
-            retry: Its own attempts; by default ten, from 200 ms up to a minute apart.
+            retry: Its own retry policy; by default ten attempts, from 200 ms up to a minute apart.
 
         Raises:
-            DefinitionError: There is one already, or a plan was made without it.
+            DefinitionError: The step has one already, or a plan without it exists already.
         """
         return _attaching(self, "compensation", function, retry, None)
 
 
 class Effect(Step[I_contra, R_co]):
-    """A step that calls somebody else's system: at least once, with the same idempotency key every time."""
+    """A step that calls somebody else's system at least once, with the same idempotency key every time."""
 
     def __call__(self, input: I_contra, call: Call) -> Any:  # noqa: A002, ANN401 - result or awaitable, as written
         """Call the function itself, as a unit test would."""
@@ -344,11 +346,11 @@ class Effect(Step[I_contra, R_co]):
         """Use the step in a saga with another input type.
 
         Args:
-            mapping: A named function of a module that makes the step's input from the saga's; pure.
-            name: Name of the node; needed when a saga uses the step twice.
+            mapping: A named, pure function of a module; it computes the step's input from the saga's.
+            name: Name of the node, needed if a saga uses the step twice; `None` for the step's own name.
 
         Raises:
-            DefinitionError: The mapping is a lambda or local, or there is one already.
+            DefinitionError: The mapping is a lambda or a local function, or the step has a mapping already.
         """
         return self._using(mapping, name)  # type: ignore[return-value]  # the input type is the mapping's from here on
 
@@ -371,15 +373,15 @@ class Effect(Step[I_contra, R_co]):
         retry: Retry | None = None,
         timeout: timedelta = EFFECT_TIMEOUT,
     ) -> Any:
-        """Attach the compensation: idempotent by its own key, given `Attempted` whose result may be `None`.
+        """Attach the compensation, idempotent by its own key; it receives `Attempted`, whose result may be `None`.
 
         Args:
             function: The function, `def` or `async def`.
-            retry: Its own attempts; by default ten, from 200 ms up to a minute apart.
+            retry: Its own retry policy; by default ten attempts, from 200 ms up to a minute apart.
             timeout: Bound of one attempt.
 
         Raises:
-            DefinitionError: There is one already, or a plan was made without it.
+            DefinitionError: The step has one already, or a plan without it exists already.
         """
         return _attaching(self, "compensation", function, retry, timeout)
 
@@ -390,25 +392,26 @@ class Effect(Step[I_contra, R_co]):
     @overload
     def probe(self: "Effect[I, R]", function: Callable[[I, Call], R | None], /) -> Callable[[I, Call], R | None]: ...
     def probe(self, function: Callable[..., Any], /) -> Any:
-        """Attach the probe: asked when all attempts ended without an answer.
+        """Attach the probe, which the driver calls when all attempts have ended without an answer.
 
         Args:
-            function: Gives the effect's result when the participant knows of it under `call.key`, and `None` only when
-                it certainly does not: the step then counts as failed and is not undone. When it cannot tell, it raises:
-                it is asked again, and in the end the step is in doubt. It changes nothing.
+            function: Returns the effect's result if the participant knows the call under `call.key`. Returns `None`
+                only if the participant certainly does not know it: the step then counts as failed and is not undone.
+                Raises if the participant cannot answer: the driver then repeats the probe, and in the end the step is
+                in doubt. It must change nothing.
 
         Raises:
-            DefinitionError: There is one already, or a plan was made without it.
+            DefinitionError: The step has one already, or a plan without it exists already.
         """
         return _attaching(self, "probe", function, None, self.definition.run.timeout)
 
 
 class TransactionMustNotBeAsync:
-    """What type checkers see of an `async def` transaction, so that they refuse its use; loading its module fails."""
+    """The type of an `async def` transaction, so that type checkers refuse its use; loading its module fails."""
 
 
 class _TransactionDecorator(Protocol):
-    # A coroutine is a result too, and exactly what is to be told apart.
+    # The overloads overlap, because a coroutine is also a result; the first one exists to catch it.
     @overload
     def __call__(  # type: ignore[overload-overlap]  # as said above
         self, function: Callable[[I, UnitOfWork], Coroutine[Any, Any, R]], /
@@ -451,21 +454,21 @@ def transaction(
     runbook: str | None = None,
     overdue: timedelta | None = None,
 ) -> Any:
-    """Make a step of a function that works on our own store, and takes effect exactly once.
+    """Define a step whose function works on our own store and takes effect exactly once.
 
     Args:
-        function: `def f(input, uow: UnitOfWork) -> Result`, short and without I/O of its own: it is run inside the
-            writing transaction, and again when that fails.
-        name: Name in the catalog; by default the function's.
-        retry: Attempts when it raises anything but `Rejected`; by default three.
-        read_only: Whether it changes nothing, so that there is nothing to undo.
-        owner: Who is asked when it needs attention.
+        function: `def f(input, uow: UnitOfWork) -> Result`, short and without I/O of its own: the driver runs it inside
+            the writing transaction, and again if that fails.
+        name: Name in the catalog; `None` for the function's name.
+        retry: Policy for attempts that raise anything but `Rejected`; by default three attempts.
+        read_only: Whether it changes nothing and needs no compensation.
+        owner: The person or team to ask when it needs attention.
         runbook: Link to the instructions for operators.
         overdue: How long the step, or its compensation, may be open before `amends list --stuck` names the run, at
-            least 1 ms; by default what its attempts and delays come to, an hour where they are without limit.
+            least 1 ms; by default the sum of its attempts and delays, or an hour if its attempts are unlimited.
 
     Raises:
-        DefinitionError: The function is `async`, does not take two parameters, or the name is not usable.
+        DefinitionError: The function is `async`, does not take two parameters, or the name is not valid.
     """
 
     def decorate(target: Callable[..., Any]) -> Transaction[Any, Any]:
@@ -522,23 +525,24 @@ def effect(
     runbook: str | None = None,
     overdue: timedelta | None = None,
 ) -> Any:
-    """Make a step of a function that calls somebody else's system, at least once, by key.
+    """Define a step whose function calls somebody else's system, at least once and by idempotency key.
 
     Args:
-        function: `def` or `async def f(input, call: Call) -> Result`; hands `call.key` to the participant.
-        name: Name in the catalog; by default the function's.
-        retry: Attempts when it raises anything but `Rejected`, with the same key; by default five, from 200 ms apart.
+        function: `def` or `async def f(input, call: Call) -> Result`; passes `call.key` to the participant.
+        name: Name in the catalog; `None` for the function's name.
+        retry: Policy for attempts that raise anything but `Rejected`, all with the same key; by default five attempts,
+            from 200 ms apart.
         timeout: Bound of one attempt, at least 1 ms.
-        read_only: Whether it changes nothing, so that there is nothing to undo.
-        queue: Task queue of the workers that run it; by default the saga's own. Not together with `local`.
-        local: Whether it runs on the worker that drives the saga, which is quicker and not routed.
-        owner: Who is asked when it needs attention.
+        read_only: Whether it changes nothing and needs no compensation.
+        queue: Task queue of the workers that run it; `None` for the saga's own. Not allowed together with `local`.
+        local: Whether the worker that drives the saga runs it, which is faster but cannot be routed to a queue.
+        owner: The person or team to ask when it needs attention.
         runbook: Link to the instructions for operators.
         overdue: How long the step, or its compensation, may be open before `amends list --stuck` names the run, at
-            least 1 ms; by default what its attempts and delays come to, an hour where they are without limit.
+            least 1 ms; by default the sum of its attempts and delays, or an hour if its attempts are unlimited.
 
     Raises:
-        DefinitionError: The function does not take two parameters, or an option is not usable.
+        DefinitionError: The function does not take two parameters, or an option is not valid.
     """
 
     def decorate(target: Callable[..., Any]) -> Effect[Any, Any]:

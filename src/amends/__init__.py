@@ -1,7 +1,7 @@
 """Amends: an event-sourced saga orchestrator with compensating actions.
 
-This is the only module to import from; everything below it may move. Names are loaded when they are first used, because
-who defines sagas needs neither Temporal nor SQLAlchemy, and who asks for help needs nothing at all.
+Import from this module only; the modules below it may move. A name is loaded when it is first used, because a module
+that defines sagas needs neither Temporal nor SQLAlchemy, and `amends --help` needs none of the modules.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Testing sagas and drift rules without a server: given / when / then, scripted effects and a virtual clock.
+"""Test sagas and drift rules without a server: given / when / then, scripted effects and a virtual clock.
 
-This is the public home of what `amends.sagas.testing` and `amends.reconciler.testing` define.
+Import these names from here; `amends.sagas.testing` and `amends.reconciler.testing`, which define them, may move.
 """
 
 from amends.reconciler.testing import Reconciled, RuleScenario
