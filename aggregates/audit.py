@@ -1,7 +1,7 @@
-"""What can be wrong with a stream or with what is derived from it, found by folding it once more.
+"""Find faults in a stream, and in the data that is derived from the stream, by folding the stream again. Pure.
 
-An audit is given all rows of one stream in order and remembers findings, at most one of a kind, so that a damaged
-stream of a million events is one line. Reading the rows is in `sql.check`.
+An audit receives all rows of one stream in order and keeps at most one finding of each kind, so that a damaged stream
+of a million events is one line of output. `sql.check` reads the rows.
 """
 
 import json
@@ -53,38 +53,38 @@ RESTORE_PLAN = "restore the plan from a backup, or start a run of the same defin
 
 
 class FindingKind(StrEnum):
-    """What sort of thing is wrong."""
+    """The kind of a fault."""
 
     DATABASE = "database"
     """The database itself is damaged."""
     GAP = "gap"
     """Positions of a stream are missing."""
     CHANGED = "changed"
-    """A row does not fit its checksum."""
+    """A row does not match its checksum."""
     DAMAGED = "damaged"
-    """An event or plan cannot be read."""
+    """An event or plan is unreadable."""
     UNKNOWN_TOPIC = "unknown topic"
     """No loaded module defines the event."""
     NEWER = "newer"
-    """The event was written by a newer version of the program."""
+    """A newer version of the program wrote the event."""
     IMPOSSIBLE = "impossible"
     """An event does not follow from those before it."""
     NO_PLAN = "no plan"
     """A run follows a plan that is not in the store."""
     SNAPSHOT = "snapshot"
-    """A snapshot is not what folding the events gives."""
+    """A snapshot differs from the state that folding the events gives."""
     READ_MODEL = "read model"
-    """A run's row or business keys are not what folding its facts gives."""
+    """A run's row or business keys differ from the result of folding its facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with a store.
+    """One fault of a store.
 
     Attributes:
-        kind: What sort of thing.
+        kind: The kind of the fault.
         subject: The stream, plan or table.
-        position: Where in the stream; `None` when it is not about an event.
+        position: Position in the stream; `None` when the fault is not at an event.
         problem: The fault, in one line without a remedy.
         remedy: The steps that an operator can take.
     """
@@ -102,31 +102,31 @@ class Finding:
 
     @property
     def damage(self) -> Damage:
-        """The same for readers of runs."""
+        """The finding as a `Damage`, for readers of runs."""
         version = self.kind in {FindingKind.NEWER, FindingKind.UNKNOWN_TOPIC}
         return Damage(run_of(self.subject), self.subject, self.position, self.problem, self.remedy, version)
 
     @property
     def mended_by_rebuilding(self) -> bool:
-        """Whether making the read model again from the journal mends it."""
+        """Whether rebuilding the read model from the journal fixes it."""
         return self.kind is FindingKind.READ_MODEL
 
 
 class StreamAudit:
-    """Folds one stream and finds what is wrong with it.
+    """Folds one stream and collects its faults.
 
     Args:
         stream: Its name.
         codec: Reads the events.
-        after: Position after which rows are given; then nothing can be folded.
-        keep: Whether all events and all findings are kept.
+        after: Position after which the rows begin; above 0 nothing can be folded, because the start is missing.
+        keep: Whether to keep all events and all findings.
 
     Attributes:
         stream: Its name.
-        findings: What is wrong with it so far.
+        findings: The faults so far.
         last: Position of the last row; 0 before the first one.
-        count: How many rows were looked at.
-        events: Every event that can be read, also those after a damage, where they are kept.
+        count: The number of rows read.
+        events: Every readable event, also those after a damage; empty unless `keep` is set.
     """
 
     def __init__(self, stream: str, codec: EventCodec, *, after: int = 0, keep: bool = False) -> None:
@@ -141,11 +141,11 @@ class StreamAudit:
 
     @property
     def sound(self) -> bool:
-        """Whether everything so far could be read and folded."""
+        """Whether every row so far was readable and could be folded."""
         return self._sound
 
     def feed(self, stored: StoredEvent) -> None:
-        """Look at the next row."""
+        """Check the next row."""
         position = stored.originator_version
         self.count += 1
         if position != self.last + 1:
@@ -155,7 +155,7 @@ class StreamAudit:
             event = self._codec.to_domain(stored)
         except EventError as error:
             self._broken(_KINDS.get(type(error), FindingKind.DAMAGED), position, error.problem, error.remedy)
-        except Exception as error:  # noqa: BLE001 - a row may hold anything, and a user's upcaster may raise anything
+        except Exception as error:  # noqa: BLE001 - a row may contain anything, and a user's upcaster may raise anything
             self._broken(FindingKind.DAMAGED, position, f"cannot be read: {line_of(error)}", RESTORE)
         else:
             if self._keep:
@@ -164,10 +164,10 @@ class StreamAudit:
                 self._fold(event, stored)
 
     def _fold(self, event: Any, stored: StoredEvent) -> None:  # noqa: ANN401 - a fact or a user's event
-        """Fold the event into what the stream means; without meaning there is nothing to fold."""
+        """Fold the event into the state of the stream; this base class keeps no state."""
 
     def _broken(self, kind: FindingKind, position: int, problem: str, remedy: str) -> None:
-        """Remember what makes folding on impossible."""
+        """Record a fault after which the stream cannot be folded further."""
         self._sound = False
         self._found(kind, position, problem, remedy)
 
@@ -184,7 +184,7 @@ _KINDS: dict[type[EventError], FindingKind] = {
 
 
 def _gap(last: int, position: int) -> tuple[int, str]:
-    """Return the position that is wrong where a stream does not go on with the next one, and the problem."""
+    """Return the wrong position in a stream that does not continue with the next one, and the problem."""
     if position <= last:
         return position, f"position {position} is not possible after {last}"
     if position == last + 2:
@@ -198,11 +198,11 @@ class RunAudit(StreamAudit):
     Args:
         stream: The run's stream.
         codec: Reads the facts.
-        plan_of: Gives a plan by its fingerprint, `None` when there is none; may raise `JournalError`.
-        keep: Whether all facts and all findings are kept.
+        plan_of: Returns a plan by its fingerprint, `None` when there is none; may raise `JournalError`.
+        keep: Whether to keep all facts and all findings.
 
     Attributes:
-        record: The run's record up to the first damage; `None` before the first fact was folded.
+        record: The run's record up to the first damage; `None` before the first fact.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class RunAudit(StreamAudit):
                 self._begin(event)
         except TransitionError as error:
             self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, str(error), RESTORE)
-        except Exception as error:  # noqa: BLE001 - a fact that was written by hand may hold anything
+        except Exception as error:  # noqa: BLE001 - a fact that someone wrote by hand may contain anything
             self._broken(FindingKind.IMPOSSIBLE, stored.originator_version, line_of(error), RESTORE)
 
     def _begin(self, event: Any) -> None:  # noqa: ANN401 - as above
@@ -239,11 +239,11 @@ class RunAudit(StreamAudit):
         self.record = RunRecord.begin(plan, event)
 
     def compare(self, row: Mapping[str, Any] | None, keys: frozenset[tuple[str, str]]) -> None:
-        """Compare with what the read model has; a run that cannot be folded has nothing to compare.
+        """Compare the run with the read model; a run that cannot be folded is not compared.
 
         Args:
-            row: The columns of the run's row; `None` when it has none.
-            keys: The business keys that it can be found by, as field and value.
+            row: The columns of the run's row; `None` when the run has no row.
+            keys: The business keys that the read model has for the run, as field and value.
         """
         if not self._sound or self.record is None:
             return
@@ -285,7 +285,7 @@ class AggregateAudit(StreamAudit):
     Args:
         stream: The aggregate's stream.
         codec: Reads the events.
-        snapshot: The newest one; `None` when there is none.
+        snapshot: The newest snapshot; `None` when there is none.
     """
 
     def __init__(self, stream: str, codec: EventCodec, snapshot: Snapshot | None) -> None:
@@ -309,7 +309,7 @@ class AggregateAudit(StreamAudit):
     def _compare(self, folded: Aggregate, snapshot: Snapshot) -> None:
         restored = restore_snapshot(type(folded), snapshot)
         if restored is None:
-            # Of other code, and so never used.
+            # A snapshot of other code is never used, so a difference does no harm.
             return
         lost = first_difference(_state(folded), _state(restored))
         if lost is not None:
@@ -321,7 +321,7 @@ class AggregateAudit(StreamAudit):
             )
 
     def finish(self) -> None:
-        """Look at what can only be told after the last row."""
+        """Check the conditions that only the last row decides."""
         if self._snapshot is not None and self._snapshot.position > self.last:
             self._found(
                 FindingKind.SNAPSHOT,

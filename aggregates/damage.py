@@ -1,6 +1,6 @@
 """Damage in the journal as a value: the run or stream, the position, the problem and the remedy. Pure.
 
-Code that reads many runs carries a `Damage` for each one that cannot be read, and goes on with the others.
+Code that reads many runs returns a `Damage` for each unreadable run, and continues with the others.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 __all__ = ["RESTORE", "Damage"]
 
 RESTORE = "restore the rows of this stream from a backup (how-to: Repairing a run by hand), then run `amends recover`"
-"""The remedy for rows that were lost or changed."""
+"""The remedy for lost or changed rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One place in the journal that cannot be read.
+    """One unreadable place in the journal.
 
     Attributes:
         run_id: The run whose stream is damaged; `None` for another stream.
@@ -21,7 +21,7 @@ class Damage:
         position: Position of the event in the stream; `None` when the damage is not at one event.
         problem: The fault, without a remedy.
         remedy: The steps that an operator can take.
-        version: Whether the fault is only that this program is older than the one that wrote the event.
+        version: Whether the only fault is that this program is older than the program that wrote the event.
     """
 
     run_id: str | None

@@ -1,6 +1,7 @@
 """Every error of the domain, under one root.
 
-Messages are one line each: what was wrong, its value, what to do. The command line prints them as they are.
+Each message is one line: the problem, the value that caused it, and the remedy. The command line prints messages
+unchanged.
 """
 
 from amends.aggregates.damage import Damage
@@ -39,15 +40,15 @@ class AmendsError(Exception):
 
 
 class DefinitionError(AmendsError):
-    """A saga, step or module is defined wrongly; found before anything runs."""
+    """A saga, step or module has a wrong definition; Amends detects it before anything runs."""
 
 
 class InputError(AmendsError):
-    """A value that came from outside (input, id, result, setting) cannot be accepted.
+    """Amends cannot accept a value that came from outside (input, id, result, setting).
 
     Args:
         message: The message; it may quote the value.
-        fault: The same for texts that travel, without any value; `None` where nobody wrote one.
+        fault: The message without any value, for text that leaves the process; `None` when there is no such version.
     """
 
     def __init__(self, message: str, *, fault: str | None = None) -> None:
@@ -64,15 +65,16 @@ class MissingCodeError(NotFoundError):
 
 
 class CannotContinueError(MissingCodeError):
-    """A run in flight cannot go on with the code that this process has loaded: it waits, and no attempt is used.
+    """A run in flight cannot go on with the code that this process has loaded. It waits and uses up no attempt.
 
-    Code may be missing, or stored data may not fit it. The message goes to logs and to Temporal, so it quotes no value.
+    Code may be missing, or stored data may not fit it. The message goes to logs and to Temporal, so it quotes
+    no value.
 
     Args:
         run_id: The run.
         node: The node at which it waits.
-        kind: The kind of thing that is missing or does not fit, a word such as `mapping`.
-        why: The cause, as the end of a sentence; without any value of the user's.
+        kind: One word, such as `mapping`, for the thing that is missing or does not fit.
+        why: The cause, as the end of a sentence; it contains no user data.
         remedy: The command or the change that lets the run go on.
     """
 
@@ -90,23 +92,23 @@ class StartConflictError(AmendsError):
 
 
 class UnitOfWorkError(AmendsError):
-    """A step went on after one of its statements had failed, or used its unit of work after its end."""
+    """A step continued after one of its statements had failed, or used its unit of work after the step had ended."""
 
 
 class KeyConflictError(AmendsError):
-    """An idempotency key came again with another operation or content than the first time; nothing was done."""
+    """A call repeated an idempotency key with another operation or content than the first call; it had no effect."""
 
 
 class TransitionError(AmendsError):
-    """A fact does not follow from the state it was to be folded into."""
+    """A fact does not follow from the state that it was applied to."""
 
 
 class JournalError(AmendsError):
-    """The journal's content or schema is not what this version can work with."""
+    """This version cannot work with the journal's content or schema."""
 
 
 class EventError(JournalError):
-    """A stored event cannot be read.
+    """This program cannot read a stored event.
 
     Args:
         stream: The stream.
@@ -124,14 +126,14 @@ class EventError(JournalError):
 
 
 class ChangedEventError(EventError):
-    """A stored event does not fit its checksum: it was changed behind the journal's back.
+    """A stored event does not match its checksum: something other than the journal changed it.
 
     Args:
         stream: The stream.
         position: Position in the stream.
         problem: The fault, without a remedy.
         remedy: The steps that an operator can take.
-        notification_id: Id of the event in the notification log; `None` when it was not read from there.
+        notification_id: Id of the event in the notification log; `None` when the reader did not read that log.
     """
 
     def __init__(
@@ -142,18 +144,18 @@ class ChangedEventError(EventError):
 
 
 class UnknownTopicError(EventError):
-    """A stored event names a topic that is not on the allow-list; nothing was imported."""
+    """A stored event names a topic that is not on the allow-list; the codec imported nothing."""
 
 
 class NewerFactError(EventError):
-    """A stored event was written by a newer version than the one that is reading it."""
+    """A newer version than this one wrote the stored event."""
 
 
 class DamagedRunError(JournalError):
-    """A run's facts cannot all be read, so nothing can be done about the run until they are restored.
+    """Some facts of a run are unreadable, so no one can act on the run until the facts are restored.
 
     Args:
-        damage: The first place that cannot be read.
+        damage: The first unreadable place.
     """
 
     def __init__(self, damage: Damage) -> None:
@@ -162,12 +164,12 @@ class DamagedRunError(JournalError):
 
 
 class AppendConflictError(JournalError):
-    """An append did not continue its stream at head + 1; nothing was written.
+    """An append did not continue its stream at head + 1; the journal wrote nothing.
 
     Args:
-        stream: The stream that was appended to.
-        expected: The position that the stream's head must have had.
-        actual: The position that it has.
+        stream: The stream.
+        expected: The position of the stream's head that the writer assumed.
+        actual: The real position of the head.
     """
 
     def __init__(self, stream: str, *, expected: int, actual: int) -> None:
@@ -181,7 +183,7 @@ class AppendConflictError(JournalError):
 
 
 class UnreachableError(AmendsError):
-    """A part that is needed (store, Temporal, worker) could not be reached."""
+    """Amends could not reach a part that it needs (store, Temporal, worker)."""
 
 
 class WrongStoreError(AmendsError):
@@ -189,23 +191,23 @@ class WrongStoreError(AmendsError):
 
 
 class WrongDriverError(AmendsError):
-    """The run is advanced by another driver than this one."""
+    """Another driver than this one advances the run."""
 
 
 class StoreBehindError(AmendsError):
-    """The store is older than what Temporal knows of a run: it was restored from a copy, or is another one."""
+    """The store is older than Temporal's knowledge of a run: it was restored from a copy, or it is another store."""
 
 
 class RefusedError(AmendsError):
-    """What an operator wants to decide does not fit the state of the run; nothing was written."""
+    """An operator's decision does not fit the state of the run; the journal wrote nothing."""
 
 
 class BusyError(UnreachableError):
-    """The node is being worked on; what an operator wants to decide has to wait for the end of the claim.
+    """A worker has claimed the node; the operator's decision has to wait until the claim ends.
 
     Args:
-        message: What to say.
-        until_ms: When the claim ends by itself, in milliseconds since the epoch.
+        message: The message.
+        until_ms: Time at which the claim expires, in milliseconds since the epoch.
     """
 
     def __init__(self, message: str, *, until_ms: int) -> None:
@@ -214,20 +216,20 @@ class BusyError(UnreachableError):
 
 
 class UnitLost(BaseException):
-    """The transaction of a unit is gone: the unit is run again, whatever its code was doing.
+    """A unit has lost its transaction; the committer runs the unit again, wherever its code was.
 
-    Not an `Exception`, because a step's code must not take it for a failure of the step.
+    It is not an `Exception`, so that the code of a step does not catch it as a failure of the step.
     """
 
 
 class Rejected(Exception):  # noqa: N818 - a participant's answer, not a fault of the program
-    """The participant said no, and nothing happened.
+    """The participant refused the call, and the call had no effect.
 
-    Raised by a step, it is the only way to say that the step took no effect: the saga then compensates what was done
-    before, and the step itself is neither retried nor compensated.
+    A step that raises it declares that it took no effect; there is no other way to declare that. The saga then
+    compensates the earlier steps, and neither retries nor compensates this one.
 
     Args:
-        reason: Why, in words that an operator understands; stored in the journal.
+        reason: The reason, in words that an operator understands; the journal stores it.
     """
 
     def __init__(self, reason: str) -> None:

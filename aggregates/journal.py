@@ -1,8 +1,8 @@
-"""Ports of the journal: what the layers above use, and what an adapter provides.
+"""Ports of the journal: the interface that the layers above use and an adapter provides.
 
-The journal is the truth about every run. All writing happens in *units*: functions of a `Tx`, which a committer runs
-one after the other inside one database transaction and commits together. A unit must do nothing but look at and write
-to its `Tx`: when a commit fails, the units of its batch are run again.
+The journal is the truth about every run. Only *units* write to it. A unit is a function of a `Tx`; a committer runs
+several units one after the other inside one database transaction and commits them together. A unit must read and write
+nothing but its `Tx`, because the committer runs all units of a batch again when a commit fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 OnOpened = Callable[[RunRecord], None]
-"""Is told of a run that was closed and is open again, with its record."""
+"""Function that receives the record of a run that was closed and is open again."""
 
 
 class StepWork(Protocol):
-    """What a transaction step may touch: aggregates and own tables of our store, all or nothing.
+    """The parts of the store that a transaction step may use: aggregates and the user's own tables, all or nothing.
 
-    Users see it as `UnitOfWork`.
+    The public name is `UnitOfWork`.
 
-    Everything that is read here is still true when the step's events are written, because units run one at a time in
-    the writing transaction: two runs that read the same thing and write different ones cannot both be right by accident
-    (write skew).
+    Everything that the step reads here is still true when its events are written, because units run one at a time in
+    the writing transaction. There is no write skew: of two runs that read the same data and write different data, the
+    second reads the writes of the first.
     """
 
     def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate; what is done to it is saved when the step succeeds.
+        """Load an aggregate; its changes are saved when the step succeeds.
 
         Raises:
             NotFoundError: There is no such aggregate.
@@ -63,13 +63,13 @@ class StepWork(Protocol):
 
         Args:
             statement: A SQLAlchemy Core statement.
-            expect_rows: How many rows it must match (or return); `None` for any number.
+            expect_rows: The number of rows that it must match (or return); `None` for any number.
 
         Returns:
             The rows, for a statement that returns rows; otherwise nothing.
 
         Raises:
-            InputError: Another number of rows was matched; the step's changes are undone with it.
+            InputError: The statement matched another number of rows; the step's changes are undone.
         """
         ...
 
@@ -79,24 +79,24 @@ class Tx(Protocol):
 
     @property
     def store_id(self) -> str:
-        """Identity of the store, made when its schema was created."""
+        """Identity of the store, chosen when its schema was created."""
         ...
 
     @property
     def recorded_at_ms(self) -> int:
-        """Wall time of this batch in milliseconds since the epoch; decides nothing."""
+        """Wall time of this batch in milliseconds since the epoch; no decision depends on it."""
         ...
 
     def record(self, run_id: str) -> RunRecord | None:
         """Return a run's record at the head of its stream; `None` when there is no such run.
 
         Raises:
-            DamagedRunError: The run's facts cannot all be read.
+            DamagedRunError: Some facts of the run are unreadable.
         """
         ...
 
     def accept(self, plan: Plan, fact: SagaStarted) -> RunRecord:
-        """Begin a run's stream, and keep its plan when it is the first run that follows it.
+        """Begin a run's stream, and store its plan unless an earlier run has stored it.
 
         Raises:
             AppendConflictError: The stream exists already.
@@ -104,7 +104,7 @@ class Tx(Protocol):
         ...
 
     def append(self, record: RunRecord, facts: Sequence[Fact]) -> RunRecord:
-        """Continue a run's stream at head + 1, and fold what was appended.
+        """Append facts to a run's stream at head + 1, and return the record after them.
 
         Raises:
             AppendConflictError: `record` is not at the head, or a fact's position is not the next.
@@ -115,31 +115,31 @@ class Tx(Protocol):
     def unit_of_work(self) -> AbstractContextManager[StepWork]:
         """Open a savepoint for one transaction step.
 
-        On normal exit the events of the aggregates that were used are appended; on an exception nothing of it remains,
-        and what the unit wrote before stays.
+        On normal exit the journal appends the events of the step's aggregates. On an exception it discards all writes
+        of the step, and keeps the earlier writes of the unit.
         """
         ...
 
 
 class Unit(Protocol[T_co]):
-    """A function that is run by the committer, perhaps more than once, and whose writes are committed once."""
+    """A function that the committer may run more than once; its writes are committed once."""
 
     def __call__(self, tx: Tx, /) -> T_co:
-        """Look at the journal, write to it, and give the caller an answer."""
+        """Read the journal, write to it, and return an answer for the caller."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """Which runs to list, newest first.
+    """A selection of runs to list, newest first.
 
     Attributes:
         statuses: Only these; empty for all.
         saga: Only runs of this saga.
         since_ms: Only runs accepted at or after this time, in milliseconds since the epoch.
-        where: Business keys and the values that they must have, all of them.
-        limit: At most so many, at least 1.
-        before: Page on: only runs that are listed after this one.
+        where: Business keys and their values; a run must match all of them.
+        limit: Largest number of runs to list, at least 1.
+        before: Only runs that are listed after this one, for the next page; `None` for the first page.
     """
 
     statuses: frozenset[RunStatus] = frozenset()
@@ -151,51 +151,54 @@ class RunQuery:
 
 
 class Journal(Protocol):
-    """The event store of one or many processes.
+    """The event store, which one or many processes use.
 
-    Guarantees: an append is all or nothing and gapless per stream; the order of commits is the order of notification
-    ids; a unit's answer is given only after its commit is on disk.
+    Guarantees: an append is all or nothing, and gapless per stream. The order of commits is the order of notification
+    ids. A caller gets the answer of its unit only after the commit is on disk.
     """
 
     @property
     def store_id(self) -> str:
-        """Identity of the store, made when its schema was created."""
+        """Identity of the store, chosen when its schema was created."""
         ...
 
     async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
-        """Have the committer run a unit and wait until its writes are durable.
+        """Run a unit in the committer, and wait until its writes are durable.
 
         Args:
-            unit: May be run more than once; must have no effect but through its `Tx`.
-            runs: Ids of the runs that it will look at, when known: their streams are read for the whole batch at once.
-            patience: How long to wait for a store that is away; in that time nothing is left in doubt.
+            unit: The function; it may run more than once, and must have no effect except through its `Tx`.
+            runs: Ids of the runs that the unit will read, where the caller knows them: the committer then reads the
+                streams of a whole batch at once.
+            patience: Longest wait for a store that is unreachable. An outage that ends within it leaves nothing in
+                doubt.
 
         Returns:
-            What the unit returned.
+            The value that the unit returned.
 
         Raises:
-            UnreachableError: The store cannot be reached. Nothing was written, or the message says that nobody knows.
-            Exception: Whatever the unit raised; nothing of it was written.
+            UnreachableError: The store is unreachable. Either the unit wrote nothing, or the message states that its
+                outcome is unknown.
+            Exception: The error that the unit raised; none of its writes remain.
         """
         ...
 
     def listen(self, on_opened: OnOpened) -> Callable[[], None]:
-        """Have a function called for every run that a commit of this process has opened again.
+        """Call a function for every run that a commit of this process opens again.
 
         Args:
-            on_opened: Called in the committer's thread, after the commit and before its answers are given; it must
-                return at once.
+            on_opened: The function. The committer's thread calls it after the commit and before the callers get their
+                answers, so it must return at once.
 
         Returns:
-            What ends that; it may be called more than once.
+            A function that ends the subscription; it may be called more than once.
         """
         ...
 
     async def ping(self) -> None:
-        """Look whether the store answers.
+        """Check that the store answers.
 
         Raises:
-            UnreachableError: It does not.
+            UnreachableError: The store does not answer.
         """
         ...
 
@@ -203,19 +206,19 @@ class Journal(Protocol):
         """Read a run's record as committed; `None` when there is no such run.
 
         Raises:
-            DamagedRunError: The run's facts cannot all be read.
+            DamagedRunError: Some facts of the run are unreadable.
         """
         ...
 
     async def records(self, run_ids: Sequence[str]) -> RunRecords:
-        """Read the records of several runs as committed; a run that cannot be read does not stop the others."""
+        """Read the records of several runs as committed; an unreadable run does not stop the others."""
         ...
 
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
         """Read a run's facts after a position, in order.
 
         Raises:
-            DamagedRunError: One of them is missing or cannot be read.
+            DamagedRunError: A fact is missing or unreadable.
         """
         ...
 
@@ -224,9 +227,9 @@ class Journal(Protocol):
         ...
 
     async def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate as committed; changes to it are not saved."""
+        """Read an aggregate as committed; the journal does not save changes to it."""
         ...
 
     async def close(self) -> None:
-        """Commit what is waiting, then let go of the database."""
+        """Commit the waiting units, then close the database."""
         ...

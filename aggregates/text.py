@@ -1,6 +1,7 @@
-"""Text for messages: whatever it came from, it fits into one line.
+"""Text for messages, from any value, in one line.
 
-Imported by everything that speaks to people, `amends --help` included, so it needs nothing but the standard library.
+Every module that prints or raises messages imports it, `amends --help` included, so it imports only the standard
+library.
 """
 
 import reprlib
@@ -22,11 +23,11 @@ _SHORT = _Short()
 
 
 def shorten(value: object) -> str:
-    """Show a value within one line of at most 80 characters, whatever its size and however its `repr` behaves."""
+    """Return a value as one line of at most 80 characters, for any size of the value and any behavior of its `repr`."""
     text = one_line(_SHORT.repr(value))
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
 
 
 def one_line(text: str) -> str:
-    """Fold white space and mask control characters, so that foreign text cannot break or repaint a message."""
+    """Return text with white space collapsed and control characters masked, so that it cannot break up a message."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))

@@ -1,10 +1,10 @@
-"""What every fact of a run carries, and the part of it that decides.
+"""The fields that all facts of a run share, and the *head*: the part that decisions are made from.
 
-What decides is the *head* of a fact: kind, node, attempt and times. User data (input, results, reasons, error texts)
-stays in the fact and never leaves the journal; that is why folding and deciding can happen in places that must not see
-it, such as a Temporal workflow.
+The head of a fact has kind, node, attempt and times. User data (input, results, reasons, error texts) stays in the fact
+and never leaves the journal. Code that must not see user data, such as a Temporal workflow, can therefore fold heads
+and decide from them.
 
-A fact's id, `<run id>:<position>`, is deterministic: writing the same fact again is recognised as such.
+A fact's id, `<run id>:<position>`, is deterministic, so a second write of the same fact is recognised.
 """
 
 from typing import ClassVar, NamedTuple
@@ -27,24 +27,24 @@ _PREFIX = "run/"
 
 
 def stream_of_run(run_id: str) -> str:
-    """Name the stream that holds a run's facts."""
+    """Return the name of the stream that holds a run's facts."""
     return _PREFIX + run_id
 
 
 def run_of(stream: str) -> str | None:
-    """Give the run whose facts a stream holds; `None` when it is not a run's stream."""
+    """Return the id of the run whose facts a stream holds; `None` when it is not a run's stream."""
     return stream.removeprefix(_PREFIX) if stream.startswith(_PREFIX) else None
 
 
 class Head(NamedTuple):
-    """What folding needs of a fact; no user data.
+    """The part of a fact that folding needs; it contains no user data.
 
     Attributes:
         position: Position in the run's stream, from 1.
         kind: Name of the fact's class.
-        as_of_ms: The driver's time when it happened, in milliseconds since the epoch.
-        node: The node it is about; empty for facts about the run.
-        attempt: The attempt it is about, from 1; 0 where there is none.
+        as_of_ms: The driver's time of the fact, in milliseconds since the epoch.
+        node: The node; empty for facts about the run.
+        attempt: The attempt, from 1; 0 where there is none.
         due_ms: End of the claim (`*Started`) or time of the next attempt (`*AttemptFailed`, `*Postponed`), in
             milliseconds since the epoch; `None` when there is none, which for `*AttemptFailed` means that the attempts
             are spent.
@@ -61,16 +61,16 @@ class Head(NamedTuple):
 
 
 class Fact(BaseModel):
-    """What every fact carries.
+    """The fields that every fact has.
 
     Attributes:
         originator_id: The stream.
         originator_version: Position in the stream, from 1.
-        as_of_ms: The driver's time, in milliseconds since the epoch; the only time that decides anything.
-        recorded_at_ms: Wall time of the append, in milliseconds since the epoch; for people.
-        correlation_id: What all facts of one business process share; the run's id unless the caller gave one.
-        causation_id: Id of the fact or message that led to this one; `None` for what came from outside without one.
-        actor: Who or what brought it about.
+        as_of_ms: The driver's time, in milliseconds since the epoch; the only time that decisions depend on.
+        recorded_at_ms: Wall time of the append, in milliseconds since the epoch; for people only.
+        correlation_id: Id that all facts of one business process share; the run's id unless the caller sets one.
+        causation_id: Id of the fact or message that caused this one; `None` for a cause outside that has no id.
+        actor: The person or component that caused it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,7 +106,7 @@ class Fact(BaseModel):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(self.originator_version, type(self).__name__, self.as_of_ms)
 
 
@@ -123,7 +123,7 @@ class NodeFact(Fact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(self.originator_version, type(self).__name__, self.as_of_ms, self.node, 0, None, self.generation)
 
 
@@ -138,7 +138,7 @@ class AttemptFact(NodeFact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -151,14 +151,14 @@ class AttemptFact(NodeFact):
 
 
 class ClaimFact(AttemptFact):
-    """The intent to make a call: durable before the call.
+    """The intent to make a call; it is durable before the call starts.
 
     Attributes:
         key: The idempotency key, the same for every attempt.
-        worker: Who claims the node.
-        lease_until_ms: When the claim ends by itself, in milliseconds since the epoch.
-        delivery: Names the delivery of the call by its driver; when the same delivery comes again, whoever made the
-            claim is lost. Empty where the driver does not deliver calls.
+        worker: The worker that claims the node.
+        lease_until_ms: Time at which the claim expires, in milliseconds since the epoch.
+        delivery: Id of the driver's delivery of the call. When the same delivery comes again, the worker that made the
+            claim is lost. Empty for a driver that does not deliver calls.
     """
 
     key: str
@@ -168,7 +168,7 @@ class ClaimFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -184,8 +184,8 @@ class PostponedFact(AttemptFact):
     """A call that the deployed code could not complete for this run; it uses up no attempt.
 
     Attributes:
-        attempt: Attempts that were used before it, from 0.
-        reason: The cause and the remedy; without any value of the user's.
+        attempt: The number of attempts used before it, from 0.
+        reason: The cause and the remedy; it contains no user data.
         retry_at_ms: Due time of the next call, in milliseconds since the epoch.
     """
 
@@ -194,7 +194,7 @@ class PostponedFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -213,7 +213,7 @@ class FailureFact(AttemptFact):
         error_type: Class of the error.
         error: Its message, shortened.
         trace: A line for the error and for each of its causes, the nearest first: the class and the places in code,
-            without message; empty where nothing was raised.
+            without the message; empty when no exception was raised.
         retry_at_ms: Due time of the next attempt, in milliseconds since the epoch; `None` when the attempts are spent.
     """
 
@@ -224,7 +224,7 @@ class FailureFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
+        """The part that decisions are made from."""
         return Head(
             self.originator_version,
             type(self).__name__,

@@ -1,8 +1,8 @@
-"""The facts of a saga run: what its stream in the journal consists of.
+"""The facts of a saga run: the events in its stream in the journal.
 
-Facts are past tense, frozen and versioned. First what becomes of steps and compensations, then of the run; then what
-operators decided, which always says who, why and on what evidence. What all facts have in common is in
-`amends.aggregates.run.fact`.
+Facts are past tense, frozen and versioned. The module lists facts about steps and compensations, then facts about the
+run, then decisions of operators, which always record the operator, the reason and the evidence. The fields that all
+facts share are in `amends.aggregates.run.fact`.
 """
 
 from pydantic import JsonValue
@@ -61,17 +61,17 @@ __all__ = [
 
 
 class SagaStarted(Fact):
-    """The run was accepted; from here on it is driven to its end.
+    """The store accepted the run; from here on a driver advances it to its end.
 
     Attributes:
         saga: Name of the saga.
         fingerprint: The plan that the run follows.
         input: The validated input, as JSON.
         keys: Declared business keys and their values, as text.
-        store_id: The store that accepted the run; a worker on another one refuses it.
-        driver: Who advances the run (`temporal` or `in-process`).
+        store_id: The store that accepted the run; a worker on another store refuses it.
+        driver: The driver that advances the run (`temporal` or `in-process`).
         epoch: Raised when another driver takes over.
-        guarantees: What is promised of every node's effect, by node.
+        guarantees: The guarantee for every node's effect, by node.
     """
 
     saga: str
@@ -85,15 +85,15 @@ class SagaStarted(Fact):
 
 
 class StepStarted(ClaimFact):
-    """An effect is about to be called: durable before the call."""
+    """A worker is about to call an effect; the fact is durable before the call starts."""
 
 
 class StepSucceeded(AttemptFact):
     """The step took effect.
 
     Attributes:
-        attempt: The attempt that succeeded; for a probe's finding the last one that was made.
-        result: What the step returned, as JSON.
+        attempt: The attempt that succeeded; the last attempt if a probe found the effect.
+        result: The value that the step returned, as JSON.
         probed: Whether the probe found the effect after the reply was lost.
     """
 
@@ -102,10 +102,10 @@ class StepSucceeded(AttemptFact):
 
 
 class StepRejected(AttemptFact):
-    """The participant said no, and nothing happened: neither by this attempt nor by another one under the same key.
+    """The participant refused the call: no attempt under this key took effect.
 
     Attributes:
-        attempt: The attempt that was refused.
+        attempt: The refused attempt.
         reason: The participant's words.
     """
 
@@ -113,46 +113,46 @@ class StepRejected(AttemptFact):
 
 
 class StepAttemptFailed(FailureFact):
-    """An attempt ended without an answer; whether it took effect is not known."""
+    """An attempt ended without an answer; it is unknown whether it took effect."""
 
 
 class StepPostponed(PostponedFact):
-    """The step asked for a value that this run cannot give with the deployed code; the run waits for other code.
+    """The step asked for a value that this run cannot supply with the deployed code; the run waits for other code.
 
-    A transaction was rolled back; whether an effect took effect is not known.
+    A transaction was rolled back; for an effect it is unknown whether it took effect.
     """
 
 
 class ProbeAttemptFailed(FailureFact):
-    """Asking "did it happen?" failed."""
+    """An attempt to probe a step ("did it happen?") failed."""
 
 
 class ProbePostponed(PostponedFact):
-    """The probe asked for a value that this run cannot give with the deployed code; the run waits for other code."""
+    """The probe asked for a value that this run cannot supply with the deployed code; the run waits for other code."""
 
 
 class StepFailed(NodeFact):
-    """The step was given up, and it is known that it took no effect.
+    """The run gave up the step, which is known to have had no effect.
 
     Attributes:
-        reason: How that is known: its transaction was rolled back, the probe found nothing, or it is read-only.
+        reason: The evidence: its transaction was rolled back, the probe found nothing, or the step is read-only.
     """
 
     reason: str
 
 
 class StepInDoubt(NodeFact):
-    """The step was given up, and nobody knows whether it took effect.
+    """The run gave up the step, and it is unknown whether it took effect.
 
     Attributes:
-        reason: Why nobody knows.
+        reason: Why that is unknown.
     """
 
     reason: str
 
 
 class CompensationStarted(ClaimFact):
-    """The compensation of an effect is about to be called: durable before the call."""
+    """A worker is about to call the compensation of an effect; the fact is durable before the call starts."""
 
 
 class CompensationSucceeded(AttemptFact):
@@ -164,13 +164,13 @@ class CompensationSucceeded(AttemptFact):
 
 
 class CompensationRejected(AttemptFact):
-    """The participant refused to undo the step: it is not undone, and the other compensations go on.
+    """The participant refused to undo the step: the step stays, and the other compensations continue.
 
-    It is not asked again automatically. A retry by an operator asks under a new key, because under this one the
-    participant would repeat its answer.
+    There is no automatic retry. A retry by an operator uses a new key, because the participant would repeat its answer
+    under this one.
 
     Attributes:
-        attempt: The attempt that was refused.
+        attempt: The refused attempt.
         reason: The participant's words.
     """
 
@@ -178,38 +178,38 @@ class CompensationRejected(AttemptFact):
 
 
 class CompensationAttemptFailed(FailureFact):
-    """An attempt to undo ended without an answer; the next one carries the same key."""
+    """An attempt to undo ended without an answer; the next attempt uses the same key."""
 
 
 class CompensationPostponed(PostponedFact):
-    """The undo asked for a value that this run cannot give with the deployed code; the run waits for other code."""
+    """The undo asked for a value that this run cannot supply with the deployed code; the run waits for other code."""
 
 
 class CompensationExhausted(NodeFact):
-    """The compensation's attempts are spent; the step is not undone, and the others go on."""
+    """The compensation's attempts are spent: the step is not undone, and the other compensations continue."""
 
 
 class LateEffectObserved(AttemptFact):
-    """A call that was given up took effect after all: its answer came when the step had been settled otherwise.
+    """A call that the run had given up took effect after all; its answer came when the step had another outcome.
 
-    It is written once per key, and only while the journal does not hold a success under that key already.
-    The run takes the answer as it finds it: going forward the step has succeeded; going back, or closed as compensated,
-    the step is undone (again), under a new key where an undo had begun.
+    The journal holds it at most once per key, and only if it holds no success under that key. In a run that goes
+    forward the step counts as succeeded. In a run that goes back, or is closed as compensated, the step is undone
+    (again); if an undo had begun, the next one uses a new key.
 
     Attributes:
         attempt: The attempt that answered.
-        result: What the step returned, as JSON.
+        result: The value that the step returned, as JSON.
     """
 
     result: JsonValue
 
 
 class SagaFailed(Fact):
-    """The run turned round: what was done is compensated from here on.
+    """The run turned round: from here on it compensates its steps.
 
     Attributes:
         node: The node that failed.
-        reason: Why, as its last fact says.
+        reason: The reason, from the node's last fact.
     """
 
     node: str
@@ -221,15 +221,15 @@ class SagaCompleted(Fact):
 
 
 class SagaCompensated(Fact):
-    """Every step that may have acted is undone, or was declared to stay."""
+    """Every step that may have taken effect is undone, or is declared to stay."""
 
 
 class AttentionRequested(Fact):
-    """The run cannot end by itself; an operator has to decide.
+    """The run cannot end automatically; an operator has to decide.
 
     Attributes:
-        nodes: Exactly what is open.
-        reason: Why it cannot go on.
+        nodes: Exactly the open nodes.
+        reason: Why the run cannot go on.
     """
 
     nodes: tuple[str, ...]
@@ -240,9 +240,9 @@ class DriverTaken(Fact):
     """Another driver advances the run from here on.
 
     Attributes:
-        driver: Who (`temporal` or `in-process`).
-        epoch: One more than before.
-        reason: Why.
+        driver: The new driver (`temporal` or `in-process`).
+        epoch: The previous epoch plus 1.
+        reason: The reason for the change.
     """
 
     driver: str
@@ -251,23 +251,23 @@ class DriverTaken(Fact):
 
 
 class CancelRequested(Fact):
-    """Somebody wants the run undone: nothing new is begun, what is in flight settles, then the run turns round.
+    """Someone asked for the run to be undone: it begins no step, waits for the calls in flight, then turns round.
 
     If the pivot succeeds meanwhile, the request has come too late and the run goes forward.
 
     Attributes:
-        reason: Why.
+        reason: The reason for the request.
     """
 
     reason: str
 
 
 class OperatorFact(NodeFact):
-    """What an operator decided about a node; `actor` says who.
+    """A decision of an operator about a node; `actor` names the operator.
 
     Attributes:
-        reason: Why.
-        evidence: What it rests on, such as a link or a receipt; `None` when none was given.
+        reason: The reason for the decision.
+        evidence: The evidence for it, such as a link or a receipt; `None` when the operator gave none.
     """
 
     reason: str
@@ -278,8 +278,8 @@ class RetryRequested(OperatorFact):
     """Attempt the step, its probe or its compensation again, at once.
 
     Attributes:
-        attempt: Attempts that count as made; 0 for a new budget.
-        generation: The generation from here on; raised when the former attempts had a definite answer.
+        attempt: The number of attempts that count as used; 0 for a new budget.
+        generation: The generation from here on; higher than before when the former attempts had a definite answer.
     """
 
     attempt: int
@@ -299,10 +299,10 @@ class RetryRequested(OperatorFact):
 
 
 class StepSkipped(OperatorFact):
-    """Go on without the step, as if it had returned this.
+    """Continue without the step, as if it had returned this result.
 
     Attributes:
-        result: What later steps are given as its result, as JSON.
+        result: The result that later steps get, as JSON.
     """
 
     result: JsonValue
@@ -312,7 +312,7 @@ class StepResolved(OperatorFact):
     """An operator found out that the step took effect.
 
     Attributes:
-        result: What it returned, as JSON.
+        result: The value that it returned, as JSON.
     """
 
     result: JsonValue
@@ -323,7 +323,7 @@ class StepRuledOut(OperatorFact):
 
 
 class CompensationSkipped(OperatorFact):
-    """Leave what the step did; it stays by decision."""
+    """Keep the effect of the step: it stays by the operator's decision."""
 
 
 class CompensationResolved(OperatorFact):

@@ -1,8 +1,9 @@
 """The plan: the compiled, pinned form of a saga, as plain data.
 
-A plan says everything that deciding needs and nothing that only running needs: names, roles, retries, timeouts, whether
-there is a compensation and a probe. A run follows the plan that it was started with, whatever today's code says.
-`amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` decides from it.
+A plan contains everything that decisions need, and nothing that only execution needs: names, roles, retries, timeouts,
+and whether there is a compensation and a probe. A run follows the plan that it started with, even when the code has
+changed since. `amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` decides from
+it.
 """
 
 import hashlib
@@ -17,21 +18,21 @@ __all__ = ["Guarantee", "Plan", "PlanNode", "RetryPolicy", "Role", "Stage", "Ste
 
 
 class StepKind(StrEnum):
-    """Where a step takes effect, and so how often it may."""
+    """The place where a step takes effect, which decides how often it may."""
 
     TRANSACTION = "transaction"
     EFFECT = "effect"
 
 
 class Guarantee(StrEnum):
-    """What is promised of a node's effect; pinned in `SagaStarted`."""
+    """The guarantee for a node's effect, pinned in `SagaStarted`."""
 
     ONCE = "exactly once, in our store"
     BY_KEY = "at least once, by idempotency key"
 
 
 class Role(StrEnum):
-    """What may follow when the step fails (Richardson's terms)."""
+    """The possible consequences of a step's failure (Richardson's terms)."""
 
     COMPENSATABLE = "compensatable"
     PIVOT = "pivot"
@@ -43,13 +44,13 @@ class _Frozen(BaseModel):
 
 
 class RetryPolicy(_Frozen):
-    """How often an operation is attempted, and how long is waited in between.
+    """The number of attempts of an operation, and the delay between them.
 
-    After attempt n fails, the next is due `min(first_ms * factor ** (n - 1), longest_ms)` milliseconds later. There is
-    no jitter: due times are facts, and deciding is deterministic.
+    After attempt n fails, the next attempt is due `min(first_ms * factor ** (n - 1), longest_ms)` milliseconds later.
+    There is no jitter: due times are facts, and decisions are deterministic.
 
     Attributes:
-        max_attempts: Attempts in all, at least 1; `None` means without limit.
+        max_attempts: Total number of attempts, at least 1; `None` means without limit.
         first_ms: Milliseconds between the first attempt's failure and the second attempt.
         factor: Growth of the delay from one attempt to the next, at least 1.
         longest_ms: Upper bound of one delay, in milliseconds.
@@ -61,7 +62,7 @@ class RetryPolicy(_Frozen):
     longest_ms: Annotated[int, Field(ge=0)]
 
     def delay_ms(self, attempt: int) -> int | None:
-        """Tell how long to wait after a failed attempt.
+        """Return the delay after a failed attempt.
 
         Args:
             attempt: The attempt that failed, from 1.
@@ -77,7 +78,7 @@ class RetryPolicy(_Frozen):
 
 
 class UndoPolicy(_Frozen):
-    """How a node's compensation is attempted; its budget is its own, apart from the step's."""
+    """The retries and timeout of a node's compensation; its budget is separate from the step's."""
 
     retry: RetryPolicy
     timeout_ms: int | None
@@ -87,21 +88,21 @@ class PlanNode(_Frozen):
     """One step at one place of a plan.
 
     Attributes:
-        name: The node's name, unique in the plan; facts and idempotency keys refer to it.
+        name: The node's name, unique in the plan; facts and idempotency keys contain it.
         step: Name of the step in the catalog, by which a worker finds the function.
         kind: Transaction or effect.
         role: Compensatable, pivot or retriable.
         retry: Attempts of the step itself.
         timeout_ms: Bound of one attempt in milliseconds; `None` for transactions, which do no I/O.
         undo: The compensation's policy; `None` when the step has no compensation.
-        probe: Whether "did it happen?" can be asked after a lost reply.
-        irreversible: Why the step stays when the rest is undone; `None` when it does not.
+        probe: Whether a probe can find out after a lost reply if the step took effect.
+        irreversible: Why the step stays when the rest of the run is undone; `None` when it does not stay.
         read_only: Whether there is nothing to undo because the step changes nothing.
-        mapping: Dotted name of the function that makes the step's input from the saga's; `None` for none.
+        mapping: Dotted name of the function that derives the step's input from the saga's; `None` for none.
         queue: Task queue of the workers that run the effect; `None` for the saga's own.
         local: Whether the effect runs on the worker that drives the saga.
-        overdue_ms: How long the step, or its compensation, may be open before somebody should look, in milliseconds;
-            `None` for what its policy allows. It decides nothing.
+        overdue_ms: Time in milliseconds after which a step or compensation that is still open is reported as overdue;
+            `None` for the time that its policy allows. No decision depends on it.
     """
 
     name: str
@@ -121,7 +122,7 @@ class PlanNode(_Frozen):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what older plans do not have, so that their fingerprints stay what they are."""
+        """Return the dump without absent fields that older plans lack, so that their fingerprints stay the same."""
         written: dict[str, Any] = write(self)
         if self.overdue_ms is None:
             written.pop("overdue_ms", None)
@@ -129,15 +130,15 @@ class PlanNode(_Frozen):
 
     @property
     def guarantee(self) -> Guarantee:
-        """What is promised of this node's effect."""
+        """The guarantee for this node's effect."""
         return Guarantee.ONCE if self.kind is StepKind.TRANSACTION else Guarantee.BY_KEY
 
 
 class Stage(_Frozen):
-    """Nodes that run side by side; the next stage starts when all of them have succeeded.
+    """Nodes that run in parallel; the next stage starts when all of them have succeeded.
 
     Attributes:
-        nodes: The members, at least one, in the order in which they were written.
+        nodes: The members, at least one, in the order of the saga's definition.
         ordered: Whether their compensations run one after the other, the last started first, instead of together.
     """
 
@@ -146,14 +147,14 @@ class Stage(_Frozen):
 
 
 class Plan(_Frozen):
-    """The whole shape of a saga, as stored with its first run and found again by its fingerprint.
+    """The whole shape of a saga. The store keeps it from the first run on and finds it by its fingerprint.
 
     Attributes:
         format: Version of this data format.
         saga: Name of the saga.
         input_type: Name of the input's type; for people, not for finding code.
         stages: The stages in order.
-        keys: Fields of the input that runs can be found by.
+        keys: Fields of the input by which runs can be found.
     """
 
     format: Literal[1] = 1
@@ -175,7 +176,7 @@ class Plan(_Frozen):
 
     @cached_property
     def guarantees(self) -> dict[str, str]:
-        """What is promised of every node's effect, by node."""
+        """The guarantee for every node's effect, by node."""
         return {name: node.guarantee.value for name, node in self.nodes.items()}
 
     @cached_property
@@ -185,7 +186,7 @@ class Plan(_Frozen):
 
     @cached_property
     def forward_since(self) -> int | None:
-        """Index of the first stage whose failure can no longer be answered by compensating; `None` when all can.
+        """Index of the first stage whose failure can no longer lead to compensation; `None` when every stage's can.
 
         It is the stage after the pivot's; in a plan without a pivot, the first stage with a retriable step.
         """
@@ -198,7 +199,7 @@ class Plan(_Frozen):
         return None
 
     def forward_only(self, stage: int) -> bool:
-        """Tell whether a failure in this stage can no longer be answered by compensating.
+        """Check whether a failure in this stage can no longer lead to compensation.
 
         Args:
             stage: Index of a stage, or the number of stages when all have succeeded.

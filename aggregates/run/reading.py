@@ -1,4 +1,4 @@
-"""Results of reading runs of which some cannot be read. Pure."""
+"""Results of reading runs, some of which may be unreadable. Pure."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ __all__ = ["RunReading", "RunRecords"]
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """The records of several runs, and the damage of those that cannot be read.
+    """The records of several runs, and the damage of the unreadable ones.
 
     Attributes:
         records: By run id; `None` where there is no such run. A damaged run has no entry.
-        damaged: By run id, the first place that cannot be read.
+        damaged: By run id, the first unreadable place.
     """
 
     records: dict[str, RunRecord | None]
@@ -24,12 +24,12 @@ class RunRecords:
 
 @dataclass(frozen=True, slots=True)
 class RunReading:
-    """As much of one run as can be read.
+    """The readable part of one run.
 
     Attributes:
-        record: The record up to the first damage; `None` where not even the first fact can be used.
-        facts: Every fact that can be read, in order, also those after a damage.
-        damage: The places that cannot be read, in order; empty for a sound run.
+        record: The record up to the first damage; `None` when even the first fact is unusable.
+        facts: Every readable fact, in order, also those after a damage.
+        damage: The unreadable places, in order; empty for an intact run.
     """
 
     record: RunRecord | None

@@ -1,7 +1,7 @@
 """The record of a run: its state together with the user data that its facts carry.
 
-`RunRecord` is what steps are given their input and earlier results from, and what the read model is made of. It is a
-fold, like the state inside it, and never the truth.
+Steps get their input and earlier results from the `RunRecord`, and the read model is derived from it. Like the state
+inside it, it is folded from the facts; only the facts are the truth.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ from amends.aggregates.run.state import UNDO_STATUSES, NodeState, NodeStatus, Ru
 from amends.aggregates.run.transitions import begin, evolve, told_only
 
 RECENT = 64
-"""How many heads a record keeps; more than one driver's step ever adds."""
+"""The number of heads that a record keeps; one step of a driver never adds as many."""
 
 __all__ = ["RunRecord", "RunSummary", "fold_facts"]
 
@@ -54,16 +54,16 @@ class RunSummary(NamedTuple):
     Attributes:
         run_id: Id of the run.
         saga: Name of the saga.
-        status: Where the run stands.
+        status: The state of the run.
         position: Position of its last fact.
         started_ms: The driver's time of acceptance, in milliseconds since the epoch.
         updated_ms: The driver's time of the last fact.
-        current: Nodes that the run is at, joined by commas; empty when it is closed, the open ones when it needs
+        current: Nodes that the run is at, joined by commas. Empty for a closed run; the open nodes for a run that needs
             attention.
-        error: Why the run turned round and the last error after that, in one line; `None` when there was none, or when
-            the run has completed.
+        error: The reason why the run turned round and the last error after that, in one line; `None` when there was no
+            error, or when the run has completed.
         keys: Declared business keys and their values.
-        driver: Who advances the run.
+        driver: The driver that advances the run.
         fingerprint: The plan that the run follows.
     """
 
@@ -89,13 +89,13 @@ class RunRecord:
         state: The fold of the heads.
         results: Results of the nodes that have one, as JSON, by node.
         latest: The last error or refusal in one line; `None` when there was none, or when the run has completed.
-        turned: Why the run turned round, in one line; `None` unless it did.
-        current: Nodes that an operator has to look at; empty unless the run needs attention.
-        recent: Heads of the last facts, at most `RECENT`, for those who know the run up to some position.
-        cancel: Who asked for the run to be undone, and why; `None` when nobody did.
-        driver: Who advances the run now.
+        turned: The reason why the run turned round, in one line; `None` unless it did.
+        current: Nodes that an operator has to decide about; empty unless the run needs attention.
+        recent: Heads of the last facts, at most `RECENT`, for readers that know the run up to some position.
+        cancel: The person that asked for the run to be undone, with the reason; `None` when no one did.
+        driver: The driver that advances the run now.
         epoch: Raised when another driver takes over.
-        deliveries: Which delivery of a driver made the last claim on a node, by node; empty where the driver does not
+        deliveries: By node, the driver's delivery that made the last claim on it; empty for a driver that does not
             deliver calls.
         postponed: Nodes whose last call the deployed code could not complete, with the cause and the remedy.
     """
@@ -115,7 +115,7 @@ class RunRecord:
 
     @classmethod
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
-        """Make the record of a run that was just accepted."""
+        """Return the record of a run that was just accepted."""
         head = fact.head
         return cls(fact, begin(plan, head), {}, recent=(head,), driver=fact.driver, epoch=fact.epoch)
 
@@ -126,9 +126,9 @@ class RunRecord:
 
     @property
     def error(self) -> str | None:
-        """Why the run turned round, and the last error that it met after that, in one line.
+        """The reason why the run turned round, and the last error after that, in one line.
 
-        `None` for a run that met no error, and for one that has completed in spite of errors.
+        `None` for a run without errors, and for a run that has completed in spite of errors.
         """
         if self.turned is None or self.latest is None or self.latest == self.turned:
             return self.latest
@@ -136,11 +136,11 @@ class RunRecord:
 
     @property
     def in_doubt(self) -> tuple[str, ...]:
-        """Nodes of which nobody knows whether they took effect, in the order of the plan.
+        """Nodes whose effect is unknown, in the order of the plan.
 
-        These are in doubt still, or were when they were undone or left as they are. A node that was undone says so by
-        having no result: whatever succeeded, was skipped or resolved, or was seen to act late, has one. What changes
-        nothing is not among them.
+        A node counts while it is in doubt, and also if it was in doubt when it was undone or when an operator let it
+        stay. Such an undone node has no result; every node that succeeded, was skipped or resolved, or acted late has
+        one. Read-only nodes never count.
         """
         return tuple(
             name
@@ -200,7 +200,7 @@ class RunRecord:
         return self.latest, self.turned
 
     def heads_after(self, position: int) -> tuple[Head, ...] | None:
-        """Give the heads of all facts after a position; `None` when they are too many to be kept."""
+        """Return the heads of all facts after a position; `None` when the record does not keep that many."""
         missing = self.state.position - position
         if missing > len(self.recent):
             return None
@@ -247,7 +247,7 @@ def fold_facts(plan: Plan, facts: Iterable[Fact]) -> RunRecord:
 
 
 def _postponed(before: Mapping[str, str], fact: Fact) -> Mapping[str, str]:
-    """Name the nodes that are postponed after a fact; one that is only attempted again still is."""
+    """Return the nodes that are postponed after a fact; the start of another attempt does not remove a node."""
     if isinstance(fact, PostponedFact):
         return {**before, fact.node: fact.reason}
     if not before or not isinstance(fact, NodeFact) or isinstance(fact, StepStarted | CompensationStarted):
@@ -268,7 +268,7 @@ def _cancelled(fact: CancelRequested) -> str:
 def _error_line(fact: NodeFact, before: str | None) -> str | None:
     match fact:
         case StepInDoubt() | StepFailed() if before is not None and before.startswith(f"{fact.node}: "):
-            # That the step was given up matters, but not as much as what went wrong with it.
+            # The reason for giving up comes second, because the error before it explains more.
             return f"{before}; {fact.reason}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
             return f"{fact.node}: {fact.error_type}: {fact.error}"

@@ -1,7 +1,7 @@
-"""The state of a saga run, as folded from its facts.
+"""The state of a saga run, folded from its facts.
 
-`amends.aggregates.run.transitions` derives status values from evidence; nothing else does. A state contains its
-plan, but no user data, so that it may travel to places that must not see any.
+Only `amends.aggregates.run.transitions` derives status values, and it does so from evidence. A state contains its plan
+but no user data, so code that must not see user data may have it.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     RUNNING = "RUNNING"
     CANCELLING = "CANCELLING"
@@ -45,14 +45,14 @@ class RunStatus(StrEnum):
 
 
 CLOSED = frozenset({RunStatus.COMPLETED, RunStatus.COMPENSATED, RunStatus.NEEDS_ATTENTION})
-"""Statuses in which nothing is left for a driver to do."""
+"""Statuses in which a driver has no work left."""
 
 OPEN = frozenset(RunStatus) - CLOSED
-"""Statuses in which a driver has something to do, now or later."""
+"""Statuses in which a driver has work, now or later."""
 
 
 class NodeStatus(StrEnum):
-    """Where one node stands."""
+    """The state of one node."""
 
     PENDING = "pending"
     STARTED = "started"
@@ -75,10 +75,10 @@ class NodeStatus(StrEnum):
 
 
 SETTLED_BADLY = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN_DOUBT})
-"""Statuses in which a step is over without having succeeded for certain."""
+"""Statuses in which a step has ended and did not certainly succeed."""
 
 SETTLED_WELL = frozenset({NodeStatus.SUCCEEDED, NodeStatus.SKIPPED})
-"""Statuses in which the next stage need not wait for a step."""
+"""Statuses in which the next stage does not wait for the step."""
 
 UNDO_STATUSES = frozenset(
     {
@@ -91,13 +91,13 @@ UNDO_STATUSES = frozenset(
         NodeStatus.UNDO_SKIPPED,
     }
 )
-"""Statuses in which the step itself is over, and what is told is how its undo stands."""
+"""Statuses that describe the undo of a step; the step itself has ended."""
 
 
 class Answers(NamedTuple):
     """Generations of a node's keys under which the journal holds a definite outcome.
 
-    No call is made under such a key again, and a success that is known already is not news.
+    The run makes no further call under such a key, and the journal refuses a second success under it.
 
     Attributes:
         acted: The step took effect.
@@ -115,28 +115,28 @@ class Answers(NamedTuple):
         """Check whether a key has a definite outcome.
 
         Args:
-            generation: Part of the key.
-            undo: Whether it is the key of the compensation.
+            generation: The generation in the key.
+            undo: Whether the key is the compensation's.
         """
         yes, no = (self.undone, self.undo_refused) if undo else (self.acted, self.refused)
         return generation in yes or generation in no
 
 
 NO_ANSWERS = Answers()
-"""The answers of a node under whose keys nothing definite is known."""
+"""The answers of a node whose keys have no definite outcome."""
 
 
 class NodeState(NamedTuple):
     """One node's part of a run's state.
 
     Attributes:
-        status: Where it stands.
-        attempt: Attempts made in the present phase (do, probe or undo).
+        status: The state of the node.
+        attempt: The number of attempts in the present phase (do, probe or undo).
         due_ms: End of the live claim or time of the next attempt, in milliseconds since the epoch.
         generation: Part of the step's idempotency key; raised by a redo.
         first_position: Position of the node's first fact; compensations run in reverse order of it.
-        undo_generation: Part of the compensation's idempotency key; raised when the step acted after it was undone, and
-            by a retry of an undo that was refused.
+        undo_generation: Part of the compensation's idempotency key; raised when the step took effect after its undo,
+            and by a retry of a refused undo.
         answers: Which of the node's keys have a definite outcome.
     """
 
@@ -159,11 +159,11 @@ class RunState:
 
     Attributes:
         plan: The plan that the run follows.
-        status: Where the run stands.
-        position: Position of the last fact that was folded.
+        status: The state of the run.
+        position: Position of the last folded fact.
         nodes: The nodes that have facts, by name; the others are pending.
-        cursor: Index of the stage that is being run or, when compensating, undone; beyond the last when all have
-            succeeded, -1 when nothing is left to undo.
+        cursor: Index of the stage that the run is at: the one it runs or, when compensating, undoes. The number of
+            stages when all have succeeded; -1 when nothing is left to undo.
         started_ms: The driver's time when the run was accepted, in milliseconds since the epoch.
         updated_ms: The driver's time of the last fact.
     """
@@ -177,17 +177,17 @@ class RunState:
     updated_ms: int
 
     def node(self, name: str) -> NodeState:
-        """Give a node's state; a node without facts is pending."""
+        """Return a node's state; a node without facts is pending."""
         return self.nodes.get(name, PENDING)
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left for a driver to do."""
+        """Whether a driver has no work left."""
         return self.status in CLOSED
 
     @property
     def backward(self) -> bool:
-        """Whether the run has turned round: what was done is being undone, or was.
+        """Whether the run has turned round: its steps are being undone, or have been undone.
 
         A run that needs attention has turned round exactly when no stage is left to undo.
         """
@@ -207,15 +207,15 @@ _ACTED = frozenset(
 
 
 def _acted(plan: PlanNode, node: NodeState) -> bool:
-    """Tell whether the step took effect, or may have, and no undo of it has ended.
+    """Check whether the step took effect, or may have, and no undo of it has ended.
 
-    An effect that was skipped had been called before; a transaction that was skipped had been rolled back.
+    A skipped effect was called before and may have acted; a skipped transaction was rolled back.
     """
     return node.status in _ACTED or (node.status is NodeStatus.SKIPPED and plan.kind is StepKind.EFFECT)
 
 
 def open_undo(plan: PlanNode, node: NodeState) -> bool:
-    """Tell whether the node's compensation has still to be run."""
+    """Check whether the node's compensation still has to run."""
     return plan.undo is not None and _acted(plan, node)
 
 
@@ -231,9 +231,9 @@ _UNSETTLED = frozenset(
 
 
 def unsettled_effects(state: RunState) -> tuple[str, ...]:
-    """List the effects that were called and have no outcome yet: they may act, or have acted.
+    """Return the effects that were called and have no outcome yet: they may act, or have acted.
 
-    A transaction is never among them: what it did without an outcome was rolled back.
+    A transaction is never among them: without an outcome it was rolled back.
     """
     return tuple(
         name
@@ -243,10 +243,10 @@ def unsettled_effects(state: RunState) -> tuple[str, ...]:
 
 
 def undo_open_nodes(state: RunState) -> tuple[str, ...]:
-    """List the nodes that forbid calling the run compensated.
+    """Return the nodes because of which the run does not count as compensated.
 
-    These are the nodes that may have acted and are not undone. A step that was declared irreversible stays by
-    declaration when it succeeded, but not when it is in doubt; a read-only one always does.
+    These are the nodes that may have acted and are not undone. An irreversible step that succeeded is not among them,
+    because it stays by declaration; one that is in doubt is. A read-only step never is.
     """
     return tuple(name for name, node in state.nodes.items() if _unaccounted(state.plan.nodes[name], node))
 
@@ -259,9 +259,9 @@ def _unaccounted(plan: PlanNode, node: NodeState) -> bool:
 
 
 def doubtful_pivots(state: RunState) -> tuple[str, ...]:
-    """List the pivots at the cursor of which nobody knows whether they took effect, and which nothing can undo.
+    """Return the pivots at the cursor that are in doubt and have no undo.
 
-    Whether to go on or to go back is then exactly what nobody knows.
+    The run cannot choose its direction, because the outcome of the pivot decides it.
     """
     if not 0 <= state.cursor < len(state.plan.stages):
         return ()
@@ -273,7 +273,7 @@ def doubtful_pivots(state: RunState) -> tuple[str, ...]:
 
 
 def dump_state(state: RunState) -> dict[str, Any]:
-    """Write a state as JSON; it holds no user data."""
+    """Return a state as JSON; it contains no user data."""
     return {
         "plan": state.plan.model_dump(mode="json"),
         "status": state.status.value,
@@ -286,7 +286,7 @@ def dump_state(state: RunState) -> dict[str, Any]:
 
 
 def load_state(value: Mapping[str, Any]) -> RunState:
-    """Read what `dump_state` wrote."""
+    """Return the state that `dump_state` wrote."""
     return RunState(
         plan=Plan.model_validate(value["plan"]),
         status=RunStatus(value["status"]),
