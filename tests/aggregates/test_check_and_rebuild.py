@@ -52,7 +52,7 @@ class Counter(Aggregate):
 
 
 def filled(url: str) -> Iterator[SqlJournal]:
-    """Give the journal of a store with three runs and two counters, one of them with a snapshot."""
+    """Yield the journal of a store with three runs and two counters, one of them with a snapshot."""
     engine = create_store_engine(url)
     upgrade(engine)
     engine.dispose()
@@ -67,19 +67,19 @@ def filled(url: str) -> Iterator[SqlJournal]:
 
 @pytest.fixture
 def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Give the journal of a filled store; the test runs once on each database."""
+    """Yield the journal of a filled store; the test runs once on each database."""
     yield from filled(store_url)
 
 
 @pytest.fixture
 def store(journal: SqlJournal) -> Engine:
-    """Give the engine of a filled store; the test runs once on each database."""
+    """Return the engine of a filled store; the test runs once on each database."""
     return journal.engine
 
 
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[Engine]:
-    """Give the engine of a filled store on SQLite, for what does not depend on the database."""
+    """Yield the engine of a filled store on SQLite, for what does not depend on the database."""
     for journal in filled(sqlite_url):
         yield journal.engine
 
@@ -124,7 +124,7 @@ def start(tx: Tx, run_id: str, *, closed: bool) -> None:
 
 
 def count(tx: Tx, name: str, times: int) -> None:
-    """Make a counter with so many events after its first."""
+    """Create a counter with so many events after its first."""
     with tx.unit_of_work() as work:
         counter = work.add(Counter(id=name, limit=1000))
         for _ in range(times):

@@ -57,13 +57,13 @@ class Commits:
 
 @pytest.fixture
 def commits() -> Commits:
-    """Give the journal's commit seam."""
+    """Return the journal's commit seam."""
     return Commits()
 
 
 @pytest.fixture
 async def journal(store_url: str, commits: Commits) -> AsyncIterator[SqlJournal]:
-    """Give a journal on an empty store that also has tables of the user's."""
+    """Yield a journal on an empty store that also has tables of the user's."""
     journal = open_prepared(store_url, on_commit=commits)
     OWN.create_all(journal.engine)
     yield journal
@@ -71,7 +71,7 @@ async def journal(store_url: str, commits: Commits) -> AsyncIterator[SqlJournal]
 
 
 async def add_counter(journal: SqlJournal, name: str = "c") -> None:
-    """Give the store a counter."""
+    """Return the store a counter."""
     await journal.commit(step(lambda uow: uow.add(Counter(id=name))))
 
 

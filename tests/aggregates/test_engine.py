@@ -27,7 +27,7 @@ from amends.aggregates.sql.errors import as_amends_error, store_errors
 
 @pytest.fixture
 def engine(store_url: str) -> Iterator[Engine]:
-    """Give an engine of a database with one table; the test runs once on each database."""
+    """Yield an engine of a database with one table; the test runs once on each database."""
     engine = create_store_engine(store_url)
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
@@ -36,7 +36,7 @@ def engine(store_url: str) -> Iterator[Engine]:
 
 
 def impatient_engine(url: str) -> Engine:
-    """Make an engine that does not wait for another writer."""
+    """Create an engine that does not wait for another writer."""
     engine = create_store_engine(url).execution_options(**{LOCK_WAIT_MS: 1})
 
     if engine.dialect.name == "sqlite":

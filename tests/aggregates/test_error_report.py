@@ -58,7 +58,7 @@ class MovedRejected(Rejected):
 
 
 def caught(function: Callable[[], Any]) -> BaseException:
-    """Give what a function raises."""
+    """Return what a function raises."""
     try:
         function()
     except BaseException as error:  # noqa: BLE001 - that is what is asked
@@ -72,7 +72,7 @@ def throw(error: BaseException) -> NoReturn:
 
 
 def thrown(error: BaseException) -> BaseException:
-    """Give an exception as it is after it was raised."""
+    """Return an exception as it is after it was raised."""
     return caught(lambda: throw(error))
 
 

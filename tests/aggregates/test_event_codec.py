@@ -78,12 +78,12 @@ class StockItem(Aggregate):
 
     @event("Described")
     def describe(self, address: Address, lots: list[Lot], tags: set[str], extra: JsonValue) -> None:
-        """Say anything."""
+        """Return anything."""
         self.address, self.lots, self.tags, self.extra = address, lots, tags, extra
 
     @event("Noted")
     def note_anything(self, anything) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - the case in question
-        """Say something undeclared."""
+        """Return something undeclared."""
         self.anything = anything
 
 
@@ -139,7 +139,7 @@ class Noticed(BaseModel):
 
 @pytest.fixture(scope="module")
 def codec() -> EventCodec:
-    """Give a codec that knows the classes above and all facts."""
+    """Return a codec that knows the classes above and all facts."""
     return EventCodec([StockItem, Account], facts={**FACTS, "Noticed": Noticed})
 
 
@@ -433,7 +433,7 @@ class Named(Aggregate):
 
     @classmethod
     def of(cls, name: object) -> "Named":
-        """Make one."""
+        """Create one."""
         return cls(name=name)
 
 

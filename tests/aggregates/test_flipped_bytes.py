@@ -28,7 +28,7 @@ CODEC = EventCodec([Counter])
 
 
 def refuse(run_id: str) -> Callable[[Tx], RunRecord]:
-    """Make a unit that records a refusal, which is the run's error."""
+    """Create a unit that records a refusal, which is the run's error."""
 
     def unit(tx: Tx) -> RunRecord:
         record = tx.record(run_id)
@@ -41,7 +41,7 @@ def refuse(run_id: str) -> Callable[[Tx], RunRecord]:
 
 @pytest.fixture
 def journal(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlJournal]:
-    """Give the journal of a store with open and closed runs, with keys and errors, and an aggregate with snapshots."""
+    """Yield the journal of a store with open and closed runs, with keys and errors, and an aggregate with snapshots."""
     monkeypatch.setattr(transaction, "SNAPSHOT_EVERY", 3)
     opened = open_prepared(store_url)
     for run_id in ("order-1", "ä-2", "order-3"):

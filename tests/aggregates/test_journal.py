@@ -47,7 +47,7 @@ from amends.sagas.engine.protocol import Protocol
 
 @pytest.fixture
 async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
-    """Give a journal on an empty store."""
+    """Yield a journal on an empty store."""
     journal = open_prepared(store_url)
     yield journal
     await journal.close()
@@ -55,7 +55,7 @@ async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
 
 @pytest.fixture
 async def other(journal: SqlJournal) -> AsyncIterator[SqlJournal]:
-    """Give a second journal on the same store, as another process would have."""
+    """Yield a second journal on the same store, as another process would have."""
     other = open_prepared(journal.engine.url.render_as_string(hide_password=False))
     yield other
     await other.close()

@@ -131,7 +131,7 @@ class Totals(BaseModel, extra="forbid"):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def double(self) -> int:
-        """Give what follows from `a`."""
+        """Return what follows from `a`."""
         return 2 * self.a
 
 

@@ -32,7 +32,7 @@ from amends.aggregates.sql.schema import metadata
 
 @pytest.fixture
 def engine(store_url: str) -> Iterator[Engine]:
-    """Give an engine of an empty database; the test runs once on each."""
+    """Yield an engine of an empty database; the test runs once on each."""
     engine = create_store_engine(store_url)
     yield engine
     engine.dispose()

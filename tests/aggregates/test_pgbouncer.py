@@ -28,7 +28,7 @@ RUNS = 100
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Pooled]:
-    """Give a store with its schema, made through the pooler."""
+    """Yield a store with its schema, made through the pooler."""
     assert PGBOUNCER is not None
     with pooled(PGBOUNCER) as made:
         engine = create_store_engine(made.url)

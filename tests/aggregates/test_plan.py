@@ -63,7 +63,7 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 
 
 def changed(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Give a JSON value that differs from the given one, and is of its kind."""
+    """Return a JSON value that differs from the given one, and is of its kind."""
     match value:
         case bool():
             return not value

@@ -27,7 +27,7 @@ ROLES = (
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Give the port of a server that asks for passwords, with a store in one of its databases."""
+    """Yield the port of a server that asks for passwords, with a store in one of its databases."""
     port = free_port()
     with own_server() as server:
         with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as admin:

@@ -37,7 +37,7 @@ PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
 
 
 def after(*outcomes: tuple[str, Succeeded | Refused | Failed]) -> World:
-    """Make a run whose steps came out like this, with every conclusion drawn."""
+    """Create a run whose steps came out like this, with every conclusion drawn."""
     world = World.begin(PLAN)
     for name, outcome in outcomes:
         world.append(world.scribe.outcome(PLAN.nodes[name], Direction.DO, 1, outcome))

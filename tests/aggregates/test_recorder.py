@@ -36,7 +36,7 @@ def _open(url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(store_url: str) -> Iterator[Engine]:
-    """Give an engine of a new store; the test runs once on each database."""
+    """Yield an engine of a new store; the test runs once on each database."""
     yield from _open(store_url)
 
 

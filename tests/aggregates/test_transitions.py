@@ -45,18 +45,18 @@ FULL = plan_of(plan_node("a", probe=True), plan_node("b"))
 
 
 def at(status: NodeStatus, run: RunStatus, plan: Plan = FULL, *, cursor: int = 0) -> RunState:
-    """Make the state of a run whose first node stands somewhere."""
+    """Create the state of a run whose first node stands somewhere."""
     nodes = {"a": NodeState(status, 1, None, 0, 2)} if status is not NodeStatus.PENDING else {}
     return RunState(plan, run, 9, nodes, cursor, 0, 0)
 
 
 def head(kind: str, node: str = "", *, position: int = 10, due_ms: int | None = 99) -> Head:
-    """Make the head of a fact of some kind."""
+    """Create the head of a fact of some kind."""
     return Head(position, kind, 1, node, 1 if node else 0, due_ms)
 
 
 def states(world: World) -> Iterable[RunState]:
-    """Give the state after each fact of a run."""
+    """Yield the state after each fact of a run."""
     state = begin(world.record.state.plan, world.facts[0].head)
     yield state
     for fact in world.facts[1:]:

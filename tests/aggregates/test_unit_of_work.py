@@ -23,7 +23,7 @@ SHIFTS = Table("shifts", MetaData(), Column("doctor", String(20), primary_key=Tr
 
 @pytest.fixture
 async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
-    """Give a journal on an empty store that also has a table of the user's."""
+    """Yield a journal on an empty store that also has a table of the user's."""
     journal = open_prepared(store_url)
     SHIFTS.metadata.create_all(journal.engine)
     yield journal

@@ -115,12 +115,12 @@ async def look(closed: Closed, call: Call) -> None:
 
 
 def saga(*body: Any, name: str = "s", input: Any = Order) -> Saga[Any]:  # noqa: A002, ANN401 - any parts
-    """Make a saga of any parts."""
+    """Create a saga of any parts."""
     return Saga(name, input, *body)
 
 
 def bare(name: str) -> str:
-    """Say what is wrong with a step that nothing undoes."""
+    """Return what is wrong with a step that nothing undoes."""
     return (
         f"saga 's': step {name!r} ({MODULE}:{name}) can be undone by nothing; add @{name}.compensation, or mark it "
         f"pivot(...), retriable(...), irreversible(..., reason) or read_only=True"
@@ -128,7 +128,7 @@ def bare(name: str) -> str:
 
 
 def late(name: str, role: str, after: str, before: str) -> str:
-    """Say what is wrong with a step that comes too late."""
+    """Return what is wrong with a step that comes too late."""
     return (
         f"saga 's': step {name!r} ({MODULE}:{name}) is {role} after the {after} step {before!r}, from which the saga "
         f"only goes forward; mark it retriable(...) or move it before"

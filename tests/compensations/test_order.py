@@ -21,7 +21,7 @@ A, B, C, D = (plan_node(name) for name in "abcd")
 
 
 def compensating(plan: Plan, cursor: int, names: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> RunState:
-    """Make a state in which some nodes have acted, in the order of their names as given."""
+    """Create a state in which some nodes have acted, in the order of their names as given."""
     nodes = {name: NodeState(status, 1, None, 0, position) for position, name in enumerate(names, 2)}
     return RunState(plan, RunStatus.COMPENSATING, 9, nodes, cursor, 0, 0)
 

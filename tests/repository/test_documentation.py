@@ -69,7 +69,7 @@ def test_the_links_of_a_page_outside_of_the_docs_lead_somewhere(path: Path) -> N
 
 
 def page(tmp_path: Path, text: str) -> PageRun:
-    """Make a page with the given text, where `'''` stands for a fence."""
+    """Create a page with the given text, where `'''` stands for a fence."""
     (tmp_path / "page.md").write_text(text.replace("'''", "```"), encoding="utf-8")
     (tmp_path / "empty").mkdir()
     return PageRun(tmp_path / "page.md", tmp_path / "empty")

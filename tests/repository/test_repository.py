@@ -54,7 +54,7 @@ IO_BUILTINS = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "o
 
 
 def does_io(module: str) -> bool:
-    """Tell whether a dotted name says that the module, or a package around it, does I/O."""
+    """Return whether a dotted name says that the module, or a package around it, does I/O."""
     parts = module.split(".")
     return not IO_PARTS.isdisjoint(parts) or (parts[1:2] == ["cli"] and parts[2:3] != [PURE_IN_CLI])
 
@@ -80,7 +80,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str, str | None]]:
 
 
 def impure_import(module: str, name: str | None) -> str | None:
-    """Say why a pure module may not import this, or None where it may."""
+    """Return why a pure module may not import this, or None where it may."""
     top = module.partition(".")[0]
     full = module if name is None else f"{module}.{name}"
     if module.startswith("."):
@@ -196,7 +196,7 @@ def test_every_module_says_what_it_exports(path: Path) -> None:
 
 
 def is_text(node: ast.stmt) -> bool:
-    """Tell whether a statement is nothing but text."""
+    """Return whether a statement is nothing but text."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 

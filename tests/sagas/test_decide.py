@@ -80,7 +80,7 @@ ORDERED = Stage(nodes=(EFFECT, NEXT), ordered=True)
 def state_of(
     plan: Plan, run: RunStatus = RUNNING, cursor: int = 0, /, **nodes: str | tuple[str, int, int | None]
 ) -> RunState:
-    """Make a state out of statuses, or of (status, attempt, due time), by node, in the order of their first facts."""
+    """Create a state out of statuses, or of (status, attempt, due time), by node, in the order of their first facts."""
     made = {}
     for position, (name, given_) in enumerate(nodes.items(), 2):
         status, attempt, due_ms = given_ if isinstance(given_, tuple) else (given_, 1, None)
@@ -384,7 +384,7 @@ def test_members_of_a_group_are_undone_together() -> None:
 
 
 def spent(*, probe: bool = False) -> World:
-    """Make a run whose only effect was attempted once, in vain."""
+    """Create a run whose only effect was attempted once, in vain."""
     plan = plan_of(plan_node("a", retry=retry_policy(1), probe=probe))
     world = World.begin(plan)
     world.call(RunStep("a", 1))

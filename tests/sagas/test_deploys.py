@@ -126,7 +126,7 @@ async def by_worker(url: str, item: str, run_id: str, address: str) -> RunResult
 
 
 async def keys(journal: Journal, run_id: str, *, undo: bool = False) -> list[tuple[str, str]]:
-    """Give the effects that a run called, or undid, in order, each with its only key."""
+    """Return the effects that a run called, or undid, in order, each with its only key."""
     kind = CompensationStarted if undo else StepStarted
     facts = [fact for fact in await journal.facts(run_id) if isinstance(fact, kind)]
     return list(dict.fromkeys((fact.node, fact.key) for fact in facts))

@@ -19,7 +19,7 @@ from amends.sagas.temporal.workflow import SagaWorkflow
 
 @pytest.fixture
 async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
-    """Give an empty store, of each kind."""
+    """Yield an empty store, of each kind."""
     if store_url.startswith("postgresql"):
         from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - only here
         from amends.aggregates.sql.migrations import upgrade  # noqa: PLC0415 - only here

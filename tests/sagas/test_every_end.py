@@ -150,7 +150,7 @@ def undo(tried: Attempted[str, str], _: Call) -> None:
 
 
 def mapped(plot: str) -> str:
-    """Make the last step's input."""
+    """Create the last step's input."""
     ends_at(plot, "mapping")
     return plot
 
@@ -195,7 +195,7 @@ PLOTS = [
 
 @pytest.fixture
 async def journal(store_url: str) -> AsyncIterator[SqlJournal]:
-    """Give an empty store, of each kind."""
+    """Yield an empty store, of each kind."""
     if store_url.startswith("postgresql"):
         engine = create_store_engine(store_url)
         upgrade(engine)
@@ -211,7 +211,7 @@ async def by_runner(journal: SqlJournal, plot: str) -> str:
 
 
 async def wrong(journal: SqlJournal, run_id: str, plot: str) -> str | None:
-    """Tell what is wrong with the record of a run; `None` when nothing is."""
+    """Return what is wrong with the record of a run; `None` when nothing is."""
     place, _, how = plot.partition("/")
     node = [fact for fact in await journal.facts(run_id) if getattr(fact, "node", "") == NODES[place]]
     failures = [fact for fact in node if isinstance(fact, FailureFact)]
@@ -265,7 +265,7 @@ class Idle:
 
 
 def rule_that_ends(kind: str, how: str) -> Rule:
-    """Make a drift rule of a kind that ends in some way."""
+    """Create a drift rule of a kind that ends in some way."""
 
     def plain(_: Observation) -> list[Drift]:
         end(how)

@@ -36,7 +36,7 @@ HONEST = (Verb.RETRY, Verb.CANCEL)
 
 
 def wish(verb: Verb, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
-    """Make an operator's decision."""
+    """Create an operator's decision."""
     return Intervention(
         **{"verb": verb, "node": node, "actor": "op", "reason": "because", "evidence": "seen", **changes}
     )
@@ -60,17 +60,17 @@ def operate(world: World, verb: Verb, node: str | None = None, **changes: Any) -
 
 
 def status(world: World) -> RunStatus:
-    """Give where a run stands."""
+    """Return where a run stands."""
     return world.record.state.status
 
 
 def open_nodes(world: World) -> tuple[str, ...]:
-    """Give what an operator has to decide about."""
+    """Return what an operator has to decide about."""
     return world.record.current
 
 
 def kinds(world: World) -> list[str]:
-    """Give the facts of a run by kind."""
+    """Return the facts of a run by kind."""
     return [fact.kind for fact in world.facts]
 
 

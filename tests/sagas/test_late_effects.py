@@ -31,7 +31,7 @@ from amends.sagas.temporal.messages import DRIVER
 
 
 def order_in(folder: Path) -> Order:
-    """Make an order whose payment is kept in flight."""
+    """Create an order whose payment is kept in flight."""
     return Order(folder=str(folder), held=("pay/do",))
 
 

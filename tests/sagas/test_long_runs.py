@@ -30,7 +30,7 @@ class Parcel(BaseModel):
 
 
 def same(parcel: Parcel) -> Parcel:
-    """Give every step the whole input."""
+    """Return every step the whole input."""
     return parcel
 
 
@@ -60,7 +60,7 @@ relay = Saga(
 
 
 async def workflows_of(temporal: temporalio.client.Client, run_id: str) -> list[WorkflowHistory]:
-    """Give the workflows of a run, from the first to the last."""
+    """Return the workflows of a run, from the first to the last."""
     described = await temporal.get_workflow_handle(run_id).describe()
     workflow = described.raw_description.workflow_execution_info.first_run_id
     found: list[WorkflowHistory] = []

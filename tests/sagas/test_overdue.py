@@ -22,7 +22,7 @@ FOREVER = retry_policy(None)
 
 
 def overdue(world: World, now_ms: int) -> tuple[Overdue, ...]:
-    """Give what is overdue in a run at a time."""
+    """Return what is overdue in a run at a time."""
     return overdue_nodes(world.record, [fact.head for fact in world.facts], now_ms)
 
 

@@ -48,7 +48,7 @@ mail = Saga("mail", Letter, send)
 
 @pytest.fixture
 async def runner(tmp_path: Path) -> AsyncIterator[Runner]:
-    """Give a runner on a store of its own, and a post office."""
+    """Yield a runner on a store of its own, and a post office."""
     POST.append(Post())
     async with Runner.open([mail], store_url=f"sqlite:///{tmp_path / 'events.db'}") as opened:
         yield opened

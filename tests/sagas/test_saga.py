@@ -97,7 +97,7 @@ def whole(trip: Trip, uow: UnitOfWork) -> None:
 
 
 def order_of(trip: Trip) -> Order:
-    """Make an order of a trip."""
+    """Create an order of a trip."""
     return trip.order
 
 
@@ -117,7 +117,7 @@ def plain(order: Order, call: Call) -> None:
 
 
 def saga(*body: Any, name: Any = "s", input: Any = Order, keys: Any = ()) -> Saga[Any]:  # noqa: A002, ANN401
-    """Make a saga as its author would, also one that type checkers refuse."""
+    """Create a saga as its author would, also one that type checkers refuse."""
     return Saga(name, input, *body, keys=keys)
 
 

@@ -28,7 +28,7 @@ async def find(_: int, __: Call) -> str | None:
 
 @pytest.fixture
 def scenario() -> Scenario[Order]:
-    """Give a scenario in which every effect succeeds."""
+    """Return a scenario in which every effect succeeds."""
     made = Scenario(SAGA)
     return made.answers(charge, "paid").answers(notify, "told").answers(thank, "thanked")
 

@@ -116,7 +116,7 @@ def unresolved(order: "Ordr", call: Call) -> Receipt:  # type: ignore[name-defin
 
 
 def to_order(number: int) -> Order:
-    """Make a step's input from a saga's."""
+    """Create a step's input from a saga's."""
     return Order(number=number)
 
 
@@ -126,7 +126,7 @@ def two(order: Order, more: int) -> Order:
 
 
 def made(decorator: Any, function: Callable[..., Any], **options: Any) -> Any:  # noqa: ANN401 - also what mypy refuses
-    """Make a step as its author would, also one that type checkers refuse."""
+    """Create a step as its author would, also one that type checkers refuse."""
     return decorator(**options)(function) if options else decorator(function)
 
 

@@ -17,7 +17,7 @@ Opener = Callable[..., AbstractAsyncContextManager[Driven]]
 
 @pytest.fixture(params=["runner", "temporal"])
 def driving(request: pytest.FixtureRequest, sqlite_url: str) -> Opener:
-    """Give each driver in turn."""
+    """Return each driver in turn."""
     if request.param == "runner":
         return lambda *sagas, threads=100: by_runner(sqlite_url, *sagas, threads=threads)
     address = request.getfixturevalue("temporal_address")
@@ -34,7 +34,7 @@ async def gates() -> AsyncIterator[None]:
 
 
 def kinds(facts: list[Fact]) -> list[str]:
-    """Give the kinds of facts."""
+    """Return the kinds of facts."""
     return [fact.kind for fact in facts]
 
 

@@ -113,7 +113,7 @@ class HeldWithShelf(BaseModel):
 
 
 def to_id(order: Any) -> str:  # noqa: ANN401 - of every version
-    """Make the input of a step."""
+    """Create the input of a step."""
     return str(order.id)
 
 
@@ -375,7 +375,7 @@ async def until_pay_has_failed(journal: Journal, run_id: str) -> int:
 
 
 def began(case: Case) -> Code:
-    """Give the code that the run is started with, in which it does not get far."""
+    """Return the code that the run is started with, in which it does not get far."""
     return replace(case.first, down=True)
 
 

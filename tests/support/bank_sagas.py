@@ -1,7 +1,7 @@
-"""The sagas of a project whose processes are killed: money between accounts of a bank, and a long row of transactions.
+"""The sagas of a project whose processes are killed: transfers between accounts of a bank, and a row of transactions.
 
-The tests copy this file into the project and import it themselves. `BANK_URL` says where the bank listens; what it does
-with a call (hold it back, hold back the reply) is switched there, by key.
+The tests copy this file into the project and also import it themselves. `BANK_URL` is the address of the bank. There a
+test chooses, by key, how the bank answers a call: it can delay the call, or delay only the reply.
 """
 
 import os
@@ -17,21 +17,22 @@ from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, Unit
 
 __all__ = ["HELD_AT", "LINES", "Book", "Tally", "Transfer", "tally", "transfer"]
 
-# An answer that is held back holds the step for so long; that a call is repeated is seen long before.
+# A delayed answer keeps the step in flight for this long; a test sees a repeated call much earlier.
 PATIENCE = timedelta(seconds=30)
-# Long enough that most of the time no attempt is made; as many as the bank says that it is unavailable.
+# The delay is long, so that most of the time no attempt runs. There are as many attempts as the bank is unavailable
+# for.
 RETRY = Retry(max_attempts=None, first=timedelta(milliseconds=500), factor=1)
 
 
 class Transfer(BaseModel):
-    """What to move, and whether it is taken back in the end."""
+    """The input of a transfer: the accounts, the amount, and whether the run is compensated in the end."""
 
     run: str
     refused: bool = False
 
 
 class Book(Aggregate):
-    """What the project itself writes down of a run, line by line."""
+    """The project's own record of a run, line by line."""
 
     @event("Opened")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -44,7 +45,7 @@ class Book(Aggregate):
 
 
 async def ask(operation: str, key: str, body: dict[str, str]) -> None:
-    """Have the bank do something under a key."""
+    """Call the bank under a key."""
     async with httpx.AsyncClient(base_url=os.environ["BANK_URL"], timeout=PATIENCE.total_seconds()) as bank:
         answer = await bank.post(f"/{operation}", json=body, headers={"Idempotency-Key": key})
     if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
@@ -60,37 +61,37 @@ def begin(order: Transfer, uow: UnitOfWork) -> None:
 
 @begin.compensation
 def give_up(done: Done[Transfer, None], uow: UnitOfWork) -> None:
-    """Write down that it came to nothing."""
+    """Write down that the run was compensated."""
     uow.get(Book, done.input.run).enter("given up")
 
 
 @effect(timeout=PATIENCE, retry=RETRY)
 async def withdraw(_: Transfer, call: Call) -> None:
-    """Take the money from one account."""
+    """Withdraw the money from one account."""
     await ask("withdraw", call.key, {"account": "alice", "amount": "1.00"})
 
 
 @withdraw.compensation(timeout=PATIENCE, retry=RETRY)
 async def void_withdrawal(_: Attempted[Transfer, None], call: Call) -> None:
-    """Take it back."""
+    """Void the withdrawal."""
     await ask("void", call.key, {"key": call.do_key})
 
 
 @effect(timeout=PATIENCE, retry=RETRY)
 async def deposit(_: Transfer, call: Call) -> None:
-    """Bring it to the other."""
+    """Deposit the money in the other account."""
     await ask("deposit", call.key, {"account": "bob", "amount": "1.00"})
 
 
 @deposit.compensation(timeout=PATIENCE, retry=RETRY)
 async def void_deposit(_: Attempted[Transfer, None], call: Call) -> None:
-    """Take it back."""
+    """Void the deposit."""
     await ask("void", call.key, {"key": call.do_key})
 
 
 @transaction
 def settle(order: Transfer, uow: UnitOfWork) -> None:
-    """Decide."""
+    """Accept the transfer, or refuse it."""
     uow.get(Book, order.run).enter("settled")
     if order.refused:
         raise Rejected("not today")
@@ -100,7 +101,7 @@ transfer = Saga("transfer", Transfer, begin, withdraw, deposit, pivot(settle))
 
 
 class Tally(BaseModel):
-    """A row of transactions, one of which waits until the file `gate` is there, and says so by `gate.reached`."""
+    """A row of transactions. One of them creates the file `gate.reached` and waits until the file `gate` exists."""
 
     run: str
     gate: str
@@ -131,7 +132,7 @@ def strike(done: Done[Tally, None], uow: UnitOfWork) -> None:
 
 
 def same(order: Tally) -> Tally:
-    """Give every line the same input."""
+    """Return the same input for every line."""
     return order
 
 

@@ -1,7 +1,7 @@
-"""The bound of everything that a test waits for. It finds hangs, and nothing is measured with it.
+"""The bound for everything that a test waits for. It detects hangs; no test measures time with it.
 
-A busy machine may take a minute for what an idle one does in a second. So no test has a bound of its own. Where nothing
-but the test waits, there is no bound at all: pytest-timeout ends the test after 300 s.
+A busy machine may take a minute for one second's work of an idle machine, so no test has a bound of its own. Where only
+the test itself waits, it needs no bound at all: pytest-timeout ends the test after 300 s.
 """
 
 from datetime import timedelta

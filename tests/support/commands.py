@@ -1,4 +1,4 @@
-"""Projects in temporary directories, and the program `amends` run in them as a process of its own."""
+"""Projects in temporary directories, in which tests run the program `amends` as a separate process."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ __all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
 
 
 class Ended(NamedTuple):
-    """What a command left behind."""
+    """The result of a command: its exit status and its output."""
 
     code: int
     out: str
@@ -37,13 +37,13 @@ class Ended(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A command that goes on in the background; its output is stdout and stderr together."""
+    """A command in the background; its output is stdout and stderr together."""
 
     process: Running
     lines: list[str]
 
     def read_until(self, text: str) -> str:
-        """Read its output up to a line that contains a text, and give that line."""
+        """Read the output up to a line that contains a text, and return that line."""
         for line in self.process.stdout:
             self.lines.append(line)
             if text in line:
@@ -51,7 +51,7 @@ class Started(NamedTuple):
         raise AssertionError(f"it ended without saying {text!r}: {''.join(self.lines)}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Send it a signal, read the rest of what it says, and give its exit status."""
+        """Send the process a signal, read the rest of its output, and return its exit status."""
         self.process.send_signal(number)
         self.lines.append(self.process.read_rest(HANG_S))
         return self.process.wait()
@@ -59,7 +59,7 @@ class Started(NamedTuple):
 
 @dataclass
 class CommandProject:
-    """A project's directory, and an environment in which nothing but it is configured."""
+    """A project's directory, and an environment that configures nothing but the project."""
 
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class CommandProject:
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AMENDS_", "TEMPORAL_"))}
-        # Temporal looks for its own configuration in the home directory.
+        # Temporal searches the home directory for its own configuration.
         home = str(self.path / "home")
-        # Drift rules run by themselves where a test says so.
+        # A test starts the reconciler explicitly where it needs one.
         settled = {"NO_COLOR": "1", "AMENDS_SCHEDULE_RULES": "false"}
         self.environment = {**kept, "HOME": home, "XDG_CONFIG_HOME": home, **settled, **self.environment}
 
@@ -118,7 +118,7 @@ class CommandProject:
         return f"sqlite:///{self.path / '.amends' / 'events.db'}"
 
     def open_runs(self, store_url: str | None = None) -> list[RunSummary]:
-        """List the runs of the store that nobody has brought to their end; none where there is no store."""
+        """List the open runs of the store; return an empty list where there is no store."""
         url = store_url or self.store_url
         if not Path(url.removeprefix("sqlite:///")).exists():
             return []

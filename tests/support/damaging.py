@@ -1,4 +1,4 @@
-"""Damage for tests: rows that are changed behind the journal's back, with and without a checksum that fits."""
+"""Damage for tests: rows that are changed without the journal, with or without a matching checksum."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,13 +12,13 @@ __all__ = ["DAMAGE", "change", "flip_state", "seal"]
 
 
 def change(engine: Engine, sql: str, **parameters: object) -> None:
-    """Change rows behind the journal's back."""
+    """Change rows without the journal."""
     with writing(engine) as connection:
         assert connection.execute(text(sql), parameters).rowcount > 0
 
 
 def seal(engine: Engine) -> None:
-    """Write the checksum of every event and snapshot as it is now, as a faulty program would."""
+    """Write the matching checksum of every event and snapshot, as a faulty program would."""
     with writing(engine) as connection:
         for table, checksum in ((stored_events, event_checksum), (snapshots, snapshot_checksum)):
             rows = connection.execute(
@@ -30,7 +30,7 @@ def seal(engine: Engine) -> None:
 
 
 def flip_state(engine: Engine, stream: str, position: int) -> None:
-    """Flip one bit within a text of an event's payload; it is valid JSON still."""
+    """Flip one bit within a text of an event's payload, so that the payload is still valid JSON."""
     here = (stored_events.c.originator_id == stream) & (stored_events.c.originator_version == position)
     with writing(engine) as connection:
         state = bytes(connection.execute(select(stored_events.c.state).where(here)).scalar_one())

@@ -1,4 +1,4 @@
-"""Sagas that both drivers are held to, and the comparison of what they write."""
+"""The sagas that both drivers must run alike, and the comparison of the facts that they write."""
 
 import asyncio
 import threading
@@ -54,7 +54,7 @@ QUICK = Retry(max_attempts=3, first=timedelta(milliseconds=10), factor=1)
 
 
 class Order(BaseModel):
-    """An order that says by itself what goes wrong with it."""
+    """An order that names the faults of its own steps."""
 
     order_id: str
     fail: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Order(BaseModel):
 
 
 class Goods(Aggregate):
-    """What is there to be sold."""
+    """The goods for sale."""
 
     @event("Counted")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -73,23 +73,23 @@ class Goods(Aggregate):
 
     @event("Held")
     def hold(self) -> None:
-        """Hold one."""
+        """Hold one item."""
         self.held += 1
 
     @event("Freed")
     def free(self) -> None:
-        """Hold one less."""
+        """Release one held item."""
         self.held -= 1
 
     @event("Sold")
     def sell(self) -> None:
-        """Sell one of those that are held."""
+        """Sell one of the held items."""
         self.held -= 1
         self.sold += 1
 
 
 def play(name: str, order: Order, attempt: int) -> str:
-    """Do what the order says of this step."""
+    """Behave as the order demands for this step."""
     if name in order.fail:
         raise Rejected(f"{name} says no")
     if name in order.stuck or (name in order.flaky and attempt == 1):
@@ -106,7 +106,7 @@ def hold(order: Order, uow: UnitOfWork) -> str:
 
 @hold.compensation
 def free(_: Done[Order, str], uow: UnitOfWork) -> None:
-    """Free the goods."""
+    """Release the goods."""
     uow.get(Goods, "goods").free()
 
 
@@ -116,7 +116,7 @@ BEGUN: defaultdict[tuple[str, str], threading.Event] = defaultdict(threading.Eve
 
 @effect(retry=QUICK)
 async def charge(order: Order, call: Call) -> str:
-    """Take the money."""
+    """Charge the money."""
     BEGUN[call.run_id, "charge"].set()
     if "charge" in order.fail + order.stuck:
         await asyncio.to_thread(BEGUN[call.run_id, "notify"].wait, HANG_S)
@@ -125,13 +125,13 @@ async def charge(order: Order, call: Call) -> str:
 
 @charge.compensation(retry=QUICK)
 async def refund(tried: Attempted[Order, str], call: Call) -> None:
-    """Give the money back."""
+    """Refund the money."""
     play("refund", tried.input, call.attempt)
 
 
 @effect(retry=QUICK)
 def notify(order: Order, call: Call) -> str:
-    """Tell the warehouse, in a function that blocks."""
+    """Notify the warehouse, in a function that blocks."""
     BEGUN[call.run_id, "notify"].set()
     if "notify" in order.fail + order.stuck:
         BEGUN[call.run_id, "charge"].wait(HANG_S)
@@ -140,19 +140,19 @@ def notify(order: Order, call: Call) -> str:
 
 @notify.probe
 def was_notified(order: Order, _: Call) -> str | None:
-    """Ask the warehouse."""
+    """Ask the warehouse whether the notification arrived."""
     return "found" if "found" in order.flaky else None
 
 
 @notify.compensation(retry=QUICK)
 def forget(tried: Attempted[Order, str], call: Call) -> None:
-    """Tell the warehouse to forget it."""
+    """Withdraw the notification of the warehouse."""
     play("forget", tried.input, call.attempt)
 
 
 @transaction(retry=QUICK)
 def sell(order: Order, uow: UnitOfWork) -> str:
-    """Decide."""
+    """Sell the goods, or refuse."""
     uow.get(Goods, "goods").sell()
     return play("sell", order, uow.attempt) + " after " + uow.result_of(charge)
 
@@ -171,7 +171,7 @@ GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 @effect(retry=Retry(max_attempts=2, first=timedelta(hours=1)))
 async def ponder(order: Order, call: Call) -> str:
-    """Think, and when nothing comes of it, think again in an hour."""
+    """Ask for another attempt in an hour, unless the order has an answer now."""
     if order.held:
         BEGUN[call.run_id, "ponder"].set()
         await asyncio.to_thread(GATES[call.run_id].wait, HANG_S)
@@ -180,13 +180,13 @@ async def ponder(order: Order, call: Call) -> str:
 
 @ponder.compensation(retry=QUICK)
 async def forget_it(tried: Attempted[Order, str], call: Call) -> None:
-    """Think no more of it."""
+    """Do nothing: there is no effect to undo."""
     play("forget-it", tried.input, call.attempt)
 
 
 @transaction(retry=QUICK)
 def sell_slowly(order: Order, uow: UnitOfWork) -> str:
-    """Decide, after what was thought."""
+    """Sell the goods, or refuse, after `ponder`."""
     uow.get(Goods, "goods").sell()
     return play("sell", order, uow.attempt) + " after " + uow.result_of(ponder)
 
@@ -198,13 +198,13 @@ MIXED = Saga("mixed-order", Order, parallel(hold, notify), ponder, pivot(sell_sl
 
 
 class Case(NamedTuple):
-    """A run that others decide about.
+    """A run in which operators intervene.
 
     Attributes:
         saga: The saga.
         order: Its input.
-        decisions: What is decided, each when nothing happens by itself any more, or not for a long time.
-        status: How it ends.
+        decisions: The interventions, each written when the run makes no progress without one, or none for a long time.
+        status: The run's status at its end.
     """
 
     saga: Saga[Order]
@@ -270,7 +270,7 @@ DECIDED = {
 
 
 async def until_rest(journal: Journal, run_id: str) -> RunRecord:
-    """Wait until nothing happens in a run by itself any more, or not for a long time."""
+    """Wait until a run makes no progress without an intervention, or none for a long time."""
     while True:
         record = await journal.record(run_id)
         waits = record is not None and record.state.node("ponder").status is NodeStatus.WAITING
@@ -280,7 +280,7 @@ async def until_rest(journal: Journal, run_id: str) -> RunRecord:
 
 
 async def decided_by_client(client: Client, journal: Journal, case: Case, run_id: str) -> RunStatus:
-    """Have workers drive a run that others decide about."""
+    """Run workers that drive a run in which operators intervene."""
     handle = await client.start(case.saga, case.order, id=run_id)
     for decision in case.decisions:
         await until_rest(journal, run_id)
@@ -290,7 +290,7 @@ async def decided_by_client(client: Client, journal: Journal, case: Case, run_id
 
 
 async def decided_by_runner(runner: Runner, case: Case, run_id: str) -> RunStatus:
-    """Drive a run that others decide about in this process."""
+    """Drive a run in which operators intervene in this process."""
     driven = asyncio.create_task(runner.run(case.saga, case.order, id=run_id))
     for decision in case.decisions:
         if (await until_rest(runner.journal, run_id)).state.closed:
@@ -303,9 +303,11 @@ async def decided_by_runner(runner: Runner, case: Case, run_id: str) -> RunStatu
 
 
 def comparable(facts: Sequence[Fact]) -> list[tuple[str, ...]]:
-    """Reduce a run to what both drivers must agree on: without ids and times, and sorted inside a parallel group.
+    """Return the facts that both drivers must agree on: without ids and times, and sorted inside a parallel group.
 
-    Facts of a parallel stage interleave as the calls happen to end, so between two facts of the rest they are sorted.
+    The facts of a parallel stage are in the order in which the calls happen to end, so this function sorts each stretch
+    of
+    them between two facts of other stages.
     """
     side_by_side = {"charge", "notify"}
     found: list[tuple[str, ...]] = []

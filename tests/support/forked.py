@@ -1,7 +1,7 @@
-"""Runs the program `amends` in a process of its own that is forked where everything is imported already.
+"""Runs the program `amends` in a process that is forked from one that has already imported everything.
 
-Importing takes a command most of its time, and the tests run some hundreds of them. How the program starts by itself
-is seen where commands stand between others in a shell: in pages, in the demo, and in the tests of the program itself.
+A command spends most of its time on imports, and the tests run several hundred commands. Other tests cover a start of
+the program without a fork: those of pages whose shell lines combine commands, of the demo, and of the program itself.
 """
 
 import functools
@@ -32,7 +32,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Forked(NamedTuple):
-    """What a command left behind: its exit status, and what it wrote to its two outputs."""
+    """The result of a command: its exit status, and its two outputs."""
 
     code: int
     out: bytes
@@ -40,16 +40,16 @@ class Forked(NamedTuple):
 
 
 class Running:
-    """The program, going on in the background, with what `subprocess.Popen` has of it.
+    """The program in the background, with the part of the interface of `subprocess.Popen` that tests use.
 
     Args:
-        arguments: What follows its name.
-        folder: Where it is run.
-        environment: Its whole environment, one that `can_fork` agrees to.
+        arguments: The arguments after the program's name.
+        folder: The working directory.
+        environment: The whole environment, which `can_fork` accepts.
 
     Attributes:
-        pid: Its process id.
-        stdout: What it says on both its outputs.
+        pid: The process id.
+        stdout: Both outputs of the program.
     """
 
     def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
@@ -67,31 +67,31 @@ class Running:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, a signal's number negative; None while it runs."""
+        """The exit status, where a signal is its negative number; None while the program runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Give its exit status, or None while it runs."""
+        """Return the exit status, or None while the program runs."""
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the program a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send the program SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the program."""
         self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it ends, for so many seconds at most, and give its exit status.
+        """Wait until the program ends, up to a timeout in seconds, and return its exit status.
 
         Raises:
-            subprocess.TimeoutExpired: It goes on.
+            subprocess.TimeoutExpired: The program still runs.
         """
         self._process.join(timeout)
         if self._process.exitcode is None:
@@ -99,10 +99,10 @@ class Running:
         return self._process.exitcode
 
     def read_rest(self, timeout_s: float) -> str:
-        """Read all that it still says and wait until it ends; it is killed when that takes longer.
+        """Read the rest of the output and wait until the program ends; kill it when that takes longer than the timeout.
 
         Raises:
-            subprocess.TimeoutExpired: It did not end by itself.
+            subprocess.TimeoutExpired: The program did not end in time, and was killed.
         """
         late = threading.Event()
 
@@ -122,7 +122,7 @@ class Running:
         return rest
 
     def end(self, timeout_s: float) -> None:
-        """End it if it still runs, by force if need be."""
+        """End the program if it still runs, by force if necessary."""
         self.terminate()
         try:
             self.read_rest(timeout_s)
@@ -132,7 +132,7 @@ class Running:
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
-    """Tell whether an environment leaves alone what Python reads when it starts."""
+    """Return whether an environment leaves the variables alone that Python reads when it starts."""
     early = {name for name in {*environment, *os.environ} if name.startswith(("PYTHON", "LANG", "LC_", "LD_"))}
     return all(environment.get(name) == os.environ.get(name) for name in early)
 
@@ -149,15 +149,15 @@ def run_forked(
     """Run the program to its end.
 
     Args:
-        arguments: What follows its name.
-        folder: Where it is run.
-        environment: Its whole environment, one that `can_fork` agrees to.
-        stdin: Its input.
+        arguments: The arguments after the program's name.
+        folder: The working directory.
+        environment: The whole environment, which `can_fork` accepts.
+        stdin: The program's input.
         merged: Whether both outputs are one.
         timeout_s: A bound that guards against hangs, in seconds.
 
     Raises:
-        subprocess.TimeoutExpired: It did not end by itself, and was killed.
+        subprocess.TimeoutExpired: The program did not end in time, and was killed.
     """
     with tempfile.TemporaryDirectory(prefix="amends-run-") as name:
         ends = Path(name)
@@ -178,7 +178,7 @@ def run_forked(
 
 @functools.cache
 def _fresh_path() -> list[str]:
-    """Ask for the path that the program's interpreter begins with."""
+    """Ask a new interpreter for the import path with which it starts."""
     show = "import json, sys; print(json.dumps(sys.path[1:]))"
     said = subprocess.run([sys.executable, "-c", show], stdout=subprocess.PIPE, check=True).stdout
     return [str(AMENDS.parent), *json.loads(said)]
@@ -187,15 +187,15 @@ def _fresh_path() -> list[str]:
 def _be_the_program(
     arguments: list[str], folder: Path, environment: dict[str, str], path: list[str], ends: Path | Connection
 ) -> None:
-    """Be the program from here on.
+    """Become the program in this process.
 
     Args:
-        arguments: What follows its name.
-        folder: Where it is run.
-        environment: Its whole environment.
-        path: Where it imports from.
-        ends: Folder of its input and outputs; without a file for it, standard error goes where standard output goes.
-            Or else where both outputs go.
+        arguments: The arguments after the program's name.
+        folder: The working directory.
+        environment: The whole environment.
+        path: The import path.
+        ends: Folder of the files for input and outputs, in which standard error without a file goes to standard output;
+            or the file for both outputs.
     """
     if isinstance(ends, Path):
         for number, name, mode in ((0, "in", "rb"), (1, "out", "wb"), (2, "err", "wb")):

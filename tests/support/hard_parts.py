@@ -1,7 +1,7 @@
-"""Sagas whose participant keeps a ledger and knows no keys: every call that is answered has acted, once more.
+"""Sagas whose participant keeps a ledger and ignores keys: each answered call has acted once more.
 
-What a call does is said by the order: it is held in flight, or the participant cannot be reached, until its gate opens.
-`worker_process` runs a worker with these sagas in a process of its own.
+The order controls each call: the participant delays the call, or is unreachable, until the gate of the call opens.
+`worker_process` runs a worker with these sagas in a separate process.
 """
 
 import asyncio
@@ -45,19 +45,19 @@ __all__ = [
     "working",
 ]
 
-# As a module, not as a program: a plan names functions by their module.
+# The child runs this file as a module, not as a program: a plan names functions by their module.
 _PROGRAM = "import asyncio, sys, hard_parts; asyncio.run(hard_parts.work(*sys.argv[1:]))"
 BOUND = timedelta(minutes=5)
 
 
 class Order(BaseModel):
-    """What to do, and how the participant answers.
+    """The input of a run, which also controls how the participant answers.
 
     Attributes:
-        folder: Where its ledger is.
-        refused: Whether the run is taken back at its pivot.
-        held: Calls that are kept in flight until the gate opens, as `pay/do`.
-        away: Calls that cannot be made until the gate opens.
+        folder: The ledger's folder.
+        refused: Whether the pivot refuses, so that the run is compensated.
+        held: Calls that stay in flight until the gate opens, as `pay/do`.
+        away: Calls that cannot reach the participant until the gate opens.
     """
 
     folder: str
@@ -67,7 +67,7 @@ class Order(BaseModel):
 
 
 class Pages(Aggregate):
-    """How often the transactions of a run have been executed."""
+    """The number of times that each transaction of a run was executed."""
 
     @event("Opened")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -83,7 +83,7 @@ class Ledger:
     """The participant.
 
     Args:
-        folder: Where it is.
+        folder: The ledger's folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -99,27 +99,27 @@ class Ledger:
             file.write(f"{line}\n")
 
     def called(self, run_id: str) -> list[str]:
-        """Give the calls of a run that have arrived, by the rest of their keys."""
+        """Return the calls of a run that have arrived, by the rest of their keys."""
         return self._lines("called", run_id)
 
     def acted(self, run_id: str) -> list[str]:
-        """Give the calls of a run that have taken effect, in order."""
+        """Return the calls of a run that have taken effect, in order."""
         return self._lines("acted", run_id)
 
     async def until_called(self, run_id: str, key: str) -> None:
-        """Wait until a call has arrived; a test that waits in vain is ended by its own bound."""
+        """Wait until a call has arrived; only the test's own bound ends the wait."""
         while key not in self.called(run_id):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
 
     def open_gate(self, run_id: str, what: str | None = None) -> None:
-        """Let a run's calls be answered: one kind of them, as `pay/do`, or all."""
+        """Let the participant answer a run's calls: one kind of them, as `pay/do`, or all."""
         self._gate(run_id, what).touch()
 
     def _gate(self, run_id: str, what: str | None) -> Path:
         return self._folder / ".".join([run_id, *([] if what is None else what.split("/")), "gate"])
 
     async def act(self, order: Order, call: Call) -> str:
-        """Take a call."""
+        """Receive a call, and act when its gate is open."""
         what = "/".join(call.key.split("/")[1:3])
         gates = self._gate(call.run_id, None), self._gate(call.run_id, what)
         self._write("called", call.key)
@@ -143,13 +143,13 @@ def begin(_: Order, uow: UnitOfWork) -> None:
 
 @begin.compensation
 def give_up(_: Done[Order, None], uow: UnitOfWork) -> None:
-    """Write down that it came to nothing."""
+    """Write down that the run was compensated."""
     _write(uow.run_id, uow, "given up")
 
 
 @transaction
 def settle(order: Order, uow: UnitOfWork) -> None:
-    """Decide."""
+    """Accept, or refuse."""
     _write(uow.run_id, uow, "settled")
     if order.refused:
         raise Rejected("not today")
@@ -157,17 +157,17 @@ def settle(order: Order, uow: UnitOfWork) -> None:
 
 @effect(timeout=BOUND, retry=Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
 async def deliver(order: Order, call: Call) -> None:
-    """Deliver, for as long as it takes."""
+    """Deliver the goods, over any number of attempts."""
     await Ledger(order.folder).act(order, call)
 
 
 def same(order: Order) -> Order:
-    """Give every saga's payment the same input."""
+    """Return the same input for the payment of every saga."""
     return order
 
 
 def _saga(name: str, retry: Retry, *, local: bool = False) -> Saga[Order]:
-    """Make a saga that pays, with some patience, and undoes it with more."""
+    """Create a saga whose payment has a small number of attempts and whose undo has more."""
 
     @effect(name=f"{name}-pay", timeout=BOUND, retry=retry, local=local)
     async def pay(order: Order, call: Call) -> str:
@@ -176,7 +176,7 @@ def _saga(name: str, retry: Retry, *, local: bool = False) -> Saga[Order]:
 
     @pay.compensation(timeout=BOUND, retry=Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
     async def repay(tried: Attempted[Order, str], call: Call) -> None:
-        """Pay back."""
+        """Refund the payment."""
         await Ledger(tried.input.folder).act(tried.input, call)
 
     return Saga(name, Order, begin, pay.using(same, name="pay"), pivot(settle), retriable(deliver))
@@ -208,12 +208,12 @@ def working(temporal: temporalio.client.Client, journal: SqlJournal, queue: str)
 
 
 def client_of(temporal: temporalio.client.Client, journal: SqlJournal, queue: str) -> Client:
-    """Give a client of the workers on a queue."""
+    """Return a client of the workers on a queue."""
     return Client(journal, temporal, Registry(SAGAS), task_queue=queue)
 
 
 async def until(journal: Journal, run_id: str, met: Callable[[list[Fact]], bool]) -> list[Fact]:
-    """Wait until a run's facts meet a condition, and give them; one that waits in vain is ended by the test's bound."""
+    """Wait until a run's facts meet a condition, and return them; only the test's own bound ends the wait."""
     while not met(facts := await journal.facts(run_id)):  # noqa: ASYNC110 - another process writes them
         await asyncio.sleep(0.02)
     return facts
@@ -221,7 +221,7 @@ async def until(journal: Journal, run_id: str, met: Callable[[list[Fact]], bool]
 
 @asynccontextmanager
 async def worker_process(url: str, address: str, queue: str) -> AsyncIterator[Process]:
-    """Run a worker in a process of its own, which is ended at once when the context ends."""
+    """Run a worker in a separate process, and kill it when the context ends."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _PROGRAM, url, address, queue),
         cwd=Path(__file__).parent,

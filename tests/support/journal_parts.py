@@ -1,6 +1,6 @@
-"""Plans, aggregates and units that the tests of the journal write with.
+"""Plans, aggregates and units with which the tests of the journal write.
 
-Run as a program it is one of several processes that write to one store: `journal_parts.py URL NAME COUNT`.
+Run as a program, this file is one of several processes that write to one store: `journal_parts.py URL NAME COUNT`.
 """
 
 import sys
@@ -25,7 +25,7 @@ _ONCE = RetryPolicy(max_attempts=3, first_ms=10, factor=2, longest_ms=1000)
 
 
 def plan_of(*names: str, saga: str = "order") -> Plan:
-    """Make a plan of transactions that run one after the other."""
+    """Create a plan of consecutive transactions."""
     nodes = [PlanNode(name=n, step=n, kind=StepKind.TRANSACTION, role=Role.COMPENSATABLE, retry=_ONCE) for n in names]
     return Plan(saga=saga, input_type="Order", stages=tuple(Stage(nodes=(node,)) for node in nodes), keys=("order_id",))
 
@@ -34,7 +34,7 @@ PLAN = plan_of("reserve", "confirm")
 
 
 class Stock(Aggregate):
-    """Counts what is on hand, and who reserved how much."""
+    """The quantity in stock, and the quantity that each customer reserved."""
 
     @event("Registered")
     def __init__(self, id: str, on_hand: int) -> None:  # noqa: A002, ARG002 - what aggregates take
@@ -43,22 +43,22 @@ class Stock(Aggregate):
 
     @event("Reserved")
     def reserve(self, quantity: int, order: str) -> None:
-        """Take some away."""
+        """Reserve a quantity."""
         self.reserved[order] = quantity
         self.on_hand -= quantity
         if self.on_hand < 0:
-            # On purpose after the change: a step that raises here leaves a spoiled object behind.
+            # The check follows the change on purpose: a step that raises here leaves an inconsistent object behind.
             msg = f"only {self.on_hand + quantity} left"
             raise ValueError(msg)
 
     @event("Priced")
     def price(self, amount: Decimal | float) -> None:
-        """Say what it costs."""
+        """Return the price."""
         self.amount = amount
 
 
 class Counter(Aggregate):
-    """Counts."""
+    """A counter."""
 
     @event("Begun")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - what aggregates take
@@ -66,12 +66,12 @@ class Counter(Aggregate):
 
     @event("Counted")
     def add_one(self) -> None:
-        """Count on."""
+        """Add one."""
         self.count += 1
 
 
 def prepare(url: str) -> str:
-    """Create the schema, which PostgreSQL does not get in passing."""
+    """Create the schema: PostgreSQL, unlike SQLite, needs it before the first use."""
     engine = create_store_engine(url)
     upgrade(engine)
     engine.dispose()
@@ -84,7 +84,7 @@ def open_prepared(url: str, **options: Any) -> SqlJournal:  # noqa: ANN401 - tho
 
 
 def common(tx: Tx, run_id: str, position: int, at_ms: int = 1_000) -> dict[str, Any]:
-    """Give what every fact carries."""
+    """Return the fields that every fact carries."""
     return {
         "originator_id": stream_of_run(run_id),
         "originator_version": position,
@@ -97,7 +97,7 @@ def common(tx: Tx, run_id: str, position: int, at_ms: int = 1_000) -> dict[str, 
 
 
 def started(tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: str) -> SagaStarted:
-    """Make the fact that begins a run."""
+    """Create the first fact of a run."""
     return SagaStarted(
         **common(tx, run_id, 1, at_ms),
         saga=plan.saga,
@@ -112,12 +112,12 @@ def started(tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: 
 
 
 def accept(run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: str) -> Callable[[Tx], RunRecord]:
-    """Make a unit that begins a run."""
+    """Create a unit that accepts a run."""
     return lambda tx: tx.accept(plan, started(tx, run_id, plan, at_ms, **keys))
 
 
 def succeed(run_id: str, node: str, at_ms: int = 1_000) -> Callable[[Tx], RunRecord]:
-    """Make a unit that records a step's success at the head of its run."""
+    """Create a unit that appends a step's success to its run."""
 
     def unit(tx: Tx) -> RunRecord:
         record = tx.record(run_id)
@@ -135,7 +135,7 @@ def succeed(run_id: str, node: str, at_ms: int = 1_000) -> Callable[[Tx], RunRec
 
 
 def complete(run_id: str, at_ms: int = 1_000) -> Callable[[Tx], RunRecord]:
-    """Make a unit that closes a run all of whose steps have succeeded."""
+    """Create a unit that closes a run after the success of all its steps."""
 
     def unit(tx: Tx) -> RunRecord:
         record = tx.record(run_id)
@@ -146,7 +146,7 @@ def complete(run_id: str, at_ms: int = 1_000) -> Callable[[Tx], RunRecord]:
 
 
 def step(work: Callable[[StepWork], T]) -> Callable[[Tx], T]:
-    """Make a unit that is one transaction step and nothing else."""
+    """Create a unit of one transaction step alone."""
 
     def unit(tx: Tx) -> T:
         with tx.unit_of_work() as uow:
@@ -156,7 +156,7 @@ def step(work: Callable[[StepWork], T]) -> Callable[[Tx], T]:
 
 
 def run_to_end(run_id: str, counter: str) -> list[Callable[[Tx], object]]:
-    """Make the units of a whole run, one of which counts on a shared counter."""
+    """Create the units of a whole run, one of which adds one to a shared counter."""
 
     def count(tx: Tx) -> None:
         with tx.unit_of_work() as uow:

@@ -1,7 +1,7 @@
-"""A PostgreSQL server that can be stopped and started, and sagas whose effects leave a trace outside of every store.
+"""A PostgreSQL server that tests stop and start, and sagas whose effects leave a trace outside of every store.
 
-Run as a program it is one of several workers, until its input ends: `outage_parts.py worker URL TEMPORAL QUEUE
-PAUSE_AFTER_S`; or one of several processes that drive runs themselves: `outage_parts.py writer URL NAME COUNT TRACE`.
+Run as a program, this file is one of several workers, until its input ends: `outage_parts.py worker URL TEMPORAL QUEUE
+PAUSE_AFTER_S`; or one of several processes that drive runs directly: `outage_parts.py writer URL NAME COUNT TRACE`.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ ONCE = Retry(max_attempts=1)
 
 
 class Order(BaseModel):
-    """An order of one of something.
+    """An order of one item.
 
     Attributes:
         trace: Directory of the trace.
-        gate: Whether its payment is answered only when the trace's gate is open.
+        gate: Whether the participant answers the payment only when the trace's gate is open.
         slow: Whether the other calls wait for the gate as well.
-        refused: Whether the last step says no.
+        refused: Whether the last step refuses.
     """
 
     trace: str
@@ -53,7 +53,7 @@ class Order(BaseModel):
 
 
 class Shelf(Aggregate):
-    """What is there to be sold."""
+    """The items for sale."""
 
     @event("Counted")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -61,20 +61,20 @@ class Shelf(Aggregate):
 
     @event("Held")
     def hold(self) -> None:
-        """Hold one."""
+        """Hold one item."""
         self.held += 1
 
     @event("Freed")
     def free(self) -> None:
-        """Hold one less."""
+        """Release one held item."""
         self.held -= 1
 
 
 class Trace:
-    """What the participants saw: one line for every call and for every answer, appended by all processes.
+    """The calls and answers that the participants saw, one per line; all processes append to it.
 
     Args:
-        folder: Where it is.
+        folder: The trace's folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -87,7 +87,7 @@ class Trace:
             file.write(f"{' '.join(words)}\n")
 
     def lines(self) -> list[str]:
-        """Read what is there."""
+        """Read all lines."""
         return self._file.read_text().splitlines() if self._file.exists() else []
 
     def calls(self) -> "Tally[str]":
@@ -95,7 +95,7 @@ class Trace:
         return Tally(line.removeprefix("call ") for line in self.lines() if line.startswith("call "))
 
     def open_gate(self) -> None:
-        """Have the payments answered."""
+        """Open the gate, so that the participant answers the payments."""
         self._gate.touch()
 
     async def gate(self) -> None:
@@ -104,26 +104,26 @@ class Trace:
             await asyncio.sleep(0.1)
 
     async def until(self, beginning: str, count: int) -> None:
-        """Wait until so many lines have this beginning; a test that waits in vain is ended by its own bound."""
+        """Wait until a number of lines have this beginning; only the test's own bound ends the wait."""
         while sum(line.startswith(beginning) for line in self.lines()) < count:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.1)
 
 
 @transaction(retry=ONCE)
 def hold(_: Order, uow: UnitOfWork) -> None:
-    """Hold one."""
+    """Hold one item."""
     uow.get(Shelf, "shelf").hold()
 
 
 @hold.compensation(retry=ONCE)
 def free(_: Done[Order, None], uow: UnitOfWork) -> None:
-    """Free it."""
+    """Release the item."""
     uow.get(Shelf, "shelf").free()
 
 
 @effect(timeout=timedelta(minutes=3), retry=ONCE)
 async def pay(order: Order, call: Call) -> str:
-    """Take the money."""
+    """Pay."""
     trace = Trace(order.trace)
     trace.write("call", call.key)
     if order.gate:
@@ -134,13 +134,13 @@ async def pay(order: Order, call: Call) -> str:
 
 @pay.compensation(retry=ONCE)
 async def repay(tried: Attempted[Order, str], call: Call) -> None:
-    """Give the money back."""
+    """Refund the payment."""
     Trace(tried.input.trace).write("call", call.key)
 
 
 @effect(timeout=timedelta(minutes=3), retry=ONCE)
 def tell(order: Order, call: Call) -> None:
-    """Tell the warehouse, in a function that blocks."""
+    """Notify the warehouse, in a function that blocks."""
     trace = Trace(order.trace)
     trace.write("call", call.key)
     if order.slow:
@@ -150,13 +150,13 @@ def tell(order: Order, call: Call) -> None:
 
 @tell.compensation(retry=ONCE)
 def untell(tried: Attempted[Order, None], call: Call) -> None:
-    """Tell the warehouse to forget it."""
+    """Withdraw the notification of the warehouse."""
     Trace(tried.input.trace).write("call", call.key)
 
 
 @effect(retry=ONCE)
 async def weigh(order: Order, call: Call) -> None:
-    """Weigh it."""
+    """Weigh the parcel."""
     trace = Trace(order.trace)
     trace.write("call", call.key)
     if order.slow:
@@ -166,13 +166,13 @@ async def weigh(order: Order, call: Call) -> None:
 
 @weigh.compensation(retry=ONCE)
 async def unweigh(tried: Attempted[Order, None], call: Call) -> None:
-    """Weigh nothing."""
+    """Discard the weight."""
     Trace(tried.input.trace).write("call", call.key)
 
 
 @effect(retry=ONCE, local=True)
 async def confirm(order: Order, call: Call) -> None:
-    """Decide."""
+    """Confirm, or refuse."""
     Trace(order.trace).write("call", call.key)
     if order.refused:
         raise Rejected("no")
@@ -180,17 +180,17 @@ async def confirm(order: Order, call: Call) -> None:
 
 @confirm.compensation(retry=ONCE)
 async def unconfirm(_: Attempted[Order, None], __: Call) -> None:
-    """Never needed: confirming is the last step."""
+    """Do nothing: confirming is the last step, so no run undoes it."""
 
 
 OUTAGE = Saga("outage", Order, hold, parallel(pay, tell, weigh), confirm)
 
 
 class Server:
-    """A PostgreSQL server of a test's own.
+    """A PostgreSQL server for one test.
 
     Args:
-        server: What runs it.
+        server: The handle that starts and stops the server.
     """
 
     def __init__(self, server: PostgresServer) -> None:
@@ -200,11 +200,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its only database."""
+        """The URL of the server's only database."""
         return self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
     def _control(self, *arguments: str) -> None:
-        # Its output goes to a file: a pipe would be held open by the server that it starts.
+        # The output goes to a file, because the server would inherit a pipe and keep it open.
         pgexec(
             "pg_ctl",
             ("-D", str(self._server.pgdata), "-w", *arguments),
@@ -213,7 +213,7 @@ class Server:
         )
 
     def ask_for_passwords(self, port: int) -> None:
-        """Begin to listen on loopback, for those who know a password; over the socket nobody is asked."""
+        """Listen on loopback, where a client needs a password; connections over the socket need none."""
         (self._server.pgdata / "pg_hba.conf").write_text(
             "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         )
@@ -222,36 +222,36 @@ class Server:
         self.start()
 
     def stop(self) -> None:
-        """Stop it as a crash does, without letting anything come to its end."""
+        """Stop the server as a crash does: nothing in progress comes to its end."""
         self._control("-m", "immediate", "stop")
 
     def start(self) -> None:
-        """Start it on its files; returns when it answers."""
+        """Start the server on its files, and return when it answers."""
         self._control("-o", self._options, "-l", str(self._server.log), "start")
 
     def restart(self) -> None:
-        """Stop it as a crash does, and start it again."""
+        """Stop the server as a crash does, and start it again."""
         self.stop()
         self.start()
 
 
 @contextmanager
 def own_server() -> Iterator[Server]:
-    """Run a server that others do not use."""
+    """Run a server that no other test uses."""
     with tempfile.TemporaryDirectory(prefix="amends-pg-") as folder:
         server = start_postgres(Path(folder) / "data")
         ours = Server(server)
         try:
             yield ours
         finally:
-            # The library knows only the process that it has started, and a test may have started another one since.
+            # The library knows only the process that it started itself, but a test may have started a later one.
             with suppress(subprocess.CalledProcessError):  # a test may have stopped it, too
                 ours.stop()
             server.cleanup()
 
 
 class Outage:
-    """A database that nobody can connect to for a while, on a server that others use.
+    """A database, on a server that other tests use, to which nobody can connect for a while.
 
     Args:
         server: Connection string of the server.
@@ -263,11 +263,11 @@ class Outage:
         self._name = url.partition("?")[0].rpartition("/")[2]
 
     def begin(self) -> None:
-        """Cut everybody off, and let nobody in."""
+        """End all connections, and refuse new ones."""
         self._allow(connections=False)
 
     def end(self) -> None:
-        """Let everybody in."""
+        """Accept connections again."""
         self._allow(connections=True)
 
     def _allow(self, *, connections: bool) -> None:
@@ -299,7 +299,7 @@ async def work(url: str, address: str, queue: str, pause_after_s: str) -> None:
 
 
 async def write(url: str, name: str, count: str, trace: str) -> None:
-    """Drive runs in this process, all at once."""
+    """Drive runs in this process, all at the same time."""
     journal = open_journal(url, aggregates=[Shelf])
     runner = Runner(journal, Registry([OUTAGE]), worker=f"{name}/{os.getpid()}")
     orders = [Order(trace=trace, refused=number % 5 == 0) for number in range(int(count))]

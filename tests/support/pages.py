@@ -1,29 +1,29 @@
-"""Reads and runs the code in Markdown pages, so that no page shows what does not work.
+"""Reads and runs the code in Markdown pages, so that no page shows code that does not work.
 
-All code of a page is run in the page's order, in one new, empty folder. A command that is `amends` alone is run without
-a shell, in a process that has everything imported already.
+All code of a page runs in the page's order, in one new, empty folder. A command that is `amends` alone runs without a
+shell, in a process that has already imported everything.
 
-| in the page | what happens |
+| in the page | effect |
 |---|---|
 | block `python` | runs in the page's module: names carry over, `await` works at the top level |
 | block `console` | each line `$ command` runs in bash with this environment's programs, and must exit with 0 |
-| `$ echo $?` under a command | shows its exit status, which may then be another one than 0 |
-| lines under a command | must be what it prints; `...` is any text in a line, alone on a line any lines |
+| `$ echo $?` under a command | shows its exit status, which may then differ from 0 |
+| lines under a command | must be its output; `...` is any text in a line, alone on a line any lines |
 | times, ports, process ids, widths of gaps in them | stand for others of their kind; `/projects` is the page's folder |
-| block `json`, `toml` | must be readable as such |
-| block `text`, `mermaid`, `sql`, `yaml`, `ini`, `{directive}` | is only shown |
+| block `json`, `toml` | must be valid |
+| block `text`, `mermaid`, `sql`, `yaml`, `ini`, `{directive}` | is for readers only |
 | `<!-- file: PATH -->` above a block | the block becomes that file in the page's folder instead |
-| `<!-- excerpt: PATH -->` above a block | the block must stand in that file, of the page's folder or beside the page |
-| `<!-- skip: REASON -->` above a block | the block is not run; without a reason it is an error |
-| `<!-- background: WHERE -->` above a `console` block | its command goes on beside the others until the page ends |
-| `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal; what they ask is answered |
-| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests' |
+| `<!-- excerpt: PATH -->` above a block | that file, in the page's folder or next to the page, must contain the block |
+| `<!-- skip: REASON -->` above a block | the block does not run; without a reason it is an error |
+| `<!-- background: WHERE -->` above a `console` block | its command runs next to the others until the page ends |
+| `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal, and get the answer to a question |
+| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 
-The page's module is named after the page, in lower case, and can be imported while the page runs.
-A folder entered with ``cd`` in one command is where the following commands and Python blocks run; what it exports is in
-the environment of the following commands. Of a command in the background the page shows how its output begins; the end
-of the page is its Ctrl-C, after which it must exit with 0.
+The page's module has the page's name, in lower case, and can be imported while the page runs.
+A folder entered with ``cd`` in one command is where the following commands and Python blocks run; a variable that a
+command exports is in the environment of the following commands. The page shows the beginning of the output of a command
+in the background; the command gets Ctrl-C at the end of the page, after which it must exit with 0.
 """
 
 import ast
@@ -54,7 +54,7 @@ RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
 PROJECTS = "/projects"
 
-# What is different whenever a page is run, and what it is compared as.
+# Patterns for the parts that differ whenever a page runs, and their replacements in comparisons.
 _DURATION = r"(?:\d+(?:\.\d+)?|\.\.\.) (?:ms|s|min(?: \d+ s)?|h(?: \d+ min)?)"
 _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:[+-]\d\d:\d\d|Z)?"), "<time>"),
@@ -74,7 +74,7 @@ _HIDDEN = re.compile(r"^ *<!-- python\s*$")
 
 
 class PageError(AssertionError):
-    """A page is written wrongly, or shows something that does not happen."""
+    """A page contains a mistake, or shows something that does not happen."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Block:
     Attributes:
         language: First word after the fence.
         code: The text, without the indent of its fence.
-        line: Line of the page that the code begins on, from 1.
-        file: Where the text belongs instead of being run, or None.
-        skipped: Why it is not run, or None.
-        background: Where its command goes on until the page ends, or None.
-        excerpt: File that it must stand in instead of being run, or None.
-        terminal: What is typed where its commands ask, in a terminal, or None.
+        line: First line of the code in the page, from 1.
+        file: The file that the text becomes instead of running, or None.
+        skipped: The reason why it does not run, or None.
+        background: The mark's text for a command that runs until the page ends, or None.
+        excerpt: The file that must contain it instead of running it, or None.
+        terminal: The answer that its commands get in a terminal, or None.
     """
 
     language: str
@@ -151,7 +151,7 @@ def read_blocks(text: str, name: str) -> list[Block]:
 
 
 def _language(info: str, place: str) -> str:
-    """Take the language from the text after a fence."""
+    """Return the language from the text after a fence."""
     words = info.split()
     if words and (words[0] in RUN | SHOWN or words[0].startswith("{")):
         return words[0]
@@ -164,8 +164,8 @@ class PageRun:
 
     Args:
         path: The page.
-        folder: An empty folder, where everything of the page happens.
-        stand_ins: Texts of the page, and what stands in their place when it is run.
+        folder: An empty folder for everything that the page does.
+        stand_ins: Texts of the page, and their replacements when the page runs.
     """
 
     def __init__(self, path: Path, folder: Path, stand_ins: Mapping[str, str] | None = None) -> None:
@@ -178,7 +178,7 @@ class PageRun:
         self._module.__file__ = str(path)
 
     def run(self) -> int:
-        """Run the page and return how many blocks were run; the first that fails raises."""
+        """Run the page and return the number of blocks that ran; raise at the first that fails."""
         blocks = [
             each for each in read_blocks(self._path.read_text(encoding="utf-8"), self._path.name) if not each.skipped
         ]
@@ -226,12 +226,12 @@ class PageRun:
             tomllib.loads(block.code)
 
     def _compare(self, block: Block, text: str) -> None:
-        """Insist that a block stands in a text."""
+        """Check that a text contains a block."""
         if not prints_as_shown(f"...\n{block.code.strip()}\n...", text):
             raise PageError(f"{self._path.name}:{block.line}: does not stand in {block.excerpt}, which is:\n{text}")
 
     def _run_python(self, block: Block, runner: asyncio.Runner) -> None:
-        # Blank lines in front: tracebacks, and whoever reads source by line number, find the line of the page.
+        # Blank lines in front: tracebacks, and tools that read source by line number, find the line of the page.
         source = "\n" * (block.line - 1) + block.code
         linecache.cache[str(self._path)] = (
             len(source),
@@ -260,7 +260,7 @@ class PageRun:
                 )
 
     def _run_command(self, command: str, answer: str | None) -> tuple[int, str]:
-        """Run one command where and as the one before it has left things; gives its exit status and what it prints."""
+        """Run one command in the state that the previous command left; return its exit status and its output."""
         if answer is not None:
             return in_terminal(command, answer, self._variables)
         if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
@@ -294,7 +294,7 @@ class PageRun:
         return done.returncode, done.stdout
 
     def _start(self, block: Block, background: ExitStack) -> None:
-        """Start a command that goes on until the page ends, and wait until it has printed what is shown."""
+        """Start a command that runs until the page ends, and wait until it has printed the page's output."""
         commands = _commands(block, self._path.name)
         if block.language != "console" or len(commands) != 1 or not commands[0][2]:
             raise PageError(
@@ -315,7 +315,7 @@ class PageRun:
             printed += more
 
     def _environment(self) -> dict[str, str]:
-        """Build the surroundings of a reader who has just activated the environment."""
+        """Build the environment of a reader who has just activated the virtual environment."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -325,14 +325,14 @@ class PageRun:
         return kept | {"PATH": path, "HOME": str(self._folder), "NO_COLOR": "1", "TERM": "dumb"}
 
     def _forget_modules(self) -> None:
-        """Drop the modules that were imported from the page's folder."""
+        """Remove the modules that were imported from the page's folder."""
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(f"{self._folder}{os.sep}"):
                 del sys.modules[name]
 
 
 def plain_arguments(command: str) -> list[str] | None:
-    """Take the arguments of a call of `amends` in which a shell has nothing to do but to split it; else give None."""
+    """Return the arguments of a call of `amends` from which a shell would only split words; otherwise return None."""
     unquoted = re.sub(r"'[^']*'", "", command)
     if not command.startswith("amends ") or set(unquoted) & set("()<>|&;$`*?[]{}~!\\#\n\"'"):
         return None
@@ -340,17 +340,17 @@ def plain_arguments(command: str) -> list[str] | None:
 
 
 def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tuple[int, str]:
-    """Run a command in a terminal of its own, and type the answer when it asks, which is when a line ends in a colon.
+    """Run a command in a separate terminal, and type the answer when it asks, which is when a line ends in a colon.
 
     Returns:
-        Its exit status, and what stands in the terminal.
+        Its exit status, and the terminal's content.
     """
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as terminal:
         process = subprocess.Popen(["bash", "-c", command], env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         printed = b""
-        # At its end Linux reports an error.
+        # Linux reports an error at the terminal's end.
         with suppress(OSError):
             while more := terminal.read(4096):
                 printed += more
@@ -361,7 +361,7 @@ def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tupl
 
 @contextmanager
 def _interrupted(command: str, variables: Mapping[str, str], place: str) -> Iterator[subprocess.Popen[str] | Running]:
-    """Run a command in the background; at the end press Ctrl-C, and insist that it ends well."""
+    """Run a command in the background; at the end press Ctrl-C, and check that it ends well."""
     arguments = plain_arguments(command)
     process: subprocess.Popen[str] | Running
     if arguments is not None and can_fork(variables):
@@ -400,7 +400,7 @@ def _difference(shown: str, printed: str) -> str:
 
 
 def _commands(block: Block, name: str) -> list[tuple[int, str, str]]:
-    """Split a console block into line, command and the output that is shown for it."""
+    """Split a console block into line, command and the output that the page shows for it."""
     found: list[tuple[int, list[str], list[str]]] = []
     continued = False
     for number, line in enumerate(block.code.splitlines(), block.line):
@@ -417,14 +417,14 @@ def _commands(block: Block, name: str) -> list[tuple[int, str, str]]:
 
 
 def normalised(text: str) -> str:
-    """Replace what is different whenever a page is run: times, ports, process ids and the widths of columns."""
+    """Replace the parts that differ whenever a page runs: times, ports, process ids and the widths of columns."""
     for pattern, name in _VARYING:
         text = pattern.sub(name, text)
     return text
 
 
 def prints_as_shown(shown: str, printed: str) -> bool:
-    """Compare output with what a page shows; `...` stands for any text in its line, alone on a line for any lines."""
+    """Compare output with the page; `...` stands for any text in its line, alone on a line for any lines."""
     pattern = ""
     for line in shown.strip().splitlines():
         if line.strip() == "...":

@@ -1,6 +1,6 @@
 """PgBouncer in transaction mode in front of a real PostgreSQL server, and a process that drives runs through it.
 
-Run as a program it is that process: `pooler_parts.py URL NAME COUNT`.
+Run as a program, this file is that process: `pooler_parts.py URL NAME COUNT`.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ logfile = {folder}/log
 
 
 class Counter(Aggregate):
-    """Counts the runs."""
+    """The number of runs."""
 
     @event("Made")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -53,12 +53,12 @@ class Counter(Aggregate):
 
     @event("Counted")
     def add(self) -> None:
-        """Count one."""
+        """Add one."""
         self.count += 1
 
     @event("Uncounted")
     def subtract(self) -> None:
-        """Count one less."""
+        """Subtract one."""
         self.count -= 1
 
 
@@ -72,13 +72,13 @@ def count(_: int, uow: UnitOfWork) -> int:
 
 @count.compensation
 def uncount(_: Done[int, int], uow: UnitOfWork) -> None:
-    """Take it back."""
+    """Uncount the run."""
     uow.get(Counter, "runs").subtract()
 
 
 @effect
 async def tell(number: int, _: Call) -> str:
-    """Tell somebody, who refuses every tenth."""
+    """Notify the participant, which refuses every tenth run."""
     await asyncio.sleep(0)
     if number % 10 == 0:
         raise Rejected("no")
@@ -87,7 +87,7 @@ async def tell(number: int, _: Call) -> str:
 
 @tell.compensation
 async def untell(_: Attempted[int, str], __: Call) -> None:
-    """Never needed."""
+    """Do nothing: no run undoes this step."""
 
 
 SAGA = Saga("pooled", int, count, tell)
@@ -97,8 +97,8 @@ class Pooled:
     """A database behind PgBouncer.
 
     Attributes:
-        url: Through the pooler.
-        direct: Past it, as its owner.
+        url: The URL through the pooler.
+        direct: The URL of the server itself, for the database's owner.
     """
 
     def __init__(self, url: str, direct: str) -> None:
@@ -106,7 +106,7 @@ class Pooled:
         self.direct = direct
 
     def end_sessions(self) -> int:
-        """Cut the pooler off from the server, as a restart of the server does; return the number of sessions."""
+        """End all connections of the pooler to the server, as a restart of the server does; return their number."""
         with psycopg.connect(self.direct, autocommit=True) as connection:
             ended = connection.execute(
                 "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
@@ -117,7 +117,7 @@ class Pooled:
 
 
 def pgbouncer() -> str | None:
-    """Find the program; Debian installs it where only administrators look."""
+    """Find the program; Debian installs it in a folder that is only on the path of administrators."""
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
 
@@ -126,7 +126,7 @@ def pooled(executable: str, more: str = "") -> Iterator[Pooled]:
     """Run PostgreSQL, and PgBouncer in transaction mode in front of it.
 
     Args:
-        executable: PgBouncer.
+        executable: The program `pgbouncer`.
         more: More lines of its configuration.
     """
     with own_server() as server, tempfile.TemporaryDirectory(prefix="amends-pool-") as name:
@@ -140,7 +140,7 @@ def pooled(executable: str, more: str = "") -> Iterator[Pooled]:
             _CONFIG.format(server_port=server_port, port=port, folder=folder, sessions=SESSIONS, more=more)
         )
         command = [executable, str(folder / "config")]
-        if os.geteuid() == 0:  # it refuses to run as root
+        if os.geteuid() == 0:  # PgBouncer refuses to run as root
             nobody = pwd.getpwnam("nobody")
             for path in (folder, *folder.iterdir()):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
@@ -161,7 +161,7 @@ def pooled(executable: str, more: str = "") -> Iterator[Pooled]:
 
 
 def _wait(pooled: Pooled, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the pooler answers; a test that waits in vain is ended by its own bound."""
+    """Wait until the pooler answers; only the test's own bound ends the wait."""
     while True:
         assert process.poll() is None, f"PgBouncer ended: {log.read_text() if log.exists() else 'without a log'}"
         with suppress(psycopg.OperationalError), psycopg.connect(pooled.url.replace("+psycopg", ""), connect_timeout=2):
@@ -169,12 +169,12 @@ def _wait(pooled: Pooled, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 async def drive(url: str, name: str, total: int) -> list[str]:
-    """Bring runs to their end by two runners, each with a journal of its own; return the statuses."""
+    """Drive runs to their end with two runners, each with a journal of its own; return the statuses."""
     async with Runner.open([SAGA], store_url=url) as one, Runner.open([SAGA], store_url=url) as two:
 
         async def run(number: int) -> str:
             while True:
-                # Who is told that the store is away tries again; the same id is the same run.
+                # A runner that cannot reach the store raises; the next call with the same id continues the same run.
                 with suppress(UnreachableError):
                     return (await (one, two)[number % 2].run(SAGA, number, id=f"{name}-{number}")).status.value
 

@@ -1,4 +1,4 @@
-"""Starts PostgreSQL servers, and waits for them as long as a busy machine needs."""
+"""Starts PostgreSQL servers, and waits for each as long as a busy machine needs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["start_postgres"]
 
 def start_postgres(data: Path) -> PostgresServer:
     """Start a server on a data directory, and return it; its `cleanup` stops it."""
-    # The library gives a server ten seconds to start.
+    # The library allows a server only ten seconds to start.
     vars(postgres_server)["pgexec"] = _without_bound
     return get_server(data, cleanup_mode="stop")
 

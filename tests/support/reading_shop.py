@@ -149,7 +149,7 @@ def shelf_is_empty(observation: Observation):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command line gave."""
+    """The result of a command line."""
 
     code: int
     out: str
@@ -157,7 +157,7 @@ class Answer:
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Read stdout, which must be JSON and nothing else."""
+        """Read stdout, which must contain JSON and nothing else."""
         return json.loads(self.out)
 
 
@@ -176,7 +176,7 @@ class Shop:
 
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """Undo at the end what loading a project changes in this process; begin without settings of the terminal's."""
+    """Restore at the end the state that loading a project changes in this process; begin without terminal settings."""
     path, finders, environment = sys.path[:], sys.meta_path[:], dict(os.environ)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"):
         os.environ.pop(name, None)
@@ -190,7 +190,7 @@ def as_it_was() -> Iterator[None]:
 
 
 def make_shop(folder: Path) -> Shop:
-    """Make a project, and runs that completed, were compensated, need attention, and are open."""
+    """Create a project, with runs that completed, were compensated, need attention, or are open."""
     (folder / "amends.toml").write_text(f'modules = ["{MODULE}"]\n')
     (folder / f"{MODULE}.py").write_text(SHOP)
     (folder / ".amends").mkdir(mode=0o700)
@@ -200,7 +200,7 @@ def make_shop(folder: Path) -> Shop:
 
 
 async def make_runs(project: Project) -> None:
-    """Make the runs, some time ago, in virtual time."""
+    """Create the runs, some time ago, in virtual time."""
     saga = project.registry.sagas["place-order"]
     order = saga.input_type
     clock = VirtualClock(time.time_ns() // 1_000_000 - 600_000)
@@ -223,7 +223,7 @@ async def make_runs(project: Project) -> None:
 
 
 async def pass_a_second(clock: VirtualClock) -> None:
-    """Have the next run begin later than the last one, so that their order is certain."""
+    """Advance the clock, so that the next run begins later than the last one and their order is certain."""
     await clock.wait((), clock.now_ms() + 1_000)
 
 
@@ -233,7 +233,7 @@ def journal_of(project: Project) -> SqlJournal:
 
 
 async def is_waiting(runner: Runner, run_id: str) -> bool:
-    """Tell whether the run has come to the call that never returns."""
+    """Return whether the run has come to the call that never returns."""
     record = await runner.journal.record(run_id)
     started = {"started", "undo started"}
     return record is not None and any(
@@ -245,7 +245,7 @@ async def is_waiting(runner: Runner, run_id: str) -> bool:
 async def accept(
     journal: Journal, project: Project, run_id: str, now_ms: int, *, driver: str = "temporal", fail: str = "hang"
 ) -> None:
-    """Accept a run, and do nothing more about it."""
+    """Accept a run, without driving it."""
     saga = project.registry.sagas["place-order"]
     given = saga.input_type(order_id="accepted", fail=fail)
     request = prepare_start(project.registry, saga, given, run_id=run_id, driver=driver, actor="test")
@@ -281,21 +281,21 @@ class Amends:
 
 
 def project_at(folder: Path, modules: str = "[]") -> Path:
-    """Make a project without runs."""
+    """Create a project without runs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "amends.toml").write_text(f"modules = {modules}\n")
     return folder
 
 
 def empty_store(folder: Path) -> str:
-    """Make a project without modules, and give the URL of its store."""
+    """Create a project without modules, and return the URL of its store."""
     project_at(folder)
     (folder / ".amends").mkdir(mode=0o700)
     return f"sqlite:///{folder}/.amends/events.db"
 
 
 def copy_of(shop: Shop, folder: Path, *, store: bool = True) -> Path:
-    """Make the same project somewhere else, to be spoilt."""
+    """Copy the project to another folder, where a test may damage it."""
     shutil.copy(shop.folder / "amends.toml", folder)
     shutil.copy(shop.folder / f"{MODULE}.py", folder)
     if store:
@@ -307,13 +307,13 @@ def copy_of(shop: Shop, folder: Path, *, store: bool = True) -> Path:
 
 
 def change(folder: Path, statement: str) -> None:
-    """Change a store behind everybody's back."""
+    """Change a store without the journal."""
     with sqlite3.connect(folder / ".amends" / "events.db") as connection:
         connection.execute(statement)
 
 
 def one_line(answer: Answer) -> str:
-    """Give the only line on stderr, without the program's name; stdout must be empty."""
+    """Return the only line on stderr, without the program's name; stdout must be empty."""
     assert answer.out == ""
     assert answer.err.startswith("amends: ")
     assert answer.err.count("\n") == 1
@@ -321,5 +321,5 @@ def one_line(answer: Answer) -> str:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Make a program's environment."""
+    """Create a program's environment."""
     return {**os.environ, "TERM": "xterm-256color", **changes}

@@ -1,16 +1,17 @@
 """Ends every process that tests have started, even when a test process or `make` is killed.
 
 Theory of operation: a process that runs tests extends the variable `TEST_LINEAGE` of its environment by a name of its
-own, as in `run/controller/worker`. Every process that descends from it inherits the variable, whoever its parent is
-later on: a database server that detaches, or a Temporal server whose user was killed. Next to the test process runs its
-reaper, in a session of its own, with a pipe from the test process as its input. The operating system closes the pipe
-when the test process ends, however it ends. The reaper then kills all members of the lineage.
+own, as in `run/controller/worker`. Every descendant inherits the variable, even when its parent changes later: a
+database server that detaches, or a Temporal server whose client process was killed. Each test process has a reaper
+process in a separate session, with a pipe from the test process as its input. The operating system closes the pipe
+when the test process ends, in any way. The reaper then kills all members of the lineage.
 
-A test process that ends in good order says so. Its reaper then leaves a process that a test forgot to the test process
-further up; the topmost reports it. Under `make` that is this file as a program, `reaper.py guard SECONDS COMMAND`: it
-runs the command, ends everything when `make` is gone, and fails when a process outlives the command by so many seconds.
+A test process that ends in good order writes that to the pipe. Its reaper then leaves a process that a test forgot to
+the test process further up; the topmost reports it. Under `make` the topmost is this file as a program, `reaper.py
+guard SECONDS COMMAND`: it runs the command, ends everything when `make` is gone, and fails when a process outlives the
+command by that number of seconds.
 
-How it can fail: a process that replaces its whole environment is not found.
+Limit: the reaper does not find a process that replaces its whole environment.
 """
 
 import os
@@ -31,20 +32,20 @@ LINEAGE = "TEST_LINEAGE"
 
 _GOOD_ORDER = b"ended in good order"
 _LOOK_S = 0.1
-# What ends automatically after a test process, such as the server that forks commands, has ended after this.
+# Processes that end automatically after a test process, such as the server that forks commands, end within this time.
 _GRACE_S = 60.0
-# PostgreSQL removes its shared memory when it may.
+# SIGINT comes first: PostgreSQL that is killed cannot remove its shared memory.
 _QUIT_S = 5.0
 
 
 class Reaper:
-    """The reaper of this process, from whose environment all processes started from now on inherit the lineage.
+    """The reaper of this process; all processes started from now on inherit the lineage from this environment.
 
     Args:
-        errors: File descriptor that it reports to.
+        errors: File descriptor for the reports.
 
     Attributes:
-        lineage: What this process has put into its environment.
+        lineage: The value that this process has put into its environment.
     """
 
     def __init__(self, errors: int = 2) -> None:
@@ -61,11 +62,11 @@ class Reaper:
         os.environ[LINEAGE] = self.lineage
         assert self._process.stdin is not None
         self._pipe = self._process.stdin
-        # A child that is forked would hold the pipe open.
+        # A forked child would hold the pipe open.
         os.register_at_fork(after_in_child=self._pipe.close)
 
     def end(self) -> None:
-        """Say that this process ends in good order."""
+        """Tell the reaper that this process ends in good order."""
         with suppress(BrokenPipeError):
             self._pipe.write(_GOOD_ORDER)
             self._pipe.flush()
@@ -79,13 +80,13 @@ def members(lineage: str) -> list[psutil.Process]:
 def _descends(process: psutil.Process, lineage: str) -> bool:
     try:
         found: str = process.environ().get(LINEAGE, "")
-    except (psutil.Error, OSError):  # it has ended, or is another user's
+    except (psutil.Error, OSError):  # the process has ended, or belongs to another user
         return False
     return f"{found}/".startswith(f"{lineage}/")
 
 
 def kill(lineage: str) -> list[str]:
-    """Kill all members of a lineage, and return the command lines of those that were there."""
+    """Kill all members of a lineage, and return their command lines."""
     killed: dict[int, str] = {}
     may_quit_until = time.monotonic() + _QUIT_S
     for process in _until_none(lineage):
@@ -97,7 +98,7 @@ def kill(lineage: str) -> list[str]:
 
 
 def _until_none(lineage: str) -> Iterator[psutil.Process]:
-    """Yield the members until two scans in a row find none: one that executes a program is not seen for a moment."""
+    """Yield the members until two scans in a row find none: a process is invisible while it executes a program."""
     found_none = 0
     while found_none < 2:
         found = members(lineage)
@@ -107,7 +108,7 @@ def _until_none(lineage: str) -> Iterator[psutil.Process]:
 
 
 def wait_for_the_end(lineage: str, grace_s: float) -> list[str]:
-    """Wait for a while until a lineage has no members; kill those that are left, and return their command lines."""
+    """Wait for a while until a lineage has no members; kill the remaining ones, and return their command lines."""
     deadline = time.monotonic() + grace_s
     while members(lineage) and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -115,7 +116,7 @@ def wait_for_the_end(lineage: str, grace_s: float) -> list[str]:
 
 
 def reap(lineage: str) -> None:
-    """Wait until the test process has ended, and kill what it has left; a test process further up may do that."""
+    """Wait until the test process has ended, and kill its remaining processes, unless a process further up does so."""
     in_good_order = sys.stdin.buffer.read() == _GOOD_ORDER
     if not in_good_order:
         _report("killed together with its test process", kill(lineage))
@@ -128,7 +129,7 @@ def guard(grace_s: float, command: list[str]) -> int:
     if LINEAGE in os.environ:
         os.execvp(command[0], command)  # noqa: S606 - the command is ours
     parent = os.getppid()
-    # Ctrl-C reaches the command too, and its exit status says what came of it.
+    # Ctrl-C reaches the command too, whose exit status then reports the result.
     signal.signal(signal.SIGINT, lambda *_: None)
     reaper = Reaper()
     # The command may be a `make` that shares file descriptors with the one above.

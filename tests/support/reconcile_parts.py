@@ -1,6 +1,6 @@
-"""A bank in a file, accounts in our store, a rule that compares them, and reconcilers as processes of their own.
+"""A bank in a file, accounts in our store, a rule that compares both, and reconcilers as separate processes.
 
-Run as a program it reconciles once for every line that it reads.
+Run as a program, this file reconciles once for every line that it reads.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ NOTHING: Any = None
 
 
 class Account(Aggregate):
-    """What we think that the bank has of somebody's money."""
+    """Our record of the balance of one account at the bank."""
 
     @event("Opened")
     def __init__(self, id: str) -> None:  # noqa: A002, ARG002 - the word that aggregates use
@@ -39,47 +39,47 @@ class Account(Aggregate):
 
     @event("Corrected")
     def correct(self, balance: int, drift: str) -> None:  # noqa: ARG002 - kept in the event
-        """Take over what the bank says."""
+        """Adopt the bank's balance."""
         self.balance = balance
         self.corrected += 1
 
 
 @dataclass
 class Bank:
-    """The bank's books: a file with what each account holds, and how many there are.
+    """The bank's books: a file with the balance of each account, and the number of accounts.
 
     Attributes:
         file: The file.
-        accounts: What it should say.
+        accounts: The correct balances.
     """
 
     file: Path
     accounts: dict[str, int] = field(default_factory=dict)
 
     def says(self, **changes: int) -> None:
-        """Have it answer, with some accounts changed for good."""
+        """Write the bank's answer, with some accounts changed for good."""
         self.accounts |= changes
         self.answers(json.dumps({"count": len(self.accounts), "accounts": self.accounts}))
 
     def answers(self, text: str) -> None:
-        """Have it answer with a text, at once for whoever reads."""
+        """Write a text as the bank's answer, in one step for all readers."""
         new = self.file.with_suffix(".new")
         new.write_text(text)
         new.replace(self.file)
 
     def hangs(self) -> None:
-        """Have it answer nothing for as long as anybody waits."""
+        """Keep every reader waiting without an answer."""
         self.file.unlink()
         os.mkfifo(self.file)
 
 
 def account_names(count: int) -> list[str]:
-    """Name so many accounts."""
+    """Return the names of a number of accounts."""
     return [f"a{number:02}" for number in range(count)]
 
 
 def take_over(found: tuple[str, int, str], cause: Cause, uow: UnitOfWork) -> None:
-    """Correct an account; or, as the test wants it, fail or be killed in the middle of it."""
+    """Correct an account; or, as the test demands, fail or be killed in the middle."""
     name, balance, wish = found
     uow.get(Account, name).correct(balance, cause.drift)
     if wish == "die in the command":
@@ -89,7 +89,7 @@ def take_over(found: tuple[str, int, str], cause: Cause, uow: UnitOfWork) -> Non
 
 
 def bank_rule(bank: Path, wish: str = "") -> Rule:
-    """Make the rule that the accounts are what the bank says."""
+    """Create the rule that each account in the store has the bank's balance."""
 
     @drift_rule(
         "bank",
@@ -99,7 +99,7 @@ def bank_rule(bank: Path, wish: str = "") -> Rule:
         timeout=timedelta(milliseconds=500),
     )
     def bank_agrees(observation: Observation) -> Iterator[Drift]:
-        """Every account holds what the bank says."""
+        """Check that every account has the bank's balance."""
         text = bank.read_text()
         if not text:
             raise CouldNotLook("the bank says nothing")
@@ -122,26 +122,26 @@ def bank_rule(bank: Path, wish: str = "") -> Rule:
 
 
 def reconciler(journal: SqlJournal, now_ms: int) -> Reconciler:
-    """Make a reconciler whose clock stands."""
-    # No rule here intervenes in a run or does anything outside of the store.
+    """Create a reconciler whose clock stands still."""
+    # No rule here intervenes in a run or acts outside of the store.
     return Reconciler(journal, NOTHING, NOTHING, clock=lambda: now_ms, actor=f"process {os.getpid()}", driven={})
 
 
 def corrections(journal: SqlJournal, rule: str = "bank") -> list[str]:
-    """List the drifts that were corrected, in order."""
+    """List the corrected drifts, in order."""
     journal.codec.register(Reconciliation)
     events = [journal.codec.to_domain(each) for each in journal.events_blocking(f"reconciliation/{rule}")]
     return [each.fact.drift for each in events if type(each).__name__ == "DriftCorrected"]
 
 
 class Process:
-    """A reconciler as a process of its own, which is started again after it was killed."""
+    """A reconciler as a separate process, which starts again after a test has killed it."""
 
     def __init__(self) -> None:
         self._process: Popen[str] | None = None
 
     def reconcile(self, url: str, bank: Path, now_ms: int, wish: str = "") -> dict[str, Any] | None:
-        """Have it look and correct at a time; gives what came of it, or `None` when it was killed over it."""
+        """Run a scan and the corrections at a time; return the result, or `None` when a test killed the process."""
         if self._process is None:
             arguments = (sys.executable, "-P", str(Path(__file__)))
             self._process = Popen(arguments, stdin=PIPE, stdout=PIPE, text=True)
@@ -157,14 +157,14 @@ class Process:
         return answer
 
     def end(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
 
 async def reconcile_once(journal: SqlJournal, bank: Path, now_ms: int, wish: str) -> dict[str, Any]:
-    """Look, and correct what is due."""
+    """Scan, and correct the drifts that are due."""
     by, rule = reconciler(journal, now_ms), bank_rule(bank, wish)
     verdict = await by.look(rule)
     if verdict.due and wish == "die before correcting":

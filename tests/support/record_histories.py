@@ -1,8 +1,8 @@
 """Record the workflow histories that the suite replays: `python tests/support/record_histories.py`.
 
-To be run anew when the workflow has changed in a way that no run in flight can be hurt by, and never to make a failing
-replay pass: what fails there would fail for everybody's runs. Histories hold no user data; ids, names of machines and
-of processes are replaced by fixed ones.
+Record the histories again when a change of the workflow cannot affect a run in flight. Never record them so that a
+failing replay passes: a replay that fails here would fail for the runs of all users. Histories hold no user data; fixed
+values replace ids and the names of machines and processes.
 """
 
 import asyncio
@@ -54,12 +54,12 @@ _NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 def file_of(name: str) -> Path:
-    """Give the file of a case's history."""
+    """Return the file of a case's history."""
     return HISTORIES / f"{name.replace(' ', '-').lower()}.json"
 
 
 def _anonymous(value: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401 - any JSON
-    """Replace what depends on the run and the machine."""
+    """Replace all parts that depend on the run and the machine."""
     if isinstance(value, list):
         return [_anonymous(each, names) for each in value]
     if isinstance(value, str):
@@ -106,7 +106,7 @@ async def _record(folder: Path) -> None:
 
 
 def record() -> None:
-    """Replace all histories."""
+    """Record and replace all histories."""
     shutil.rmtree(HISTORIES, ignore_errors=True)
     HISTORIES.mkdir()
     with tempfile.TemporaryDirectory() as folder:

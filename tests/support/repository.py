@@ -1,4 +1,4 @@
-"""Which files the repository holds, and which of them are installed under which name."""
+"""The list of the repository's files, and the module names of those that are installed."""
 
 import subprocess
 from functools import cache
@@ -35,11 +35,11 @@ def package_files() -> list[Path]:
 
 
 def is_facade(path: Path) -> bool:
-    """Tell whether the file belongs to the facade, which brings all layers together and so is as impure as they are."""
+    """Return whether the file belongs to the facade, which imports all layers and so is as impure as they are."""
     return str(path).startswith(FACADE)
 
 
 def module_name(path: Path) -> str:
-    """Name the module as it is imported."""
+    """Return the name under which the module is imported."""
     inner = path.relative_to(FACADE) if is_facade(path) else path
     return ".".join(["amends", *(part for part in inner.with_suffix("").parts if part != "__init__")])

@@ -1,7 +1,7 @@
 """Random plans, and random legal histories of them: a world that answers as unhelpfully as a real one.
 
 `make_plan` and `make_history` take a `Chooser`, so that Hypothesis can choose (and shrink), and a seeded random number
-generator just as well. A history is made the way a driver makes one: `decide`, act, write by `Scribe`, decide again.
+generator can too. They build a history as a driver does: `decide`, act, write with `Scribe`, and decide again.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,17 +42,17 @@ _DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe:
 
 
 def retry_policy(max_attempts: int | None = 3, *, first_ms: int = 10) -> RetryPolicy:
-    """Make a policy whose delays double up to a second."""
+    """Create a policy whose delays double up to a second."""
     return RetryPolicy(max_attempts=max_attempts, first_ms=first_ms, factor=2, longest_ms=1_000)
 
 
 def undo_policy(max_attempts: int | None = 2, kind: StepKind = StepKind.EFFECT) -> UndoPolicy:
-    """Make a compensation's policy."""
+    """Create a compensation's policy."""
     return UndoPolicy(retry=retry_policy(max_attempts), timeout_ms=LEASE_MS if kind is StepKind.EFFECT else None)
 
 
 def plan_node(name: str, *, undo: UndoPolicy | bool = True, **changes: Any) -> PlanNode:  # noqa: ANN401 - any field
-    """Make a compensatable effect, but for what is said otherwise; `undo=True` stands for a default policy."""
+    """Create a compensatable effect, unless the arguments differ; `undo=True` stands for a default policy."""
     kind = changes.get("kind", StepKind.EFFECT)
     fields: dict[str, Any] = {
         "name": name,
@@ -67,13 +67,13 @@ def plan_node(name: str, *, undo: UndoPolicy | bool = True, **changes: Any) -> P
 
 
 def plan_of(*stages: Stage | PlanNode) -> Plan:
-    """Make a plan of stages and single nodes."""
+    """Create a plan of stages and single nodes."""
     parts = tuple(part if isinstance(part, Stage) else Stage(nodes=(part,)) for part in stages)
     return Plan(saga="a-saga", input_type="Order", stages=parts)
 
 
 def make_plan(choose: Chooser) -> Plan:
-    """Make any plan that the catalog would accept: `compensatable* pivot? retriable*`."""
+    """Create any plan that the catalog would accept: `compensatable* pivot? retriable*`."""
     before = choose(range(4))
     pivot = choose([False, True])
     after = choose(range(3)) if pivot else choose(range(1 if before else 2))
@@ -106,7 +106,7 @@ def _any_node(name: str, role: Role, choose: Chooser) -> PlanNode:
 
 
 def started(plan: Plan, *, as_of_ms: int = 0) -> SagaStarted:
-    """Make the first fact of a run."""
+    """Create the first fact of a run."""
     return SagaStarted(
         originator_id=stream_of_run(RUN),
         originator_version=1,
@@ -137,10 +137,10 @@ class CallInFlight:
 
 
 class AnyResults:
-    """Stands for a registry, of which operators need the types of results only: everything goes."""
+    """A substitute for a registry that accepts every value: operators need only the types of results from it."""
 
     def result_codec(self, step: str) -> "AnyResults":
-        """Give what reads and writes a step's results."""
+        """Return the codec of a step's results."""
         del step
         return self
 
@@ -155,21 +155,22 @@ class AnyResults:
 
 @dataclass
 class World:
-    """Drives one run, acting and answering as it is told to.
+    """The driver of one run, together with a world that acts and answers as the chooser decides.
 
     Attributes:
         record: The run so far.
         facts: Its facts.
         now_ms: The driver's time.
         calls: Calls without an answer.
-        bad: Bad answers so far, by node and direction.
-        paused: Calls whose worker is paused: nobody waits for them any more, and they are answered when it resumes.
-        present: Effects that are there in the world, by node: the truth that the journal has to come to.
-        answers: What participants remember: a call under an answered key gets the same answer and does not act.
+        bad: The number of bad answers so far, by node and direction.
+        paused: Calls whose worker is paused: no driver waits for them any more, and their answers come when it resumes.
+        present: Effects that exist in the world, by node: the truth that the journal must reach.
+        answers: The answers that participants remember: a repeated call under an answered key gets the same answer and
+            does not act.
         dropped: Late answers that were definite, and for which the code under test wrote nothing.
-        eventful: Whether effects are seen late; where they are not, what acts late acts in vain.
+        eventful: Whether a participant's effects can appear late; where they cannot, a late call has no effect.
         events: How many more things may happen that no driver asked for.
-        verbs: What operators do.
+        verbs: The verbs that operators may use.
     """
 
     record: RunRecord
@@ -193,16 +194,16 @@ class World:
 
     @property
     def scribe(self) -> Scribe:
-        """What writes the next fact."""
+        """The writer of the next fact."""
         return Scribe(self.record, self.now_ms, 7)
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether no work remains."""
         return self.record.state.closed
 
     def append(self, fact: Fact) -> None:
-        """Continue the run's stream."""
+        """Append a fact to the run's stream."""
         self.record = self.record.apply(fact)
         self.facts.append(fact)
 
@@ -212,7 +213,7 @@ class World:
             self.append(self.scribe.conclusion(found[0]))
 
     def work(self) -> list[Work]:
-        """Give the work that is due and not in flight already, unless its claim is over."""
+        """Return the work that is due and not in flight already, unless its claim is over."""
         return [
             each
             for each in decide(self.record.state, self.now_ms)
@@ -225,7 +226,7 @@ class World:
         return CallInFlight(work.node, direction, work.attempt, generation)
 
     def call(self, work: Work) -> CallInFlight:
-        """Declare the intent, where one is needed, and make the call."""
+        """Declare the intent, where the call needs one, and call."""
         node = self.record.state.plan.nodes[work.node]
         direction = _DIRECTIONS[type(work)]
         if direction is not Direction.PROBE and node.kind is StepKind.EFFECT:
@@ -234,12 +235,12 @@ class World:
         return self.calls[-1]
 
     def answer(self, call: CallInFlight, outcome: Outcome) -> None:
-        """Write an answer down if it still says something."""
+        """Record an answer if it still adds information."""
         self.calls.remove(call)
         self._settle(call, outcome)
 
     def resume(self, call: CallInFlight, choose: Chooser = next_of) -> None:
-        """Have the paused worker of a call do its work, and tell of it."""
+        """Resume the paused worker of a call, which finishes its work and reports the result."""
         self.paused.remove(call)
         key = call.node, call.direction is Direction.UNDO, call.generation
         if call.direction is Direction.PROBE:
@@ -264,7 +265,7 @@ class World:
             self.append(fact)
 
     def decisions(self) -> list[Fact]:
-        """Give every fact that an operator could add now."""
+        """Return every fact that an operator could add now."""
         wishes = [
             Intervention(verb=verb, actor="op", reason="because", evidence="seen", node=node, output={"op": node})
             for verb in self.verbs
@@ -297,7 +298,7 @@ class World:
         return [*[good] * 5, Refused("no"), *bad]
 
     def due_times(self) -> list[int]:
-        """List the times at which there will be something to decide although nothing happens."""
+        """List the times at which there will be something to decide although nothing happens before."""
         return [each.due_ms for each in decide(self.record.state, self.now_ms) if isinstance(each, WaitUntil)]
 
     def act(self, choose: Chooser) -> None:
@@ -332,13 +333,13 @@ class World:
             self.now_ms = subject
 
     def happenings(self) -> list[tuple[str, Any]]:
-        """List what can happen that no driver asked for."""
+        """List all events that can happen without a driver."""
         if not self.events:
             return []
         return [("late", call) for call in self.paused] + [("operator", fact) for fact in self.decisions()]
 
     def happen(self, move: str, subject: Any, choose: Chooser) -> None:  # noqa: ANN401 - a call or a fact
-        """Have a paused worker resume, or an operator decide."""
+        """Resume a paused worker, or write an operator's decision."""
         self.events -= 1
         if move == "late":
             self.resume(subject, choose)
@@ -364,10 +365,11 @@ def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[V
 
     Args:
         plan: The plan.
-        choose: Chooses what happens.
-        events: How many things may happen besides, also after the run was closed: operators decide, paused workers
-            resume. Workers that are paused at the end have resumed as well.
-        verbs: What the operators do.
+        choose: Chooses each next event.
+        events: How many other things may happen, also after the run was closed: operators decide, paused workers
+            resume.
+            Workers that are still paused at the end then resume as well.
+        verbs: The verbs that the operators use.
 
     Raises:
         AssertionError: An open state decides nothing, or the run does not end within the bound.
@@ -392,22 +394,22 @@ def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[V
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Any plan that the catalog would accept."""
+    """Generate any plan that the catalog would accept."""
     return make_plan(lambda options: draw(st.sampled_from(options)))
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> World:
-    """Any plan with any legal history of it, driven to its end."""
+    """Generate any plan with any legal history of it, driven to its end."""
     plan = draw(plans())
-    # One seed instead of a draw per move: a run may take hundreds of moves, and shrinking the plan is what helps.
+    # One seed instead of a draw per move: a run may take hundreds of moves, and shrinking the plan helps the most.
     chooser = draw(st.randoms(use_true_random=False))
     return make_history(plan, chooser.choice)
 
 
 @st.composite
 def eventful_histories(draw: st.DrawFn, verbs: tuple[Verb, ...] = tuple(Verb)) -> World:
-    """Any plan with any legal history, in which workers are paused and resume, and operators decide."""
+    """Generate any plan with any legal history, in which workers are paused and resume, and operators decide."""
     plan = draw(plans())
     chooser = draw(st.randoms(use_true_random=False))
     return make_history(plan, chooser.choice, events=draw(st.integers(1, 6)), verbs=verbs)

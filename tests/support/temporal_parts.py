@@ -1,4 +1,4 @@
-"""A Temporal development server on a file, which a test may stop, start again, lose or put back."""
+"""A Temporal development server on a file, which a test may stop, start again, lose or restore."""
 
 import shutil
 import subprocess
@@ -15,16 +15,16 @@ __all__ = ["TemporalServer"]
 
 
 class TemporalServer:
-    """A server that keeps its address, whatever becomes of it.
+    """A server that keeps its address through stops, losses and restorations.
 
     Args:
         executable: The program `temporal`.
-        folder: Where its file and its log are.
-        settings: Of its dynamic configuration, as `name=value`.
+        folder: The folder of its file and its log.
+        settings: Values of its dynamic configuration, as `name=value`.
     """
 
     def __init__(self, executable: Path, folder: Path, *settings: str) -> None:
-        # The first: without it an idle server holds back every ordinary activity by some 50 ms.
+        # The first: without it an idle server delays every ordinary activity by some 50 ms.
         self._settings = ("history.transferProcessorMaxPollRPS=2000", *settings)
         self.address = f"127.0.0.1:{free_port()}"
         self._executable = executable
@@ -32,7 +32,7 @@ class TemporalServer:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Run it on its file, or on a new one when there is none."""
+        """Run the server on its file, or on a new file when there is none."""
         log_file = self._folder / "server.log"
         with log_file.open("wb") as log:
             server = subprocess.Popen(
@@ -60,25 +60,25 @@ class TemporalServer:
                 server.wait()
 
     def lose(self) -> None:
-        """Delete its file, while it does not run."""
+        """Delete the server's file while the server is stopped."""
         for file in self._folder.glob("temporal.db*"):
             file.unlink()
 
     def keep(self, folder: Path) -> None:
-        """Copy its file, while it does not run."""
+        """Copy the server's file while the server is stopped."""
         folder.mkdir()
         for file in self._folder.glob("temporal.db*"):
             shutil.copy(file, folder)
 
     def put_back(self, folder: Path) -> None:
-        """Replace its file by the copy, while it does not run."""
+        """Replace the server's file by the copy while the server is stopped."""
         self.lose()
         for file in folder.iterdir():
             shutil.copy(file, self._folder)
 
 
 def _wait_until_serving(address: str, server: subprocess.Popen[bytes], log: Path, temporal: Path) -> None:
-    """Return when the server says that it is healthy and knows the namespace `default`."""
+    """Wait until the server reports that it is healthy and knows the namespace `default`."""
     deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline:
         assert server.poll() is None, f"the Temporal server ended at once: {log.read_text()}"

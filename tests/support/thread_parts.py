@@ -1,4 +1,4 @@
-"""Sagas whose functions hang, answer late or end in every way there is, and both drivers for them."""
+"""Sagas whose functions hang, answer late or end in every possible way, and both drivers for them."""
 
 import asyncio
 import subprocess
@@ -55,10 +55,10 @@ SHORT = timedelta(milliseconds=100)
 
 
 class Job(BaseModel):
-    """What to do.
+    """The input of a run.
 
     Attributes:
-        gate: The gate at which held calls wait.
+        gate: The gate at which delayed calls wait.
     """
 
     gate: str = ""
@@ -134,7 +134,7 @@ SAGAS = (PATIENT, SHORT_SAGA, OUTLIVING, SWIFT)
 
 
 def ending(name: str, make: Callable[[], BaseException], *, blocking: bool) -> Saga[Job]:
-    """Make a saga whose only step ends by raising an error."""
+    """Create a saga whose only step ends by raising an error."""
 
     def fail(_: Job, __: Call) -> str:
         raise make()
@@ -199,7 +199,7 @@ async def by_worker(
 
 @effect(timeout=timedelta(minutes=1), retry=ONCE)
 async def block(job: Job, call: Call) -> str:
-    """Keep the event loop busy for longer than Temporal waits for a heartbeat."""
+    """Block the event loop for longer than Temporal waits for a heartbeat."""
     Path(job.gate).write_text(call.key)  # noqa: ASYNC240 - as blocking as the rest
     time.sleep(BLOCKED_S)  # noqa: ASYNC251 - the fault that is tested
     return "blocked"
@@ -212,7 +212,7 @@ async def unblock(_: Attempted[Job, str], __: Call) -> None:
 
 @effect(retry=ONCE)
 async def wait_on_loop(job: Job, call: Call) -> str:
-    """Wait at the gate, and keep the event loop busy meanwhile."""
+    """Wait at the gate, and block the event loop meanwhile."""
     enter(job, call)
     return "waited"
 
@@ -223,10 +223,10 @@ async def forget_on_loop(_: Attempted[Job, str], __: Call) -> None:
 
 
 class Question(BaseModel):
-    """Whom to ask.
+    """The input of a run that asks a participant.
 
     Attributes:
-        port: Where the participant listens.
+        port: The participant's port.
     """
 
     port: int
@@ -238,7 +238,7 @@ async def ask(question: Question, call: Call) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", question.port)
     writer.write(f"{call.key}\n".encode())
     answer = await reader.readline()
-    for _ in range(5):  # as the layers of a client for HTTP do
+    for _ in range(5):  # as the layers of an HTTP client do
         await asyncio.sleep(0)
     writer.close()
     return answer.decode().strip()
@@ -257,7 +257,7 @@ ASKING = Saga("threads-asking", Question, ask)
 
 @asynccontextmanager
 async def process(function: str, *arguments: str) -> AsyncIterator[Process]:
-    """Run one of the functions below in a process of its own, which is ended when the context ends."""
+    """Run one of the functions below in a separate process, and end the process when the context ends."""
     program = f"import asyncio, sys, thread_parts; asyncio.run(thread_parts.{function}(*sys.argv[1:]))"
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, *arguments),
@@ -281,7 +281,7 @@ async def ask_once(url: str, port: str) -> None:
 
 
 async def serve_blocking(url: str, address: str, queue: str) -> None:
-    """Serve the saga that keeps the event loop busy, until the input ends."""
+    """Serve the saga that blocks the event loop, until the input ends."""
     temporal = await temporalio.client.Client.connect(address)
     async with (
         opened(url) as journal,

@@ -134,7 +134,7 @@ ENDS = ("value", "key", "exit", "odd", "refused", "group")
 
 
 async def _crossed(address: str) -> bytes:
-    """Give all that Temporal shows of its workflows, and all their histories, whose payloads are plain JSON."""
+    """Return all that Temporal shows of its workflows, and all their histories, whose payloads are plain JSON."""
     client = await temporalio.client.Client.connect(address)
     told: list[bytes] = []
     async for each in client.list_workflows():

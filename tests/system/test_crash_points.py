@@ -193,14 +193,14 @@ async def charge(_: Order, call: Call) -> str:
 
 @charge.compensation(retry=RETRY)
 async def refund(_: Attempted[Order, str], call: Call) -> None:
-    """Give the money back; the first reply is lost."""
+    """Return the money back; the first reply is lost."""
     WORLDS[call.run_id].called("refund", call)
     fail_first(call.attempt)
 
 
 @effect(retry=TWICE)
 async def notify(_: Order, call: Call) -> str:
-    """Tell the warehouse; every reply is lost."""
+    """Return the warehouse; every reply is lost."""
     WORLDS[call.run_id].called("notify", call)
     raise ConnectionError("no answer")
 
@@ -213,7 +213,7 @@ async def was_notified(_: Order, call: Call) -> str | None:
 
 @notify.compensation(retry=RETRY)
 async def forget(_: Attempted[Order, str], call: Call) -> None:
-    """Tell the warehouse to forget it."""
+    """Return the warehouse to forget it."""
     WORLDS[call.run_id].called("forget", call)
 
 
@@ -316,7 +316,7 @@ async def live(store: Store, run_id: str, order: Order, life: Life) -> tuple[End
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Store]:
-    """Give a store, and look afterwards that nothing in it is damaged."""
+    """Yield a store, and look afterwards that nothing in it is damaged."""
     engine = create_store_engine(prepare(store_url))
     store = Store(engine, ensure_schema(engine))
     yield store
@@ -330,7 +330,7 @@ def store(store_url: str) -> Iterator[Store]:
 
 @pytest.fixture(params=[False, True], ids=["completes", "is compensated"])
 async def story(request: pytest.FixtureRequest, store: Store) -> Story:
-    """Give a run that nothing happens to."""
+    """Return a run that nothing happens to."""
     life, sold_out = Life(), bool(request.param)
     end, facts = await live(store, "uncrashed", Order(goods="uncrashed", sold_out=sold_out), life)
     return Story(sold_out, life.passed, end, facts)

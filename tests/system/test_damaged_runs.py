@@ -40,7 +40,7 @@ KINDS = pytest.mark.parametrize("kind", DAMAGE)
 
 @pytest.fixture
 def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Give a journal with three open runs, the middle one to be damaged, and a closed one."""
+    """Yield a journal with three open runs, the middle one to be damaged, and a closed one."""
     opened = open_prepared(store_url)
     for run_id, plan, at_ms in (("good-1", GOOD, 1_000), ("bad", BAD, 2_000), ("good-2", GOOD, 3_000)):
         for unit in (accept(run_id, plan, at_ms), succeed(run_id, "reserve", at_ms), succeed(run_id, "pack", at_ms)):
@@ -99,7 +99,7 @@ async def test_a_damaged_run_hurts_no_other_unit_of_its_batch(journal: SqlJourna
 
 
 def rules() -> dict[str, Rule]:
-    """Give the rules over open runs, and one of a user's that reads every run by itself."""
+    """Yield the rules over open runs, and one of a user's that reads every run by itself."""
 
     @drift_rule("mine", every=EVERY)
     def mine(observation: Observation) -> Iterator[Drift]:

@@ -66,7 +66,7 @@ def wait_until(met: Callable[[], object]) -> None:
 
 
 def closed(record: RunRecord | None) -> bool:
-    """Tell whether a run that was accepted has come to its end."""
+    """Return whether a run that was accepted has come to its end."""
     assert record is not None
     return record.state.closed
 
@@ -244,7 +244,7 @@ def kill_server(server: ServerRecord) -> None:
 
 
 def project_in(folder: Path, bank: ServiceProcess) -> CommandProject:
-    """Make a project with the sagas that call the bank."""
+    """Create a project with the sagas that call the bank."""
     project = CommandProject(folder / "project", {"BANK_URL": bank.base_url})
     project.write("amends.toml", 'modules = ["bank_sagas"]\n')
     shutil.copy(bank_sagas.__file__, project.path)
@@ -263,14 +263,14 @@ def nothing_left(project: CommandProject) -> Iterator[None]:
 
 @contextmanager
 def scene_of(project: CommandProject, bank: ServiceProcess) -> Iterator[Scene]:
-    """Give a test its scene; what it left at the bank is switched off."""
+    """Yield a test its scene; what it left at the bank is switched off."""
     yield Scene(project, bank, uuid4().hex[:8])
     httpx.delete(f"{bank.base_url}/faults").raise_for_status()
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """Give one bank for all tests, as starting one is slow; their runs have keys of their own."""
+    """Yield one bank for all tests, as starting one is slow; their runs have keys of their own."""
     options = ("--open", "alice=1000.00", "--open", "bob=0.00")
     with ServiceProcess("bank", tmp_path_factory.mktemp("bank"), *options, project=BANK) as service:
         yield service
@@ -283,7 +283,7 @@ QUEUE = uuid4().hex
 
 @pytest.fixture(scope="module")
 def worker(bank: ServiceProcess, temporal_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """Give an `amends worker`."""
+    """Yield an `amends worker`."""
     env = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": QUEUE}
     kept = Kept(project_in(tmp_path_factory.mktemp("worker"), bank), "worker", env=env)
     yield kept
@@ -292,7 +292,7 @@ def worker(bank: ServiceProcess, temporal_address: str, tmp_path_factory: pytest
 
 @pytest.fixture
 def worked(worker: Kept, bank: ServiceProcess) -> Iterator[Scene]:
-    """Give a project that the worker serves."""
+    """Yield a project that the worker serves."""
     worker.start()
     with scene_of(worker.project, bank) as scene:
         yield scene
@@ -323,7 +323,7 @@ def test_a_worker_killed_in_a_transaction_leaves_nothing_of_it(
 
 @pytest.fixture(scope="module")
 def dev(bank: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """Give an `amends dev`."""
+    """Yield an `amends dev`."""
     kept = Kept(project_in(tmp_path_factory.mktemp("dev"), bank), "dev")
     with nothing_left(kept.project):
         yield kept
@@ -332,7 +332,7 @@ def dev(bank: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def served(dev: Kept, bank: ServiceProcess) -> Iterator[Scene]:
-    """Give a project that `amends dev` serves."""
+    """Yield a project that `amends dev` serves."""
     dev.start()
     with scene_of(dev.project, bank) as scene:
         yield scene
@@ -418,14 +418,14 @@ def test_a_run_is_not_hurt_by_the_death_of_the_command_that_watches_it(served: S
 
 @pytest.fixture
 def alone(bank: ServiceProcess, tmp_path: Path) -> Iterator[Scene]:
-    """Give a project in which nothing runs."""
+    """Yield a project in which nothing runs."""
     project = project_in(tmp_path, bank)
     with nothing_left(project), scene_of(project, bank) as scene:
         yield scene
 
 
 def command_of(order: Transfer) -> tuple[str, ...]:
-    """Give the command that starts a transfer."""
+    """Return the command that starts a transfer."""
     return "run", "transfer", order.model_dump_json(), "--id", order.run
 
 

@@ -158,7 +158,7 @@ NOWHERE = {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
 
 
 def scaffold(path: Path) -> CommandProject:
-    """Make a project with every saga of this file."""
+    """Create a project with every saga of this file."""
     project = CommandProject(path)
     project.write("amends.toml", SETTINGS)
     project.write("shop.py", MODULE)
@@ -167,13 +167,13 @@ def scaffold(path: Path) -> CommandProject:
 
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
-    """Give a project in which nothing runs."""
+    """Return a project in which nothing runs."""
     return scaffold(tmp_path / "shop")
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CommandProject, Started]]:
-    """Give a project in which `amends dev` runs."""
+    """Yield a project in which `amends dev` runs."""
     project = scaffold(tmp_path_factory.mktemp("served") / "shop")
     with project.started("dev") as dev:
         dev.read_until("Ready")
@@ -284,7 +284,7 @@ def test_an_unreachable_server_is_said(project: CommandProject) -> None:
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """Give the address of a server that takes connections and never says a word."""
+    """Yield the address of a server that takes connections and never says a word."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
@@ -447,7 +447,7 @@ def test_a_store_in_no_directory_is_the_same_fault_everywhere(project: CommandPr
 
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
-    """Give a project with drift rules of every wrong kind, and an empty store."""
+    """Return a project with drift rules of every wrong kind, and an empty store."""
     project = scaffold(tmp_path_factory.mktemp("ruled") / "shop")
     project.write("amends.toml", SETTINGS.replace('"shop"', '"shop", "rules"'))
     project.write("rules.py", RULES)

@@ -33,7 +33,7 @@ async def forget_answer(_: Attempted[Job, str], __: Call) -> None:
 
 
 def same(job: Job) -> Job:
-    """Give every call the same input."""
+    """Return every call the same input."""
     return job
 
 

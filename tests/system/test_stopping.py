@@ -119,7 +119,7 @@ s_added = Saga("s-added", Order, added)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[CommandProject]:
-    """Give a project whose steps hang; the embedded server that a failed test leaves is ended."""
+    """Yield a project whose steps hang; the embedded server that a failed test leaves is ended."""
     project = CommandProject(tmp_path / "shop")
     project.write("amends.toml", 'modules = ["shop"]\n')
     project.write("shop.py", MODULE)
@@ -149,7 +149,7 @@ def assert_nothing_left(project: CommandProject) -> None:
 
 
 def server_of(project: CommandProject) -> ServerRecord:
-    """Give the project's embedded server, which runs."""
+    """Return the project's embedded server, which runs."""
     found = running(project.path / ".amends")
     assert found is not None
     return found

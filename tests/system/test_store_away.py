@@ -23,7 +23,7 @@ PATIENT = timedelta(minutes=5)
 
 @pytest.fixture
 def outage(postgres_server: str, postgres_url: str) -> Outage:
-    """Give the means to take the database away."""
+    """Return the means to take the database away."""
     return Outage(postgres_server, postgres_url)
 
 
@@ -43,13 +43,13 @@ class Seam:
 
 @pytest.fixture
 def seam() -> Seam:
-    """Give the journal's commit seam."""
+    """Return the journal's commit seam."""
     return Seam()
 
 
 @pytest.fixture
 async def journal(postgres_url: str, seam: Seam) -> AsyncIterator[SqlJournal]:
-    """Give a journal that counts on one counter."""
+    """Yield a journal that counts on one counter."""
     journal = open_prepared(postgres_url, on_commit=seam)
     await journal.commit(step(lambda uow: uow.add(Counter("c"))))
     yield journal
@@ -149,7 +149,7 @@ class LateClock(SystemClock):
         self.later_ms = 0
 
     def now_ms(self) -> int:
-        """Give the time in milliseconds since the epoch."""
+        """Return the time in milliseconds since the epoch."""
         return super().now_ms() + self.later_ms
 
     async def wait(
