@@ -1,8 +1,8 @@
 """The real parts that tests run against: PostgreSQL and Temporal, each started once per test process.
 
 A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url` or `temporal_address`. Every database
-is empty, and what a test leaves in it is removed. All tests of one process share one Temporal server: they keep apart
-by run ids and task queues.
+is empty, and its fixture removes the test's data. All tests of one process share one Temporal server: run ids and task
+queues separate them.
 """
 
 import faulthandler
@@ -22,20 +22,20 @@ from reading_shop import Amends, Shop, as_it_was, make_shop
 from reaper import Reaper
 from temporal_parts import TemporalServer
 
-# How long an example takes depends on what else the machine does. What guards a landing tries the same examples every
-# time, so that it is red for what was changed; `--hypothesis-profile=explore` looks for others.
+# The duration of an example depends on the load of the machine. The check before a landing tries the same examples
+# every time, so that only a change can turn it red; `--hypothesis-profile=explore` searches for others.
 settings.register_profile("landing", deadline=None, derandomize=True, max_examples=60)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("landing")
 
-# A shell that is not interactive has its background jobs ignore Ctrl-C, and so would every process that a test starts.
+# The background jobs of a shell that is not interactive ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# readline, which pytest loads, tells the processes that pytest starts that they have a screen; they have none.
+# readline, which pytest loads, sets variables that describe a screen; the processes that pytest starts have none.
 os.environ.pop("COLUMNS", None)
 os.environ.pop("LINES", None)
 
-# Temporal's servers live for seconds: collecting their garbage would take a quarter of the time that they start in.
+# Temporal's servers live for seconds: garbage collection would take a quarter of the time that they need to start.
 os.environ.setdefault("GOGC", "800")
 
 _TEARDOWN_S = 240
@@ -44,23 +44,23 @@ _REAPER = pytest.StashKey[Reaper]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Have everything that this process starts end with it, even when it is killed."""
-    config.stash[_REAPER] = Reaper(config.stash[fault_handler_stderr_fd_key])  # the real one, whatever is captured
+    """Start the reaper, which ends every process started here with this process, even when this process is killed."""
+    config.stash[_REAPER] = Reaper(config.stash[fault_handler_stderr_fd_key])  # the real stderr, not pytest's
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave to the process that has started this one to look for processes that a test has left behind."""
+    """Leave the search for processes that a test has left behind to the process that has started this one."""
     config.stash[_REAPER].end()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """End the test process when what a test leaves cannot be cleaned up, so that no run of the suite hangs.
+    """End the test process when a test's cleanup hangs, so that no run of the suite hangs.
 
     The bound of `faulthandler_timeout` does the same for the test itself; it does not count any more once a test has
     failed, and the bound of pytest-timeout strikes only once.
     """
-    stderr = item.config.stash[fault_handler_stderr_fd_key]  # the real one, whatever is captured
+    stderr = item.config.stash[fault_handler_stderr_fd_key]  # the real stderr, also while pytest captures
     faulthandler.dump_traceback_later(_TEARDOWN_S, exit=True, file=stderr)
     try:
         return (yield)
@@ -70,7 +70,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """Yield the connection string of a PostgreSQL server of this test process's own."""
+    """Yield the connection string of a PostgreSQL server that only this test process uses."""
     from postgres_parts import start_postgres  # noqa: PLC0415 - the library touches the file system
 
     # Not pytest's own temporary directory: a socket's path is limited to some 100 characters.
@@ -84,7 +84,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres_server: str) -> str:
-    """Return the name of a database of this test process's own."""
+    """Return the name of a database that only this test process uses."""
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE tests")
     return "tests"
@@ -100,7 +100,7 @@ def postgres_url(postgres_server: str, postgres_database: str) -> Iterator[str]:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (postgres_database,)
         )
-    # Emptied and not made anew, which would take a test most of its time.
+    # The test empties the database, since creating another would take most of its time.
     with psycopg.connect(named, autocommit=True) as connection:
         schemas = connection.execute(
             "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
@@ -126,14 +126,14 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Yield a project whose store has runs of every kind; it is only read."""
+    """Yield a project whose store has runs of every kind; tests only read it."""
     with as_it_was():
         yield make_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
 def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
-    """Return the program, to be called in this process on the shop."""
+    """Return the program, for calls in this process on the shop."""
     return Amends(shop.folder, capsys)
 
 
@@ -147,7 +147,7 @@ def temporal_executable() -> Path:
 
 @pytest.fixture(scope="session")
 def temporal_address(temporal_executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield host and port of a Temporal development server of this test process's own."""
+    """Yield host and port of a Temporal development server that only this test process uses."""
     server = TemporalServer(temporal_executable, tmp_path_factory.mktemp("temporal"))
     with server.serving():
         yield server.address

@@ -1,4 +1,4 @@
-"""The catalog knows of every step how it is undone, and nothing runs while that is unknown."""
+"""The catalog knows the compensation of every step, and nothing runs while one is unknown."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,7 +39,7 @@ class Order(BaseModel):
 
 
 class Socket:
-    """Something that is no data."""
+    """A value that is not data."""
 
 
 @transaction
@@ -55,7 +55,7 @@ def unbook(done: Done[Order, str], uow: UnitOfWork) -> None:
 
 @effect(timeout=timedelta(seconds=3), owner="payments", runbook="runbooks/charge.md")
 async def charge(order: Order, call: Call) -> int:
-    """Stand for an effect with everything."""
+    """Stand for an effect with every option."""
     return order.number + call.attempt
 
 
@@ -66,12 +66,12 @@ async def refund(tried: Attempted[Order, int], call: Call) -> None:
 
 @charge.probe
 async def find_charge(order: Order, call: Call) -> int | None:
-    """Look for it."""
+    """Probe for it."""
 
 
 @effect
 async def print_label(order: Order, call: Call) -> None:
-    """Stand for an effect that nothing undoes."""
+    """Stand for an effect that has no compensation."""
 
 
 @effect(read_only=True)
@@ -87,31 +87,31 @@ def go(order: Order, uow: UnitOfWork) -> None:
 
 @effect
 async def tell(order: Order, call: Call) -> None:
-    """Stand for something that is repeated until it succeeds."""
+    """Stand for a step that is repeated until it succeeds."""
 
 
 @transaction(name="book")
 def book_again(order: Order, uow: UnitOfWork) -> str:
-    """Take the name of another step."""
+    """Use the name of another step."""
     return f"{order.number} {uow.key}"
 
 
 @effect(read_only=True)
 async def connect(order: Order, call: Call) -> Socket:  # noqa: ARG001 - no stub: it could be stored
-    """Return what cannot be stored."""
+    """Return a value that cannot be stored."""
     return Socket()
 
 
 @dataclass
 class Closed:
-    """An input that holds what cannot be stored."""
+    """An input that holds a value that cannot be stored."""
 
     socket: Socket
 
 
 @effect(read_only=True)
 async def look(closed: Closed, call: Call) -> None:
-    """Take what cannot be stored."""
+    """Receive a value that cannot be stored."""
 
 
 def saga(*body: Any, name: str = "s", input: Any = Order) -> Saga[Any]:  # noqa: A002, ANN401 - any parts
@@ -120,7 +120,7 @@ def saga(*body: Any, name: str = "s", input: Any = Order) -> Saga[Any]:  # noqa:
 
 
 def bare(name: str) -> str:
-    """Return what is wrong with a step that nothing undoes."""
+    """Return the catalog's fault for a step without a compensation."""
     return (
         f"saga 's': step {name!r} ({MODULE}:{name}) can be undone by nothing; add @{name}.compensation, or mark it "
         f"pivot(...), retriable(...), irreversible(..., reason) or read_only=True"
@@ -128,7 +128,7 @@ def bare(name: str) -> str:
 
 
 def late(name: str, role: str, after: str, before: str) -> str:
-    """Return what is wrong with a step that comes too late."""
+    """Return the catalog's fault for a step that comes too late."""
     return (
         f"saga 's': step {name!r} ({MODULE}:{name}) is {role} after the {after} step {before!r}, from which the saga "
         f"only goes forward; mark it retriable(...) or move it before"
@@ -157,7 +157,7 @@ def late(name: str, role: str, after: str, before: str) -> str:
     ],
 )
 def test_the_order_and_the_undo_of_steps_are_checked(body: tuple[Any, ...], faults: list[str]) -> None:
-    """A saga is `compensatable* pivot? retriable*`, and what can be left behind by a failure says how it is undone."""
+    """A saga is `compensatable* pivot? retriable*`, and each step that a failure can leave names its undo."""
     registry = Registry([saga(*body)])
     if not faults:
         assert registry.catalog.faults() == ()
@@ -170,7 +170,7 @@ def test_the_order_and_the_undo_of_steps_are_checked(body: tuple[Any, ...], faul
 
 @given(plan=plans())
 def test_random_plans_are_legal(plan: Plan) -> None:
-    """The plans that properties of the core are checked on are such as the catalog accepts."""
+    """The random plans of the core's property tests are plans that the catalog accepts."""
     assert Catalog(entries=(), plans=(plan,)).faults() == ()
 
 
@@ -212,7 +212,7 @@ def test_random_plans_are_legal(plan: Plan) -> None:
     ],
 )
 def test_faults_of_all_modules_together_are_named(make: Any, message: str) -> None:  # noqa: ANN401 - a lambda
-    """What only shows when everything is loaded is found then: names used twice, and types that cannot be stored."""
+    """The check over all modules finds the faults that only show together: names used twice, and unstorable types."""
     with pytest.raises(DefinitionError) as refused:
         make()
     assert str(refused.value) == message
@@ -228,7 +228,7 @@ REGISTRY = Registry(
 
 
 def test_an_entry_says_how_a_step_is_undone() -> None:
-    """Step, location, uses, roles, compensation, probe, policies, owner and runbook are all there."""
+    """An entry has step, location, uses, roles, compensation, probe, policies, owner and runbook."""
     entries = {entry.step: entry for entry in REGISTRY.catalog.entries}
     assert list(entries) == ["book", "charge", "quote", "print_label", "go", "tell", "look"]
     paid = entries["charge"]
@@ -243,7 +243,7 @@ def test_an_entry_says_how_a_step_is_undone() -> None:
 
 
 def test_how_a_step_is_undone_is_said_in_a_few_words() -> None:
-    """Its compensation, or why it has none."""
+    """The short form names the step's compensation, or the reason why it has none."""
     assert {entry.step: entry.undone_by for entry in REGISTRY.catalog.entries} == {
         "book": f"{MODULE}:unbook",
         "charge": f"{MODULE}:refund",
@@ -256,7 +256,7 @@ def test_how_a_step_is_undone_is_said_in_a_few_words() -> None:
 
 
 def test_a_catalog_survives_json() -> None:
-    """What the command line prints as JSON can be read back equal."""
+    """A catalog read back from the command line's JSON is equal to the original."""
     catalog = REGISTRY.catalog
     assert Catalog.model_validate_json(catalog.model_dump_json()) == catalog
 
@@ -294,14 +294,14 @@ def other_order(order: Order) -> Order:
     ],
 )
 def test_what_is_not_there_is_named(find: Any, message: str) -> None:  # noqa: ANN401 - a lambda
-    """A missing saga or a missing piece of code is one line with the name and what to do."""
+    """The error for a missing saga or a missing piece of code is one line with the name and the remedy."""
     with pytest.raises(NotFoundError) as missing:
         find()
     assert str(missing.value) == message
 
 
 def test_functions_are_found_by_name() -> None:
-    """The registry gives the step's function, its compensation, its probe and its mapping."""
+    """The registry returns the step's function, its compensation, its probe and its mapping."""
     registry = Registry([saga(charge.using(other_order))])
     assert registry.operation("charge").function is charge.definition.run.function
     assert registry.operation("charge", undo=True).function is refund

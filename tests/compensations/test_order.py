@@ -1,4 +1,4 @@
-"""The order of compensations is the reverse of the journal's, and is told before it is carried out."""
+"""The order of compensations is the reverse of the journal's, and is announced before it is carried out."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def test_an_ordered_group_is_undone_one_by_one() -> None:
 
 
 def test_only_what_may_have_acted_is_undone() -> None:
-    """Nodes that have not begun, were refused, are undone already or have no compensation are left out."""
+    """Nodes that have not begun, were refused, are undone or have no compensation have no place in the order."""
     bare = plan_node("c", undo=False)
     state = compensating(plan_of(A, B, bare, D, plan_node("e")), 4, "abce")
     nodes = {
@@ -61,7 +61,7 @@ def test_only_what_may_have_acted_is_undone() -> None:
 
 
 def test_a_run_without_anything_to_undo_has_no_order() -> None:
-    """When nothing is left, and when no stage was reached, nothing is named."""
+    """The order is empty when nothing is left to undo, and when no stage was reached."""
     assert undo_order(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
     assert next_undos(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
     assert next_undos(compensating(plan_of(A, B), 2, "ab")) == ()
@@ -69,7 +69,7 @@ def test_a_run_without_anything_to_undo_has_no_order() -> None:
 
 @given(world=histories())
 def test_what_was_told_is_what_happens(world: World) -> None:
-    """The order that is told when a run turns is the order in which its compensations first end."""
+    """The order that is announced when a run turns is the order in which its compensations first end."""
     state = begin(world.record.state.plan, world.facts[0].head)
     told: tuple[tuple[str, ...], ...] = ()
     ended: list[str] = []
@@ -79,6 +79,6 @@ def test_what_was_told_is_what_happens(world: World) -> None:
             told = undo_order(state)
         if isinstance(fact, CompensationSucceeded | CompensationExhausted | CompensationRejected):
             assert isinstance(fact, NodeFact)
-            # What was given up may be answered late, after others have followed.
+            # A call that was given up may be answered late, after others have followed.
             ended += [fact.node] if fact.node not in ended else []
     assert ended == [name for group in told for name in sorted(group, key=ended.index)]

@@ -19,8 +19,8 @@ __all__ = ["HELD_AT", "LINES", "Book", "Tally", "Transfer", "tally", "transfer"]
 
 # A delayed answer keeps the step in flight for this long; a test sees a repeated call much earlier.
 PATIENCE = timedelta(seconds=30)
-# The delay is long, so that most of the time no attempt runs. There are as many attempts as the bank is unavailable
-# for.
+# The delay is long, so that most of the time no attempt runs. Attempts have no limit, since the bank may be unavailable
+# for any number of them.
 RETRY = Retry(max_attempts=None, first=timedelta(milliseconds=500), factor=1)
 
 

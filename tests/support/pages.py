@@ -16,7 +16,7 @@ shell, in a process that has already imported everything.
 | `<!-- excerpt: PATH -->` above a block | that file, in the page's folder or next to the page, must contain the block |
 | `<!-- skip: REASON -->` above a block | the block does not run; without a reason it is an error |
 | `<!-- background: WHERE -->` above a `console` block | its command runs next to the others until the page ends |
-| `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal, and get the answer to a question |
+| `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal, which answers a question |
 | `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for a `postgresql`, `temporal` or `port` of the tests |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 

@@ -1,4 +1,4 @@
-"""`make bench`: that its code runs; what it measures means something only on a quiet machine."""
+"""Checks that the code of `make bench` runs; its numbers mean something only on a quiet machine."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ BENCH = Path(__file__).parents[2] / "benchmarks" / "run.py"
 
 @pytest.mark.parametrize(("part", "count"), [("store", 6), ("reconcile", 1)])
 def test_the_rows_without_temporal_are_measured_and_printed(part: str, count: int) -> None:
-    """A tiny run gives every row with its ratio and bound, and says by its status whether all bounds hold."""
+    """A tiny run prints every row with its ratio and bound, and its exit status reports whether all bounds hold."""
     tiny = {**os.environ, "ONLY": part, "ROUNDS": "1", "SHARE": "0.002"}
     done = subprocess.run(
         [sys.executable, BENCH], env=tiny, capture_output=True, text=True, timeout=HANG_S, check=False

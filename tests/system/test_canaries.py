@@ -1,4 +1,4 @@
-"""No user data in Temporal and in logs: canaries are planted everywhere, and searched for."""
+"""No user data reaches Temporal or the logs: the tests plant canaries everywhere, and search for them."""
 
 import asyncio
 import json
@@ -164,7 +164,7 @@ def test_no_canary_reaches_temporal_or_the_log(tmp_path: Path) -> None:
         said += dev.lines
     journal = (tmp_path / "shop" / ".amends" / "events.db").read_bytes()
     assert CANARY.encode() in journal
-    # A deploy that narrows the type: what is stored does not load any more, and the run waits.
+    # A deploy that narrows the type: the stored value does not load any more, and the run waits.
     project.write("shop.py", MODULE.replace("    number: str\n", "    number: int\n"))
     with project.started("dev") as dev:
         dev.read_until("late-1")

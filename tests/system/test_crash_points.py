@@ -1,9 +1,10 @@
 """The process dies at every journal write and at every call, and the next one brings the run to the same end.
 
-The places where it can die are not listed here: a run without a crash passes them one by one, and then each of them is
-the last of a run of its own. What takes effect outside is judged by a participant that keeps a ledger by key and, being
-somebody else's system, outlives the process. On the way there are transactions that are rolled back, replies that are
-lost after the effect, a probe that answers for them, a parallel stage, and an undo that fails at first.
+This file does not list the moments at which the process can die. A run without a crash passes them one by one, and each
+of them is then the last moment of a process in another run. A participant that keeps a ledger by key, and that outlives
+the process as another system would, is the judge of outside effects. The run contains transactions that roll back,
+replies that are lost after the effect, a probe that answers for them, a parallel stage, and an undo that fails at
+first.
 """
 
 from collections.abc import Iterator
@@ -46,15 +47,15 @@ from amends.sagas.runtime.runner import Runner
 
 
 class DiedError(BaseException):
-    """Where the process is dead; no `Exception`, so that nothing takes it for a failure of the step."""
+    """The process is dead here; no `Exception`, so that no code mistakes it for a failure of the step."""
 
 
 class Life:
     """One process: the moments that it passes, and the one at which it dies.
 
     Args:
-        dies_at: Index of the moment that is its last; `None` for a life without a crash.
-        error: What is raised there instead of death; the process goes on.
+        dies_at: Index of the process's last moment; `None` for a life without a crash.
+        error: The error to raise there instead of death; the process goes on.
     """
 
     def __init__(self, dies_at: int | None = None, error: Exception | None = None) -> None:
@@ -64,7 +65,7 @@ class Life:
         self._dead = False
 
     def pass_by(self, moment: str) -> None:
-        """Go on living, or not; who is dead does nothing any more."""
+        """Pass a moment, or die at it; a dead process does nothing any more."""
         if self._dead:
             raise DiedError(moment)
         self.passed.append(moment)
@@ -76,16 +77,16 @@ class Life:
         raise DiedError(moment)
 
     def on_commit(self, when: Literal["before", "after"], number: int) -> None:
-        """Pass by one side of a commit."""
+        """Pass one side of a commit."""
         self.pass_by(f"{when} commit {number}")
 
 
 class World:
-    """What outlives the process: time, and the participant with its ledger.
+    """The parts that outlive the process: time, and the participant with its ledger.
 
     Attributes:
-        clock: Time.
-        ledger: What took effect, by key.
+        clock: The clock.
+        ledger: The effects, by key.
         faults: Calls that the journal, as it was on disk, did not ask for.
     """
 
@@ -99,11 +100,11 @@ class World:
         self._last_of: dict[str, Fact] = {}
 
     def begin(self, life: Life, journal: SqlJournal) -> None:
-        """Be called by this process from now on."""
+        """Serve this process from now on."""
         self._life, self._journal = life, journal
 
     def called(self, what: str, call: Call, *, asks: bool = False) -> bool:
-        """Take a call, and let it take effect unless its key is known or it only asks; gives what the ledger says."""
+        """Receive a call, and act unless its key is known or it only probes; return the ledger's entry."""
         moment = f"{what}, attempt {call.attempt}"
         self._life.pass_by(f"before {moment} took effect")
         self._look_for_intent(moment, call, asks=asks)
@@ -113,7 +114,7 @@ class World:
         return call.key in self.ledger
 
     def _look_for_intent(self, moment: str, call: Call, *, asks: bool) -> None:
-        """The last that the journal says of the node must be that this very call is about to be made."""
+        """Check that the node's last fact in the journal is the intent of exactly this call."""
         assert self._journal is not None
         for fact in self._journal.facts_blocking(call.run_id, self._read):
             self._read = fact.position
@@ -130,9 +131,9 @@ class World:
 WORLDS: dict[str, World] = {}
 """The world of each run, where its effects find it."""
 
-# More attempts than fail by themselves and by a death together.
+# More attempts than the planned failures and a death use up together.
 RETRY = Retry(max_attempts=3, first=timedelta(milliseconds=10), factor=1)
-# One attempt may be lost with the process; the other takes effect, and the probe finds it.
+# The process's death may lose one attempt; the other takes effect, and the probe finds it.
 TWICE = Retry(max_attempts=2, first=timedelta(milliseconds=10), factor=1)
 
 
@@ -144,27 +145,27 @@ class Order(BaseModel):
 
 
 class Goods(Aggregate):
-    """What is there to be sold."""
+    """The goods for sale."""
 
     @event("Counted")
     def __init__(self, id: str) -> None:  # noqa: A002 - the word that aggregates use
-        """Begin with nothing held."""
+        """Begin with no held items."""
 
     @event("Held")
     def hold(self) -> None:
-        """Hold one."""
+        """Hold one item."""
 
     @event("Freed")
     def free(self) -> None:
-        """Hold one less."""
+        """Release one held item."""
 
     @event("Sold")
     def sell(self) -> None:
-        """Sell what is held."""
+        """Sell one held item."""
 
 
 def fail_first(attempt: int) -> None:
-    """Fail the first attempt, after it did what it did."""
+    """Fail the first attempt, after its effect."""
     if attempt == 1:
         raise ConnectionError("no answer")
 
@@ -178,14 +179,14 @@ def hold(order: Order, uow: UnitOfWork) -> str:
 
 @hold.compensation(retry=RETRY)
 def free(done: Done[Order, str], uow: UnitOfWork) -> None:
-    """Free the goods; the first attempt is rolled back."""
+    """Release the goods; the first attempt rolls back."""
     uow.get(Goods, done.input.goods).free()
     fail_first(uow.attempt)
 
 
 @effect(retry=RETRY)
 async def charge(_: Order, call: Call) -> str:
-    """Take the money; the first reply is lost."""
+    """Charge the money; the first reply is lost."""
     WORLDS[call.run_id].called("charge", call)
     fail_first(call.attempt)
     return "paid"
@@ -193,33 +194,33 @@ async def charge(_: Order, call: Call) -> str:
 
 @charge.compensation(retry=RETRY)
 async def refund(_: Attempted[Order, str], call: Call) -> None:
-    """Return the money back; the first reply is lost."""
+    """Refund the money; the first reply is lost."""
     WORLDS[call.run_id].called("refund", call)
     fail_first(call.attempt)
 
 
 @effect(retry=TWICE)
 async def notify(_: Order, call: Call) -> str:
-    """Return the warehouse; every reply is lost."""
+    """Notify the warehouse; every reply is lost."""
     WORLDS[call.run_id].called("notify", call)
     raise ConnectionError("no answer")
 
 
 @notify.probe
 async def was_notified(_: Order, call: Call) -> str | None:
-    """Ask the warehouse."""
+    """Ask the warehouse whether the notification arrived."""
     return "noted" if WORLDS[call.run_id].called("was notified", call, asks=True) else None
 
 
 @notify.compensation(retry=RETRY)
 async def forget(_: Attempted[Order, str], call: Call) -> None:
-    """Return the warehouse to forget it."""
+    """Withdraw the notification of the warehouse."""
     WORLDS[call.run_id].called("forget", call)
 
 
 @transaction(retry=RETRY)
 def sell(order: Order, uow: UnitOfWork) -> str:
-    """Decide."""
+    """Sell the goods, or refuse."""
     uow.get(Goods, order.goods).sell()
     if order.sold_out:
         raise Rejected("sold out")
@@ -242,15 +243,15 @@ STAGE = {"charge": 1, "notify": 1, "thank": 2, "refund": 3, "forget": 3}
 
 @dataclass(frozen=True)
 class End:
-    """Where a run came to: what must not depend on whether and where its process died.
+    """The end of a run: everything that must not depend on whether and where its process died.
 
     Attributes:
-        status: How it was closed.
-        results: What its steps returned.
-        nodes: How each step stands.
+        status: The run's status.
+        results: The results of its steps.
+        nodes: The status of each step.
         events: Kinds of its aggregate's events.
-        took_effect: Keys under which something took effect.
-        order: The stages in whose order that happened.
+        took_effect: Keys under which an effect happened.
+        order: The stages in the order of these effects.
         faults: Calls that the journal had not asked for.
     """
 
@@ -265,19 +266,19 @@ class End:
 
 @dataclass(frozen=True)
 class Store:
-    """The database; every process has a journal of its own on it, which remembers nothing of the one before."""
+    """The database; every process has a separate journal on it, which remembers nothing of the previous one."""
 
     engine: Engine
     store_id: str
 
     def opened(self, life: Life) -> SqlJournal:
-        """Open it as a new process would, but for the look at its schema, which takes longer than a run."""
+        """Open the store as a new process would, but without the check of the schema, which takes longer than a run."""
         return SqlJournal(self.engine, CODEC, self.store_id, on_commit=life.on_commit)
 
 
 @dataclass(frozen=True)
 class Story:
-    """An uncrashed run: its input, the moments that it passed, where it came to, and its facts."""
+    """A run without a crash: its input, the moments that it passed, its end, and its facts."""
 
     sold_out: bool
     moments: list[str]
@@ -285,12 +286,12 @@ class Story:
     facts: list[tuple[str, ...]]
 
     async def repeat(self, store: Store, run_id: str, life: Life) -> tuple[End, list[tuple[str, ...]]]:
-        """Be one process with a run of the same input: start it or go on with it until it is closed."""
+        """Be one process with a run of the same input: start or continue it until it is closed."""
         return await live(store, run_id, Order(goods=run_id, sold_out=self.sold_out), life)
 
 
 async def live(store: Store, run_id: str, order: Order, life: Life) -> tuple[End, list[tuple[str, ...]]]:
-    """Be one process: open the store, and start the run or go on with it until it is closed."""
+    """Be one process: open the store, and start or continue the run until it is closed."""
     world = WORLDS.setdefault(run_id, World())
     journal = store.opened(life)
     world.begin(life, journal)
@@ -316,7 +317,7 @@ async def live(store: Store, run_id: str, order: Order, life: Life) -> tuple[End
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Store]:
-    """Yield a store, and look afterwards that nothing in it is damaged."""
+    """Yield a store, and check afterwards that nothing in it is damaged."""
     engine = create_store_engine(prepare(store_url))
     store = Store(engine, ensure_schema(engine))
     yield store
@@ -330,14 +331,14 @@ def store(store_url: str) -> Iterator[Store]:
 
 @pytest.fixture(params=[False, True], ids=["completes", "is compensated"])
 async def story(request: pytest.FixtureRequest, store: Store) -> Story:
-    """Return a run that nothing happens to."""
+    """Return a run without a crash."""
     life, sold_out = Life(), bool(request.param)
     end, facts = await live(store, "uncrashed", Order(goods="uncrashed", sold_out=sold_out), life)
     return Story(sold_out, life.passed, end, facts)
 
 
 async def test_the_story_is_what_the_others_are_compared_with(story: Story) -> None:
-    """The uncrashed run ends as it should, and passes commits and calls of every direction."""
+    """The run without a crash ends as planned, and passes commits and calls of every direction."""
     undone = ["RUN/charge/undo/0", "RUN/notify/undo/0"] if story.sold_out else []
     kept = [] if story.sold_out else ["RUN/thank/do/0"]
     assert story.end.status is (RunStatus.COMPENSATED if story.sold_out else RunStatus.COMPLETED)
@@ -350,18 +351,18 @@ async def test_the_story_is_what_the_others_are_compared_with(story: Story) -> N
 
 
 async def test_the_end_is_the_same_wherever_the_process_dies(store: Store, story: Story) -> None:
-    """Each moment in turn is the process's last, and the next process, which comes at once, reaches the same end."""
+    """Wherever the process dies, the next process, which starts at once, reaches the same end."""
     assert await ends_that_differ(store, story, timedelta(0)) == {}, f"expected {story.end}"
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 async def test_the_end_is_the_same_when_the_next_process_comes_late(store: Store, story: Story) -> None:
-    """Likewise when all claims of the dead process have run out by then."""
+    """The next process reaches the same end when all claims of the dead process have run out by then."""
     assert await ends_that_differ(store, story, timedelta(days=1)) == {}, f"expected {story.end}"
 
 
 async def ends_that_differ(store: Store, story: Story, away: timedelta) -> dict[str, End]:
-    """Have the process die at each moment in turn; gives the moments after which the end was another one."""
+    """Run one process per moment that dies there; return the moments after which the end was a different one."""
     wrong: dict[str, End] = {}
     for at, moment in enumerate(story.moments):
         run_id, life = f"dies-at-{at}", Life(dies_at=at)
@@ -377,7 +378,7 @@ async def ends_that_differ(store: Store, story: Story, away: timedelta) -> dict[
 
 
 async def test_an_ambiguous_commit_is_read_again(store: Store, story: Story) -> None:
-    """A commit that fails, or whose reply is lost, leaves no trace: the facts are those of the uncrashed run."""
+    """A commit that fails, or whose reply is lost, leaves no trace: the facts are those of the run without a crash."""
     wrong: dict[str, list[tuple[str, ...]]] = {}
     for at, moment in enumerate(story.moments):
         if "commit" not in moment:

@@ -1,4 +1,4 @@
-"""One damaged run never stops the others: it is named with its place and a remedy, and everything else goes on."""
+"""One damaged run never stops the others: the report names its place and a remedy, and everything else goes on."""
 
 import asyncio
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def damaged(journal: SqlJournal, kind: str) -> SqlJournal:
 
 @KINDS
 async def test_a_damaged_run_is_named_and_the_others_are_read(journal: SqlJournal, kind: str) -> None:
-    """Reading many runs gives the damage of one as data: run, stream, position, problem and remedy."""
+    """Reading many runs returns the damage of one as data: run, stream, position, problem and remedy."""
     other = damaged(journal, kind)
     try:
         found = await other.records(["good-1", "bad", "good-2", "nothing"])
@@ -81,7 +81,7 @@ async def test_a_damaged_run_is_named_and_the_others_are_read(journal: SqlJourna
 
 @KINDS
 async def test_a_damaged_run_hurts_no_other_unit_of_its_batch(journal: SqlJournal, kind: str) -> None:
-    """The units of sound runs are committed in one commit with a unit that asks for the damaged run and fails."""
+    """A unit that reads the damaged run fails, and the units of sound runs in the same commit are committed."""
     other = damaged(journal, kind)
     try:
         before = [(await other.record(run_id)) for run_id in ("good-1", "good-2")]
@@ -99,7 +99,7 @@ async def test_a_damaged_run_hurts_no_other_unit_of_its_batch(journal: SqlJourna
 
 
 def rules() -> dict[str, Rule]:
-    """Yield the rules over open runs, and one of a user's that reads every run by itself."""
+    """Yield the rules over open runs, and a user's rule that reads every run itself."""
 
     @drift_rule("mine", every=EVERY)
     def mine(observation: Observation) -> Iterator[Drift]:
@@ -118,7 +118,7 @@ def rules() -> dict[str, Rule]:
 async def test_a_rule_reports_a_damaged_run_once_and_looks_at_the_others(
     journal: SqlJournal, kind: str, name: str
 ) -> None:
-    """A built-in rule and a user's find what they find in sound runs, and the damaged one as a drift of its own."""
+    """A built-in rule and a user's rule report drifts in sound runs, and the damaged run as a separate drift."""
     other = damaged(journal, kind)
     try:
         seen = await look(rules()[name], other, Standing(), LATER_MS, driven={})
@@ -133,7 +133,7 @@ async def test_a_rule_reports_a_damaged_run_once_and_looks_at_the_others(
 
 
 async def test_a_correction_of_a_damaged_run_is_held(journal: SqlJournal) -> None:
-    """A rule that does not read the run itself may not have it corrected."""
+    """A reconciler does not correct a damaged run for a rule that does not read the run itself."""
 
     @drift_rule("blind", every=EVERY, mode="apply")
     def blind(observation: Observation) -> Iterator[Drift]:
@@ -151,7 +151,7 @@ async def test_a_correction_of_a_damaged_run_is_held(journal: SqlJournal) -> Non
 
 
 async def test_news_leave_out_what_was_changed_and_report_it(journal: SqlJournal) -> None:
-    """A rule that follows the log is neither given a changed event nor stopped by it."""
+    """A rule that follows the log neither receives a changed event nor stops at it, and the event is reported."""
 
     @drift_rule("news", every=EVERY)
     def news(observation: Observation) -> Iterator[Drift]:
@@ -169,7 +169,7 @@ async def test_news_leave_out_what_was_changed_and_report_it(journal: SqlJournal
 
 
 async def test_a_wrong_row_of_the_read_model_hides_no_run(journal: SqlJournal) -> None:
-    """A row that cannot be read is taken from the journal; where that is damaged too, the run is listed still."""
+    """The list reads a run with a damaged row from the journal, and shows the run even if that is damaged too."""
     change(journal.engine, "UPDATE saga_index SET keys = 'nonsense' WHERE run_id IN ('bad', 'good-1')")
     DAMAGE["a middle fact is missing"][0](journal.engine)
     rows = {row.run_id: row for row in await journal.runs(RunQuery())}
@@ -180,7 +180,7 @@ async def test_a_wrong_row_of_the_read_model_hides_no_run(journal: SqlJournal) -
 
 
 async def test_one_damaged_character_makes_no_other_run_unreadable(tmp_path: Path) -> None:
-    """SQLite refuses a text that is no UTF-8, and with it every row of the answer; here only its own run is damaged."""
+    """A text that is not UTF-8, for which SQLite refuses every row of an answer, damages only its own run."""
     journal = open_prepared(f"sqlite:///{tmp_path / 'events.db'}")
     try:
         for run_id in ("bad", "good"):
@@ -199,7 +199,7 @@ async def test_one_damaged_character_makes_no_other_run_unreadable(tmp_path: Pat
 
 
 async def test_a_start_of_the_same_definition_stores_a_lost_plan_again(journal: SqlJournal) -> None:
-    """The remedy for a plan that is missing or changed is real: every run that follows it can be read again."""
+    """The remedy for a plan that is missing or changed works: every run that follows the plan is readable again."""
     for kind in ("the plan is missing", "the plan is changed"):
         other = damaged(journal, kind)
         try:
@@ -237,7 +237,7 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
         client = client_of(temporal, journal, queue)
         async with working(temporal, journal, queue):
             assert (await client.result(good, timeout=HANG)).status is RunStatus.COMPLETED
-            # It is left alone by Temporal as well, and not asked again and again.
+            # Temporal leaves the run alone as well, and does not start it again and again.
             workflow = temporal.get_workflow_handle(bad)
             while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
                 await asyncio.sleep(0.02)
@@ -258,7 +258,7 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
 
 
 async def test_a_damaged_run_that_temporal_runs_is_no_orphan(sqlite_url: str, temporal_address: str) -> None:
-    """A workflow of a run that cannot be read is reported as damage, and neither as unknown nor as to be ended."""
+    """A workflow of an unreadable run is reported as damage, neither as unknown nor as one to end."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     async with opened(sqlite_url) as journal:
         queue = f"orphan-{journal.store_id}"

@@ -1,4 +1,4 @@
-"""`make demo`: what it shows, that what it suggests works afterwards, and that it leaves nothing running."""
+"""`make demo`: its output, the suggestions that it prints, and that it leaves no process running."""
 
 import os
 import re
@@ -22,14 +22,14 @@ from amends.sagas.temporal.embedded_server import dev_lock, dev_running, running
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Path:
-    """A copy of the examples, so that a demo that somebody looks at is left alone."""
+    """Copy the examples, so that no test disturbs a demo that a developer runs."""
     ignore = shutil.ignore_patterns(".amends", "__pycache__")
     return shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=ignore) / "orders"
 
 
 @contextmanager
 def demo(orders: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the demo as `make` does, in the top folder; killed at the end if it still runs."""
+    """Start the demo as `make` does, in the top folder; kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "examples/orders/demo.py"],
         cwd=orders.parent.parent,
@@ -47,7 +47,7 @@ def demo(orders: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def assert_nothing_runs(orders: Path, said: str) -> None:
-    """Neither worker, nor server, nor a service that said where it listens."""
+    """Check that neither worker, nor server, nor a service that printed its address still runs."""
     for folder in (orders, orders.parent / "transfer"):
         assert not dev_running(folder / ".amends")
         assert running(folder / ".amends") is None
@@ -57,9 +57,10 @@ def assert_nothing_runs(orders: Path, said: str) -> None:
 
 
 def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
-    """It starts afresh, shows each command before its answer and a history of each kind; its suggestions work.
+    """The demo starts afresh, shows each command before its answer and a history of each kind; its suggestions work.
 
-    Damage that was done behind the system's back is found, corrected when that is approved, and not found again.
+    A reconciler finds damage that was done without the system, corrects it after an approval, and does not find it
+    again.
     """
     (orders / ".amends").mkdir()
     (orders / ".amends" / "events.db").write_text("of an earlier demo")
@@ -115,7 +116,7 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
     ("number", "moment"), [(signal.SIGINT, "$ amends run place-order"), (signal.SIGTERM, "listening on")]
 )
 def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.Signals, moment: str) -> None:
-    """A request to stop, such as Ctrl-C in the middle of the orders, ends it with 130, and nothing goes on."""
+    """A request to stop, such as Ctrl-C in the middle of the orders, ends the demo with 130, and no process remains."""
     with demo(orders) as process:
         assert process.stdout is not None
         said = ""
@@ -132,7 +133,7 @@ def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.
 
 
 def test_a_part_that_does_not_start_is_said_in_one_line(orders: Path) -> None:
-    """The line holds the part's own words, the demo fails, and the parts that did start are stopped."""
+    """The line quotes the failed part's own words, the demo fails, and the parts that did start are stopped."""
     (orders / "storefront.py").write_text("raise RuntimeError('no stock today')\n")
     with demo(orders) as process:
         out, err = process.communicate()
@@ -146,7 +147,7 @@ def test_a_part_that_does_not_start_is_said_in_one_line(orders: Path) -> None:
 
 
 def test_a_demo_takes_nothing_away_from_a_running_dev(orders: Path) -> None:
-    """Where somebody works in its folder the demo does not start afresh."""
+    """The demo does not start afresh while a developer works in its folder."""
     kept = orders / ".amends" / "events.db"
     kept.parent.mkdir()
     kept.write_text("in use")

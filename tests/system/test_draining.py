@@ -57,13 +57,13 @@ deliver = Saga("deliver", Order, first, second)
 
 
 class Rolling:
-    """A project whose workers are replaced, and the records of what they called.
+    """A project whose workers a test replaces, and the records of their calls.
 
     Args:
-        folder: Where it is.
+        folder: The project's folder.
         temporal: Address of Temporal.
-        call_s: How long a call takes, in seconds.
-        at_once: How many calls a worker makes at a time.
+        call_s: Duration of a call, in seconds.
+        at_once: Number of calls that one worker makes at the same time.
     """
 
     def __init__(self, folder: Path, temporal: str, call_s: float, at_once: int) -> None:
@@ -88,7 +88,7 @@ class Rolling:
         return started
 
     def start(self, runs: int) -> None:
-        """Have so many runs accepted."""
+        """Start a number of runs without waiting for their end."""
         lines = "".join(json.dumps({"number": number}) + "\n" for number in range(runs))
         self.project.write("orders.jsonl", lines)
         assert self.project.run("run", "deliver", "@orders.jsonl", "--detach").code == 0
@@ -104,12 +104,12 @@ class Rolling:
         (self.project.path / "gate").touch()
 
     def wait_until(self, met: Callable[[], bool]) -> None:
-        """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+        """Wait until a condition is met; only the test's own bound ends the wait."""
         while not met():
             time.sleep(0.1)
 
     def judge(self, runs: int) -> None:
-        """Assert that every run has ended, with one call for each step, and that no attempt was lost."""
+        """Check that every run has ended, with one call for each step, and that no attempt was lost."""
         self.wait_until(lambda: not self.project.open_runs())
         calls = Counter(self.lines("call"))
         assert {key: count for key, count in calls.items() if count > 1} == {}
@@ -124,7 +124,7 @@ class Rolling:
 
 
 def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path: Path, temporal_address: str) -> None:
-    """Two workers are replaced under 20 runs whose calls outlast five seconds; every call is made once."""
+    """Every call is made once when two workers are replaced under 20 runs whose calls outlast five seconds."""
     rolling = Rolling(tmp_path, temporal_address, call_s=1.0, at_once=6)
     with rolling.running:
         workers = rolling.workers(2)
@@ -134,7 +134,7 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
         for old in workers:
             old.process.send_signal(signal.SIGTERM)
         for old in workers:
-            # The first report comes after five seconds; then other workers take what these give back.
+            # The first report comes after five seconds; then other workers take the calls that these hand over.
             assert "5 calls: first of run" in old.read_until("waiting up to")
         rolling.workers(2)
         rolling.open_gate()
@@ -146,7 +146,7 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
 
 @pytest.mark.soak
 def test_a_rolling_restart_under_load_repeats_no_call(tmp_path: Path, temporal_address: str) -> None:
-    """Two workers are replaced one after the other under 200 runs with calls of 8 s; every call is made once."""
+    """Every call is made once when two workers are replaced one after the other under 200 runs with calls of 8 s."""
     rolling = Rolling(tmp_path, temporal_address, call_s=8.0, at_once=40)
     rolling.open_gate()
     with rolling.running:

@@ -1,6 +1,6 @@
-"""The examples' participants, run as real processes: each effect once per key, whatever happens in between.
+"""The examples' participants, run as real processes: each key has one effect, through crashes and faults.
 
-Sagas are not here. The services are killed, restarted and lied about; what they say afterwards is compared with their
+These tests run no sagas. They kill, restart and mislead the services, and compare the answers afterwards with the
 ledger on disk.
 """
 
@@ -30,26 +30,26 @@ from services.process import ServiceProcess, ServiceProcessError
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Json = dict[str, Any]
 
-# One client, as making one is slow; no connection is kept, as services die between calls.
+# One client, since creating one is slow; it keeps no connection, as services die between calls.
 HTTP = httpx.Client(timeout=HANG_S, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def bank_at(data: Path, **opened: str) -> ServiceProcess:
-    """A bank with these accounts, not started yet."""
+    """Return a bank with these accounts, not started yet."""
     options = [word for name, amount in opened.items() for word in ("--open", f"{name}={amount}")]
     return ServiceProcess("bank", data, *options, project=EXAMPLES / "transfer")
 
 
 @pytest.fixture(scope="module")
 def only_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One bank for all tests, as starting one is slow."""
+    """Return one bank for all tests, as starting one is slow."""
     with bank_at(tmp_path_factory.mktemp("bank"), rich="1000.00", poor="5.00") as service:
         yield service
 
 
 @pytest.fixture
 def bank(only_bank: ServiceProcess) -> ServiceProcess:
-    """The bank, running whatever the test before did to it; each test uses accounts and keys of its own."""
+    """Return the bank, running again if the previous test stopped it; each test uses accounts and keys of its own."""
     process = only_bank._process
     if process is None or process.poll() is not None:
         only_bank.kill()
@@ -60,7 +60,7 @@ def bank(only_bank: ServiceProcess) -> ServiceProcess:
 def post(
     service: ServiceProcess, op: str, key: str | None, /, fault: str | None = None, **body: object
 ) -> httpx.Response:
-    """Ask for an operation."""
+    """Call an operation."""
     headers = {name: value for name, value in (("Idempotency-Key", key), ("Fault", fault)) if value is not None}
     return HTTP.post(f"{service.base_url}/{op}", json=body, headers=headers)
 
@@ -76,12 +76,12 @@ def found(service: ServiceProcess, key: str) -> httpx.Response:
 
 
 def effects(service: ServiceProcess, account: str) -> list[Json]:
-    """The bank's effects on one account, from its log."""
+    """Return the bank's effects on one account, from its log."""
     return [line for line in get(service, "log") if line["effect"].get("account") == account]
 
 
 def balances_by_log(data: Path) -> dict[str, Json]:
-    """Fold the file on disk by rules written down independently of the bank's."""
+    """Compute the balances from the file on disk, by rules written independently of the bank's."""
     balance: dict[str, Decimal] = {}
     held: dict[str, Decimal] = {}
     for line in (data / "ledger.jsonl").read_text().splitlines():
@@ -104,7 +104,7 @@ def balances_by_log(data: Path) -> dict[str, Json]:
 
 
 def test_a_killed_bank_comes_back_with_the_balances_of_its_log(bank: ServiceProcess) -> None:
-    """State is a fold of the fsynced ledger, so kill -9 loses nothing that was acknowledged."""
+    """The bank's state is a fold of the fsynced ledger, so kill -9 loses nothing that was acknowledged."""
     url = bank.base_url
     post(bank, "open", "kill/open1", account="kill1", amount="100.00")
     post(bank, "open", "kill/open2", account="kill2", amount="0.00")
@@ -126,7 +126,7 @@ def test_a_killed_bank_comes_back_with_the_balances_of_its_log(bank: ServiceProc
 
 
 async def test_calls_in_flight_at_a_kill_take_effect_once_when_they_are_repeated(bank: ServiceProcess) -> None:
-    """Everything acknowledged before kill -9 is on disk, and repeating all calls by key adds only what was missing."""
+    """Everything acknowledged before kill -9 is on disk, and repeated calls add only the missing effects."""
     acknowledged: list[str] = []
 
     async def deposit(client: httpx.AsyncClient, number: int) -> None:
@@ -152,7 +152,7 @@ async def test_calls_in_flight_at_a_kill_take_effect_once_when_they_are_repeated
 
 
 def test_a_crash_after_the_effect_and_before_the_reply_is_healed_by_the_same_key(bank: ServiceProcess) -> None:
-    """The worst moment to die: applied, on disk, and nobody was told."""
+    """A crash after the effect is on disk and before the reply is harmless: the same key gets the reply."""
     post(bank, "open", "crash/open", account="crash", amount="100.00")
     with pytest.raises(httpx.TransportError):
         post(bank, "withdraw", "crash/w", fault="crash", account="crash", amount="10.00")
@@ -164,7 +164,7 @@ def test_a_crash_after_the_effect_and_before_the_reply_is_healed_by_the_same_key
 
 
 def test_a_torn_last_line_is_dropped_with_a_note_and_damage_stops_the_start(tmp_path: Path) -> None:
-    """Only a last line that was never acknowledged may be cut short; a hole in the middle is not guessed away."""
+    """The bank drops only a last line that was never acknowledged; it does not guess across a hole in the middle."""
     ledger = tmp_path / "ledger.jsonl"
     with bank_at(tmp_path, alice="100.00", bob="0.00") as bank:
         bank.kill()
@@ -184,7 +184,7 @@ def test_a_torn_last_line_is_dropped_with_a_note_and_damage_stops_the_start(tmp_
 
 
 def test_a_log_that_lags_behind_the_books_is_made_up_and_a_strange_one_is_refused(tmp_path: Path) -> None:
-    """A crash between commit and copy loses no line of the log; a log that the books do not know is not guessed at."""
+    """A crash between commit and copy loses no line of the log; the bank refuses a log unknown to its books."""
     ledger = tmp_path / "ledger.jsonl"
     with bank_at(tmp_path, alice="100.00", bob="0.00") as bank:
         bank.kill()
@@ -202,7 +202,7 @@ def test_a_log_that_lags_behind_the_books_is_made_up_and_a_strange_one_is_refuse
 
 
 def test_nothing_is_acknowledged_after_a_sync_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk says no, the line's fate is unknown: every append fails until the file was read again."""
+    """After a failed sync, when the line's fate is unknown, every append fails until the file was read again."""
 
     def no_sync(_file: int) -> None:
         raise OSError(28, "No space left on device")
@@ -245,7 +245,7 @@ def test_the_same_call_again_gets_the_first_reply_and_changes_nothing(bank: Serv
     ],
 )
 def test_another_call_under_a_used_key_is_a_conflict(bank: ServiceProcess, op: str, body: Json) -> None:
-    """A key belongs to the operation and body it was first used with."""
+    """A key belongs to the operation and body of its first use."""
     post(bank, "withdraw", "conflict", account="rich", amount="1.00")
     before = get(bank, "log?outcome=all")
     answer = post(bank, op, "conflict", **body)
@@ -279,7 +279,7 @@ def test_a_business_no_has_a_reason_and_no_effect(bank: ServiceProcess, op: str,
 
 
 def test_refusals_and_tombstones_outlive_a_kill(bank: ServiceProcess) -> None:
-    """A no stays a no under its key, though it would be granted now; undo before do means the do never takes effect."""
+    """A refusal stays under its key, though it would be granted now; after an undo, a late do never takes effect."""
     post(bank, "open", "outlive/open", account="outlive", amount="0.00")
     assert post(bank, "withdraw", "outlive/no", account="outlive", amount="5.00").status_code == 422
     assert post(bank, "void", "outlive/undo", key="outlive/late").json()["outcome"] == "tombstone"
@@ -316,7 +316,7 @@ def test_refusals_and_tombstones_outlive_a_kill(bank: ServiceProcess) -> None:
 def test_what_is_not_understood_is_400_and_leaves_the_key_free(
     bank: ServiceProcess, key: str | None, body: str, reason: str
 ) -> None:
-    """A malformed call is the caller's mistake, not a business answer: it may be corrected under the same key."""
+    """A malformed call is the caller's mistake, not a business answer: the caller may correct it under the same key."""
     before = get(bank, "log?outcome=all")
     headers = {} if key is None else {"Idempotency-Key": key}
     answer = HTTP.post(f"{bank.base_url}/withdraw", content=body, headers=headers)
@@ -326,7 +326,7 @@ def test_what_is_not_understood_is_400_and_leaves_the_key_free(
 
 
 def test_a_probe_tells_what_happened_under_a_key(bank: ServiceProcess) -> None:
-    """Applied, refused or nothing; keys with slashes, brackets and hashes included; probes are attempts too."""
+    """A probe reports applied, refused or nothing, for keys with any characters, and counts as an attempt."""
     key = "run-1/pay[2]#g0/do?x=%41"
     assert found(bank, key).status_code == 404
     reply = post(bank, "withdraw", key, account="rich", amount="1.00").json()
@@ -356,7 +356,7 @@ def test_a_void_undoes_once_under_whatever_keys(bank: ServiceProcess, op: str) -
 
 
 async def test_a_call_that_is_overtaken_by_its_void_is_refused(bank: ServiceProcess) -> None:
-    """The caller gave up waiting and undid; the call that was still on its way does nothing when it arrives."""
+    """A call that arrives after its void has no effect: its caller stopped waiting and undid it."""
     async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         headers = {"Idempotency-Key": "late", "Fault": "delay_before=60000"}
         body = {"account": "rich", "amount": "1.00"}
@@ -371,14 +371,14 @@ async def test_a_call_that_is_overtaken_by_its_void_is_refused(bank: ServiceProc
 
 
 def test_a_void_of_a_refusal_has_nothing_to_undo(bank: ServiceProcess) -> None:
-    """What was refused changed nothing, so its compensation succeeds without an effect."""
+    """A refused call changed nothing, so its compensation succeeds without an effect."""
     post(bank, "withdraw", "refused/do", account="poor", amount="99.00")
     answer = post(bank, "void", "refused/undo", key="refused/do")
     assert (answer.status_code, answer.json()["outcome"]) == (200, "unneeded")
 
 
 def test_a_void_that_is_no_longer_possible_is_refused_and_leaves_the_effect(bank: ServiceProcess) -> None:
-    """Money that was spent cannot be taken back, and the bank says so instead of going below zero."""
+    """The bank refuses to void a deposit that was spent, instead of going below zero."""
     post(bank, "open", "spent/open", account="spent", amount="0")
     post(bank, "deposit", "spent/in", account="spent", amount="10.00")
     post(bank, "withdraw", "spent/out", account="spent", amount="8.00")
@@ -411,7 +411,7 @@ def test_a_hold_goes_through_its_life_once_and_back_in_reverse_order(bank: Servi
 
 @pytest.mark.parametrize("kind", ["lose_reply", "gateway_timeout"])
 def test_a_lost_reply_is_followed_by_the_first_result(bank: ServiceProcess, kind: str) -> None:
-    """The effect stands though nobody heard of it; the retry under the same key hears of it."""
+    """The effect stands though its reply was lost; the retry under the same key gets the first result."""
     HTTP.post(f"{bank.base_url}/faults", json={"kind": kind, "key": kind})
     try:
         assert post(bank, "deposit", kind, account="rich", amount="3.00").status_code == 504
@@ -427,7 +427,7 @@ def test_a_lost_reply_is_followed_by_the_first_result(bank: ServiceProcess, kind
 
 
 def test_faults_can_be_there_from_the_start(tmp_path: Path) -> None:
-    """What goes wrong on purpose can be said when a service is started; what is no fault is refused in one line."""
+    """A service accepts planned faults when it starts, and refuses an unknown fault in one line."""
     with ServiceProcess("services.payment", tmp_path, "--fault", '{"kind": "unavailable", "times": 2}') as payment:
         assert get(payment, "faults") == [{"kind": "unavailable", "times": 2, "delay_ms": 0}]
     with pytest.raises(ServiceProcessError, match=r"ended before it listened: .* --fault: kind: Input should be"):
@@ -435,7 +435,7 @@ def test_faults_can_be_there_from_the_start(tmp_path: Path) -> None:
 
 
 def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> None:
-    """Two 503 for one prefix: the third call goes through, other keys and probes are never touched."""
+    """Two 503 for one prefix: the third call goes through, and other keys and probes are never affected."""
     fault = {"kind": "unavailable", "times": 2, "op": "deposit", "key_prefix": "count/"}
     HTTP.post(f"{bank.base_url}/faults", json=fault)
     deposit = {"account": "rich", "amount": "1.00"}
@@ -456,7 +456,7 @@ def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> Non
 
 
 async def test_a_delayed_reply_comes_after_the_effect(bank: ServiceProcess) -> None:
-    """The effect is there while the caller still waits: the window in which a worker can be killed."""
+    """The effect exists while the caller still waits: the window in which a worker can be killed."""
     async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
         headers = {"Idempotency-Key": "slow", "Fault": "delay_after=60000"}
         body = {"account": "rich", "amount": "1.00"}
@@ -495,7 +495,7 @@ def test_payments_are_charged_refunded_and_voided_once(tmp_path: Path) -> None:
 
 
 def test_parcels_are_quoted_booked_and_cancelled_once(tmp_path: Path) -> None:
-    """The carrier keeps the same promises, and gives a cancelled place to somebody else."""
+    """The carrier keeps the same promises, and sells a cancelled place again."""
     with ServiceProcess("services.shipping", tmp_path, "--places", "1") as shipping:
         quoted = post(shipping, "quote", "q1", order_id="o-1", quantity=2, zone="europe").json()
         assert quoted["effect"]["price"] == "9.90"
@@ -521,7 +521,7 @@ def test_parcels_are_quoted_booked_and_cancelled_once(tmp_path: Path) -> None:
 
 
 def test_the_log_is_given_in_pages(bank: ServiceProcess) -> None:
-    """A reader who asks on after the last entry that it has got gets every entry once; a count must be one."""
+    """A reader who continues after the last entry of each page gets every entry once; a count must be one."""
     for number in range(3):
         post(bank, "deposit", f"pages/{number}", account="rich", amount="1.00")
     whole = get(bank, "log?outcome=all")

@@ -1,9 +1,9 @@
 """`kill -9` and Ctrl-C of processes against the real Temporal: every run reaches its end, nothing takes effect twice.
 
-Each test stops runs in known places, kills, starts again what was killed, and then lets the runs go on. A place is held
-by the bank, which keeps back a call or its reply or is unavailable, or by a transaction that waits for a file; nothing
-depends on how long anything takes. What took effect is judged by the bank's own log, which is on its disk, and by the
-lines of an aggregate.
+Each test stops runs in known places, kills, starts the killed process again, and then lets the runs continue. The bank
+stops a run in a place: it delays a call or its reply, or is unavailable. So does a transaction that waits for a file;
+nothing depends on how long anything takes. The judges of the effects are the bank's own log, on its disk, and the lines
+of an aggregate.
 """
 
 import asyncio
@@ -60,13 +60,13 @@ UNDOS = ("undoing", "undone")
 
 
 def wait_until(met: Callable[[], object]) -> None:
-    """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+    """Wait until a condition is met; only the test's own bound ends the wait."""
     while not met():
         time.sleep(0.02)
 
 
 def closed(record: RunRecord | None) -> bool:
-    """Return whether a run that was accepted has come to its end."""
+    """Return whether an accepted run has come to its end."""
     assert record is not None
     return record.state.closed
 
@@ -78,8 +78,8 @@ class Scene:
     Attributes:
         project: The project.
         bank: The bank.
-        name: Begins the id of every run.
-        transfers: Transfers that were started, by the place where they are stopped.
+        name: Prefix of every run's id.
+        transfers: The started transfers, by the place that stops each.
         tally: The row of transactions; `None` unless one was started.
     """
 
@@ -91,7 +91,7 @@ class Scene:
 
     @property
     def server(self) -> ServerRecord:
-        """The embedded server, which runs."""
+        """The running embedded server."""
         found = running(self.project.path / ".amends")
         assert found is not None
         return found
@@ -99,7 +99,7 @@ class Scene:
     # ---- before the kill
 
     def order(self, place: str) -> Transfer:
-        """Have the bank stop a transfer in a place once it is started."""
+        """Configure the bank to stop a transfer in a place once it is started."""
         order = Transfer(run=f"{self.name}-{place}", refused=place in UNDOS)
         key, fault = PLACES[place]
         httpx.post(f"{self.bank.base_url}/faults", json={**fault, "key": f"{order.run}/{key}"}).raise_for_status()
@@ -107,7 +107,7 @@ class Scene:
         return order
 
     def start(self, address: str, queue: str, *places: str) -> None:
-        """Start a transfer for each place, through the client, and return when each is there."""
+        """Start a transfer for each place, through the client, and return when each has reached it."""
         self._start(address, queue, {order.run: order for order in map(self.order, places)}, transfer)
         for place in places:
             self.wait_for(place)
@@ -130,7 +130,7 @@ class Scene:
         asyncio.run(start())
 
     def wait_for(self, place: str) -> None:
-        """Return when the transfer is in its place."""
+        """Wait until the transfer is in its place."""
         run_id, (key, fault) = self.transfers[place].run, PLACES[place]
         if place == "between":
             with self._journal() as journal:
@@ -142,7 +142,7 @@ class Scene:
     # ---- after the kill
 
     def go_on(self) -> None:
-        """Let every run go on, and return when all are closed."""
+        """Let every run continue, and return when all are closed."""
         httpx.delete(f"{self.bank.base_url}/faults").raise_for_status()
         if self.tally is not None:
             Path(self.tally.gate).touch()
@@ -151,10 +151,10 @@ class Scene:
             wait_until(lambda: all(closed(journal.record_blocking(run_id)) for run_id in run_ids))
 
     def judge(self, *, caller_killed: bool = True) -> None:
-        """Assert that each run came to its end, each transaction took effect once, and each effect once per key.
+        """Check that each run came to its end, each transaction took effect once, and each effect once per key.
 
         Args:
-            caller_killed: Whether the process was killed whose calls the bank held.
+            caller_killed: Whether the process was killed whose calls the bank delayed.
         """
         for place, order in self.transfers.items():
             self._judge_transfer(order)
@@ -177,13 +177,13 @@ class Scene:
     # ---- looking
 
     def logged(self, log: str, run_id: str) -> list[dict[str, Any]]:
-        """Read what the bank's disk says of a run."""
+        """Read a run's entries in the bank's log on disk."""
         lines = (self.bank.data / f"{log}.jsonl").read_text().splitlines(keepends=True)
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
         return [entry for entry in entries if entry["key"].startswith(f"{run_id}/")]
 
     def ended(self, run_id: str) -> tuple[RunStatus, list[str]]:
-        """Read how a run stands, and the lines of its book."""
+        """Read the run's status, and the lines of its book."""
         with self._journal() as journal:
             record, book = journal.record_blocking(run_id), journal.load_blocking(Book, run_id)
         assert record is not None
@@ -200,12 +200,12 @@ class Scene:
 
 
 class Kept:
-    """A command in the background that many tests kill: each finds it running, whatever the one before did to it.
+    """A command in the background that many tests kill: each finds it running, even if the previous test killed it.
 
     Args:
         project: Its project.
-        *command: What it is; it says `Ready`.
-        env: What is configured.
+        *command: The command; it prints `Ready`.
+        env: Its configuration.
     """
 
     def __init__(self, project: CommandProject, *command: str, env: Mapping[str, str] | None = None) -> None:
@@ -216,7 +216,7 @@ class Kept:
         self._started: Started | None = None
 
     def start(self) -> Started:
-        """Start it, unless it runs."""
+        """Start the command, unless it runs."""
         if self._started is None or self._started.process.poll() is not None:
             self.stop()
             self._started = self._running.enter_context(self.project.started(*self._command, env=self._env))
@@ -224,22 +224,22 @@ class Kept:
         return self._started
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the command."""
         kill(self.start())
 
     def stop(self) -> None:
-        """End it in good order, if it runs."""
+        """Stop the command in good order, if it runs."""
         self._running.close()
 
 
 def kill(command: Started) -> None:
-    """End a command at once."""
+    """Kill a command."""
     command.process.kill()
     command.process.wait()
 
 
 def kill_server(server: ServerRecord) -> None:
-    """End an embedded server at once; whose child it is waits for it."""
+    """Kill an embedded server, for which its parent process waits."""
     os.kill(server.pid, signal.SIGKILL)
 
 
@@ -263,7 +263,7 @@ def nothing_left(project: CommandProject) -> Iterator[None]:
 
 @contextmanager
 def scene_of(project: CommandProject, bank: ServiceProcess) -> Iterator[Scene]:
-    """Yield a test its scene; what it left at the bank is switched off."""
+    """Yield a scene for one test; at the end remove the test's settings from the bank."""
     yield Scene(project, bank, uuid4().hex[:8])
     httpx.delete(f"{bank.base_url}/faults").raise_for_status()
 
@@ -276,7 +276,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
         yield service
 
 
-# ---- the worker, of a Temporal that is not the project's own
+# ---- the worker, with a Temporal that is not the project's own
 
 QUEUE = uuid4().hex
 
@@ -310,7 +310,7 @@ def test_a_killed_worker_s_calls_are_made_again_by_the_next(worked: Scene, worke
 def test_a_worker_killed_in_a_transaction_leaves_nothing_of_it(
     worked: Scene, worker: Kept, temporal_address: str
 ) -> None:
-    """A worker dies in the middle of a row of transactions; each of them takes effect once all the same."""
+    """A worker dies in the middle of a row of transactions; each of them still takes effect once."""
     worked.start_tally(temporal_address, QUEUE)
     worker.kill()
     worker.start()
@@ -339,12 +339,12 @@ def served(dev: Kept, bank: ServiceProcess) -> Iterator[Scene]:
 
 
 def in_places(scene: Scene, *places: str) -> None:
-    """Start transfers on the embedded server, and stop them in these places; in all of them when none is named."""
+    """Start transfers on the embedded server, and stop them in these places; in all of them without an argument."""
     scene.start(scene.server.address, "amends", *(places or PLACES))
 
 
 def test_a_killed_server_is_started_again_and_the_runs_go_on(served: Scene, dev: Kept) -> None:
-    """The server dies with calls in every place, and is started again on its file."""
+    """The server dies with calls in every place, starts again on its file, and the runs continue."""
     in_places(served)
     kill_server(served.server)
     dev.start().read_until("started again")
@@ -364,7 +364,7 @@ def test_the_server_that_a_killed_dev_left_is_adopted(served: Scene, dev: Kept) 
 
 
 def test_worker_and_server_may_die_together(served: Scene, dev: Kept) -> None:
-    """Both die with calls in every place; the next `amends dev` goes on from their files."""
+    """Both die with calls in every place; the next `amends dev` continues from their files."""
     in_places(served)
     dev.kill()
     kill_server(served.server)
@@ -374,7 +374,7 @@ def test_worker_and_server_may_die_together(served: Scene, dev: Kept) -> None:
 
 
 def test_worker_and_server_may_die_together_in_a_transaction(served: Scene, dev: Kept) -> None:
-    """Likewise in the middle of a row of transactions."""
+    """Both die in the middle of a row of transactions; each of them takes effect once."""
     served.start_tally(served.server.address, "amends")
     dev.kill()
     kill_server(served.server)
@@ -384,7 +384,7 @@ def test_worker_and_server_may_die_together_in_a_transaction(served: Scene, dev:
 
 
 def test_the_file_of_a_killed_server_may_be_lost(served: Scene, dev: Kept) -> None:
-    """Both die, and the server's file is lost; the run is brought to its end from the journal alone."""
+    """Both die, and the server's file is lost; the journal alone suffices to bring the run to its end."""
     in_places(served, "between")
     dev.kill()
     kill_server(served.server)
@@ -396,7 +396,7 @@ def test_the_file_of_a_killed_server_may_be_lost(served: Scene, dev: Kept) -> No
 
 
 def test_ctrl_c_of_dev_cuts_no_undo_short(served: Scene, dev: Kept) -> None:
-    """`amends dev` is stopped in the middle of undos; after the next one each has taken effect once."""
+    """`amends dev` stops in the middle of undos; after the next one each has taken effect once."""
     in_places(served, *UNDOS)
     assert dev.start().stop(signal.SIGINT) == ExitCode.OK
     dev.start()
@@ -405,7 +405,7 @@ def test_ctrl_c_of_dev_cuts_no_undo_short(served: Scene, dev: Kept) -> None:
 
 
 def test_a_run_is_not_hurt_by_the_death_of_the_command_that_watches_it(served: Scene) -> None:
-    """`amends run` dies beside `amends dev`, which ends the run; the same command then tells how it ended."""
+    """`amends run` dies next to `amends dev`, which ends the run; the same command then reports how it ended."""
     with run_of(served, "landed") as command:
         kill(command)
     served.go_on()
@@ -413,12 +413,12 @@ def test_a_run_is_not_hurt_by_the_death_of_the_command_that_watches_it(served: S
     served.judge(caller_killed=False)
 
 
-# ---- `amends run` by itself
+# ---- `amends run` alone
 
 
 @pytest.fixture
 def alone(bank: ServiceProcess, tmp_path: Path) -> Iterator[Scene]:
-    """Yield a project in which nothing runs."""
+    """Yield a project without running processes."""
     project = project_in(tmp_path, bank)
     with nothing_left(project), scene_of(project, bank) as scene:
         yield scene
@@ -431,7 +431,7 @@ def command_of(order: Transfer) -> tuple[str, ...]:
 
 @contextmanager
 def run_of(scene: Scene, place: str) -> Iterator[Started]:
-    """Have `amends run` start a transfer, and stop it in a place."""
+    """Start a transfer with `amends run`, and stop it in a place."""
     with scene.project.started(*command_of(scene.order(place))) as command:
         scene.wait_for(place)
         yield command
@@ -454,7 +454,7 @@ def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
 
 @pytest.mark.parametrize("place", UNDOS)
 def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
-    """`amends run` is stopped in the middle of an undo; the next worker ends the run, each undo took effect once."""
+    """`amends run` stops in the middle of an undo; the next worker ends the run, each undo took effect once."""
     with run_of(alone, place) as command:
         assert command.stop(signal.SIGINT) == ExitCode.INTERRUPTED
         assert f"run {alone.transfers[place].run} is accepted" in "".join(command.lines)
@@ -466,7 +466,7 @@ def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
 
 
 def test_a_killed_server_of_a_single_run_is_started_again(alone: Scene) -> None:
-    """The server dies under `amends run`, which starts it again and sees its run to the end."""
+    """The server dies under `amends run`, which starts it again and drives its run to the end."""
     with run_of(alone, "landed") as command:
         kill_server(alone.server)
         command.read_until("started again")

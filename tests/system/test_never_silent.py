@@ -1,7 +1,7 @@
-"""Whatever is wrong with input, code, size or connection ends in one line with cause and remedy.
+"""Every fault of input, code, size or connection ends in one line with cause and remedy.
 
-Each case is the real program in a process of its own. It must end by itself with the documented exit status, without a
-traceback, and leave no run and no workflow open.
+Each case is the real program in a separate process. It must end without a signal, with the documented exit status and
+without a traceback, and leave no run and no workflow open.
 """
 
 import asyncio
@@ -167,7 +167,7 @@ def scaffold(path: Path) -> CommandProject:
 
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
-    """Return a project in which nothing runs."""
+    """Return a project without running processes."""
     return scaffold(tmp_path / "shop")
 
 
@@ -181,7 +181,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CommandPr
 
 
 def test_nothing_is_wrong_with_the_project_itself(served: tuple[CommandProject, Started]) -> None:
-    """The same project completes a saga, so that the refusals below are due to what they name."""
+    """The same project completes a saga, so that the refusals below are due to the faults that they name."""
     project, _ = served
     ended = project.run("run", "fine", ORDER)
     assert (ended.code, ended.err) == (0, "")
@@ -210,7 +210,7 @@ def test_nothing_is_wrong_with_the_project_itself(served: tuple[CommandProject, 
 def test_a_wrong_command_line_or_input_is_refused(
     project: CommandProject, arguments: list[str], says: list[str]
 ) -> None:
-    """What the user must correct ends in status 2 before anything is written or started."""
+    """A fault that the user must correct ends in status 2 before anything is written or started."""
     ended = project.run(*arguments)
     assert ended.code == 2
     assert all(each in ended.error for each in says), ended.error
@@ -231,7 +231,7 @@ def test_a_wrong_command_line_or_input_is_refused(
     ids=["ImportError", "SyntaxError", "sys.exit", "raise", "definition"],
 )
 def test_a_module_that_cannot_be_loaded_is_named(project: CommandProject, code: str, says: list[str]) -> None:
-    """The module's file and line are named, and what it printed does not get into our output."""
+    """The error names the module's file and line, and output that the module printed stays out of our output."""
     project.write("shop.py", code)
     ended = project.run("run", "fine", ORDER)
     assert ended.code == 2
@@ -252,7 +252,7 @@ def test_a_module_that_cannot_be_loaded_is_named(project: CommandProject, code: 
     ],
 )
 def test_a_step_that_fails_is_undone_and_said(served: tuple[CommandProject, Started], saga: str, says: str) -> None:
-    """A step that raises, or whose result cannot be kept, ends in status 4 with the cause in the last line."""
+    """A step that raises, or whose result cannot be stored, ends in status 4 with the cause in the last line."""
     project, _ = served
     ended = project.run("run", saga, ORDER)
     assert (ended.code, ended.err) == (4, ""), ended.out + ended.err
@@ -263,7 +263,7 @@ def test_a_step_that_fails_is_undone_and_said(served: tuple[CommandProject, Star
 
 
 def test_no_worker_is_said_and_nothing_is_accepted(project: CommandProject, temporal_address: str) -> None:
-    """With a Temporal on which nobody works, the command waits as long as it was told and accepts nothing."""
+    """With a Temporal that has no worker, the command waits as long as its option allows and accepts nothing."""
     elsewhere = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": f"nobody-{os.getpid()}"}
     ended = project.run("run", "fine", ORDER, "--timeout", "1", env=elsewhere)
     assert ended.code == 3
@@ -284,7 +284,7 @@ def test_an_unreachable_server_is_said(project: CommandProject) -> None:
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """Yield the address of a server that takes connections and never says a word."""
+    """Yield the address of a server that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
@@ -292,7 +292,7 @@ def mute() -> Iterator[str]:
 
 
 def test_a_temporal_that_never_answers_is_said(project: CommandProject, mute: str) -> None:
-    """A Temporal that takes the connection and is silent is given up, in status 3, with nothing accepted."""
+    """A Temporal that accepts the connection and is silent ends in status 3, with nothing accepted."""
     for command in (["run", "fine", ORDER], ["worker"]):
         ended = project.run(*command, env={"TEMPORAL_ADDRESS": mute})
         assert ended.code == 3
@@ -302,7 +302,7 @@ def test_a_temporal_that_never_answers_is_said(project: CommandProject, mute: st
 
 
 def test_a_postgresql_that_never_answers_is_said(project: CommandProject, mute: str) -> None:
-    """A PostgreSQL that takes the connection and is silent is given up, in status 3, with what to check."""
+    """A PostgreSQL that accepts the connection and is silent ends in status 3, with a hint where to check."""
     for command in (["run", "fine", ORDER], ["list"]):
         ended = project.run(*command, env={"AMENDS_STORE_URL": f"postgresql://shop:secret@{mute}/shop"})
         assert ended.code == 3
@@ -312,7 +312,7 @@ def test_a_postgresql_that_never_answers_is_said(project: CommandProject, mute: 
 
 
 def test_a_worker_without_temporal_is_refused(project: CommandProject) -> None:
-    """Where no Temporal is configured and none runs, the worker says what to do."""
+    """Where no Temporal is configured and none runs, the worker names the remedy."""
     ended = project.run("worker")
     assert ended.code == 3
     assert "TEMPORAL_ADDRESS" in ended.error
@@ -320,7 +320,7 @@ def test_a_worker_without_temporal_is_refused(project: CommandProject) -> None:
 
 
 def test_a_run_that_nobody_would_do_is_not_left_behind(project: CommandProject) -> None:
-    """--detach needs somebody who goes on with the run."""
+    """`--detach` needs another process that continues the run."""
     ended = project.run("run", "fine", ORDER, "--detach")
     assert ended.code == 3
     assert "amends dev" in ended.error
@@ -329,7 +329,7 @@ def test_a_run_that_nobody_would_do_is_not_left_behind(project: CommandProject) 
 
 @pytest.mark.parametrize("setting", ["--port", "AMENDS_EMBEDDED_PORT"])
 def test_a_taken_port_is_named(project: CommandProject, setting: str) -> None:
-    """A port that somebody else listens on ends in status 3, with what chooses it, whoever asks for it."""
+    """A port that another process listens on ends in status 3 and the line names its setting, for every command."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -352,7 +352,7 @@ def test_two_developers_of_one_directory_are_told_apart(served: tuple[CommandPro
 
 
 def test_dev_beside_a_configured_temporal_is_refused(project: CommandProject) -> None:
-    """A server of our own would not be the one that `amends run` uses."""
+    """`amends dev` refuses a configured Temporal: `amends run` would not use the server that dev starts."""
     ended = project.run("dev", env=NOWHERE)
     assert ended.code == 2
     assert "127.0.0.1:1" in ended.error
@@ -375,7 +375,7 @@ def test_a_data_directory_that_cannot_be_made_is_named(project: CommandProject) 
 def test_a_read_only_data_directory_is_named(
     project: CommandProject, command: tuple[str, ...], kept: tuple[str, ...]
 ) -> None:
-    """A data directory that may not be written to, empty or not, ends in status 3 with the path and the remedy."""
+    """A data directory without write permission, empty or not, ends in status 3 with the path and the remedy."""
     data_dir = project.path / ".amends"
     data_dir.mkdir()
     for name in kept:
@@ -417,7 +417,7 @@ def test_worker_and_client_on_different_stores_are_told_apart(served: tuple[Comm
 def test_a_wrong_store_url_is_named_without_its_password(
     project: CommandProject, url: str, code: int, says: str
 ) -> None:
-    """A store that cannot be used ends in one line; one that may come back, in status 3."""
+    """An unusable store ends in one line; one that may come back, in status 3."""
     ended = project.run("run", "fine", ORDER, env={"AMENDS_STORE_URL": url})
     assert ended.code == code
     assert says in ended.error
@@ -437,7 +437,7 @@ def test_a_wrong_store_url_is_named_without_its_password(
     ],
 )
 def test_a_store_in_no_directory_is_the_same_fault_everywhere(project: CommandProject, command: list[str]) -> None:
-    """One fault, one status and one line, whether a command would have written or only read."""
+    """One fault has one status and one line, whether a command would have written or only read."""
     ended = project.run(*command, env={"AMENDS_STORE_URL": "sqlite:////nowhere/x.db"})
     assert ended.code == 2
     assert ended.error == (
@@ -459,7 +459,7 @@ PLACE = re.compile(r" \(rules\.py, line \d+\)$")
 
 
 def test_what_is_wrong_with_a_drift_rule_is_said(ruled: CommandProject) -> None:
-    """A rule that raises, answers with something else or ends the program could not look; that is one line each."""
+    """A rule that raises, returns a wrong type or ends the program fails its scan, with one line each."""
     says = {
         "raising": "RuntimeError: the printer is on fire?[0m",
         "returning-nothing": "the rule returned nothing at all; it must yield drift, or return a list, "
@@ -490,7 +490,7 @@ def test_what_is_wrong_with_a_drift_rule_is_said(ruled: CommandProject) -> None:
     ],
 )
 def test_a_wrong_question_about_drift_is_refused(ruled: CommandProject, arguments: list[str], says: str) -> None:
-    """What the user must correct ends in status 2 and one line."""
+    """A wrong question about drift ends in status 2 and one line."""
     ended = ruled.run(*arguments)
     assert ended.code == 2
     assert says in ended.error
@@ -499,7 +499,7 @@ def test_a_wrong_question_about_drift_is_refused(ruled: CommandProject, argument
 
 
 def test_a_correction_that_fails_is_said(ruled: CommandProject) -> None:
-    """A line each names the drift and the cause, also when it ends the program; nothing is called corrected."""
+    """One line names the drift and the cause, even if the correction ends the program; no line claims success."""
     found = json.loads(ruled.run("reconcile", "failing", "--json").out)[0]["drift"]
     approvals = [word for drift in found for word in ("--approve", drift["id"])]
     ended = ruled.run("reconcile", "failing", *approvals)
@@ -522,7 +522,7 @@ def test_nothing_was_left_open(served: tuple[CommandProject, Started]) -> None:
 
 
 async def _open_workflows(address: str) -> int:
-    """Count what runs, once Temporal's list, which follows behind, has all workflows that were started."""
+    """Count the open workflows, once Temporal's list, which is updated late, has all workflows that were started."""
     client = await temporalio.client.Client.connect(address)
     while (count := (await client.count_workflows('ExecutionStatus = "Running"')).count) > 0:
         running = [each async for each in client.list_workflows('ExecutionStatus = "Running"')]

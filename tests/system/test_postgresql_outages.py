@@ -1,4 +1,4 @@
-"""PostgreSQL in earnest: restarts in the middle, several workers and writers in several processes."""
+"""A real PostgreSQL server: restarts in the middle, several workers and writers in several processes."""
 
 import asyncio
 import json
@@ -27,11 +27,11 @@ FAILED = {"StepAttemptFailed", "CompensationAttemptFailed", "StepInDoubt", "Comp
 
 
 class Worker(NamedTuple):
-    """A worker in a process of its own.
+    """A worker in a separate process.
 
     Attributes:
         process: The process.
-        said: The lines that it has said so far.
+        said: The lines that it has printed so far.
     """
 
     process: asyncio.subprocess.Process
@@ -40,7 +40,7 @@ class Worker(NamedTuple):
 
 @asynccontextmanager
 async def worker_process(url: str, address: str, queue: str, pause_after_s: float = 60) -> AsyncIterator[Worker]:
-    """Run a worker in a process of its own, from when it is ready until it has ended cleanly."""
+    """Run a worker in a separate process, from when it is ready until it has ended cleanly."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, PARTS, "worker", url, address, queue, str(pause_after_s)),
         stdin=subprocess.PIPE,
@@ -70,7 +70,7 @@ async def worker_process(url: str, address: str, queue: str, pause_after_s: floa
 
 
 async def until_said(said: list[str], text: str) -> None:
-    """Wait until a process has said something; a test that waits in vain is ended by its own bound."""
+    """Wait until a process has printed a text; only the test's own bound ends the wait."""
     while not any(text in line for line in said):
         assert not any(line.startswith("Traceback") for line in said), said
         await asyncio.sleep(0.05)
@@ -85,13 +85,13 @@ async def start(client: Client, queue: str, trace: Path, count: int, gated: int)
 
 
 async def check(journal: SqlJournal, trace: Trace, run_ids: Sequence[str], among: int) -> None:
-    """Every run has ended as its order says, no attempt was used up, nothing was lost, nothing doubled.
+    """Check that every run has ended as its order demands, no attempt was used up, and nothing was lost or doubled.
 
     Args:
         journal: The store.
-        trace: What the participants saw.
-        run_ids: The runs, in the order in which they were numbered.
-        among: Of how many numbered runs each group consists.
+        trace: The calls and answers that the participants saw.
+        run_ids: The runs, in the order of their numbers.
+        among: The size of each group of numbered runs.
     """
     keys: list[str] = []
     completed = 0
@@ -110,7 +110,7 @@ async def check(journal: SqlJournal, trace: Trace, run_ids: Sequence[str], among
 
 
 async def test_a_restart_in_the_middle_loses_and_doubles_nothing(temporal_address: str, tmp_path: Path) -> None:
-    """Forty runs on two workers: answers that come while the server is away are kept, and all runs end once."""
+    """Forty runs on two workers: workers keep answers that come while the server is away, and all runs end once."""
     trace = Trace(tmp_path)
     with own_server() as server:
         journal = open_journal(prepare(server.url), aggregates=[Shelf])
@@ -139,7 +139,7 @@ async def test_a_restart_in_the_middle_loses_and_doubles_nothing(temporal_addres
 async def test_polling_pauses_while_the_store_is_away(
     temporal_address: str, postgres_server: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    """A worker says that it pauses, goes on by itself, and a call that it had begun before is waited for meanwhile."""
+    """A worker reports a pause, continues without a signal, and meanwhile waits for a call that it had begun before."""
     trace, outage = Trace(tmp_path), Outage(postgres_server, postgres_url)
     journal = open_journal(prepare(postgres_url), aggregates=[Shelf])
     queue = f"pause-{journal.store_id}"
@@ -187,7 +187,7 @@ async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path:
     seen: list[tuple[int, str, int]] = []
     done = False
     while not done:
-        # Asked before reading: what is read after everybody has ended is everything.
+        # The check comes before the reading: a reading after all writers have ended is complete.
         done = ended.done()
         page = await journal.notifications(seen[-1][0] if seen else 0, 10_000)
         seen.extend((each.id, str(each.originator_id), each.originator_version) for each in page)

@@ -1,4 +1,4 @@
-"""Many calls side by side: what they bring to Temporal, and their end on a starved machine."""
+"""Many parallel calls: the size of their reports to Temporal, and their end on a starved machine."""
 
 import asyncio
 import subprocess
@@ -33,12 +33,12 @@ async def forget_answer(_: Attempted[Job, str], __: Call) -> None:
 
 
 def same(job: Job) -> Job:
-    """Return every call the same input."""
+    """Return the same input for every call."""
     return job
 
 
 def wide(count: int) -> Saga[Job]:
-    """Return a saga of so many calls side by side."""
+    """Return a saga with a number of parallel calls."""
     calls = (answer.using(same, name=f"answer-{number}") for number in range(count))
     return Saga(f"wide-{count}", Job, parallel(*calls))
 
@@ -72,7 +72,7 @@ async def test_a_wide_saga_ends_on_a_starved_machine(sqlite_url: str, temporal_a
 
 
 def told_in(history: WorkflowHistory) -> int:
-    """Return how many bytes a workflow was told by its activities."""
+    """Return the number of bytes that a workflow received from its activities."""
     payloads = [
         payload
         for event in history.events
@@ -87,7 +87,7 @@ def told_in(history: WorkflowHistory) -> int:
 async def test_calls_side_by_side_tell_temporal_in_proportion_to_their_number(
     sqlite_url: str, temporal_address: str
 ) -> None:
-    """Twice as many calls side by side tell the workflow about twice as much, not four times as much."""
+    """Twice as many parallel calls send the workflow about twice as many bytes, not four times as many."""
     sagas = {count: wide(count) for count in (30, 60)}
     temporal = await temporalio.client.Client.connect(temporal_address)
     told: dict[int, int] = {}

@@ -1,7 +1,7 @@
-"""Commands that are told to stop, each in a state in which a part of it does not come to its end.
+"""Commands that receive a request to stop, each while a part of it does not come to its end.
 
 Every test waits for the state itself (a file that the hanging code touches, a connection that is made), sends one
-signal and waits for the end: a command that does not end is killed by `Started.stop`, which fails the test.
+signal and waits for the end: `Started.stop` kills a command that does not end, which fails the test.
 """
 
 import json
@@ -119,7 +119,7 @@ s_added = Saga("s-added", Order, added)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[CommandProject]:
-    """Yield a project whose steps hang; the embedded server that a failed test leaves is ended."""
+    """Yield a project whose steps hang; end the embedded server that a failed test leaves."""
     project = CommandProject(tmp_path / "shop")
     project.write("amends.toml", 'modules = ["shop"]\n')
     project.write("shop.py", MODULE)
@@ -129,7 +129,7 @@ def project(tmp_path: Path) -> Iterator[CommandProject]:
 
 
 def wait_until(met: Callable[[], object]) -> None:
-    """Return when a condition is met; a test that waits in vain is ended by its own bound."""
+    """Wait until a condition is met; only the test's own bound ends the wait."""
     while not met():
         time.sleep(0.02)
 
@@ -143,13 +143,13 @@ def reach(project: CommandProject, saga: str, env: dict[str, str] | None = None)
 
 
 def assert_nothing_left(project: CommandProject) -> None:
-    """Assert that the embedded server has ended; what was killed gives back its lock a moment later."""
+    """Check that the embedded server has ended; a killed server's lock becomes free a moment later."""
     assert running(project.path / ".amends") is None
     wait_until(lambda: not _alive(project.path / ".amends"))
 
 
 def server_of(project: CommandProject) -> ServerRecord:
-    """Return the project's embedded server, which runs."""
+    """Return the project's running embedded server."""
     found = running(project.path / ".amends")
     assert found is not None
     return found
@@ -169,7 +169,7 @@ def server_of(project: CommandProject) -> ServerRecord:
 def test_dev_ends_whatever_user_code_does(
     project: CommandProject, saga: str, said: str, number: signal.Signals
 ) -> None:
-    """One signal ends dev with status 0 while a step hangs; its server stops, and what is left behind is named."""
+    """One signal ends dev with status 0 while a step hangs; its server stops, and dev names the abandoned calls."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         reach(project, saga)
@@ -179,7 +179,7 @@ def test_dev_ends_whatever_user_code_does(
 
 
 def test_dev_ends_with_a_unit_that_cannot_commit(project: CommandProject) -> None:
-    """A run whose code this process lacks is repeated by Temporal without limit; dev ends all the same."""
+    """A run whose code this process lacks, which Temporal repeats without limit, does not keep dev alive."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         project.write("shop.py", MODULE + MISSING)
@@ -201,7 +201,7 @@ def test_dev_ends_with_a_drift_rule_that_hangs(project: CommandProject) -> None:
 
 
 def test_dev_ends_with_a_server_that_is_silent(project: CommandProject) -> None:
-    """A stopped server answers nobody and does not hear SIGTERM; it is killed, and dev ends."""
+    """A suspended server answers nobody and does not react to SIGTERM; dev kills it and ends."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         server = server_of(project)
@@ -213,7 +213,7 @@ def test_dev_ends_with_a_server_that_is_silent(project: CommandProject) -> None:
 
 @pytest.mark.parametrize("saga", ["s-thread", "s-stubborn", "s-blocking", "s-unit"])
 def test_run_ends_whatever_user_code_does(project: CommandProject, saga: str) -> None:
-    """Ctrl-C ends a run that serves itself with status 130, says what becomes of it, and stops its server."""
+    """Ctrl-C ends a run that serves itself with status 130, reports the run's future, and stops its server."""
     reached = project.path / "reached"
     order = json.dumps({"reached": str(reached)})
     with project.started("run", saga, order, "--id", "cut-1") as command:
@@ -225,20 +225,20 @@ def test_run_ends_whatever_user_code_does(project: CommandProject, saga: str) ->
 
 
 class Silent(NamedTuple):
-    """A port that takes connections and never answers."""
+    """A port that accepts connections and never answers."""
 
     port: int
     listener: socket.socket
     connections: list[socket.socket]
 
     def wait_for_connection(self) -> None:
-        """Return when somebody has connected; the connection stays open."""
+        """Wait until a client has connected; the connection stays open."""
         self.connections.append(self.listener.accept()[0])
 
 
 @contextmanager
 def silent_port() -> Iterator[Silent]:
-    """Listen, and say nothing."""
+    """Listen, and answer nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = Silent(listener.getsockname()[1], listener, [])
         yield silent
@@ -248,7 +248,7 @@ def silent_port() -> Iterator[Silent]:
 
 @pytest.mark.parametrize("command", [("dev",), ("run", "s-thread")])
 def test_a_command_that_waits_for_a_silent_database_ends(project: CommandProject, command: tuple[str, ...]) -> None:
-    """A command that starts up and has no answer from its database yet ends at once when it is told to."""
+    """A command that starts up and has no answer from its database yet ends at once on a signal."""
     with silent_port() as silent:
         url = f"postgresql://shop:secret@127.0.0.1:{silent.port}/shop?connect_timeout=600"
         with project.started(*command, env={"AMENDS_STORE_URL": url}) as started:
@@ -261,7 +261,7 @@ def test_a_command_that_waits_for_a_silent_database_ends(project: CommandProject
 def test_a_command_that_waits_for_a_silent_temporal_ends(
     project: CommandProject, command: tuple[str, ...], code: int
 ) -> None:
-    """A command that starts up and has no answer from Temporal yet ends at once when it is told to."""
+    """A command that starts up and has no answer from Temporal yet ends at once on a signal."""
     with silent_port() as silent:
         started: Started
         with project.started(*command, env={"TEMPORAL_ADDRESS": f"127.0.0.1:{silent.port}"}) as started:
@@ -272,7 +272,7 @@ def test_a_command_that_waits_for_a_silent_temporal_ends(
 def test_a_worker_ends_while_the_database_is_away(
     project: CommandProject, temporal_address: str, postgres_server: str, postgres_url: str
 ) -> None:
-    """Transactions that are due and cannot be written are left to others; the worker says Stopped."""
+    """The worker leaves transactions that are due and cannot be written to others, and prints Stopped."""
     outage = Outage(postgres_server, postgres_url)
     env = {
         "TEMPORAL_ADDRESS": temporal_address,
@@ -295,7 +295,7 @@ def test_a_worker_ends_while_the_database_is_away(
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_ends_while_temporal_is_away(project: CommandProject, tmp_path: Path, fate: signal.Signals) -> None:
-    """A server that was killed, or is silent, keeps no worker alive, whatever the worker owes it."""
+    """A server that was killed, or is silent, keeps no worker alive, even one that has results to report."""
     other = CommandProject(tmp_path / "other")
     other.write("amends.toml", 'modules = ["shop"]\n')
     other.write("shop.py", MODULE)
@@ -318,7 +318,7 @@ def test_a_worker_ends_while_temporal_is_away(project: CommandProject, tmp_path:
 
 
 def test_a_second_signal_cuts_the_drain_short(project: CommandProject, temporal_address: str) -> None:
-    """A worker waits for its calls and names them; told a second time it ends without them."""
+    """A worker waits for its calls and names them; after a second signal it ends without them."""
     env = {
         "TEMPORAL_ADDRESS": temporal_address,
         "AMENDS_TASK_QUEUE": f"queue-{project.path.parent.name}",
@@ -334,7 +334,7 @@ def test_a_second_signal_cuts_the_drain_short(project: CommandProject, temporal_
 
 
 def test_dev_starts_a_server_that_dies_while_it_starts(project: CommandProject) -> None:
-    """A server that dies between its start and the worker's is started again, and dev becomes ready."""
+    """Dev starts a server again that dies between its start and the worker's, and becomes ready."""
     with project.started("dev") as dev:
         dev.read_until("web page")
         os.kill(server_of(project).pid, signal.SIGKILL)
@@ -346,7 +346,7 @@ def test_dev_starts_a_server_that_dies_while_it_starts(project: CommandProject) 
 
 
 def test_a_command_stopped_while_its_server_starts_leaves_none(project: CommandProject) -> None:
-    """Dev that is told to stop before its server answers ends the server that it has just started."""
+    """A signal before the server answers makes dev end the server that it has just started."""
     record = project.path / ".amends" / "server.json"
     with project.started("dev") as dev:
         wait_until(record.exists)

@@ -1,4 +1,4 @@
-"""A store that is away for a while: what is held, who is told, and that nothing is used up, lost or doubled."""
+"""A store that is away for a while: units wait or fail as callers chose; nothing is used up, lost or doubled."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -23,18 +23,18 @@ PATIENT = timedelta(minutes=5)
 
 @pytest.fixture
 def outage(postgres_server: str, postgres_url: str) -> Outage:
-    """Return the means to take the database away."""
+    """Return the switch that takes the database away."""
     return Outage(postgres_server, postgres_url)
 
 
 class Seam:
-    """Calls a function after the next commit, and says then that the reply was lost."""
+    """Calls a function after the next commit, and then reports that the reply was lost."""
 
     def __init__(self) -> None:
         self.outage: Outage | None = None
 
     def __call__(self, when: Literal["before", "after"], _: int) -> None:
-        """Cut the store off when it has committed, if that is wanted."""
+        """Cut the store off after the commit, if the test wants that."""
         if when == "after" and self.outage is not None:
             outage, self.outage = self.outage, None
             outage.begin()
@@ -49,7 +49,7 @@ def seam() -> Seam:
 
 @pytest.fixture
 async def journal(postgres_url: str, seam: Seam) -> AsyncIterator[SqlJournal]:
-    """Yield a journal that counts on one counter."""
+    """Yield a journal that can count on one counter."""
     journal = open_prepared(postgres_url, on_commit=seam)
     await journal.commit(step(lambda uow: uow.add(Counter("c"))))
     yield journal
@@ -64,13 +64,13 @@ async def count_of(journal: SqlJournal) -> int:
 
 
 def count(uow: StepWork) -> str:
-    """Count one."""
+    """Add one."""
     uow.get(Counter, "c").add_one()
     return "counted"
 
 
 async def told(journal: SqlJournal) -> None:
-    """Return when the store is known to be away; whoever is not patient is told at once, also while others wait."""
+    """Wait until the journal knows that the store is away; impatient callers get an error at once."""
     with pytest.raises(UnreachableError, match="nothing was written"):
         await journal.commit(accept("impatient"))
 
@@ -90,7 +90,7 @@ async def test_who_is_patient_is_held_and_who_is_not_is_told(journal: SqlJournal
 
 
 async def test_a_reply_lost_in_the_outage_is_found_afterwards(journal: SqlJournal, outage: Outage, seam: Seam) -> None:
-    """A commit that arrived although nobody could say so is recognised when the store is back, and not repeated."""
+    """The journal recognises a commit that succeeded without a reply when the store is back, and does not repeat it."""
     runs = 0
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ async def test_a_reply_lost_in_the_outage_is_found_afterwards(journal: SqlJourna
 
 
 async def test_patience_ends(journal: SqlJournal, outage: Outage) -> None:
-    """A caller whose patience has ended is told that nothing was written."""
+    """A caller whose patience has ended gets an error, and nothing was written."""
     outage.begin()
     with pytest.raises(UnreachableError, match="nothing was written"):
         await journal.commit(step(count), patience=timedelta(milliseconds=200))
@@ -131,7 +131,7 @@ async def test_closing_gives_up_what_is_held(journal: SqlJournal, outage: Outage
 
 
 async def test_who_was_cancelled_in_the_outage_is_passed_over(journal: SqlJournal, outage: Outage) -> None:
-    """The unit of a caller that has gone is not run when the store is back: nobody would act upon it."""
+    """The unit of a caller that was cancelled does not run when the store is back: nobody would act upon it."""
     outage.begin()
     waiting = asyncio.ensure_future(journal.commit(step(count), patience=PATIENT))
     await told(journal)
@@ -143,7 +143,7 @@ async def test_who_was_cancelled_in_the_outage_is_passed_over(journal: SqlJourna
 
 
 class LateClock(SystemClock):
-    """Wall time, which a test moves on."""
+    """Wall time, which a test advances."""
 
     def __init__(self) -> None:
         self.later_ms = 0
@@ -158,7 +158,7 @@ class LateClock(SystemClock):
         due_ms: int | None,
         woken: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Wait as long as calls are pending; otherwise until that time has come."""
+        """Wait until no calls are pending or, when there are none, until that time has come."""
         await super().wait(pending, None if pending else due_ms, woken)
 
 
@@ -177,7 +177,7 @@ async def test_an_outage_of_a_minute_uses_up_no_attempt_in_process(
     await trace.until("paid", 1)
     await trace.until("told", 2)
     await told(journal)
-    # As long as the call may take, and the outage.
+    # As long as the call may take, plus the outage.
     clock.later_ms = 10_000 + 60_000
     outage.end()
     result = await running

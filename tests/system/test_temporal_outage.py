@@ -23,7 +23,7 @@ from amends.sagas.temporal.outages import TemporalWatch
 
 
 async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> list[str]:
-    """Name the runs whose payment a worker has begun."""
+    """Return the runs whose payment a worker has begun."""
     found = []
     for run_id in run_ids:
         claims = [fact for fact in await journal.facts(run_id) if isinstance(fact, StepStarted)]
@@ -33,7 +33,7 @@ async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> li
 
 
 async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str, tmp_path: Path) -> None:
-    """Calls go on while Temporal is away; what it delivers again joins them or waits for them, on either worker."""
+    """Calls continue while Temporal is away; attempts that it delivers again join or await them, on either worker."""
     trace = Trace(tmp_path)
     journal = open_journal(prepare(postgres_url), aggregates=[Shelf])
     await journal.commit(step(lambda uow: uow.add(Shelf("shelf"))))
@@ -51,7 +51,7 @@ async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str,
             slow, quick = (one, other) if await claimed_by(journal, one, run_ids[:1]) else (other, one)
             begun = await claimed_by(journal, slow, run_ids)
             assert run_ids[0] in begun
-            # Stopped, it cannot tell Temporal that its calls go on, and so they are given up.
+            # A suspended server learns nothing of the calls in progress, and so gives them up.
             slow.process.send_signal(signal.SIGSTOP)
             os.kill(server.pid, signal.SIGKILL)
             await asyncio.to_thread(os.waitpid, server.pid, 0)
@@ -68,7 +68,7 @@ async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str,
 
 
 async def test_who_was_suspended_does_not_know_whether_temporal_was_away(temporal_address: str) -> None:
-    """For half a minute after a gap in its own time a process takes nobody's silence for a sign of death."""
+    """For half a minute after a gap in its own time a process takes no silence for a sign of death."""
     now = 1000.0
     watch = TemporalWatch(await temporalio.client.Client.connect(temporal_address), lambda: now)
     now += 5
@@ -83,7 +83,7 @@ async def test_who_was_suspended_does_not_know_whether_temporal_was_away(tempora
 
 
 async def test_a_busy_event_loop_is_no_suspended_process(temporal_address: str) -> None:
-    """What keeps the event loop from its work for long, an import for example, makes Temporal's silence no riddle."""
+    """A long pause of the event loop, during an import for example, does not count as a suspension of the process."""
     now, looks = 1000.0, 0
 
     def monotonic() -> float:
