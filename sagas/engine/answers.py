@@ -1,18 +1,18 @@
-"""What an answer to a call means for a run, in time or late.
+"""Decide which fact, if any, the answer to a call adds to a run, in time or late.
 
-Theory of operation: an answer is *current* while the run waits for it; then it is the outcome of the attempt, whatever
-it says. One that comes later is recorded when it is definite (the step or its undo took effect, or the participant
-refused) and the journal holds no definite outcome under its key. So no answer is lost, and none is told twice.
+Theory of operation: an answer is *current* while the run waits for it; then it is the outcome of the attempt, whichever
+kind it is. A later answer is recorded if it is definite (the step or its undo took effect, or the participant refused)
+and the journal holds no definite outcome under its key. So no answer is lost, and none is recorded twice.
 
-| late answer | nothing is written when | else |
+| late answer | no fact is written if | otherwise |
 |---|---|---|
 | the step took effect | a success is known under the key | `StepSucceeded` or `LateEffectObserved` |
-| the step was refused, its probe found nothing | any outcome is | `StepRejected`, `StepFailed` |
-| the undo took effect | a success is | `CompensationSucceeded` |
-| the undo was refused | any outcome is | `CompensationRejected` |
-| an error, a timeout | always: that nobody knows is known | |
+| the step was refused, or its probe found nothing | any outcome is known under the key | `StepRejected`, `StepFailed` |
+| the undo took effect | a success is known under the key | `CompensationSucceeded` |
+| the undo was refused | any outcome is known under the key | `CompensationRejected` |
+| an error, a timeout | always: the journal already counts the outcome as unknown | |
 
-Where the run has gone on under another key, or an operator has decided, the fact adds to what is known of the key and
+If the run has gone on under another key, or an operator has decided, the fact adds to the knowledge about its key and
 changes nothing else (`told_only`).
 """
 
@@ -34,12 +34,12 @@ _OPEN = frozenset({_N.PENDING, _N.STARTED, _N.WAITING, _N.SPENT, _N.PROBE_WAITIN
 
 
 class Settled(NamedTuple):
-    """What became of an answer.
+    """The result of recording an answer.
 
     Attributes:
-        record: The run after it.
-        late: Whether the answer was taken although nobody waited for it any more: then nobody else will tell the
-            driver, and a run that was closed may be open again.
+        record: The run after the answer.
+        late: Whether the answer was recorded although the run no longer waited for it. Then the caller must wake the
+            driver, because no one else will, and a closed run may be open again.
     """
 
     record: RunRecord
@@ -47,7 +47,7 @@ class Settled(NamedTuple):
 
 
 class Called(Protocol):
-    """A call that was made, as far as its answer goes; a `Task` is one."""
+    """The part of a call that its answer refers to; a `Task` is one."""
 
     @property
     def node(self) -> str:
@@ -66,16 +66,16 @@ class Called(Protocol):
 
     @property
     def generation(self) -> int:
-        """Part of the key that it carried."""
+        """The generation in the key of the call."""
         ...
 
 
 class Answer(NamedTuple):
-    """What to write down about an answer.
+    """The fact to write about an answer.
 
     Attributes:
-        fact: The fact; `None` when the answer says nothing that is not known.
-        late: Whether nobody waited for it any more.
+        fact: The fact; `None` if the answer adds no knowledge.
+        late: Whether the run no longer waited for it.
     """
 
     fact: Fact | None
@@ -83,13 +83,13 @@ class Answer(NamedTuple):
 
 
 def fact_of_answer(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Answer:
-    """Put an answer into the past tense, whenever it comes.
+    """Return the fact that records an answer, in time or late.
 
     Args:
         record: The run at its head.
         called: The call.
         outcome: Its answer.
-        scribe: What writes the next fact of the record.
+        scribe: Writes the next fact of the record.
     """
     if _is_current(record, called):
         node = record.state.plan.nodes[called.node]
@@ -124,7 +124,7 @@ def _late(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -
     at = record.state.node(called.node)
     node = record.state.plan.nodes[called.node]
     if called.direction is Direction.PROBE and at.status is _N.STARTED and not isinstance(outcome, Succeeded):
-        # It was asked about the attempts before this one, which may still act.
+        # The probe asked about the attempts before this one, and this one may still act.
         return None
     fact = scribe.outcome(node, called.direction, called.attempt, outcome, generation=called.generation)
     if called.direction is not Direction.UNDO and isinstance(outcome, Succeeded):
@@ -134,6 +134,7 @@ def _late(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -
     try:
         record.apply(fact)
     except TransitionError:
-        # Only where the store is an older copy that does not hold the call; such a run is refused and reported.
+        # This happens only if the store is an older copy that does not hold the call; such a run is refused and
+        # reported.
         return None
     return fact

@@ -1,9 +1,9 @@
-"""The first argument of every call: the recorded input and result, read with today's code.
+"""The first argument of every call: the recorded input and result, read with the loaded code.
 
-Gathering it is not part of the step. Where code is missing, or where stored data does not fit today's types,
-`arguments_of` raises `CannotContinueError`: nothing was called, no attempt is used up, and the run waits for other
-code. `amends.sagas.engine.blockers` asks the same function about calls that are still to come, so both agree.
-A mapping is the user's code: it is run with the call, and an exception of it is an outcome like the step's own.
+Reading it is not part of the step. If code is missing, or if stored data does not fit the loaded types, `arguments_of`
+raises `CannotContinueError`: no function was called, no attempt is used up, and the run waits for other code.
+`amends.sagas.engine.blockers` asks the same function about calls that are still to come, so both agree. A mapping is
+the user's code: it runs as part of the call, and an exception in it is an outcome like the step's own.
 """
 
 from collections.abc import Callable
@@ -41,15 +41,15 @@ class BlockerKind(StrEnum):
     STEP = "step"
     """The step is not loaded."""
     COMPENSATION = "compensation"
-    """The step has no compensation any more."""
+    """The step no longer has a compensation."""
     PROBE = "probe"
-    """The step has no probe any more."""
+    """The step no longer has a probe."""
     MAPPING = "mapping"
-    """No loaded step uses the mapping that makes the step's input."""
+    """No loaded step uses the mapping that computes the step's input."""
     INPUT = "input"
-    """The recorded input is not valid for its type any more."""
+    """The recorded input is no longer valid for its type."""
     RESULT = "result"
-    """A recorded result is not valid for its type any more."""
+    """A recorded result is no longer valid for its type."""
     PLAN = "plan"
     """A step asked for the result of a step that the run's plan does not have."""
     AGGREGATE = "aggregate"
@@ -58,14 +58,14 @@ class BlockerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """A function of the user's with its first argument, which is made when the function is called.
+    """A user's function with its first argument, which is built when the function is called.
 
     Attributes:
         operation: The function and its bounds.
         given: The saga's input.
-        mapping: Makes the step's input of it; `None` when the step takes the saga's.
-        undo: Makes the argument of a compensation of the step's input and result; `None` for a step or a probe.
-        result: The step's result, for its compensation; `None` when it is in doubt.
+        mapping: Computes the step's input from the saga's; `None` if the step takes the saga's input unchanged.
+        undo: Builds the argument of a compensation from the step's input and result; `None` for a step or a probe.
+        result: The step's result, for its compensation; `None` if the step is in doubt.
     """
 
     operation: Operation
@@ -81,7 +81,7 @@ class Arguments:
 
 
 def arguments_of(registry: Registry, record: RunRecord, node: PlanNode, direction: Direction) -> Arguments:
-    """Return what one call needs besides its context.
+    """Return the function and the first argument of one call.
 
     Raises:
         CannotContinueError: The deployed code cannot make this call: code is missing, or recorded data does not fit it.

@@ -1,4 +1,4 @@
-"""Which open runs cannot continue with the loaded code, and why: the one answer that every command gives.
+"""Find the open runs that cannot continue with the loaded code, and why; every command gets its answer here.
 
 `blockers` asks `arguments_of` about every call that a run may still come to make, so it cannot disagree with the
 driver, which asks the same function before each call. It adds the nodes whose last call was postponed. Pure.
@@ -34,7 +34,7 @@ class Blocker(NamedTuple):
         kind: The kind of thing that is missing or does not fit, a word of `BlockerKind`.
         why: The cause, without any value of the user's.
         remedy: The change that lets the run go on.
-        now: Whether the run waits for it already; otherwise it will when it comes there.
+        now: Whether the run waits for it already; otherwise it will wait when it comes to the node.
     """
 
     run_id: str
@@ -47,20 +47,20 @@ class Blocker(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The whole of it in one line."""
+        """The run, the node, the cause and the remedy in one line."""
         waits = "waits" if self.now else "will wait"
         return f"run {self.run_id!r} {waits} at step {self.node!r}: {self.why}; {self.remedy}"
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Return it as JSON."""
+        """Return the blocker as JSON."""
         return {"node": self.node, "kind": self.kind, "why": self.why, "remedy": self.remedy, "now": self.now}
 
 
 def blockers(registry: Registry | None, record: RunRecord) -> tuple[Blocker, ...]:
-    """Return why a run cannot continue with the loaded code, those first that it waits for already.
+    """Return the reasons why a run cannot continue with the loaded code; those that it waits for already come first.
 
     Args:
-        registry: The loaded code; `None` when none is loaded: then only postponed calls are known.
+        registry: The loaded code; `None` if no code is loaded, so that only postponed calls are known.
         record: The run.
     """
     state = record.state
@@ -112,14 +112,14 @@ def _halves(reason: str) -> tuple[str, str]:
 
 
 def _due(state: RunState) -> Iterator[tuple[str, Direction]]:
-    """Name the calls that are next, at whatever time they are due."""
+    """Return the calls that are next, no matter when they are due."""
     for work in decide(state, _FAR_MS):
         if isinstance(work, RunStep | RunProbe | RunCompensation):
             yield work.node, _DIRECTIONS[type(work)]
 
 
 def _needs(state: RunState) -> Iterator[tuple[PlanNode, Direction]]:
-    """Name the calls that the run may still come to make; another queue has workers with code of their own."""
+    """Return the calls that the run may still make, without those of other queues, whose workers have other code."""
     turning = state.backward or state.status is RunStatus.CANCELLING
     undoable = turning or not state.plan.forward_only(state.cursor)
     for name, node in state.plan.nodes.items():

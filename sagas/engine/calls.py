@@ -1,4 +1,4 @@
-"""Tasks: what a driver needs to call one of the user's functions, and how their exceptions become outcomes."""
+"""Build the tasks by which a driver calls a user's function, and turn results and exceptions into outcomes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +40,11 @@ class Task:
         node: The node.
         direction: Which of the step's functions.
         attempt: The attempt, from 1.
-        generation: Part of the key.
+        generation: The generation in the key.
         key: The idempotency key.
         arguments: The function, its bounds and its first argument.
         call: Its second argument.
-        step: Name of the step, by which its result is written.
+        step: Name of the step, whose codec writes the result.
         cause: Id of the fact that declared the intent.
     """
 
@@ -66,27 +66,27 @@ class Task:
 
     @property
     def argument(self) -> Any:  # noqa: ANN401 - of the type that the user's function takes
-        """The function's first argument, made by the mapping, which is the user's code and may raise anything."""
+        """The function's first argument, computed by the mapping, which is the user's code and may raise anything."""
         return self.arguments.first()
 
 
 def key_of(run_id: str, node: str, direction: Direction, generation: int) -> str:
-    """Make an idempotency key: the same for every attempt, another for an undo or a redo.
+    """Return an idempotency key: the same for every attempt, another for an undo or a redo.
 
-    A probe asks about the do, and so has its key.
+    A probe asks about the do, so it uses the key of the do.
     """
     return f"{run_id}/{node}/{Direction.UNDO if direction is Direction.UNDO else Direction.DO}/{generation}"
 
 
 def generation_of(at: NodeState, direction: Direction) -> int:
-    """Tell which generation's key a call in some direction carries."""
+    """Return the generation in the key of a call in this direction."""
     return at.undo_generation if direction is Direction.UNDO else at.generation
 
 
 def task_for(
     registry: Registry, record: RunRecord, node: PlanNode, direction: Direction, *, attempt: int, cause: str
 ) -> Task:
-    """Gather everything that one call needs.
+    """Return the task of one call: function, arguments, context and key.
 
     Raises:
         CannotContinueError: The deployed code cannot make this call.
@@ -125,9 +125,9 @@ def unit_of_work_for(
 
 
 def outcome_of_result(registry: Registry, step: str, direction: Direction, value: object) -> Outcome:
-    """Turn what a function returned into an outcome.
+    """Turn the result of a function into an outcome.
 
-    A result that cannot be stored is a failure that another attempt cannot mend.
+    A result that cannot be stored is a failure that another attempt cannot fix.
     """
     if direction is Direction.UNDO:
         return Succeeded(None)
@@ -145,14 +145,14 @@ def outcome_of_result(registry: Registry, step: str, direction: Direction, value
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
-    """Turn whatever a function raised into an outcome; never raises.
+    """Turn the exception of a function into an outcome; never raises.
 
-    A group of exceptions, as a TaskGroup raises it, is a refusal when all that it holds are refusals, or siblings that
-    were cancelled because of one: the participant's answer is the same, wherever in the step it arrived. A group that
-    holds any other error besides is a failed attempt, since nobody knows what that one left behind.
+    A group of exceptions, as a TaskGroup raises it, is a refusal if it contains only refusals and siblings that were
+    cancelled because of one: the participant's answer is the same, no matter where in the step it arrived. A group that
+    also contains any other error is a failed attempt, because the effects of that error are unknown.
 
-    An error that says that the deployed code cannot continue the run counts wherever it is in the chain of causes: a
-    step that wraps it has not been refused, and has not failed.
+    An error that shows that the deployed code cannot continue the run counts anywhere in the chain of causes: a step
+    that wraps such an error was neither refused nor failed.
     """
     if (postponed := postponement_of(error)) is not None:
         return postponed
@@ -164,9 +164,9 @@ def outcome_of_error(error: BaseException) -> Outcome:
 
 
 def postponement_of(error: BaseException) -> Postponed | None:
-    """Return why the deployed code could not complete a call; `None` where its error says nothing of that.
+    """Return why the deployed code could not complete a call; `None` if the error has another cause.
 
-    `raise ... from None` cuts the chain: then the step has dealt with the error, and its own exception counts.
+    `raise ... from None` cuts the chain: then the step has handled the error, and its own exception counts.
     """
     for each in lineage(error):
         if is_a(each, CannotContinueError):

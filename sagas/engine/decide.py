@@ -1,12 +1,12 @@
-"""What happens next: the only place where anything about a run is decided.
+"""Decide what a run does next; every decision about a run is taken here.
 
-Theory of operation: `decide(state, now_ms)` looks at the stage at the cursor and answers with decisions. *Conclusions*
-(`Conclusion`) need no I/O: whoever appends facts turns them into facts in the same transaction and decides again.
-*Work* (`RunStep`, `RunProbe`, `RunCompensation`) is for a driver. `WaitUntil` says when there will be something to
-decide although nothing happens. An open run always yields at least one decision, a closed one none.
+Theory of operation: `decide(state, now_ms)` reads the stage at the cursor and returns decisions. *Conclusions*
+(`Conclusion`) need no I/O: the writer of facts turns them into facts in the same transaction, and decides again. *Work*
+(`RunStep`, `RunProbe`, `RunCompensation`) is for a driver. `WaitUntil` is the time of the next decision if no fact
+arrives before. An open run always yields at least one decision, a closed one none.
 
-A driver may already be busy with work that is decided again; the claim, made in a transaction of the journal, is what
-makes sure that only one of them acts. Pure: equal state and `now_ms` give equal decisions, in equal order.
+A driver may already be busy with work that is decided again. The claim, a fact in the journal, ensures that only one of
+them acts. Pure: equal state and `now_ms` give equal decisions, in equal order.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class RunProbe:
-    """Ask whether the step took effect."""
+    """Call the probe: did the step take effect?"""
 
     node: str
     attempt: int
@@ -70,7 +70,7 @@ class RunCompensation:
 
 @dataclass(frozen=True, slots=True)
 class WaitUntil:
-    """Nothing to do for this node before that time, in milliseconds since the epoch."""
+    """Do nothing for this node before that time, in milliseconds since the epoch."""
 
     node: str
     due_ms: int
@@ -78,7 +78,7 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class ExpireClaim:
-    """The claim's time is over without an outcome: count the attempt as failed."""
+    """Count the attempt as failed: its claim has ended without an outcome."""
 
     node: str
     attempt: int
@@ -87,45 +87,45 @@ class ExpireClaim:
 
 @dataclass(frozen=True, slots=True)
 class FailStep:
-    """Give the step up; it is known to have taken no effect."""
+    """Stop attempting the step; it certainly took no effect."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class DoubtStep:
-    """Give the step up; nobody knows whether it took effect."""
+    """Stop attempting the step; no one knows whether it took effect."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class ExhaustCompensation:
-    """Give the compensation up; the others go on."""
+    """Stop attempting the compensation; the others go on."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class FailSaga:
-    """Turn round and compensate, because of this node; an empty name stands for the request to cancel."""
+    """Start to compensate, because of this node; an empty name stands for the request to cancel."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseCompleted:
-    """Every step has succeeded."""
+    """Close the run: every step has succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloseCompensated:
-    """Everything that may have acted is accounted for."""
+    """Close the run: every step that may have acted is undone or settled otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestAttention:
-    """An operator has to decide about these nodes."""
+    """Ask an operator to decide about these nodes."""
 
     nodes: tuple[str, ...]
 
@@ -147,14 +147,14 @@ _N = NodeStatus
 
 
 def decide(state: RunState, now_ms: int) -> tuple[Decision, ...]:
-    """Say what happens next in a run.
+    """Return the decisions about a run.
 
     Args:
         state: The run's state.
         now_ms: The driver's time, in milliseconds since the epoch.
 
     Returns:
-        Decisions in the order of the plan (or of undoing); empty only when the run is closed.
+        Decisions in the order of the plan (or of undoing); empty only if the run is closed.
     """
     if state.status is RunStatus.RUNNING:
         return _forward(state, now_ms)
@@ -177,7 +177,7 @@ def _forward(state: RunState, now_ms: int) -> tuple[Decision, ...]:
 
 
 def _cancelling(state: RunState, now_ms: int) -> tuple[Decision, ...]:
-    """Begin nothing, bring what is in flight to an outcome, then turn."""
+    """Start no step, bring the steps in flight to an outcome, then start to compensate."""
     if settling := _settle_stage(state, now_ms):
         return settling
     pivots = doubtful_pivots(state)
@@ -193,7 +193,7 @@ def _settle_stage(state: RunState, now_ms: int) -> tuple[Decision, ...]:
 
 
 def _advance(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
-    """Bring one node of a healthy stage forward."""
+    """Return the next decision about one node of a stage without failures."""
     match at.status:
         case _N.PENDING:
             return RunStep(node.name, 1)
@@ -204,15 +204,15 @@ def _advance(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
 
 
 def _settle(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
-    """Bring one node to an outcome without attempting it again."""
+    """Return the decision that brings one node to an outcome without another attempt."""
     match at.status:
         case _N.STARTED:
             return _when_due(ExpireClaim(node.name, at.attempt, undo=False), at, now_ms)
         case _N.WAITING | _N.SPENT if node.kind is StepKind.TRANSACTION:
-            # Rolled back, so it is certain that nothing happened.
+            # The transaction was rolled back, so it certainly took no effect.
             return FailStep(node.name)
         case _N.WAITING | _N.SPENT if node.read_only:
-            # The call changes nothing, so there is nothing to be in doubt about.
+            # A read-only call changes nothing, so it cannot be in doubt.
             return FailStep(node.name)
         case _N.PROBE_SPENT:
             return DoubtStep(node.name)
@@ -225,7 +225,7 @@ def _settle(node: PlanNode, at: NodeState, now_ms: int) -> Decision | None:
 
 
 def _turn(state: RunState, bad: list[PlanNode]) -> Decision:
-    """Answer a stage whose members have settled and some of which have failed."""
+    """Return the decisions about a stage whose members have settled, some of them as failed."""
     if state.plan.forward_only(state.cursor):
         return RequestAttention(tuple(node.name for node in bad))
     if pivots := doubtful_pivots(state):

@@ -1,4 +1,4 @@
-"""Writing facts: outcomes and conclusions put into the past tense."""
+"""Write facts: turn outcomes and conclusions into the facts that record them."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -66,13 +66,13 @@ _STILL_POSTPONED = frozenset({"StepStarted", "CompensationStarted", *(cls.__name
 
 @dataclass(frozen=True, slots=True)
 class Scribe:
-    """Makes the facts that follow a record, one at a time.
+    """Writes the facts that follow a record, one at a time.
 
     Attributes:
         record: The run at its head.
         now_ms: The driver's time, in milliseconds since the epoch.
         recorded_at_ms: Wall time of the append.
-        actor: Who brings it about.
+        actor: The person or program that causes the facts.
         cause: Id of the fact that led here; `None` for the head of the stream.
     """
 
@@ -83,7 +83,7 @@ class Scribe:
     cause: str | None = None
 
     def write(self, cls: type[F], **fields: Any) -> F:  # noqa: ANN401 - the fact's own fields
-        """Make the fact that follows the record, of some kind, from the fields that are its own."""
+        """Return the fact of this kind that follows the record, with the given fields."""
         record = self.record
         position = record.state.position
         return cls(
@@ -107,7 +107,7 @@ class Scribe:
         *,
         delivery: str = "",
     ) -> Fact:
-        """Declare that a call is about to be made."""
+        """Return the fact that declares the intent to call."""
         generation = generation_of(self.record.state.node(node.name), direction)
         return self.write(
             CompensationStarted if direction is Direction.UNDO else StepStarted,
@@ -123,14 +123,14 @@ class Scribe:
     def outcome(
         self, node: PlanNode, direction: Direction, attempt: int, outcome: Outcome, *, generation: int | None = None
     ) -> Fact:
-        """Put an outcome into the past tense.
+        """Return the fact that records an outcome.
 
         Args:
             node: The node.
             direction: Which of its functions was called.
             attempt: The attempt, from 1.
-            outcome: What became of it.
-            generation: Part of the key that the call carried; `None` for the present one.
+            outcome: The outcome of the attempt.
+            generation: The generation in the key of the call; `None` for the present one.
 
         Raises:
             JournalError: The outcome does not belong to that direction.
@@ -158,7 +158,7 @@ class Scribe:
             case Direction.DO, Failed():
                 return self._failure(StepAttemptFailed, node.retry, attempt, outcome, fields)
             case Direction.PROBE, Succeeded(result):
-                # The attempt that it speaks of is the last one of the step, not the probe's.
+                # The fact names the last attempt of the step, because the probe has attempts of its own.
                 return self.write(StepSucceeded, result=result, probed=True, **fields)
             case Direction.PROBE, NotFound():
                 key = key_of(self.record.run_id, node.name, direction, generation)
@@ -184,7 +184,7 @@ class Scribe:
                 raise JournalError(f"node {node.name!r}: {outcome} is no outcome of {Direction.UNDO}")
 
     def late(self, node: str, attempt: int, generation: int, result: JsonValue) -> Fact:
-        """Tell of an effect that was seen after its step had been settled otherwise."""
+        """Return the fact about an effect that was observed after its step had been settled otherwise."""
         return self.write(LateEffectObserved, node=node, attempt=attempt, generation=generation, result=result)
 
     def _failure(
@@ -216,7 +216,7 @@ class Scribe:
         return self.write(cls, reason=reason, retry_at_ms=self.now_ms + wait_ms, **fields)
 
     def conclusion(self, conclusion: Conclusion) -> Fact:
-        """Put a conclusion into the past tense."""
+        """Return the fact that records a conclusion."""
         state = self.record.state
         match conclusion:
             case ExpireClaim(name, attempt, undo):
@@ -246,7 +246,7 @@ class Scribe:
         return self.write(cls, node=name, generation=generation, **fields)
 
     def lost(self, node: PlanNode, direction: Direction, attempt: int) -> Fact:
-        """Count an attempt as failed whose worker gave no answer."""
+        """Return the fact that counts an attempt as failed because its worker sent no answer."""
         return self.outcome(node, direction, attempt, Failed("WorkerLost", "the claim ended without an answer"))
 
     def _doubt(self, name: str) -> str:

@@ -1,11 +1,12 @@
-"""What operators decide about a run: checked against its state, previewed, written as facts.
+"""Check, preview and write the decisions of operators about a run.
 
-Theory of operation: an `Intervention` becomes one fact (`fact_of`), or is refused in one line that says why and what
-would be possible. `preview` folds that fact into the record as it stands and asks `decide` what would follow, so that
-what is shown is what will happen, as long as the run is still at the position that was looked at. The fold itself
-refuses whatever the tables and the evidence do not allow; here only the words are better.
+Theory of operation: an `Intervention` becomes one fact (`fact_of`), or is refused with one line that names the reason
+and the possible decisions. `preview` folds that fact into the present record and asks `decide` for the next decisions.
+So the preview shows exactly the consequences, as long as the run has not moved past the position that the operator saw.
+The fold itself refuses every decision that the transition tables and the evidence do not allow; the checks here only
+add better messages.
 
-While a call is under way nobody decides about its node: its answer may come any moment.
+While a call is in flight, no operator can decide about its node, because the answer may arrive at any moment.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ _ANSWERED = frozenset({_N.REJECTED, _N.FAILED})
 
 
 class Verb(StrEnum):
-    """What an operator can do."""
+    """The decisions that an operator can take."""
 
     RETRY = "retry"
     SKIP = "skip"
@@ -57,20 +58,21 @@ class Verb(StrEnum):
 class Intervention:
     """An operator's decision.
 
-    - `RETRY`: attempt the step, its probe or its compensation again, at once and with a new budget.
-    - `SKIP`: go on without the step, as if it had returned `output`; or leave what the step did, undone by nobody.
-    - `RESOLVE`: the step took effect, and returned `output`; or it is undone. Somebody found out, or saw to it.
-    - `RULE_OUT`: the step took no effect. Somebody found out.
+    - `RETRY`: attempt the step, its probe or its compensation again, now and with a new budget of attempts.
+    - `SKIP`: go on without the step, as if it had returned `output`; or skip its compensation and leave its effect in
+      place.
+    - `RESOLVE`: the step took effect, and returned `output`; or it is undone. Somebody checked this, or did it by hand.
+    - `RULE_OUT`: the step took no effect. Somebody checked this.
     - `CANCEL`: undo the run.
 
     Attributes:
-        verb: What to do.
-        actor: Who decides.
-        reason: Why.
-        node: The node; `None` for the only one that is open, and for `CANCEL`.
-        evidence: What it rests on; `None` when there is none. Needed to resolve and to rule out.
+        verb: The decision.
+        actor: The person who decides.
+        reason: The reason, in the operator's words.
+        node: The node; `None` for the only open node, and for `CANCEL`.
+        evidence: The proof behind the decision; `None` if there is none. Required to resolve and to rule out.
         output: The result, as JSON, for a step that is skipped or resolved.
-        causation: Id of the fact that led to it, such as that of a drift; `None` for the head of the run.
+        causation: Id of the fact that caused the decision, such as the fact of a drift; `None` for the head of the run.
     """
 
     verb: Verb
@@ -84,15 +86,15 @@ class Intervention:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What an intervention would do.
+    """The consequences of an intervention.
 
     Attributes:
-        fact: What would be written; `None` when there is nothing to write, because it is so already.
-        before: The run as it is.
+        fact: The fact that would be written; `None` if the run is already in that state.
+        before: The run now.
         after: The run right after the fact.
-        next: What would be decided then.
-        undo: Everything that would be undone from there, in order; each inner tuple together.
-        remaining: Nodes that would still be run, when the run goes forward.
+        next: The decisions that would follow.
+        undo: All nodes that would then be undone, in order; the nodes of an inner tuple are undone together.
+        remaining: Nodes that would still run, if the run goes forward.
     """
 
     fact: Fact | None
@@ -104,7 +106,7 @@ class Preview:
 
 
 def open_for_decision(state: RunState) -> tuple[str, ...]:
-    """Name the nodes that an operator can decide about now."""
+    """Return the names of the nodes that an operator can decide about now."""
     if state.status is RunStatus.COMPLETED:
         return ()
     return tuple(name for name, at in state.nodes.items() if _decidable(state, at))
@@ -120,20 +122,20 @@ def _decidable(state: RunState, at: NodeState) -> bool:
 def apply(
     tx: Tx, registry: Registry, record: RunRecord, intervention: Intervention, now_ms: int, *, position: int | None
 ) -> RunRecord:
-    """Write an intervention down.
+    """Append the fact of an intervention.
 
     Args:
         tx: The unit's transaction.
-        registry: Where the types of results are found.
+        registry: The registry that knows the types of results.
         record: The run at its head.
-        intervention: What was decided.
+        intervention: The decision.
         now_ms: The driver's time.
-        position: Position of the run that the operator looked at; `None` when it does not matter.
+        position: Position of the run that the operator saw; `None` to accept any position.
 
     Raises:
-        RefusedError: It does not fit the run, or the run has gone on meanwhile.
-        BusyError: The node is being worked on.
-        InputError: The output is not of the step's result type.
+        RefusedError: The decision does not fit the run, or the run has moved past `position`.
+        BusyError: A call of the node is in flight.
+        InputError: The output is not valid for the step's result type.
     """
     if position is not None and record.state.position != position:
         raise RefusedError(
@@ -145,12 +147,12 @@ def apply(
 
 
 def preview(registry: Registry, record: RunRecord, intervention: Intervention, now_ms: int) -> Preview:
-    """Tell what an intervention would do, without doing it.
+    """Return the consequences of an intervention, without writing it.
 
     Raises:
-        RefusedError: It does not fit the run.
-        BusyError: The node is being worked on.
-        InputError: The output is not of the step's result type.
+        RefusedError: The decision does not fit the run.
+        BusyError: A call of the node is in flight.
+        InputError: The output is not valid for the step's result type.
     """
     fact = fact_of(registry, record, intervention, now_ms, now_ms)
     after = record if fact is None else record.apply(fact)
@@ -167,12 +169,12 @@ _SETTLED = frozenset({_N.SUCCEEDED, _N.SKIPPED})
 def fact_of(
     registry: Registry, record: RunRecord, intervention: Intervention, now_ms: int, recorded_at_ms: int
 ) -> Fact | None:
-    """Make the fact that an intervention comes to; `None` when the run is so already.
+    """Return the fact of an intervention; `None` if the run is already in that state.
 
     Raises:
-        RefusedError: It does not fit the run.
-        BusyError: The node is being worked on.
-        InputError: Reason, evidence or output are missing or wrong.
+        RefusedError: The decision does not fit the run.
+        BusyError: A call of the node is in flight.
+        InputError: The reason, the evidence or the output is missing or wrong.
     """
     if not intervention.reason.strip():
         raise InputError("an intervention needs a reason, which the journal keeps; give one: --reason")
@@ -230,7 +232,7 @@ def _node(record: RunRecord, intervention: Intervention) -> str:
         return wanted
     if record.state.status is RunStatus.COMPLETED:
         raise RefusedError(f"run {run_id!r} is COMPLETED; there is nothing to decide")
-    # Where only calls are under way, what is wrong is that they are, not that there is nothing to decide.
+    # If only calls are in flight, the reason for the refusal is those calls; "nothing to decide" would be wrong.
     candidates = record.current or open_for_decision(record.state) or _claimed(record.state)
     if len(candidates) == 1:
         return candidates[0]
@@ -271,7 +273,8 @@ def _decision(case: _Case, name: str, at: NodeState) -> OperatorFact:
             return scribe.write(StepRuledOut, generation=at.generation, **fields)
         case _:
             _need_evidence(intervention)
-            # Going back, what is open is the undo; but where only the effect is in doubt, none was begun.
+            # In a run that compensates, the undo is the open part; but if only the effect is in doubt, no undo has
+            # started.
             if undoing and at.status in {*_UNDOING, _N.SUCCEEDED, _N.SKIPPED}:
                 return scribe.write(CompensationResolved, generation=generation, **fields)
             return scribe.write(StepResolved, generation=at.generation, result=_output(case, name), **fields)
@@ -291,7 +294,8 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
         redo = at.status is _N.UNDO_REJECTED
         return scribe.write(RetryRequested, generation=at.undo_generation + redo, attempt=made, **fields)
     made = at.attempt if at.status in {_N.WAITING, _N.PROBE_WAITING} else 0
-    # A participant that has said no under a key goes on saying it. In doubt, only the same key is safe.
+    # A participant that has refused under a key repeats its refusal, so a refused step needs a new key. A step in doubt
+    # must keep its key: only the same key is safe.
     return scribe.write(RetryRequested, generation=at.generation + (at.status in _ANSWERED), attempt=made, **fields)
 
 

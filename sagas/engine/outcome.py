@@ -12,10 +12,10 @@ __all__ = ["Failed", "FailedAttempt", "NotFound", "Outcome", "Postponed", "Refus
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """It returned; for a probe: it found the effect.
+    """The function returned; a probe that returns this found the effect.
 
     Attributes:
-        result: What it returned, as JSON; `None` for a compensation.
+        result: The function's result as JSON; `None` for a compensation.
     """
 
     result: JsonValue
@@ -23,7 +23,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It raised `Rejected`: the participant said no.
+    """The function raised `Rejected`: the participant refused.
 
     Attributes:
         reason: The participant's words.
@@ -39,13 +39,13 @@ class NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It raised something else, took too long, or its worker was lost: nobody knows what it did.
+    """The function raised another error, exceeded its timeout, or lost its worker; no one knows whether it took effect.
 
     Attributes:
         error_type: Class of the error.
         error: Its message in one line.
-        final: Whether another attempt cannot help, because the fault lies in what it returned.
-        chain: The error and its causes, with the places in code where they were raised; empty where nothing was raised.
+        final: Whether another attempt cannot help, because the fault lies in the value that the function returned.
+        chain: The error and its causes, with the places in code where they were raised; empty if no error was raised.
     """
 
     error_type: str
@@ -56,7 +56,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The function asked for a value that this run cannot give with the deployed code: no attempt is used up.
+    """The function asked for a value that this run lacks with the deployed code; no attempt is used up.
 
     Attributes:
         kind: The kind of thing that is missing or does not fit, a word such as `plan`.
@@ -69,7 +69,7 @@ class Postponed:
     remedy: str
 
     def error(self, run_id: str, node: str) -> CannotContinueError:
-        """Return the error that says the same of one node of a run."""
+        """Return the same as an error about one node of a run."""
         return CannotContinueError(run_id, node, kind=self.kind, why=self.why, remedy=self.remedy)
 
 
@@ -78,14 +78,14 @@ Outcome = Succeeded | Refused | NotFound | Failed | Postponed
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A failed attempt, for those who log it.
+    """A failed attempt, for the log.
 
     Attributes:
         run_id: The run.
         node: The node.
-        name: The name of what was attempted: `attempt`, `undo attempt` or `probe attempt`.
+        name: The kind of the attempt: `attempt`, `undo attempt` or `probe attempt`.
         attempt: The attempt, from 1.
-        failed: How it failed.
+        failed: The failure.
     """
 
     run_id: str

@@ -1,16 +1,16 @@
-"""Which nodes of a run have been open for too long, and since when: what `amends list --stuck` looks for.
+"""Find the nodes of a run that have been open for too long, and since when, for `amends list --stuck`.
 
-Theory of operation: a node that `decide` has something to do about, now or later, is overdue when either
+Theory of operation: a node about which `decide` returns a decision, for now or for later, is overdue if either
 
 1. it has been open for longer than its threshold: `overdue=` of its step, else what its policy allows (every attempt
-   until its claim ends, and every delay), else, where attempts are without limit, `UNLIMITED_MS`; or
-2. something has been due at it for longer than `IDLE_MS` and nobody has done it: there is no driver, or no worker for
-   its queue.
+   until its claim ends, and every delay), else, if attempts are unlimited, `UNLIMITED_MS`; or
+2. a call or a fact has been due at it for longer than `IDLE_MS` and is still missing: there is no driver, or no worker
+   for its queue.
 
-A run that waits for an operator is stuck from the moment it asked for one. A node is open since its first fact; going
-back, since the first fact of its compensation. Before that it is due since the run came to its stage. An operator's
-retry with a new budget, and an effect that was seen late, begin anew. Nothing is done to what is overdue: it decides
-nothing.
+A run that waits for an operator is stuck from the moment it asked for one. A node is open since its first fact; in a
+run that compensates, since the first fact of its compensation. Before that fact, the node is due since the run came to
+its stage. An operator's retry with a new budget and a late effect restart the count. Nothing acts on an overdue node;
+this module only reports it.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ from amends.sagas.engine.time_limits import backward_ms, forward_ms
 __all__ = ["IDLE_MS", "UNLIMITED_MS", "Overdue", "Why", "overdue_nodes", "threshold_ms"]
 
 UNLIMITED_MS = 3_600_000
-"""Threshold of what is attempted without limit, unless its step names one: an hour."""
+"""Threshold for calls with unlimited attempts, unless the step has `overdue=`: an hour."""
 
 IDLE_MS = 300_000
-"""How long something may be due without anybody doing it: five minutes, more than any outage that is waited out."""
+"""How long a call or a fact may be due and missing: five minutes, longer than any outage that workers wait out."""
 
 
 class Why(StrEnum):
     """Why a node is overdue."""
 
     ATTENTION = "attention"
-    """It waits for an operator."""
+    """The node waits for an operator."""
     IDLE = "idle"
-    """Something has been due, and nobody has done it."""
+    """A call or a fact has been due for too long and is still missing."""
     SLOW = "slow"
-    """It has been open for longer than its threshold."""
+    """The node has been open for longer than its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Overdue:
     """A node that has been open for too long.
 
     Attributes:
-        node: The node; empty when it is about the run.
-        since_ms: Since when it is overdue, in milliseconds since the epoch: when the threshold was passed.
-        why: In which way.
+        node: The node; empty if the whole run is overdue.
+        since_ms: The time at which the threshold was passed, in milliseconds since the epoch.
+        why: The reason.
     """
 
     node: str
@@ -61,7 +61,7 @@ class Overdue:
 
 
 def overdue_nodes(record: RunRecord, heads: Sequence[Head], now_ms: int) -> tuple[Overdue, ...]:
-    """Name what is overdue in a run, in the order of its decisions; nothing in a run that has ended.
+    """Return the overdue nodes of a run, in the order of its decisions; none in a run that has ended.
 
     Args:
         record: The run.
@@ -78,7 +78,7 @@ def overdue_nodes(record: RunRecord, heads: Sequence[Head], now_ms: int) -> tupl
 
 
 def threshold_ms(node: PlanNode, *, undoing: bool) -> int:
-    """Tell how long a step, or its compensation, may be open, in milliseconds."""
+    """Return how long a step, or its compensation, may be open, in milliseconds."""
     if node.overdue_ms is not None:
         return node.overdue_ms
     bound = backward_ms(node) if undoing else forward_ms(node)
@@ -86,12 +86,12 @@ def threshold_ms(node: PlanNode, *, undoing: bool) -> int:
 
 
 def _limit(state: RunState, heads: Sequence[Head], name: str) -> Overdue:
-    """Tell when a node that something is to be done about becomes overdue, and in which way first."""
+    """Return the time at which a node with a pending decision becomes overdue, and the reason that comes first."""
     if not name:
-        # Something is to be written down about the run, which every driver does at once.
+        # The pending decision is a fact about the run, which every driver would write at once.
         return Overdue("", state.updated_ms + IDLE_MS, Why.IDLE)
     node, own = state.plan.nodes[name], _own(heads, name)
-    if not own:  # it is due since its turn came
+    if not own:  # the node is due since the run came to its stage
         patience_ms = min(IDLE_MS, node.overdue_ms or IDLE_MS)
         return Overdue(name, _reached_ms(state, heads, name) + patience_ms, Why.IDLE)
     due_ms = state.node(name).due_ms
@@ -101,7 +101,7 @@ def _limit(state: RunState, heads: Sequence[Head], name: str) -> Overdue:
 
 
 def _own(heads: Sequence[Head], name: str) -> list[Head]:
-    """Give the heads of what the node is at: the step or its compensation, since its attempts were counted anew."""
+    """Return the heads of the node's step, or of its compensation, since the count of its attempts last restarted."""
     own: list[Head] = []
     for head in heads:
         turned = head.kind == "SagaFailed"
@@ -116,7 +116,7 @@ def _own(heads: Sequence[Head], name: str) -> list[Head]:
 
 
 def _reached_ms(state: RunState, heads: Sequence[Head], name: str) -> int:
-    """Give the time of the last fact that is not about the node's own stage: by then the run had come there."""
+    """Return the time of the last fact about another stage than the node's: by then the run had come to this stage."""
     stage = state.plan.stage_of[name]
     return next(
         (head.as_of_ms for head in reversed(heads) if state.plan.stage_of.get(head.node) != stage), state.started_ms

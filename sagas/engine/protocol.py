@@ -1,16 +1,16 @@
-"""The activity protocol: how every driver writes to a run.
+"""The activity protocol: the units of the journal by which every driver writes to a run.
 
-Theory of operation: whatever a driver learned (an outcome, or only that time has passed), it writes in one unit of the
-journal: read the run at its head, fold, decide, append the outcome and every conclusion that needs no I/O. Work that
-is already recorded is not done again: a replay, a lost reply, a parallel step and an operator are all one case.
+Theory of operation: a driver that has news (an outcome, or only that time has passed) writes in one unit of the
+journal: read the run at its head, fold, decide, append the outcome and every conclusion that needs no I/O. Recorded
+work is never repeated, so a replay, a lost reply, a parallel step and an operator are all the same case.
 
 - `accept` begins a run, once per id and input.
 - `advance` appends conclusions and runs the transactions that are due, inside the unit: exactly once.
-- `claim` declares the intent to call an effect, a compensation or a probe; it gives nothing when that is not what the
-  head of the stream asks for.
+- `claim` declares the intent to call an effect, a compensation or a probe; it returns no task if the head of the stream
+  asks for another call.
 - `settle` appends the outcome of a claim.
 
-Pure but for what `Tx` does: no clock, no environment; `now_ms` is the driver's.
+Pure except for `Tx`: no clock, no environment; the driver passes `now_ms`.
 """
 
 from collections.abc import Callable, Iterator
@@ -75,30 +75,30 @@ __all__ = [
 ]
 
 LEASE_GRACE_MS = 75_000
-"""A claim outlives the bound of its call by this, in milliseconds, so that a call that ends in time can be recorded.
+"""The time by which a claim outlives the timeout of its call, in milliseconds, so that a call in time can be recorded.
 
-Longer than the 60 s for which the store may be away without using up an attempt: during an outage nobody can record
-an answer, and after it the first writer to look must not count the others as lost. It is only the last resort: where
+It is longer than the 60 s for which the store may be away without using up an attempt: during an outage no worker can
+record an answer, and after it the first writer must not count the others' calls as lost. It is only the last resort: if
 Temporal delivers a call again, the loss of its worker is known at once.
 """
 
 TRANSACTIONS_PER_UNIT = 20
-"""A unit shares its database transaction with others, so one run does not keep it longer than this many steps."""
+"""The most steps that one run may take in a unit, because a unit shares its database transaction with other units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A request to begin a run.
+    """A request to start a run.
 
     Attributes:
-        run_id: Its id.
+        run_id: The id of the run.
         plan: The plan that it will follow.
         input: Its input as JSON, validated.
         keys: Business keys and their values.
-        driver: Who advances it.
-        actor: Who asks for it.
-        correlation_id: What all facts of the business process share; `None` for the run's id.
-        causation_id: Id of the message that led to it; `None` when there is none.
+        driver: The driver that advances it.
+        actor: The person or program that asks for it.
+        correlation_id: The id that all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that caused it; `None` if there is none.
     """
 
     run_id: str
@@ -112,11 +112,11 @@ class Start:
 
 
 class Followed(NamedTuple):
-    """A run after everything that could be done about it in one unit.
+    """A run after all progress that was possible in one unit.
 
     Attributes:
         record: The run.
-        waits: Why the deployed code could not do the rest, one error for each node; empty when it could.
+        waits: The reasons why the deployed code could not do the rest, one error for each node; empty if it could.
     """
 
     record: RunRecord
@@ -128,22 +128,22 @@ _DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe:
 
 
 def direction_of(work: Work) -> Direction:
-    """Tell which of the step's functions a piece of work calls."""
+    """Return the direction of the function that a piece of work calls."""
     return _DIRECTIONS[type(work)]
 
 
 def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
-    """Give the calls of effects, their compensations and probes that are due."""
+    """Return the calls of effects, their compensations and probes that are due."""
     return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.EFFECT)
 
 
 def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
-    """Give the transactions and their compensations that are due."""
+    """Return the transactions and their compensations that are due."""
     return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
 
 
 def work_due(record: RunRecord, now_ms: int, asked: frozenset[str], queued: frozenset[str] = frozenset()) -> bool:
-    """Check whether there is work that nobody has begun and that can begin.
+    """Check whether there is work that can start and that no driver has started.
 
     Args:
         record: The run.
@@ -158,7 +158,7 @@ def work_due(record: RunRecord, now_ms: int, asked: frozenset[str], queued: froz
 
 
 def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
-    """Tell when there will be something to decide although nothing happens; `None` for never."""
+    """Return the time of the next decision if no fact arrives before; `None` for never."""
     return min((each.due_ms for each in decisions if isinstance(each, WaitUntil)), default=None)
 
 
@@ -175,10 +175,10 @@ class Protocol:
     """The writing side of a driver.
 
     Attributes:
-        registry: Where the code is found.
-        worker: Who claims nodes, for people who read the journal.
+        registry: The registry of the loaded code.
+        worker: The name under which nodes are claimed, for people who read the journal.
         driver: Only runs of this driver are advanced; `None` for any.
-        on_failure: Told of every failed attempt, before it is committed; twice where a unit is run again.
+        on_failure: Called with every failed attempt, before its commit; twice if a unit runs again.
     """
 
     registry: Registry
@@ -187,10 +187,10 @@ class Protocol:
     on_failure: Callable[[FailedAttempt], None] = lambda _: None
 
     def accept(self, tx: Tx, start: Start, now_ms: int) -> RunRecord:
-        """Begin a run, or find the one that this request began earlier.
+        """Start a run, or return the run that this request started earlier.
 
         Raises:
-            StartConflictError: The id is taken by a run of another saga or with another input; the message shows the
+            StartConflictError: A run of another saga or with another input has the id; the message shows the
                 difference.
         """
         present = tx.record(start.run_id)
@@ -223,7 +223,7 @@ class Protocol:
             )
         if first.input != start.input and not same_json(first.input, start.input):
             saga = self.registry.sagas.get(first.saga)
-            # Read through today's model, so that a field that was added with a default is no difference.
+            # Both inputs are read through the loaded model, so that a new field with a default is no difference.
             then = first.input if saga is None else saga.input_codec.dump(saga.input_codec.load(first.input))
             if not same_json(then, start.input):
                 lines = "; ".join(difference(then, start.input))
@@ -233,7 +233,7 @@ class Protocol:
         return present
 
     def take_over(self, tx: Tx, run_id: str, driver: str, now_ms: int, *, actor: str, reason: str) -> RunRecord:
-        """Have another driver advance a run from here on; nothing is written when it does so already.
+        """Record that another driver advances the run from here on; write nothing if it does so already.
 
         Raises:
             NotFoundError: There is no such run.
@@ -248,13 +248,14 @@ class Protocol:
     def intervene(
         self, tx: Tx, run_id: str, intervention: Intervention, now_ms: int, *, position: int | None = None
     ) -> RunRecord:
-        """Append what an operator decided, and every conclusion from it.
+        """Append the decision of an operator, and every conclusion from it.
 
         Raises:
             NotFoundError: There is no such run.
-            RefusedError: It does not fit the run, or the run has gone on from the position that was looked at.
-            BusyError: The node is being worked on.
-            InputError: Reason, evidence or output are missing or wrong.
+            RefusedError: The decision does not fit the run, or the run has moved past the position that the operator
+                saw.
+            BusyError: A call of the node is in flight.
+            InputError: The reason, the evidence or the output is missing or wrong.
         """
         record = self._read(tx, run_id)
         return self._conclude(
@@ -262,7 +263,7 @@ class Protocol:
         )
 
     def advance(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
-        """Append what follows without I/O, and run the transactions that are due.
+        """Append every conclusion, and run the transactions that are due.
 
         Raises:
             NotFoundError: There is no such run.
@@ -276,9 +277,9 @@ class Protocol:
         return record
 
     def follow(self, tx: Tx, run_id: str, now_ms: int) -> Followed:
-        """Append what follows without I/O, and run the transactions that are due, as far as the deployed code can.
+        """Append every conclusion, and run the transactions that are due, as far as the deployed code can.
 
-        What could be done is kept: no error of one node undoes the progress of another.
+        All progress is kept: an error of one node does not undo the progress of another.
 
         Raises:
             NotFoundError: There is no such run.
@@ -287,7 +288,7 @@ class Protocol:
         return self._follow(tx, self._read(tx, run_id), now_ms)
 
     def conclude(self, tx: Tx, run_id: str, now_ms: int) -> RunRecord:
-        """Append what follows without I/O, and run nothing.
+        """Append every conclusion, and run nothing.
 
         Raises:
             NotFoundError: There is no such run.
@@ -297,19 +298,19 @@ class Protocol:
     def claim(
         self, tx: Tx, run_id: str, work: Work, now_ms: int, *, delivery: str = "", takeover: bool = False
     ) -> tuple[RunRecord, Task | None]:
-        """Declare the intent to make a call, if the head of the stream asks for it: any attempt, but no other function.
+        """Declare the intent to call, if the head of the stream asks for this function; the attempt may differ.
 
         Args:
             tx: The unit's transaction.
             run_id: The run.
-            work: What the driver set out to do; its attempt may be outdated.
+            work: The call that the driver decided on; its attempt may be outdated.
             now_ms: The driver's time.
-            delivery: Names the delivery by which the driver asks for the call.
-            takeover: Whether the driver has given up an earlier try of the same delivery: a live claim that was made by
-                it is counted as failed. A claim of another delivery is left alone.
+            delivery: The name of the delivery by which the driver asks for the call.
+            takeover: Whether the driver has given up an earlier try of the same delivery. Then a live claim of that try
+                counts as failed; a claim of another delivery stays.
 
         Returns:
-            The run's record, and the task; `None` when there is nothing to call.
+            The run's record, and the task; `None` if there is nothing to call.
 
         Raises:
             NotFoundError: There is no such run.
@@ -334,17 +335,17 @@ class Protocol:
         *,
         can_begin: Callable[[PlanNode, Direction], bool] = lambda *_: True,
     ) -> tuple[RunRecord, tuple[Task, ...], tuple[CannotContinueError, ...]]:
-        """Claim every effect that is due and can begin; none when another driver advances the run.
+        """Claim every effect that is due and can start; none if another driver advances the run.
 
         Args:
             tx: The unit's transaction.
             record: The run at its head.
             now_ms: The driver's time.
-            asked: Nodes whose probe is in flight: asking leaves no claim, so only the driver knows.
-            can_begin: Checks whether a call has a thread to run in; one that has none is not claimed.
+            asked: Nodes whose probe is in flight. A probe leaves no claim, so only the driver knows.
+            can_begin: Checks whether a call has a thread to run in; a call without a thread is not claimed.
 
         Returns:
-            The run's record, the tasks, and why the deployed code cannot make the other calls.
+            The run's record, the tasks, and the reasons why the deployed code cannot make the other calls.
         """
         tasks: list[Task] = []
         waits: list[CannotContinueError] = []
@@ -362,11 +363,12 @@ class Protocol:
         return record, tuple(tasks), tuple(waits)
 
     def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
-        """Append what became of a call, and every conclusion from it.
+        """Append the outcome of a call, and every conclusion from it.
 
-        Whoever made a call may settle it, whatever the run's driver is now, and as often as there is news: after a
-        timeout the answer may still come. A late answer that is definite is recorded unless its outcome is known under
-        its key; a run that was closed without it may be open again then. Otherwise the record is returned as it is.
+        The process that made a call may settle it, even if another driver advances the run now, and more than once:
+        after a timeout the answer may still come. A late answer that is definite is recorded unless its outcome is
+        known under its key; then a run that was closed without the answer may be open again. Otherwise the record is
+        returned unchanged.
         """
         self._tell(task.run_id, task.node, task.direction, task.attempt, outcome)
         record = self._read(tx, task.run_id, any_driver=True)
@@ -376,9 +378,9 @@ class Protocol:
         return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
 
     def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Followed:
-        """Settle, and run the transactions that are due then, as far as the deployed code can.
+        """Settle a call, then run the transactions that are due, as far as the deployed code can.
 
-        None is run when another driver advances the run now.
+        Run none of them if another driver advances the run now.
         """
         record = self.settle(tx, task, outcome, now_ms).record
         return self._follow(tx, record, now_ms) if self.drives(record) else Followed(record)
@@ -412,7 +414,7 @@ class Protocol:
                 break
             try:
                 record, postponed = self._transact(tx, record, due, now_ms)
-            except CannotContinueError as error:  # raised before the step was begun: nothing was written
+            except CannotContinueError as error:  # raised before the step started: nothing was written
                 waits[due.node] = error
             else:
                 if postponed is not None:
@@ -429,9 +431,9 @@ class Protocol:
     def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = "") -> tuple[RunRecord, Task]:
         node = record.state.plan.nodes[due.node]
         direction = direction_of(due)
-        probing = direction is Direction.PROBE  # asking changes nothing, so it needs no durable intent
+        probing = direction is Direction.PROBE  # a probe changes nothing, so it needs no durable intent
         cause = f"{record.run_id}:{record.state.position + (not probing)}"
-        # Before the intent: what cannot be called is not claimed.
+        # Built before the intent is written, because a call that the code cannot make must not be claimed.
         task = task_for(self.registry, record, node, direction, attempt=due.attempt, cause=cause)
         if not probing:
             bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
@@ -453,7 +455,7 @@ class Protocol:
     def _transact(
         self, tx: Tx, record: RunRecord, due: Work, now_ms: int
     ) -> tuple[RunRecord, CannotContinueError | None]:
-        """Run a transaction and write its outcome; tells why it was postponed, if it was.
+        """Run a transaction and write its outcome; return the reason if the transaction was postponed.
 
         Raises:
             CannotContinueError: The deployed code cannot make the call; nothing was run or written.
@@ -483,8 +485,8 @@ class Protocol:
         except _RollBackError as rolled_back:
             return rolled_back.outcome
         except (JournalError, UnitLost) as error:
-            # An event that this code cannot read is for a deploy. Anything else is our own infrastructure, not the
-            # step: the whole unit is run again, and no attempt is used up.
+            # An event that this code cannot read needs a deploy. Any other such error comes from our own
+            # infrastructure, not from the step: the whole unit runs again, and no attempt is used up.
             if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:
                 return postponed
             raise
@@ -494,7 +496,7 @@ class Protocol:
 
 
 class _RollBackError(Exception):
-    """Leaves the savepoint with an outcome that is not a success."""
+    """Leaves the savepoint with an outcome other than a success."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome)

@@ -1,4 +1,4 @@
-"""How a run stands, as its starter sees it."""
+"""The result of a run, as its starter sees it."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,7 +24,7 @@ class RunResult:
     record: RunRecord
 
     def __repr__(self) -> str:
-        """Return one short line: id, saga, status and error, and none of the input or the results."""
+        """Return one short line: id, saga, status and error, without the input or the results."""
         error = "" if self.error is None else f" error={shorten(self.error)}"
         return f"<RunResult {self.run_id} of {self.record.started.saga}: {self.status}{error}>"
 
@@ -35,38 +35,38 @@ class RunResult:
 
     @property
     def status(self) -> RunStatus:
-        """Where the run stands."""
+        """The status of the run."""
         return self.record.state.status
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left for a driver to do."""
+        """Whether the run is closed, so that no driver has work left."""
         return self.record.state.closed
 
     @property
     def error(self) -> str | None:
-        """Why the run turned round, and the last error that it met after that, in one line.
+        """The reason why the run compensates, and the last error after that, in one line.
 
-        Of a run that goes on, the last error or refusal. `None` when there was none, and when the run has completed.
+        For a run that goes forward, the last error or refusal. `None` if there was none, or if the run has completed.
         """
         return self.record.error
 
     @property
     def open_nodes(self) -> tuple[str, ...]:
-        """What an operator has to decide about; empty unless the run needs attention."""
+        """The nodes that an operator must decide about; empty unless the run needs attention."""
         return self.record.current
 
     @property
     def in_doubt(self) -> tuple[str, ...]:
-        """Nodes of which nobody knows whether they took effect, also when they were undone like that.
+        """Nodes in doubt: no one knows whether they took effect. Includes those that were compensated while in doubt.
 
-        A compensated run is clean only where this is empty: the compensation of such a node was given no result, and
-        may have come to nothing.
+        A compensated run is clean only if this is empty: the compensation of such a node received no result, and may
+        have changed nothing.
         """
         return self.record.in_doubt
 
     def result_of(self, step: ResultSource[R]) -> R | None:
-        """Give what a step returned; `None` when it has not succeeded."""
+        """Return the result of a step; `None` if it has not succeeded."""
         if step.name not in self.record.results:
             return None
         return step.load_result(self.record.results[step.name])

@@ -1,14 +1,14 @@
-"""Seats: places at which calls run, shared so that a participant that hangs never stops the others.
+"""Seats: the places where calls run, shared so that a participant that hangs never stops the others.
 
 Theory of operation: a call is claimed only once it has a seat, so a call that waits for one has not started: it uses no
-attempt, its timeout does not run, and it is never in doubt. A seat is kept until the function has really ended, also
-beyond the timeout of the call; so a participant that hangs keeps its seats, and must not get all of them:
+attempt, its timeout does not run, and it is never in doubt. A call keeps its seat until the function has really ended,
+even after the call's timeout; so a participant that hangs keeps its seats, and must not get all of them:
 
 - while other steps use the same seats, one step never takes all of them, and no function takes the last quarter;
 - the last quarter goes to functions that hold no seat yet, one seat each. A step's do, undo and probe are three
   functions. So up to as many functions as a quarter has seats can hang, and each of the others still gets a seat.
 
-`may_take` decides; `amends.sagas.runtime.seats` counts, and lets those that wait take turns.
+`may_take` decides; `amends.sagas.runtime.seats` counts, and serves the waiting calls in turn.
 """
 
 import inspect
@@ -45,23 +45,23 @@ class Function(NamedTuple):
     direction: Direction
 
     def __str__(self) -> str:
-        """Return the name that logs show, the same as in Temporal's pages."""
+        """Return the name for logs, the same as on Temporal's web pages."""
         suffix = {Direction.DO: "", Direction.UNDO: ".compensation", Direction.PROBE: ".probe"}[self.direction]
         return f"{self.step}{suffix}"
 
 
 def blocks(operation: Operation) -> bool:
-    """Check whether a function needs a thread: it is no `async def`."""
+    """Check whether a function needs a thread, because it is not `async def`."""
     return not inspect.iscoroutinefunction(operation.function)
 
 
 def operation_of(step: StepDefinition, direction: Direction) -> Operation | None:
-    """Return a function of a step; `None` when the step has none in that direction."""
+    """Return a function of a step; `None` if the step has none in that direction."""
     return {Direction.DO: step.run, Direction.UNDO: step.undo, Direction.PROBE: step.probe}[direction]
 
 
 def functions_of(steps: Iterable[StepDefinition], *, in_threads: bool) -> frozenset[Function]:
-    """Return the functions of effects that run in threads (plain `def`), or else those that run on the event loop."""
+    """Return the functions of effects that run in threads (plain `def`), or those that run on the event loop."""
     return frozenset(
         Function(step.name, direction)
         for step in steps
@@ -75,8 +75,8 @@ def may_take(size: int, held: Mapping[Function, int], functions: frozenset[Funct
     """Check whether a function may take one more seat.
 
     Args:
-        size: How many seats there are.
-        held: How many seats each function holds.
+        size: The number of seats.
+        held: The number of seats that each function holds.
         functions: All functions that share the seats.
         wanted: The function.
     """
@@ -96,7 +96,7 @@ class Seat:
     Attributes:
         function: The function that is called.
         run_id: The run for which it is called.
-        since: When it was taken, in seconds of `time.monotonic`.
+        since: The time at which it was taken, in seconds of `time.monotonic`.
     """
 
     function: Function
@@ -105,13 +105,13 @@ class Seat:
 
 
 class SeatsInUse(NamedTuple):
-    """How seats are used at one moment.
+    """The use of the seats at one moment.
 
     Attributes:
-        size: How many there are.
+        size: The number of seats.
         held: The seats that are taken, the oldest first.
-        waiting: How many calls wait for a seat, by function.
-        longest_s: For how long the oldest of those has waited; 0 when none waits.
+        waiting: The number of calls that wait for a seat, by function.
+        longest_s: How long the oldest of those has waited, in seconds; 0 if none waits.
         now: That moment, in seconds of `time.monotonic`.
     """
 
@@ -123,10 +123,10 @@ class SeatsInUse(NamedTuple):
 
 
 def describe_use(use: SeatsInUse) -> str:
-    """Return one line for people: who waits, who holds the seats, for how long, and what to do.
+    """Return one line for people: the waiting calls, the calls that hold the seats, for how long, and the remedy.
 
     Args:
-        use: How the seats are used.
+        use: The use of the seats.
     """
     oldest: dict[Function, float] = {}
     for seat in use.held:

@@ -1,4 +1,4 @@
-"""What it takes to accept a run: a valid id and a valid input, checked before anything is written."""
+"""Check a request to start a run before anything is written: a valid id and a valid input."""
 
 import re
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ _SHOWN_CHARS = 60
 
 
 def check_run_id(run_id: object) -> str:
-    """Give a run's id back if every part of the system can carry it.
+    """Return a run's id if every part of the system can carry it.
 
     Raises:
-        InputError: It is empty, longer than 200 characters, contains `..` or other characters than letters, digits and
-            `. _ : @ + = -`, or does not begin with a letter or digit.
+        InputError: The id is empty, longer than 200 characters, contains `..` or a character other than letters, digits
+            and `. _ : @ + = -`, or does not begin with a letter or digit.
     """
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or ".." in run_id:
         shown = repr(run_id)
@@ -34,10 +34,10 @@ def check_run_id(run_id: object) -> str:
 
 
 def read_input(registry: Registry, saga: Saga[Any], text: str | bytes) -> object:
-    """Validate a saga's input that came as JSON text.
+    """Read and validate a saga's input from JSON text.
 
     Raises:
-        InputError: It is no strict JSON, too large, or not valid for the saga's input type.
+        InputError: The text is not strict JSON, is too large, or is not valid for the saga's input type.
     """
     return registry.input_codec(saga).load_text(text)
 
@@ -53,21 +53,21 @@ def prepare_start(
     correlation_id: str | None = None,
     causation_id: str | None = None,
 ) -> Start:
-    """Check everything about a request to begin a run.
+    """Check a request to start a run, and return it in the form that the protocol accepts.
 
     Args:
-        registry: Where the saga must be known.
+        registry: The registry that must contain the saga.
         saga: The saga.
-        value: Its input, of the saga's input type.
+        value: The input, of the saga's input type.
         run_id: Id of the run.
-        driver: Who will advance it.
-        actor: Who asks for it.
-        correlation_id: What all facts of the business process share; `None` for the run's id.
-        causation_id: Id of the message that led to it; `None` when there is none.
+        driver: The driver that will advance it.
+        actor: The person or program that asks for it.
+        correlation_id: The id that all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that caused it; `None` if there is none.
 
     Raises:
-        InputError: The id or the input cannot be accepted.
-        NotFoundError: The registry does not know the saga.
+        InputError: The id or the input is not valid.
+        NotFoundError: The registry does not contain the saga.
     """
     check_run_id(run_id)
     registry.saga(saga.name)

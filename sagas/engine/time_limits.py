@@ -1,4 +1,4 @@
-"""How long a run may go on calling under its idempotency keys: what a participant's memory is measured by."""
+"""Bound how long a run may use its idempotency keys: participants must remember them at least that long."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -12,11 +12,11 @@ __all__ = ["backward_ms", "forward_ms", "longest_span"]
 
 
 def longest_span(saga: Saga[Any]) -> timedelta | None:
-    """Bound the time from a run's first call to its last, undoing included, while everything that drives it is up.
+    """Return an upper bound of the time from a run's first call to its last, undo included, if there are no outages.
 
-    Every attempt is taken to last until its claim expires, every delay and every compensation to be needed. Come on
-    top: outages of workers, store or Temporal, during which a run rests and uses up no attempt; and operators, who may
-    retry or undo a step weeks later. So a participant's retention should exceed
+    The bound assumes that every attempt lasts until its claim expires, and that every delay and every compensation is
+    needed. It excludes outages of workers, store or Temporal, during which a run rests and uses up no attempt; and
+    operators, who may retry or undo a step weeks later. So a participant's retention should exceed
 
         longest_span(saga) + longest outage + longest time until an operator has decided
 
@@ -24,7 +24,7 @@ def longest_span(saga: Saga[Any]) -> timedelta | None:
         saga: The saga whose steps call the participant.
 
     Returns:
-        The bound; `None` when a step or compensation is attempted without limit, so that there is none.
+        The bound; `None` if a step or compensation has unlimited attempts, so that there is no bound.
     """
     total_ms = 0
     for stage in saga.plan.stages:
@@ -48,14 +48,14 @@ def _together(spans: Iterable[int | None], *, side_by_side: bool) -> int | None:
 
 
 def forward_ms(node: PlanNode) -> int | None:
-    """Bound the time from a step's first attempt to its outcome, in milliseconds; `None` when there is no bound."""
+    """Return an upper bound of the time from a step's first attempt to its outcome, in ms; `None` if unbounded."""
     attempts = _operation_ms(node.retry, node.timeout_ms)
-    # The probe is asked as often as the step was tried.
+    # The driver repeats the probe as often as it attempted the step.
     return attempts if attempts is None or not node.probe else 2 * attempts
 
 
 def backward_ms(node: PlanNode) -> int | None:
-    """Bound the time that undoing a step takes, in milliseconds; `None` when there is no bound."""
+    """Return an upper bound of the time to undo a step, in ms; `None` if unbounded."""
     return 0 if node.undo is None else _operation_ms(node.undo.retry, node.undo.timeout_ms)
 
 
