@@ -1,7 +1,8 @@
-"""Maintenance windows: times in which rules go on looking and nothing is corrected, declared by people as facts.
+"""Maintenance windows: times that people declare, in which rules scan and nothing is corrected.
 
-One stream for the whole store, so that a correction reads it at its head in its own transaction: what is declared
-before a correction commits holds for it. Of several for the same rule the last one counts. Pure.
+All windows of a store share one stream. A correction reads that stream at its head, in its own transaction, so it
+respects every window that was declared before it commits. Of several windows for the same rule, the last one counts.
+Pure.
 """
 
 from collections.abc import Sequence
@@ -29,16 +30,16 @@ __all__ = [
 ]
 
 EVERY_RULE = "*"
-"""What a window is for that is for every rule."""
+"""The value of `rule` in a window that holds for every rule."""
 
 
 class MaintenanceFact(BaseModel):
-    """What every fact about maintenance carries.
+    """The fields of every fact about maintenance.
 
     Attributes:
-        as_of_ms: When it was decided, in milliseconds since the epoch.
-        actor: Who decided.
-        rule: The rule that it is about; `*` for every one.
+        as_of_ms: Time of the decision, in milliseconds since the epoch.
+        actor: Name of the person that decided.
+        rule: The rule that the fact is about; `*` for every rule.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,11 +50,11 @@ class MaintenanceFact(BaseModel):
 
 
 class MaintenanceStarted(MaintenanceFact):
-    """From now on nothing is corrected, for a time.
+    """A maintenance window opens: until its end, nothing is corrected.
 
     Attributes:
-        reason: Why.
-        until_ms: Until when, in milliseconds since the epoch.
+        reason: Reason that the person gave.
+        until_ms: End of the window, in milliseconds since the epoch.
     """
 
     reason: str
@@ -61,7 +62,7 @@ class MaintenanceStarted(MaintenanceFact):
 
 
 class MaintenanceEnded(MaintenanceFact):
-    """Corrections are made again, before the time that was named."""
+    """A maintenance window closes before its declared end."""
 
 
 MAINTENANCE_FACTS: dict[str, type[MaintenanceFact]] = {
@@ -74,10 +75,10 @@ class Window(BaseModel):
     """A time in which nothing is corrected.
 
     Attributes:
-        reason: Why.
-        from_ms: Since when, in milliseconds since the epoch.
-        until_ms: Until when.
-        actor: Who says so.
+        reason: Reason that the person gave.
+        from_ms: Start, in milliseconds since the epoch.
+        until_ms: End, in milliseconds since the epoch.
+        actor: Name of the person that declared the window.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,10 +90,10 @@ class Window(BaseModel):
 
 
 class Windows(BaseModel):
-    """What is known of maintenance: the fold of its stream.
+    """The maintenance windows of a store: the fold of its stream.
 
     Attributes:
-        windows: What was declared and not ended, by rule or `*`; what has expired included.
+        windows: Windows that were declared and not ended, by rule or `*`; expired ones are included.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -109,11 +110,11 @@ class Windows(BaseModel):
         return Windows(windows=others)
 
     def open_at(self, now_ms: int) -> dict[str, Window]:
-        """Give the windows that are open, by rule or `*`."""
+        """Return the windows that are open, by rule or `*`."""
         return {rule: each for rule, each in self.windows.items() if now_ms < each.until_ms}
 
     def closed_for(self, rule: str, now_ms: int) -> str | None:
-        """Tell why nothing is corrected by a rule now; `None` when something may be."""
+        """Return why a rule may correct nothing now; `None` when it may correct."""
         found = self.open_at(now_ms)
         both = [found[name] for name in (rule, EVERY_RULE) if name in found]
         if not both:
@@ -129,16 +130,16 @@ class Maintenance(Aggregate):
     CATEGORY = "reconciliation_maintenance"
     # Raise it whenever `Windows` folds differently: snapshots know only the code of this class.
     FOLD = 1
-    # The only one.
+    # A store has one stream of windows.
     ID = "all"
 
     @event("MaintenanceOpened")
-    def __init__(self, id: str, windows: Windows) -> None:  # noqa: A002, ARG002 - what aggregates take
-        # Part of the event so that its type is known to snapshots; it is always the empty one.
+    def __init__(self, id: str, windows: Windows) -> None:  # noqa: A002, ARG002 - the signature of aggregates
+        # The event carries the empty value so that snapshots know its type.
         self.windows = windows
 
     def record(self, fact: MaintenanceFact) -> None:
-        """Write a fact down; each kind is an event of its own, whose only field is the fact."""
+        """Record a fact; each kind is an event of its own, whose only field is the fact."""
         self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
 
     @event("MaintenanceStarted")
@@ -151,27 +152,27 @@ class Maintenance(Aggregate):
 
 
 def maintenance_of(uow: StepWork) -> Maintenance:
-    """Load the store's maintenance, or begin it."""
+    """Load the store's maintenance windows, or create their stream."""
     return uow.find(Maintenance, Maintenance.ID) or uow.add(Maintenance(id=Maintenance.ID, windows=Windows()))
 
 
-# ---- what people decide
+# ---- decisions of people
 
 
 def start_maintenance(
     rules: Sequence[str], now_ms: int, *, actor: str, reason: str, until_ms: int
 ) -> list[MaintenanceStarted]:
-    """Make the facts that nothing is to be corrected for a time.
+    """Return the facts that open a maintenance window.
 
     Args:
-        rules: By these rules; by any when there are none.
+        rules: Names of the rules that correct nothing in the window; empty for every rule.
         now_ms: The time, in milliseconds since the epoch.
-        actor: Who decides.
-        reason: Why.
-        until_ms: Until when.
+        actor: Name of the person that decides.
+        reason: Reason that the person gives.
+        until_ms: End of the window, in milliseconds since the epoch.
 
     Raises:
-        InputError: There is no reason, or the time is over already.
+        InputError: The reason is empty, or `until_ms` is not in the future.
     """
     if not reason.strip():
         raise InputError("a maintenance window needs a reason, which the journal keeps; give one with --reason")
@@ -184,13 +185,13 @@ def start_maintenance(
 
 
 def end_maintenance(windows: Windows, rules: Sequence[str], now_ms: int, *, actor: str) -> list[MaintenanceEnded]:
-    """Make the facts that corrections are made again.
+    """Return the facts that end maintenance windows.
 
     Args:
-        windows: What is known.
-        rules: Only the windows that were declared for these; all when there are none.
+        windows: The windows of the store.
+        rules: Rules whose windows end; empty for every window that is open.
         now_ms: The time, in milliseconds since the epoch.
-        actor: Who decides.
+        actor: Name of the person that decides.
 
     Raises:
         NotFoundError: No such window is open.

@@ -1,7 +1,7 @@
 """Given / when / then for drift rules: unit tests without a server and without waiting.
 
-A rule looks at the store of a `Scenario`, in which sagas were run and aggregates put. What it finds is recorded and
-corrected as `amends reconcile` does it, by the same code; only time is virtual.
+A rule scans the store of a `Scenario`, after the test has run sagas and added aggregates there. The same code as in
+`amends reconcile` records and corrects the drift; only time is virtual.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ _ACTOR = "test"
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What became of a reconciliation.
+    """The outcome of a reconciliation.
 
     Attributes:
-        corrected: What was corrected, or failed to be.
-        held: Why what has a correction was not corrected, by subject.
+        corrected: Corrections that succeeded or failed.
+        held: Why a drift that has a correction was not corrected, by subject.
     """
 
     corrected: tuple[Corrected, ...]
@@ -41,7 +41,7 @@ class RuleScenario:
 
     Args:
         rule: The rule under test.
-        scenario: Where it looks.
+        scenario: The scenario whose store the rule scans.
 
     Example:
         >>> from datetime import timedelta
@@ -68,26 +68,26 @@ class RuleScenario:
             _Actions(scenario),
             clock=scenario.clock.now_ms,
             actor=_ACTOR,
-            # No driver is at work between two calls of a test.
+            # No driver works between two calls of a test.
             driven={},
         )
 
     def look(self) -> tuple[Drift, ...]:
-        """Look as `amends drift` does: nothing is written.
+        """Scan as `amends drift` does, and write nothing.
 
         Raises:
-            CouldNotLook: The rule could not look.
+            CouldNotLook: The rule could not scan.
         """
         return blocking(self._look())
 
     def reconcile(self, *, approving: bool = False) -> Reconciled:
-        """Look as `amends reconcile` does, and correct what is due; each time `every` of the rule later than the last.
+        """Advance the clock by the rule's `every`, scan as `amends reconcile` does, and correct the drift that is due.
 
         Args:
-            approving: Whether somebody has approved all that was found before.
+            approving: Whether somebody has approved all the drift found so far.
 
         Raises:
-            CouldNotLook: The rule could not look.
+            CouldNotLook: The rule could not scan.
         """
         return blocking(self._reconcile(approving=approving))
 
@@ -121,7 +121,7 @@ class RuleScenario:
 
 
 class _Actions:
-    """What is done outside of the journal: a run that was decided about goes on."""
+    """Corrections outside of the journal; a run continues after an intervention."""
 
     def __init__(self, scenario: Scenario[Any]) -> None:
         self._scenario = scenario
@@ -129,5 +129,5 @@ class _Actions:
     async def rouse(self, run_id: str) -> None:
         await self._scenario.runner.resume(run_id)
 
-    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - as the port has it
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - the port has it
         raise RefusedError("the read model of a scenario is never wrong; nothing is to be rebuilt")

@@ -1,25 +1,25 @@
-"""What a look leads to: pure, and the only place where anything about drift is decided.
+"""The decisions about drift: pure, and the only place where the code makes them.
 
-Theory of operation: a look is compared with the standing of its rule. What is new is detected, what is not seen any
-more is cleared, and each drift that has a correction is either *due* or *held* for a reason, which is recorded.
-`hold_reason` tells them apart. Whoever corrects asks it once more, with the standing at the head of the stream and in
-the transaction that records the correction; so two reconcilers, or one that was killed and started again, make one
-correction.
+Theory of operation: a scan is compared with the state of its rule. New drift is detected, drift that the scan no longer
+finds is cleared, and each drift that has a correction is either *due* or *held* for a recorded reason; `hold_reason`
+decides which. Before a correction, `hold_reason` is asked again, with the state at the head of the stream and in the
+transaction that records the correction. So two reconcilers make one correction, and so does a reconciler that is killed
+and started again.
 
-The guards, in the order in which they are asked:
+The guards, in the order of the checks:
 
-1. What is ignored is left alone.
-2. A drift is corrected once. Where it is still there afterwards, people have to find out.
-3. What somebody else is correcting is left to them.
-4. A rule acts as far as its mode allows; approval by a person takes the place of the mode, the breaker and the budget.
+1. An ignored drift stays uncorrected.
+2. A drift is corrected once. If it is still there afterwards, people have to find the cause.
+3. A drift that another reconciler is correcting stays with that one.
+4. A rule acts as far as its mode allows; a person's approval replaces the mode, the breaker and the budget.
 5. In a maintenance window nothing is corrected, approved or not.
-6. A drift is acted on when two looks apart saw it, or when the version that was observed is still the present one.
+6. A drift is corrected after two scans at some distance saw it, or when the observed version is still the current one.
 7. Nothing in flight is touched.
-8. A subject that was corrected often in a short time is left alone: something makes it drift (oscillation breaker).
-9. A subject whose correction fails waits longer each time, and is left alone when its budget is spent.
+8. A subject that was corrected often in a short time is not corrected: something makes it drift (oscillation breaker).
+9. After each failed correction the subject waits longer, and when its budget is spent it is not corrected any more.
 10. When more is due than the rule's caps allow, the rule or the world is wrong: nothing is corrected.
 
-Times may come from clocks that disagree: whatever waits for a time waits no longer than it would have by either clock.
+Times may come from clocks that disagree: no wait lasts longer than it would have by either clock.
 """
 
 from collections.abc import Mapping
@@ -63,16 +63,16 @@ _CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What one run of a rule saw.
+    """The result of one run of a rule, a scan.
 
     Attributes:
-        drifts: What it found.
-        count: How many subjects it looked at; `None` when it does not say.
-        log_position: Notification id up to which it has read.
-        sweep: Where its sweep of everything stands.
+        drifts: Drift that the rule found.
+        count: The number of subjects scanned; `None` when the rule does not report it.
+        log_position: Notification id up to which the rule has read.
+        sweep: Position of the rule's sweep of everything.
         in_flight: Runs that must not be touched, with the reason.
-        maintenance: Why nothing is corrected at present; `None` when something may be.
-        unobservable: Why it could not look; `None` when it could.
+        maintenance: Why nothing may be corrected now; `None` when corrections are allowed.
+        unobservable: Why the rule could not scan; `None` when it could.
     """
 
     drifts: tuple[Drift, ...] = ()
@@ -86,15 +86,15 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows from a look.
+    """The consequences of a scan.
 
     Attributes:
-        facts: What is to be written, in order.
-        standing: What is known with them.
+        facts: Facts to write, in order.
+        standing: The state of the rule after those facts.
         seen: The drifts that were found, by their ids.
-        due: Those of them that are to be corrected.
-        held: Why others that have a correction are not.
-        stopped: Why nothing at all is corrected, though it was due; `None` otherwise.
+        due: Ids of the drifts to correct.
+        held: Why the other drifts that have a correction are not corrected.
+        stopped: Why nothing at all is corrected although it was due; `None` otherwise.
     """
 
     facts: tuple[ReconciliationFact, ...]
@@ -106,14 +106,14 @@ class Verdict:
 
 
 def decide(standing: Standing, rule: Rule, look: Look, now_ms: int, *, actor: str) -> Verdict:
-    """Tell what a look leads to.
+    """Return the consequences of a scan.
 
     Args:
-        standing: What was known before.
-        rule: The rule that looked.
-        look: What it saw.
-        now_ms: Time of the look, in milliseconds since the epoch.
-        actor: Who looked.
+        standing: The state of the rule before the scan.
+        rule: The rule that scanned.
+        look: The scan.
+        now_ms: Time of the scan, in milliseconds since the epoch.
+        actor: Name under which the scan is recorded.
     """
     number = standing.looks + 1
     if look.unobservable is not None:
@@ -184,7 +184,7 @@ def _detected(name: str, drift: Drift, look: int, now_ms: int, actor: str) -> Dr
 def _proposals(
     standing: Standing, policy: Policy, seen: Mapping[str, Drift], reasons: Mapping[str, str | None], looked: RuleLooked
 ) -> list[ReconciliationFact]:
-    """Propose what a person may approve, each drift once."""
+    """Propose corrections that a person may approve, once for each drift."""
     if policy.mode is not Mode.PROPOSE:
         return []
     return [
@@ -201,7 +201,7 @@ def _proposals(
 
 
 WAITS = "waits for approval"
-"""Why a drift is held that somebody may approve."""
+"""The reason to hold a drift until somebody approves it."""
 
 
 def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
@@ -226,16 +226,16 @@ def hold_reason(
     in_flight: Mapping[str, str],
     maintenance: str | None,
 ) -> str | None:
-    """Tell why a drift that was seen is not to be corrected now; `None` when it is.
+    """Return why a drift must not be corrected now; `None` when it is due.
 
     Args:
-        standing: What is known, the look that saw it included.
+        standing: The state of the rule, with the scan that saw the drift.
         name: The drift's id.
-        drift: As it was seen; it has a correction.
+        drift: The drift as the scan saw it; it has a correction.
         policy: How far the rule may go.
         now_ms: The time, in milliseconds since the epoch.
         in_flight: Runs that must not be touched, with the reason.
-        maintenance: Why nothing is corrected at present; `None` when something may be.
+        maintenance: Why nothing may be corrected now; `None` when corrections are allowed.
     """
     known = standing.drifts.get(name)
     if known is None:
@@ -278,7 +278,7 @@ def _compares_versions(drift: Drift) -> bool:
 
 
 def _restrained(standing: Standing, subject: str, policy: Policy, now_ms: int) -> str | None:
-    """Apply the breaker and the budget."""
+    """Apply the breaker and the budget; return why they hold the drift back, or `None`."""
     past = standing.subjects.get(subject)
     if past is None:
         return None
@@ -296,7 +296,7 @@ def _restrained(standing: Standing, subject: str, policy: Policy, now_ms: int) -
 
 
 def ignored(standing: Standing, name: str, subject: str, now_ms: int) -> Ignore | None:
-    """Tell who wants a drift left alone, by its id or its subject; `None` when nobody does any more."""
+    """Return the decision to ignore a drift, by its id or its subject; `None` when there is none or it expired."""
     for what in (name, subject):
         found = standing.ignores.get(what)
         if found is not None and now_ms < found.until_ms:
@@ -305,22 +305,22 @@ def ignored(standing: Standing, name: str, subject: str, now_ms: int) -> Ignore 
 
 
 def live_claim(record: RunRecord, now_ms: int) -> str | None:
-    """Tell why a run must not be touched now: a call of it is under way; `None` when none is."""
+    """Return why a run must not be touched now, because a call is under way; `None` when no call is."""
     for name, node in record.state.nodes.items():
         if node.status in _CLAIMED and node.due_ms is not None and now_ms < node.due_ms:
             return f"{name} is being worked on"
     return None
 
 
-# ---- what people decide
+# ---- decisions of people
 
 
 def approve(standing: Standing, drift: str, now_ms: int, *, actor: str, reason: str | None = None) -> DriftApproved:
-    """Make the fact that somebody wants a drift corrected.
+    """Return the fact that somebody approves the correction of a drift.
 
     Raises:
-        NotFoundError: There is no such drift, or it is gone.
-        RefusedError: Nothing is known that would correct it, or it was corrected already.
+        NotFoundError: No such drift is open.
+        RefusedError: The drift has no known correction, or it was corrected already.
     """
     known = standing.drifts.get(drift)
     if known is None:
@@ -333,10 +333,10 @@ def approve(standing: Standing, drift: str, now_ms: int, *, actor: str, reason: 
 
 
 def ignore(standing: Standing, what: str, now_ms: int, *, actor: str, reason: str, until_ms: int) -> DriftIgnored:
-    """Make the fact that somebody wants a drift or a subject left alone for a time.
+    """Return the fact that somebody wants a drift or a subject ignored for a time.
 
     Raises:
-        InputError: There is no reason, or the time is over already.
+        InputError: The id or the reason is empty, or `until_ms` is not in the future.
     """
     if not what.strip() or not reason.strip():
         raise InputError("ignoring needs a drift's id or a subject, and a reason, which the journal keeps; give both")
@@ -346,7 +346,7 @@ def ignore(standing: Standing, what: str, now_ms: int, *, actor: str, reason: st
 
 
 def stop_ignoring(standing: Standing, what: str, now_ms: int, *, actor: str) -> IgnoreRemoved:
-    """Make the fact that something counts again.
+    """Return the fact that a drift or subject is no longer ignored.
 
     Raises:
         NotFoundError: It is not ignored.

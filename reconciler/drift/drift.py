@@ -1,7 +1,6 @@
-"""Drift: one difference between what the journal expects and what is observed, and what would put it right.
+"""Drift: one difference between the record and the world, and the correction for it.
 
-Values only. Which drift is acted on, and when, is decided in `decide.py`; who performs a correction is in
-`correcting_asyncio.py`.
+Values only. `decide.py` decides which drift is corrected, and when; `runtime/reconciler.py` makes the corrections.
 """
 
 from collections.abc import Callable
@@ -37,11 +36,11 @@ _LIMITS = Limits(max_bytes=20_000)
 
 
 class DriftKind(StrEnum):
-    """How record and world differ.
+    """The way in which record and world differ.
 
-    - `MISSING`: what is expected is not there.
-    - `UNEXPECTED`: what is there is not expected.
-    - `DIFFERENT`: it is there, and other than expected.
+    - `MISSING`: an expected thing is not there.
+    - `UNEXPECTED`: an unexpected thing is there.
+    - `DIFFERENT`: it is there, and differs from the expectation.
     - `DUPLICATE`: it is there more than once.
     """
 
@@ -53,12 +52,12 @@ class DriftKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a correction is made; what a command gets beside its unit of work.
+    """The cause of a correction, which a command receives next to its unit of work.
 
     Attributes:
         rule: Name of the rule that found the drift.
-        drift: Id of the drift, for the command's own events: with it they lead back to what caused them.
-        fact: Id of the fact that says so, `reconciliation/<rule>:<position>`.
+        drift: Id of the drift. A command can store it in its own events, which then lead back to their cause.
+        fact: Id of the fact that records the drift, `reconciliation/<rule>:<position>`.
     """
 
     rule: str
@@ -68,15 +67,15 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A correction that changes our store: a named function that is run in a unit of work.
+    """A correction that changes our store: a named function that runs in a unit of work.
 
-    It commits together with the fact that it was made, so it takes effect once, whatever fails or runs at the same
-    time. The function does no I/O of its own, as in a `@transaction`; what it raises undoes what it did.
+    It commits together with the fact of the correction, so it takes effect once, whichever failures or concurrent
+    reconcilers occur. As in a `@transaction`, the function does no I/O of its own, and an error rolls its writes back.
 
     Attributes:
         function: Called with the input, a `Cause` and the unit of work.
-        input: Whatever the rule found out; it is not stored.
-        aggregate: The aggregate that is changed, as class and id: with it the drift's `version` is compared.
+        input: Any value that the rule found out; it is not stored.
+        aggregate: Class and id of the aggregate that is changed; if given, the drift's `version` is compared.
     """
 
     function: Callable[..., object]
@@ -94,12 +93,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Intervene:
-    """A correction of a run: what an operator would decide about it.
+    """A correction of a run, by a decision that an operator could make.
 
     Attributes:
         run_id: The run.
-        intervention: The decision; its actor is replaced by the rule's name.
-        more: Decisions about other nodes of the run that are taken in the same transaction, in this order.
+        intervention: The decision; the rule's name replaces its actor.
+        more: Decisions about other nodes of the run, in the same transaction and in this order.
     """
 
     run_id: str
@@ -108,13 +107,13 @@ class Intervene:
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
-        """All of its decisions."""
+        """All decisions of the correction."""
         return (self.intervention, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
 class Rouse:
-    """A correction: have Temporal look at the run, starting its workflow where none runs.
+    """A correction that wakes the run: Temporal reads the journal, and starts the workflow where none runs.
 
     Attributes:
         run_id: The run.
@@ -125,21 +124,21 @@ class Rouse:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """A correction: make the read model again from the journal.
+    """A correction that rebuilds the read model from the journal.
 
     Attributes:
-        runs: The runs whose rows are made again; empty for all of them.
+        runs: The runs whose rows are rebuilt; empty for all of them.
     """
 
     runs: tuple[str, ...] = ()
 
 
 Correction: TypeAlias = Command | Intervene | Rouse | Rebuild
-"""What puts a drift right."""
+"""The correction for a drift."""
 
 
 def described(correction: Correction) -> str:
-    """Say in a few words what a correction does."""
+    """Return a correction in a few words."""
     match correction:
         case Command(function, _, None):
             return f"call {function.__qualname__}"
@@ -156,7 +155,7 @@ def described(correction: Correction) -> str:
 
 
 def corrected_run(correction: Correction | None) -> str | None:
-    """Name the run that a correction decides about; `None` when it decides about none."""
+    """Return the id of the run that a correction decides about; `None` when it decides about none."""
     return correction.run_id if isinstance(correction, Intervene) else None
 
 
@@ -165,18 +164,19 @@ class Drift:
     """One difference between record and world.
 
     Attributes:
-        subject: What differs, such as `StockItem/sku-1` or a run's id; the same one in every look.
-        kind: How.
-        expected: What the journal says, as JSON.
-        actual: What was found, as JSON.
+        subject: The thing that differs, such as `StockItem/sku-1` or a run's id; the same in every scan.
+        kind: The way in which it differs.
+        expected: The expectation of the journal, as JSON.
+        actual: The finding, as JSON.
         evidence: Where and how it was found, for people; not part of the drift's identity.
-        version: Position of the run or aggregate that the correction changes, as it was when it was compared. While it
-            is the same, one look is enough; `None` where the world has no versions, and then two looks are needed.
-        correction: What would put it right; `None` when people have to find out.
+        version: Position of the run or aggregate that the correction changes, at the time of the comparison. While the
+            position stays the same, one scan is enough. `None` when the world has no versions; then two scans are
+            needed.
+        correction: The correction; `None` when people have to find one.
 
     Raises:
-        InputError: The subject is no printable text of 1 to 300 characters, the kind or the correction is none, or a
-            value is not JSON of at most 20 kB.
+        InputError: The subject is not printable text of 1 to 300 characters, the kind or the correction is invalid, or
+            a value is not JSON of at most 20 kB.
     """
 
     subject: str
@@ -198,7 +198,7 @@ class Drift:
             raise InputError(
                 f"drift of {shorten(subject)}: kind {shorten(self.kind)} is none of {', '.join(DriftKind)}"
             )
-        # Given as its text it is the same kind.
+        # A kind that was passed as text becomes the enum's member.
         object.__setattr__(self, "kind", DriftKind(self.kind))
         if not isinstance(self.correction, Correction | None):
             raise InputError(
@@ -211,16 +211,16 @@ class Drift:
         object.__setattr__(self, "evidence", clean_text(self.evidence))
 
     def key(self, rule: str) -> str:
-        """Make what tells this drift from every other one of a rule: the same in every look and every process."""
+        """Return the key that separates this drift from all others of a rule: the same in every scan and process."""
         parts: list[JsonValue] = [rule, self.subject, self.kind.value, self.expected, self.actual]
         return digest(parts)[:_KEY_CHARS]
 
 
 class CouldNotLook(Exception):  # noqa: N818 - an answer of a rule, not a fault of the program
-    """A rule could not find out: its source did not answer, or with nothing where something must be.
+    """A rule could not scan: its source did not answer, or returned nothing where something must be.
 
-    Raised by a rule, or yielded like a drift. That nobody could look is never taken for "no drift": nothing is called
-    cleared by it, and nothing is corrected.
+    A rule raises it, or yields it like a drift. It never counts as "no drift": nothing is cleared or corrected after
+    it.
 
     Args:
         reason: Why, in words that an operator understands.

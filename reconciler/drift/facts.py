@@ -1,8 +1,8 @@
-"""The facts of reconciliation: what the stream `reconciliation/<rule>` consists of.
+"""The facts of reconciliation: the contents of the stream `reconciliation/<rule>`.
 
-A look is one run of one rule. Its facts carry its number, and `RuleLooked` or `DriftUnobservable` ends it. A drift's id
-is `<key>.<look>`: the key tells it from other drifts, the look is the one that found it, so the same difference found
-again after it was gone is another drift. An id is the same for everybody who looks at the stream.
+A scan is one run of one rule. Its facts carry its number, and `RuleLooked` or `DriftUnobservable` ends it. A drift's id
+is `<key>.<look>`: the key separates it from other drifts, and `<look>` is the number of the scan that found it. So the
+same difference, found again after it was gone, is another drift. An id means the same to every reader of the stream.
 """
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -28,12 +28,12 @@ __all__ = [
 
 
 class ReconciliationFact(BaseModel):
-    """What every fact of reconciliation carries.
+    """The fields of every fact of reconciliation.
 
     Attributes:
-        look: Number of the look that it belongs to, from 1; for what people decide, of the last one before.
-        as_of_ms: Time of the look or decision, in milliseconds since the epoch.
-        actor: Who looked or decided.
+        look: Number of the scan that it belongs to, from 1; for a decision of a person, of the last scan before it.
+        as_of_ms: Time of the scan or decision, in milliseconds since the epoch.
+        actor: Name of the person or program that scanned or decided.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,22 +47,22 @@ class DriftFact(ReconciliationFact):
     """A fact about one drift.
 
     Attributes:
-        drift: Its id.
+        drift: Id of the drift.
     """
 
     drift: str
 
 
 class DriftDetected(DriftFact):
-    """A look found a difference that was not known.
+    """A scan found a new difference.
 
     Attributes:
-        subject: What differs.
-        kind: How.
-        expected: What the journal says, as JSON.
-        actual: What was found, as JSON.
+        subject: The thing that differs.
+        kind: The way in which it differs.
+        expected: The expectation of the journal, as JSON.
+        actual: The finding, as JSON.
         evidence: Where and how it was found.
-        correction: What would put it right, in words; `None` when people have to find out.
+        correction: The correction, in words; `None` when people have to find one.
     """
 
     subject: str
@@ -77,47 +77,47 @@ class DriftProposed(DriftFact):
     """The drift would be corrected if somebody approved.
 
     Attributes:
-        correction: What would be done.
+        correction: The correction, in words.
     """
 
     correction: str
 
 
 class DriftApproved(DriftFact):
-    """Somebody wants the drift corrected.
+    """Somebody approves the correction of the drift.
 
     Attributes:
-        reason: Why; `None` when none was given.
+        reason: Reason of the approval; `None` when the person stated none.
     """
 
     reason: str | None
 
 
 class CorrectionBegun(DriftFact):
-    """A correction outside of our store's transaction is about to be made: durable before it.
+    """A correction outside of our store's transaction is about to start; this fact is durable before it does.
 
     Attributes:
-        correction: What is done.
+        correction: The correction, in words.
     """
 
     correction: str
 
 
 class CorrectionFailed(DriftFact):
-    """A correction was not made.
+    """A correction failed.
 
     Attributes:
-        error: Why.
+        error: Why the correction failed.
     """
 
     error: str
 
 
 class DriftCorrected(DriftFact):
-    """The drift was corrected; committed together with what the correction wrote to our store.
+    """The drift was corrected; committed together with the writes of the correction to our store.
 
     Attributes:
-        correction: What was done.
+        correction: The correction, in words.
         changed: Ids of the facts and streams that it wrote, as `<run>:<position>` or `<stream>:<position>`.
     """
 
@@ -126,16 +126,16 @@ class DriftCorrected(DriftFact):
 
 
 class DriftCleared(DriftFact):
-    """A look does not find the drift any more."""
+    """A scan does not find the drift any more."""
 
 
 class DriftIgnored(ReconciliationFact):
-    """Somebody wants a drift or everything about a subject left alone.
+    """Somebody wants a drift, or everything about a subject, ignored.
 
     Attributes:
         what: The drift's id, or the subject.
-        reason: Why.
-        until_ms: Until when, in milliseconds since the epoch.
+        reason: Reason that the person gave.
+        until_ms: End of the time, in milliseconds since the epoch.
     """
 
     what: str
@@ -144,7 +144,7 @@ class DriftIgnored(ReconciliationFact):
 
 
 class IgnoreRemoved(ReconciliationFact):
-    """What was ignored counts again.
+    """A drift or subject is no longer ignored.
 
     Attributes:
         what: The drift's id, or the subject.
@@ -154,26 +154,26 @@ class IgnoreRemoved(ReconciliationFact):
 
 
 class DriftUnobservable(ReconciliationFact):
-    """Nobody could look: what was known of drift before stays as it is.
+    """The rule could not scan; the drift known before stays open.
 
     Attributes:
-        reason: Why.
+        reason: Why the rule could not scan.
     """
 
     reason: str
 
 
 class RuleLooked(ReconciliationFact):
-    """A look was made; this is all that it saw.
+    """A scan ended; this fact lists all that it saw.
 
     Attributes:
-        mode: How far the rule might go.
+        mode: How far the rule could act.
         seen: Ids of every drift that was found, new ones included.
         held: Why drifts that have a correction were not corrected, by their ids.
-        stopped: Why nothing at all was corrected, though it was due; `None` otherwise.
-        count: How many subjects were looked at; `None` when the rule does not say.
+        stopped: Why nothing at all was corrected although it was due; `None` otherwise.
+        count: The number of subjects scanned; `None` when the rule does not report it.
         log_position: Notification id up to which the rule has read.
-        sweep: Where the rule's sweep of everything stands; empty at its beginning.
+        sweep: Position of the rule's sweep of everything; empty at its beginning.
     """
 
     mode: Mode

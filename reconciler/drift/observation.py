@@ -1,4 +1,4 @@
-"""What a drift rule is given: the journal to read, what is new in it, and the time. Nothing in it can write."""
+"""The argument of a drift rule: the journal to read, its new facts, and the time. Nothing in it can write."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _PAGE = 500
 
 
 class Reading(Protocol):
-    """The part of the journal that reads; as committed, each answer at its own moment."""
+    """The reading part of the journal; each answer shows the committed state at its own moment."""
 
     @property
     def store_id(self) -> str:
@@ -58,23 +58,23 @@ class Reading(Protocol):
 
 @dataclass
 class Observation:
-    """What a drift rule looks with.
+    """The argument of a drift rule.
 
-    Reading blocks for as long as the store takes. A plain `def` rule runs in a thread of its own, where nothing minds;
-    an `async def` rule runs on the event loop, so it reads by `asyncio.to_thread`.
+    Reading blocks for as long as the store takes. A plain `def` rule runs in a thread of its own, where this does no
+    harm; an `async def` rule runs on the event loop, so it must read through `asyncio.to_thread`.
 
     Attributes:
-        now_ms: Time of the look, in milliseconds since the epoch. A rule reads no clock.
-        known: Subjects whose drift is open. A rule that reads only what is new must look at these as well: what a look
-            does not find any more is cleared.
-        log_position: Notification id up to which earlier looks of this rule have read.
-        sweep: Where this rule's sweep of everything stands, in its own words; empty at the beginning. A rule that does
-            not look at everything each time looks at the part that begins here, and sets it to where the next look goes
-            on, or to "" when it is through. It is recorded with the look: what was swept before a crash is not swept
-            again.
-        count: How many subjects were looked at; `None` until `looked_at` is called.
+        now_ms: Time of the scan, in milliseconds since the epoch. A rule reads no clock.
+        known: Subjects whose drift is open. A rule that reads only new facts must scan these too, because drift that a
+            scan does not find again is cleared.
+        log_position: Notification id up to which earlier scans of this rule have read.
+        sweep: Position of this rule's sweep of everything, in a form that the rule chooses; empty at the beginning. A
+            rule that does not scan everything each time scans the part that begins here, and sets this to the start of
+            the next part, or to "" after the last one. The scan records it: a part that was swept before a crash is not
+            swept again.
+        count: The number of subjects scanned; `None` until `looked_at` is called.
         damaged: The runs and other streams that could not be read, by stream. They are reported with the drift that the
-            rule finds, so that one of them does not keep the rule from looking at the others.
+            rule finds, so that one of them does not stop the scan of the others.
     """
 
     _reading: Reading = field(repr=False)
@@ -87,7 +87,7 @@ class Observation:
 
     @property
     def now(self) -> datetime:
-        """Time of the look."""
+        """Time of the scan."""
         return datetime.fromtimestamp(self.now_ms / 1000, UTC)
 
     @property
@@ -96,11 +96,11 @@ class Observation:
         return self._reading.store_id
 
     def looked_at(self, subjects: int) -> None:
-        """Say that so many more subjects were looked at; a rule with a `share` must."""
+        """Add to the number of scanned subjects; a rule with a `share` must call this."""
         self.count = (self.count or 0) + subjects
 
     def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record; `None` when there is no such run, and for a damaged run, which is then reported."""
+        """Read a run's record; return `None` when no such run exists, and for a damaged run, which is then reported."""
         try:
             return self._reading.record_blocking(run_id)
         except DamagedRunError as error:
@@ -116,7 +116,7 @@ class Observation:
             return ()
 
     def records(self, query: RunQuery) -> Iterator[tuple[RunSummary, RunRecord]]:
-        """List runs from the read model with their records, page by page; those that cannot be read are reported."""
+        """List runs from the read model with their records, page by page; report those that cannot be read."""
         rows = self.runs(query)
         while page := [*islice(rows, query.limit)]:
             found = self._reading.records_blocking([row.run_id for row in page])
@@ -127,7 +127,7 @@ class Observation:
                     yield row, record
 
     def is_damaged(self, run_id: str) -> bool:
-        """Check whether this look has found a run that cannot be read."""
+        """Check whether this scan has met this run and could not read it."""
         return stream_of_run(run_id) in self.damaged
 
     def _report(self, damage: Damage) -> None:
@@ -148,14 +148,14 @@ class Observation:
             )
 
     def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate, or `None` when there is none; changes to it are not saved."""
+        """Read an aggregate, or return `None` when there is none; changes to it are not saved."""
         return self._reading.load_blocking(cls, id)
 
     def news(self) -> Iterator[Notification]:
-        """Read what was written since the last look that succeeded, in order.
+        """Read the events written since the last scan that succeeded, in order.
 
-        What a rule has read counts as read once its look is recorded. An event that was changed behind the journal's
-        back is left out, and reported.
+        An event counts as read after its scan is recorded. An event that was changed without the journal is skipped,
+        and reported.
         """
         while True:
             try:

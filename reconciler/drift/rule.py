@@ -1,4 +1,4 @@
-"""Drift rules: functions that compare the journal with the world, and the policy under which they are acted on."""
+"""Drift rules: functions that compare the journal with the world, and the policy that limits their corrections."""
 
 import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -15,20 +15,20 @@ from amends.reconciler.drift.observation import Observation
 __all__ = ["MOST_DRIFTS", "Found", "Mode", "Policy", "Rule", "RuleFunction", "drift_rule"]
 
 Found: TypeAlias = Drift | CouldNotLook
-"""What a rule yields."""
+"""One result of a rule."""
 
 RuleFunction: TypeAlias = Callable[[Observation], Iterable[Found] | AsyncIterable[Found] | Awaitable[Iterable[Found]]]
-"""A rule's function: `def` or `async def`, with `yield` or returning what it found."""
+"""A rule's function: `def` or `async def`, which yields its results or returns them."""
 
 MOST_DRIFTS = 1_000
-"""How many drifts one look may find: what is open is kept in memory, and is for people to read."""
+"""The largest number of drifts of one scan: open drift stays in memory, and people have to read it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _MAX_NAME_CHARS = 60
 
 
 class Mode(StrEnum):
-    """What becomes of a drift that a rule knows a correction for.
+    """The treatment of a drift that has a correction.
 
     - `OBSERVE`: it is recorded.
     - `PROPOSE`: it is corrected when somebody approves.
@@ -45,16 +45,16 @@ class Policy:
     """How far a rule may go.
 
     Attributes:
-        mode: What becomes of a drift.
-        apart_ms: How far apart two looks must be before a drift without a version counts as seen twice.
-        cap: Most corrections of one look; when more are due, none is made.
-        share: Largest part of what was looked at that one look may correct, above 0 up to 1; `None` for any.
-        attempts: How often a subject's correction may fail in a row before people have to look.
+        mode: The treatment of a drift.
+        apart_ms: The least time between two scans before a drift without a version counts as seen twice.
+        cap: Most corrections of one scan; when more are due, the scan corrects nothing.
+        share: Largest part of the scanned subjects that one scan may correct, above 0 up to 1; `None` for any.
+        attempts: How often a subject's correction may fail in a row before people have to find the cause.
         backoff_ms: Wait after the first failure; doubled after each further one.
-        flips: How many corrections of one subject within `flips_within_ms` are enough to stop.
+        flips: How many corrections of one subject within `flips_within_ms` stop further ones.
         flips_within_ms: See `flips`.
-        lease_ms: How long a correction outside of our store is taken to be under way.
-        timeout_ms: How long a look may take; one that takes longer could not look.
+        lease_ms: How long a correction outside of our store counts as under way.
+        timeout_ms: How long a scan may take; a rule that takes longer could not scan.
     """
 
     mode: Mode = Mode.OBSERVE
@@ -87,7 +87,7 @@ class Rule:
 
     @property
     def summary(self) -> str:
-        """What it looks for: the first line of its function's docstring."""
+        """The purpose of the rule: the first line of its function's docstring."""
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -101,24 +101,25 @@ def drift_rule(
     share: float | None = None,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Callable[[RuleFunction], Rule]:
-    """Make a function a drift rule, which `amends drift` and `amends reconcile` run.
+    """Turn a function into a drift rule, which `amends drift` and `amends reconcile` run.
 
-    The function is given an `Observation` and yields a `Drift` for each difference that it finds. What it raises means
-    that it could not look; nothing is called cleared or corrected then. It must not change anything.
+    The function receives an `Observation` and yields a `Drift` for each difference that it finds. An error that it
+    raises means that it could not scan; then nothing counts as cleared, and nothing is corrected. The function must not
+    change anything.
 
     Args:
-        name: Names the rule and its stream: lower-case words joined by `-`.
+        name: Name of the rule and its stream: lower-case words joined by `-`.
         every: How often it should run on a schedule.
         mode: Whether a drift is only recorded, corrected when somebody approves, or corrected.
-        apart: How far apart two looks must be before a drift that has no version is acted on.
-        cap: Most corrections of one look, at least 1; when more are due, none is made.
-        share: Largest part of what was looked at (`Observation.looked_at`) that one look may correct, above 0 up to 1;
-            `None` for any.
-        timeout: How long a look may take: an answer that is late is no answer, and the rule could not look. A function
-            that is no coroutine is left behind then, and what it still does is not waited for.
+        apart: The least time between two scans before a drift without a version is corrected.
+        cap: Most corrections of one scan, at least 1; when more are due, the scan corrects nothing.
+        share: Largest part of the scanned subjects (`Observation.looked_at`) that one scan may correct, above 0 up to
+            1; `None` for any.
+        timeout: How long a scan may take: a rule that answers later could not scan. A plain function keeps running in
+            its thread then, and nothing waits for it.
 
     Raises:
-        DefinitionError: The name or a bound cannot be used.
+        DefinitionError: The name or a bound is invalid.
     """
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_CHARS:
         raise DefinitionError(

@@ -1,7 +1,7 @@
-"""What is known of a rule's drift: the fold of its stream.
+"""The state of a rule's drift: the fold of its stream.
 
-Only what is open is remembered, and of subjects that were corrected only when; so it does not grow with the number of
-looks. Pure: `apply` is all there is.
+The state holds only the open drift, and the times of corrections by subject, so it does not grow with the number of
+scans. Pure: `apply` is all there is.
 """
 
 from typing import Any
@@ -34,13 +34,13 @@ class OpenDrift(BaseModel):
     """A drift that was found and is not gone.
 
     Attributes:
-        found: The fact that says so.
+        found: The fact that detected it.
         position: Position of that fact in the stream.
-        sightings: How many looks saw it.
+        sightings: The number of scans that saw it.
         first_ms: Time of the earliest of them.
         proposed: Whether it was proposed.
-        approved_by: Who approved; `None` when nobody did.
-        begun_ms: When a correction was begun of which nothing more is known; `None` when there is none.
+        approved_by: Name of the person that approved; `None` when nobody did.
+        begun_ms: When a correction began whose end is not known; `None` when there is none.
         corrected_ms: When it was corrected; `None` when it was not.
     """
 
@@ -57,13 +57,13 @@ class OpenDrift(BaseModel):
 
 
 class SubjectPast(BaseModel):
-    """What was done about a subject.
+    """The past corrections of a subject.
 
     Attributes:
-        corrected_ms: When it was corrected, the last few times.
-        failures: Failed corrections since the last one that was made.
+        corrected_ms: The times of the last few corrections.
+        failures: The number of failed corrections since the last success.
         failed_ms: When the last one failed; `None` when none did.
-        error: Why.
+        error: Why the last one failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,12 +75,12 @@ class SubjectPast(BaseModel):
 
 
 class Ignore(BaseModel):
-    """Something that is left alone.
+    """A decision to ignore a drift or a subject.
 
     Attributes:
-        reason: Why.
-        until_ms: Until when, in milliseconds since the epoch.
-        actor: Who says so.
+        reason: Reason that the person gave.
+        until_ms: End of the time, in milliseconds since the epoch.
+        actor: Name of the person that decided.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -91,18 +91,18 @@ class Ignore(BaseModel):
 
 
 class Standing(BaseModel):
-    """What is known of a rule's drift.
+    """The state of a rule's drift.
 
     Attributes:
-        position: How many facts were folded, which is the position of the last one after the stream's first event.
-        looks: How many looks ended, those that could not look included.
-        last_ms: Time of the last look that saw anything; `None` when there was none.
+        position: The number of folded facts plus one, which is the position of the last one: event 1 opens the stream.
+        looks: The number of scans that ended, those that could not scan included.
+        last_ms: Time of the last scan that could scan; `None` when there was none.
         log_position: Notification id up to which the rule has read.
-        sweep: Where the rule's sweep of everything stands; empty at its beginning.
-        unobservable: Why the last look could not look; `None` when it could.
-        drifts: What is open, by the drift's id.
-        subjects: What was done, by subject.
-        ignores: What is left alone, by the drift's id or the subject.
+        sweep: Position of the rule's sweep of everything; empty at its beginning.
+        unobservable: Why the rule could not scan last time; `None` when it could.
+        drifts: Open drift, by the drift's id.
+        subjects: Past corrections, by subject.
+        ignores: Decisions to ignore, by the drift's id or the subject.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -153,7 +153,7 @@ class Standing(BaseModel):
                 drift = drift.model_copy(update={"begun_ms": None, "corrected_ms": fact.as_of_ms})
                 past = SubjectPast(corrected_ms=(*past.corrected_ms, fact.as_of_ms)[-_REMEMBERED:])
             case CorrectionFailed():
-                # Who approved what then failed is asked again when the budget is spent.
+                # The approval ends with the failure: people are asked again when the budget is spent.
                 drift = drift.model_copy(update={"begun_ms": None, "approved_by": None})
                 update = {"failures": past.failures + 1, "failed_ms": fact.as_of_ms, "error": fact.error}
                 past = past.model_copy(update=update)
@@ -166,7 +166,7 @@ class Standing(BaseModel):
         drifts = dict(self.drifts)
         for name in fact.seen:
             if (each := drifts.get(name)) is not None:
-                # The earliest, since a clock that is ahead must not make a drift look young for a day.
+                # The earliest time: a clock that is ahead must not make a drift seem young for a day.
                 first_ms = min(each.first_ms, fact.as_of_ms)
                 drifts[name] = each.model_copy(update={"sightings": each.sightings + 1, "first_ms": first_ms})
         open_subjects = {each.found.subject for each in drifts.values()}

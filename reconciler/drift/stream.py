@@ -1,7 +1,7 @@
-"""The stream of a rule's reconciliation: an aggregate, so that its facts commit together with what corrects.
+"""The stream of a rule's reconciliation: an aggregate, so that its facts commit together with the correction.
 
-One stream a rule, `reconciliation/<rule>`: the caps, the looks and the numbers of drifts are the rule's, and everybody
-who reconciles by it takes turns there.
+Each rule has one stream, `reconciliation/<rule>`, since caps, scans and numbers of drifts belong to the rule. All
+reconcilers of a rule take turns there.
 """
 
 from eventsourcing.domain import event
@@ -46,19 +46,19 @@ RECONCILIATION_FACTS: dict[str, type[ReconciliationFact]] = {
 
 
 class Reconciliation(Aggregate):
-    """What is known of one rule's drift; its id is the rule's name."""
+    """The drift of one rule; its id is the rule's name."""
 
     CATEGORY = "reconciliation"
     # Raise it whenever `Standing` folds differently: snapshots know only the code of this class.
     FOLD = 2
 
     @event("ReconciliationOpened")
-    def __init__(self, id: str, standing: Standing) -> None:  # noqa: A002, ARG002 - what aggregates take
-        # Part of the event so that its type is known to snapshots; it is always the empty one.
+    def __init__(self, id: str, standing: Standing) -> None:  # noqa: A002, ARG002 - the signature of aggregates
+        # The event carries the empty value so that snapshots know its type.
         self.standing = standing
 
     def record(self, fact: ReconciliationFact) -> None:
-        """Write a fact down.
+        """Record a fact.
 
         Each kind is an event of its own, `reconciliation.<kind>` in the journal, whose only field is the fact.
         """
@@ -110,5 +110,5 @@ class Reconciliation(Aggregate):
 
 
 def reconciliation_of(uow: StepWork, rule: str) -> Reconciliation:
-    """Load a rule's reconciliation, or begin it."""
+    """Load a rule's reconciliation, or create its stream."""
     return uow.find(Reconciliation, rule) or uow.add(Reconciliation(id=rule, standing=Standing()))

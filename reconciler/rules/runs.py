@@ -1,6 +1,6 @@
-"""Built-in rules over the runs that have not ended: what waits for people, is overdue, or lacks its code.
+"""Built-in rules over the runs that are open: a run waits for people, is overdue, or lacks its code.
 
-They read the runs that are open, however many have ended.
+They read only open runs, so their cost does not grow with the number of runs that have ended.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from amends.sagas.engine.overdue import IDLE_MS, Overdue, Why, overdue_nodes, th
 __all__ = ["ATTENDED_WITHIN", "run_rules"]
 
 ATTENDED_WITHIN = timedelta(hours=1)
-"""How long a run may wait for people, where nothing is known that would help it on, before it is drift."""
+"""How long a run may wait for people, when no known correction would help, before the rule reports it as drift."""
 
 _PAGE = 200
 _MINUTE = timedelta(minutes=1)
@@ -32,22 +32,22 @@ _MINUTE = timedelta(minutes=1)
 def run_rules(
     registry: Registry | None, *, driver: str, attended_within: timedelta = ATTENDED_WITHIN
 ) -> tuple[Rule, ...]:
-    """Make the rules about runs that have not ended.
+    """Create the rules about open runs.
 
     Args:
-        registry: The code that is loaded here; `None` when none is.
-        driver: Runs of this driver can be roused.
+        registry: The code that is loaded in this process; `None` when none is.
+        driver: The driver whose runs can be woken.
         attended_within: How long a run may wait for people before it is drift.
     """
     return (
         drift_rule("attention", every=_MINUTE, mode="propose")(_attention(attended_within)),
-        # To rouse a run does no harm, however many there are.
+        # Waking a run does no harm, so the cap is the largest one.
         drift_rule("overdue", every=_MINUTE, mode="apply", cap=MOST_DRIFTS)(_overdue(driver)),
         drift_rule("unserved", every=10 * _MINUTE)(_unserved(registry)),
     )
 
 
-# ---- what waits for people
+# ---- runs that wait for people
 
 
 def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
@@ -68,7 +68,7 @@ def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
 
 
 def _waiting(record: RunRecord) -> Drift:
-    """Describe what a run waits for; to retry is the correction where anything open may come right by it."""
+    """Describe a waiting run; the correction is to retry, if a retry can settle anything that is open."""
     state, run_id = record.state, record.run_id
     waiting: dict[str, JsonValue] = {name: state.node(name).status.value for name in record.current}
     again = [
@@ -80,7 +80,7 @@ def _waiting(record: RunRecord) -> Drift:
         subject=run_id,
         kind=DriftKind.DIFFERENT,
         expected="nothing waits for people",
-        # With the time, so that a run that comes to wait again is another drift, which is approved anew.
+        # With the time, so that a run that waits once more is another drift, and needs another approval.
         actual={"open": waiting, "since_ms": state.updated_ms},
         evidence=f"last error: {record.error or 'none'}; see amends explain {run_id}",
         version=state.position,
@@ -99,17 +99,17 @@ def _why_open(state: RunState, name: str) -> str:
 
 
 def _worth_retrying(state: RunState, name: str) -> bool:
-    """Check whether all that can be done about a node is to try again, with a new budget.
+    """Check whether a retry, with a new budget, is all that can be done about a node.
 
-    An undo that the participant refused is for people: it is never asked again automatically.
+    An undo that the participant refused is for people: it is never retried automatically.
     """
     if state.backward:
         return state.node(name).status is NodeStatus.UNDO_EXHAUSTED
-    # What comes after the pivot is repeated until it succeeds; a pivot in doubt is for people to settle.
+    # A step after the pivot is repeated until it succeeds; a pivot in doubt is for people to settle.
     return state.plan.nodes[name].role is Role.RETRIABLE
 
 
-# ---- what is overdue
+# ---- overdue runs
 
 
 def _overdue(driver: str) -> Callable[[Observation], Iterator[Drift]]:
@@ -147,12 +147,12 @@ def _late(record: RunRecord, row: RunSummary, found: tuple[Overdue, ...], driver
         expected="nothing is overdue",
         actual={each.node or "the run": each.why.value for each in found},
         evidence=f"overdue since {min(each.since_ms for each in found)} ms; see amends explain {record.run_id}",
-        # A driver that has missed something is told to look; that a step is slow is for people to see.
+        # A driver that missed something is woken; a slow step is for people to see.
         correction=Rouse(record.run_id) if idle and row.driver == driver else None,
     )
 
 
-# ---- what lacks its code
+# ---- runs that lack their code
 
 
 def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Drift]]:

@@ -1,9 +1,9 @@
 """Built-in rules over the store alone: the read model and the streams.
 
-Theory of operation: a look at a store that grows must not take longer because of that. So each look reads what was
-written since the last one, looks again at what was found before, and goes on with a sweep of everything by one part of
-bounded size, which begins anew when it is through. How far news and sweep have come is recorded with the look. The
-first look begins with the sweep: what was written before it is not new to it.
+Theory of operation: a scan must not take longer because the store grows. So each scan reads the facts written since the
+last scan, reads again every stream with open drift, and continues a sweep of everything by one part of bounded size;
+after the last part, the sweep starts again. The positions of the news and of the sweep are recorded with the scan. The
+first scan begins with the sweep: facts written before it are not news.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ from amends.reconciler.drift.rule import Rule, drift_rule
 __all__ = ["SWEPT_EVENTS", "store_rules"]
 
 SWEPT_EVENTS = 2_000
-"""After how many events a look leaves the rest of the sweep to the next one."""
+"""The number of events after which a scan leaves the rest of the sweep to the next one."""
 
 _EVERY = timedelta(minutes=1)
 _WHOLE = "read model"
@@ -44,11 +44,11 @@ _LACKING = frozenset({FindingKind.GAP, FindingKind.NO_PLAN})
 
 
 def store_rules(engine: Engine, codec: EventCodec) -> tuple[Rule, ...]:
-    """Make the rules that need nothing but the store.
+    """Create the rules that need nothing but the store.
 
     Args:
-        engine: Of the store; read only.
-        codec: Knows the events of all modules.
+        engine: Engine of the store; read only.
+        codec: Codec for the events of all modules.
     """
     return (
         drift_rule("read-model", every=_EVERY, mode="apply", cap=_MANY)(_read_model(engine, codec)),
@@ -86,12 +86,12 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
 
 
 def _any_wrong(engine: Engine, codec: EventCodec) -> bool:
-    """Tell whether the read model is wrong anywhere: all is looked through, up to what is found first."""
+    """Check whether the read model is wrong anywhere: read everything, up to the first finding."""
     return any(each.mended_by_rebuilding for each in _everything(engine, codec, READ_MODEL))
 
 
 def _everything(engine: Engine, codec: EventCodec, parts: Sequence[Part]) -> Iterator[Finding]:
-    """Look through all of a store, for as long as somebody asks for more."""
+    """Yield the findings of the entire store, page by page, for as long as the caller asks for more."""
     position, kept = "", Plans()
     while True:
         page = check_page(engine, codec, position, parts, kept)
@@ -104,13 +104,13 @@ def _everything(engine: Engine, codec: EventCodec, parts: Sequence[Part]) -> Ite
 def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Iterator[Drift]]:
     def streams(observation: Observation) -> Iterator[Drift]:
         """Every stream is gapless, readable and possible."""
-        # What was found before comes first, so what is named stays the same while there is more.
+        # Earlier findings come first, so the named streams stay the same while more are wrong.
         findings: Iterable[Finding] = [
             *damaged_plans(engine),
             *check_streams(engine, codec, [each for each in observation.known if each != _OTHERS]),
             *_news_and_sweep(engine, codec, observation, STREAMS),
         ]
-        # One part of the sweep cannot tell that there are no others any more.
+        # One part of the sweep cannot prove that no other stream is wrong.
         if _OTHERS in observation.known:
             findings = chain(findings, _everything(engine, codec, STREAMS))
         found: dict[Finding, None] = {}
@@ -132,7 +132,7 @@ def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Itera
 
 
 def _damage(finding: Finding) -> Drift:
-    # What is known of a place is said in the drift's identity: other damage at the same place is another drift.
+    # The identity of the drift includes the place: other damage at the same place is another drift.
     return Drift(
         subject=finding.subject[:300],
         kind=DriftKind.MISSING if finding.kind in _LACKING else DriftKind.DIFFERENT,
@@ -145,7 +145,7 @@ def _damage(finding: Finding) -> Drift:
 def _news_and_sweep(
     engine: Engine, codec: EventCodec, observation: Observation, parts: Sequence[Part]
 ) -> Iterator[Finding]:
-    """Look at what is new, then at the next part of everything."""
+    """Check the new facts, then the next part of the sweep."""
     kept = Plans()
     newest = newest_change(engine)
     position = observation.log_position or newest

@@ -1,7 +1,7 @@
 """Built-in rules over store and Temporal: every open run is driven, and nothing else is.
 
-Where Temporal cannot be reached these rules could not look, unless there is nothing to ask it about. They run on the
-worker's event loop and read the store beside it: a store that hangs must not keep the worker from sending heartbeats.
+While Temporal cannot be reached, these rules could not scan, unless they have nothing to ask it. They run on the
+worker's event loop and read the store in a thread: a store that hangs must not keep the worker from sending heartbeats.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ _STARTED_WITHIN = timedelta(seconds=30)
 def drive_rules(
     client: temporalio.client.Client | None, problem: str, *, task_queue: str, nothing_runs: bool
 ) -> tuple[Rule, ...]:
-    """Make the rules that ask Temporal.
+    """Create the rules that ask Temporal.
 
     Args:
-        client: Temporal; `None` when it cannot be reached.
-        problem: Why it cannot.
+        client: Client of Temporal; `None` when Temporal cannot be reached.
+        problem: Why Temporal cannot be reached.
         task_queue: Queue of the workers.
-        nothing_runs: Whether it is known that there is no Temporal, so that nothing can be running there.
+        nothing_runs: Whether the project certainly has no Temporal, so that nothing can run there.
     """
 
-    # What is done is what every worker does when it starts, so as many as there are may be due.
+    # Every worker makes the same correction when it starts, so the cap is the largest one.
     @drift_rule("driven", every=timedelta(minutes=1), mode="apply", cap=MOST_DRIFTS)
     async def driven(observation: Observation) -> AsyncIterator[Drift]:
         """Every open run was started in Temporal, its workflow runs, and somebody polls for the effect that is due."""
@@ -55,7 +55,7 @@ def drive_rules(
                 raise CouldNotLook(problem)
             if running is None:
                 running = frozenset(await running_workflows(client, task_queue))
-            # What is listed need not be asked about; what is not may have been started a moment ago.
+            # A listed run needs no question; a run that is not listed may have been started a moment ago.
             check = routes.unpolled if row.run_id in running else _undriven
             drift = await check(client, observation, row)
             if drift is not None:
@@ -67,7 +67,7 @@ def drive_rules(
 
 
 async def _open_runs(observation: Observation) -> AsyncIterator[RunSummary]:
-    """List the open runs that can be read, each page of them in a thread; the others are reported."""
+    """List the open runs that can be read, each page in a thread; the others are reported as damaged."""
     rows = observation.records(RunQuery(statuses=OPEN, limit=_PAGE))
     while page := await asyncio.to_thread(lambda: [row for row, _ in islice(rows, _PAGE)]):
         for row in page:
@@ -75,7 +75,7 @@ async def _open_runs(observation: Observation) -> AsyncIterator[RunSummary]:
 
 
 class _Routes:
-    """Effects with a queue of their own, and who polls there; each plan and each queue is looked at once."""
+    """Effects with a queue of their own, and the pollers of those queues; each plan and each queue is read once."""
 
     def __init__(self) -> None:
         self._routed: dict[str, bool] = {}
@@ -84,7 +84,7 @@ class _Routes:
     async def unpolled(
         self, client: temporalio.client.Client, observation: Observation, row: RunSummary
     ) -> Drift | None:
-        """Tell whether an effect of a run is due that no worker takes; people have to start one."""
+        """Return a drift when an effect of a run is due and no worker polls its queue: people have to start one."""
         if self._routed.get(row.fingerprint) is False:
             return None
         record = await asyncio.to_thread(observation.record, row.run_id)
@@ -111,7 +111,7 @@ class _Routes:
 
 
 async def _undriven(client: temporalio.client.Client, observation: Observation, row: RunSummary) -> Drift | None:
-    """Tell whether an open run is driven; `None` when it is, or was just accepted or closed."""
+    """Return a drift when no workflow drives an open run; `None` when one does, or the run just began or closed."""
     status = await workflow_status(client, row.run_id)
     if status is WorkflowExecutionStatus.RUNNING:
         return None
@@ -120,7 +120,7 @@ async def _undriven(client: temporalio.client.Client, observation: Observation, 
         return None
     if status is None and observation.now_ms - row.started_ms < _STARTED_WITHIN // timedelta(milliseconds=1):
         return None
-    # Where Temporal has seen more than the store holds, starting again would call effects that the store has lost.
+    # When Temporal has seen more than the store holds, a new start would call effects that the store has lost.
     behind = await store_behind(client, row.run_id, record.state.position) if status in TOLD else None
     return Drift(
         subject=row.run_id,
@@ -165,7 +165,7 @@ def _orphan(run_id: str, status: str | None) -> Drift:
             actual="its workflow runs",
             evidence="the workflow was started for this store, so the store is an older copy",
         )
-    # Told to look at the journal, it finds that nothing is left to do and ends.
+    # The woken workflow reads the journal, finds nothing left to do, and ends.
     return Drift(
         subject=run_id,
         kind=DriftKind.UNEXPECTED,
@@ -176,7 +176,7 @@ def _orphan(run_id: str, status: str | None) -> Drift:
 
 
 async def driven_runs(client: temporalio.client.Client, task_queue: str) -> Mapping[str, str]:
-    """List the runs whose workflow runs, as what must not be touched.
+    """Return the runs whose workflow runs, each with the reason not to touch it.
 
     Raises:
         UnreachableError: Temporal does not answer.

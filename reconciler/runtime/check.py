@@ -1,6 +1,6 @@
-"""Running rules: whatever a rule does, a look comes of it, and what is no answer is *could not look*.
+"""Run a rule: every execution returns a scan, and a rule that fails *could not scan*.
 
-Nothing here can write: it is given a `Reading`, and rules are given no more than that.
+Nothing here can write: this module and the rules receive only a `Reading`.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from amends.sagas.runtime.effects import raised_by_signal
 
 __all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
 
-# How long a rule may take to end once it was cancelled.
+# How long a rule may take to end after its cancellation.
 _LEAVE_S = 1.0
 
 _NAMED = 100
-"""How many damaged streams a look names."""
+"""The number of damaged streams that a scan names."""
 
 
 async def standing_of(reading: Reading, rule: str) -> Standing:
-    """Read what is known of a rule's drift.
+    """Read the state of a rule's drift.
 
     Raises:
         UnreachableError: The store cannot be reached.
@@ -53,20 +53,21 @@ async def look(
     driven: Mapping[str, str] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
 ) -> Look:
-    """Run a rule.
+    """Run a rule and return its scan.
 
-    A rule that raises, that yields `CouldNotLook`, or whose answer is no drift could not look; what it found before
-    that does not count either, since what it did not find would be taken to be gone. A run that cannot be read is a
-    drift of its own, next to those that the rule finds in the others.
+    A rule could not scan when it raises, when it yields `CouldNotLook`, or when it returns something other than drift.
+    The drift that it found before that does not count either: otherwise all drift that it had not reached yet would be
+    cleared. A run that cannot be read is a drift of its own, in addition to the drift that the rule finds in other
+    runs.
 
     Args:
         rule: The rule.
         reading: The journal.
-        standing: What is known of its drift.
-        now_ms: Time of the look, in milliseconds since the epoch.
-        driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked, and then
-            no run that is open is touched.
-        on_error: Told of an error that the rule raises; `None` for nobody.
+        standing: The state of the rule's drift.
+        now_ms: Time of the scan, in milliseconds since the epoch.
+        driven: Runs that a driver works on, with the reason not to touch them; `None` when no driver can be asked, and
+            then no open run is touched.
+        on_error: Called with an error that the rule raises; `None` to ignore the error.
     """
     known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
     observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
@@ -95,7 +96,7 @@ async def look(
 
 
 def _hands_off(reading: Reading, rule: str, now_ms: int) -> str | None:
-    """Return why nothing may be corrected now; `None` when it may."""
+    """Return why nothing may be corrected now; `None` when corrections are allowed."""
     try:
         maintenance = reading.load_blocking(Maintenance, Maintenance.ID)
     except JournalError as error:
@@ -104,7 +105,7 @@ def _hands_off(reading: Reading, rule: str, now_ms: int) -> str | None:
 
 
 def _damage(observation: Observation, found: tuple[Drift, ...]) -> tuple[Drift, ...]:
-    """Return a drift for each damaged stream that the rule met, and one for the rest where these are many."""
+    """Return a drift for each damaged stream that the rule met, and one for the rest when there are too many."""
     room = min(_NAMED, MOST_DRIFTS - len(found) - 1)
     damaged = [observation.damaged[stream] for stream in sorted(observation.damaged)]
     drifts = [
@@ -130,7 +131,7 @@ def _damage(observation: Observation, found: tuple[Drift, ...]) -> tuple[Drift, 
 
 
 def _place(rule: Rule, error: BaseException) -> str:
-    """Say where in the rule's own module something was raised, as far as it is known."""
+    """Return the place in the rule's own module where the error was raised; empty when it is unknown."""
     code = getattr(rule.function, "__code__", None)
     frames = [each for each in traceback.extract_tb(traceback_of(error)) if code and each.filename == code.co_filename]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -138,11 +139,11 @@ def _place(rule: Rule, error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How a rule ended, as data: nothing that it raises is mistaken for the caller's own.
+    """The end of a rule, as data, so that an error of the rule is never confused with an error of the caller.
 
     Attributes:
-        found: What it found.
-        error: What it raised, of any class; `None` when it returned.
+        found: Drift that the rule found.
+        error: The error that the rule raised, of any class; `None` when it returned.
     """
 
     found: tuple[Drift, ...] = ()
@@ -158,7 +159,7 @@ class _RaisedError(Exception):
 
 
 async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
-    """Run a rule within its bound; one that ignores its cancellation is left behind, as a thread is."""
+    """Run a rule within its timeout; leave it behind when it ignores its cancellation, as a thread does."""
     answer = asyncio.ensure_future(_found(rule, observation))
     try:
         await asyncio.wait({answer}, timeout=rule.policy.timeout_ms / 1000)
@@ -190,18 +191,18 @@ async def _found(rule: Rule, observation: Observation) -> _Ended:
 
 
 async def _beside(function: Callable[[], tuple[Drift, ...]]) -> _Ended:
-    """Run a function for as long as it takes, in a thread that keeps no process alive: a rule may wait for ever."""
+    """Run a function in a daemon thread, without a time limit: a rule that never returns must not keep the process."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_Ended] = loop.create_future()
 
     def give(ended: _Ended) -> None:
-        if not answer.done():  # or nobody waits any more
+        if not answer.done():  # the caller may have stopped waiting
             answer.set_result(ended)
 
     def run() -> None:
         try:
             ended = _Ended(function())
-        except BaseException as error:  # noqa: BLE001 - it is data where the answer is waited for
+        except BaseException as error:  # noqa: BLE001 - the caller receives it as data
             ended = _Ended(error=error)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(give, ended)
@@ -216,7 +217,7 @@ async def _listed(answer: AsyncIterable[Found] | Awaitable[Iterable[Found]]) -> 
     return _checked(await answer)
 
 
-def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rule returns
+def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - a rule can return anything
     if answer is None:
         raise CouldNotLook(
             "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
@@ -238,25 +239,25 @@ def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - whatever a rul
 
 
 async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) -> AsyncIterator[Verdict]:
-    """Look again and again until a rule that sweeps in parts has come around and so looked at everything.
+    """Repeat scans until a rule that sweeps in parts has scanned everything.
 
-    A rule that looks at everything each time looks once. Each look is whole: it sees what was found by those before,
-    and is recorded, if at all, by `look_once`; who is killed in between goes on where the last one ended.
+    A rule that scans everything each time scans once. Each scan is complete: it sees the drift that earlier scans
+    found, and `look_once` may record it. A process that is killed between two scans continues after the last one.
 
     Args:
-        look_once: Looks, and gives what follows.
-        sweep: Where the sweep stood before.
+        look_once: Scans once and returns the verdict.
+        sweep: The position of the sweep before.
 
     Yields:
-        What follows from each look; the last one has seen all that is open.
+        The verdict of each scan; the last one covers all open drift.
     """
-    # A sweep that was under way has left out what lies before it, so it has to come to its end twice.
+    # A sweep that starts in the middle skips the parts before it, so it has to reach its end twice.
     ends = 2 if sweep else 1
     while ends:
         verdict = await look_once()
         stands = verdict.standing.sweep
         ends -= not stands
-        # A sweep that does not come on would never end.
+        # A sweep that stays at the same position would never end.
         if verdict.standing.unobservable is not None or (stands and stands == sweep):
             ends = 0
         sweep = stands
@@ -266,7 +267,7 @@ async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) 
 def in_flight(
     reading: Reading, runs: Iterable[str], now_ms: int, driven: Mapping[str, str] | None
 ) -> Mapping[str, str]:
-    """Tell which of some runs must not be touched, and why."""
+    """Return the runs that must not be touched, each with the reason."""
     touched: dict[str, str] = {}
     for run_id in runs:
         try:

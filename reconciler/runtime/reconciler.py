@@ -1,10 +1,10 @@
-"""Reconciling: a look is recorded, and what is due is corrected, each drift in a transaction of its own.
+"""Reconcile: record a scan, and correct the drift that is due, each in a transaction of its own.
 
-Theory of operation: a correction that changes our store (`Command`, `Intervene`) is one unit of the committer: read the
-rule's stream at its head, ask `hold_reason` again, compare the version, do it, append `DriftCorrected`. Either all of
-it is committed or nothing; who comes second finds it done. Any other correction is declared first (`CorrectionBegun`,
-as a lease), made, and then recorded; killed in between, it is made again after the lease, so it must be one that may be
-made twice, and `Rouse` and `Rebuild` are.
+Theory of operation: a correction that changes our store (`Command`, `Intervene`) is one unit of the committer. The unit
+reads the rule's stream at its head, asks `hold_reason` again, compares the version, makes the correction, and appends
+`DriftCorrected`. Either all of it is committed or nothing; a second reconciler finds the drift corrected. Any other
+correction is declared first (`CorrectionBegun`, as a lease), then made, then recorded. When the process is killed in
+between, the correction is repeated after the lease, so it must be repeatable; `Rouse` and `Rebuild` are.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -37,22 +37,22 @@ A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 
 _LOOKS = 3
-"""How often a look is made that others come before."""
+"""The number of attempts at a scan when other scans keep being recorded first."""
 
 
 class Store(Reading, Protocol):
     """A journal that can be read and written."""
 
     async def commit(self, unit: Unit[T]) -> T:
-        """Have the committer run a unit, and wait until its writes are durable."""
+        """Run a unit in the committer, and wait until its writes are durable."""
         ...
 
 
 class Actions(Protocol):
-    """Corrections outside of our store's transactions; each may be made more than once."""
+    """Corrections outside of our store's transactions; each may be repeated."""
 
     async def rouse(self, run_id: str) -> None:
-        """Have Temporal look at a run, starting its workflow where none runs.
+        """Wake a run: ask Temporal to read the journal, and start the workflow where none runs.
 
         Raises:
             UnreachableError: Temporal cannot be reached.
@@ -60,10 +60,10 @@ class Actions(Protocol):
         ...
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:
-        """Make the read model again.
+        """Rebuild the read model.
 
         Args:
-            runs: The runs whose rows are made again; empty for all of them.
+            runs: The runs whose rows are rebuilt; empty for all of them.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -73,14 +73,14 @@ class Actions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """What became of one correction.
+    """The outcome of one correction.
 
     Attributes:
         drift: Id of the drift.
-        subject: What differs.
-        correction: What was to be done, in words.
-        changed: What it wrote.
-        problem: Why it was not made; `None` when it was.
+        subject: Subject of the drift.
+        correction: The correction, in words.
+        changed: Ids of the facts and streams that it wrote.
+        problem: Why it failed or was held; `None` after a success.
     """
 
     drift: str
@@ -91,16 +91,16 @@ class Corrected:
 
 
 class Reconciler:
-    """Looks by rules, records what was seen, and corrects.
+    """Scans by rules, records the scans, and corrects drift.
 
     Args:
         store: The journal.
-        registry: Where interventions find the types of results.
-        actions: What is done outside of the journal.
-        clock: Gives the time in milliseconds since the epoch.
-        actor: Who reconciles.
-        driven: Runs that a driver is at, with the reason not to touch them; `None` when nobody can be asked.
-        errors: The log of what rules and corrections raise.
+        registry: Registry in which interventions find the types of results.
+        actions: Corrections outside of the journal.
+        clock: Returns the time in milliseconds since the epoch.
+        actor: Name under which the scans and corrections are recorded.
+        driven: Runs that a driver works on, with the reason not to touch them; `None` when no driver can be asked.
+        errors: The log of errors that rules and corrections raise.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Reconciler:
         self._errors = errors or ErrorLog()
 
     async def looks(self, rule: Rule) -> AsyncIterator[Verdict]:
-        """Run a rule until it has looked at everything, and record each look; nothing is corrected in between.
+        """Run a rule until it has scanned everything, and record each scan; correct nothing in between.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -133,13 +133,13 @@ class Reconciler:
             yield verdict
 
     async def look(self, rule: Rule) -> Verdict:
-        """Run a rule once and record what it saw; nothing is corrected.
+        """Run a rule once and record its scan; correct nothing.
 
-        A rule that sweeps in parts looks at what is new and at the next part.
+        A rule that sweeps in parts scans the new facts and the next part.
 
-        What was seen is recorded only where no other look was recorded since this one began: it knows nothing of what
-        that one found, so it would clear it, set the sweep back, or count as a second sighting of what is gone. Then
-        the rule looks anew, and where others always come first, it could not look.
+        The scan is recorded only when no other scan was recorded since it began. It knows nothing of the drift that the
+        other scan found, so it would clear that drift, move the sweep backwards, or count a drift that is gone as seen
+        twice. The rule scans again instead, and counts as unable to scan when other scans come first every time.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -161,12 +161,16 @@ class Reconciler:
         return await self._record_look(rule, Look(unobservable=reason), self._clock(), before=0)
 
     async def _record_look(self, rule: Rule, seen: Look, now_ms: int, *, before: int) -> Verdict:
-        """Record what a look saw that began when so many others had ended."""
+        """Record a scan that began after `before` other scans had ended.
+
+        Raises:
+            _Overtaken: Another scan was recorded since it began.
+        """
 
         def unit(tx: Tx) -> Verdict:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, rule.name)
-                # Who could not look says nothing about drift, and so nothing that may be out of date.
+                # A rule that could not scan reports no drift, so its report cannot be out of date.
                 if seen.unobservable is None and stream.standing.looks != before:
                     raise _Overtaken
                 verdict = decide(stream.standing, rule, seen, now_ms, actor=self._actor)
@@ -177,9 +181,9 @@ class Reconciler:
         return await self._store.commit(unit)
 
     async def correct(self, rule: Rule, name: str, drift: Drift) -> Corrected:
-        """Correct one drift that is due, unless it is not any more.
+        """Correct one drift, unless it is no longer due.
 
-        A correction that fails is recorded, with what it raised.
+        A correction that fails is recorded, with the error that it raised.
 
         Raises:
             UnreachableError: The store cannot be reached.
@@ -195,7 +199,7 @@ class Reconciler:
                     changed = await self._store.commit(lambda tx: self._change(tx, task))
         except _Held as held:
             return Corrected(name, drift.subject, task.words, problem=held.reason)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and tried later
+        except Exception as error:  # noqa: BLE001 - any error is recorded, and the correction is tried again later
             problem = error.line if isinstance(error, _CorrectionError) else line_of(error)
             if isinstance(error, _CorrectionError):
                 self._errors.reported(f"drift rule {rule.name!r}: correction of drift {name}", error.report)
@@ -205,7 +209,7 @@ class Reconciler:
         return Corrected(name, drift.subject, task.words, changed)
 
     def _change(self, tx: Tx, task: "_Task") -> tuple[str, ...]:
-        """Correct within our store, in the transaction that says so."""
+        """Correct within our store, in the transaction that records the correction."""
         now_ms = self._clock()
         with tx.unit_of_work() as uow:
             stream = reconciliation_of(uow, task.rule.name)
@@ -223,7 +227,7 @@ class Reconciler:
             return changed
 
     def _cause(self, uow: StepWork, standing: Standing, task: "_Task", now_ms: int) -> Cause:
-        """Ask once more whether the drift is to be corrected, and give what the correction is caused by."""
+        """Check again that the drift is due, and return the cause that the correction records."""
         windows = uow.find(Maintenance, Maintenance.ID)
         maintenance = None if windows is None else windows.windows.closed_for(task.rule.name, now_ms)
         policy = task.rule.policy
@@ -250,7 +254,7 @@ class Reconciler:
         return tuple(f"{wish.run_id}:{position}" for position in range(first, last + 1))
 
     async def _act(self, task: "_Task", correction: Rouse | Rebuild) -> tuple[str, ...]:
-        """Correct outside of our store, between two facts that say so."""
+        """Correct outside of our store, between the two facts that declare and record the correction."""
         await self._record(task, lambda fields: CorrectionBegun(**fields, correction=task.words), ask=True)
         if isinstance(correction, Rouse):
             await self._actions.rouse(correction.run_id)
@@ -260,7 +264,7 @@ class Reconciler:
         return ()
 
     async def _wake(self, correction: Correction) -> None:
-        """Tell Temporal of what a run was made to do; where it is away, the run goes on when a worker starts."""
+        """Wake the run after an intervention; while Temporal is away, the run continues when a worker starts."""
         if isinstance(correction, Intervene) and self._driven is not None:
             with suppress(UnreachableError):
                 await self._actions.rouse(correction.run_id)
@@ -291,11 +295,11 @@ class _Task:
 
 
 class _Overtaken(Exception):  # noqa: N818 - an answer, not a fault
-    """Another look was recorded since this one began."""
+    """Another scan was recorded since this one began."""
 
 
 class _Held(Exception):  # noqa: N818 - an answer, not a fault
-    """The drift is not to be corrected, as it turns out."""
+    """The drift must not be corrected after all."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -311,7 +315,7 @@ class _CorrectionError(Exception):
 
     @property
     def line(self) -> str:
-        """Its class and message."""
+        """The class and message of the error."""
         return one_line(f"{self.report.error_type}: {self.report.message}")
 
 
@@ -330,13 +334,13 @@ def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[s
         command.function(command.input, cause, watched)
     except UnitLost:
         raise
-    except BaseException as error:  # noqa: BLE001 - every way in which it can end is recorded
+    except BaseException as error:  # noqa: BLE001 - every end of a correction is recorded
         raise _CorrectionError(describe(error)) from None
     return watched.changed()
 
 
 class _Watched:
-    """A unit of work that remembers what was done to which aggregate."""
+    """A unit of work that remembers the aggregates that were changed."""
 
     def __init__(self, uow: StepWork) -> None:
         self._uow = uow
@@ -361,7 +365,7 @@ class _Watched:
         return self._uow.execute(statement, expect_rows=expect_rows)
 
     def changed(self) -> tuple[str, ...]:
-        """List the positions that the aggregates' streams have got."""
+        """List the new positions in the aggregates' streams."""
         return tuple(
             f"{stream}:{position}"
             for stream, (aggregate, before) in self._used.items()

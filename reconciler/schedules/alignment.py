@@ -1,8 +1,8 @@
-"""What has to be changed in Temporal so that it holds the schedules that the facts declare, and no others. Pure.
+"""The changes to Temporal after which it holds the declared schedules, and no others. Pure.
 
-An `Entry` is a schedule in terms of Temporal, complete: whatever is not said in it is left at a value of ours, so two
-entries that are equal behave alike. Entries are read back from Temporal the same way, and what cannot be read back as
-one is different from every entry.
+An `Entry` expresses a schedule in terms of Temporal, completely: every setting that it does not name has a fixed value
+of Amends, so two equal entries behave alike. Entries are read back from Temporal in the same form. A schedule that
+cannot be read back as an entry differs from every entry.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 PREFIX = "amends-schedule/"
-"""How the ids of schedules and of their workflows begin; no run's id has a `/`, so none of these can be one."""
+"""The prefix of the ids of schedules and of their workflows; no run's id has a `/`, so no run can have such an id."""
 
-# What Temporal takes at least; for shorter intervals more than one may be caught up with.
+# The least that Temporal accepts; with a shorter interval, it may catch up with more than one run.
 _CATCHUP_MS = 10_000
 
 
@@ -37,16 +37,16 @@ class Entry:
     """A schedule in terms of Temporal.
 
     Attributes:
-        every_ms: Interval, counted from the beginning of 1970; `None` when there are calendars.
+        every_ms: Interval, counted from the beginning of 1970; `None` when the entry has calendars.
         calendars: Times, in `time_zone`.
         time_zone: Time zone of the calendars.
-        jitter_ms: Each run is begun so much later at most.
-        catchup_ms: How late a run that was missed is still begun.
-        paused: Whether nothing is begun.
-        note: Where it is said why it is paused; empty when it is not.
+        jitter_ms: Largest random delay of a run.
+        catchup_ms: How late a missed run is still started.
+        paused: Whether no run is started.
+        note: The command that explains the pause; empty when the schedule is not paused.
         task_queue: Queue of the workers.
-        store_id: The store that declares it.
-        schedule: Its name there.
+        store_id: The store that declares the schedule.
+        schedule: Name of the schedule in that store.
     """
 
     every_ms: int | None
@@ -63,12 +63,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has to be done in Temporal.
+    """The changes to make in Temporal.
 
     Attributes:
         create: Entries that are missing, by id.
-        update: Entries that are there and differ, by id.
-        delete: Ids of what is there and not declared.
+        update: Entries that differ from those in Temporal, by id.
+        delete: Ids of schedules in Temporal that the store does not declare.
     """
 
     create: Mapping[str, Entry]
@@ -78,12 +78,12 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class TakenRun:
-    """A run that a schedule has begun.
+    """A run that a schedule has started.
 
     Attributes:
-        workflow_id: Its workflow.
+        workflow_id: Id of the run's workflow.
         due_ms: When it was due, jitter included, in milliseconds since the epoch.
-        begun_ms: When it was begun.
+        begun_ms: When it was started, in milliseconds since the epoch.
     """
 
     workflow_id: str
@@ -93,17 +93,17 @@ class TakenRun:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What Temporal says about a schedule, all of it since `created_ms`: it knows nothing of an earlier copy.
+    """Temporal's report about a schedule since `created_ms`: it knows nothing of an earlier copy.
 
     Attributes:
-        entry: What it holds; `None` when it cannot be read as one of ours.
-        created_ms: When the copy was made, in milliseconds since the epoch.
-        taken: How many runs were begun.
-        missed: How many were not, because Temporal was away for too long.
-        skipped: How many were not, because the one before was still running.
-        running: Workflows of runs that are running.
+        entry: The entry that Temporal holds; `None` when it cannot be read as one of ours.
+        created_ms: When the copy was created, in milliseconds since the epoch.
+        taken: The number of runs that were started.
+        missed: The number of runs not started because Temporal was away for too long.
+        skipped: The number of runs not started because the run before was still active.
+        running: Workflows of the runs that are active.
         recent: The last runs, oldest first.
-        next_ms: When the next ones are due.
+        next_ms: When the next runs are due, in milliseconds since the epoch.
     """
 
     entry: Entry | None
@@ -118,15 +118,15 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a scheduled run came to; what its workflow returns.
+    """The result of a scheduled run, which its workflow returns.
 
     Attributes:
-        looked: Rules that could look.
-        blind: Rules that could not.
-        seen: Drifts that were found.
-        corrected: Drifts that were corrected.
-        idle: Why nothing was done; `None` when something was.
-        problem: That none of the rules could look, and where it is said why; `None` when one could.
+        looked: The number of rules that could scan.
+        blind: The number of rules that could not.
+        seen: The number of drifts found.
+        corrected: The number of drifts corrected.
+        idle: Why no rule was run; `None` when the rules were run.
+        problem: The rules, none of which could scan, and the command that explains why; `None` when one could.
     """
 
     looked: int = 0
@@ -138,18 +138,18 @@ class Reconciled:
 
 
 def entry_id(store_id: str, name: str) -> str:
-    """Name a schedule in Temporal, where several stores may have one of the same name."""
+    """Return the id of a schedule in Temporal, where several stores may use the same name."""
     return f"{PREFIX}{store_id}/{name}"
 
 
 def name_of(entry: str, store_id: str) -> str | None:
-    """Give the name of a schedule from its id in Temporal; `None` when it is not one of this store."""
+    """Return the name of a schedule from its id in Temporal; `None` when it does not belong to this store."""
     own = entry_id(store_id, "")
     return entry.removeprefix(own) if entry.startswith(own) else None
 
 
 def entry_of(store_id: str, schedule: Schedule) -> Entry:
-    """Say a schedule in terms of Temporal."""
+    """Return a schedule in terms of Temporal."""
     declared = schedule.declared
     return Entry(
         every_ms=declared.every_ms,
@@ -158,7 +158,7 @@ def entry_of(store_id: str, schedule: Schedule) -> Entry:
         jitter_ms=declared.jitter_ms,
         catchup_ms=max(declared.gap_ms, _CATCHUP_MS),
         paused=schedule.paused is not None,
-        # The reason may hold user data, which Temporal is not given.
+        # The reason may hold user data, which must not enter Temporal.
         note="" if schedule.paused is None else f"amends schedule show {declared.schedule} says why",
         task_queue=declared.task_queue,
         store_id=store_id,
@@ -167,16 +167,16 @@ def entry_of(store_id: str, schedule: Schedule) -> Entry:
 
 
 def entries(store_id: str, timetable: Timetable) -> dict[str, Entry]:
-    """Say every schedule of a store in terms of Temporal, by id."""
+    """Return every schedule of a store in terms of Temporal, by id."""
     return {entry_id(store_id, name): entry_of(store_id, schedule) for name, schedule in timetable.schedules.items()}
 
 
 def align(wanted: Mapping[str, Entry], held: Mapping[str, Entry | None]) -> Changes:
-    """Tell what has to be changed.
+    """Return the changes that bring Temporal in line with the declarations.
 
     Args:
-        wanted: What is declared, by id.
-        held: What Temporal holds of this store, by id; `None` for what cannot be read as an entry.
+        wanted: Declared entries, by id.
+        held: Entries that Temporal holds for this store, by id; `None` for one that cannot be read as an entry.
     """
     return Changes(
         create={each: entry for each, entry in wanted.items() if each not in held},

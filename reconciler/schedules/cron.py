@@ -1,7 +1,7 @@
-"""Cron expressions, read as Vixie's cron reads them: five fields, or one of the `@` names.
+"""Read cron expressions as Vixie's cron reads them: five fields, or one of the `@` names.
 
-`minute hour day-of-month month day-of-week`. Where day of month and day of week are both restricted, either suffices.
-What is read is canonical: two ways to write the same times give the same calendars. Pure.
+The fields are `minute hour day-of-month month day-of-week`. When day of month and day of week are both restricted,
+either suffices. The result is canonical: two ways to write the same times return the same calendars. Pure.
 """
 
 import re
@@ -79,10 +79,10 @@ _ANY_DAY, _ANY_WEEKDAY = set(range(1, 32)), set(range(7))
 
 
 def parse_cron(text: str) -> tuple[Calendar, ...]:
-    """Read a cron expression: its times are those of any of the calendars.
+    """Read a cron expression, and return calendars; its times are those of any of them.
 
     Raises:
-        InputError: It cannot be read, or names no time at all.
+        InputError: The expression cannot be read, or names no time at all.
     """
     minute, hour, day, month, weekday = _sets(text)
     wholes = [(day, weekday)]
@@ -95,10 +95,10 @@ def parse_cron(text: str) -> tuple[Calendar, ...]:
 
 
 def shortest_gap_ms(text: str) -> int:
-    """Tell the shortest time between two times of a cron expression, at most a day, in milliseconds.
+    """Return the shortest time between two times of a cron expression, at most a day, in milliseconds.
 
     Raises:
-        InputError: It cannot be read, or names no time at all.
+        InputError: The expression cannot be read, or names no time at all.
     """
     minutes, hours, *_ = _sets(text)
     times = sorted(60 * hour + minute for hour in hours for minute in minutes)
@@ -154,7 +154,7 @@ def _number(field: _Field, word: str, text: str) -> int:
 
 
 def _spans(numbers: Iterable[int]) -> tuple[Span, ...]:
-    """Write numbers as few spans, the same ones for the same numbers."""
+    """Write numbers as few spans; the same numbers always return the same spans."""
     ordered = sorted(numbers)
     steps = {after - before for before, after in pairwise(ordered)}
     if len(ordered) >= _FEW and len(steps) == 1:

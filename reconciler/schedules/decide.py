@@ -1,6 +1,6 @@
-"""What is decided about schedules: by people, by a worker that starts, and after each run. Pure.
+"""Decisions about schedules: by people, by a worker that starts, and after each run. Pure.
 
-The stream that the facts are written to is here too: an aggregate, so that who decides second sees what was decided.
+This module also owns the stream of those facts: an aggregate, so that the second of two decisions sees the first.
 """
 
 import re
@@ -52,16 +52,16 @@ class Schedules(Aggregate):
     CATEGORY = "reconciliation_schedules"
     # Raise it whenever `Timetable` folds differently: snapshots know only the code of this class.
     FOLD = 1
-    # The only one.
+    # A store has one stream of schedules.
     ID = "all"
 
     @event("SchedulesOpened")
-    def __init__(self, id: str, timetable: Timetable) -> None:  # noqa: A002, ARG002 - what aggregates take
-        # Part of the event so that its type is known to snapshots; it is always the empty one.
+    def __init__(self, id: str, timetable: Timetable) -> None:  # noqa: A002, ARG002 - the signature of aggregates
+        # The event carries the empty value so that snapshots know its type.
         self.timetable = timetable
 
     def record(self, fact: ScheduleFact) -> None:
-        """Write a fact down; each kind is an event of its own, whose only field is the fact."""
+        """Record a fact; each kind is an event of its own, whose only field is the fact."""
         self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
 
     @event("ScheduleDeclared")
@@ -90,15 +90,15 @@ class Schedules(Aggregate):
 
 
 def schedules_of(uow: StepWork) -> Schedules:
-    """Load the store's schedules, or begin them."""
+    """Load the store's schedules, or create their stream."""
     return uow.find(Schedules, Schedules.ID) or uow.add(Schedules(id=Schedules.ID, timetable=Timetable()))
 
 
 def schedule_of(timetable: Timetable, name: str) -> Schedule:
-    """Give a schedule.
+    """Return a schedule.
 
     Raises:
-        NotFoundError: There is none of this name.
+        NotFoundError: No schedule has this name.
     """
     found = timetable.schedules.get(name)
     if found is None:
@@ -107,7 +107,7 @@ def schedule_of(timetable: Timetable, name: str) -> Schedule:
     return found
 
 
-# ---- what people decide
+# ---- decisions of people
 
 
 def declare(
@@ -124,23 +124,23 @@ def declare(
     pause_after: int | None = None,
     task_queue: str,
 ) -> ScheduleDeclared:
-    """Make the fact that rules are to be run by a schedule; it takes the place of one that was there by itself.
+    """Return the fact that declares a schedule for rules; it replaces an automatic schedule of the same name.
 
     Args:
-        timetable: What is known.
+        timetable: The schedules of the store.
         name: Name of the schedule.
         now_ms: The time, in milliseconds since the epoch.
-        actor: Who decides.
+        actor: Name of the person that decides.
         rules: Names of the rules; empty for all.
         every_ms: Interval, from a second to a year.
         cron: Cron expression, instead of an interval.
-        time_zone: Its time zone; UTC when there is none.
-        jitter_ms: How much later a run may be begun, from 0 to the interval.
+        time_zone: Time zone of the cron expression; `None` for UTC.
+        jitter_ms: Largest random delay of a run, from 0 to the interval.
         pause_after: How many failures in a row pause it, 0 for never; as many as an hour has, at least 10, when `None`.
         task_queue: Queue of the workers that run it.
 
     Raises:
-        InputError: The name is taken or cannot be used, or the times cannot.
+        InputError: The name is taken or invalid, or the times are invalid.
     """
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_CHARS:
         raise InputError(f"schedule {shorten(name)}: use up to {_MAX_NAME_CHARS} lower-case letters, digits and -")
@@ -174,17 +174,17 @@ def declare(
 
 
 def _failures(every_ms: int | None) -> int:
-    """As many failures as an hour has runs, and at least ten: a short outage must not stop reconciliation for good."""
+    """Return the number of runs in an hour, at least ten: a short outage must not stop reconciliation for good."""
     return _FAILURES if every_ms is None else max(_FAILURES, -(-_HOUR_MS // every_ms))
 
 
 def pause(timetable: Timetable, name: str, now_ms: int, *, actor: str, reason: str) -> SchedulePaused:
-    """Make the fact that nothing is begun by a schedule any more.
+    """Return the fact that pauses a schedule, so that it starts nothing any more.
 
     Raises:
-        NotFoundError: There is no such schedule.
+        NotFoundError: No schedule has this name.
         RefusedError: It is paused already.
-        InputError: There is no reason.
+        InputError: The reason is empty.
     """
     schedule = schedule_of(timetable, name)
     if schedule.paused is not None:
@@ -195,10 +195,10 @@ def pause(timetable: Timetable, name: str, now_ms: int, *, actor: str, reason: s
 
 
 def resume(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> ScheduleResumed:
-    """Make the fact that a schedule goes on.
+    """Return the fact that resumes a schedule.
 
     Raises:
-        NotFoundError: There is no such schedule.
+        NotFoundError: No schedule has this name.
         RefusedError: It is not paused.
     """
     if schedule_of(timetable, name).paused is None:
@@ -207,33 +207,33 @@ def resume(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> Sched
 
 
 def remove(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> ScheduleRemoved:
-    """Make the fact that a schedule is there no more, and does not come back by itself.
+    """Return the fact that removes a schedule for good; no worker declares it again automatically.
 
     Raises:
-        NotFoundError: There is no such schedule.
+        NotFoundError: No schedule has this name.
     """
     schedule_of(timetable, name)
     return ScheduleRemoved(as_of_ms=now_ms, actor=actor, schedule=name, automatic=False)
 
 
-# ---- what happens by itself
+# ---- automatic decisions
 
 
 def by_themselves(
     timetable: Timetable, rules: Mapping[str, int], now_ms: int, *, actor: str, task_queue: str
 ) -> list[ScheduleFact]:
-    """Make the facts by which every rule has a schedule of its own that follows its `every` and the worker's queue.
+    """Return the facts that schedule each rule on its own, by the rule's `every` and on the worker's queue.
 
-    Schedules that people declared are left as they are, and what a person removed does not come back. A rule that is
-    known here is scheduled here, whatever queue it was scheduled on: where a project's queue was changed, nobody polls
-    the old one. A rule that is not known here may be known to workers of another queue, so only schedules of this
-    queue go with their rules.
+    Schedules that people declared stay unchanged, and a schedule that a person removed does not come back. A rule that
+    this worker knows is scheduled on this worker's queue, even if it was scheduled on another one: after a project has
+    changed its queue, no worker polls the old one. A rule that this worker does not know may be known to workers of
+    another queue, so only the schedules of this queue are removed with their rules.
 
     Args:
-        timetable: What is known.
-        rules: The interval of each rule, in milliseconds; none when rules are not to be scheduled by themselves.
+        timetable: The schedules of the store.
+        rules: The interval of each rule, in milliseconds; empty when automatic schedules are off.
         now_ms: The time, in milliseconds since the epoch.
-        actor: Who looks after it.
+        actor: Name of the worker.
         task_queue: Queue of the workers that know the rules.
     """
     facts: list[ScheduleFact] = []
@@ -272,15 +272,15 @@ def by_themselves(
 def after_run(
     timetable: Timetable, name: str, run: str, problem: str | None, now_ms: int, *, actor: str
 ) -> list[ScheduleFact]:
-    """Make the facts that follow from a scheduled run: none when it went well and those before it did.
+    """Return the facts that follow from a scheduled run; none after a success that follows a success.
 
     Args:
-        timetable: What is known.
+        timetable: The schedules of the store.
         name: Name of the schedule.
-        run: Name of the run; one that was counted already is not counted again.
-        problem: Why none of its rules could look; `None` when one could.
+        run: Name of the run; a run that was counted already is not counted again.
+        problem: Why none of its rules could scan; `None` when one could.
         now_ms: The time, in milliseconds since the epoch.
-        actor: Who ran it.
+        actor: Name under which the rules ran.
     """
     schedule = timetable.schedules.get(name)
     if schedule is None or (problem is not None and schedule.failed_run == run):

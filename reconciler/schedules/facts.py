@@ -1,11 +1,11 @@
-"""Schedules of reconciliation: the facts by which they are declared, and what follows from them.
+"""The facts that declare schedules of reconciliation, and their fold.
 
-The facts are the truth and Temporal holds a copy, which `align.py` compares with them. One stream for the whole store,
-`reconciliation_schedules/all`: a schedule's name is taken or free for everybody. Pure.
+The facts are authoritative. Temporal holds a copy, which `alignment.py` compares with them. A store has one stream of
+schedules, `reconciliation_schedules/all`, so a name is taken or free for everybody. Pure.
 
-Failing: a scheduled run has failed when *none* of its rules could look; one rule that is blind must not stop the
-others. After so many failures in a row as the schedule says, it is paused, by a fact, until somebody resumes it. Runs
-are counted by their names, so a run that is repeated counts once.
+Failures: a scheduled run has failed when *none* of its rules could scan; one rule that cannot scan must not stop the
+others. After `pause_after` failures in a row, a fact pauses the schedule until somebody resumes it. Runs are counted by
+their names, so a run that is repeated counts once.
 """
 
 from typing import Any
@@ -29,11 +29,11 @@ __all__ = [
 
 
 class ScheduleFact(BaseModel):
-    """What every fact about a schedule carries.
+    """The fields of every fact about a schedule.
 
     Attributes:
-        as_of_ms: When it was decided or seen, in milliseconds since the epoch.
-        actor: Who decided or ran it.
+        as_of_ms: Time of the decision or the run, in milliseconds since the epoch.
+        actor: Name of the person or program that decided or ran it.
         schedule: Name of the schedule.
     """
 
@@ -45,17 +45,17 @@ class ScheduleFact(BaseModel):
 
 
 class ScheduleDeclared(ScheduleFact):
-    """Rules are to be run by a schedule; declared again, it is changed.
+    """Rules run by a schedule; a second declaration of the same name changes the schedule.
 
     Attributes:
         rules: Names of the rules; empty for all that a worker knows.
         every_ms: Interval; `None` when there is a cron expression.
         cron: Cron expression; `None` when there is an interval.
         time_zone: Time zone of the cron expression.
-        jitter_ms: Each run is begun so much later at most, at random.
+        jitter_ms: Largest random delay of a run.
         pause_after: How many failures in a row pause it; 0 for never.
         task_queue: Queue of the workers that run it.
-        automatic: Whether it follows a rule's own `every`, and not a person.
+        automatic: Whether it follows a rule's own `every`, rather than a person's decision.
     """
 
     rules: tuple[str, ...]
@@ -69,30 +69,30 @@ class ScheduleDeclared(ScheduleFact):
 
     @property
     def gap_ms(self) -> int:
-        """The interval; of a cron expression the shortest one, at most a day."""
+        """The interval; for a cron expression, the shortest one, at most a day."""
         return self.every_ms if self.every_ms is not None else shortest_gap_ms(self.cron or "")
 
 
 class SchedulePaused(ScheduleFact):
-    """Nothing is begun by the schedule any more.
+    """The schedule starts nothing any more.
 
     Attributes:
-        reason: Why.
+        reason: Reason of the pause.
     """
 
     reason: str
 
 
 class ScheduleResumed(ScheduleFact):
-    """The schedule goes on; failures before it do not count any more."""
+    """The schedule starts runs again; failures before that no longer count."""
 
 
 class ScheduleFailed(ScheduleFact):
-    """A scheduled run has failed: none of its rules could look.
+    """A scheduled run has failed: none of its rules could scan.
 
     Attributes:
         run: Name of the run.
-        error: Why.
+        error: Why they could not scan.
     """
 
     run: str
@@ -100,7 +100,7 @@ class ScheduleFailed(ScheduleFact):
 
 
 class ScheduleRecovered(ScheduleFact):
-    """A scheduled run could look again, after failures.
+    """A scheduled run could scan again, after failures.
 
     Attributes:
         run: Name of the run.
@@ -110,11 +110,11 @@ class ScheduleRecovered(ScheduleFact):
 
 
 class ScheduleRemoved(ScheduleFact):
-    """The schedule is there no more.
+    """The schedule no longer exists.
 
     Attributes:
-        automatic: Whether it went with its rule or by a setting. One that a person removed is not declared again by
-            itself.
+        automatic: Whether it was removed with its rule or by a setting. A schedule that a person removed is not
+            declared again automatically.
     """
 
     automatic: bool
@@ -128,16 +128,16 @@ SCHEDULE_FACTS: dict[str, type[ScheduleFact]] = {
 
 
 class Schedule(BaseModel):
-    """A schedule as it stands.
+    """The current state of a schedule.
 
     Attributes:
-        declared: The fact that says what it is.
+        declared: The fact that declares it.
         paused: Why it is paused; `None` when it is not.
-        paused_by: Who paused it.
+        paused_by: Name of the person or program that paused it.
         paused_ms: Since when, in milliseconds since the epoch.
-        failures: How many runs have failed in a row.
-        failed_run: Name of the last one.
-        error: Why it failed.
+        failures: The number of failed runs in a row.
+        failed_run: Name of the last failed run.
+        error: Why that run failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -175,7 +175,7 @@ class Timetable(BaseModel):
     declined: tuple[str, ...] = ()
 
     def apply(self, fact: ScheduleFact) -> "Timetable":
-        """Fold one more fact; a fact about a schedule that is not there changes nothing."""
+        """Fold one more fact; a fact about an unknown schedule changes nothing."""
         name, known = fact.schedule, self.schedules.get(fact.schedule)
         if isinstance(fact, ScheduleDeclared):
             changed = _declared(fact, known)
@@ -191,7 +191,7 @@ class Timetable(BaseModel):
 
 
 def _declared(fact: ScheduleDeclared, known: Schedule | None) -> Schedule:
-    # What follows its rule stays paused when the rule changes; what a person declares begins anew.
+    # An automatic schedule stays paused when its rule changes; a declaration by a person resets the state.
     if known is None or not fact.automatic:
         return Schedule(declared=fact)
     return known.model_copy(update={"declared": fact})

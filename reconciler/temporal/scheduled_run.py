@@ -1,13 +1,13 @@
-"""A scheduled run: the workflow that Temporal's schedules begin, and its one activity, which runs the rules.
+"""A scheduled run: the workflow that Temporal's schedules start, and its one activity, which runs the rules.
 
-Theory of operation: the workflow only has the activity done, for as long as that takes. The activity reads the facts
-first: a schedule that they call removed or paused begins nothing, and Temporal's copy is brought in line. Then the
-rules run one after the other, as `amends reconcile` runs them. After each rule the heartbeat says which are done, so
-another worker that takes the run over goes on with the rest; what was done twice does no harm, since looks may be
-repeated and each drift is corrected once. No user data enters Temporal: names of rules and numbers do.
+Theory of operation: the workflow only calls the activity, for as long as that takes. The activity reads the facts
+first: when they call the schedule removed or paused, it runs no rule and brings Temporal's copy in line. Then the rules
+run one after the other, as `amends reconcile` runs them. After each rule, the heartbeat names the rules that are done,
+so another worker that takes the run over continues with the rest. Work that is done twice does no harm, since scans may
+be repeated and each drift is corrected once. No user data enters Temporal, only names of rules and numbers.
 
-How it can fail: the store is away, and Temporal repeats the activity without limit; a worker that stops gives the
-activity back at once; a rule that cannot look is recorded and counted (`after_run`), and does not fail the workflow.
+Failures: while the store is away, Temporal repeats the activity without limit. A worker that stops returns the activity
+at once. A rule that cannot scan is recorded and counted (`after_run`), and does not fail the workflow.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ _log = logging.getLogger("amends.worker")
 
 @dataclass(frozen=True)
 class Equipment:
-    """What rules are run with.
+    """The rules and the reconciler that runs them.
 
     Attributes:
         rules: Every rule that the worker knows, by name.
@@ -69,7 +69,7 @@ class ReconcileWorkflow:
 
     @workflow.run
     async def run(self, request: ScheduledRun) -> Reconciled:
-        """Have the rules run; tells what came of it."""
+        """Run the rules in the activity, and return the result."""
         came: Reconciled = await workflow.execute_activity(
             RECONCILE,
             request,
@@ -82,7 +82,7 @@ class ReconcileWorkflow:
 
 
 async def timetable_of(store: Store) -> Timetable:
-    """Read the schedules that are declared.
+    """Read the declared schedules.
 
     Raises:
         UnreachableError: The store cannot be reached.
@@ -92,13 +92,13 @@ async def timetable_of(store: Store) -> Timetable:
 
 
 class ScheduledRuns:
-    """What a worker can do for scheduled runs.
+    """The activities of a worker for scheduled runs.
 
     Args:
         store: The journal.
         schedules: Temporal's copy of the schedules.
-        equip: Finds rules and what they are run with, anew for each run, with the run's actor.
-        clock: Gives the time in milliseconds since the epoch.
+        equip: Loads the rules and their reconciler, again for each run; called with the run's actor.
+        clock: Returns the time in milliseconds since the epoch.
         errors: The log of errors.
     """
 
@@ -118,12 +118,12 @@ class ScheduledRuns:
         self._errors = errors or ErrorLog()
 
     def all(self) -> list[Callable[..., Any]]:
-        """Give every activity that this worker can run for scheduled runs."""
+        """Return every activity that this worker can run for scheduled runs."""
 
         async def reconcile(request: ScheduledRun) -> Reconciled:
             info = activity.info()
             done = _Done(*info.heartbeat_details)
-            # Not the workflow's id, which holds the time to the second: two that are triggered in one have the same.
+            # Not the workflow's id: it holds the time to the second, so two triggers within a second share it.
             run = asyncio.create_task(self._run(request, info.workflow_run_id or "", done))
             stop = asyncio.create_task(activity.wait_for_worker_shutdown())
             beat = asyncio.create_task(_beat(done))
@@ -134,7 +134,7 @@ class ScheduledRuns:
                 failure = stated("WorkerStops", schedule=request.schedule)
             except TravellingError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+            except Exception as error:  # noqa: BLE001 - the text of an error must not leave this process
                 failure = travelling(error, schedule=request.schedule)
                 if isinstance(error, AmendsError):
                     _log.warning("schedule %s: %s", request.schedule, self._errors.line(error))
@@ -144,7 +144,7 @@ class ScheduledRuns:
                 for task in (run, stop, beat):
                     task.cancel()
                 await asyncio.gather(run, stop, beat, return_exceptions=True)
-            # Outside of the block, so that the error is not its context.
+            # Raised outside of the block, so that the error is not its context.
             raise failure
 
         return [activity.defn(name=RECONCILE)(reconcile)]
@@ -153,9 +153,9 @@ class ScheduledRuns:
         """Run the rules of a schedule that are not done yet, outside of Temporal.
 
         Args:
-            request: What to run.
+            request: The schedule and its store.
             run: Name of the run.
-            done: What the heartbeat of an earlier delivery said.
+            done: Details of the heartbeat of an earlier delivery.
 
         Raises:
             UnreachableError: Store or Temporal cannot be reached.
@@ -183,11 +183,11 @@ class ScheduledRuns:
                 await _run_rule(with_, name, done)
         problem = await self._problem(done)
         await self._conclude(request.schedule, run, problem, actor)
-        # The reason stays in the journal: it may quote what the rule raised.
+        # The reason stays in the journal: it may quote an error that the rule raised.
         return done.sum(blind=problem is not None)
 
     async def _problem(self, done: "_Done") -> str | None:
-        """Say why none of the rules could look; `None` when one could, or there is none."""
+        """Return why none of the rules could scan; `None` when one could, or there is no rule."""
         if not done.rules or any(not blind for blind, _, _ in done.rules.values()):
             return None
         said = []
@@ -201,7 +201,7 @@ class ScheduledRuns:
         return clean_text(one_line("; ".join(said)))
 
     async def _conclude(self, name: str, run: str, problem: str | None, actor: str) -> None:
-        """Count the run where it has failed, or where those before it had."""
+        """Count the run when it failed, or when the runs before it failed."""
 
         def follows(timetable: Timetable) -> list[ScheduleFact]:
             return after_run(timetable, name, run, problem, self._clock(), actor=actor)
@@ -223,14 +223,14 @@ class ScheduledRuns:
 
 
 async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
-    """Look by one rule, and correct what is due."""
+    """Scan by one rule, and correct the drift that is due."""
     rule = with_.rules.get(name)
     if rule is None:
         done.rules[name] = (True, 0, 0)
         return
     try:
         verdict = await with_.reconciler.look(rule)
-    except JournalError:  # the rule's own stream is damaged: the other rules are run
+    except JournalError:  # the rule's own stream is damaged: the other rules still run
         _log.error("rule %s could not look: its own stream cannot be read; amends db check shows the fault", name)
         done.rules[name] = (True, 0, 0)
         return
@@ -244,10 +244,10 @@ async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
 
 
 class _Done:
-    """The rules that a run is through with: whether each was blind, and how much it saw and corrected.
+    """The rules that are done: whether each was unable to scan, and how many drifts it saw and corrected.
 
     Args:
-        said: What the heartbeat of an earlier delivery said.
+        said: Details of the heartbeat of an earlier delivery.
     """
 
     def __init__(self, said: Sequence[Sequence[Any]] = ()) -> None:
@@ -256,11 +256,11 @@ class _Done:
         }
 
     def details(self) -> list[list[Any]]:
-        """Say it for the next delivery."""
+        """Return the details for the next delivery."""
         return [[name, *each] for name, each in self.rules.items()]
 
     def sum(self, *, blind: bool) -> Reconciled:
-        """Add up; tells also whether no rule could look."""
+        """Add up the rules, and state whether none of them could scan."""
         problem = f"{', '.join(self.rules)}; amends reconciliations says why" if blind else None
         unable = sum(each for each, _, _ in self.rules.values())
         return Reconciled(

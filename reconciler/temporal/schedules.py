@@ -1,7 +1,7 @@
-"""Temporal's copy of the schedules: read, brought in line with the facts, triggered. It decides nothing.
+"""Temporal's copy of the schedules: read it, bring it in line with the facts, trigger it. It decides nothing.
 
-How it can fail: Temporal is away, which is one `UnreachableError`; what was half done then is done by the next that
-aligns. Two that align at once may meet: what one of them finds done already is no fault.
+Failures: while Temporal is away, every call raises `UnreachableError`, and the next alignment finishes the work that
+was half done. Two alignments may run at once: a change that the other one has already made is no fault.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class ScheduledRun:
 
     Attributes:
         schedule: Name of the schedule.
-        store_id: The store that declares it; a worker on another one refuses the run.
+        store_id: The store that declares it; a worker on another store refuses the run.
     """
 
     schedule: str
@@ -82,7 +82,7 @@ class TemporalSchedules:
         self._store_id = store_id
 
     async def copies(self, names: Iterable[str]) -> dict[str, Copy]:
-        """Read what Temporal holds of these schedules; those that it does not have are left out.
+        """Read Temporal's copies of these schedules; skip schedules that Temporal does not have.
 
         Raises:
             UnreachableError: Temporal does not answer.
@@ -92,10 +92,10 @@ class TemporalSchedules:
         return {name: copy for name, copy in zip(wanted, found, strict=True) if copy is not None}
 
     async def align(self, timetable: Timetable, *, gone: Iterable[str] = ()) -> Changes:
-        """Have Temporal hold what is declared and nothing else of this store; tell what was changed.
+        """Change Temporal so that it holds the declared schedules of this store and no others; return the changes.
 
         Args:
-            timetable: What is declared.
+            timetable: The declared schedules.
             gone: Names of schedules that were just removed; Temporal's list lags behind.
 
         Raises:
@@ -112,14 +112,14 @@ class TemporalSchedules:
             *(self._delete(each) for each in changes.delete),
             return_exceptions=True,
         )
-        # One that is refused must not keep the others away.
+        # One refused schedule must not keep out the others.
         for error in done:
             if error is not None:
                 raise error
         return changes
 
     async def trigger(self, name: str) -> str | None:
-        """Have a run begun now, unless one is running; gives the workflow of that run, or `None` when one was.
+        """Start a run now, and return its workflow; return `None` when a run was under way already.
 
         Raises:
             UnreachableError: Temporal does not answer.
@@ -137,7 +137,7 @@ class TemporalSchedules:
         return None
 
     async def outcome(self, workflow_id: str) -> Reconciled:
-        """Wait for what a run comes to.
+        """Wait for a run and return its result.
 
         Raises:
             UnreachableError: Temporal does not answer, or the run was ended by force.
@@ -149,7 +149,7 @@ class TemporalSchedules:
         return came
 
     async def _listed(self) -> list[str]:
-        """List the names of this store's schedules; one that was just made may be missing."""
+        """List the names of this store's schedules; one that was just created may be missing."""
         try:
             found = [name_of(each.id, self._store_id) async for each in await self._client.list_schedules()]
         except RPCError as error:
@@ -199,13 +199,13 @@ class TemporalSchedules:
         )
 
     def _entry(self, schedule: Schedule) -> Entry | None:
-        """Read a schedule back as an entry; what an entry cannot say makes it none."""
+        """Read a schedule back as an entry; return `None` for a schedule that an entry cannot express."""
         action, spec = schedule.action, schedule.spec
         if not isinstance(action, ScheduleActionStartWorkflow) or len(action.args) != 1:
             return None
         try:
             run = self._client.data_converter.payload_converter.from_payload(action.args[0], ScheduledRun)
-        except Exception:  # noqa: BLE001 - whatever stands there, it is not what we wrote
+        except Exception:  # noqa: BLE001 - any error means that we did not write it
             return None
         entry = Entry(
             every_ms=spec.intervals[0].every // _MS if spec.intervals else None,
@@ -246,7 +246,7 @@ def _schedule(entry: Entry) -> Schedule:
 
 
 def _plain(schedule: Schedule) -> tuple[Any, ...]:
-    """Give everything by which a schedule behaves, in values that can be compared."""
+    """Return every value that affects a schedule's behaviour, in a form that can be compared."""
     spec, policy, state = schedule.spec, schedule.policy, schedule.state
     action: Any = schedule.action
     return (
@@ -289,8 +289,8 @@ def _epoch_ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-async def _answered(call: Any, schedule: str) -> Any:  # noqa: ANN401 - whatever is awaited, and what it gives
-    """Turn Temporal's errors into ours."""
+async def _answered(call: Any, schedule: str) -> Any:  # noqa: ANN401 - any awaitable, and its result
+    """Await a call, and convert Temporal's errors into ours."""
     try:
         return await call
     except RPCError as error:
