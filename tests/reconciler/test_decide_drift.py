@@ -1,4 +1,4 @@
-"""What is decided about drift: every guard, and what holds whatever is seen."""
+"""Test the decisions about drift: every guard, and the invariants for any scans."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -23,22 +23,22 @@ APART = 10_000
 
 
 def mend(*_: object) -> None:
-    """Do what a correction does; nothing is run here."""
+    """Stand for a correction; no test runs it."""
 
 
 @drift_rule("stock", every=timedelta(minutes=1), mode="apply")
 def stock(_: object) -> list[Drift]:
-    """Look at nothing; what is seen is said by each test."""
+    """Find nothing; each test supplies the drift of its scans."""
     return []
 
 
 def rule(**policy: Any) -> Rule:  # noqa: ANN401 - any part of a policy
-    """Make the rule with another policy."""
+    """Return the rule with another policy."""
     return replace(stock, policy=replace(stock.policy, **policy))
 
 
 def drift(subject: str = "sku-1", correction: Correction | None = Command(mend), **fields: Any) -> Drift:  # noqa: ANN401, B008 - any field; it is immutable
-    """Make a drift."""
+    """Return a drift."""
     return Drift(**{"subject": subject, "kind": DriftKind.DIFFERENT, "correction": correction, **fields})
 
 
@@ -50,15 +50,15 @@ class Past:
         self.standing = Standing()
         self.now_ms = 1_000_000
 
-    def look(self, *drifts: Drift, after: int = APART, **look: Any) -> Verdict:  # noqa: ANN401 - what a look says
-        """Look some time later."""
+    def look(self, *drifts: Drift, after: int = APART, **look: Any) -> Verdict:  # noqa: ANN401 - any field of a scan
+        """Scan some time later."""
         self.now_ms += after
         verdict = decide(self.standing, self.rule, Look(drifts=drifts, **look), self.now_ms, actor="test")
         self.standing = verdict.standing
         return verdict
 
     def correct(self, name: str, *, error: str | None = None) -> None:
-        """Write that a correction was made, or failed."""
+        """Record that a correction was made, or failed."""
         common: dict[str, Any] = {"look": self.standing.looks, "as_of_ms": self.now_ms, "actor": "test", "drift": name}
         fact = (
             DriftCorrected(**common, correction="mend", changed=())
@@ -68,7 +68,7 @@ class Past:
         self.standing = self.standing.apply(fact)
 
     def begin(self, name: str) -> None:
-        """Write that a correction is about to be made."""
+        """Record that a correction is about to be made."""
         fact = CorrectionBegun(
             look=self.standing.looks, as_of_ms=self.now_ms, actor="test", drift=name, correction="mend"
         )
@@ -79,19 +79,19 @@ class Past:
         self.standing = self.standing.apply(approve(self.standing, name, self.now_ms, actor="ann"))
 
     def seen_twice(self, *drifts: Drift) -> Verdict:
-        """Look twice, far enough apart."""
+        """Scan twice, far enough apart."""
         self.look(*drifts)
         return self.look(*drifts)
 
 
 def only(verdict: Verdict) -> str:
-    """Give the id of the one drift that was seen."""
+    """Return the id of the only drift that was seen."""
     (name,) = verdict.seen
     return name
 
 
 def held(verdict: Verdict) -> str:
-    """Give why the one drift that was seen is not corrected."""
+    """Return why the only drift that was seen is held."""
     assert not verdict.due
     return verdict.held[only(verdict)]
 
@@ -100,7 +100,7 @@ def held(verdict: Verdict) -> str:
 
 
 def test_one_look_is_not_enough() -> None:
-    """A drift is corrected when two looks saw it that are far enough apart, and not by two that are not."""
+    """A drift is corrected after two scans saw it far enough apart, and not after two that are closer."""
     past = Past()
     assert "seen again" in held(past.look(drift()))
     assert "seen again" in held(past.look(drift(), after=APART - 1))
@@ -108,7 +108,7 @@ def test_one_look_is_not_enough() -> None:
 
 
 def test_two_looks_are_needed_however_close() -> None:
-    """What one look saw is not corrected, though looks may follow at once; nor is it where somebody has approved."""
+    """A drift that one scan saw is not corrected, even when scans may follow at once or somebody has approved it."""
     past = Past(rule(apart_ms=0))
     name = only(past.look(drift()))
     past.approve(name)
@@ -120,7 +120,7 @@ def test_two_looks_are_needed_however_close() -> None:
 
 
 def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
-    """What was first seen by a clock a day ahead is acted on when two looks apart by the others' clocks saw it."""
+    """A drift first seen by a clock a day ahead is corrected after two scans apart by the other clocks."""
     past = Past()
     past.look(drift(), after=24 * 3_600_000)
     assert "seen again" in held(past.look(drift(), after=-24 * 3_600_000))
@@ -128,14 +128,14 @@ def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
 
 
 def test_a_version_that_is_compared_takes_the_place_of_the_second_look() -> None:
-    """A drift with a version is due at once, if the correction is one whose version is compared when it is made."""
+    """A drift with a version is due at once, if its correction compares the version."""
     decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
     assert Past().look(drift(version=3, correction=Intervene("run-1", decision))).due
     assert "seen again" in held(Past().look(drift(version=3)))
 
 
 def test_a_look_that_could_not_look_changes_nothing() -> None:
-    """What could not be observed is neither cleared nor corrected, and does not count as seen again."""
+    """A scan that could not scan neither clears nor corrects drift, and does not count as a sighting."""
     past = Past()
     name = only(past.look(drift()))
     blind = past.look(unobservable="the bank is away")
@@ -146,7 +146,7 @@ def test_a_look_that_could_not_look_changes_nothing() -> None:
 
 
 def test_a_drift_is_corrected_once() -> None:
-    """What was corrected and is still there is not corrected again."""
+    """A drift that was corrected and is still there is not corrected again."""
     past = Past()
     past.correct(only(past.seen_twice(drift())))
     assert "find out why" in held(past.look(drift()))
@@ -164,7 +164,7 @@ def test_the_same_difference_after_it_was_gone_is_another_drift() -> None:
 
 
 def test_what_another_one_corrects_is_left_to_it_until_its_lease_ends() -> None:
-    """A correction under way is not made a second time, unless nothing is heard of it; also by a clock a day ahead."""
+    """A correction under way is not repeated before its lease ends; a clock a day ahead does not change that."""
     past = Past()
     past.begin(only(past.seen_twice(drift())))
     assert held(past.look(drift(), after=1_000)) == "is being corrected"
@@ -176,7 +176,7 @@ def test_what_another_one_corrects_is_left_to_it_until_its_lease_ends() -> None:
 
 
 def test_nothing_in_flight_is_touched() -> None:
-    """A run of which a call is under way, or which is being driven, is not decided about."""
+    """A run that is driven, or that has a call under way, is not touched."""
     decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
     found = drift(version=3, correction=Intervene("run-1", decision))
     past = Past()
@@ -185,7 +185,7 @@ def test_nothing_in_flight_is_touched() -> None:
 
 
 def test_in_a_maintenance_window_nothing_is_corrected() -> None:
-    """While a window is open, looks go on and nothing is corrected, approved or not; afterwards everything is."""
+    """In an open window, scans continue and nothing is corrected, approved or not; afterwards everything is."""
     past = Past()
     name = only(past.look(drift()))
     past.approve(name)
@@ -197,7 +197,7 @@ def test_in_a_maintenance_window_nothing_is_corrected() -> None:
 
 
 def test_above_the_cap_nothing_is_corrected() -> None:
-    """When more is due than the cap or the share allows, nothing is corrected and it is said; at it everything is."""
+    """When more is due than the cap or the share allows, nothing is corrected, and the verdict says so."""
     many = [drift(f"sku-{number}") for number in range(3)]
     past = Past(rule(cap=2))
     stopped = past.seen_twice(*many)
@@ -217,7 +217,7 @@ def _shared(share: float, drifts: list[Drift], count: int | None) -> Verdict:
 
 
 def test_what_is_approved_does_not_count_against_the_cap() -> None:
-    """As many as the cap allows are corrected beside what somebody approved."""
+    """Approved drift is corrected in addition to the number that the cap allows."""
     drifts = [drift(f"sku-{number}") for number in range(3)]
     past = Past(rule(cap=2))
     assert past.seen_twice(*drifts).stopped is not None
@@ -226,7 +226,7 @@ def test_what_is_approved_does_not_count_against_the_cap() -> None:
 
 
 def test_a_subject_that_flips_is_left_alone() -> None:
-    """A subject that was corrected some times within a day and drifts again waits for somebody to approve."""
+    """A subject that was corrected some times within a day and drifts again waits for an approval."""
     past = Past()
     for _ in range(past.rule.policy.flips):
         past.correct(only(past.seen_twice(drift())))
@@ -249,7 +249,7 @@ def test_corrections_of_long_ago_break_nothing() -> None:
 
 
 def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
-    """After a failure a subject waits, twice as long after the next one, and after the last nothing is tried again."""
+    """After a failure a subject waits, twice as long after the next one; after the last one nothing is tried again."""
     past = Past()
     wait_ms = past.rule.policy.backoff_ms
     name = only(past.seen_twice(drift()))
@@ -262,7 +262,7 @@ def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
 
 
 def test_a_success_gives_the_budget_back() -> None:
-    """A subject whose correction failed and then was made has its whole budget when it drifts again."""
+    """After a failure and a success, a subject has its whole budget when it drifts again."""
     past = Past()
     name = only(past.seen_twice(drift()))
     for _ in range(past.rule.policy.attempts - 1):
@@ -274,7 +274,7 @@ def test_a_success_gives_the_budget_back() -> None:
 
 
 def test_an_approval_is_for_one_try() -> None:
-    """When what somebody approved fails, it waits as if nobody had, and for approval where the rule needs it."""
+    """When an approved correction fails, the approval ends: the drift waits, for approval where the mode needs it."""
     for by, said in ((stock, "tried again"), (rule(mode=Mode.PROPOSE), "waits for approval")):
         past = Past(by)
         name = only(past.seen_twice(drift()))
@@ -285,7 +285,7 @@ def test_an_approval_is_for_one_try() -> None:
 
 
 def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
-    """What failed by a clock a day ahead is tried again by the others, who would wait for a day and its back-off."""
+    """After a failure by a clock a day ahead, the others try again without a wait of a day and its back-off."""
     past = Past()
     name = only(past.seen_twice(drift()))
     past.now_ms += 24 * 3_600_000
@@ -295,7 +295,7 @@ def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
 
 @pytest.mark.parametrize(("mode", "said"), [(Mode.OBSERVE, "only observes"), (Mode.PROPOSE, "waits for approval")])
 def test_a_rule_goes_as_far_as_its_mode(mode: Mode, said: str) -> None:
-    """Unless it applies, a rule corrects what somebody approved and nothing else."""
+    """A rule that does not apply corrections corrects approved drift and nothing else."""
     past = Past(rule(mode=mode))
     both = drift(), drift("sku-2")
     verdict = past.seen_twice(*both)
@@ -306,7 +306,7 @@ def test_a_rule_goes_as_far_as_its_mode(mode: Mode, said: str) -> None:
 
 
 def test_a_proposal_is_made_once() -> None:
-    """A rule that proposes says so once for each drift, and not for one without a correction."""
+    """A rule that proposes records one proposal for each drift that has a correction, and none for other drift."""
     past = Past(rule(mode=Mode.PROPOSE))
     found = drift(), drift("sku-2", correction=None)
     proposals = [fact for _ in range(3) for fact in past.look(*found).facts if type(fact).__name__ == "DriftProposed"]
@@ -315,7 +315,7 @@ def test_a_proposal_is_made_once() -> None:
 
 @pytest.mark.parametrize("by_subject", [True, False])
 def test_what_is_ignored_is_left_alone_until_then(by_subject: bool) -> None:  # noqa: FBT001 - a parameter's value
-    """An ignored drift or subject is not corrected before the time that was named, or until it counts again."""
+    """An ignored drift or subject is not corrected before the declared time, or until the decision is removed."""
     past = Past()
     name = only(past.seen_twice(drift()))
     what = "sku-1" if by_subject else name
@@ -328,7 +328,7 @@ def test_what_is_ignored_is_left_alone_until_then(by_subject: bool) -> None:  # 
     assert past.look(drift()).due
 
 
-# ---- whatever is seen
+# ---- invariants for any scans
 
 looks = st.lists(
     st.tuples(
@@ -345,7 +345,7 @@ looks = st.lists(
 def test_whatever_is_seen_no_drift_is_corrected_twice(
     looks: list[tuple[list[tuple[str, int]], int, bool, bool]], cap: int
 ) -> None:
-    """For any looks and clocks: at most one correction a drift, at most the cap a look, and what is due was seen."""
+    """For any scans and clocks: at most one correction a drift, at most the cap a scan, and only of seen drift."""
     past = Past(rule(cap=cap))
     corrected: list[str] = []
     for found, after, blind, fails in looks:
@@ -366,7 +366,7 @@ def test_whatever_is_seen_no_drift_is_corrected_twice(
 def test_the_stream_folds_to_what_was_decided_on(
     looks: list[tuple[list[tuple[str, int]], int, bool, bool]],
 ) -> None:
-    """The facts of every look, stored and read back, fold to the standing that was decided on; snapshots as well."""
+    """The facts of every scan, stored and read back, fold to the same state; so do snapshots."""
     past = Past()
     codec = EventCodec([Reconciliation])
     aggregate = Reconciliation(id="stock", standing=Standing())
@@ -394,11 +394,11 @@ def test_every_kind_of_fact_can_be_recorded() -> None:
     assert set(RECONCILIATION_FACTS) <= names
 
 
-# ---- the door
+# ---- values and definitions
 
 
 def test_a_drift_is_told_apart_by_rule_subject_kind_and_values() -> None:
-    """The key is the same for the same difference, whatever its evidence, and another one for every other."""
+    """The key is the same for the same difference with any evidence, and differs for every other difference."""
     same = {drift(evidence="a").key("r"), drift(evidence="b", version=3, correction=None).key("r")}
     others = {
         drift().key("s"),
@@ -421,7 +421,7 @@ def test_a_drift_is_told_apart_by_rule_subject_kind_and_values() -> None:
     ],
 )
 def test_a_drift_that_could_not_be_recorded_is_refused(fields: dict[str, Any], said: str) -> None:
-    """What the journal would not take is refused where the rule makes it."""
+    """A value that the journal would refuse is refused when the rule creates the drift."""
     with pytest.raises(InputError, match=said):
         drift(**fields)
 
@@ -439,20 +439,20 @@ def test_a_drift_that_could_not_be_recorded_is_refused(fields: dict[str, Any], s
     ],
 )
 def test_a_rule_that_could_not_work_is_refused(name: str, fields: dict[str, Any], said: str) -> None:
-    """A rule's faults are raised where it is defined."""
+    """A rule's faults are raised at its definition."""
     with pytest.raises(DefinitionError, match=said):
         drift_rule(name, **{"every": timedelta(minutes=1), **fields})
 
 
 def test_a_correction_names_what_it_calls() -> None:
-    """A lambda is refused, since the journal has to say what was done."""
+    """A lambda is refused, since the journal must name the correction."""
     assert described(Command(mend)) == "call mend"
     with pytest.raises(DefinitionError, match="lambda"):
         Command(lambda: None)
 
 
 def test_people_can_decide_only_about_what_is_there() -> None:
-    """Approving takes an open drift with a correction; ignoring takes a reason and a time to come."""
+    """An approval needs an open drift with a correction; a decision to ignore needs a reason and a time to come."""
     past = Past()
     name = only(past.look(drift(correction=None)))
     with pytest.raises(RefusedError, match="no correction"):

@@ -1,4 +1,4 @@
-"""The built-in rules: each finds its damage on a real store, and with a real Temporal; what mends it does."""
+"""Test the built-in rules: each finds its damage on a real store and a real Temporal, and its correction works."""
 
 import asyncio
 import threading
@@ -50,7 +50,7 @@ ANYTHING: Any = AnyResults()
 
 @pytest.fixture
 def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Give a journal on a store with a finished run and an open one."""
+    """Yield a journal on a store with a finished run and an open one."""
     opened = open_prepared(store_url)
     for unit in [*run_to_end("done", "c")[:1], accept("open", at_ms=2_000)]:
         opened.commit_blocking(unit)
@@ -60,43 +60,43 @@ def journal(store_url: str) -> Iterator[SqlJournal]:
 
 @pytest.fixture
 def small(sqlite_url: str) -> Iterator[SqlJournal]:
-    """Give a journal on an empty store, for what does not depend on the database."""
+    """Yield a journal on an empty store, for tests that do not depend on the database."""
     opened = open_prepared(sqlite_url)
     yield opened
     opened.close_blocking()
 
 
 def damage(journal: SqlJournal, statement: str) -> None:
-    """Change the store behind everybody's back."""
+    """Change the store without the journal."""
     with journal.engine.begin() as connection:
         connection.execute(text(statement))
 
 
 async def seen(journal: SqlJournal, rule: Rule) -> Look:
-    """Look by a rule, long after everything that happened."""
+    """Scan by a rule, long after the last event."""
     return await look(rule, journal, Standing(), LATER_MS)
 
 
 def rules(journal: SqlJournal) -> dict[str, Rule]:
-    """Give the rules over the store."""
+    """Return the rules over the store."""
     return {each.name: each for each in store_rules(journal.engine, EventCodec([Counter, Reconciliation]))}
 
 
 def reconciler(journal: SqlJournal, at_ms: int = LATER_MS) -> Reconciler:
-    """Make what records looks and corrects."""
+    """Return a reconciler of the journal."""
     hands = Hands(journal, None, "q")
     return Reconciler(journal, ANYTHING, hands, clock=lambda: at_ms, actor="test", driven={})
 
 
 def finish(journal: SqlJournal, *run_ids: str) -> None:
-    """Take runs to their end, each with facts enough to be a part of a sweep."""
+    """Finish runs, each with enough facts to fill a part of a sweep."""
     for run_id in run_ids:
         for unit in [accept(run_id), succeed(run_id, "reserve"), succeed(run_id, "confirm"), complete(run_id)]:
             journal.commit_blocking(unit)
 
 
 async def test_a_sound_store_has_no_drift(journal: SqlJournal) -> None:
-    """No rule finds anything where nothing is wrong."""
+    """No rule finds drift in a sound store."""
     for rule in rules(journal).values():
         found = await seen(journal, rule)
         assert (found.unobservable, found.drifts) == (None, ())
@@ -114,7 +114,7 @@ async def test_a_sound_store_has_no_drift(journal: SqlJournal) -> None:
     ],
 )
 async def test_a_wrong_row_is_found_and_made_again(journal: SqlJournal, statement: str) -> None:
-    """A row that is missing, wrong or of a run that is not there is drift of that run, and made again alone."""
+    """A row that is missing, wrong or of an unknown run is drift of that run, and only that row is rebuilt."""
     damage(journal, statement)
     found = (await seen(journal, rules(journal)["read-model"])).drifts
     assert "open" in [each.subject for each in found]
@@ -125,7 +125,7 @@ async def test_a_wrong_row_is_found_and_made_again(journal: SqlJournal, statemen
 
 
 async def test_many_wrong_rows_are_one_drift_until_none_is_left(journal: SqlJournal) -> None:
-    """A read model that is lost is rebuilt whole; while any row is wrong the drift stays, wherever the sweep stands."""
+    """A lost read model is rebuilt whole; while any row is wrong the drift stays open, at any position of the sweep."""
     finish(journal, *(f"run-{number:02}" for number in range(25)))
     damage(journal, "DELETE FROM saga_index")
     rule = rules(journal)["read-model"]
@@ -139,20 +139,20 @@ async def test_many_wrong_rows_are_one_drift_until_none_is_left(journal: SqlJour
     assert len(journal.runs_blocking(RunQuery(limit=100))) == 27
 
 
-# ---- reading what is new, and sweeping the rest
+# ---- read the news, and sweep the rest
 
 WRONG = {
     "read-model": "saga_index SET error = 'none'",
     "streams": "stored_events SET topic = topic || '?' WHERE originator_version = 4 OR topic = 'Counter.Counted'",
 }
-"""What each rule finds wrong with every run that is finished, and with what was counted."""
+"""The statement that damages every finished run, by the rule that finds the damage."""
 
 
 @pytest.mark.parametrize("name", ["read-model", "streams"])
 async def test_a_look_reads_what_is_new_and_no_more(
     journal: SqlJournal, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Without its sweep a rule sees damage in what was written since the last look, and not in what is older."""
+    """Without its sweep, a rule finds damage in events since the last scan, and not in older ones."""
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 0)
     monkeypatch.setattr(store_check, "CHANGES_A_PAGE", 3)
     by, rule = reconciler(journal), rules(journal)[name]
@@ -170,14 +170,14 @@ async def test_a_look_reads_what_is_new_and_no_more(
 async def test_a_sweep_goes_on_where_the_last_look_ended(
     small: SqlJournal, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Each look sweeps a part of bounded size and records where it ended, so that a restart does not begin anew."""
+    """Each scan sweeps a part of bounded size and records its position, so that a restart continues there."""
     finish(small, *(f"run-{number}" for number in range(6)))
     damage(small, f"UPDATE {WRONG[name]}")
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     places: list[str] = []
     rule, last = rules(small)[name], Standing()
     while len(places) < 2 or places[-1]:
-        # As after a restart: nothing is kept but what is recorded.
+        # As after a restart: only recorded positions remain.
         verdict = await reconciler(small).look(rule)
         last = verdict.standing
         places.append(last.sweep)
@@ -186,7 +186,7 @@ async def test_a_sweep_goes_on_where_the_last_look_ended(
 
 
 async def test_looking_at_everything_comes_around(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at everything finds what lies before the place where the sweep stood, too."""
+    """A scan of everything also covers the parts before the position of the sweep."""
     finish(small, *(f"run-{number}" for number in range(6)))
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     by, rule = reconciler(small), rules(small)["read-model"]
@@ -201,7 +201,7 @@ async def test_looking_at_everything_comes_around(small: SqlJournal, monkeypatch
 
 
 async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
-    """A rule that leaves its sweep where it was is not asked for ever."""
+    """A rule whose sweep stays at one position is not run for ever."""
 
     def stuck(observation: Observation) -> list[Drift]:
         observation.sweep = "here"
@@ -212,7 +212,7 @@ async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
 
 
 async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many damaged streams some are named, the same ones each time, and that there are more is said."""
+    """Of many damaged streams a scan names some, the same ones each time, and reports that there are more."""
     monkeypatch.setattr(sql_module, "_NAMED", 2)
     finish(small, *(f"run-{number}" for number in range(6)))
     damage(small, f"UPDATE {WRONG['streams']}")
@@ -225,7 +225,7 @@ async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pyte
 async def test_that_there_is_more_damage_is_said_for_as_long_as_there_is(
     small: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not named stays open wherever the sweep stands, and is gone with the first look after it is mended."""
+    """The drift for unnamed streams stays open at any position of the sweep, and clears after all are repaired."""
     monkeypatch.setattr(sql_module, "_NAMED", 2)
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     finish(small, *(f"run-{number}" for number in range(9)))
@@ -243,7 +243,7 @@ async def test_that_there_is_more_damage_is_said_for_as_long_as_there_is(
 
 
 async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
-    """A gap is said with its place, and nothing claims to mend it; what is restored is no drift any more."""
+    """A gap is reported with its place and without a correction; after a restore it is no drift any more."""
     rule, by = rules(journal)["streams"], reconciler(journal)
     damage(journal, "UPDATE stored_events SET originator_version = 2 WHERE originator_id = 'run/open'")
     seal(journal.engine)
@@ -259,28 +259,28 @@ async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJourna
 
 @pytest.fixture
 async def client(temporal_address: str) -> temporalio.client.Client:
-    """Give a client of a real Temporal."""
+    """Return a client of a real Temporal."""
     return await temporalio.client.Client.connect(temporal_address)
 
 
 def accept_for_temporal(run_id: str, plan: Plan = PLAN) -> Callable[[Tx], object]:
-    """Make a unit that accepts a run which Temporal is to drive."""
+    """Return a unit that accepts a run which Temporal drives."""
     return lambda tx: tx.accept(plan, started(tx, run_id, plan).model_copy(update={"driver": "temporal"}))
 
 
 @activity.defn
 async def anything() -> None:
-    """Do nothing: it is only polled for."""
+    """Do nothing: the test only needs its poller."""
 
 
 def drive(client: temporalio.client.Client | None, queue: str, *, nothing_runs: bool = False) -> dict[str, Rule]:
-    """Give the rules that ask Temporal."""
+    """Return the rules that ask Temporal."""
     found = drive_rules(client, "no answer", task_queue=queue, nothing_runs=nothing_runs)
     return {each.name: each for each in found}
 
 
 async def only(journal: SqlJournal, rule: Rule) -> Drift:
-    """Give the one drift that a rule finds."""
+    """Return the only drift that a rule finds."""
     found = await seen(journal, rule)
     assert found.unobservable is None
     (drift,) = found.drifts
@@ -288,7 +288,7 @@ async def only(journal: SqlJournal, rule: Rule) -> Drift:
 
 
 async def until_listed(client: temporalio.client.Client, queue: str, count: int, status: str = "Running") -> None:
-    """Wait until Temporal lists so many workflows of a queue, which it does a moment after it knows them."""
+    """Wait until Temporal lists a number of workflows of a queue; its list lags behind."""
     query = f'ExecutionStatus = "{status}" AND TaskQueue = "{queue}"'
     async with asyncio.timeout(HANG_S):
         while len([each async for each in client.list_workflows(query)]) < count:  # noqa: ASYNC110 - Temporal has no event for it
@@ -298,7 +298,7 @@ async def until_listed(client: temporalio.client.Client, queue: str, count: int,
 async def test_an_open_run_that_nobody_drives_is_found_and_started(
     sqlite_url: str, client: temporalio.client.Client
 ) -> None:
-    """A run that was accepted and never started, and one whose workflow was terminated, are found; rousing mends it."""
+    """A run that was never started, and one whose workflow was terminated, are found; waking them corrects it."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     await journal.commit(accept_for_temporal(run_id))
     hands, driven = Hands(journal, client, queue), drive(client, queue)["driven"]
@@ -319,7 +319,7 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
 
 @workflow.defn(name="fails", sandboxed=False)
 class Fails:
-    """A workflow that a fault in it ends."""
+    """A workflow that fails because of its own fault."""
 
     @workflow.run
     async def run(self) -> None:
@@ -331,12 +331,12 @@ class Fails:
 async def test_an_open_run_whose_workflow_ended_badly_is_found_and_started(
     sqlite_url: str, client: temporalio.client.Client, status: str, listed: str
 ) -> None:
-    """A workflow that failed, or took longer than somebody allowed, drives nothing any more; rousing mends it."""
+    """A workflow that failed or timed out does not drive its run; the rule finds the run, and waking it corrects it."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     await journal.commit(accept_for_temporal(run_id))
     driven = drive(client, queue)["driven"]
     try:
-        # Where nobody polls, a workflow can only time out.
+        # A workflow on a queue without a poller can only time out.
         async with Worker(client, task_queue=queue if status == "FAILED" else f"{queue}-other", workflows=[Fails]):
             bound = timedelta(seconds=1) if status == "TIMED_OUT" else None
             handle = await client.start_workflow("fails", id=run_id, task_queue=queue, execution_timeout=bound)
@@ -356,7 +356,7 @@ async def test_an_open_run_whose_workflow_ended_badly_is_found_and_started(
 async def test_what_temporal_runs_although_it_is_closed_is_found(
     sqlite_url: str, client: temporalio.client.Client
 ) -> None:
-    """A workflow of a run that the store calls closed is drift, and told to look; that of an open run is none."""
+    """A workflow of a closed run is drift and is woken; a workflow of an open run is not drift."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     finish(journal, run_id)
     await journal.commit(accept_for_temporal(f"{run_id}-open"))
@@ -374,7 +374,7 @@ async def test_what_temporal_runs_although_it_is_closed_is_found(
 
 
 async def test_what_temporal_runs_without_the_store_is_found(sqlite_url: str, client: temporalio.client.Client) -> None:
-    """A workflow of a run that this store does not know is drift, one that belongs to another store is not."""
+    """A workflow of a run that this store does not know is drift; a workflow of another store is not."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     try:
         for name, store_id in ((run_id, journal.store_id), (f"{run_id}-other", "another")):
@@ -389,7 +389,7 @@ async def test_what_temporal_runs_without_the_store_is_found(sqlite_url: str, cl
 
 
 async def test_a_queue_that_nobody_polls_is_found(sqlite_url: str, client: temporalio.client.Client) -> None:
-    """A run whose due effect is routed to a queue without a worker is drift, until there is one."""
+    """A run whose due effect is routed to a queue without a worker is drift, until a worker polls there."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     far = f"far-{queue}"
     await journal.commit(accept_for_temporal(run_id, plan_of(plan_node("send", queue=far))))
@@ -409,7 +409,7 @@ async def test_a_queue_that_nobody_polls_is_found(sqlite_url: str, client: tempo
 
 
 async def test_without_temporal_nobody_could_look_if_there_was_something_to_ask(journal: SqlJournal) -> None:
-    """A Temporal that is away is "could not look", unless no run needs it and none can be running."""
+    """While Temporal is away the rules could not scan, unless no run needs it and none can be running."""
     assert await seen(journal, drive(None, "q")["driven"]) == Look(), "no run is driven by Temporal"
     assert (await seen(journal, drive(None, "q")["orphans"])).unobservable == "no answer"
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["orphans"])) == Look()
@@ -420,7 +420,7 @@ async def test_without_temporal_nobody_could_look_if_there_was_something_to_ask(
 async def test_a_store_that_hangs_does_not_stop_the_event_loop(
     small: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a page of open runs is read the loop goes on, so that a worker's heartbeats are sent."""
+    """While a page of open runs is read, the event loop continues, so a worker can send its heartbeats."""
     monkeypatch.setattr(temporal_module, "_PAGE", 1)
     for unit in (accept_for_temporal("last"), accept("second", at_ms=2_000), accept("first", at_ms=3_000)):
         await small.commit(unit)
@@ -454,7 +454,7 @@ async def test_a_store_that_hangs_does_not_stop_the_event_loop(
 async def test_a_temporal_that_is_down_for_periods_is_caught_up_once(
     sqlite_url: str, temporal_executable: Path, tmp_path: Path
 ) -> None:
-    """In three periods without Temporal nobody could look and nothing is done; after it, each run is started once."""
+    """In three periods without Temporal the rule could not scan and nothing is done; then each run is started once."""
     journal, queue, server = open_prepared(sqlite_url), "away", TemporalServer(temporal_executable, tmp_path)
     for run_id in ("run-1", "run-2"):
         await journal.commit(accept_for_temporal(run_id))

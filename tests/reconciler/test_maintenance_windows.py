@@ -1,4 +1,4 @@
-"""Maintenance windows: what is declared holds until it ends, and a mistake is one line."""
+"""Test maintenance windows: a declaration holds until it ends, and a mistake is one line."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_every_kind_of_fact_can_be_recorded() -> None:
 
 
 def test_a_window_needs_a_reason_and_a_time_to_come() -> None:
-    """What nobody could understand later, or would hold for no time, is refused."""
+    """A window without a reason, or with an end in the past, is refused."""
     with pytest.raises(InputError, match="reason"):
         start_maintenance([], 0, actor="ann", reason=" ", until_ms=1)
     with pytest.raises(InputError, match="before it begins"):
@@ -76,27 +76,27 @@ def test_a_window_needs_a_reason_and_a_time_to_come() -> None:
     ("text", "ms"), [("90s", 90_000), ("5 min", 300_000), ("2h", 7_200_000), ("1h30m", 5_400_000), ("250ms", 250)]
 )
 def test_a_duration_is_read_as_it_is_typed(text: str, ms: int) -> None:
-    """Numbers with their units give milliseconds."""
+    """Numbers with units are read as milliseconds."""
     assert span_ms(text, "--for") == ms
 
 
 @pytest.mark.parametrize("text", ["", "5", "-5s", "5 parsecs", "5.5s", "1e9s", "s", "5minutes", "9999d", "\x1b[2J"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    """Anything else is named, in one line, with what can be written."""
+    """Any other text is refused in one line, which names the valid form."""
     with pytest.raises(InputError, match=r"--for is .*(such as 90s|use )"):
         span_ms(text, "--for")
 
 
 @pytest.fixture
 def spoilt(shop: Shop, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> Amends:  # noqa: ANN401 - a Path
-    """Give the program on a copy of the shop whose read model lacks a run."""
+    """Return the program on a copy of the shop whose read model lacks a run."""
     folder = copy_of(shop, tmp_path)
     change(folder, "DELETE FROM saga_index WHERE run_id = (SELECT min(run_id) FROM saga_index)")
     return Amends(folder, capsys)
 
 
 def test_nothing_is_corrected_until_maintenance_is_over(spoilt: Amends) -> None:
-    """A window is listed, named where a correction is held, and over when somebody says so."""
+    """A window is listed, is named as the reason of a held correction, and ends when somebody ends it."""
     (drift,) = spoilt("reconcile", "read-model", "--json").json[0]["drift"]
     started = spoilt("maintenance", "start", "read-model", "--for", "2h", "--reason", "restoring")
     assert started.out.startswith("nothing is corrected by read-model until ")
@@ -123,7 +123,7 @@ def test_nothing_is_corrected_until_maintenance_is_over(spoilt: Amends) -> None:
     ],
 )
 def test_a_mistake_is_one_line(spoilt: Amends, arguments: tuple[str, ...], said: str) -> None:
-    """Whatever cannot be done is said in one line, with exit status 2."""
+    """Each mistake is reported in one line, with exit status 2."""
     answer = spoilt("maintenance", *arguments)
     assert answer.code == 2
     assert said in one_line(answer)

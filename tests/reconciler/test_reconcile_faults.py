@@ -1,4 +1,4 @@
-"""What can go wrong with a reconciliation, done to real processes: each drift is corrected once, or left alone."""
+"""Test faults of reconciliation on real processes: each drift is corrected once, or not at all."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +28,16 @@ class World:
     now_ms: int = field(default=START_MS)
 
     def reconcile(self, process: int = 0, *, after_ms: int = APART_MS, wish: str = "") -> dict[str, Any]:
-        """Have a process reconcile some time later."""
+        """Reconcile in a process, some time later."""
         self.now_ms += after_ms
         return self.reconcile_at(process, self.now_ms, wish)
 
     def reconcile_at(self, process: int, now_ms: int, wish: str = "") -> dict[str, Any]:
-        """Have a process reconcile at a time of its own; nothing is given when it was killed over it."""
+        """Reconcile in a process at a time of its own; return nothing when the process was killed."""
         return self.processes[process].reconcile(self.url, self.bank.file, now_ms, wish) or {}
 
     def corrected(self, name: str = "a00") -> int:
-        """Tell how often an account was corrected."""
+        """Return how often an account was corrected."""
         account = self.journal.load_blocking(Account, name)
         assert account is not None
         return account.corrected
@@ -45,7 +45,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[list[Process]]:
-    """Give three reconcilers, which are started when they are first needed."""
+    """Yield three reconcilers, which start at their first use."""
     three = [Process() for _ in range(3)]
     yield three
     for each in three:
@@ -54,7 +54,7 @@ def processes() -> Iterator[list[Process]]:
 
 @pytest.fixture
 def world(tmp_path: Path, processes: list[Process]) -> Iterator[Callable[[str, int], World]]:
-    """Give what makes a world in which record and bank agree."""
+    """Yield a function that creates a world in which record and bank agree."""
     opened: list[SqlJournal] = []
 
     def make(url: str, accounts: int = 1) -> World:
@@ -78,13 +78,13 @@ def world(tmp_path: Path, processes: list[Process]) -> Iterator[Callable[[str, i
 
 @pytest.fixture
 def there(world: Callable[[str, int], World], sqlite_url: str) -> World:
-    """Give a world with one account, on SQLite."""
+    """Return a world with one account, on SQLite."""
     return world(sqlite_url, 1)
 
 
 @pytest.mark.parametrize("when", ["before correcting", "in the command", "after correcting"])
 def test_who_is_killed_leaves_one_correction(there: World, when: str) -> None:
-    """Killed between detecting and correcting, while it corrects, or right after: the next one makes it one."""
+    """After a kill before, during or right after a correction, the next reconciler makes it one correction in total."""
     there.bank.says(a00=5)
     there.reconcile()
     assert there.reconcile(wish=f"die {when}") == {}
@@ -110,7 +110,7 @@ def test_reconcilers_at_once_make_each_correction_once(world: Callable[[str, int
 
 @pytest.mark.parametrize("answer", ["empty", "partial", "garbled", "late", "gone"])
 def test_no_answer_from_outside_is_no_news(there: World, answer: str) -> None:
-    """An answer that is empty, partial, garbled, late or not there clears nothing and corrects nothing."""
+    """An answer that is empty, partial, garbled, late or absent clears nothing and corrects nothing."""
     there.bank.says(a00=5)
     there.reconcile()
     match answer:
@@ -131,7 +131,7 @@ def test_no_answer_from_outside_is_no_news(there: World, answer: str) -> None:
 
 
 def test_what_is_wrong_for_one_period_is_not_believed(there: World) -> None:
-    """A difference that only one look sees is not acted on, however often such things happen."""
+    """A difference that only one scan sees is not corrected, however often such differences occur."""
     for balance in (5, 6, 7):
         there.bank.says(a00=balance)
         assert there.reconcile()["seen"] == 1
@@ -141,7 +141,7 @@ def test_what_is_wrong_for_one_period_is_not_believed(there: World) -> None:
 
 
 def test_a_correction_that_fails_leaves_nothing_and_is_given_up(there: World) -> None:
-    """A command that changes something and fails changes nothing; it is tried three times, later each time."""
+    """A command that fails after a change leaves no change; it is tried three times, later each time."""
     there.bank.says(a00=5)
     tries = 0
     for _ in range(9):
@@ -155,7 +155,7 @@ def test_a_correction_that_fails_leaves_nothing_and_is_given_up(there: World) ->
 
 
 def test_a_subject_that_flips_for_ever_is_left_alone(there: World) -> None:
-    """What drifts again after each correction is corrected three times within a day, and then people have to look."""
+    """A subject that drifts after each correction is corrected three times within a day; then people must decide."""
     for _ in range(12):
         there.bank.says(a00=100 + there.corrected())
         answer = there.reconcile(after_ms=60_000)
@@ -164,7 +164,7 @@ def test_a_subject_that_flips_for_ever_is_left_alone(there: World) -> None:
 
 
 def test_a_clock_a_day_ahead_stops_nobody(there: World) -> None:
-    """Where one process's clock is a day ahead, drift is corrected once and is not left for a day."""
+    """When the clock of one process is a day ahead, drift is corrected once, and not a day late."""
     for balance in (5, 6):
         there.bank.says(a00=balance)
         for period in range(3):

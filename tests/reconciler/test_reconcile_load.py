@@ -1,4 +1,4 @@
-"""Reconciliation on schedule while sagas run: what was damaged is corrected, each of it once, and nothing else is."""
+"""Test scheduled reconciliation while sagas run: every damaged entry is corrected once, and nothing else."""
 
 import asyncio
 import sqlite3
@@ -126,30 +126,30 @@ def books_agree(observation: Observation):
 
 
 def recorded(journal: SqlJournal) -> list[Any]:
-    """Give the facts of the rule's stream."""
+    """Return the facts of the rule's stream."""
     codec = EventCodec([Reconciliation])
     events = [codec.to_domain(each) for each in journal.events_blocking("reconciliation/books")]
     return [each.fact for each in events[1:]]
 
 
 async def until(journal: SqlJournal, enough: Callable[[list[Any]], bool]) -> None:
-    """Wait until the rule's stream is as it should be; a test that waits in vain is ended by its own bound."""
+    """Wait until the rule's stream satisfies a condition; the test's own timeout ends a wait in vain."""
     while not enough(await asyncio.to_thread(recorded, journal)):  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(0.1)
 
 
 def looks(facts: list[Any]) -> int:
-    """Count the looks."""
+    """Count the scans."""
     return sum(isinstance(each, RuleLooked) for each in facts)
 
 
 def corrections(facts: list[Any]) -> list[DriftCorrected]:
-    """Give what was corrected."""
+    """Return the corrections."""
     return [each for each in facts if isinstance(each, DriftCorrected)]
 
 
 async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path) -> None:
-    """While 500 payments are on their way, 20 others are changed at the bank: these are corrected, once each."""
+    """While 500 payments run, 20 others are changed at the bank: these are corrected, once each."""
     project = CommandProject(tmp_path)
     project.write("amends.toml", 'modules = ["load_shop"]\n')
     project.write("load_shop.py", MODULE)
@@ -182,13 +182,13 @@ async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path)
 
 
 def entries(folder: Path) -> int:
-    """Count what the bank knows."""
+    """Count the entries of the bank."""
     with closing(sqlite3.connect(folder / "bank.db", timeout=HANG_S)) as books:
         return int(books.execute("SELECT count(*) FROM entries").fetchone()[0])
 
 
 def damage(folder: Path) -> None:
-    """Change the payments that are through at the bank."""
+    """Change payments that the bank has finished."""
     with closing(sqlite3.connect(folder / "bank.db", timeout=HANG_S)) as books:
         through = "CAST(substr(payment, 3) AS INTEGER) < ?"
         changed = books.execute(f"UPDATE entries SET amount = amount + 1000 WHERE {through}", (DAMAGED,))  # noqa: S608 - a constant

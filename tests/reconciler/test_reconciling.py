@@ -1,4 +1,4 @@
-"""Reconciling on a real store: what is recorded, what is corrected, and that it is corrected once."""
+"""Test reconciliation on a real store: its records, its corrections, and that each is made once."""
 
 import asyncio
 import itertools
@@ -32,13 +32,13 @@ REGISTRY: Any = AnyResults()
 
 
 def count_on(_: object, cause: Cause, uow: StepWork) -> None:
-    """Count on by one."""
+    """Increase the counter by one."""
     assert cause.fact == "reconciliation/counter:2"
     uow.get(Counter, "c").add_one()
 
 
 def fail(_: object, __: Cause, uow: StepWork) -> None:
-    """Change something, and fail then."""
+    """Change the counter, then fail."""
     uow.get(Counter, "c").add_one()
     msg = "no more paper"
     raise ValueError(msg)
@@ -61,7 +61,7 @@ def counter_is_behind(observation: Observation) -> Iterator[Drift]:
 
 
 class NoActions:
-    """Counts what would be done outside of the journal."""
+    """Counts the actions outside of the journal."""
 
     def __init__(self, *, failing: bool = False) -> None:
         self.rebuilt = 0
@@ -70,7 +70,7 @@ class NoActions:
     async def rouse(self, run_id: str) -> None:
         """Do nothing."""
 
-    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - whatever is to be rebuilt
+    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - the signature of the port
         """Count."""
         self.rebuilt += 1
         if self.failing:
@@ -80,7 +80,7 @@ class NoActions:
 
 @pytest.fixture
 def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Give a journal on an empty store, with a counter at two."""
+    """Yield a journal on an empty store, with a counter at two."""
     opened = open_prepared(store_url)
     opened.codec.register(Reconciliation)
     opened.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
@@ -91,12 +91,12 @@ def journal(store_url: str) -> Iterator[SqlJournal]:
 
 
 def reconciler(journal: SqlJournal, actions: NoActions | None = None, now_ms: int = 1_000) -> Reconciler:
-    """Make a reconciler on the journal."""
+    """Return a reconciler of the journal."""
     return Reconciler(journal, REGISTRY, actions or NoActions(), clock=lambda: now_ms, actor="test", driven={})
 
 
 async def reconcile(by: Reconciler, rule: Rule) -> list[Corrected]:
-    """Look, and correct what is due."""
+    """Scan, and correct the drift that is due."""
     verdict = await by.look(rule)
     return [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
 
@@ -107,7 +107,7 @@ def topics(journal: SqlJournal, rule: str = "counter") -> list[str]:
 
 
 def count(journal: SqlJournal) -> int:
-    """Give where the counter stands."""
+    """Return the value of the counter."""
     counter = journal.load_blocking(Counter, "c")
     assert counter is not None
     return counter.count
@@ -128,7 +128,7 @@ async def test_a_correction_commits_with_the_fact_that_says_so(journal: SqlJourn
 
 
 async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, store_url: str) -> None:
-    """Both have seen the drift and find it due; the second one that corrects finds it done."""
+    """Both reconcilers see the drift and find it due; the second one finds it corrected."""
     other = open_journal(store_url, aggregates=[Counter, Reconciliation])
     try:
         verdicts = [await reconciler(each).look(counter_is_behind) for each in (journal, other)]
@@ -145,24 +145,24 @@ async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, 
     assert topics(journal).count("DriftCorrected") == 1
 
 
-# ---- looks at the same time
+# ---- scans at the same time
 
 
 class Gate:
-    """Where a rule that runs in a thread waits in the middle of its look, when it is told to."""
+    """A gate that can stop a rule in the middle of its scan; the rule runs in a thread."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[threading.Event, threading.Event]] = []
 
     def through(self) -> None:
-        """Go through, or wait."""
+        """Pass the gate, or wait there."""
         if self._waiting:
             there, opened = self._waiting.pop()
             there.set()
             assert opened.wait(HANG_S)
 
     async def hold(self, by: Reconciler, rule: Rule) -> tuple[asyncio.Task[Verdict], threading.Event]:
-        """Have a look begin, and give it while it waits, with what opens the gate for it."""
+        """Start a scan that waits at the gate; return its task and the event that opens the gate."""
         there, opened = threading.Event(), threading.Event()
         self._waiting.append((there, opened))
         held = asyncio.create_task(by.look(rule))
@@ -171,7 +171,7 @@ class Gate:
 
 
 async def test_a_look_that_was_overtaken_clears_nothing_and_sets_no_sweep_back(journal: SqlJournal) -> None:
-    """What others found since a look began stays open, and the sweep goes on from where they have brought it."""
+    """Drift that others found during a scan stays open, and the sweep continues from their position."""
     gate, parts, looked_at = Gate(), ["a", "b", "c"], list[str]()
 
     def sweeping(observation: Observation) -> Iterator[Drift]:
@@ -195,7 +195,7 @@ async def test_a_look_that_was_overtaken_clears_nothing_and_sets_no_sweep_back(j
 
 
 async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -> None:
-    """What was corrected and is gone is not corrected again because of looks that saw it before."""
+    """A drift that was corrected and is gone is not corrected again by scans that saw it before."""
     gate = Gate()
 
     def world(observation: Observation) -> list[Drift]:
@@ -205,7 +205,7 @@ async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -
         drift = Drift(subject="world", kind=DriftKind.DIFFERENT, correction=Command(count_on))
         return [drift] if behind else []
 
-    # As far as it knows the world has no versions, so it takes two looks.
+    # The rule reports no versions, so it takes two scans.
     rule = replace(counter_is_behind, function=world)
     await reconciler(journal, now_ms=0).look(rule)
     overtaken = [await gate.hold(reconciler(journal, now_ms=now_ms), rule) for now_ms in (15_000, 30_000)]
@@ -221,7 +221,7 @@ async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -
 
 
 async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: SqlJournal) -> None:
-    """After three looks that others came before it is recorded that nobody could look, and drift stays as it was."""
+    """After three scans that others overtook, the rule counts as unable to scan, and drift stays as it was."""
 
     async def overtaken(observation: Observation) -> list[Drift]:
         await reconciler(journal).look(counter_is_behind)
@@ -235,11 +235,11 @@ async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: 
     assert topics(journal)[1:] == ["DriftDetected", *["RuleLooked"] * 3, "DriftUnobservable"]
 
 
-# ---- what holds a correction
+# ---- reasons to hold a correction
 
 
 async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: SqlJournal) -> None:
-    """A window that is declared between look and correction holds; it is asked in the transaction that corrects."""
+    """A window declared between scan and correction holds: the transaction of the correction reads it."""
     by = reconciler(journal)
     verdict = await by.look(counter_is_behind)
 
@@ -258,7 +258,7 @@ async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: Sq
 
 
 async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> None:
-    """What was changed between look and correction is not corrected by what was seen before."""
+    """A drift whose aggregate changed between scan and correction is not corrected."""
     by = reconciler(journal)
     verdict = await by.look(counter_is_behind)
     await journal.commit(step(lambda uow: uow.get(Counter, "c").add_one()))
@@ -268,7 +268,7 @@ async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> 
 
 
 async def test_a_correction_that_fails_leaves_nothing_and_is_recorded(journal: SqlJournal) -> None:
-    """What a failing command did is undone; the failure is a fact, and the next try waits."""
+    """The writes of a failing command are rolled back; the failure is a fact, and the next attempt waits."""
 
     def broken(observation: Observation) -> Iterable[Drift]:
         return [replace(each, correction=Command(fail, aggregate=(Counter, "c"))) for each in _found(observation)]
@@ -287,7 +287,7 @@ def _found(observation: Observation) -> list[Drift]:
 
 
 async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: SqlJournal) -> None:
-    """An action outside of the store is declared first, so nobody else makes it; when its lease ends it is repeated."""
+    """An action outside of the store is declared first, so nobody else makes it; it is repeated after its lease."""
     damaged = Drift(subject="read model", kind=DriftKind.DIFFERENT, correction=Rebuild())
     rule = replace(counter_is_behind, name="damage", function=lambda _: [damaged])
     killed, again = NoActions(failing=True), NoActions()
@@ -307,7 +307,7 @@ async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: 
 
 
 def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit
-    """Make the unit that gives a step of a run up, so that people have to decide."""
+    """Return the unit in which a step of a run is given up, so that people have to decide."""
 
     def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
         record = tx.record(run_id)
@@ -323,7 +323,7 @@ def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit
 
 
 async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(journal: SqlJournal) -> None:
-    """What a rule decides about a run names the drift as its cause, and the drift names what was written."""
+    """An intervention by a rule names the drift as its cause, and the drift names the facts that were written."""
     await journal.commit(accept("run-1"))
     await journal.commit(_attend("run-1"))
 
@@ -342,7 +342,7 @@ async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(jo
 
 
 def stuck_rule(*, versioned: bool) -> Rule:
-    """Make a rule that wants the step of a run retried."""
+    """Return a rule that wants the step of a run retried."""
 
     def stuck(observation: Observation) -> Iterable[Drift]:
         record = observation.record("run-1")
@@ -354,7 +354,7 @@ def stuck_rule(*, versioned: bool) -> Rule:
 
 
 def _claim(position: int) -> Any:  # noqa: ANN401 - a unit
-    """Make the unit that begins another attempt of the run's step."""
+    """Return the unit that begins another attempt of the run's step."""
 
     def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
         claim = StepStarted(
@@ -372,7 +372,7 @@ def _claim(position: int) -> Any:  # noqa: ANN401 - a unit
 
 
 async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
-    """Neither a look nor a correction that was found due before touches a run while a call of it is under way."""
+    """While a call of a run is under way, neither a scan nor a correction that was due before touches the run."""
     journal = open_prepared(sqlite_url)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
@@ -389,7 +389,7 @@ async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
 
 
 async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
-    """What a rule would decide about a run is refused when anything was written to the run since it looked."""
+    """An intervention by a rule is refused when any fact was written to the run after the scan."""
     journal = open_prepared(sqlite_url)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
@@ -402,7 +402,7 @@ async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
 
 
 async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str) -> None:
-    """A rule decides about an open run only when it is known that no driver is at it."""
+    """A rule decides about an open run only when it is known that no driver works on it."""
     journal = open_prepared(sqlite_url)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
@@ -412,17 +412,17 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
 
 
 async def test_a_run_that_is_not_there_is_left_alone(sqlite_url: str) -> None:
-    """What a rule decides about a run that the journal does not know is held, and does not fail time after time."""
+    """A decision about a run that the journal does not know is held, and does not fail again and again."""
     journal = open_prepared(sqlite_url)
     (verdict,) = [verdict async for verdict in reconciler(journal).looks(stuck_rule(versioned=True))]
     assert [*verdict.held.values()] == ["there is no such run"]
     await journal.close()
 
 
-# ---- what is no answer
+# ---- answers that are invalid
 
 
-def _nothing(_: Observation) -> Any:  # noqa: ANN401 - on purpose not what a rule returns
+def _nothing(_: Observation) -> Any:  # noqa: ANN401 - an invalid result, on purpose
     return None
 
 
@@ -473,7 +473,7 @@ def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
     ],
 )
 async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: Any, said: str) -> None:  # noqa: ANN401 - a rule
-    """Whatever a rule does instead of answering, it could not look, and what it had found does not count."""
+    """A rule with an invalid answer could not scan, and the drift that it found before does not count."""
     journal = open_prepared(sqlite_url)
     try:
         policy = replace(counter_is_behind.policy, timeout_ms=200 if "answered" in said else 60_000)
@@ -486,7 +486,7 @@ async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: An
 
 
 async def test_a_rule_reads_what_is_new_from_where_the_last_look_ended(journal: SqlJournal) -> None:
-    """The position in the notification log is kept with the look, and not when the rule could not look."""
+    """The position in the notification log is recorded with the scan, and not when the rule could not scan."""
     read: list[list[int]] = []
 
     async def reading(observation: Observation) -> list[Drift]:

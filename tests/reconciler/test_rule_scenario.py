@@ -1,4 +1,4 @@
-"""The kit that tests drift rules: what it does is what the commands do, in virtual time."""
+"""Test the kit for drift rules: it behaves like the commands, in virtual time."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -39,7 +39,7 @@ class Lamp(Aggregate):
 
     @event("Switched")
     def switch(self, cause: str) -> None:  # noqa: ARG002 - kept in the event
-        """Turn it on."""
+        """Turn the lamp on."""
         self.on = True
 
 
@@ -55,12 +55,12 @@ async def say_sorry(tried: Attempted[str, None], call: Call) -> None:
 
 @effect
 async def call_the_office(name: str, call: Call) -> None:
-    """Call somebody else."""
+    """Call the office."""
 
 
 @call_the_office.compensation
 async def hang_up(tried: Attempted[str, None], call: Call) -> None:
-    """End it."""
+    """End the call."""
 
 
 calling = Saga("calling", str, call_somebody, call_the_office)
@@ -95,7 +95,7 @@ def apologies_are_made(observation: Observation) -> Iterator[Drift]:
 
 
 def test_each_reconciliation_is_later_than_the_last() -> None:
-    """What needs two looks apart is held by the first and corrected by the second; looking alone counts for nothing."""
+    """A drift that needs two scans is held by the first and corrected by the second; `look` does not count."""
     with Scenario(calling) as scenario:
         rule = RuleScenario(lamps_are_on, scenario.given(Lamp("hall")))
         before = scenario.journal.notifications_blocking()
@@ -109,7 +109,7 @@ def test_each_reconciliation_is_later_than_the_last() -> None:
 
 
 def test_what_could_not_be_looked_at_is_raised() -> None:
-    """A test sees the rule's own reason, whether anything is recorded or not."""
+    """A test receives the rule's own reason, for both methods."""
     with Scenario(calling) as scenario:
         rule = RuleScenario(lamps_are_on, scenario)
         for looking in (rule.look, rule.reconcile):
@@ -118,7 +118,7 @@ def test_what_could_not_be_looked_at_is_raised() -> None:
 
 
 def test_a_run_that_was_decided_about_goes_on() -> None:
-    """A correction that is an operator's decision is followed by what it leads to."""
+    """After a correction that is an operator's decision, the run continues."""
     with Scenario(calling) as scenario:
         scenario.answers(call_somebody, None).answers(call_the_office, Rejected("they are closed"))
         scenario.compensation_answers(call_somebody, TimeoutError("nobody is at home")).when("Ada").needs_attention()

@@ -1,4 +1,4 @@
-"""The built-in rules about runs that have not ended, on runs of every kind."""
+"""Test the built-in rules about open runs, on runs of every kind."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,14 +37,14 @@ DAY_MS = 24 * 60 * MINUTE_MS
 
 @pytest.fixture
 def journal(shop: Shop) -> Iterator[SqlJournal]:
-    """Give the journal of the shop."""
+    """Yield the journal of the shop."""
     opened = open_journal(f"sqlite:///{shop.store}")
     yield opened
     opened.close_blocking()
 
 
 async def seen(journal: SqlJournal, name: str, registry: Registry | None, after_ms: int, **options: Any) -> Look:  # noqa: ANN401 - those of run_rules
-    """Look by a rule, some time after the last fact of all."""
+    """Scan by a rule, some time after the last fact of all."""
     (rule,) = [each for each in run_rules(registry, driver="temporal", **options) if each.name == name]
     with journal.engine.connect() as connection:
         last_ms = connection.exec_driver_sql("SELECT max(updated_ms) FROM saga_index").scalar_one()
@@ -52,7 +52,7 @@ async def seen(journal: SqlJournal, name: str, registry: Registry | None, after_
 
 
 async def test_an_exhausted_compensation_is_drift_at_once_with_a_retry(shop: Shop, journal: SqlJournal) -> None:
-    """A run that waits for people about an undo is drift by itself, and what would mend it is known."""
+    """A run that waits for people about an undo is drift at once, with a retry as its correction."""
     found = (await seen(journal, "attention", shop.project.registry, 0)).drifts
     drifts = {each.subject: each for each in found}
     stuck = drifts["order-stuck"]
@@ -107,7 +107,7 @@ def test_all_exhausted_compensations_of_a_run_are_retried_together() -> None:
 async def test_what_only_people_can_decide_is_drift_after_a_while(
     shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run of which nothing is known that would help is said when it has waited longer than the limit."""
+    """A run without a known correction is reported after it has waited longer than the limit."""
     monkeypatch.setattr("amends.reconciler.rules.runs._worth_retrying", lambda *_: False)
     registry, limit = shop.project.registry, timedelta(days=1)
     assert (await seen(journal, "attention", registry, DAY_MS // 2, attended_within=limit)).drifts == ()
@@ -117,7 +117,7 @@ async def test_what_only_people_can_decide_is_drift_after_a_while(
 
 
 async def test_what_is_due_and_not_done_is_roused_and_what_is_slow_is_said(shop: Shop, journal: SqlJournal) -> None:
-    """A run of Temporal's that nobody goes on with is roused; a call that takes too long is for people to see."""
+    """A run that Temporal should drive and does not is woken; a call that takes too long is for people to see."""
     registry = shop.project.registry
     assert (await seen(journal, "overdue", registry, 0)).drifts == ()
     found = {each.subject: each for each in (await seen(journal, "overdue", registry, 30 * MINUTE_MS)).drifts}
@@ -130,7 +130,7 @@ async def test_what_is_due_and_not_done_is_roused_and_what_is_slow_is_said(shop:
 async def test_the_facts_of_runs_that_cannot_be_overdue_yet_are_not_read(
     shop: Shop, journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of young runs the records are enough, which are read together."""
+    """For young runs the rule reads only the records, which are read together."""
     monkeypatch.setattr(journal, "facts_blocking", lambda run_id, after=0: pytest.fail(f"{run_id} after {after}"))
     look = await seen(journal, "overdue", shop.project.registry, 0)
     assert (look.count, look.drifts, look.unobservable) == (3, (), None)
@@ -151,7 +151,7 @@ _AHEAD, _ALL = {"order-hang", "order-accepted"}, {"order-hang", "order-accepted"
 async def test_a_run_whose_code_is_gone_is_named_with_what_it_lacks(
     shop: Shop, journal: SqlJournal, lost: str, runs: set[str], said: str
 ) -> None:
-    """A step, compensation or probe that is not loaded is drift of the runs that may still come to need it."""
+    """A run is drift when a step, compensation or probe that it may still need is not loaded."""
     registry = Registry(shop.project.registry.sagas.values())
     if lost == "step":
         del registry.steps["charge_card"]
@@ -164,12 +164,12 @@ async def test_a_run_whose_code_is_gone_is_named_with_what_it_lacks(
 
 
 async def test_without_modules_nobody_can_tell_what_is_served(journal: SqlJournal) -> None:
-    """Where no code is loaded at all, open runs make the rule say that it could not look."""
+    """When no code is loaded at all, open runs make the rule report that it could not scan."""
     assert "no modules are configured" in str((await seen(journal, "unserved", None, 0)).unobservable)
 
 
 def test_the_retry_of_a_refused_step_says_that_it_was_refused() -> None:
-    """The retry of a step that the participant refused gives that as its reason, and not that attempts were spent."""
+    """The retry of a refused step states the refusal as its reason, and not spent attempts."""
 
     @transaction
     def confirm(_: str, __: UnitOfWork) -> None: ...

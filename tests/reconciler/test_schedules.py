@@ -1,4 +1,4 @@
-"""Schedules as facts: what is declared, what follows by itself and from failures, and what Temporal has to be told."""
+"""Test schedules as facts: declarations, automatic schedules, failures, and the changes to Temporal."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,27 +37,27 @@ class Past:
 
     @property
     def known(self) -> Timetable:
-        """What is known."""
+        """The current timetable."""
         return self.stream.timetable
 
     def record(self, *facts: ScheduleFact) -> None:
-        """Write facts down."""
+        """Record facts."""
         for fact in facts:
             self.stream.record(fact)
 
     def declare(self, name: str = "nightly", **fields: Any) -> None:  # noqa: ANN401 - any part of a schedule
-        """Have a person declare a schedule."""
+        """Declare a schedule as a person."""
         given = {"rules": [], "every_ms": MINUTE, "task_queue": "q", **fields}
         self.record(declare(self.known, name, 0, actor="ann", **given))
 
     def follow(self, rules: dict[str, int], *, task_queue: str = "q") -> list[ScheduleFact]:
-        """Have every rule scheduled by itself."""
+        """Schedule every rule automatically."""
         facts = by_themselves(self.known, rules, 0, actor="amends dev", task_queue=task_queue)
         self.record(*facts)
         return facts
 
     def fail(self, run: str, problem: str | None = "away", name: str = "nightly") -> list[str]:
-        """Have a run fail, or not."""
+        """Record the end of a run, a failure or not."""
         facts = after_run(self.known, name, run, problem, 0, actor="schedule")
         self.record(*facts)
         return [type(each).__name__ for each in facts]
@@ -85,12 +85,12 @@ class Past:
     ],
 )
 def test_a_cron_expression_is_read(text: str, minute: Any, hour: Any, days: Any, months: Any, weekdays: Any) -> None:  # noqa: ANN401, PLR0917 - spans
-    """Fields, ranges, steps, lists and names give the times that cron would run at."""
+    """Fields, ranges, steps, lists and names give the times at which cron would run."""
     assert parse_cron(text) == (Calendar(minute, hour, days, months, weekdays),)
 
 
 def test_either_of_two_restricted_days_suffices() -> None:
-    """As in cron, a day of the month and a day of the week mean the one or the other."""
+    """As in cron, a day of the month and a day of the week mean either of the two."""
     by_day, by_weekday = parse_cron("0 0 13 * fri")
     assert (by_day.day, by_day.weekday) == ((Span(13, 13),), ALL_WEEKDAYS)
     assert (by_weekday.day, by_weekday.weekday) == (ALL_DAYS, (Span(5, 5),))
@@ -117,7 +117,7 @@ def test_either_of_two_restricted_days_suffices() -> None:
     ],
 )
 def test_what_is_no_cron_expression_is_refused(text: str, said: str) -> None:
-    """Whatever cron would not run is named in one line, with the form that it should have."""
+    """An expression that cron would refuse is refused in one line, with the valid form."""
     with pytest.raises(InputError, match=said) as refused:
         parse_cron(text)
     assert "such as '0 3 * * mon-fri'" in str(refused.value)
@@ -129,7 +129,7 @@ def test_what_is_no_cron_expression_is_refused(text: str, said: str) -> None:
     weekdays=st.sets(st.integers(0, 6), min_size=1),
 )
 def test_the_same_times_are_the_same_calendar(minutes: set[int], hours: set[int], weekdays: set[int]) -> None:
-    """Numbers written one by one, in any order, give spans that hold them and nothing else, always the same ones."""
+    """Numbers written one by one, in any order, give spans that hold exactly those numbers, always the same spans."""
     text = f"{','.join(map(str, minutes))} {','.join(map(str, hours))} * * {','.join(map(str, weekdays))}"
     (calendar,) = parse_cron(text)
     for spans, numbers in ((calendar.minute, minutes), (calendar.hour, hours), (calendar.weekday, weekdays)):
@@ -141,7 +141,7 @@ def test_the_same_times_are_the_same_calendar(minutes: set[int], hours: set[int]
     assert shortest_gap_ms(text) == gap * MINUTE
 
 
-# ---- what people decide
+# ---- decisions of people
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_the_same_times_are_the_same_calendar(minutes: set[int], hours: set[int]
     ],
 )
 def test_a_schedule_that_could_not_be_kept_is_refused(fields: dict[str, Any], said: str) -> None:
-    """Whatever is wrong with a schedule is said where it is declared."""
+    """A fault of a schedule is reported at its declaration."""
     with pytest.raises(InputError, match=said):
         Past().declare(**fields)
 
 
 def test_people_can_decide_only_about_what_is_there() -> None:
-    """A name is taken once; what is not there, or stands so already, cannot be paused, resumed or removed."""
+    """A name is taken once; an absent schedule, or one in that state already, cannot be paused, resumed or removed."""
     past = Past()
     past.declare()
     with pytest.raises(InputError, match="already; remove it first"):
@@ -187,11 +187,11 @@ def test_people_can_decide_only_about_what_is_there() -> None:
         schedule_of(past.known, "nightly")
 
 
-# ---- what happens by itself
+# ---- automatic decisions
 
 
 def test_every_rule_has_a_schedule_that_follows_it() -> None:
-    """A rule's schedule comes with it, changes with its interval, and goes with it; nothing is written otherwise."""
+    """A rule's schedule comes with it, changes with its interval, and goes with it; no other fact is written."""
     past = Past()
     assert len(past.follow({"a": MINUTE, "b": 2 * MINUTE})) == 2
     assert past.follow({"a": MINUTE, "b": 2 * MINUTE}) == []
@@ -207,7 +207,7 @@ def test_every_rule_has_a_schedule_that_follows_it() -> None:
 
 
 def test_what_follows_a_rule_follows_the_queue() -> None:
-    """A rule's schedule moves to the queue of the worker that knows the rule, once; a person's stays where it is."""
+    """A rule's schedule moves once to the queue of the worker that knows the rule; a person's schedule stays."""
     past = Past()
     past.follow({"a": MINUTE, "b": MINUTE, "c": MINUTE})
     past.declare("b")
@@ -221,7 +221,7 @@ def test_what_follows_a_rule_follows_the_queue() -> None:
 
 
 def test_what_people_decided_stands() -> None:
-    """A schedule of a person's is left as it is, and one that a person removed does not come back by itself."""
+    """A person's schedule stays unchanged, and a schedule that a person removed does not come back automatically."""
     past = Past()
     past.follow({"a": MINUTE, "b": MINUTE})
     past.declare("a", every_ms=5 * MINUTE)
@@ -235,7 +235,7 @@ def test_what_people_decided_stands() -> None:
 
 
 def test_a_schedule_is_paused_after_repeated_failure_and_not_after_the_first() -> None:
-    """Failures in a row are counted, a repeated run once, and the last that is allowed pauses; success forgets them."""
+    """Failures in a row are counted, a repeated run once; the last allowed one pauses, a success resets the count."""
     past = Past()
     past.declare(pause_after=3)
     assert past.fail("run-1") == ["ScheduleFailed"]
@@ -256,7 +256,7 @@ def test_a_schedule_is_paused_after_repeated_failure_and_not_after_the_first() -
 
 @pytest.mark.parametrize(("every_ms", "failures"), [(1_000, 3_600), (MINUTE, 60), (60 * MINUTE, 10)])
 def test_a_short_outage_does_not_pause(every_ms: int, failures: int) -> None:
-    """Unless it is said otherwise, it takes an hour of failures, and ten of them."""
+    """By default, a pause takes an hour of failures, and at least ten of them."""
     past = Past()
     past.declare(every_ms=every_ms)
     assert past.known.schedules["nightly"].declared.pause_after == failures
@@ -276,7 +276,7 @@ decisions = st.lists(
 
 
 def played(steps: list[tuple[str, Any, int]]) -> Past:
-    """Have people and rules decide what they can."""
+    """Record any valid decisions of people and rules."""
     past = Past()
     for verb, what, number in steps:
         try:
@@ -301,7 +301,7 @@ def played(steps: list[tuple[str, Any, int]]) -> Past:
 @given(steps=decisions)
 @settings(max_examples=40)
 def test_the_stream_folds_to_what_was_decided_on(steps: list[tuple[str, Any, int]]) -> None:
-    """Whatever was decided, the facts read back fold to the same schedules; snapshots as well."""
+    """After any decisions, the facts read back fold to the same schedules; so do snapshots."""
     past = played(steps)
     codec, read = EventCodec([Schedules]), None
     taken = take_snapshot(past.stream)
@@ -317,7 +317,7 @@ def test_the_stream_folds_to_what_was_decided_on(steps: list[tuple[str, Any, int
 
 @given(steps=decisions, rules=st.dictionaries(names, st.integers(1, 3).map(MINUTE.__mul__)))
 def test_following_rules_twice_changes_nothing(steps: list[tuple[str, Any, int]], rules: dict[str, int]) -> None:
-    """Whatever was decided before: afterwards a rule is scheduled, or a person removed it; once more writes nothing."""
+    """After any decisions, each rule is scheduled unless a person removed it; a second pass writes nothing."""
     past = played(steps)
     past.follow(rules)
     assert past.follow(rules) == []
@@ -343,7 +343,7 @@ def test_aligned_once_temporal_holds_what_is_declared(
     spoilt: set[str],
     foreign: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    """From whatever Temporal holds, the changes lead to exactly what is declared; then there is nothing to change."""
+    """For any content of Temporal, the changes lead to exactly the declarations; then nothing is left to change."""
     held: dict[str, Entry | None] = dict(entries("s", played(before).known))
     held |= {entry_id("s", name): None for name in spoilt}
     held |= {entry_id("s", "foreign"): None} if foreign else {}
@@ -360,14 +360,14 @@ def test_aligned_once_temporal_holds_what_is_declared(
 
 
 def test_stores_are_told_apart() -> None:
-    """A schedule's id in Temporal names its store; one of another store is nobody's business."""
+    """A schedule's id in Temporal names its store; schedules of another store are skipped."""
     assert name_of(entry_id("s-1", "nightly"), "s-1") == "nightly"
     assert name_of(entry_id("s-2", "nightly"), "s-1") is None
     assert name_of("of-somebody-else", "s-1") is None
 
 
 def test_reasons_do_not_enter_temporal() -> None:
-    """Why a schedule is paused may be a participant's words: Temporal is told where it is said."""
+    """The reason of a pause may quote a participant: Temporal receives only the command that shows it."""
     past = Past()
     past.declare()
     past.record(pause(past.known, "nightly", 0, actor="ann", reason="account 4711 is blocked"))
@@ -378,7 +378,7 @@ def test_reasons_do_not_enter_temporal() -> None:
 
 
 def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
-    """A copy that is missing or different is said, and so are failures and pauses; without an answer nothing is."""
+    """A missing or different copy is reported, and so are failures and pauses; without an answer, nothing is."""
     past = Past()
     past.declare(pause_after=2)
 
@@ -411,7 +411,7 @@ def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
     ],
 )
 def test_at_most_one_interval_is_caught_up(fields: dict[str, Any], catchup_ms: int) -> None:
-    """A run that was missed is made up for within the interval, or the ten seconds that Temporal takes at least."""
+    """A missed run is made up for within the interval, or within Temporal's minimum of ten seconds."""
     past = Past()
     past.declare(**fields)
     assert entries("s", past.known)[entry_id("s", "nightly")].catchup_ms == catchup_ms
