@@ -1,8 +1,8 @@
-"""A file for each worker of a data directory, which the worker locks for as long as it lives, for `amends doctor`.
+"""Lock a file in the data directory for as long as a worker lives, so that `amends doctor` sees which workers ended.
 
-Temporal lists a worker for up to 75 s after its last poll, also one that was killed; the kernel frees a lock at once.
-A file without a lock therefore proves that its worker has ended. A worker without a file may be alive: it uses another
-data directory or another machine, or the directory could not be written. Old files are removed when a worker starts.
+Temporal lists a worker for up to 75 s after its last poll, also one that was killed; the kernel frees a lock at once. A
+file without a lock therefore proves that its worker has ended. A worker without a file may be alive: it uses another
+data directory or another machine, or the directory is not writable. A worker that starts removes old files.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from uuid import uuid4
 __all__ = ["ended_workers", "marked_alive"]
 
 _PATTERN = "worker-*.lock"
-# Longer than Temporal lists a worker after its last poll.
+# It is longer than Temporal lists a worker after its last poll.
 _KEPT_S = 600.0
 
 
@@ -31,10 +31,10 @@ def marked_alive(folder: Path, name: str) -> Iterator[None]:
     descriptor = None
     with suppress(OSError):
         _remove_old(folder)
-        # Named without the process id, which another process may have later.
+        # The file's name does not contain the process id, because another process may get the same one later.
         file = folder / _PATTERN.replace("*", uuid4().hex)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-        # Locked before the name is in it: without a name the file says nothing.
+        # The worker locks the file before it writes its name, because readers ignore a file without a name.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, name.encode())
     try:

@@ -1,4 +1,4 @@
-"""Clocks that a driver is given: the only place where time comes from."""
+"""Clocks for drivers; a driver reads the time from its clock only."""
 
 import asyncio
 import sys
@@ -10,9 +10,9 @@ __all__ = ["Clock", "SystemClock", "VirtualClock", "elapsed_s"]
 
 
 def elapsed_s() -> float:
-    """Give seconds from some moment on, with those in which the machine was suspended, where the system counts them.
+    """Return the seconds since some fixed moment, including suspension of the machine if the system counts it.
 
-    `time.monotonic` leaves them out on Linux: after a night's sleep nothing would seem to have been late.
+    `time.monotonic` excludes suspension on Linux: after a night of sleep, no call would seem late.
     """
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -20,10 +20,10 @@ def elapsed_s() -> float:
 
 
 class Clock(Protocol):
-    """Where a driver's time comes from, and how it waits."""
+    """Tells a driver the time, and waits for it."""
 
     def now_ms(self) -> int:
-        """Give the time in milliseconds since the epoch."""
+        """Return the time in milliseconds since the epoch."""
         ...
 
     async def wait(
@@ -32,12 +32,12 @@ class Clock(Protocol):
         due_ms: int | None,
         woken: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Return when one of the pending calls has ended, that time has come, or somebody says so.
+        """Wait until one of the pending calls has ended, the time `due_ms` has come, or `woken` is done.
 
         Args:
             pending: Calls in flight.
-            due_ms: In milliseconds since the epoch; `None` for no bound. At least one of the two is given.
-            woken: Done when there is something else to look at; `None` when nobody says so.
+            due_ms: In milliseconds since the epoch; `None` for no bound. Never `None` if `pending` is empty.
+            woken: Done when the driver must read the journal again; `None` if no one wakes this driver.
         """
         ...
 
@@ -46,7 +46,7 @@ class SystemClock:
     """Wall time."""
 
     def now_ms(self) -> int:
-        """Give the time in milliseconds since the epoch."""
+        """Return the time in milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
     async def wait(
@@ -55,7 +55,7 @@ class SystemClock:
         due_ms: int | None,
         woken: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Return when one of the pending calls has ended, that time has come, or somebody says so."""
+        """Wait until one of the pending calls has ended, the time `due_ms` has come, or `woken` is done."""
         left = None if due_ms is None else max(0, due_ms - self.now_ms()) / 1000
         waited = [*pending, *([] if woken is None else [woken])]
         if waited:
@@ -65,17 +65,17 @@ class SystemClock:
 
 
 class VirtualClock:
-    """Time that passes only when there is nothing else to wait for, so that an hour's retries take no time.
+    """A clock that jumps ahead when no call is pending, so that an hour of retries takes no real time.
 
     Args:
-        start_ms: Where it begins, in milliseconds since the epoch.
+        start_ms: The first time, in milliseconds since the epoch.
     """
 
     def __init__(self, start_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = start_ms
 
     def now_ms(self) -> int:
-        """Give the time in milliseconds since the epoch."""
+        """Return the time in milliseconds since the epoch."""
         return self._now_ms
 
     async def wait(
@@ -84,7 +84,7 @@ class VirtualClock:
         due_ms: int | None,
         woken: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Wait for a call (or for being woken) as long as there is one; otherwise move on to that time at once."""
+        """Wait for a call (or for `woken`) if calls are pending; otherwise move on to `due_ms` at once."""
         if pending:
             waited = [*pending, *([] if woken is None else [woken])]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
-"""The bound within which a process that was told to stop has ended, and how its parts share that time.
+"""The time within which a stopping process ends, and how its parts share it.
 
-Every part that has to come to an end asks how much time it has left, and keeps a reserve for the parts that end after
-it: calls end first, then Temporal's workers, then the store, then the embedded server. So no part can use up the time
-of the others, and the sum is bounded in every state.
+Each part asks how much time it has left, and keeps a reserve for the parts that end after it: calls end first, then
+Temporal's workers, then the store, then the embedded server. So no part can use up the time of the others, and the
+total is bounded in every state.
 """
 
 import time
@@ -27,28 +27,28 @@ __all__ = [
 ]
 
 REST = timedelta(seconds=5)
-"""The time that stopping takes at most, in addition to the drain."""
+"""The most time that stopping takes, in addition to the drain."""
 
 LONGEST_DRAIN = timedelta(minutes=10)
-"""The longest drain that is chosen by default."""
+"""The longest default drain."""
 
 CALLS_RESERVE_S = 3.0
 """Calls in flight may end until this many seconds before the bound."""
 
 TASKS_RESERVE_S = 2.6
-"""Transactions in flight, and answers on their way to Temporal, likewise."""
+"""Transactions in flight, and answers on their way to Temporal, may end until this many seconds before the bound."""
 
 CANCEL_RESERVE_S = 2.2
-"""Calls that were cancelled, likewise."""
+"""Cancelled calls may end until this many seconds before the bound."""
 
 WORKERS_RESERVE_S = 2.0
-"""Temporal's workers, likewise."""
+"""Temporal's workers may end until this many seconds before the bound."""
 
 STORE_RESERVE_S = 1.3
-"""The store, likewise."""
+"""The store may close until this many seconds before the bound."""
 
 SERVER_RESERVE_S = 0.3
-"""The embedded server, likewise."""
+"""The embedded server may end until this many seconds before the bound."""
 
 
 def default_drain(steps: Iterable[StepDefinition]) -> timedelta:
@@ -64,7 +64,7 @@ def default_drain(steps: Iterable[StepDefinition]) -> timedelta:
 
 
 class StopDeadline:
-    """When a process that was told to stop has ended. All threads may use it.
+    """The time at which a stopping process has ended. All threads may use it.
 
     Args:
         drain: How long calls in flight may take to end before the process begins to end them.
@@ -92,19 +92,19 @@ class StopDeadline:
         return self._drain_s
 
     def begin(self) -> None:
-        """Start to count, unless that was done before."""
+        """Start to count; do nothing if counting has started already."""
         with self._lock:
             if self._at is None:
                 self._at = self._now() + self._drain_s + self._rest_s
 
     def hurry(self) -> None:
-        """Do without what is left of the drain."""
+        """End the drain now."""
         with self._lock:
             at = self._now() + self._rest_s
             self._at = at if self._at is None else min(self._at, at)
 
     def reset(self) -> None:
-        """Forget that stopping has begun: only a part had to end, and the process goes on."""
+        """Stop counting, because only a part had to end and the process goes on."""
         with self._lock:
             self._at = None
 

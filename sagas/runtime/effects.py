@@ -1,13 +1,13 @@
-"""Calls of the user's effects, compensations and probes: each ends with an outcome, in time or late.
+"""Call the user's effects, compensations and probes; each call ends with an outcome, in time or late.
 
 Theory of operation:
 
-- *Every end is data.* A function is wrapped where it runs, in a thread or on the event loop, so that whatever it raises
-  is caught there. Only the cancellation of our own caller passes, and a `KeyboardInterrupt` that a signal has raised.
+- *Every end is data.* A wrapper runs with the function, in its thread or on the event loop, and catches every exception
+  there. Only the cancellation of our own caller passes, and a `KeyboardInterrupt` that a signal has raised.
 - *The timeout starts when the function starts.* A plain `def` gets a thread before its claim (see `engine.seats`).
-- *The timeout counts while the process runs.* A process that was stopped, or an event loop that stood still, finds
-  deadlines and answers waiting at the same moment. Then answers come first: the call gets a short grace.
-- *A late answer is an answer.* A `def` whose time is over goes on in its thread, and an `async def` may ignore its
+- *The timeout counts while the process runs.* After a process was suspended, or an event loop stood still, expired
+  deadlines and answers wait at the same moment. Then answers come first: the call gets a short grace.
+- *A late answer is an answer.* A `def` goes on in its thread after its timeout, and an `async def` may ignore its
   cancellation. `Reply.later` waits for the answer of such a call; a driver settles it when it comes.
 """
 
@@ -28,24 +28,24 @@ from amends.sagas.runtime.threads import Ended, Running, Threads
 __all__ = ["Begun", "DriverAbort", "Reply", "begin_call", "guard_coroutine", "raised_by_signal"]
 
 _SLICE_S = 1.0
-# Later than this by itself no timer comes, unless the process was stopped, its loop blocked or the machine starved.
+# A timer that is later than this proves that the process was suspended, its loop blocked or the machine starved.
 _STILL_S = 0.3
 _GRACE_S = 5.0
-# How long a coroutine may take to end once it was cancelled, before it counts as one that goes on.
+# A cancelled coroutine that takes longer than this to end counts as one that goes on.
 _LEAVE_S = 1.0
 
 
 class DriverAbort(BaseException):
-    """Ends the driver and not the call: raised by test kits, never by user code."""
+    """Ends the driver and not the call; only test kits raise it, never user code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a driver learned of a call within its timeout.
+    """The result of waiting for a call until its timeout.
 
     Attributes:
         outcome: The outcome to record now.
-        later: The call, when it goes on although its time is over; `None` when it has ended.
+        later: The call, if it goes on after its timeout; `None` if it has ended.
     """
 
     outcome: Outcome
@@ -53,13 +53,13 @@ class Reply:
 
 
 class Begun:
-    """A call that has begun.
+    """A call that has started.
 
     Args:
-        registry: Where the codec of the result is found.
-        task: What is called.
+        registry: The registry that has the codec of the result.
+        task: The task to call.
         running: The function in its thread; `None` for an `async def`.
-        seats: Where the seat of an `async def` came from; `None` when it has none.
+        seats: The seats from which an `async def` has its seat; `None` if it has none.
         seat: That seat.
     """
 
@@ -90,7 +90,7 @@ class Begun:
         """Wait for the call, until its timeout at most.
 
         Returns:
-            Its outcome. Nothing that the function raises passes through, except the cancellation of the caller.
+            Its outcome. No exception of the function passes through; only the cancellation of the caller does.
         """
         timeout = self.task.operation.timeout
         try:
@@ -113,17 +113,17 @@ class Begun:
         return Reply(self._late_outcome() or expired)
 
     async def late_outcome(self) -> Outcome | None:
-        """Wait for the end of a call that went on; `None` when it tells nothing about the effect."""
+        """Wait for the end of a call that went on; return `None` if its end does not show whether the step acted."""
         await asyncio.wait({self._ended})
         return self._late_outcome()
 
     def give_up(self) -> None:
-        """Cancel what runs on the event loop; a thread goes on."""
+        """Cancel the call if it runs on the event loop; a thread goes on."""
         if self._on_loop:
             self._ended.cancel()
 
     async def _ends_within(self, bound_s: float | None) -> bool:
-        """Wait for the end, in slices that show whether this process stood still meanwhile."""
+        """Wait for the end, in slices that reveal whether this process stood still meanwhile."""
         if bound_s is None:
             await asyncio.wait({self._ended})
             return True
@@ -138,7 +138,8 @@ class Begun:
             passed_s = loop.time() - began
             left_s -= passed_s
             if passed_s - slice_s > _STILL_S:
-                # What has arrived meanwhile is not read yet. Halved, so that a slow machine does not wait for ever.
+                # The process stood still, and answers that arrived meanwhile are not read yet, so the call gets a
+                # grace. The grace is halved each time, so that a slow machine does not wait for ever.
                 left_s, grace_s = max(left_s, grace_s), grace_s / 2
         return False
 
@@ -153,7 +154,7 @@ class Begun:
         return outcome_of_error(ended.error)
 
     def _late_outcome(self) -> Outcome | None:
-        """Return what a call told that had been given up; its error may be but the trace of its cancellation."""
+        """Return the outcome of a call after its timeout; `None` if its error may only come from its cancellation."""
         if self._ended.cancelled():
             return None
         outcome = self._outcome()
@@ -165,15 +166,15 @@ class Begun:
 def begin_call(
     registry: Registry, task: Task, threads: Threads, seat: Seat | None, seats: Seats | None = None
 ) -> Begun:
-    """Begin to call an effect, its compensation or its probe.
+    """Start to call an effect, its compensation or its probe.
 
     Args:
-        registry: Where the codec of the result is found.
-        task: What to call.
-        threads: Where plain functions run.
-        seat: The seat that was taken for it, which the call releases when it has ended; `None` for an `async def` that
-            needs none.
-        seats: Where the seat of an `async def` is from; `None` when it has none.
+        registry: The registry that has the codec of the result.
+        task: The task to call.
+        threads: The threads for plain functions.
+        seat: The seat of the call, which the call releases when it has ended; `None` for an `async def` that needs
+            none.
+        seats: The seats from which an `async def` has its seat; `None` if it has none.
     """
     if not blocks(task.operation):
         return Begun(registry, task, None, seats, seat)
@@ -183,12 +184,13 @@ def begin_call(
 
 
 def _call(task: Task) -> object:
-    # The mapping of the argument is the user's code: an exception of it is an outcome like the function's own.
+    # The mapping of the argument runs here, because it is the user's code: its exception is an outcome like the
+    # function's own.
     return task.operation.function(task.argument, task.call)
 
 
 async def guard_coroutine(task: Task, work: Callable[[], Awaitable[Any]]) -> Ended:  # noqa: ARG001 - the watch reads it
-    """Return how a coroutine ended; whatever it raises is data from here on, a cancellation included.
+    """Return how a coroutine ended; every exception becomes data here, including a cancellation.
 
     `amends.sagas.runtime.loop_watch` finds this frame, and in it the call that keeps the event loop busy.
     """
@@ -199,7 +201,7 @@ async def guard_coroutine(task: Task, work: Callable[[], Awaitable[Any]]) -> End
 
 
 def raised_by_signal(error: BaseException) -> bool:
-    """Check whether an interrupt was raised by a signal to this process, and not by a statement of the user's code."""
+    """Check whether a signal to this process raised an interrupt, and not a statement in the user's code."""
     if not isinstance(error, KeyboardInterrupt) or error.__traceback__ is None:
         return False
     trace = error.__traceback__

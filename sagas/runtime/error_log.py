@@ -1,10 +1,10 @@
-"""The log of what user code raised: class, places and causes; messages and source lines only where they are asked for.
+"""The log of errors in user code: class, places and causes; messages and source lines only with `errors = "text"`.
 
 A message may quote user data, and logs travel further than the journal. So a log line names the class of an error, the
-places in code and the causes, with run, step and attempt; `amends show` prints the message, which the journal has. With
+places in code and the causes, with run, step and attempt; `amends show` prints the message from the journal. With
 `errors = "text"` messages and lines of code are in the log as well.
 
-How it can fail: a source file that is gone or was changed gives no line, or another one.
+How it can fail: for a source file that was removed or changed, the log has no line, or another one.
 """
 
 import linecache
@@ -22,11 +22,11 @@ from amends.sagas.engine.outcome import FailedAttempt
 __all__ = ["ErrorDetail", "ErrorLog"]
 
 _log = logging.getLogger("amends.errors")
-# Where nobody listens, nothing is printed: the journal has it, and the program says by itself what failed.
+# Without a handler nothing is printed, because the journal has the error and the program reports the failure anyway.
 _log.addHandler(logging.NullHandler())
 
 _SOURCE_CHARS = 200
-# Errors of Amends whose messages are made of ids, positions and names of code and servers, by class.
+# Errors of Amends, by class, whose messages contain only ids, positions and names of code and servers.
 _WITHOUT_VALUES = frozenset(
     {
         "BusyError",
@@ -54,13 +54,13 @@ class ErrorLog:
     """Writes errors to the logger `amends.errors`.
 
     Attributes:
-        detail: How much it shows.
+        detail: How much of an error the log shows.
     """
 
     detail: ErrorDetail = ErrorDetail.TYPE
 
     def failed(self, attempt: FailedAttempt) -> None:
-        """Write down that an attempt of user code failed."""
+        """Log a failed attempt of user code."""
         failed = attempt.failed
         where = f"run {attempt.run_id!r} step {attempt.node!r}: {attempt.name} {attempt.attempt} failed"
         if not failed.chain:
@@ -71,7 +71,7 @@ class ErrorLog:
             _log.warning("%s", line)
 
     def raised(self, where: str, error: BaseException) -> None:
-        """Write down that user code outside of a saga raised an error.
+        """Log an error that user code outside of a saga raised.
 
         Args:
             where: The place in words, such as `drift rule 'stock'`.
@@ -80,7 +80,7 @@ class ErrorLog:
         self.reported(where, describe(error))
 
     def reported(self, where: str, report: ErrorReport) -> None:
-        """Write down an error that was described where it was raised; as `raised`."""
+        """Log an error from its description, which was taken where the error was raised; otherwise like `raised`."""
         for line in self._lines(f"{where}: ", report.chain):
             _log.warning("%s", line)
 
@@ -104,5 +104,5 @@ class ErrorLog:
 
 
 def _source(frame: Frame) -> str:
-    """Read the line of code, as the file has it now; empty where it cannot be read."""
+    """Read the line of code from the present file; return an empty text if the file cannot be read."""
     return one_line(clean_text(linecache.getline(frame.file, frame.line), _SOURCE_CHARS))

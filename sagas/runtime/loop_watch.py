@@ -1,12 +1,12 @@
-"""Notice that the event loop stands still, name the call that keeps it, and send heartbeats meanwhile.
+"""Notice that the event loop stands still, name the call that blocks it, and send heartbeats meanwhile.
 
-Theory of operation: the loop notes the time several times a second. A thread compares. Where the loop is late, the
-thread looks at the frame that the loop's thread executes and finds the user's call in it (`guard_coroutine`). While the
-loop is late, and for a while after, the thread has heartbeats sent, so that healthy calls of this process do not count
-as lost. After 60 s of standing still it sends none: the process may be stuck for good.
+Theory of operation: the loop notes the time several times a second, and a thread compares. If the loop is late, the
+thread reads the frame that the loop's thread executes and finds the user's call in it (`guard_coroutine`). While the
+loop is late, and for a while after, the thread sends heartbeats, so that healthy calls of this process do not count as
+lost. After the loop has stood still for 60 s the thread stops sending, because the process may be stuck for good.
 
-How it can fail: a child task that a call has created is named by file and line only. A process that was stopped as a
-whole has not blocked its loop, and is not reported.
+How it can fail: for a child task that a call has created, only file and line are known. A process that was suspended as
+a whole has not blocked its loop, so the watch does not report it.
 """
 
 import asyncio
@@ -50,12 +50,12 @@ class BusyCall:
     place: str
 
     def __str__(self) -> str:
-        """Name the call for people."""
+        """Return the call in words for people."""
         return f"step {self.function} of run {self.run_id} ({self.place})"
 
 
 def busy_call(frame: FrameType | None) -> BusyCall | None:
-    """Find the user's call in a stack; `None` when no call is in it.
+    """Find the user's call in a stack; return `None` if the stack has none.
 
     Args:
         frame: The innermost frame of the event loop's thread.
@@ -76,7 +76,7 @@ class LoopWatch:
     """Watches the event loop in which it is entered.
 
     Args:
-        beat: Sends the heartbeats of this process, in the watching thread; `None` when there are none to send.
+        beat: Sends the heartbeats of this process, in the watching thread; `None` if there are none to send.
     """
 
     def __init__(self, beat: Callable[[], None] | None = None) -> None:
@@ -109,7 +109,7 @@ class LoopWatch:
         reported_s = still_s = 0.0
         while not self._ended.wait(_TICK_S):
             now = time.monotonic()
-            if now - looked > _LATE_S:  # this thread was stopped as well: the process was, or the machine is slow
+            if now - looked > _LATE_S:  # this thread stood still, too: a suspended process or a slow machine
                 self._ticked = max(self._ticked, now - _LATE_S)
             looked = now
             silent_s = now - self._ticked

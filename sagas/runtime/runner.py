@@ -1,22 +1,22 @@
 """The in-process runner: drives runs inside one process, without Temporal.
 
-It is the reference for every other driver: the same plan, `decide` and journal, an injected clock, and nothing in
-between. It carries unit tests, exhaustive verification and places where a durable scheduler is not wanted; a run that
-its process did not finish goes on with `resume`.
+It is the reference for every other driver: the same plan, `decide` and journal, an injected clock, and no other layer.
+Use it for unit tests, for exhaustive verification, and wherever you do not want a durable scheduler; `resume` continues
+a run that its process did not finish.
 
-A claim that this runner did not make is waited for until its lease ends by the runner's clock. Meanwhile the runner
-looks at the journal twice a second, so that it notices at once when another process records the answer. A run that
-another driver takes over is given up when the calls that are under way have been settled.
+The runner waits for a claim of another process until the lease ends by the runner's clock. Meanwhile it reads the
+journal twice a second, so that it soon notices when another process records the answer. If another driver takes a run
+over, the runner settles its calls in flight and then leaves the run.
 
-A store that goes away is waited for, with the outcomes of the calls in hand, so an outage uses up no attempt of a step;
-when it lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
+If the store goes away, the runner waits and keeps the outcomes of its calls, so an outage uses up no attempt of a step.
+If the outage lasts longer than the runner's patience, the call ends with `UnreachableError`, and the run stays open.
 
-A plain `def` is claimed when it has a thread. When it ends after its timeout, its answer is recorded as a late one, for
-as long as the runner is open.
+The runner claims a plain `def` only once it has a thread. While the runner is open, it records an answer after the
+timeout as a late one.
 
-A run of this driver that is opened again in this process, by such an answer or by somebody else (a worker that records
-the answer of a call from before a take-over), is driven to its end by a runner that is open on the same journal. It
-looks for none: a run that another process opens again goes on with `resume`.
+A late answer can open a closed run again. If that happens in this process, by this runner or by a worker that records
+the answer of a call from before a take-over, a runner that is open on the same journal drives the run to its end. The
+runner does not search for such runs: use `resume` for a run that another process opened again.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class _Stepped(NamedTuple):
     Attributes:
         record: The run.
         tasks: Calls that were claimed.
-        waits: Why the deployed code cannot do the rest of what is due.
+        waits: The reasons why the deployed code cannot do the rest of the due work.
     """
 
     record: RunRecord
@@ -93,7 +93,7 @@ _Step = Callable[[Tx, Seating], _Stepped]
 
 @dataclass(slots=True)
 class _Drive:
-    """A run that is being driven: what makes it look at the journal, its end, and how many wait for it."""
+    """A run that the runner drives: the event that wakes it, its task, and the number of its waiters."""
 
     waker: asyncio.Event
     task: asyncio.Task[RunRecord]
@@ -104,15 +104,15 @@ class Runner:
     """Runs sagas in this process.
 
     Args:
-        journal: Where facts are written.
+        journal: The store of the facts.
         registry: The sagas and steps.
-        clock: Where time comes from.
-        worker: Name under which nodes are claimed.
-        actor: Who starts runs, unless said otherwise.
-        patience: How long to wait for a store that is away.
-        threads: How many plain `def` functions run at the same time, at most.
-        errors: How much of the errors of steps goes to the log: their classes and places (`type`), or messages and
-            lines of code as well (`text`), which may quote user data.
+        clock: The clock that the runner reads.
+        worker: The name under which the runner claims nodes.
+        actor: The person or program that starts runs, unless a call names another.
+        patience: How long to wait for an unreachable store.
+        threads: The most plain `def` functions that run at the same time.
+        errors: How much of the errors of steps the log shows: their classes and places (`type`), or messages and lines
+            of code as well (`text`), which may quote user data.
     """
 
     def __init__(
@@ -152,13 +152,13 @@ class Runner:
         clock: Clock | None = None,
         threads: int = _THREADS,
     ) -> Self:
-        """Make a runner with a store of its own, to be used as `async with Runner.open(...) as runner`.
+        """Return a runner with a store of its own, for use as `async with Runner.open(...) as runner`.
 
         Args:
             sagas: The sagas.
-            store_url: The store, as an SQLAlchemy URL; by default one in memory.
-            clock: Where time comes from.
-            threads: How many plain `def` functions run at the same time, at most.
+            store_url: The store, as an SQLAlchemy URL; by default an in-memory store.
+            clock: The clock that the runner reads.
+            threads: The most plain `def` functions that run at the same time.
 
         Raises:
             DefinitionError: The sagas have a fault.
@@ -193,13 +193,13 @@ class Runner:
         Args:
             saga: The saga.
             input: Its input.
-            id: Id of the run; the same id and input give the same run. `None` makes a new one.
+            id: Id of the run; a call with the same id and input returns the same run. `None` for a new id.
 
         Raises:
-            InputError: The id or the input cannot be accepted.
-            StartConflictError: The id is taken by another saga or another input.
-            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
-            UnreachableError: The store was away for longer than the runner waits; a run that is accepted stays open.
+            InputError: The id or the input is not valid.
+            StartConflictError: A run of another saga or with another input has the id.
+            CannotContinueError: The loaded code cannot continue the run, which stays open.
+            UnreachableError: The store was away for longer than the runner's patience; an accepted run stays open.
         """
         run_id = id or uuid4().hex
         start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
@@ -209,25 +209,25 @@ class Runner:
             self._protocol.accept(tx, start, now_ms)
             return self._step(tx, run_id, now_ms, seating)
 
-        if run_id in self._drives:  # whether it is the same start is still to be seen
+        if run_id in self._drives:  # another call drives this id: check that it is the same start
             await self._commit(lambda tx: self._protocol.accept(tx, start, now_ms), run_id)
         return RunResult(await self._shared(run_id, begin))
 
     async def resume(self, run_id: str) -> RunResult:
         """Drive a run that was accepted earlier to its end.
 
-        Claims of a process that is gone are waited for until they end by themselves.
+        If another process holds a claim and is gone, the runner waits until the claim's lease ends.
 
         Raises:
             NotFoundError: There is no such run.
-            CannotContinueError: The code that is loaded cannot continue the run, which stays open.
+            CannotContinueError: The loaded code cannot continue the run, which stays open.
         """
         return RunResult(await self._resumed(run_id))
 
     async def resume_all(self) -> list[RunResult]:
-        """Drive every unfinished run of this driver to its end, one after the other.
+        """Drive every unfinished run of this driver to its end, one by one.
 
-        A run that the loaded code cannot continue is given as it stands, open, and a warning is logged.
+        The result contains a run that the loaded code cannot continue as it is, open; the runner logs a warning.
         """
         finished: list[RunResult] = []
         last: str | None = None
@@ -244,20 +244,20 @@ class Runner:
             return await self.result(run_id)
 
     async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
-        """Write down what an operator decided about a run.
+        """Append the decision of an operator about a run.
 
-        A run that this runner drives at the moment takes notice at once; another one goes on with `resume`.
+        A run that this runner drives now goes on at once; use `resume` for any other run.
 
         Args:
             run_id: The run.
-            intervention: What was decided.
-            position: Position of the run that the operator looked at; `None` when it does not matter.
+            intervention: The decision.
+            position: Position of the run that the operator saw; `None` to accept any position.
 
         Raises:
             NotFoundError: There is no such run.
-            RefusedError: It does not fit the run; nothing was written.
-            BusyError: The node is being worked on; nothing was written.
-            InputError: Reason, evidence or output are missing or wrong; nothing was written.
+            RefusedError: The decision does not fit the run; nothing was written.
+            BusyError: A call of the node is in flight; nothing was written.
+            InputError: The reason, the evidence or the output is missing or wrong; nothing was written.
         """
         now_ms = self._clock.now_ms()
         self._intervening[run_id] += 1
@@ -274,16 +274,16 @@ class Runner:
         return RunResult(record)
 
     async def cancel(self, run_id: str, reason: str) -> RunResult:
-        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+        """Request the undo of a run; do nothing if the run is being undone or is undone already.
 
         Raises:
             NotFoundError: There is no such run.
-            RefusedError: It has passed its pivot, or has completed.
+            RefusedError: The run has passed its pivot, or has completed.
         """
         return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
 
     async def take_over(self, run_id: str, reason: str) -> RunResult:
-        """Drive a run of another driver to its end, which must not advance it any more.
+        """Take a run over from another driver, which must no longer advance it, and drive it to its end.
 
         Raises:
             NotFoundError: There is no such run.
@@ -297,7 +297,7 @@ class Runner:
         return await self.resume(run_id)
 
     async def result(self, run_id: str) -> RunResult:
-        """Read how a run stands.
+        """Read the present state of a run.
 
         Raises:
             NotFoundError: There is no such run.
@@ -324,7 +324,7 @@ class Runner:
         return await self._shared(run_id, lambda tx, seating: self._step(tx, run_id, now_ms, seating))
 
     async def _shared(self, run_id: str, begin: _Step) -> RunRecord:
-        """Drive a run to its end, together with whoever waits for it already; it is given up with the last of them."""
+        """Drive a run to its end, or join its present drive; the last waiter that leaves cancels the drive."""
         self._listen()
         drive = self._drives.get(run_id)
         if drive is None:
@@ -362,7 +362,7 @@ class Runner:
     async def _claim(
         self, run_id: str, unit: _Step, seating: Seating, calls: dict[asyncio.Task[Reply], Begun]
     ) -> _Stepped:
-        """Commit a unit, and begin the calls that it has claimed."""
+        """Commit a unit, and start the calls that it has claimed."""
 
         def work(tx: Tx) -> _Stepped:
             seating.begin()
@@ -379,7 +379,7 @@ class Runner:
         return step
 
     async def _settle_calls(self, calls: dict[asyncio.Task[Reply], Begun]) -> None:
-        """Write down the answers of the calls that are under way, and begin nothing new."""
+        """Settle the calls in flight, and start no new ones."""
         while calls:
             await self._wait(asyncio.Event(), [*calls], None)
             for each in [each for each in calls if each.done()]:
@@ -396,9 +396,9 @@ class Runner:
         calls: dict[asyncio.Task[Reply], Begun],
         waker: asyncio.Event,
     ) -> _Stepped:
-        """Wait for the first answer, a free thread or the next due time, and write down what follows from it."""
+        """Wait for the first answer, a free thread or the next due time, and append the facts that follow."""
         now_ms, run_id, asked = self._clock.now_ms(), record.run_id, _asked(calls)
-        # Whoever made a call settles it, also when the run is closed, or taken over, without its answer.
+        # The process that made a call settles it, even if the run was closed or taken over without its answer.
         answers_only = bool(calls) and (record.state.closed or not self._protocol.drives(record))
         if answers_only or not work_due(record, now_ms, asked, seating.queued):
             due_ms = None if answers_only else next_due_ms(decide(record.state, now_ms))
@@ -433,7 +433,7 @@ class Runner:
 
     @asynccontextmanager
     async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:
-        """Look at the journal meanwhile where somebody else may write an answer to it."""
+        """Read the journal repeatedly while the context lasts, if another process may write an answer to the run."""
         claimed = {name for name, at in record.state.nodes.items() if at.status in _CLAIMED}
         if record.epoch == 1 and claimed <= {task.node for task in own}:
             yield
@@ -454,7 +454,7 @@ class Runner:
                     waker.set()
 
     def _listen(self) -> None:
-        """Be told of runs that are opened again, from the first use on; a runner that nobody holds is not kept."""
+        """Subscribe to runs that are opened again, on first use; the subscription does not keep the runner alive."""
         loop = asyncio.get_running_loop()
         if self._closed or self._listening is loop:
             return
@@ -463,7 +463,7 @@ class Runner:
         def tell(record: RunRecord) -> None:
             wake = method()
             if wake is not None and drives(record):
-                with suppress(RuntimeError):  # the loop was closed, and with it everybody who waited there
+                with suppress(RuntimeError):  # the loop was closed, so no call waits there
                     loop.call_soon_threadsafe(wake, record)
 
         self._unlisten()
@@ -471,25 +471,25 @@ class Runner:
         weakref.finalize(self, self._unlisten)
 
     def _wake(self, record: RunRecord) -> None:
-        """Drive a run that was opened again; what an operator decided with this runner goes on with `resume`."""
+        """Drive a run that was opened again, unless this runner intervened in it; then `resume` does that."""
         if not self._closed and record.run_id not in self._intervening:
             self._begin(self._drive_again(record))
 
     async def _drive_again(self, record: RunRecord) -> None:
         try:
             while (await self._resumed(record.run_id)).state.position < record.state.position:
-                pass  # the drive was about to end, and has not seen it
+                pass  # the drive was about to end without having read the new facts
         except AmendsError as error:
             _log.warning("run %s was opened again, and is not driven: %s", record.run_id, error)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin something that is cancelled when the runner closes."""
+        """Start a task that is cancelled when the runner closes."""
         task = asyncio.create_task(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
     def _keep(self, call: Begun) -> None:
-        """Settle a call's answer when it comes, although nobody waits for it any more."""
+        """Settle a call's answer when it comes, although no caller waits for it any more."""
         if self._closed:
             return
         self._begin(self._settle_late(call))

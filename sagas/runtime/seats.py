@@ -1,7 +1,6 @@
-"""Taking seats and waiting for them, in all event loops and threads of a process.
+"""Take seats and wait for them, in all event loops and threads of a process.
 
-How it can fail: nothing here raises. Calls that wait for long are reported in the log, with the steps that hold the
-seats.
+How it can fail: no function here raises. The log reports calls that wait for long, with the steps that hold the seats.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from amends.sagas.engine.seats import Function, Seat, SeatsInUse, blocks, descri
 
 __all__ = ["Request", "Seating", "Seats", "Wanted"]
 
-# Shorter would report every burst of calls.
+# A shorter time would report every burst of calls.
 _REPORT_AFTER_S = 5.0
 _REPORT_EVERY_S = 30.0
 
@@ -35,7 +34,7 @@ class Request:
         function: The function that will be called.
         run_id: The run for which it will be called.
         granted: Called once, by any thread, with the seat.
-        since: When it began to wait, in seconds of `time.monotonic`.
+        since: The time at which it began to wait, in seconds of `time.monotonic`.
     """
 
     function: Function
@@ -45,10 +44,10 @@ class Request:
 
 
 class Seats:
-    """A number of seats, and those who wait for one.
+    """A number of seats, and the calls that wait for one.
 
     Args:
-        size: How many there are.
+        size: The number of seats.
         functions: All functions that share them.
     """
 
@@ -63,7 +62,7 @@ class Seats:
 
     @property
     def size(self) -> int:
-        """How many seats there are."""
+        """The number of seats."""
         return self._size
 
     @property
@@ -72,12 +71,12 @@ class Seats:
         return self._functions
 
     def try_take(self, function: Function, run_id: str) -> Seat | None:
-        """Take a seat at once; `None` when the function may not have one now, or others wait for theirs already."""
+        """Take a seat at once; return `None` if the function may not have one now, or if other calls wait already."""
         with self._lock:
             return None if self._waiting.get(function) else self._take(function, run_id)
 
     def request(self, request: Request) -> None:
-        """Grant a seat when the function may have one: at once, or after those that have asked earlier."""
+        """Grant a seat as soon as the function may have one: at once, or after earlier requests."""
         with self._lock:
             queue = self._waiting.setdefault(request.function, deque())
             queue.append(request)
@@ -85,7 +84,7 @@ class Seats:
         _tell(granted)
 
     def withdraw(self, request: Request) -> None:
-        """Stop waiting; nothing happens when the seat has been granted already."""
+        """Withdraw the request; do nothing if the seat has been granted already."""
         with self._lock:
             queue = self._waiting.get(request.function, deque())
             if request in queue:
@@ -94,7 +93,7 @@ class Seats:
                 self._waiting.pop(request.function, None)
 
     def release(self, seat: Seat) -> None:
-        """Give a seat to the next who waits; nothing happens when it has been released already."""
+        """Release a seat to the next waiting call; do nothing if the seat has been released already."""
         with self._lock:
             if seat not in self._taken:
                 return
@@ -104,7 +103,7 @@ class Seats:
         _tell(granted)
 
     def in_use(self) -> SeatsInUse:
-        """Return who holds seats and who waits."""
+        """Return the seats that are held and the calls that wait."""
         now = time.monotonic()
         with self._lock:
             waiting = {function: len(queue) for function, queue in self._waiting.items() if queue}
@@ -112,7 +111,7 @@ class Seats:
             return SeatsInUse(self._size, tuple(self._taken), waiting, longest, now)
 
     def report_due(self) -> bool:
-        """Check whether it is time to report that calls wait; true once in a while only."""
+        """Check whether to report now that calls wait; true only once in a while."""
         now = time.monotonic()
         with self._lock:
             if now < self._report_at:
@@ -121,7 +120,7 @@ class Seats:
             return True
 
     def waited_s(self, function: Function) -> float:
-        """Return for how long the oldest waiting call of a function has waited; 0 when none waits."""
+        """Return how long the oldest waiting call of a function has waited, in seconds; 0 if none waits."""
         with self._lock:
             queue = self._waiting.get(function)
             return time.monotonic() - queue[0].since if queue else 0.0
@@ -135,7 +134,7 @@ class Seats:
         return seat
 
     def _grant(self) -> list[tuple[Request, Seat]]:
-        """Give free seats to those who wait, the one that has waited longest first."""
+        """Grant free seats to the waiting calls, the one that has waited longest first."""
         granted: list[tuple[Request, Seat]] = []
         for function in sorted(self._waiting, key=lambda each: self._waiting[each][0].since):
             queue = self._waiting[function]
@@ -147,22 +146,22 @@ class Seats:
 
 
 def _tell(granted: Iterable[tuple[Request, Seat]]) -> None:
-    """Hand the seats over; outside of the lock, since the receiver may use the seats at once."""
+    """Deliver the granted seats; outside of the lock, because the receiver may use the seats at once."""
     for request, seat in granted:
         request.granted(seat)
 
 
 class Wanted:
-    """A seat that is waited for.
+    """A seat for which a call waits.
 
     Args:
-        seats: Where it is from.
+        seats: The seats from which it comes.
         function: The function that will be called.
         run_id: The run for which it will be called.
 
     Attributes:
-        function: As given.
-        granted: Done with the seat once there is one.
+        function: The function that will be called.
+        granted: The future of the seat.
     """
 
     def __init__(self, seats: Seats, function: Function, run_id: str) -> None:
@@ -175,7 +174,7 @@ class Wanted:
         self._report = None if self.granted.done() else self._loop.call_later(_REPORT_AFTER_S, self._complain)
 
     def withdraw(self) -> None:
-        """Stop waiting; a seat that was granted is released."""
+        """Stop waiting; release the seat if it was granted."""
         self._seats.withdraw(self._request)
         if self.granted.done() and not self.granted.cancelled():
             self._seats.release(self.granted.result())
@@ -184,10 +183,10 @@ class Wanted:
             self._report.cancel()
 
     def _grant(self, seat: Seat) -> None:
-        """Hand the seat over, from any thread."""
+        """Deliver the seat, from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._take, seat)
-        except RuntimeError:  # the loop has ended, and with it whoever waited
+        except RuntimeError:  # the loop has ended, so no call waits
             self._seats.release(seat)
 
     def _take(self, seat: Seat) -> None:
@@ -205,13 +204,13 @@ class Wanted:
 
 
 class Seating:
-    """The seats of one run: taken in the unit that claims its calls, or waited for.
+    """The seats of one run: the unit that claims its calls takes them, or waits for them.
 
-    A unit may be executed more than once before it commits, by the committer's thread; `begin` gives back what an
+    The committer's thread may execute a unit more than once before it commits; `begin` returns the seats that an
     earlier execution took.
 
     Args:
-        registry: Where the functions are found.
+        registry: The registry that has the functions.
         seats: The threads of the process.
         run_id: The run.
     """
@@ -231,22 +230,22 @@ class Seating:
 
     @property
     def pending(self) -> tuple["asyncio.Future[Seat]", ...]:
-        """Futures of the seats that are waited for."""
+        """Futures of the seats for which calls wait."""
         return tuple(wanted.granted for wanted in self._wanted.values() if not wanted.granted.done())
 
     def begin(self) -> None:
-        """Begin a unit, perhaps not for the first time."""
+        """Start a unit, perhaps not for the first time."""
         self._release_taken()
         self._refused.clear()
 
     def can_begin(self, node: PlanNode, direction: Direction) -> bool:
-        """Check whether a call has a seat, or needs none; takes one where there is one."""
+        """Check whether a call has a seat or needs none; take a free seat for it."""
         try:
             operation = self._registry.operation(
                 node.step, undo=direction is Direction.UNDO, probe=direction is Direction.PROBE
             )
         except MissingCodeError:
-            return True  # whoever claims it will say so
+            return True  # the claim will raise the error about the missing code
         if not blocks(operation):
             return True
         function = Function(node.step, direction)
@@ -261,7 +260,7 @@ class Seating:
         return True
 
     def seat(self, tasks: Iterable[Task]) -> list[tuple[Task, Seat | None]]:
-        """Give each call that the committed unit has claimed its seat, and queue those that found none."""
+        """Assign its seat to each call that the committed unit has claimed, and queue the calls that found none."""
         seated: list[tuple[Task, Seat | None]] = []
         for task in tasks:
             seat = self._taken.pop(task.node, None)
@@ -278,7 +277,7 @@ class Seating:
         return seated
 
     def give_up(self) -> None:
-        """Release every seat that no call uses, and wait for none."""
+        """Release every seat that no call uses, and withdraw all requests."""
         self._release_taken()
         while self._wanted:
             self._wanted.popitem()[1].withdraw()

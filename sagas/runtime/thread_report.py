@@ -1,7 +1,7 @@
-"""A file in which a worker says that calls wait for threads, for `amends doctor`.
+"""Report in a file that calls of a worker wait for threads, so that `amends doctor` sees it.
 
-The file is renewed while calls wait and removed afterwards; one that is older than half a minute is left from a worker
-that was killed, and says nothing. How it can fail: the directory is missing or cannot be written; then only the log
+The worker renews the file while calls wait and removes it afterwards. A file older than half a minute comes from a
+killed worker, and readers ignore it. How it can fail: the directory is missing or cannot be written; then only the log
 reports the waiting.
 """
 
@@ -22,7 +22,7 @@ _PATTERN = "threads-*.txt"
 
 
 def reports(folder: Path) -> dict[str, str]:
-    """Read what the workers of a data directory report, by the process id of the worker."""
+    """Read the reports of the workers of a data directory, by the process id of the worker."""
     found: dict[str, str] = {}
     for file in sorted(folder.glob(_PATTERN)):
         with suppress(OSError):
@@ -32,7 +32,7 @@ def reports(folder: Path) -> dict[str, str]:
 
 
 async def keep_report(folder: Path, pid: int, in_use: Callable[[], SeatsInUse]) -> None:
-    """Report while calls wait for threads, until cancelled.
+    """Write the report while calls wait for threads, until cancelled.
 
     Args:
         folder: The data directory.

@@ -1,10 +1,9 @@
-"""Threads for plain `def` functions: as many as there are seats, and none of them keeps the process from ending.
+"""Threads for plain `def` functions: one for each seat, and none of them keeps the process from ending.
 
 A thread cannot be stopped. One whose call has timed out goes on, keeps its seat, and still delivers its answer. Threads
-are daemons: a process that ends does not wait for them, and loses what they would have answered.
+are daemons: a process that ends does not wait for them, and loses their answers.
 
-How it can fail: when the event loop has ended before the function has, nobody is left to take the answer; a line in the
-log says so.
+How it can fail: if the event loop ends before the function does, the answer is lost; a line in the log reports that.
 """
 
 import asyncio
@@ -27,11 +26,11 @@ _log = logging.getLogger("amends.worker")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a function ended, as data: no error of a user's function travels through a future by being raised.
+    """How a function ended, as data: a user's error is never raised through a future.
 
     Attributes:
-        value: What it returned.
-        error: What it raised, of any class; `None` when it returned.
+        value: The function's result.
+        error: The exception that it raised, of any class; `None` if it returned.
     """
 
     value: object = None
@@ -40,7 +39,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A function that has been handed to a thread.
+    """A function that a thread runs or will run.
 
     Attributes:
         started: Done when the function starts.
@@ -55,7 +54,7 @@ class Threads:
     """Runs plain functions in threads of its own.
 
     Args:
-        seats: Who may use how many of them.
+        seats: The seats; they decide which function may use how many threads.
     """
 
     def __init__(self, seats: Seats) -> None:
@@ -67,10 +66,10 @@ class Threads:
         self._closed = False
 
     def start(self, seat: Seat, function: Callable[..., object], *arguments: Any) -> Running:  # noqa: ANN401 - the user's
-        """Run a function in a thread; its seat is released when it has ended.
+        """Run a function in a thread, and release its seat when it has ended.
 
         Args:
-            seat: The seat that was taken for it.
+            seat: The seat that the function has taken.
             function: The function.
             arguments: Its arguments.
         """
@@ -93,7 +92,7 @@ class Threads:
         return running
 
     def close(self) -> None:
-        """Let threads that have nothing to do end, and report those that run a function; they end after it."""
+        """End idle threads, and report the threads that run a function; those end after it."""
         self._closed = True
         for seat in self.seats.in_use().held:
             _log.warning(
@@ -108,14 +107,14 @@ class Threads:
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # holds what the function was given
+            del job  # holds the function's arguments, which would live until the next call
             if self._closed:
                 return
             self._idle.release()
 
 
 def _guarded(call: Callable[[], object]) -> Ended:
-    """Return how a function ended; whatever it raises is data from here on, `SystemExit` included."""
+    """Return how a function ended; every exception becomes data here, including `SystemExit`."""
     try:
         return Ended(call())
     except BaseException as error:  # noqa: BLE001 - a user's function never ends a thread or a future by raising
