@@ -1,7 +1,7 @@
 """The users' aggregates: consistency boundaries whose state is folded from their own events.
 
-`Aggregate` is eventsourcing's aggregate with text ids. Here also lives how an aggregate's stream is called; how its
-events are stored is in `codec.py`, snapshots are in `snapshot.py`.
+`Aggregate` is eventsourcing's aggregate with text ids; it also names the stream of an aggregate. `event_codec` stores
+the events, and `snapshot` has the snapshots.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ _RESERVED_CATEGORIES = frozenset({"run", "amends"})
 
 
 def checked_aggregate_id(id: object) -> str:  # noqa: A002 - the word that aggregates use
-    """Accept an aggregate's id, or say why it cannot be one.
+    """Return an aggregate's id if it is valid.
 
     An id is 1 to 200 printable characters without white space at its ends; `/` is allowed.
 
     Raises:
-        InputError: It is not such a text.
+        InputError: The id is not such a text.
     """
     if not isinstance(id, str):
         raise InputError(f"aggregate id {shorten(id)} is {type(id).__name__}; ids are text")
@@ -47,14 +47,15 @@ def checked_aggregate_id(id: object) -> str:  # noqa: A002 - the word that aggre
 
 
 class Aggregate(BaseAggregate[str]):
-    """A consistency boundary: its commands check rules and trigger events, and only events change it.
+    """A consistency boundary: its commands check rules and trigger events, and only events change its state.
 
-    The id is the argument `id` of `__init__`, or what a static method `create_id` makes of the arguments of `__init__`.
+    The id is the argument `id` of `__init__`, or the result of a static method `create_id` that gets the arguments of
+    `__init__`.
     Parameters of `@event` methods should be annotated: their types decide how an event is read back. Do not read the
     clock, draw random numbers or do I/O inside `@event` methods, since they run again whenever the aggregate is read.
 
     A parameter with a default may be added later without an upcaster. `timestamp` of an event is wall time, for people;
-    nothing should be decided by it.
+    no decision should depend on it.
 
     Attributes:
         CATEGORY: Name of the aggregate's kind in stream names and topics; the class's name unless the class itself sets
@@ -87,7 +88,7 @@ class Aggregate(BaseAggregate[str]):
         '3/14'
     """
 
-    # Not annotated: annotations turn eventsourcing's aggregates into dataclasses.
+    # No annotation here, because annotations turn eventsourcing's aggregates into dataclasses.
     CATEGORY = ""
 
     @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Aggregate(BaseAggregate[str]):
         Attributes:
             originator_id: The aggregate's id, without its category.
             originator_version: Position in the aggregate's stream, from 1.
-            timestamp: Wall time when it happened, for people.
+            timestamp: Wall time of the event, for people.
         """
 
         originator_id: str
@@ -109,7 +110,7 @@ class Aggregate(BaseAggregate[str]):
         """The first event of an aggregate.
 
         Attributes:
-            originator_topic: Where eventsourcing finds the aggregate's class; never stored.
+            originator_topic: Topic by which eventsourcing finds the aggregate's class; never stored.
         """
 
         originator_topic: str
@@ -125,7 +126,7 @@ class Aggregate(BaseAggregate[str]):
         cls._adopt_events()
         for name, value in vars(cls).items():
             if isinstance(value, property) and isinstance(value.fset, CommandMethodDecorator):
-                # eventsourcing triggers nothing there unless ids are UUIDs.
+                # eventsourcing triggers no event in `create_id` unless ids are UUIDs.
                 raise DefinitionError(
                     f"aggregate {cls.__qualname__}: the setter of {name!r} has @event below @{name}.setter; "
                     f"put @event above @{name}.setter"
@@ -133,7 +134,7 @@ class Aggregate(BaseAggregate[str]):
 
     @classmethod
     def _adopt_events(cls) -> None:
-        # eventsourcing gives a subclass its own copy of each inherited event class, but not what it does when applied.
+        # eventsourcing gives a subclass its own copy of each inherited event class, but not the method that applies it.
         for value in tuple(vars(cls).values()):
             if isinstance(value, type) and issubclass(value, DecoratedFuncCaller) and value not in decorated_funcs:
                 decorated_funcs[value] = next(
@@ -141,17 +142,17 @@ class Aggregate(BaseAggregate[str]):
                 )
 
     def trigger_event(self, event_class: type[CanMutateAggregate[str]], **kwargs: Any) -> None:  # noqa: ANN401 - fields
-        """Decide: make an event of this aggregate and apply it.
+        """Create an event of this aggregate and apply it.
 
         A command inherited from a base class triggers the event of the aggregate's own class, so that all its events
         are in one stream.
 
         Args:
-            event_class: One of the aggregate's own event classes, or the one of a base that it inherits.
+            event_class: An event class of the aggregate, or of a base class that it inherits from.
             **kwargs: The event's fields.
 
         Raises:
-            DefinitionError: The event is another aggregate's.
+            DefinitionError: The event belongs to another aggregate.
         """
         own = vars(type(self)).get(event_class.__name__)
         if own is not event_class and not (isinstance(own, type) and issubclass(own, event_class)):
@@ -163,12 +164,12 @@ class Aggregate(BaseAggregate[str]):
 
     @classmethod
     def category(cls) -> str:
-        """Name this kind of aggregate, as streams and topics do."""
+        """Return the name of this kind of aggregate in streams and topics."""
         return str(vars(cls).get("CATEGORY") or cls.__name__)
 
     @classmethod
     def stream_of(cls, id: str) -> str:  # noqa: A002 - the word that aggregates use
-        """Name the stream of the aggregate with this id: `<category>/<id>`.
+        """Return the stream of the aggregate with this id: `<category>/<id>`.
 
         Raises:
             InputError: The text cannot be an id.

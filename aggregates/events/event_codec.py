@@ -1,13 +1,13 @@
 """Domain events and facts as stored events: topics from an allow-list, checked payloads, upcasters.
 
 Topics are Amends' own stable names, never module paths: `amends.StepSucceeded` for a fact, `StockItem.Reserved` for an
-event of an aggregate. A topic is looked up among the registered classes and nowhere else, so reading a row never
-imports anything. The payload is JSON by pydantic: all fields but the stream and the position, which have columns of
-their own, and `class_version` when it is above 1. Order of keys within user data is kept, since replaying must see what
-was seen live.
+event of an aggregate. The codec knows the topics of registered classes only, so reading a row never imports
+anything. The payload is JSON by pydantic: all fields except the stream and the position, which have columns of
+their own, and `class_version` when it is above 1. The codec keeps the order of keys within user data, so that a replay
+sees the same values as the live code did.
 
-Old events are brought up to date as in eventsourcing: an event class has `class_version = 3` and static methods
-`upcast_v1_v2(state)` and `upcast_v2_v3(state)` that change the JSON of the payload in place. Nothing here does I/O.
+Upcasters bring old events up to date as in eventsourcing: an event class with `class_version = 3` has static methods
+`upcast_v1_v2(state)` and `upcast_v2_v3(state)`, which change the JSON of the payload in place. The module is pure.
 """
 
 import json
@@ -57,7 +57,7 @@ _IN_COLUMNS = frozenset({"originator_id", "originator_version"})
 
 
 class _Stored:
-    """What facts and aggregate events have in common: a topic and a version."""
+    """The parts that facts and aggregate events share: a topic and a version."""
 
     def __init__(self, cls: type[Any], topic: str) -> None:
         version = getattr(cls, _VERSION_KEY, 1)
@@ -69,7 +69,7 @@ class _Stored:
         self.version_suffix = f',"{_VERSION_KEY}":{version}}}'.encode() if version > 1 else b""
 
     def upcaster(self, version: int) -> Callable[[dict[str, Any]], None]:
-        """Find the upcaster from a version to the next one."""
+        """Return the upcaster from a version to the next one."""
         name = f"upcast_v{version}_v{version + 1}"
         found = getattr(self.cls, name, None)
         if not callable(found):
@@ -79,13 +79,13 @@ class _Stored:
         return cast("Callable[[dict[str, Any]], None]", found)
 
     def marked(self, raw: bytes) -> bytes:
-        """Add the version to a payload, where it is above 1."""
+        """Return the payload with the version added if it is above 1."""
         if not self.version_suffix:
             return raw
         return raw[:-1] + (self.version_suffix if len(raw) > len(b"{}") else self.version_suffix[1:])
 
     def current(self, stored: StoredEvent) -> bytes:
-        """Give the payload in the form of this class's version."""
+        """Return the payload in the form of this class's version."""
         raw = stored.state
         if raw[:1] != b"{" or raw[-1:] != b"}":
             raise _damaged(stored, "its payload is not a JSON object")
@@ -125,7 +125,7 @@ class _Stored:
 
 
 class _StoredFact(_Stored):
-    """A fact: built by the core from checked parts, so it is written without a second validation."""
+    """A fact: the core builds it from checked parts, so the codec writes it without a second validation."""
 
     def __init__(self, cls: type[BaseModel], topic: str) -> None:
         if not set(cls.model_fields) >= _IN_COLUMNS:
@@ -145,7 +145,7 @@ class _StoredFact(_Stored):
 
     def read(self, stored: StoredEvent) -> Any:  # noqa: ANN401 - a fact
         raw = self.current(stored)
-        # One pass through pydantic's reader; the last of two equal keys wins, so the columns overrule the payload.
+        # The last of two equal keys wins in pydantic's reader, so the columns overrule the payload in a single pass.
         comma = b"," if len(raw) > len(b"{}") else b""
         columns = (
             f'"originator_id":{json.dumps(stored.originator_id)},"originator_version":{stored.originator_version}}}'
@@ -157,7 +157,7 @@ class _StoredFact(_Stored):
 
 
 class _StoredAggregateEvent(_Stored):
-    """An event of an aggregate: users' data, so it is read back and compared before it is accepted."""
+    """An event of an aggregate: it holds user data, so the codec reads it back and compares it before accepting it."""
 
     def __init__(self, aggregate: type[Aggregate], cls: type[CanMutateAggregate[str]], limits: Limits) -> None:
         category = aggregate.category()
@@ -177,7 +177,7 @@ class _StoredAggregateEvent(_Stored):
         self._to_json: Callable[..., bytes] = adapter.serializer.to_json
         self._from_json: Callable[..., dict[str, Any]] = adapter.validator.validate_json
         self._names = frozenset(types)
-        # The library makes the timestamp, in UTC.
+        # The library sets the timestamp, in UTC, so a user's type never describes it.
         given = [hint for name, hint in types.items() if name != _TIMESTAMP]
         self._equality_suffices = all(equality_suffices(type_adapter(hint, topic).core_schema) for hint in given)
         self._originator_topic = _topic_of(aggregate) if issubclass(cls, CanInitAggregate) else None
@@ -209,9 +209,9 @@ class _StoredAggregateEvent(_Stored):
         what = self._what(event)
         try:
             plain = self._to_plain(state, mode="json", by_alias=False, round_trip=True, warnings=False)
-        except BaseException:  # noqa: BLE001 - the first error says what is wrong
+        except BaseException:  # noqa: BLE001 - the first error explains the fault
             plain = None
-        # What JSON cannot hold, such as NaN, is named as such, and not by what became of it.
+        # The message names a value that JSON cannot hold, such as NaN, instead of its replacement.
         json_bytes(plain, what)
         found = validation_message(error) if isinstance(error, ValidationError) else text_of(error)
         raise InputError(
@@ -222,7 +222,7 @@ class _StoredAggregateEvent(_Stored):
     def _what(self, event: CanMutateAggregate[str]) -> str:
         return f"event {self.topic} of {event.originator_id!r}"
 
-    def read(self, stored: StoredEvent) -> Any:  # noqa: ANN401 - an event of the user's
+    def read(self, stored: StoredEvent) -> Any:  # noqa: ANN401 - a user's event
         stream = str(stored.originator_id)
         if not stream.startswith(self._prefix):
             raise _damaged(stored, f"it belongs into a stream {self._prefix}...")
@@ -265,7 +265,7 @@ def _damaged(stored: StoredEvent, why: str) -> EventError:
 
 
 def changed_error(stored: StoredEvent) -> ChangedEventError:
-    """Return the error for a stored event that does not fit its checksum."""
+    """Return the error for a stored event that does not match its checksum."""
     problem = "the stored event was changed: it does not fit its checksum"
     notification_id = stored.id if isinstance(stored, Notification) else None
     return ChangedEventError(
@@ -274,12 +274,12 @@ def changed_error(stored: StoredEvent) -> ChangedEventError:
 
 
 class EventCodec(Mapper[str]):
-    """Writes and reads the events of registered classes; an eventsourcing mapper, so its readers can use it.
+    """Writes and reads the events of registered classes; it is a mapper of eventsourcing, so its readers can use it.
 
     An aggregate's event carries the business id; its stored stream is `<category>/<id>`. A fact carries its stream.
 
     Args:
-        aggregates: Classes whose events are known from the start; others by `register`.
+        aggregates: Classes whose events the codec knows from the start; `register` adds others.
         facts: Fact classes by name; the topic is `amends.<name>`.
         limits: Bounds of one event of an aggregate.
 
@@ -294,7 +294,7 @@ class EventCodec(Mapper[str]):
         facts: Mapping[str, type[BaseModel]] = FACTS,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        super().__init__(JSONTranscoder())  # the base wants one; nothing here uses it
+        super().__init__(JSONTranscoder())  # the base class requires one; nothing uses it
         self._limits = limits
         self._categories: dict[str, type[Aggregate]] = {}
         self._by_topic: dict[str, _StoredFact | _StoredAggregateEvent] = {}
@@ -305,7 +305,7 @@ class EventCodec(Mapper[str]):
             self.register(aggregate)
 
     def register(self, aggregate: type[Aggregate]) -> None:
-        """Put the events of an aggregate class on the allow-list; doing so again changes nothing.
+        """Add the events of an aggregate class to the allow-list; a second call changes nothing.
 
         Raises:
             DefinitionError: Another class has the same category, or a field has a type that cannot be stored.
@@ -328,7 +328,7 @@ class EventCodec(Mapper[str]):
             self._by_class[entry.cls] = entry
 
     def check(self) -> None:
-        """Make sure at start-up that every old version of every registered class can be brought up to date.
+        """Check at start-up that upcasters exist from every old version of every registered class.
 
         Raises:
             DefinitionError: An upcaster is missing.
@@ -341,7 +341,7 @@ class EventCodec(Mapper[str]):
         """Write an event.
 
         Raises:
-            InputError: It could not be read back equal, or is too large or too deep.
+            InputError: The event would not read back equal, or is too large or too deep.
             DefinitionError: Its class is not registered.
         """
         entry = self._by_class.get(type(event))
@@ -356,10 +356,10 @@ class EventCodec(Mapper[str]):
         """Read an event.
 
         Raises:
-            ChangedEventError: The row does not fit its checksum.
-            UnknownTopicError: The topic is not on the allow-list; nothing was imported.
-            NewerFactError: It was written by a newer version of its class.
-            JournalError: The row is damaged, or does not belong into its stream.
+            ChangedEventError: The row does not match its checksum.
+            UnknownTopicError: The topic is not on the allow-list; the codec imports nothing.
+            NewerFactError: A newer version of the event's class wrote it.
+            JournalError: The row is damaged, or does not belong in its stream.
             DefinitionError: An upcaster is missing.
         """
         if isinstance(stored, ChangedEvent | ChangedNotification):

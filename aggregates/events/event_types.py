@@ -1,7 +1,7 @@
-"""What the code of an aggregate says about the types of its events and attributes.
+"""Types of an aggregate's events and attributes, read from its code. Pure.
 
-eventsourcing generates an event class from the signature of each `@event` method; here its annotations become pydantic
-schemas, so that a `Decimal` that was stored as text comes back as a `Decimal`.
+eventsourcing generates an event class from the signature of each `@event` method. This module turns the annotations of
+the signature into pydantic schemas, so that a `Decimal` that was stored as text comes back as a `Decimal`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NOT_STORED = frozenset({"originator_id", "originator_version", "originator_topic
 
 
 def event_classes(aggregate: type[Aggregate]) -> dict[str, type[CanMutateAggregate[str]]]:
-    """List the event classes of an aggregate by name; the base class `Event` is none."""
+    """Return the event classes of an aggregate by name, without the base class `Event`."""
     return {
         value.__name__: value
         for name, value in vars(aggregate).items()
@@ -32,14 +32,14 @@ def event_classes(aggregate: type[Aggregate]) -> dict[str, type[CanMutateAggrega
 
 
 def event_types(event: type[CanMutateAggregate[str]]) -> dict[str, Any]:
-    """Tell the types of an event's stored fields; `Any` where an annotation is missing or cannot be resolved."""
+    """Return the types of an event's stored fields; `Any` where an annotation is missing or cannot be resolved."""
     names = [field.name for field in dataclasses.fields(event) if field.name not in NOT_STORED]  # type: ignore[arg-type]
     types = resolved_hints(event)
     return {name: types.get(name, Any) for name in names}
 
 
 def resolved_hints(cls: type) -> dict[str, Any]:
-    """Resolve the annotations of a class and its bases one by one, leaving out what cannot be resolved."""
+    """Return the resolved annotations of a class and its bases, without those that cannot be resolved."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, annotation in vars(base).get("__annotations__", {}).items():
@@ -56,23 +56,23 @@ def resolved_hints(cls: type) -> dict[str, Any]:
 def record_adapter(
     name: str, types: Mapping[str, Any], *, optional: Iterable[str] = (), what: str, open_ended: bool = False
 ) -> TypeAdapter[Any]:
-    """Build pydantic's adapter of a dictionary with typed members.
+    """Return pydantic's adapter for a dictionary with typed members.
 
     Args:
-        name: For pydantic's own messages.
+        name: Name of the dictionary's type in pydantic's own messages.
         types: Type of every member.
         optional: Members that may be absent.
-        what: What it is, for messages.
-        open_ended: Whether other members are allowed, as plain JSON.
+        what: Name of the record in messages.
+        open_ended: Whether the dictionary may have other members, as plain JSON.
 
     Raises:
-        DefinitionError: The type of a member cannot be stored; the message names the member.
+        DefinitionError: The store cannot hold the type of a member; the message names the member.
     """
     for member, hint in types.items():
         type_adapter(hint, f"{what}: {member}")
     left_out = frozenset(optional)
     members = {member: NotRequired[hint] if member in left_out else hint for member, hint in types.items()}
-    make: Any = TypedDict  # type checkers know the members of a `TypedDict`; here they are data
+    make: Any = TypedDict  # type checkers want the members of a `TypedDict` as literals; here they are data
     record = make(name, members)
     if open_ended:
         record.__pydantic_config__ = {"extra": "allow"}
@@ -80,7 +80,7 @@ def record_adapter(
 
 
 def event_defaults(aggregate: type[Aggregate], event: type[CanMutateAggregate[str]]) -> dict[str, Callable[[], Any]]:
-    """Collect what makes the defaults of fields that older stored events may lack."""
+    """Return functions that create the default values of fields that older stored events may lack."""
     found: dict[str, Callable[[], Any]] = {}
     function = decorated_funcs.get(event)
     if function is None and issubclass(event, CanInitAggregate):

@@ -1,8 +1,8 @@
-"""Snapshots of aggregates: an optimisation, never the truth.
+"""Snapshots of aggregates: an optimisation, never the truth. Pure.
 
-A snapshot is taken only when it can be restored exactly: same types, same order, nothing shared or left out. It is used
-only by the code that would have computed the same state; any change of the aggregate's class makes it void, and the
-aggregate is folded from its events again. Nothing here does I/O.
+Amends takes a snapshot only if it can be restored exactly: same types, same order, nothing shared or left out. Only
+code that would compute the same state may use it. Any change of the aggregate's class makes the snapshot void, and the
+next load folds the aggregate from its events.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Snapshot:
 
     Attributes:
         stream: The aggregate's stream.
-        position: Position of the last event that is included, from 1.
+        position: Position of the last event in it, from 1.
         key: Fingerprint of the code that computed it; see `snapshot_key`.
         state: JSON text in UTF-8; order of keys matters, so store it as it is.
     """
@@ -51,19 +51,19 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSkipped:
-    """No snapshot was taken; reading the aggregate costs as many events as it has.
+    """The reason why there is no snapshot; each load of the aggregate then folds all its events.
 
     Attributes:
-        reason: Why, in one line; worth logging once per class.
+        reason: The reason, in one line; worth logging once per class.
     """
 
     reason: str
 
 
 def take_snapshot(aggregate: Aggregate) -> Snapshot | SnapshotSkipped:
-    """Capture an aggregate's state, if what is captured can be restored exactly.
+    """Return an aggregate's state as a snapshot, if the snapshot can be restored exactly.
 
-    Types of attributes are taken from annotations of the class and from event fields of the same name; an attribute
+    The types of attributes come from annotations of the class and from event fields of the same name. An attribute
     without either must be plain JSON.
     """
     cls = type(aggregate)
@@ -90,7 +90,7 @@ def take_snapshot(aggregate: Aggregate) -> Snapshot | SnapshotSkipped:
 
 
 def restore_snapshot(cls: type[A], snapshot: Snapshot) -> A | None:
-    """Rebuild the aggregate, or give `None` when the snapshot is of other code or of no use; then fold the events."""
+    """Return the aggregate; `None` if the snapshot is of other code or unusable: then fold the events."""
     prefix = f"{cls.category()}/"
     if snapshot.key != snapshot_key(cls) or not snapshot.stream.startswith(prefix):
         return None
@@ -98,7 +98,7 @@ def restore_snapshot(cls: type[A], snapshot: Snapshot) -> A | None:
         state = _adapter(cls).validator.validate_json(snapshot.state, by_alias=True, by_name=True)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001 - whatever is wrong with it, the events are the truth
+    except BaseException:  # noqa: BLE001 - any fault makes the snapshot unusable; the events are the truth
         return None
     aggregate = object.__new__(cls)
     vars(aggregate).update(
@@ -112,7 +112,7 @@ def _adapter(cls: type[Aggregate]) -> TypeAdapter[Any]:
     known: dict[str, Any] = {}
     for event in event_classes(cls).values():
         for name, hint in event_types(event).items():
-            # Events that disagree about a name say nothing about the attribute.
+            # Events that disagree about the type of a name do not determine the attribute's type.
             known[name] = hint if known.get(name, hint) == hint else Any
     known.pop("timestamp", None)
     known.update({name: hint for name, hint in resolved_hints(cls).items() if name != "INITIAL_VERSION"})
@@ -150,10 +150,10 @@ def _immutable(value: object) -> bool:
 
 @lru_cache(maxsize=1024)
 def snapshot_key(cls: type[Aggregate]) -> str:
-    """Fingerprint the code of an aggregate class: its methods, constants, events and their fields, and its bases.
+    """Return a fingerprint of an aggregate class: its methods, constants, events with their fields, and its bases.
 
-    Functions that it calls outside its own class are not seen: when one of them changes what events do to the state,
-    change something in the class too, such as a constant.
+    The fingerprint does not cover functions outside the class. If a change in one of them alters the effect of events
+    on the state, change something in the class too, such as a constant.
     """
     found = hashlib.sha256()
     for base in cls.__mro__:
@@ -207,5 +207,5 @@ def _code_parts(code: types.CodeType) -> Iterator[str]:
 
 
 def _plain(value: object) -> str:
-    # Only what looks the same in every process; the `repr` of other objects may hold an address.
+    # Only these types have the same `repr` in every process; the `repr` of other objects may contain an address.
     return repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__qualname__

@@ -1,16 +1,15 @@
-"""What a participant remembers of an idempotency key, and what follows from it when the key comes again.
+"""Rules of the Inbox: the states of an idempotency key, and the answer when a key comes again. Pure.
 
-The rules are here, without I/O; `inbox.sql` keeps the records in the participant's own database. A key is in one of
-four states:
+`inbox.sql` keeps the records in the participant's own database. A key is in one of four states:
 
 | recorded | a call under the key | its undo |
 |---|---|---|
-| nothing | is done, or refused | leaves a tombstone: cancelled |
-| done | gets the recorded result | takes it back: cancelled |
-| refused | gets the recorded reason | has nothing to take back |
-| cancelled | is told so, and is never done | has nothing to take back |
+| nothing | is carried out, or refused | leaves a tombstone: cancelled |
+| done | gets the recorded result | reverses the operation: cancelled |
+| refused | gets the recorded reason | has nothing to reverse |
+| cancelled | gets that answer, and is never carried out | has nothing to reverse |
 
-No arrow leads out of refused and cancelled, and none back to nothing but the end of the retention.
+A key never leaves the states refused and cancelled, and returns to nothing only when its retention ends.
 """
 
 import json
@@ -28,21 +27,21 @@ __all__ = ["Answer", "Outcome", "Recorded", "answer_again", "check_key", "conten
 Outcome = Literal["done", "refused", "cancelled"]
 
 MAX_KEY_BYTES = 2_000
-"""Longest key in bytes of UTF-8: what an index of PostgreSQL holds, with room; keys of sagas take about half of it."""
+"""Longest key in bytes of UTF-8. An index of PostgreSQL takes somewhat more; keys of sagas need about half."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of the operation under a key; the same for every call under it.
+    """The outcome of the operation under a key; it is the same for every call under the key.
 
     Attributes:
-        outcome: `done`: it took effect, and that stands. `refused`: the participant said no. `cancelled`: it has no
-            effect and never will, because it was undone, before or after it arrived, or because its key was closed.
-        result: What was returned when it was done, as JSON; kept when it was undone later. `None` otherwise.
-        reason: Why it was refused; `None` otherwise.
-        operation: Name of the operation; `None` when it has never arrived.
-        cancelled_by: Key of the undo that cancelled it; `None` when there was none.
-        repeated: Whether this call only found what was recorded before it.
+        outcome: `done`: it took effect, and the effect stands. `refused`: the participant refused it. `cancelled`: it
+            has no effect and never will, because it was undone, before or after it arrived, or its key was closed.
+        result: Its result as JSON, if it took effect, even if it was undone later. `None` otherwise.
+        reason: The reason of a refusal; `None` otherwise.
+        operation: Name of the operation; `None` if it has never arrived.
+        cancelled_by: Key of the undo that cancelled it; `None` if there was none.
+        repeated: Whether this call only found the record of an earlier one.
     """
 
     outcome: Outcome
@@ -55,15 +54,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One key's record, as a row of the table holds it.
+    """One key's record: a row of the table.
 
     Attributes:
         key: The key.
-        outcome: As in `Answer`; `open` within the transaction that does the operation, and in no other.
+        outcome: As in `Answer`; `open` within the transaction that runs the operation, and in no other.
         operation: Name of the operation; `None` for a tombstone.
-        content: Canonical JSON of what was asked; `None` for a tombstone.
+        content: Canonical JSON of the request; `None` for a tombstone.
         result: Canonical JSON of the result; `None` when there is none.
-        reason: Why it was refused.
+        reason: The reason of a refusal.
         cancelled_by: Key of the undo.
     """
 
@@ -76,11 +75,11 @@ class Recorded:
     cancelled_by: str | None
 
     def answer(self, *, repeated: bool) -> Answer:
-        """Give the answer that is recorded.
+        """Return the recorded answer.
 
         Raises:
-            InputError: The transaction that does the operation was committed before its result was recorded, or the
-                operation was called from within itself.
+            InputError: The transaction of the operation was committed before its result was recorded, or the operation
+                called itself.
         """
         if self.outcome == "open":
             raise InputError(
@@ -98,15 +97,15 @@ class Recorded:
 
 
 def answer_again(recorded: Recorded, operation: str, content: str) -> Answer:
-    """Answer a call under a key that has a record.
+    """Return the answer to a call under a key that has a record.
 
     Args:
         recorded: The key's record.
-        operation: What is asked for now.
-        content: Canonical JSON of it.
+        operation: Name of the operation in this call.
+        content: Canonical JSON of this call's request.
 
     Raises:
-        KeyConflictError: Another operation or content was asked for the first time; the message shows the difference.
+        KeyConflictError: The first call had another operation or content; the message shows the difference.
         InputError: As for `Recorded.answer`.
     """
     if recorded.operation is not None and recorded.content is not None:
@@ -124,10 +123,10 @@ def answer_again(recorded: Recorded, operation: str, content: str) -> Answer:
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that cannot be kept.
+    """Check that a key can be stored.
 
     Raises:
-        InputError: It is empty, longer than 2,000 bytes, or not text that a database can store.
+        InputError: The key is empty, longer than 2,000 bytes, or not text that a database can store.
     """
     if not key or "\0" in key:
         raise InputError(f"idempotency key {shorten(key)}: give text that is not empty and has no NUL")
@@ -140,9 +139,9 @@ def check_key(key: str) -> None:
 
 
 def content_text(value: object, what: str) -> str:
-    """Write what is to be recorded as canonical JSON.
+    """Return a value that is to be recorded as canonical JSON.
 
     Raises:
-        InputError: It is not JSON; the message begins with `what` and names the place.
+        InputError: The value is not JSON; the message begins with `what` and names the place.
     """
     return json_bytes(cast("JsonValue", value), what).decode()

@@ -1,15 +1,16 @@
 """The Inbox: makes a participant idempotent, in the participant's own database and transaction.
 
 A participant is a service that sagas call over a network. A call may come twice, after its undo, or after its caller
-has given up; only the participant can tell, by the call's idempotency key. The Inbox is one table beside the service's
-own tables. What a key stands for is recorded in the transaction that does it, so a crash leaves both or neither. It
-needs SQLAlchemy and a database (SQLite or PostgreSQL), and knows nothing of sagas, Temporal or the journal.
+has given up; only the participant can recognise that, by the call's idempotency key. The Inbox is one table next to the
+service's own tables. It records the outcome of a key in the transaction that carries out the operation, so a crash
+leaves both or neither. It needs SQLAlchemy and a database (SQLite or PostgreSQL), and knows nothing of sagas, Temporal
+or the journal.
 
-How calls under one key wait for each other: the first statement of each inserts the key's row, and the unique index
-lets one through. On PostgreSQL the others wait there until its transaction has ended, and then find its result, or do
-the operation themselves if it was rolled back. At `REPEATABLE READ` and above they fail instead (a serialisation error)
-and may be repeated. On SQLite there is one writer at a time anyway; the others wait as long as the engine's timeout
-says, and then fail with "database is locked", having done nothing.
+How calls under one key wait for each other: the first statement of each call inserts the key's row, and the unique
+index lets one call through. On PostgreSQL the others wait until its transaction has ended. Then they find its result,
+or carry out the operation themselves if it was rolled back. At `REPEATABLE READ` and above they fail instead (a
+serialisation error), and the caller may repeat them. SQLite has one writer at a time anyway: the others wait up to the
+engine's timeout, and then fail with "database is locked" and without effect.
 """
 
 import time
@@ -31,7 +32,7 @@ from amends.aggregates.values.strict_json import clean_text
 __all__ = ["Inbox"]
 
 MAX_PURGED = 10_000
-"""Most keys that one purge forgets; each is a parameter of its statement, and SQLite takes 32,766 of them."""
+"""Largest number of keys that one purge removes; each is a parameter of its statement, and SQLite allows 32,766."""
 
 _INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -40,31 +41,31 @@ _INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
 
 
 class Inbox:
-    """One table that remembers what was done under which idempotency key, and what must not be done any more.
+    """One table that records the operations done under each idempotency key, and the keys that are closed for good.
 
-    Every method works in the transaction of the connection or session that it is given, and never commits: what it
-    records is committed together with the service's own changes, and an answer holds only when that commit has
-    succeeded, so commit first and reply then. A commit that fails leaves open what was stored; the same call again
-    finds out. Call the Inbox before anything else in the transaction is read, since SQLite refuses to write after
-    reading what somebody else has changed meanwhile. With an async engine use `await connection.run_sync(...)`.
+    Every method works in the transaction of its argument `bind`, and never commits: the records are committed together
+    with the service's own changes. An answer holds only after that commit has succeeded, so commit first and reply
+    then. After a failed commit it is unknown which records were stored; the same call again finds out. Call the Inbox
+    before the transaction reads anything, because SQLite refuses to write after reading data that another connection
+    has changed meanwhile. With an async engine use `await connection.run_sync(...)`.
 
-    Keys are compared as they are: where callers choose their keys themselves, put the caller's name in front.
+    Keys are compared as they are: if callers choose their own keys, prefix them with the caller's name.
 
     Args:
-        metadata: The service's own; the table is added to it and created like its others.
-        retention: How long a key is remembered at least. A call that comes later is done again, and an undo that comes
-            later undoes nothing, so it must be longer than the time from a caller's first call under a key to its last
-            one or its undo; see `amends.longest_span`.
+        metadata: The service's own metadata; the Inbox adds its table, which is created like the others.
+        retention: Shortest time for which a key is kept. A call that comes later takes effect again, and an undo that
+            comes later undoes nothing. So it must be longer than the time from a caller's first call under a key to
+            its last call or its undo; see `amends.longest_span`.
         table_name: Name of the table; one service may have several.
         schema: Schema of the table; `None` for the metadata's.
-        clock: Gives the time in seconds since the epoch; what is recorded is dated by it.
+        clock: Returns the time in seconds since the epoch, for the dates of the records.
 
     Attributes:
         table: The table, for the service's own migrations.
-        retention: As given.
+        retention: The retention.
 
     Raises:
-        InputError: The retention is not more than zero.
+        InputError: The retention is not above zero.
 
     Example:
         >>> from datetime import timedelta
@@ -126,24 +127,24 @@ class Inbox:
     def do(
         self, bind: Connection | Session, key: str, operation: str, content: object, work: Callable[[], object]
     ) -> Answer:
-        """Do an operation once, however often it is asked for.
+        """Run an operation once, for any number of calls under its key.
 
         Args:
             bind: Connection or session in the transaction that `work` writes to.
             key: The call's idempotency key.
             operation: Name of the operation, such as `charge`.
-            content: What is asked for, as JSON data and as the caller sent it: defaults filled in here would make the
-                same call another one after a deploy that adds a field.
-            work: Does it, through `bind` alone, and gives the result as JSON. It neither commits nor rolls back. It
-                may raise `Rejected` to say no: its changes are undone and the no is recorded. Any other exception
-                undoes its changes, leaves the key free and is passed on.
+            content: The request as JSON data, exactly as the caller sent it: if you fill in defaults, the same call
+                becomes a different one after a deploy that adds a field.
+            work: Runs the operation through `bind` only, and returns the result as JSON. It neither commits nor rolls
+                back. It may raise `Rejected` to refuse: its changes are undone and the refusal is recorded. Any other
+                exception undoes its changes, leaves the key free and is passed on.
 
         Returns:
-            What became of it, now or the first time.
+            The outcome of the operation, from this call or from the first one.
 
         Raises:
-            KeyConflictError: The key belongs to another operation or content; nothing was done.
-            InputError: Key, content or result cannot be recorded, or the connection commits every statement by itself.
+            KeyConflictError: The key belongs to another operation or content; the call has no effect.
+            InputError: Key, content or result cannot be recorded, or the connection is in autocommit mode.
         """
         check_key(key)
         asked = content_text(content, f"content of {operation} under key {shorten(key)}")
@@ -162,23 +163,23 @@ class Inbox:
         *,
         operation: str = "undo",
     ) -> Answer:
-        """Take back what was done under another key, or see to it that it is never done.
+        """Reverse the operation under another key, or make sure that it never runs.
 
         Args:
             bind: As for `do`.
             key: Idempotency key of the undo itself.
-            of: Key of the operation that is undone; it answers `cancelled` from now on, also when it arrives later.
-            work: Takes it back; called with the recorded result, and only when the operation was done and stands. It
-                may raise `Rejected` when that is not possible any more: then the operation stands.
+            of: Key of the operation to undo; it answers `cancelled` from now on, also when it arrives later.
+            work: Reverses the operation. It gets the recorded result, and is called only if the operation took effect
+                and stands. It may raise `Rejected` if that is no longer possible: then the operation stands.
             operation: Name of the undo.
 
         Returns:
-            What became of the undo: `done`, with the result of `work`, or with `None` when there was nothing to take
-            back; `refused`; or `cancelled`, if it was undone itself.
+            The outcome of the undo: `done`, with the result of `work`, or with `None` if there was nothing to reverse;
+            `refused`; or `cancelled`, if the undo was undone itself.
 
         Raises:
             KeyConflictError: The key belongs to another operation or to the undo of another key.
-            InputError: As for `do`; or both keys are the same.
+            InputError: As for `do`, or both keys are the same.
         """
         check_key(key)
         check_key(of)
@@ -201,46 +202,46 @@ class Inbox:
         return self._first(bind, connection, key, operation, take_back)
 
     def settle(self, bind: Connection | Session, key: str) -> Answer:
-        """Tell what became of an operation, and if nothing did, close its key, so that nothing ever will.
+        """Return the outcome of an operation; if it has none, close its key, so that it never takes effect.
 
-        This is what a probe should ask. An operation that is on its way while it is looked for would take effect after
-        the answer "it did not happen"; `settle` waits for one that is being done, and refuses one that arrives later.
+        Use this in a probe. After a plain look-up, an operation that is still on its way would take effect after the
+        answer "it did not happen". `settle` waits for a running operation, and refuses one that arrives later.
 
         Args:
             bind: As for `do`; commit before you reply.
             key: Key of the operation.
 
         Returns:
-            What became of it; `cancelled` when it had not arrived.
+            The outcome; `cancelled` if the operation had not arrived.
 
         Raises:
-            InputError: The key cannot be one, or the connection commits every statement by itself.
+            InputError: The key is invalid, or the connection is in autocommit mode.
         """
         check_key(key)
         found = self._claim(_connection_of(bind), key, "cancelled", None, None)
         return Answer("cancelled") if found is None else found.answer(repeated=True)
 
     def find(self, bind: Connection | Session, key: str) -> Answer | None:
-        """Look a key up, without any promise for the future: `None` may be wrong as soon as it is returned.
+        """Return the outcome under a key now, without a guarantee: `None` may be wrong as soon as it is returned.
 
-        For people and monitoring; what compensates or retries by the answer should `settle` instead.
+        It is for people and monitoring; code that compensates or retries because of the answer must `settle` instead.
         """
         check_key(key)
         found = self._read(_connection_of(bind), key, lock=False)
         return None if found is None else found.answer(repeated=True)
 
     def purge(self, bind: Connection | Session, *, older_than: timedelta | None = None, limit: int = 1000) -> int:
-        """Forget keys that have not changed for longer than the retention, oldest first.
+        """Remove keys that have not changed for longer than the retention, oldest first.
 
-        Call it regularly until it returns 0, each time in a transaction of its own, so that no lock is held for long.
+        Call it regularly until it returns 0, each time in a transaction of its own, so that no lock lasts long.
 
         Args:
             bind: As for `do`.
-            older_than: Age of what is forgotten; `None` for the retention, and not less than it.
-            limit: Most keys to forget in one call, 1 to 10,000.
+            older_than: Smallest age of the removed keys, at least the retention; `None` for the retention.
+            limit: Largest number of keys to remove in one call, 1 to 10,000.
 
         Returns:
-            How many keys were forgotten.
+            The number of removed keys.
 
         Raises:
             InputError: `older_than` is shorter than the retention, or `limit` is out of range.
@@ -253,7 +254,7 @@ class Inbox:
         if not 1 <= limit <= MAX_PURGED:
             raise InputError(f"purge(limit={limit}): give 1 to {MAX_PURGED}")
         columns = self.table.c
-        # Keys that are being undone right now are in use: whoever locked them changes their age.
+        # A key that an undo has locked is in use, and the undo is about to change its age.
         old = (
             select(columns.key)
             .where(columns.changed_ms < self._now_ms() - age // timedelta(milliseconds=1))
@@ -275,7 +276,7 @@ class Inbox:
         operation: str,
         work: Callable[[], object],
     ) -> Answer:
-        """Do what the key was claimed for, and record what became of it."""
+        """Run the operation that the key was claimed for, and record its outcome."""
         transaction = connection.get_transaction()
         try:
             try:
@@ -285,8 +286,8 @@ class Inbox:
                 return self._record(connection, key, operation, outcome="refused", reason=clean_text(no.reason))
             return self._record(connection, key, operation, outcome="done", result=result)
         except BaseException:
-            # Whoever catches this and commits all the same must find the key free. If `work` has committed by itself,
-            # though, nobody knows what was done, and the open row stays to say so.
+            # A caller that catches this and commits all the same must find the key free. If `work` has committed,
+            # though, its outcome is unknown, and the open row stays to show that.
             if transaction is not None and transaction.is_active:
                 with suppress(exc.SQLAlchemyError):
                     connection.execute(delete(self.table).where(self.table.c.key == key))
@@ -315,7 +316,7 @@ class Inbox:
         *,
         cancelled_by: str | None = None,
     ) -> Recorded | None:
-        """Make the key's row and return `None`, or give the row that is there, locked until the transaction ends."""
+        """Insert the key's row and return `None`, or return the existing row, locked until the transaction ends."""
         insert = _INSERT.get(connection.dialect.name)
         if insert is None:
             raise InputError(f"Inbox on {connection.dialect.name}: not supported; use SQLite or PostgreSQL")
@@ -328,7 +329,7 @@ class Inbox:
             "changed_ms": self._now_ms(),
         }
         statement = insert(self.table).values(row).on_conflict_do_nothing(index_elements=["key"])
-        # Without this SQLAlchemy does not say how many rows an insert has made on PostgreSQL.
+        # Without this option SQLAlchemy does not report the number of inserted rows on PostgreSQL.
         statement = statement.execution_options(preserve_rowcount=True)
         while True:
             if connection.execute(statement).rowcount == 1:
@@ -337,7 +338,7 @@ class Inbox:
             found = self._read(connection, key, lock=True)
             if found is not None:
                 return found
-            # It was forgotten between the two statements.
+            # A purge removed the row between the two statements.
 
     def _read(self, connection: Connection, key: str, *, lock: bool) -> Recorded | None:
         statement = select(*self._columns).where(self.table.c.key == key)
@@ -350,7 +351,7 @@ class Inbox:
 
     def _refuse_autocommit(self, connection: Connection, key: str) -> None:
         driver = connection.connection.dbapi_connection
-        # Newer versions of `sqlite3` have an `autocommit` too, which is -1 where a transaction is begun as needed.
+        # Newer versions of `sqlite3` have an `autocommit` too, which is -1 if the driver begins transactions as needed.
         if getattr(driver, "autocommit", False) is True or not getattr(driver, "in_transaction", True):
             connection.execute(delete(self.table).where(self.table.c.key == key))
             raise InputError(

@@ -1,28 +1,30 @@
-"""How facts change the state of a run.
+"""Transitions of a run: how each fact changes its state.
 
 Theory of operation: a run's state is the left fold of `evolve` over the heads of its facts, in order, beginning with
-`SagaStarted`. `NODE_TRANSITIONS` says which facts a node accepts in which status and where they lead;
-`RUN_TRANSITIONS` says the same of the run, and `WHILE` in which statuses of the run a fact about a node can come.
-Whatever is not in a table is refused with `TransitionError`, so the tables are the whole truth, and the diagrams in the
-documentation are drawn from them.
+`SagaStarted`. `NODE_TRANSITIONS` lists, for each status of a node, the facts that it accepts and the statuses
+that follow. `RUN_TRANSITIONS` does the same for the run, and `WHILE` lists the statuses of the run in which a fact
+about a node can come. `evolve` refuses every other fact with `TransitionError`. The tables are therefore complete, and
+the diagrams in the documentation are drawn from them.
 
 1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
-   A postponed one leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
-2. A turn or a close must be borne out by evidence: `SagaFailed` is refused while an effect may still act, while nothing
-   has failed (unless a cancel was requested) and behind the pivot; `SagaCompleted` while a node has not succeeded;
-   `SagaCompensated` while a node that may have acted is not accounted for; `AttentionRequested` while there is anything
-   that the run can do by itself. No code path can write them early. Nor can an effect be called failed (which means:
-   without effect) unless a probe or an operator could say so, or it is read-only; such a one is never in doubt.
-3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo, up
-   again when something behind it has to be undone after all. Cost per fact therefore does not depend on how many stages
-   lie behind. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
-4. What operators decide and what is observed late opens a closed run again (`REOPENING`): it goes on in the direction
-   that it had. A cancel that the pivot overtakes is over; the run is going forward again.
-5. Each node knows which of its keys have a definite outcome (`Answers`). A claim under such a key is refused, and so is
-   a second success or a second refusal: what is known already cannot be told as news. An answer that changes nothing
-   but this knowledge (`told_only`) is folded in every status.
+   A postponed attempt leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
+2. A turn or a close needs evidence in the state, so no code path can write it early. `evolve` refuses `SagaFailed`
+   while an effect may still act, while no node has failed (unless a cancel was requested), and behind the pivot;
+   `SagaCompleted` while a node has not succeeded; `SagaCompensated` while a node that may have acted is neither undone
+   nor declared to stay; `AttentionRequested` while the run has automatic work left. An effect can fail (which means: it
+   took no effect) only if a probe or an operator can find that out, or if it is read-only. A read-only effect is never
+   in doubt.
+3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo,
+and
+   forward again when a later stage has to be undone after all. The cost of a fact therefore does not depend on the
+   number of stages. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
+4. Decisions of operators and late effects open a closed run again (`REOPENING`); it continues in the direction that it
+   had. If the pivot succeeds after a cancel was requested, the cancel has no effect and the run goes forward again.
+5. Each node knows which of its keys have a definite outcome (`Answers`). `evolve` refuses a claim under such a key, and
+   also a second success or a second refusal. It accepts an answer that only adds to this knowledge (`told_only`) in
+   every status.
 
-Nothing here looks at user data, a clock or a random number.
+The module is pure: it reads no user data, no clock and no random number.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -82,31 +84,31 @@ _UNDO = {
     "CompensationAttemptFailed": _N.UNDO_WAITING,
     "CompensationPostponed": _N.UNDO_WAITING,
 }
-# Answers of an undo that was given up: a participant may have done, or refused, what nobody waits for any more.
+# Answers of an undo that the run gave up: the participant may have carried it out, or refused it, all the same.
 _UNDO_LATE = {"CompensationSucceeded": _N.UNDONE, "CompensationRejected": _N.UNDO_REJECTED}
-# It turns out that the step took no effect.
+# Late answers by which the step took no effect.
 _NOT_DONE = {"StepRejected": _N.REJECTED, "StepFailed": _N.FAILED}
 _LATE = {"LateEffectObserved": _N.SUCCEEDED}
-# What operators may decide: about a step, and about an undo.
+# Decisions that operators may make: about a step, and about an undo.
 _DECIDED = {"StepSkipped": _N.SKIPPED, "StepResolved": _N.SUCCEEDED}
 _RULED_OUT = {"StepRuledOut": _N.FAILED}
 _UNDO_DECIDED = {"CompensationSkipped": _N.UNDO_SKIPPED, "CompensationResolved": _N.UNDONE}
 
 NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
-    # A transaction goes from pending to its outcome in one fact; an effect declares its intent first.
+    # A transaction goes from pending to its outcome in one fact; an effect writes its intent first.
     _N.PENDING: _ATTEMPT,
-    # The same attempt may still answer; a later one may have been claimed meanwhile.
+    # The same attempt may still answer, although a worker may have claimed a later one meanwhile.
     _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != "StepStarted"},
-    # Probed or given up while waiting: another member of its stage has failed, so it is not attempted again.
+    # A waiting node is probed or given up when another member of its stage has failed: it gets no further attempt.
     _N.WAITING: {**_ATTEMPT, **_PROBED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT},
-    # Attempts are spent: the probe, if there is one, says what became of them, or a late refusal does.
+    # Attempts are spent: the probe, if there is one, or a late refusal reveals their outcome.
     _N.SPENT: {**_PROBED, **_NOT_DONE},
     _N.PROBE_WAITING: {**_PROBED, **_NOT_DONE, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
     _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
-    # Without a compensation, what became of it is for an operator to say.
+    # If the step has no compensation, an operator decides how it ends.
     _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
     _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
-    # In doubt is undone like done: the compensation gets no result and must cope with there being no effect.
+    # A node in doubt is undone like one that succeeded; its compensation gets no result and must cope with no effect.
     _N.IN_DOUBT: {
         **_UNDO,
         **_UNDO_DECIDED,
@@ -120,28 +122,28 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     _N.FAILED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
     _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != "CompensationStarted"}, **_LATE},
     _N.UNDO_WAITING: {**_UNDO, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
-    # An undo that was given up may still answer.
+    # An undo that the run gave up may still answer.
     _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, **_UNDO_LATE, **_LATE},
     _N.UNDO_EXHAUSTED: {**_UNDO_LATE, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
-    # An earlier attempt under the same key may have been done and be answered late.
+    # An earlier attempt under the same key may have taken effect and answer late.
     _N.UNDO_REJECTED: {
         "CompensationSucceeded": _N.UNDONE,
         "RetryRequested": _N.UNDO_WAITING,
         **_UNDO_DECIDED,
         **_LATE,
     },
-    # What acted after it was undone has to be undone again.
+    # A step that acts after its undo has to be undone again.
     _N.UNDONE: _LATE,
     _N.UNDO_SKIPPED: {},
 }
-"""Status of a node, then kind of fact, then the status that follows."""
+"""By status of a node and kind of fact: the status that follows."""
 
 SPENT_WITHOUT_DUE: Mapping[NodeStatus, NodeStatus] = {
     _N.WAITING: _N.SPENT,
     _N.PROBE_WAITING: _N.PROBE_SPENT,
     _N.UNDO_WAITING: _N.UNDO_SPENT,
 }
-"""Where a failed attempt leads when its fact carries no due time."""
+"""The status after a failed attempt whose fact carries no due time."""
 
 RUN_TRANSITIONS: Mapping[RunStatus, Mapping[str, RunStatus]] = {
     _R.RUNNING: {
@@ -165,7 +167,7 @@ RUN_TRANSITIONS: Mapping[RunStatus, Mapping[str, RunStatus]] = {
     _R.COMPENSATED: {},
     _R.NEEDS_ATTENTION: {"DriverTaken": _R.NEEDS_ATTENTION},
 }
-"""Status of a run, then kind of fact about the run, then the status that follows."""
+"""By status of a run and kind of fact about the run: the status that follows."""
 
 _FORWARD = frozenset({_R.RUNNING, _R.CANCELLING})
 _BACKWARD = frozenset({_R.COMPENSATING})
@@ -174,7 +176,7 @@ _ATTENTION = frozenset({_R.NEEDS_ATTENTION})
 WHILE: Mapping[str, frozenset[RunStatus]] = {
     **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
     **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
-    # A late refusal may come in any of these, but from most statuses of the node only forward.
+    # A late refusal may come in any of these statuses; most statuses of the node accept it only while going forward.
     **dict.fromkeys(_NOT_DONE, _FORWARD | _BACKWARD | _ATTENTION),
     **dict.fromkeys(_UNDO_LATE, _BACKWARD | _ATTENTION),
     "LateEffectObserved": frozenset(_R),
@@ -184,16 +186,16 @@ WHILE: Mapping[str, frozenset[RunStatus]] = {
     "StepRuledOut": _FORWARD | _BACKWARD | _ATTENTION,
     **dict.fromkeys(_UNDO_DECIDED, _BACKWARD | _ATTENTION),
 }
-"""Kind of fact about a node, then the statuses of the run in which it can come."""
+"""By kind of fact about a node: the statuses of the run in which it can come."""
 
 REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CLOSED})
-"""Facts about a node that open a closed run again: it goes on in the direction that it had."""
+"""Facts about a node that open a closed run again; the run continues in the direction that it had."""
 
 _RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
-# Answers of an undo that was begun are taken whatever stage the run is at: a late effect may have moved it.
+# Answers of an undo that has begun are accepted at every stage, because a late effect may have moved the run.
 _ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
 
-# What a fact says about a key: which part of `Answers` its generation is added to.
+# By kind of fact: the part of `Answers` to which the fact adds its generation.
 _ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("StepSucceeded", "StepResolved", "LateEffectObserved"), "acted"),
     **dict.fromkeys(("StepRejected", "StepFailed", "StepRuledOut"), "refused"),
@@ -206,11 +208,11 @@ TOLD_ONLY: Mapping[NodeStatus, frozenset[str]] = {
     _N.SKIPPED: frozenset(_NOT_DONE) | {"LateEffectObserved"},
     _N.UNDO_SKIPPED: frozenset(_NOT_DONE) | frozenset(_UNDO_LATE) | {"LateEffectObserved"},
 }
-"""Status of a node, then late answers that add to what is known of its keys and change nothing else."""
+"""By status of a node: late answers that add to the knowledge about its keys and change nothing else."""
 
 
 def begin(plan: Plan, head: Head) -> RunState:
-    """Make the state of a run that was just accepted.
+    """Return the state of a run that was just accepted.
 
     Args:
         plan: The plan that `SagaStarted` names.
@@ -225,15 +227,15 @@ def begin(plan: Plan, head: Head) -> RunState:
 
 
 def evolve(state: RunState, head: Head) -> RunState:
-    """Fold one fact into a run's state.
+    """Return the state of a run after one more fact.
 
     Args:
         state: The state at position n.
         head: The head of the fact at position n + 1.
 
     Raises:
-        TransitionError: The position is not the next, the node is not in the plan, or the transition is not in the
-            tables or not borne out by evidence.
+        TransitionError: The position is not the next one, the node is not in the plan, the transition is not in the
+            tables, or the state lacks the evidence for it.
     """
     if head.position != state.position + 1:
         raise TransitionError(f"expected the fact at position {state.position + 1}, got {head.kind} at {head.position}")
@@ -243,7 +245,7 @@ def evolve(state: RunState, head: Head) -> RunState:
 
 
 def fold(state: RunState, heads: Iterable[Head]) -> RunState:
-    """Fold the heads that follow a state, skipping those that it contains already."""
+    """Return the state after more heads, skipping heads that the state contains already."""
     for head in heads:
         if head.position > state.position:
             state = evolve(state, head)
@@ -277,14 +279,16 @@ def _evolve_node(state: RunState, head: Head) -> RunState:
 
 
 def told_only(state: RunState, head: Head) -> bool:
-    """Check whether a late answer only adds to what is known of a key: it moves no node and opens no run.
+    """Check whether a late answer only adds to the knowledge about a key: it moves no node and opens no run.
 
-    - It is about the key of a former generation, and the step or its undo was begun under another one since.
-    - An operator decided to go on without the step, or to leave what it did: the decision stands.
-    - It says that the step took no effect, and its undo has begun: the undo goes on, because it may have acted.
+    This holds in three cases:
+
+    - The answer is for the key of a former generation, and the step or its undo has begun under another one since.
+    - An operator decided to continue without the step, or to keep its effect: the decision stands.
+    - The step took no effect by the answer, and its undo has begun: the undo goes on, because the step may have acted.
 
     Args:
-        state: The run before it.
+        state: The run before the fact.
         head: The head of the fact.
     """
     node = state.node(head.node)
@@ -300,7 +304,7 @@ def told_only(state: RunState, head: Head) -> bool:
 
 
 def _known(node: NodeState, head: Head) -> str | None:
-    """Say why a fact tells, or asks, what is known of a key already."""
+    """Return why a fact repeats a known outcome of a key, or a call with a known outcome; `None` if it does not."""
     answers, generation = node.answers, head.generation
     match head.kind:
         case "StepStarted" | "CompensationStarted":
@@ -321,7 +325,7 @@ def _known(node: NodeState, head: Head) -> str | None:
 
 
 def _answered(answers: Answers, head: Head) -> Answers:
-    """Add what a fact says about its key."""
+    """Return the answers with the outcome that a fact gives its key."""
     name = _ANSWERS.get(head.kind)
     known: tuple[int, ...] = () if name is None else getattr(answers, name)
     if name is None or head.generation in known:
@@ -330,10 +334,10 @@ def _answered(answers: Answers, head: Head) -> Answers:
 
 
 def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
-    # Generations never fall: under a former one's key a participant would repeat its former answer.
+    # Generations never fall, because under a former key a participant would repeat its former answer.
     generation, undo_generation = node.generation, node.undo_generation
     if head.kind == "LateEffectObserved":
-        # What was undone before it acted is undone again, and the participant must not take that for a repetition.
+        # The new undo needs a new key, or the participant takes it for a repetition of the undo before the late effect.
         undo_generation += node.status in UNDO_STATUSES
     elif status in UNDO_STATUSES:
         undo_generation = max(undo_generation, head.generation)
@@ -345,7 +349,7 @@ def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
 
 
 def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
-    """Tell the status of the run after a fact about a node."""
+    """Return the status of the run after a fact about a node."""
     if state.closed and kind in REOPENING:
         return RunStatus.COMPENSATING if state.backward else RunStatus.RUNNING
     if state.status is RunStatus.CANCELLING and state.plan.forward_only(cursor):
@@ -354,7 +358,7 @@ def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
 
 
 def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -> str | None:
-    """Say what in the plan, or in the direction of the run, speaks against a fact that the table allows."""
+    """Return why the plan or the direction of the run forbids a fact that the table allows; `None` if neither does."""
     undoing = kind in _UNDO or kind == "CompensationExhausted"
     if undoing and plan.undo is None:
         return "has no compensation"
@@ -391,7 +395,7 @@ def _moved_cursor(state: RunState, nodes: Mapping[str, NodeState], name: str, st
 
 
 def _undo_cursor(plan: Plan, nodes: Mapping[str, NodeState], cursor: int) -> int:
-    """Step back over the stages that have nothing left to undo."""
+    """Return the cursor after stepping back over the stages that have nothing left to undo."""
     while cursor >= 0 and not any(
         member.name in nodes and open_undo(member, nodes[member.name]) for member in plan.stages[cursor].nodes
     ):
@@ -437,7 +441,7 @@ def _not_failed(state: RunState) -> str | None:
 
 
 def _not_stuck(state: RunState) -> str | None:
-    """Say what the run could still do by itself."""
+    """Return the automatic work that the run has left; `None` if it has none."""
     if state.backward:
         if state.cursor >= 0:
             return f"stage {state.cursor} can still be undone"

@@ -1,7 +1,7 @@
-"""Checksums of stored rows: a row that was changed behind the journal's back is not believed. Pure.
+"""Checksums of stored rows, which reveal a row that something other than the journal changed. Pure.
 
-A checksum covers every column that an event is made of. Each part but the last is preceded by its length, so that no
-two different rows have the same bytes.
+A checksum covers every column of an event. The length of each part but the last precedes the part, so that no two
+different rows give the same bytes.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def event_checksum(stream: str, position: int, topic: str, state: bytes) -> byte
 
 
 def snapshot_checksum(stream: str, position: int, key: str, state: bytes) -> bytes:
-    """Return the checksum of a snapshot; never the one of an event with the same columns."""
+    """Return the checksum of a snapshot; an event with the same columns has another one."""
     name = stream.encode("utf-8", "surrogatepass")
     code = key.encode("utf-8", "surrogatepass")
     prefix = b"s%d:%d:%d:" % (position, len(name), len(code))
@@ -48,20 +48,20 @@ def plan_checksum(fingerprint: str, saga: str, plan: str, recorded_at_ms: int) -
 
 
 class ChangedEvent(StoredEvent):
-    """A stored event that does not fit its checksum; no codec reads it."""
+    """A stored event that does not match its checksum; no codec reads it."""
 
 
 class ChangedNotification(Notification):
-    """A notification that does not fit its checksum; no codec reads it."""
+    """A notification that does not match its checksum; no codec reads it."""
 
 
 def read_event(stream: str, position: int, topic: str, state: bytes, checksum: bytes) -> StoredEvent:
-    """Return a row as a stored event; as a `ChangedEvent` when it does not fit its checksum."""
-    # Every event that is read passes here: nothing is called that need not be.
+    """Return a row as a stored event; as a `ChangedEvent` if it does not match its checksum."""
+    # Inlined, because every event that is read passes here and each call would cost time.
     try:
         if event_checksum(stream, position, topic, state) == checksum:
             return StoredEvent(stream, position, topic, state)
-    except TypeError:  # SQLite keeps a text where bytes belong, if it is told to
+    except TypeError:  # SQLite stores a text in a column of bytes, if someone writes one
         pass
     return ChangedEvent(stream, position, topic, state)
 
@@ -69,18 +69,18 @@ def read_event(stream: str, position: int, topic: str, state: bytes, checksum: b
 def read_notification(  # noqa: PLR0917 - the columns of a row
     stream: str, position: int, topic: str, state: bytes, checksum: bytes, id_: int
 ) -> Notification:
-    """Return a row as a notification; as a `ChangedNotification` when it does not fit its checksum."""
+    """Return a row as a notification; as a `ChangedNotification` if it does not match its checksum."""
     sound = _fits(stream, position, topic, state, checksum)
     return (Notification if sound else ChangedNotification)(stream, position, topic, state, id_)
 
 
 def snapshot_fits(stream: str, position: int, key: str, state: bytes, checksum: bytes) -> bool:
-    """Check whether a snapshot's row fits its checksum."""
+    """Check whether a snapshot's row matches its checksum."""
     return _equal(snapshot_checksum, (stream, position, key, state), checksum)
 
 
 def plan_fits(fingerprint: str, saga: str, plan: str, recorded_at_ms: int, checksum: bytes) -> bool:
-    """Check whether a plan's row fits its checksum."""
+    """Check whether a plan's row matches its checksum."""
     return _equal(plan_checksum, (fingerprint, saga, plan, recorded_at_ms), checksum)
 
 
@@ -91,5 +91,5 @@ def _fits(stream: str, position: int, topic: str, state: bytes, checksum: bytes)
 def _equal(function: Callable[..., bytes], columns: tuple[object, ...], checksum: bytes) -> bool:
     try:
         return function(*columns) == checksum
-    except (TypeError, AttributeError):  # SQLite keeps a text where a number or bytes belong, if it is told to
+    except (TypeError, AttributeError):  # SQLite stores a text in a column of numbers or bytes, if someone writes one
         return False

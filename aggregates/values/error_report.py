@@ -1,12 +1,13 @@
 """Describe any exception as data, without ever raising.
 
-Theory of operation: an exception of user code is a value that comes from outside, and as hostile as any other. Its
+Theory of operation: an exception of user code comes from outside and may be as hostile as any other value. Its
 `__str__` may raise or return no text, its class may hide `__cause__` behind a property, its chain of causes may be a
-circle, its message may be too large to copy. So this module reads exceptions by the slots of `BaseException` only,
-bounds all that it reads, and calls one piece of foreign code: `str(error)`, in one guarded place.
+circle, and its message may be too large to copy. This module therefore reads exceptions through the slots of
+`BaseException` only, bounds the amount that it reads, and calls one piece of foreign code: `str(error)`, in one guarded
+place.
 
-A report has the classes and the places of the error and of its causes. The messages are in it as well, apart from the
-rest, so that a log can leave them out: a message may quote user data, a class and a line of code do not.
+A report has the classes and the places of the error and of its causes. It keeps the messages separate, so that a log
+can leave them out: a message may quote user data; a class and a line of code do not.
 """
 
 import sysconfig
@@ -58,7 +59,7 @@ class Frame:
 
     Attributes:
         file: Path of the file.
-        line: Number of the line, from 1; 0 where it is not known.
+        line: Number of the line, from 1; 0 if unknown.
         function: Name of the function.
     """
 
@@ -76,11 +77,11 @@ class ErrorLink:
     """One exception of a chain.
 
     Attributes:
-        relation: How it relates to the one before: `raised` for the first, then `caused by`, `while handling` or
+        relation: Relation to the exception before it: `raised` for the first, then `caused by`, `while handling` or
             `in the group`.
-        error_type: Its class with the module, which is left out for Python's own.
+        error_type: Its class with the module, or without it for classes of Python itself.
         message: Its message, shortened.
-        frames: Where it came from, the place where it was raised last.
+        frames: The places that it passed; the last one raised it.
     """
 
     relation: str
@@ -128,14 +129,14 @@ def line_of(error: BaseException) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return what `str(value)` says, in one line of bounded length; never raises."""
+    """Return `str(value)` in one line of bounded length; never raises."""
     return one_line(message_of(value))
 
 
 def message_of(value: object) -> str:
-    """Return what `str(value)` says, as text of bounded length that can be stored; never raises."""
+    """Return `str(value)` as storable text of bounded length; never raises."""
     try:
-        # The slice makes a `str` of a subclass, and keeps a huge text from being copied.
+        # The slice turns an instance of a subclass into a `str`, and avoids copying a huge text.
         text = str.__getitem__(str(value), slice(0, _MESSAGE_CHARS + 1))
     except BaseException as failure:  # noqa: BLE001 - a foreign `__str__` may raise anything
         return f"no message: its __str__ raised {class_name(failure)}"
@@ -146,7 +147,7 @@ def reason_of(answer: BaseException) -> str:
     """Return the `reason` of an exception, which a subclass may have forgotten or replaced; never raises."""
     try:
         reason = getattr(answer, "reason", answer)
-    except BaseException:  # noqa: BLE001 - a property of the user's may raise anything
+    except BaseException:  # noqa: BLE001 - a user's property may raise anything
         reason = answer
     text = NO_MESSAGE if reason is None else message_of(reason)
     return NO_REASON if text == NO_MESSAGE else text
@@ -157,7 +158,7 @@ def class_name(error: BaseException, *, qualified: bool = False) -> str:
 
     Args:
         error: The exception.
-        qualified: Whether to put the module before the name of a class that is not Python's own.
+        qualified: Whether to put the module before the name, except for classes of Python itself.
     """
     cls = type(error)
     name = _slot(type, "__qualname__" if qualified else "__name__", cls)
@@ -169,12 +170,12 @@ def class_name(error: BaseException, *, qualified: bool = False) -> str:
 
 
 def is_a(error: BaseException, cls: type[BaseException]) -> bool:
-    """Check the class of an exception, whatever its `__class__` pretends; never raises."""
+    """Check the real class of an exception, even if its `__class__` claims another; never raises."""
     return type.__subclasscheck__(cls, type(error))
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Return the exceptions that a group holds, however nested, each once; any other exception by itself."""
+    """Yield the exceptions in a group at any depth, each once; for any other exception, yield only it."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()
@@ -188,12 +189,12 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def lineage(error: BaseException) -> Iterator[BaseException]:
-    """Return an exception, the members of groups, and everything that led to them, each once; never raises."""
+    """Yield an exception, the members of groups, and all their causes and contexts, each once; never raises."""
     return (each for _, each in _chain(error, _LINEAGE))
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Return the traceback of an exception, whatever its class made of the attribute; never raises."""
+    """Return the traceback of an exception, even if its class redefines the attribute; never raises."""
     trace: TracebackType | None = _slot(BaseException, "__traceback__", error)
     return trace
 
@@ -201,8 +202,8 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 # ---- reading exceptions by the slots of BaseException
 
 
-def _slot(cls: type, name: str, value: object) -> Any:  # noqa: ANN401 - whatever the slot holds
-    """Read an attribute as `cls` defines it, whatever a subclass made of it; `None` where there is none."""
+def _slot(cls: type, name: str, value: object) -> Any:  # noqa: ANN401 - a slot may hold any object
+    """Return an attribute as `cls` defines it, even if a subclass redefines it; `None` if there is none."""
     try:
         return cls.__dict__[name].__get__(value, type(value))
     except Exception:  # noqa: BLE001 - an attribute that was deleted
@@ -210,7 +211,7 @@ def _slot(cls: type, name: str, value: object) -> Any:  # noqa: ANN401 - whateve
 
 
 def _chain(error: BaseException, most: int = _LINKS) -> Iterator[tuple[str, BaseException]]:
-    """Return an exception and those that led to it, each once, the nearest first."""
+    """Yield an exception and those that led to it, each once, the nearest first."""
     waiting, seen = [("raised", error)], set[int]()
     while waiting and len(seen) < most:
         relation, each = waiting.pop(0)
@@ -229,10 +230,10 @@ def _chain(error: BaseException, most: int = _LINKS) -> Iterator[tuple[str, Base
 
 
 def _frames(error: BaseException) -> Iterator[Frame]:
-    """Return the places in code of the user's and in libraries that an exception passed: the first and the last ones.
+    """Yield the first and the last places in users' code and in libraries that an exception passed.
 
-    The outermost one is the function that we called. Code of Amends and of Python's own library is left out: it says
-    how the call was made, not what failed.
+    The outermost one is the function that Amends called. Code of Amends and of Python's own library is left out,
+    because it shows the path of the call and not the failure.
     """
     found: list[tuple[CodeType, int]] = []
     trace = traceback_of(error)

@@ -1,8 +1,7 @@
-"""The faults of a stored value in words that may travel: names of fields and kinds of faults, never a value.
+"""The faults of a stored value, described without the value: names of fields and kinds of faults only. Pure.
 
-A value that today's types refuse was accepted under the types of an earlier deploy. The text about it goes to logs and
-to Temporal, where no user data may be, so it names fields of the declared types only, and says nothing that a validator
-of the user's has written.
+Today's types may refuse a value that an earlier deploy accepted. The text about it goes to logs and to Temporal, which
+must not contain user data. So it names only fields of the declared types, and contains no text from a user's validator.
 """
 
 from collections.abc import Mapping
@@ -72,9 +71,9 @@ def _one(kind: str, place: tuple[int | str, ...], names: frozenset[str]) -> str:
     return f"{where.removeprefix('.') or 'the value'} {fault}"
 
 
-def _part(part: Any, names: frozenset[str], *, removed: bool) -> str:  # noqa: ANN401 - as pydantic gives it
+def _part(part: Any, names: frozenset[str], *, removed: bool) -> str:  # noqa: ANN401 - a part of pydantic's location
     if isinstance(part, int):
         return f"[{part}]"
-    # The name of a field that was removed is declared nowhere any more.
+    # No type declares the name of a removed field any more, so a plain short name has to do.
     known = part in names or (removed and part.isidentifier() and len(part) <= _NAME_CHARS)
     return f".{part}" if known else "[...]"

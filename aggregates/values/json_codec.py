@@ -1,9 +1,8 @@
 """Typed values as canonical JSON: how inputs and results are written, read and refused.
 
-Everything that enters the journal passes a codec here. It writes the value, reads it back, compares, and refuses what
-would come back as something else: a value that is silently changed on its way through the journal would make a
-compensation act on other data than the step did. Untyped JSON is in `strictjson.py`; its names are offered here too.
-Nothing here does I/O.
+Every value that enters the journal passes a codec of this module. The codec writes the value, reads it back, compares,
+and refuses a value that would come back different: otherwise a compensation could act on other data than its step did.
+`strict_json` has untyped JSON; this module exports its names too. The module is pure.
 """
 
 import re
@@ -57,7 +56,7 @@ _SHOWN_ERRORS = 3
 
 
 def validation_message(error: ValidationError) -> str:
-    """Say in one line what pydantic found: the first three fields, each with the value given."""
+    """Return pydantic's faults in one line: the first three fields, each with the refused value."""
     found = error.errors(include_url=False, include_context=False)
     parts = []
     for each in found[:_SHOWN_ERRORS]:
@@ -74,7 +73,7 @@ def validation_message(error: ValidationError) -> str:
 
 
 def type_adapter(type_: Any, what: str) -> TypeAdapter[Any]:  # noqa: ANN401 - any type form, as pydantic takes it
-    """Build pydantic's adapter of a type, completely.
+    """Return pydantic's adapter for a type, with its schema complete.
 
     Raises:
         DefinitionError: Pydantic has no schema for the type, or a name in it cannot be resolved.
@@ -93,17 +92,17 @@ def type_adapter(type_: Any, what: str) -> TypeAdapter[Any]:  # noqa: ANN401 - a
 
 
 class JsonCodec(Generic[T]):
-    """Writes and reads values of one type, and refuses whatever would not come back equal.
+    """Writes and reads values of one type, and refuses values that would not come back equal.
 
-    Build it once per type: pydantic's schema is compiled here.
+    Create it once per type, because it compiles pydantic's schema.
 
     Args:
         type_: Any type that pydantic knows; `Any` for undeclared values, which must then be plain JSON.
-        what: What the values are, for messages: `result of step 'charge_card'`.
+        what: Description of the values in messages: `result of step 'charge_card'`.
         limits: Bounds of one value.
 
     Raises:
-        DefinitionError: The type cannot be stored.
+        DefinitionError: The store cannot hold the type.
     """
 
     __slots__ = ("_equal", "_has_sets", "_limits", "_names", "_read", "_schema", "_what", "_write")
@@ -140,15 +139,15 @@ class JsonCodec(Generic[T]):
         self._equal = plainly_equal if equality_suffices(adapter.core_schema) else _never
 
     def dump(self, value: T) -> JsonValue:
-        """Write a value as JSON that reads back equal.
+        """Return a value as JSON that reads back equal.
 
         Raises:
-            InputError: It would not; the message names the place, the value and the remedy.
+            InputError: It would not read back equal; the message names the place, the value and the remedy.
         """
         return self._dump(value)[0]
 
     def dump_text(self, value: T) -> str:
-        """Write a value as canonical JSON text that reads back equal.
+        """Return a value as canonical JSON text that reads back equal.
 
         Raises:
             InputError: As for `dump`.
@@ -159,8 +158,8 @@ class JsonCodec(Generic[T]):
         """Read a value from JSON.
 
         Raises:
-            InputError: It is not valid for the type; the message lists the first three fields with the values given,
-                `fault` lists them without.
+            InputError: The JSON is not valid for the type; the message lists the first three fields with their values,
+                `fault` lists them without values.
         """
         return cast("T", self._validated(json_bytes(value, self._what)))
 
@@ -173,12 +172,12 @@ class JsonCodec(Generic[T]):
         return self.load(parse_json(text, what=self._what, limits=self._limits))
 
     def same(self, a: JsonValue, b: JsonValue) -> bool:
-        """Tell whether two JSON values mean the same value of the type, such as `"1.0"` and `1` for a `Decimal`."""
+        """Check whether two JSON values mean the same value of the type, such as `"1.0"` and `1` for a `Decimal`."""
         return same_json(a, b) or bool(self.load(a) == self.load(b))
 
     def _validated(self, raw: bytes) -> Any:  # noqa: ANN401 - a T
         try:
-            # By name as well: values are written by field name, foreign input may use aliases.
+            # Both, because Amends writes values by field name, and foreign input may use aliases.
             return self._read(raw, by_alias=True, by_name=True)
         except ValidationError as error:
             if self._names is None:
@@ -231,11 +230,11 @@ class JsonCodec(Generic[T]):
 def unwritable_remedy(
     found: str, otherwise: str = "return plain data, a dataclass or a pydantic model, with its type declared"
 ) -> str:
-    """Return what to do about a value that pydantic cannot write.
+    """Return the remedy for a value that pydantic cannot write.
 
     Args:
-        found: What pydantic says.
-        otherwise: The remedy where nothing better is known.
+        found: The message of pydantic.
+        otherwise: The remedy if there is no better one.
     """
     if "utf-8" in found:
         return (
@@ -246,7 +245,7 @@ def unwritable_remedy(
 
 
 def loss_message(lost: Difference) -> str:
-    """Say what a value would become and how to keep it."""
+    """Return a message with the changed value and the way to keep the original."""
     where = f"{lost.path}: " if lost.path else ""
     if lost.key:
         return (
@@ -285,7 +284,7 @@ def _never(_: object, __: object) -> bool:
 
 
 def plainly_equal(value: object, back: object) -> bool:
-    """Settle most comparisons by `==` alone; what is false here is still to be compared by `first_difference`."""
+    """Check equality by `==` alone, which settles most comparisons; after `False` compare with `first_difference`."""
     try:
         return type(value) is type(back) and (value == back) is True
     except Exception:  # noqa: BLE001 - a foreign `__eq__` may raise anything
@@ -301,7 +300,7 @@ def _mentions_sets(schema: object) -> bool:
 
 
 def _with_sorted_sets(value: object, plain: Any) -> Any:  # noqa: ANN401 - JSON
-    """Order what came from sets, whose own order differs between processes."""
+    """Return JSON with the members of sets sorted, because the order of a set differs between processes."""
     if isinstance(value, set | frozenset) and isinstance(plain, list):
         return sorted(plain, key=canonical_text)
     if isinstance(value, dict) and isinstance(plain, dict) and len(value) == len(plain):

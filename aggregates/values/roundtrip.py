@@ -1,7 +1,7 @@
-"""Whether a value that was written and read again is still the same value, and how to say so in one line.
+"""Compare a value with the value that is read back after writing it, and find the first difference. Pure.
 
 JSON and type coercion lose things silently: integer keys become text, tuples become lists, a subclass loses its fields.
-`first_difference` finds the first such loss; the codecs refuse the value because of it. Nothing here writes or reads.
+`first_difference` finds the first such loss, and the codecs then refuse the value.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class Difference(NamedTuple):
     """The first place where two values differ.
 
     Attributes:
-        path: Where, such as `items[0].amount`; empty for the value itself.
-        written: What was there.
-        read: What is there after reading it back.
+        path: The place, such as `items[0].amount`; empty for the value itself.
+        written: The written part.
+        read: The same part after reading it back.
         key: Whether a key of a mapping differs, not a value.
     """
 
@@ -36,17 +36,17 @@ class Difference(NamedTuple):
 
 
 def first_difference(written: object, read: object, *, exact: bool = False, path: str = "") -> Difference | None:
-    """Compare deeply, also objects without an equality of their own.
+    """Return the first place where two values differ, comparing deeply, also objects without their own equality.
 
-    Loosely, two values are the same when code that keeps to the declared types cannot tell them apart: `3` may come
-    back as `3.0` and a `StrEnum` member as its text, but a subclass never as its base. Exactly, types, order of keys
-    and the sign of zero count as well.
+    A loose comparison accepts two values that code with the declared types cannot distinguish: `3` may come back as
+    `3.0` and a `StrEnum` member as its text, but a subclass never as its base. An exact comparison also compares types,
+    order of keys and the sign of zero.
 
     Args:
         written: The original.
-        read: What came back.
+        read: The value that came back.
         exact: Whether to compare exactly.
-        path: Where the values are, for the result.
+        path: The place of the values, for the result.
 
     Returns:
         The first difference, or `None`.
@@ -93,7 +93,7 @@ def _between_mappings(written: Mapping[Any, Any], read: object, *, exact: bool, 
     if len(written) != len(read):
         return Difference(path, written, read)
     if any(type(key) is not str for key in written):
-        # Keys that are equal need not be the same: `==` takes times in different zones for equal.
+        # Equal keys are not always the same, because `==` holds between times in different zones.
         same = {key: key for key in read}
         for key in written:
             if (lost := first_difference(key, same[key], exact=exact)) is not None:
@@ -135,14 +135,14 @@ def _first(found: Iterable[Difference | None]) -> Difference | None:
 def has_zone(moment: datetime | time) -> bool:
     """Check whether a time has a zone with rules of its own, such as Europe/Berlin; JSON keeps only the offset.
 
-    UTC and fixed offsets are no such zones.
+    UTC and fixed offsets are not such zones.
     """
     zone = moment.tzinfo
     if zone is None or (isinstance(zone, ZoneInfo) and zone.key == "UTC"):
         return False
     try:
         return isinstance(zone, ZoneInfo) or zone.utcoffset(None) is None
-    except Exception:  # noqa: BLE001 - a foreign zone may raise anything; one without an answer has rules
+    except Exception:  # noqa: BLE001 - a foreign zone may raise anything; without an answer it counts as one with rules
         return True
 
 
@@ -151,11 +151,11 @@ _BOXES = {"list", "tuple", "set", "frozenset", "dict", "nullable", "default", "u
 _RECORDS = {"model", "model-fields", "model-field", "typed-dict", "typed-dict-field"}
 _DATACLASSES = {"dataclass", "dataclass-args", "dataclass-field"}
 _EXACT = _LEAVES | _BOXES | _RECORDS | _DATACLASSES | {"literal", "enum", "definitions", "definition-ref"}
-"""Kinds of pydantic schemas whose values `==` compares with all that they hold; times, for example, are not."""
+"""Kinds of pydantic schemas whose values `==` compares completely, which it does not do for times, for example."""
 
 
 def equality_suffices(schema: object) -> bool:
-    """Check whether values of a pydantic schema are the same when `==` says so; else `first_difference` compares them.
+    """Check whether `==` suffices to compare values of a pydantic schema; if not, use `first_difference`.
 
     Args:
         schema: The core schema of a type adapter.
@@ -177,7 +177,7 @@ def _compares_all(schema: dict[Any, Any]) -> bool:
     if schema["type"] == "model":
         return getattr(cls, "__eq__", None) is BaseModel.__eq__
     if schema["type"] == "dataclass" and isinstance(cls, type):
-        # Methods that dataclasses make have no file.
+        # Only methods that `dataclass` generates have no file.
         code = getattr(cls.__eq__, "__code__", None)
         return code is not None and code.co_filename == "<string>" and all(each.compare for each in _fields(cls))
     return True
@@ -193,8 +193,8 @@ def _typed(members: Any) -> set[tuple[type, object]]:  # noqa: ANN401 - a set of
 
 def _same_leaf(written: object, read: object, *, exact: bool) -> bool:
     if isinstance(written, datetime | time) and type(written) is type(read):
-        # `==` is false across zones for every time within the hour that a clock change repeats (PEP 495), and does not
-        # see that the name of a zone was lost. A naive time names no instant, so its fold means nothing.
+        # `==` is false across zones for every time within the hour that a clock change repeats (PEP 495), and ignores a
+        # lost name of a zone. A naive time names no instant, so its fold has no meaning.
         return (
             written.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
             and written.utcoffset() == read.utcoffset()
@@ -210,5 +210,5 @@ def _same_leaf(written: object, read: object, *, exact: bool) -> bool:
         )
     try:
         return bool(written == read)
-    except Exception:  # noqa: BLE001 - a foreign `__eq__` may raise anything; what cannot be compared is not equal
+    except Exception:  # noqa: BLE001 - a foreign `__eq__` may raise anything; then the values count as different
         return False

@@ -1,6 +1,6 @@
-"""JSON without types: its canonical text, how two values differ, and what is refused at the door.
+"""JSON without types: its canonical text, differences of two values, and the refusal of unsuitable input. Pure.
 
-Typed values are in `canonical.py`, which also offers the names from here. Nothing here does I/O.
+Typed values are in `json_codec`, which also exports the names of this module.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 RESERVED_KEYS = frozenset({"_type_", "_data_"})
-"""Keys by which eventsourcing's own transcoder marks encoded objects; a payload with them stops its readers."""
+"""Keys by which eventsourcing's own transcoder marks encoded objects; a payload with them breaks its readers."""
 
 _DEEPEST = 128  # pydantic's JSON reader gives up at about 200 levels
-_FLOAT_DIGITS = 17  # so many significant digits identify every IEEE 754 double
+_FLOAT_DIGITS = 17  # 17 significant digits identify every IEEE 754 double
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",",
 
 
 def canonical_text(value: JsonValue) -> str:
-    """Write JSON in its one canonical form: sorted keys, no blanks, non-ASCII kept, no NaN or Infinity.
+    """Return JSON in its one canonical form: sorted keys, no blanks, non-ASCII kept, no NaN or Infinity.
 
     Raises:
-        InputError: The value holds what JSON cannot.
+        InputError: The value contains a part that JSON cannot represent.
     """
     try:
         return _ENCODER.encode(value)
@@ -78,37 +78,37 @@ def canonical_text(value: JsonValue) -> str:
 
 
 def digest(value: JsonValue) -> str:
-    """Fingerprint a JSON value: SHA-256 of its canonical text, in hex; `1` and `1.0` differ."""
+    """Return the fingerprint of a JSON value: SHA-256 of its canonical text, in hex; `1` and `1.0` differ."""
     return hashlib.sha256(canonical_text(value).encode()).hexdigest()
 
 
 def clean_text(text: str, max_chars: int = 2_000) -> str:
-    """Make foreign text, such as an exception's message, storable: no lone surrogates, no NUL, bounded length.
+    """Return foreign text, such as an exception's message, without lone surrogates and NUL, and of bounded length.
 
     Args:
         text: Anything.
-        max_chars: Longest result, in characters; the end is cut off and marked by `...`.
+        max_chars: Longest result, in characters; a longer text is cut off and ends in `...`.
     """
     cut = text if len(text) <= max_chars else text[: max_chars - 3] + "..."
     return cut.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def same_json(a: JsonValue, b: JsonValue) -> bool:
-    """Tell whether two JSON values mean the same; `1` and `1.0` do, `1` and `true` do not."""
+    """Check whether two JSON values mean the same; `1` and `1.0` do, `1` and `true` do not."""
     return next(_differences(a, b, ""), None) is None
 
 
 def difference(a: JsonValue, b: JsonValue, *, limit: int = 5, first: str = "first run") -> list[str]:
-    """Show how a value differs from the one that came first, such as `amount: first run 10, now 12`.
+    """Return the differences between a value and an earlier one, such as `amount: first run 10, now 12`.
 
     Args:
-        a: The one that came first.
-        b: The one given now.
-        limit: Most lines to return, at least 1; when there are more differences the last line counts them.
-        first: What the first one belonged to.
+        a: The earlier value.
+        b: The present value.
+        limit: Largest number of lines, at least 1; if there are more differences, the last line counts them.
+        first: Name of the earlier value's origin.
 
     Returns:
-        No line when `same_json(a, b)`.
+        One line per difference; none if `same_json(a, b)`.
     """
     lines = [f"{path or 'value'}: {first} {ours}, now {theirs}" for path, ours, theirs in _differences(a, b, "")]
     if len(lines) > limit:
@@ -140,7 +140,7 @@ def _differences(a: JsonValue, b: JsonValue, path: str) -> Iterator[tuple[str, s
 
 
 def member_path(path: str, key: str) -> str:
-    """Name a member of an object within a message: `order.lines`."""
+    """Return the name of a member of an object for a message: `order.lines`."""
     name = shorten(key)[1:-1]
     return f"{path}.{name}" if path else name
 
@@ -151,16 +151,16 @@ def member_path(path: str, key: str) -> str:
 def parse_json(text: str | bytes, *, what: str = "input", limits: Limits = DEFAULT_LIMITS) -> JsonValue:
     """Read JSON that came from outside, strictly.
 
-    Refused besides bad syntax: NaN and Infinity, numbers that a double cannot hold, a key given twice, lone surrogates,
-    reserved keys, too many bytes, too deep nesting.
+    Besides bad syntax, it refuses NaN and Infinity, numbers that a double cannot represent, duplicate keys, lone
+    surrogates, reserved keys, too many bytes and too deep nesting.
 
     Args:
         text: JSON text, or its UTF-8 bytes.
-        what: What it is, for messages: `input of saga 'place-order'`.
+        what: Description of the text in messages: `input of saga 'place-order'`.
         limits: Bounds of its size.
 
     Raises:
-        InputError: It is refused.
+        InputError: The text is refused.
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
@@ -221,7 +221,7 @@ def _strict_decoder(what: str) -> json.JSONDecoder:
 
 
 def too_deep(limits: Limits) -> str:
-    """Say that a value is nested too deeply, and what to do."""
+    """Return the message about too deep nesting, with the remedy."""
     return f"nested deeper than {limits.max_depth} levels, or refers to itself; flatten it"
 
 
@@ -236,16 +236,16 @@ def refuse_unreadable(raw: bytes, *, what: str, limits: Limits) -> None:
     """Refuse JSON that is too large, nested too deeply, or has reserved keys.
 
     Args:
-        raw: Its text in UTF-8.
-        what: What it is, for messages.
+        raw: The text in UTF-8.
+        what: Description of the text in messages.
         limits: Bounds of its size.
 
     Raises:
-        InputError: It is refused.
+        InputError: The text is refused.
     """
     _refuse_large(len(raw), what, limits)
-    # The number of brackets bounds the depth, and most texts do not contain a reserved name at all: both are found at
-    # the speed of C, and only a suspect is looked at closely.
+    # Counting brackets, which bound the depth, and searching for reserved names runs at the speed of C; only the few
+    # suspects need the slow inspection.
     suspect_depth = raw.count(b"[") + raw.count(b"{") > limits.max_depth
     if suspect_depth or b'"_type_"' in raw or b'"_data_"' in raw:
         try:
@@ -273,10 +273,10 @@ def _children(value: JsonValue) -> Iterable[JsonValue]:
 
 
 def json_bytes(value: JsonValue, what: str) -> bytes:
-    """Write canonical JSON as UTF-8.
+    """Return canonical JSON as UTF-8.
 
     Raises:
-        InputError: The value holds what JSON cannot; the message begins with `what` and names the place.
+        InputError: JSON cannot represent a part of the value; the message begins with `what` and names the place.
     """
     try:
         return _ENCODER.encode(value).encode()
