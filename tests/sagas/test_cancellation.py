@@ -1,4 +1,4 @@
-"""A run is cancelled wherever it stands before its pivot, and nothing cuts its undo short; behind it, it is not."""
+"""A run can be cancelled at any point before its pivot, and nothing cuts its undo short; after the pivot it cannot."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ class Scene:
     Args:
         journal: The store.
         temporal: Temporal.
-        folder: Where the participant's ledger is.
+        folder: The folder of the participant's ledger.
     """
 
     def __init__(self, journal: SqlJournal, temporal: temporalio.client.Client, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Scene:
         return await self._client.start(saga, order, id=f"{self.queue}-{name}")
 
     async def cancel_in_temporal(self, handle: RunHandle[Order]) -> None:
-        """Have Temporal cancel the workflow."""
+        """Cancel the workflow through Temporal itself."""
         await self.temporal.get_workflow_handle(handle.id).cancel()
 
     async def until_kind(self, handle: RunHandle[Order], kind: str) -> None:
@@ -49,14 +49,14 @@ class Scene:
         await until(self.journal, handle.id, lambda facts: any(fact.kind == kind for fact in facts))
 
     async def check(self, handle: RunHandle[Order], status: RunStatus, *acted: str, cancelled: bool = True) -> None:
-        """A run has ended, the participant did this, and it was cancelled once, or never."""
+        """Check that a run has ended with these calls of the participant, and that it was cancelled once, or never."""
         assert (await handle.result(timeout=HANG)).status is status
         assert self.ledger.acted(handle.id) == list(acted)
         wishes = [fact for fact in await handle.history() if isinstance(fact, CancelRequested)]
         assert len(wishes) == cancelled
 
     async def while_waiting(self) -> None:
-        """The next attempt is an hour away."""
+        """Cancel a run whose next attempt is an hour away."""
         handle = await self.start(HOURLY, "waiting", away=("pay/do",))
         await self.until_kind(handle, "StepAttemptFailed")
         await handle.cancel("changed their mind")
@@ -67,7 +67,7 @@ class Scene:
         assert again.status is RunStatus.COMPENSATED
 
     async def while_in_flight(self, *, by_temporal: bool) -> None:
-        """A call is under way; its answer is waited for, and undone."""
+        """Cancel a run with a call in flight: the run waits for the answer, and undoes the effect."""
         handle = await self.start(PATIENT, f"flying-{by_temporal}", held=("pay/do",))
         await self.ledger.until_called(handle.id, "pay/do/0")
         if by_temporal:
@@ -80,7 +80,7 @@ class Scene:
         await self.check(handle, RunStatus.COMPENSATED, "pay/do/0", "pay/undo/0")
 
     async def twice_by_temporal(self) -> None:
-        """Temporal's own cancel undoes the run; a second one comes in the middle of it."""
+        """Cancel a run through Temporal, which undoes it, and a second time in the middle of the undo."""
         handle = await self.start(HOURLY, "twice", away=("pay/do", "pay/undo"))
         await self.until_kind(handle, "StepAttemptFailed")
         await self.cancel_in_temporal(handle)
@@ -91,7 +91,7 @@ class Scene:
         await self.check(handle, RunStatus.COMPENSATED, "pay/undo/0")
 
     async def behind_the_pivot(self) -> None:
-        """It only goes forward: a cancel is refused, and Temporal's own changes nothing."""
+        """Cancel a run after its pivot: the client's cancel is refused, and Temporal's own changes nothing."""
         handle = await self.start(PATIENT, "forward", away=("deliver/do",))
         await self.ledger.until_called(handle.id, "deliver/do/0")
         with pytest.raises(RefusedError, match="has passed its pivot and only goes forward"):
@@ -101,7 +101,7 @@ class Scene:
         await self.check(handle, RunStatus.COMPLETED, "pay/do/0", "deliver/do/0", cancelled=False)
 
     async def begin_undo(self) -> RunHandle[Order]:
-        """Have a run in the middle of its undo."""
+        """Start a run and wait until it is in the middle of its undo."""
         handle = await self.start(HOURLY, "undoing", held=("pay/undo",), away=("pay/do",))
         await self.until_kind(handle, "StepAttemptFailed")
         await handle.cancel("changed their mind")
@@ -132,7 +132,7 @@ async def play(url: str, temporal: temporalio.client.Client, folder: Path) -> No
 async def test_a_cancelled_run_is_undone(
     sqlite_url: str, postgres_url: str, temporal_address: str, tmp_path: Path
 ) -> None:
-    """A cancel acts at once, once, wherever the run stands before its pivot, and its undo is never cut short."""
+    """A cancel before the pivot acts at once, exactly once, and the undo is never cut short."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     await asyncio.gather(
         play(sqlite_url, temporal, tmp_path / "sqlite"), play(postgres_url, temporal, tmp_path / "postgresql")

@@ -1,4 +1,4 @@
-"""Connections to Temporal, and what is printed when they break."""
+"""Connections to Temporal, and the output when they break."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,7 @@ from amends.sagas.temporal.connection import TemporalTarget, connect
 async def test_a_temporal_that_goes_away_is_not_announced_by_the_sdk(
     temporal_address: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The SDK's core repeats failed calls without a word of its own: what is wrong is said once, in our words."""
+    """The SDK's core repeats failed calls and prints nothing; our code reports the fault, once."""
     host, _, port = temporal_address.rpartition(":")
     relays: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""What happens next is decided once, always in the same way, and every run comes to an end that says the truth."""
+"""The next step is decided once, always in the same way, and every run reaches a status that its nodes bear out."""
 
 import hashlib
 import os
@@ -198,7 +198,7 @@ def test_given_a_state_this_is_next(state: RunState, expected: tuple[Decision, .
 
 @given(world=histories())
 def test_every_run_ends_and_its_end_says_the_truth(world: World) -> None:
-    """Whatever the world answers, every run closes; and how it closed is what its nodes bear out."""
+    """Every run closes, for all answers of the world, and its nodes bear out the status in which it closed."""
     state = world.record.state
     nodes = {name: state.node(name).status for name in state.plan.nodes}
     open_nodes = tuple(name for name in state.nodes if not _accounted_for(state, name))
@@ -236,7 +236,7 @@ def test_a_pivot_that_succeeded_is_never_undone(world: World) -> None:
 
 @given(world=histories())
 def test_compensations_run_in_reverse_order(world: World) -> None:
-    """Stages are undone from the last to the first, and the members of an ordered one by one, latest first."""
+    """Stages are undone from the last to the first, and the members of an ordered stage one by one, latest first."""
     plan = world.record.state.plan
     first: dict[str, int] = {}
     undos: list[tuple[int, str, str]] = []
@@ -269,9 +269,9 @@ def test_a_parallel_group_settles_before_the_run_turns(world: World) -> None:
 
 @given(world=histories())
 def test_attempts_keep_to_their_policies(world: World) -> None:
-    """Attempts are numbered without gaps, are never more than the policy allows and never before they are due.
+    """Attempts are numbered without gaps, never more than the policy allows and never earlier than they are due.
 
-    A postponed call is none of them.
+    A postponed call does not count as an attempt.
     """
     plan = world.record.state.plan
     attempts: Counter[tuple[str, type[Fact]]] = Counter()
@@ -305,7 +305,7 @@ def test_keys_are_the_same_for_every_attempt_and_another_for_the_undo(world: Wor
 
 
 def test_a_key_names_run_node_direction_and_generation() -> None:
-    """Keys differ in each of the four, a probe has the key of what it asks about, and this is how they look."""
+    """Keys differ in run, node, direction and generation; a probe has the key of its call; the text form is fixed."""
     assert key_of("run-1", "charge", Direction.DO, 0) == "run-1/charge/do/0"
     assert key_of("run-1", "charge", Direction.UNDO, 0) == "run-1/charge/undo/0"
     assert key_of("run-1", "charge", Direction.DO, 1) == "run-1/charge/do/1"
@@ -356,7 +356,7 @@ def compensating(plan: Plan, refuse: str, fails: set[str]) -> World:
 @pytest.mark.parametrize("fails", [{"a"}, {"b"}, {"c"}, {"a", "c"}, {"a", "b", "c"}])
 @pytest.mark.parametrize("stage_ordered", [False, True])
 def test_an_exhausted_compensation_does_not_stop_the_others(fails: set[str], stage_ordered: bool) -> None:  # noqa: FBT001
-    """Every other node is undone, and the run asks for attention for exactly those that could not be."""
+    """Every other node is undone, and the run asks for attention for exactly the nodes whose undo is exhausted."""
     group = Stage(nodes=(plan_node("b"), plan_node("c")), ordered=stage_ordered)
     world = compensating(plan_of(plan_node("a"), group, plan_node("d")), "d", fails)
     assert world.record.state.status is RunStatus.NEEDS_ATTENTION
@@ -384,7 +384,7 @@ def test_members_of_a_group_are_undone_together() -> None:
 
 
 def spent(*, probe: bool = False) -> World:
-    """Create a run whose only effect was attempted once, in vain."""
+    """Create a run whose only effect had one attempt, without an answer."""
     plan = plan_of(plan_node("a", retry=retry_policy(1), probe=probe))
     world = World.begin(plan)
     world.call(RunStep("a", 1))
@@ -393,7 +393,7 @@ def spent(*, probe: bool = False) -> World:
 
 
 def test_a_probe_that_finds_the_effect_makes_it_succeed() -> None:
-    """What the probe found is the result, marked as probed, and the run goes on."""
+    """The value that the probe found is the result, marked as probed, and the run continues."""
     world = spent(probe=True)
     world.answer(world.call(RunProbe("a", 1)), Succeeded({"id": 7}))
     fact = world.facts[-1]
@@ -419,7 +419,7 @@ def test_an_effect_in_doubt_is_compensated() -> None:
 
 
 def test_an_answer_that_comes_late_still_counts() -> None:
-    """A claim that ended by itself is counted as failed; when the answer comes after all, it is taken."""
+    """A claim whose time ran out counts as failed; an answer that comes after all is accepted."""
     world = World.begin(plan_of(EFFECT))
     call = world.call(RunStep("a", 1))
     world.now_ms = LEASE_MS
@@ -442,14 +442,14 @@ def test_a_result_that_cannot_be_stored_is_not_attempted_again() -> None:
     ("direction", "outcome"), [(Direction.DO, NotFound()), (Direction.UNDO, NotFound())], ids=["do", "undo"]
 )
 def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outcome: NotFound) -> None:
-    """Only a probe can find nothing; anything else is an error of the driver and says so."""
+    """Only a probe can find nothing; anything else is the driver's error, and the message names it."""
     world = World.begin(plan_of(EFFECT))
     with pytest.raises(JournalError, match=r"node 'a': NotFound\(\) is no outcome of (do|undo)"):
         world.scribe.outcome(EFFECT, direction, 1, outcome)
 
 
 def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
-    """A participant that refuses to undo is not asked again: the node is left to an operator."""
+    """A participant that refuses to undo gets no further call: the node is left to an operator."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
     nodes = world.record.state.plan.nodes
     world.append(world.scribe.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))
@@ -464,7 +464,7 @@ def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
 
 
 def fingerprint_of_decisions(seeds: range) -> str:
-    """Digest everything that is decided along some histories, as text."""
+    """Digest all decisions along some histories, as text."""
     found = hashlib.sha256()
     for seed in seeds:
         choose = random.Random(seed).choice  # noqa: S311 - not for secrets
@@ -498,7 +498,7 @@ def test_decisions_do_not_depend_on_the_hash_seed() -> None:
 @given(world=histories())
 @settings(max_examples=30)
 def test_deciding_changes_nothing_and_time_only_ends_waits(world: World) -> None:
-    """Asking twice gives the same answer; later in time, only waits have turned into something to do."""
+    """Deciding twice gives the same answer; later in time, only waits have become work."""
     state = begin(world.record.state.plan, world.facts[0].head)
     for fact in world.facts[1:]:
         now = decide(state, fact.as_of_ms)

@@ -1,4 +1,4 @@
-"""Runs in flight are not hurt by a deploy: they follow the plan that they were started with, under the same keys."""
+"""A deploy does not harm runs in flight: they follow the plan that they were started with, under the same keys."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,16 +36,16 @@ from amends.sagas.temporal.worker import running_worker
 
 FORMER = ("book", "pay", "pack", "confirm", "send")
 PRESENT = ("pay", "weigh", "book", "confirm", "send")
-# The pause is long enough for a process to end in it, so that most often no call has to be waited for.
+# The pause is long enough for a process to end in it, so that most often the test need not wait for a call.
 PAUSES = Retry(None, first=timedelta(milliseconds=300), factor=1)
 
 
 class Version(NamedTuple):
-    """The code as one process has it.
+    """The code of one process.
 
     Attributes:
         saga: The saga, which has one name in all versions.
-        registry: With it, every step whose code is still there.
+        registry: The registry of the saga, and of every step whose code still exists.
     """
 
     saga: Saga[str]
@@ -56,8 +56,8 @@ def undoable(name: str, *, down: bool = False) -> Step[str, str]:
     """Define an effect and its undo.
 
     Args:
-        name: Of the step.
-        down: Whether it gets no answer.
+        name: Name of the step.
+        down: Whether its calls get no answer.
     """
 
     @effect(name=name, timeout=timedelta(seconds=1), retry=PAUSES)
@@ -74,11 +74,11 @@ def undoable(name: str, *, down: bool = False) -> Step[str, str]:
 
 
 def version(order: Sequence[str], *, down: bool = False) -> Version:
-    """Load the code, as a process that starts anew does: nothing is shared with the other versions.
+    """Load the code, as a new process does: it shares nothing with the other versions.
 
     Args:
-        order: The steps of the saga, with the pivot `confirm`; those that it leaves out are known all the same.
-        down: Whether `pay` gets no answer.
+        order: The steps of the saga, with the pivot `confirm`; the registry also knows the other steps.
+        down: Whether the calls of `pay` get no answer.
     """
     members = {name: undoable(name, down=down and name == "pay") for name in ("book", "pay", "pack", "weigh")}
 
@@ -102,7 +102,7 @@ async def until_pay_has_failed(journal: Journal, run_id: str) -> None:
 
 
 async def by_runner(url: str, item: str, run_id: str) -> RunResult:
-    """Drive a run with the in-process driver, deployed anew in the middle of it."""
+    """Drive a run with the in-process driver, with a deploy in the middle of it."""
     former, present = version(FORMER, down=True), version(PRESENT)
     async with Runner(open_journal(url), former.registry) as runner:
         process = asyncio.create_task(runner.run(former.saga, item, id=run_id))
@@ -114,7 +114,7 @@ async def by_runner(url: str, item: str, run_id: str) -> RunResult:
 
 
 async def by_worker(url: str, item: str, run_id: str, address: str) -> RunResult:
-    """Drive a run with Temporal, whose worker is deployed anew in the middle of it."""
+    """Drive a run with Temporal, with a deploy of the worker in the middle of it."""
     former, present = version(FORMER, down=True), version(PRESENT)
     temporal, queue = await temporalio.client.Client.connect(address), f"deploys-{run_id}"
     async with opened(url) as journal, running_worker(temporal, journal, former.registry, task_queue=queue):
@@ -137,7 +137,7 @@ async def keys(journal: Journal, run_id: str, *, undo: bool = False) -> list[tup
 async def test_a_run_in_flight_follows_the_plan_it_was_started_with(
     sqlite_url: str, temporal_address: str, driver: str, item: str, status: RunStatus
 ) -> None:
-    """A step that the saga lost is run, one that it gained is not, the order is the former, and so are the keys."""
+    """A run follows its own plan: it runs a removed step, no new one, in the old order and with the old keys."""
     run_id = f"deployed-{uuid4().hex}"
     if driver == "runner":
         result = await by_runner(sqlite_url, item, run_id)
@@ -154,7 +154,7 @@ async def test_a_run_in_flight_follows_the_plan_it_was_started_with(
 
 
 async def test_a_new_run_follows_the_new_plan(sqlite_url: str) -> None:
-    """The two versions do differ: what is started under the later one runs its steps, in its order."""
+    """The two versions do differ: a run started under the later one runs its steps, in its order."""
     present = version(PRESENT)
     async with opened(sqlite_url) as journal:
         await Runner(journal, present.registry).run(present.saga, "teapot", id="new")

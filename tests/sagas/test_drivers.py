@@ -1,4 +1,4 @@
-"""One set of sagas, two drivers: what the journal says afterwards is the same."""
+"""One set of sagas, two drivers: the journal contains the same facts afterwards."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def by_runner(journal: SqlJournal, order: Order, run_id: str) -> tuple[Run
 async def test_both_drivers_write_the_same_journal(
     journal: SqlJournal, temporal: temporalio.client.Client, store_url: str
 ) -> None:
-    """Every case ends alike and leaves the same facts, whichever driver ran it, and its workflow can be replayed."""
+    """Every case ends alike and leaves the same facts with both drivers, and its workflow can be replayed."""
     registry = Registry([SAGA])
     queue = f"conformance-{journal.store_id}"
     replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())
@@ -79,7 +79,7 @@ async def test_both_drivers_write_the_same_journal(
 async def test_decisions_of_others_come_to_the_same_with_both_drivers(
     journal: SqlJournal, temporal: temporalio.client.Client
 ) -> None:
-    """What operators decide leaves the same facts and the same end, whichever driver goes on from there."""
+    """Interventions leave the same facts and the same end, whichever driver continues from there."""
     registry, queue = Registry([SAGA, SLOW]), f"decided-{journal.store_id}"
     client, runner = Client(journal, temporal, registry, task_queue=queue), Runner(journal, registry)
     replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())
@@ -106,7 +106,7 @@ async def test_decisions_of_others_come_to_the_same_with_both_drivers(
 
 
 async def test_the_same_start_gives_the_first_run(journal: SqlJournal) -> None:
-    """The same id and input give the first run; another input is refused, and the difference is shown."""
+    """The same id and input give the first run; another input is refused, and the error shows the difference."""
     first, facts = await by_runner(journal, Order(order_id="a"), "same")
     again, same = await by_runner(journal, Order(order_id="a"), "same")
     assert (again.status, same) == (first.status, facts)
@@ -117,7 +117,7 @@ async def test_the_same_start_gives_the_first_run(journal: SqlJournal) -> None:
 async def test_unfinished_runs_are_driven_to_their_end_by_the_next_worker(
     journal: SqlJournal, temporal: temporalio.client.Client
 ) -> None:
-    """A run that was accepted while no worker was there is finished by the first one that starts."""
+    """A run that was accepted while no worker ran is finished by the first one that starts."""
     registry = Registry([SAGA])
     queue = f"later-{journal.store_id}"
     client = Client(journal, temporal, registry, task_queue=queue)

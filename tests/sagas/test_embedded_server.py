@@ -73,7 +73,7 @@ async def test_a_server_answers_while_it_is_used_and_is_gone_afterwards(tmp_path
 
 
 async def test_users_of_one_directory_share_one_server(tmp_path: Path) -> None:
-    """Two that start at once get the same server, and it goes on until the second has left."""
+    """Two users that start at once get the same server, which runs until the second has left."""
     first, second = user(tmp_path), user(tmp_path)
     pid = told(first)
     assert told(second) == pid
@@ -84,7 +84,7 @@ async def test_users_of_one_directory_share_one_server(tmp_path: Path) -> None:
 
 
 async def test_a_killed_user_leaves_a_server_that_the_next_one_adopts(tmp_path: Path) -> None:
-    """A user that was killed holds nothing; the next one takes its server over and stops it."""
+    """A killed user holds nothing; the next one adopts its server and stops it."""
     killed = user(tmp_path)
     pid = told(killed)
     killed.kill()
@@ -95,7 +95,7 @@ async def test_a_killed_user_leaves_a_server_that_the_next_one_adopts(tmp_path: 
 
 
 async def test_a_killed_server_is_started_again_at_its_address(tmp_path: Path) -> None:
-    """Clients find the new server where the old one was."""
+    """Clients find the new server at the address of the old one."""
     async with EmbeddedServer.shared(tmp_path) as server:
         address, pid = server.address, server.pid
         await kill(server)
@@ -113,7 +113,7 @@ async def kill(server: EmbeddedServer) -> None:
 
 @asynccontextmanager
 async def bereft(folder: Path) -> AsyncIterator[tuple[Temporal, EmbeddedServer]]:
-    """Use a server that has been killed since; nobody has started it again."""
+    """Use a server that a test has killed since; no process has started it again."""
     async with use_embedded(load_settings(project_at(folder))) as temporal:
         assert temporal.server is not None
         await kill(temporal.server)
@@ -121,7 +121,7 @@ async def bereft(folder: Path) -> AsyncIterator[tuple[Temporal, EmbeddedServer]]
 
 
 async def test_a_server_that_another_user_starts_again_is_where_it_was(tmp_path: Path) -> None:
-    """A user that asks for no port leaves the ports as they were, so that everybody's client goes on."""
+    """A user that asks for no port keeps the old ports, so that the clients of all users continue."""
     async with bereft(tmp_path) as (temporal, server):
         before = server.record
         async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
@@ -133,7 +133,7 @@ async def test_a_server_that_another_user_starts_again_is_where_it_was(tmp_path:
 
 
 async def test_a_server_that_another_user_starts_elsewhere_is_said(tmp_path: Path) -> None:
-    """Where its port was taken meanwhile, it gets another one; who still talks to the old one ends in one line."""
+    """A server whose port was taken meanwhile gets another one; a client of the old port ends in one line."""
     async with bereft(tmp_path) as (temporal, server):
         before = server.record
         with socket.create_server(("127.0.0.1", before.port)):
@@ -145,14 +145,14 @@ async def test_a_server_that_another_user_starts_elsewhere_is_said(tmp_path: Pat
 
 
 async def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
-    """What cannot be read as a record is started anew."""
+    """A record that cannot be read counts as none, and a new server is started."""
     (tmp_path / "server.json").write_text('{"pid": "unheard of"')
     async with EmbeddedServer.shared(tmp_path) as server:
         assert running(tmp_path) == server.record
 
 
 async def test_the_record_of_a_server_that_is_gone_is_no_server(tmp_path: Path) -> None:
-    """Another program that has got both its process id and its port is neither taken for it nor stopped."""
+    """Another program with both the process id and the port of the record is neither adopted nor stopped."""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         left = ServerRecord(os.getpid(), stranger.getsockname()[1], 1)
         (tmp_path / "server.json").write_text(json.dumps(asdict(left)))
@@ -163,7 +163,7 @@ async def test_the_record_of_a_server_that_is_gone_is_no_server(tmp_path: Path) 
 
 
 def as_seen_from_another_container(data_dir: Path) -> ServerRecord:
-    """Have the record name a process that is not to be seen, as a server's is from another container."""
+    """Write a record with a process id that this process cannot see, as of a server in another container."""
     with subprocess.Popen(["true"]) as ended:
         pass
     record = ServerRecord(**{**json.loads((data_dir / "server.json").read_text()), "pid": ended.pid})
@@ -172,7 +172,7 @@ def as_seen_from_another_container(data_dir: Path) -> ServerRecord:
 
 
 async def test_a_server_in_another_container_is_adopted_and_left(tmp_path: Path) -> None:
-    """No second one is started on the file, and the last user, which cannot stop it, leaves it to the next."""
+    """No second server starts on the file, and the last user, which cannot stop it, leaves it to the next."""
     started = user(tmp_path)
     pid = told(started)
     started.kill()
@@ -194,7 +194,7 @@ async def test_a_server_in_another_container_is_adopted_and_left(tmp_path: Path)
     ("recorded", "where"), [(True, r"127\.0\.0\.1:1 does not answer from here"), (False, r"is not in server\.json")]
 )
 async def test_a_server_out_of_reach_is_said(tmp_path: Path, *, recorded: bool, where: str) -> None:
-    """A server that is alive, and can neither be talked to nor stopped, ends in one line; no second one is started."""
+    """A live server that can neither be called nor stopped ends in one line; no second one is started."""
     if recorded:
         (tmp_path / "server.json").write_text(json.dumps({"pid": 2**22 + 1, "port": 1, "ui_port": 2}))
     with (tmp_path / "server.alive.lock").open("w") as life:
@@ -207,7 +207,7 @@ async def test_a_server_out_of_reach_is_said(tmp_path: Path, *, recorded: bool, 
 
 
 async def test_who_looks_does_not_keep_a_server_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock that tells whether a server is alive may be held for a moment by somebody who looks."""
+    """The lock that shows whether a server is alive may be held for a moment by a process that only checks it."""
     sleep = time.sleep
     with (tmp_path / "server.alive.lock").open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
@@ -234,7 +234,7 @@ LISTEN = "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[sy
 
 
 def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a command run in place of the first server that is started."""
+    """Run a command in place of the first server that is started."""
     program = folder / "temporal"
     program.write_text(FIRST_TIME.format(folder=folder, first=command, real=find_binary()))
     program.chmod(0o700)
@@ -242,7 +242,7 @@ def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever became of its ports meanwhile, the next one has others."""
+    """The next server gets other ports, whatever happened to the first one's."""
     first_time(tmp_path, "true", monkeypatch)
     async with EmbeddedServer.shared(tmp_path) as server:
         await connect(TemporalTarget(server.address, embedded=True))
@@ -252,7 +252,7 @@ async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monke
 async def test_a_server_that_ends_before_it_is_ready_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who uses a server that listened, and then ended, gets another one in its place."""
+    """A server that listened and then ended is replaced by another one before its user goes on."""
     first_time(tmp_path, f'"{sys.executable}" -c "{LISTEN}" "$@"', monkeypatch)
     async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
         assert (await temporal.client.count_workflows()).count == 0
@@ -260,7 +260,7 @@ async def test_a_server_that_ends_before_it_is_ready_is_started_again(
 
 
 def test_a_free_port_is_given_to_nobody_else() -> None:
-    """Who looks for a free port does not get it, and who names it may listen on it."""
+    """A search for a free port does not find a reserved one, and a server that names that port may listen on it."""
     port = free_port()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
@@ -268,7 +268,7 @@ def test_a_free_port_is_given_to_nobody_else() -> None:
 
 
 async def test_a_server_that_cannot_be_written_down_is_stopped(tmp_path: Path) -> None:
-    """A start that fails half-way ends in one line, and leaves no server on the file that nobody knows of."""
+    """A start that fails half-way ends in one line, and leaves no unrecorded server on the file."""
     in_the_way = tmp_path / "server.json.new"
     in_the_way.mkdir()
     with pytest.raises(UnreachableError, match=r"cannot be used \(Is a directory\); make it writable, or set"):
@@ -282,7 +282,7 @@ async def test_a_server_that_cannot_be_written_down_is_stopped(tmp_path: Path) -
 
 
 async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the operating system refuses to execute ends in one line with its path."""
+    """A program that the operating system refuses to execute ends in one line with its path."""
     program = tmp_path / "temporal"
     program.write_text("no program")
     program.chmod(0o700)
@@ -300,7 +300,7 @@ async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch:
     ],
 )
 async def test_a_taken_port_is_said(tmp_path: Path, wanted: str, names: str) -> None:
-    """A port that somebody else listens on ends in one line with a remedy that every command has."""
+    """A port that another process listens on ends in one line with a remedy that every command has."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -311,14 +311,14 @@ async def test_a_taken_port_is_said(tmp_path: Path, wanted: str, names: str) -> 
 
 
 async def test_a_missing_directory_is_said(tmp_path: Path) -> None:
-    """A data directory that is not there ends in one line with the remedy."""
+    """A missing data directory ends in one line with the remedy."""
     with pytest.raises(UnreachableError, match=r"cannot be used \(No such file or directory\); make it writable"):
         async with EmbeddedServer.shared(tmp_path / "nowhere"):
             pass
 
 
 def test_only_one_dev_runs_in_a_directory(tmp_path: Path) -> None:
-    """The second is told the first one's process; after the first has ended there is room."""
+    """The second dev names the first one's process; after the first has ended there is room."""
     with (
         dev_lock(tmp_path),
         pytest.raises(UnreachableError, match=rf"process {os.getpid()}\) runs in"),
@@ -330,6 +330,6 @@ def test_only_one_dev_runs_in_a_directory(tmp_path: Path) -> None:
 
 
 async def test_an_address_where_nobody_answers_is_said() -> None:
-    """No server at an address ends in one line with the remedy."""
+    """An address without a server ends in one line with the remedy."""
     with pytest.raises(UnreachableError, match=r"^Temporal at 127\.0\.0\.1:1 cannot be reached \(.*\); start it"):
         await connect(TemporalTarget("127.0.0.1:1"))

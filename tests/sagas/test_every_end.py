@@ -41,14 +41,14 @@ ONCE = Retry(max_attempts=2, first=timedelta(milliseconds=1), factor=1)
 
 
 class UnshownError(Exception):
-    """Has a message that needs an attribute which was never set."""
+    """An error whose message needs an attribute that was never set."""
 
     def __str__(self) -> str:
         return str(self.detail)  # type: ignore[attr-defined]  # that is the fault
 
 
 class OddError(BaseException):
-    """Is no `Exception`."""
+    """An error that is not an `Exception`."""
 
 
 class CodedRejected(Rejected):
@@ -87,7 +87,7 @@ def end(name: str) -> NoReturn:
 
 
 def ends_at(plot: str, place: str) -> None:
-    """End when it is this place's turn."""
+    """End when the plot names this place."""
     where, _, how = plot.partition("/")
     if where == place:
         end(how)
@@ -95,19 +95,19 @@ def ends_at(plot: str, place: str) -> None:
 
 @transaction(retry=ONCE)
 def note(plot: str, _: UnitOfWork) -> None:
-    """Take effect in our store."""
+    """Act in our store."""
     ends_at(plot, "transaction")
 
 
 @note.compensation(retry=ONCE)
 def unnote(done: Done[str, None], _: UnitOfWork) -> None:
-    """Take it back."""
+    """Undo the effect."""
     ends_at(done.input, "undo of a transaction")
 
 
 @effect(retry=ONCE)
 async def act(plot: str, _: Call) -> str:
-    """Take effect elsewhere."""
+    """Act outside of our store."""
     ends_at(plot, "effect")
     if plot.startswith("probe"):
         raise TimeoutError
@@ -116,20 +116,20 @@ async def act(plot: str, _: Call) -> str:
 
 @act.probe
 async def acted(plot: str, _: Call) -> str | None:
-    """Ask whether it took effect."""
+    """Ask whether the effect happened."""
     ends_at(plot, "probe")
     return "acted"
 
 
 @act.compensation(retry=ONCE)
 async def unact(tried: Attempted[str, str], _: Call) -> None:
-    """Take it back."""
+    """Undo the effect."""
     ends_at(tried.input, "undo")
 
 
 @effect(retry=ONCE)
 def do(plot: str, _: Call) -> str:
-    """Take effect elsewhere, in a plain function."""
+    """Act outside of our store, in a plain function."""
     ends_at(plot, "def effect")
     if plot.startswith("def probe"):
         raise TimeoutError
@@ -138,14 +138,14 @@ def do(plot: str, _: Call) -> str:
 
 @do.probe
 def done(plot: str, _: Call) -> str | None:
-    """Ask whether it took effect, in a plain function."""
+    """Ask whether the effect happened, in a plain function."""
     ends_at(plot, "def probe")
     return "done"
 
 
 @do.compensation(retry=ONCE)
 def undo(tried: Attempted[str, str], _: Call) -> None:
-    """Take it back, in a plain function."""
+    """Undo the effect, in a plain function."""
     ends_at(tried.input, "def undo")
 
 
@@ -157,14 +157,14 @@ def mapped(plot: str) -> str:
 
 @transaction(retry=ONCE)
 def close(plot: str, _: UnitOfWork) -> None:
-    """Refuse, where something is to be undone."""
+    """Refuse, where the plot needs an undo."""
     if "undo" in plot:
         raise Rejected("turn round")
 
 
 @close.compensation
 def unclose(done: Done[str, None], _: UnitOfWork) -> None:
-    """Take nothing back."""
+    """Do nothing: there is no effect to undo."""
 
 
 SAGA = Saga("every-end", str, note, act, do, close.using(mapped))
@@ -211,14 +211,14 @@ async def by_runner(journal: SqlJournal, plot: str) -> str:
 
 
 async def wrong(journal: SqlJournal, run_id: str, plot: str) -> str | None:
-    """Return what is wrong with the record of a run; `None` when nothing is."""
+    """Return the fault in the record of a run; `None` when the record is complete."""
     place, _, how = plot.partition("/")
     node = [fact for fact in await journal.facts(run_id) if getattr(fact, "node", "") == NODES[place]]
     failures = [fact for fact in node if isinstance(fact, FailureFact)]
     if how in REFUSALS:
         refused = [fact for fact in node if isinstance(fact, StepRejected)]
         return None if refused and not failures else f"{plot}: {[fact.kind for fact in node]}"
-    # Python itself turns this one into another before it leaves a coroutine; the trace names both.
+    # Python itself turns this error into another before it leaves a coroutine; the trace names both.
     named = "RuntimeError" if how == "StopIteration" and place in COROUTINES else how
     ends = [fact for fact in failures if fact.error_type == named and how in " ".join(fact.trace)]
     if len(ends) != ONCE.max_attempts:
@@ -228,14 +228,14 @@ async def wrong(journal: SqlJournal, run_id: str, plot: str) -> str | None:
 
 
 async def test_every_end_is_recorded_in_process(journal: SqlJournal) -> None:
-    """However user code ends, and wherever, the journal has the class and the place of each failed attempt at once."""
+    """The journal has the class and the place of each failed attempt at once, for every end at every place."""
     runs = await asyncio.gather(*(by_runner(journal, plot) for plot in PLOTS))
     found = [await wrong(journal, run_id, plot) for run_id, plot in zip(runs, PLOTS, strict=True)]
     assert [each for each in found if each is not None] == []
 
 
 async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_address: str) -> None:
-    """The same holds on Temporal, where one worker survives all of it."""
+    """The same holds on Temporal, where one worker survives all ends."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     registry, queue = Registry([SAGA]), f"every-end-{journal.store_id}"
     async with running_worker(temporal, journal, registry, task_queue=queue):
@@ -255,7 +255,7 @@ async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_a
 
 
 class Idle:
-    """Does nothing outside of the journal."""
+    """An aggregate that does nothing outside of the journal."""
 
     async def rouse(self, run_id: str) -> None:
         """Do nothing."""
@@ -284,7 +284,7 @@ def rule_that_ends(kind: str, how: str) -> Rule:
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "generator"])
 async def test_every_end_of_a_drift_rule_is_recorded(journal: SqlJournal, kind: str) -> None:
-    """However a rule ends, it could not look, its stream has the class, and the next look is made."""
+    """Every end of a rule fails its scan; the rule's stream has the class, and the next scan runs."""
     journal.codec.register(Reconciliation)
     by = Reconciler(journal, Registry([]), Idle(), clock=lambda: 1_000, actor="test", driven={})
     found = []
@@ -302,7 +302,7 @@ def correct(how: str, _: Cause, __: StepWork) -> None:
 
 
 async def test_every_end_of_a_correction_is_recorded(journal: SqlJournal) -> None:
-    """However a correction ends, the rule's stream has the class, and the committer goes on."""
+    """The rule's stream has the class of every end of a correction, and the committer continues."""
     journal.codec.register(Reconciliation)
     now_ms = 1_000
     by = Reconciler(journal, Registry([]), Idle(), clock=lambda: now_ms, actor="test", driven={})

@@ -1,4 +1,4 @@
-"""Workflow histories of earlier runs are replayed, so that a change that breaks runs in flight is seen."""
+"""Replays the workflow histories of earlier runs, which detects a change that breaks runs in flight."""
 
 import re
 
@@ -12,7 +12,7 @@ from amends.sagas.temporal.workflow import SagaWorkflow
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_today_s_workflow_replays_what_was_recorded(name: str) -> None:
-    """Today's workflow issues the commands that it issued when the history was recorded, in the same order."""
+    """Today's workflow issues the recorded commands in the same order."""
     history = WorkflowHistory.from_json("a-run", file_of(name).read_text())
     replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())
     await replayer.replay_workflow(history)

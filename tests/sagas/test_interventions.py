@@ -1,4 +1,4 @@
-"""Operators, cancels and late answers: whatever happens beside the plan, the record comes to the truth."""
+"""Operators, cancels and late answers: the record reaches the truth, whatever happens outside of the plan."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def wish(verb: Verb, node: str | None = None, **changes: Any) -> Intervention:  
 
 
 def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
-    """Have the call that is due at a node answered."""
+    """Answer the call that is due at a node."""
     work = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
     assert not isinstance(work, Conclusion)
     world.answer(world.call(work), outcome)  # type: ignore[arg-type]  # not a wait either, as the tests have it
@@ -51,7 +51,7 @@ def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
 
 
 def operate(world: World, verb: Verb, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
-    """Have an operator decide."""
+    """Write an operator's decision."""
     fact = fact_of(REGISTRY, world.record, wish(verb, node, **changes), world.now_ms, 7)
     if fact is not None:
         world.append(fact)
@@ -60,12 +60,12 @@ def operate(world: World, verb: Verb, node: str | None = None, **changes: Any) -
 
 
 def status(world: World) -> RunStatus:
-    """Return where a run stands."""
+    """Return a run's status."""
     return world.record.state.status
 
 
 def open_nodes(world: World) -> tuple[str, ...]:
-    """Return what an operator has to decide about."""
+    """Return the nodes that an operator has to decide about."""
     return world.record.current
 
 
@@ -74,12 +74,12 @@ def kinds(world: World) -> list[str]:
     return [fact.kind for fact in world.facts]
 
 
-# ---- whatever happens
+# ---- any events
 
 
 @given(world=eventful_histories())
 def test_every_eventful_run_ends_and_folds_alike(world: World) -> None:
-    """With operators, cancels and late answers every run still closes, and its facts fold to what was decided on."""
+    """With operators, cancels and late answers every run still closes, and its facts fold to the state decided on."""
     state = begin(world.record.state.plan, world.facts[0].head)
     for fact in world.facts[1:]:
         state = evolve(state, fact.head)
@@ -89,7 +89,7 @@ def test_every_eventful_run_ends_and_folds_alike(world: World) -> None:
 
 @given(world=eventful_histories(HONEST))
 def test_a_compensated_run_has_left_nothing_behind(world: World) -> None:
-    """When every paused worker has resumed, no effect is there whose run says that it was compensated."""
+    """When every paused worker has resumed, no run with the status compensated has left an effect."""
     state = world.record.state
     left = {
         name
@@ -106,7 +106,7 @@ def test_a_compensated_run_has_left_nothing_behind(world: World) -> None:
 
 @given(world=eventful_histories())
 def test_what_is_done_again_after_a_definite_answer_has_a_new_key(world: World) -> None:
-    """A step has one key until it was refused or failed, and its undo until it acted again or the undo was refused."""
+    """A step's key lasts until it was refused or failed, its undo's until it acted again or the undo was refused."""
     keys: dict[tuple[str, type[Fact]], list[str]] = {}
     for fact in world.facts:
         if isinstance(fact, StepStarted | CompensationStarted):
@@ -131,7 +131,7 @@ ANSWERED: dict[str, bool] = {
 @settings(max_examples=300)
 @given(world=eventful_histories())
 def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
-    """Whatever happens, no call is claimed under a key whose success or refusal is in the journal, in any attempt."""
+    """No call is claimed under a key whose success or refusal is in the journal, in any attempt."""
     known: set[tuple[str, bool, int]] = set()
     for fact in world.facts:
         if isinstance(fact, StepStarted | CompensationStarted):
@@ -143,7 +143,7 @@ def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
 @settings(max_examples=300)
 @given(world=eventful_histories())
 def test_what_is_known_is_no_news_and_what_is_not_is_not_lost(world: World) -> None:
-    """Each success is recorded once per key; a definite answer is left out only where its outcome was known already."""
+    """Each success is recorded once per key; only a definite answer with a known outcome is left out."""
     acted: set[tuple[str, int]] = set()
     for fact in world.facts:
         if isinstance(fact, LateEffectObserved):
@@ -178,7 +178,7 @@ def test_the_fold_refuses_a_claim_under_an_answered_key(world: World) -> None:
 
 @given(world=eventful_histories(HONEST))
 def test_what_acted_after_its_undo_had_begun_is_undone_under_another_key(world: World) -> None:
-    """A participant that knows a key gives the answer that it gave; so the second undo must not carry the first's."""
+    """A participant repeats its answer under a known key; so the second undo must not carry the first's key."""
     used: dict[str, set[str]] = {}
     barred: dict[str, set[str]] = {}
     for fact in world.facts:
@@ -191,7 +191,7 @@ def test_what_acted_after_its_undo_had_begun_is_undone_under_another_key(world: 
 
 @given(world=eventful_histories())
 def test_the_generations_of_a_key_never_fall(world: World) -> None:
-    """What a fact does not say of a generation leaves it as it was, in every fact that a history can have."""
+    """A fact that names no generation leaves it as it was, for every fact that a history can have."""
     state = begin(world.record.state.plan, world.facts[0].head)
     for fact in world.facts[1:]:
         before, state = state, evolve(state, fact.head)
@@ -202,7 +202,7 @@ def test_the_generations_of_a_key_never_fall(world: World) -> None:
 
 @given(world=eventful_histories())
 def test_attention_names_exactly_what_is_open(world: World) -> None:
-    """A run that waits for an operator names nodes that an operator can decide about, and can say what he could do."""
+    """A run that waits for an operator names nodes that an operator can decide about, and the possible decisions."""
     if world.record.state.status is RunStatus.NEEDS_ATTENTION:
         assert isinstance(
             next(f for f in reversed(world.facts) if isinstance(f, AttentionRequested)), AttentionRequested
@@ -213,7 +213,7 @@ def test_attention_names_exactly_what_is_open(world: World) -> None:
 
 @given(world=eventful_histories((Verb.CANCEL,)))
 def test_a_cancel_turns_the_run_or_comes_too_late(world: World) -> None:
-    """Of a cancelled run nothing new is begun before it turns; only its pivot, when it was in flight, overtakes it."""
+    """A cancelled run begins nothing new before it turns; only its pivot, when it was in flight, overtakes it."""
     state = begin(world.record.state.plan, world.facts[0].head)
     for fact in world.facts[1:]:
         if state.status is RunStatus.CANCELLING:
@@ -229,7 +229,7 @@ def test_a_cancel_turns_the_run_or_comes_too_late(world: World) -> None:
 
 @given(world=eventful_histories())
 def test_a_preview_is_what_happens(world: World) -> None:
-    """What is shown before a decision is what the decision leads to, at every state and for every verb."""
+    """A preview shows the decision's actual consequence, at every state and for every verb."""
     for verb in Verb:
         for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
             intervention = wish(verb, node)
@@ -245,7 +245,7 @@ def test_a_preview_is_what_happens(world: World) -> None:
 
 
 def test_eventful_histories_cover_what_can_happen() -> None:
-    """The histories that these properties are checked on contain every kind of operator's fact and of late answers."""
+    """The histories of these property tests contain every kind of operator's fact and of late answers."""
     import random  # noqa: PLC0415 - only here
 
     found: set[str] = set()
@@ -260,7 +260,7 @@ def test_eventful_histories_cover_what_can_happen() -> None:
 
 
 def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
-    """Who has said no under a key goes on saying it; a redo is another question."""
+    """A participant repeats a refusal under its key, so a redo asks under another key."""
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
@@ -276,7 +276,7 @@ def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
 
 
 def test_a_redone_step_that_is_in_doubt_is_tried_again_under_its_new_key() -> None:
-    """Under the key of the refused try the participant would say no again, whatever the redo has done there."""
+    """Under the key of the refused try the participant would refuse again, whatever the redo has done there."""
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
@@ -306,7 +306,7 @@ def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
 
 @pytest.mark.parametrize(("verb", "fact"), [(Verb.SKIP, "CompensationSkipped"), (Verb.RESOLVE, "CompensationResolved")])
 def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str) -> None:
-    """Either closes the run, and the journal says who decided it and why."""
+    """Either decision closes the run, and the journal has its author and the reason."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "pivot", Refused("no"))
@@ -326,7 +326,7 @@ def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str)
     ],
 )
 def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: Verb, expected: RunStatus) -> None:
-    """Nobody knows whether it happened until somebody says so: then the run goes on, or back."""
+    """A pivot in doubt waits until an operator finds out whether it happened: then the run goes on, or back."""
     world = World.begin(plan_of(plan_node("a"), PIVOT.model_copy(update={"retry": plan_node("x").retry})))
     do(world, "a", Succeeded(None))
     do(world, "pivot", Failed("ValueError", "what?", final=True))
@@ -355,7 +355,7 @@ def test_a_cancel_waits_for_what_is_in_flight_and_undoes_it() -> None:
 
 
 def test_a_cancel_while_a_step_waits_works_at_once() -> None:
-    """A step that waits for its next attempt is not waited for: it is in doubt, and undone."""
+    """A cancel does not await the next attempt of a step: the step is in doubt, and undone."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", LOST)
     operate(world, Verb.CANCEL)
@@ -376,7 +376,7 @@ def test_a_pivot_in_flight_overtakes_a_cancel() -> None:
 
 
 def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -> None:
-    """The participant must not take the second undo for a repetition of the first."""
+    """The second undo has a new key: the participant must not mistake it for a repetition of the first."""
     world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
@@ -395,7 +395,7 @@ def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -
 
 
 def test_an_exhausted_second_undo_is_tried_again_under_the_second_key() -> None:
-    """Under the first undo's key the participant would answer what it answered before the step acted again."""
+    """Under the first undo's key the participant would repeat its answer from before the step acted again."""
     world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
@@ -439,7 +439,7 @@ def attempted(*, probe: bool = False, role: Role = Role.COMPENSATABLE) -> tuple[
 
 
 def test_a_success_that_is_known_is_not_news() -> None:
-    """The answer to attempt 1 says nothing after attempt 2 succeeded under the same key: nothing is undone twice."""
+    """The answer to attempt 1 adds nothing after attempt 2 succeeded under the same key: nothing is undone twice."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
@@ -454,7 +454,7 @@ def test_a_success_that_is_known_is_not_news() -> None:
 
 @pytest.mark.parametrize("found_by", ["a probe", "an operator", "an earlier answer"])
 def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> None:
-    """Whoever found out that the step took effect, its own answer adds nothing, also when the step is undone."""
+    """A step's own answer adds nothing after another source has confirmed the effect, also when the step is undone."""
     world, call = attempted(probe=found_by == "a probe", role=Role.COMPENSATABLE)
     if found_by == "a probe":
         do(world, "a", Succeeded("receipt"))
@@ -472,7 +472,7 @@ def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> No
 
 
 def test_a_refusal_that_comes_while_the_step_waits_ends_it() -> None:
-    """The participant has said no under the key, so it is not asked again when the wait is over."""
+    """The participant has refused under the key, so no call follows when the wait is over."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
@@ -483,7 +483,7 @@ def test_a_refusal_that_comes_while_the_step_waits_ends_it() -> None:
 
 
 def test_a_late_refusal_of_the_pivot_settles_the_doubt() -> None:
-    """A run that waits for an operator because its pivot is in doubt goes back when the participant says no."""
+    """A run that waits for an operator because its pivot is in doubt goes back when the participant refuses."""
     world, call = attempted(role=Role.PIVOT)
     assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
     world.answer(call, Refused("no"))
@@ -493,7 +493,7 @@ def test_a_late_refusal_of_the_pivot_settles_the_doubt() -> None:
 
 @pytest.mark.parametrize("late", [Refused("no"), NotFound()])
 def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refused | NotFound) -> None:
-    """A late "it did not happen" is kept although the step was undone: the run was in doubt, and is no longer."""
+    """A late "it did not happen" is kept although the step was undone: it ends the run's doubt."""
     world, call = attempted(probe=isinstance(late, NotFound))
     if isinstance(late, NotFound):
         call = world.call(RunProbe("a", 1))
@@ -511,7 +511,7 @@ def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refuse
 
 @pytest.mark.parametrize("late", [Refused("no"), Succeeded(None)])
 def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
-    """An undo that was given up is answered late: a refusal asks for another key, a success accounts for the step."""
+    """A late answer of an undo that was given up counts: a refusal needs another key, a success settles the step."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(1)), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "pivot", Refused("no"))
@@ -531,7 +531,7 @@ def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
 
 
 def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
-    """The first undo is answered while a second one is under way: the answer is recorded, and changes nothing else."""
+    """A late answer of the first undo during the second one is recorded, and changes nothing else."""
     world, call = attempted()
     first = world.call(RunCompensation("a", 1))
     world.answer(call, Succeeded("late"))
@@ -545,7 +545,7 @@ def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
 
 
 def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
-    """The operator's decision stands, the output that he gave is kept, and the history shows what was found out."""
+    """The operator's decision and output stay, and the history shows the effect that was found out."""
     world = World.begin(plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=ONCE)))
     do(world, "pivot", Succeeded(None))
     call = world.call(RunStep("after", 1))
@@ -561,7 +561,7 @@ def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
 
 
 def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
-    """A live claim is named with what is left of it."""
+    """The refusal names the live claim and its remaining time."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     world.call(RunStep("a", 1))
     with pytest.raises(BusyError, match=r"'a' is being worked on, and its claim ends in 1 s") as busy:
@@ -587,7 +587,7 @@ def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
 def test_what_does_not_fit_is_refused_in_one_line(
     intervention: Intervention, error: type[AmendsError], message: str
 ) -> None:
-    """Each refusal says what is so, and nothing is written."""
+    """Each refusal names the present state, and nothing is written."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", Succeeded(None))
     with pytest.raises(error) as refused:
@@ -597,7 +597,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 
 def test_of_several_open_nodes_one_has_to_be_named() -> None:
-    """The message names them."""
+    """The message names the open nodes."""
     world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), PIVOT))
     for name in ("a", "b"):
         do(world, name, Succeeded(None))
@@ -609,7 +609,7 @@ def test_of_several_open_nodes_one_has_to_be_named() -> None:
 
 
 def test_a_completed_run_cannot_be_cancelled() -> None:
-    """What a finished business process did is taken back by another one."""
+    """Only another business process takes back the effects of a finished one."""
     world = World.begin(plan_of(plan_node("a")))
     do(world, "a", Succeeded(None))
     with pytest.raises(RefusedError, match="is COMPLETED and cannot be cancelled"):

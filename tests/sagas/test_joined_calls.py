@@ -25,7 +25,7 @@ HELD: dict[str, asyncio.Event] = {}
 
 
 class Parcel(BaseModel):
-    """What is sent."""
+    """The input of the saga."""
 
 
 @transaction
@@ -47,7 +47,7 @@ SEND = Function("send", Direction.DO)
 
 @effect
 async def archive(_: Parcel, __: Call) -> None:
-    """Do nothing; what comes before it does not end the run."""
+    """Do nothing; the step before it does not end the run."""
 
 
 post = Saga("post", Parcel, pivot(decide), retriable(send, retry=Retry(max_attempts=2)))
@@ -59,7 +59,7 @@ class Run:
 
     Args:
         journal: The store.
-        saga: Which saga.
+        saga: The saga of the run.
     """
 
     def __init__(self, journal: SqlJournal, saga: Saga[Parcel] = post) -> None:
@@ -71,24 +71,24 @@ class Run:
 
     @property
     def position(self) -> int:
-        """Where it stands."""
+        """The run's position."""
         record = self.journal.record_blocking("r")
         assert record is not None
         return record.state.position
 
     async def begin(self, worker: Activities) -> None:
-        """Accept it, and pass its pivot."""
+        """Accept the run, and pass its pivot."""
         start = prepare_start(self.registry, self.saga, Parcel(), run_id="r", driver=DRIVER, actor="test")
         await self.journal.commit(lambda tx: self.protocol.accept(tx, start, self.now_ms), runs=("r",))
         await self.advance(worker)
 
     async def advance(self, worker: Activities, *, later_ms: int = 0) -> None:
-        """Have a worker write down what follows by now."""
+        """Run a worker that writes down the decisions that are due by now."""
         self.now_ms += later_ms
         await worker.advance(AdvanceRequest("r", self.journal.store_id, 0, self.now_ms))
 
     async def deliver(self, worker: Activities, attempt: int, *, workflow: str = "first") -> Progress:
-        """Deliver an attempt to a worker, as some workflow asks for it."""
+        """Deliver an attempt to a worker, as a workflow asks for it."""
         self.now_ms += 10_000
         request = CallRequest("r", self.journal.store_id, "send", "do", attempt, self.position, self.now_ms)
         environment = ActivityEnvironment()
@@ -105,7 +105,7 @@ class Run:
 
 
 async def test_a_delivery_is_told_how_the_run_stands_now(sqlite_url: str) -> None:
-    """A call that ended late and cannot tell Temporal keeps no later delivery from being made."""
+    """A later delivery gets through after a call that ended late and cannot reach Temporal."""
     HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
     told, reached = asyncio.Event(), asyncio.Event()
 
@@ -138,7 +138,7 @@ async def test_a_delivery_is_told_how_the_run_stands_now(sqlite_url: str) -> Non
 async def test_a_call_of_a_replaced_workflow_is_not_made_again(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A delivery that finds the claim of another workflow's delivery waits for its answer: nobody has given it up."""
+    """A delivery that finds the claim of another workflow's delivery waits for its answer: the claim is still alive."""
     HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
     caplog.set_level("INFO", "amends.worker")
     async with opened(sqlite_url) as journal:
@@ -159,7 +159,7 @@ async def test_a_call_of_a_replaced_workflow_is_not_made_again(
 
 
 async def test_the_same_delivery_takes_the_claim_of_a_lost_worker_over(sqlite_url: str) -> None:
-    """Temporal delivers a call again only when it has given up the worker: the next one makes it again at once."""
+    """Temporal delivers a call again only when it has given up the worker: the next one repeats the call at once."""
     HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
     async with opened(sqlite_url) as journal:
         run = Run(journal)
@@ -176,7 +176,7 @@ async def test_the_same_delivery_takes_the_claim_of_a_lost_worker_over(sqlite_ur
 
 
 async def test_an_answer_that_nobody_waits_for_wakes_the_run(sqlite_url: str) -> None:
-    """A call whose delivery was cancelled goes on, and Temporal is told to look at the run when it is settled."""
+    """A call whose delivery was cancelled continues, and its end wakes the run's workflow through Temporal."""
     HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
     told: asyncio.Queue[RunRecord] = asyncio.Queue()
     async with opened(sqlite_url) as journal:

@@ -26,8 +26,8 @@ from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.runtime.runner import Runner
 from amends.sagas.temporal.messages import DRIVER
 
-# A paused worker is still given a task for each poll that it has open, up to five of a kind. Workflow tasks are given
-# up after 2 s, calls after 5 s and the wait before they are delivered again.
+# A paused worker still receives a task for each poll that it has open, up to five of a kind. Temporal gives up workflow
+# tasks after 2 s, and calls after 5 s and the wait before it delivers them again.
 
 
 def order_in(folder: Path) -> Order:
@@ -36,7 +36,7 @@ def order_in(folder: Path) -> Order:
 
 
 def check(ledger: Ledger, run_id: str, facts: list[Fact]) -> None:
-    """The participant was told to undo what it did after the first undo, under a key that it had not seen."""
+    """Check that the participant undid the effect that came after the first undo, under a new key."""
     assert ledger.acted(run_id) == ["pay/undo/0", "pay/do/0", "pay/undo/1"]
     assert ledger.called(run_id).count("pay/do/0") == 1
     late = [fact for fact in facts if isinstance(fact, LateEffectObserved)]
@@ -46,7 +46,7 @@ def check(ledger: Ledger, run_id: str, facts: list[Fact]) -> None:
 
 
 async def by_paused_worker(url: str, temporal: temporalio.client.Client, address: str, folder: Path) -> list[Fact]:
-    """Pause a worker in its call until another one has closed the run, then let it go on."""
+    """Pause a worker in its call until another one has closed the run, then resume it."""
     ledger = Ledger(folder)
     async with AsyncExitStack() as parts:
         journal = await parts.enter_async_context(opened(url))
@@ -68,7 +68,7 @@ async def by_paused_worker(url: str, temporal: temporalio.client.Client, address
 
 
 async def by_runners(journal: SqlJournal, folder: Path) -> list[Fact]:
-    """Have another runner close a run whose claim has ended by its clock, then let the first one go on."""
+    """Close a run with another runner after its claim has ended by that one's clock, then resume the first one."""
     ledger, run_id = Ledger(folder), "local"
     first, second = (Runner(journal, Registry(SAGAS), clock=VirtualClock()) for _ in range(2))
     driven: asyncio.Task[RunResult] = asyncio.create_task(first.run(ONCE, order_in(folder), id=run_id))
@@ -116,7 +116,7 @@ async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal
             assert ledger.acted(run_id) == ["pay/do/0", "pay/undo/0"]
             before = await handle.history()
             paused.send_signal(signal.SIGCONT)
-            # Its standard input ends, and it stops when what it has at hand is recorded.
+            # Its standard input ends, and it stops after it has recorded its last call.
             assert paused.stdin is not None
             paused.stdin.close()
             await paused.wait()
@@ -125,7 +125,7 @@ async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal
 
 
 async def test_an_answer_after_a_take_over_is_recorded_and_undone(store_url: str, tmp_path: Path) -> None:
-    """Whoever made a call settles it, whatever the driver is by then; the new driver undoes what it did."""
+    """The process that made a call settles it, whatever drives the run by then; the new driver undoes the effect."""
     clock, registry = VirtualClock(), Registry(SAGAS)
     worker = Protocol(registry, "worker", DRIVER)
     start = prepare_start(registry, ONCE, Order(folder=str(tmp_path)), run_id="r", driver=DRIVER, actor="test")
@@ -150,7 +150,7 @@ async def test_an_answer_after_a_take_over_is_recorded_and_undone(store_url: str
 
 
 async def test_a_former_driver_runs_no_transaction(store_url: str, tmp_path: Path) -> None:
-    """After a take-over the former driver records its answer and concludes; what follows is the new driver's."""
+    """After a take-over the former driver only records its answer and conclusions; the new driver does the rest."""
     ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path), held=("pay/do",))
     async with opened(store_url) as journal:
         runner = Runner(journal, Registry(SAGAS), clock=VirtualClock())

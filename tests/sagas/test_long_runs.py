@@ -1,4 +1,4 @@
-"""Runs that outgrow a workflow's history, on a real Temporal that finds it long early; their effects are routed."""
+"""Runs that outgrow a workflow's history, on a real Temporal with a low limit; their effects are routed."""
 
 from collections import Counter
 from pathlib import Path
@@ -24,19 +24,19 @@ CALLED: Counter[str] = Counter()
 
 
 class Parcel(BaseModel):
-    """What is handed around, and whether the last one refuses it."""
+    """The parcel, and whether the last step refuses it."""
 
     refused: bool = False
 
 
 def same(parcel: Parcel) -> Parcel:
-    """Return every step the whole input."""
+    """Return the whole input for every step."""
     return parcel
 
 
 @effect(queue="far")
 def hand_on(parcel: Parcel, call: Call) -> bool:
-    """Hand it to the next one."""
+    """Hand the parcel to the next person."""
     CALLED[call.key] += 1
     if parcel.refused and "/last/" in call.key:
         raise Rejected("nobody is there")
@@ -45,7 +45,7 @@ def hand_on(parcel: Parcel, call: Call) -> bool:
 
 @hand_on.compensation
 def take_back(_: object, call: Call) -> None:
-    """Take it back."""
+    """Take the parcel back."""
     CALLED[call.key] += 1
 
 
@@ -71,7 +71,7 @@ async def workflows_of(temporal: temporalio.client.Client, run_id: str) -> list[
 
 
 def queues_in(history: WorkflowHistory) -> set[str]:
-    """Name the queues that effects were put into."""
+    """Return the task queues of a workflow's effects."""
     scheduled = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
     return {
         each.activity_task_scheduled_event_attributes.task_queue.name
@@ -84,7 +84,7 @@ def queues_in(history: WorkflowHistory) -> set[str]:
 async def test_a_long_run_goes_on_in_further_workflows(
     temporal_executable: Path, tmp_path: Path, *, refused: bool
 ) -> None:
-    """No workflow grows far beyond what Temporal suggests, though there always is something to do; all are replayed."""
+    """No workflow grows far beyond Temporal's suggestion, though there is always work to do; all can be replayed."""
     server = TemporalServer(temporal_executable, tmp_path, f"limit.historyCount.suggestContinueAsNew={LONG}")
     journal, registry = open_prepared(f"sqlite:///{tmp_path / 'events.db'}"), Registry([relay])
     replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())

@@ -1,4 +1,4 @@
-"""A run that somebody else opens again in a process is driven by the runner that is open there."""
+"""The runner that is open in a process drives a run that other code of that process opens again."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def charge(_: str, call: Call) -> str:
 
 @charge.compensation
 async def refund(_: Attempted[str, str], call: Call) -> None:
-    """Refund what was charged; a charge that never took place needs none."""
+    """Refund the charge; a charge that never took place needs none."""
     if call.do_key in BOOKS:
         BOOKS[call.do_key] = "refunded"
 
@@ -64,7 +64,7 @@ class Scene:
         self._task: Task | None = None
 
     async def claim(self) -> None:
-        """Have the former driver claim the call."""
+        """Claim the call for the former driver."""
         start = prepare_start(self._registry, CHARGE, "tea", run_id=self.run_id, driver="temporal", actor="me")
         await self.journal.commit(lambda tx: self._worker.accept(tx, start, self.clock.now_ms()))
         work = RunStep("charge", 1)
@@ -73,7 +73,7 @@ class Scene:
         )
 
     async def answer(self) -> RunRecord:
-        """Have the former driver make its call, and record the answer."""
+        """Call as the former driver, and record the answer."""
         task = self._task
         assert task is not None
         outcome: Any = Succeeded(await task.operation.function(task.argument, task.call))
@@ -91,7 +91,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(url: str, on_commit: OnCommit | None = None) -> AsyncIterator[Scene]:
-    """Provide a run that was taken over while its call was under way, and was undone."""
+    """Yield a run that was taken over while its call was under way, and was undone."""
     journal = open_prepared(url, on_commit=on_commit)
     try:
         made = Scene(journal, Registry([CHARGE]))
@@ -103,7 +103,7 @@ async def scene(url: str, on_commit: OnCommit | None = None) -> AsyncIterator[Sc
 
 
 async def test_an_answer_to_the_former_driver_has_the_run_undone_again(store_url: str) -> None:
-    """The runner that took a run over undoes what the former driver's late answer reveals, without being asked."""
+    """The runner that took a run over undoes the effect that the former driver's late answer reveals, unasked."""
     async with scene(store_url) as late, late.runner:
         assert (await late.answer()).state.status is RunStatus.COMPENSATING
         record = await late.closed()
@@ -112,7 +112,7 @@ async def test_an_answer_to_the_former_driver_has_the_run_undone_again(store_url
 
 
 async def test_a_runner_without_a_context_does_so_as_well(store_url: str) -> None:
-    """A runner that has been used in a loop that still runs drives what is opened again."""
+    """A runner that was used without a context, in a loop that still runs, drives a run that is opened again."""
     async with scene(store_url) as late:
         await late.answer()
         record = await late.closed()
@@ -120,7 +120,7 @@ async def test_a_runner_without_a_context_does_so_as_well(store_url: str) -> Non
 
 
 async def test_a_runner_that_closes_leaves_no_task_behind(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What a runner began because a run was opened again ends with the runner, and nothing is reported as lost."""
+    """The work that a runner began because a run was opened again ends with it, and no task is reported as lost."""
     async with scene(store_url) as late:
         before = asyncio.all_tasks()
         async with late.runner:
@@ -130,7 +130,7 @@ async def test_a_runner_that_closes_leaves_no_task_behind(store_url: str, caplog
 
 
 async def test_a_lost_reply_of_the_store_does_not_lose_the_wake(store_url: str) -> None:
-    """Listeners are told once of a commit whose reply was lost, also when one of them fails."""
+    """A commit whose reply was lost wakes the listeners once, also when one of them fails."""
     told: list[str] = []
     lost: list[int] = []
 

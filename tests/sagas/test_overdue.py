@@ -1,4 +1,4 @@
-"""What is overdue: nodes that have been open for longer than their threshold, or that nobody does anything about."""
+"""Overdue nodes: open for longer than their threshold, or without any progress."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ FOREVER = retry_policy(None)
 
 
 def overdue(world: World, now_ms: int) -> tuple[Overdue, ...]:
-    """Return what is overdue in a run at a time."""
+    """Return the overdue nodes of a run at a time."""
     return overdue_nodes(world.record, [fact.head for fact in world.facts], now_ms)
 
 
@@ -34,7 +34,7 @@ def at(plan: Plan, now_ms: int = 0) -> World:
 
 
 def answer(world: World, outcome: Any) -> None:  # noqa: ANN401 - any outcome
-    """Have the first call that is due answered."""
+    """Answer the first call that is due."""
     if not world.work():
         world.now_ms = min(world.due_times())
         world.conclude()
@@ -43,14 +43,14 @@ def answer(world: World, outcome: Any) -> None:  # noqa: ANN401 - any outcome
 
 
 def test_a_run_that_nobody_began_is_overdue_after_five_minutes() -> None:
-    """An accepted run without any further fact is idle: nobody drives it."""
+    """An accepted run without any further fact is idle: nothing drives it."""
     world = at(plan_of(plan_node("a", retry=FOREVER)))
     assert overdue(world, IDLE_MS - 1) == ()
     assert overdue(world, IDLE_MS) == (Overdue("a", IDLE_MS, Why.IDLE),)
 
 
 def test_a_claim_is_idle_only_after_its_end() -> None:
-    """While a call may still answer nobody can be blamed; five minutes after the claim's end somebody can."""
+    """A run is not idle while a call may still answer; five minutes after the claim's end it is."""
     world = at(plan_of(plan_node("a", retry=FOREVER)), 50)
     world.call(world.work()[0])
     end = 50 + LEASE_MS
@@ -59,7 +59,7 @@ def test_a_claim_is_idle_only_after_its_end() -> None:
 
 
 def test_attempts_without_limit_are_slow_after_an_hour() -> None:
-    """What is attempted for ever is due again and again, and yet overdue an hour after its first attempt."""
+    """A step with unlimited attempts is due again and again, and yet overdue an hour after its first attempt."""
     slowly = RetryPolicy(max_attempts=None, first_ms=600_000, factor=1, longest_ms=600_000)
     world = at(plan_of(plan_node("a", retry=slowly)), 50)
     while world.now_ms < 50 + UNLIMITED_MS:
@@ -84,7 +84,7 @@ def test_a_threshold_counts_for_the_step_and_for_its_compensation_apart() -> Non
 
 
 def test_members_of_a_stage_are_overdue_apart() -> None:
-    """A member that waits for its turn counts from when the run came to the stage, whatever the others do."""
+    """A member that waits for its turn counts from the run's arrival at the stage, whatever the others do."""
     stage = Stage(nodes=(plan_node("b", overdue_ms=100), plan_node("c", overdue_ms=500)))
     world = at(plan_of(plan_node("a"), stage), 20)
     answer(world, Succeeded(None))
@@ -106,7 +106,7 @@ def test_a_new_budget_begins_anew() -> None:
 
 
 def test_default_thresholds_are_what_the_policy_allows() -> None:
-    """Every attempt until its claim ends, every delay, and as much again for the probe; an hour without limit."""
+    """The default is the time of every attempt, every delay and the probe; an hour where attempts have no limit."""
     one = LEASE_MS + LEASE_GRACE_MS
     assert threshold_ms(plan_node("a"), undoing=False) == 3 * one + 10 + 20 + LEASE_GRACE_MS
     assert threshold_ms(plan_node("a", probe=True), undoing=False) == 2 * (3 * one + 10 + 20) + LEASE_GRACE_MS
@@ -117,7 +117,7 @@ def test_default_thresholds_are_what_the_policy_allows() -> None:
 
 @given(world=eventful_histories())
 def test_open_runs_become_overdue_and_ended_ones_do_not(world: World) -> None:
-    """At every position an open run is overdue after long enough, and not before it began; one that ended never is."""
+    """At every position an open run becomes overdue after some time, not before it began; an ended run never does."""
     heads = [fact.head for fact in world.facts]
     plan = world.record.state.plan
     record = RunRecord.begin(plan, world.record.started)
@@ -134,7 +134,7 @@ def test_open_runs_become_overdue_and_ended_ones_do_not(world: World) -> None:
 
 
 def test_steps_name_their_thresholds() -> None:
-    """A step's threshold is part of its plan, and without one the plan is as it always was."""
+    """A step's threshold is part of its plan; a plan without one is as it was before thresholds existed."""
 
     @effect(overdue=timedelta(minutes=2))
     def send(number: int, call: Call) -> None: ...

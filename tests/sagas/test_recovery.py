@@ -39,11 +39,11 @@ ENDS = {
 
 
 class Store:
-    """A store, and the runs that are held in it.
+    """A store, and its runs that tests stop in known places.
 
     Args:
         journal: The store.
-        folder: Where its participant's ledger is.
+        folder: The folder of the participant's ledger.
     """
 
     def __init__(self, journal: SqlJournal, folder: Path) -> None:
@@ -54,11 +54,11 @@ class Store:
         self.queue = f"recovery-{journal.store_id}"
 
     def id_of(self, place: str) -> str:
-        """Name the run in a place."""
+        """Return the id of the run in a place."""
         return f"{self.queue}-{place}"
 
     async def start(self, client: Client) -> None:
-        """Start a run for every place, and one that is held twice; return when each is there."""
+        """Start a run for every place, and one that stops twice; return when each is there."""
         for place, (away, refused) in PLACES.items():
             order = Order(folder=str(self.folder), refused=refused, away=(away,))
             await client.start(PATIENT, order, id=self.id_of(place))
@@ -68,7 +68,7 @@ class Store:
             await self.ledger.until_called(self.id_of(place), f"{away}/0")
 
     async def finish(self, client: Client, *places: str) -> None:
-        """Let runs go on to their end, where every step has been taken once."""
+        """Let the runs continue to their end, and check that every step was called once."""
         for place in places:
             self.ledger.open_gate(self.id_of(place))
         for place in places:
@@ -93,7 +93,7 @@ class Scene:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[list[tuple[Store, Client]]]:
-        """Run the server and a worker for each store; gives a client for each."""
+        """Run the server and a worker for each store; yield a client for each."""
         async with AsyncExitStack() as parts:
             parts.enter_context(self.server.serving())
             temporal = await temporalio.client.Client.connect(self.server.address)
@@ -105,7 +105,7 @@ class Scene:
 async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
     sqlite_url: str, postgres_url: str, temporal_executable: Path, tmp_path: Path
 ) -> None:
-    """Put back from an older copy, and then without any file: every run ends, and no recorded step is run again."""
+    """Every run ends after Temporal's file was replaced by an old copy, or lost, and no recorded step is repeated."""
     server = TemporalServer(temporal_executable, tmp_path)
     async with opened(sqlite_url) as on_sqlite, opened(postgres_url) as on_postgres:
         stores = [Store(on_sqlite, tmp_path / "sqlite"), Store(on_postgres, tmp_path / "postgresql")]
@@ -126,7 +126,7 @@ async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
 
 
 async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
-    """A run whose workflow ended in an error, or was ended, is driven on by the next look at it."""
+    """The next scan continues a run whose workflow failed or was terminated."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     async with opened(sqlite_url) as journal:
         queue = f"failed-{journal.store_id}"
@@ -145,7 +145,7 @@ async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal
 
 
 async def until_failed(workflow: temporalio.client.WorkflowHandle[object, object]) -> None:
-    """Wait until a workflow has failed; one that waits in vain is ended by the test's bound."""
+    """Wait until a workflow has failed; only the test's own bound ends the wait."""
     while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
         await asyncio.sleep(0.02)
 
@@ -179,14 +179,15 @@ async def test_a_run_that_ends_while_it_is_looked_at_is_left_alone(tmp_path: Pat
 
 
 async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_address: str) -> None:
-    """Runs of which Temporal has seen more are left alone and named, also as drift, until somebody accepts it."""
+    """Runs of which Temporal has seen more are left alone and named, also as drift, until an operator accepts it."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path))
     kept, url = tmp_path / "kept.db", f"sqlite:///{tmp_path / 'events.db'}"
     async with opened(url) as journal:
         queue = f"older-{journal.store_id}"
         client = client_of(temporal, journal, queue)
-        # Accepted, and nothing done: what comes next is a transaction, which would need no answer from anybody.
+        # The run is accepted but idle: its next step is a transaction, which would need no participant's
+        # answer.
         await client.start(PATIENT, Order(folder=str(tmp_path), away=("deliver/do",)), id=f"{queue}-open")
         await client.start(PATIENT, order, id=f"{queue}-ended")
     shutil.copy(tmp_path / "events.db", kept)
@@ -196,11 +197,11 @@ async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_a
         await ledger.until_called(f"{queue}-open", "deliver/do/0")
         await client.start(HOURLY, Order(folder=str(tmp_path), away=("pay/do",)), id=f"{queue}-lost")
         await until(journal, f"{queue}-lost", lambda facts: facts[-1].kind == "StepAttemptFailed")
-    shutil.copy(kept, tmp_path / "events.db")  # nobody has it open, so there is nothing beside it
+    shutil.copy(kept, tmp_path / "events.db")  # no other process has the file open, so SQLite has no file next to it
     acted = ledger.acted(f"{queue}-open") + ledger.acted(f"{queue}-ended")
     assert acted == ["pay/do/0", "pay/do/0", "deliver/do/0"]
     async with opened(url) as journal:
-        # Temporal's list follows what happens a little later.
+        # Temporal updates its list a little later.
         while await unknown_to_store(temporal, journal, task_queue=queue) != [f"{queue}-lost"]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         async with working(temporal, journal, queue):

@@ -1,7 +1,7 @@
 """A driver that is replaced while a call is under way: the call is made once, and the run ends soon after its answer.
 
 The old driver's process lives and settles its call, whatever drives the run by then. The claim of such a call lasts for
-six minutes, so a driver that waits for its end, and not for the answer, is ended by the bound of the test.
+six minutes: the test's own bound ends a driver that waits for the claim's end instead of the answer.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ CLOSED = {"SagaCompleted", "SagaCompensated", "AttentionRequested"}
 
 
 async def met(check: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until a condition is met; a test that waits in vain is ended by its own bound."""
+    """Wait until a condition is met; only the test's own bound ends the wait."""
     while not await check():  # noqa: ASYNC110 - Temporal's server changes it
         await asyncio.sleep(0.02)
 
@@ -44,9 +44,9 @@ class Scene:
     Args:
         temporal: Temporal.
         journal: The store.
-        saga: Which saga.
-        folder: Where its participant is.
-        undo: Whether the call that is held is the undo.
+        saga: The saga of the run.
+        folder: The participant's folder.
+        undo: Whether the call under way is the undo.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Scene:
         self.order = Order(folder=str(folder), refused=undo, held=(self.held,))
 
     async def start(self) -> None:
-        """Start it, and return when the call is under way."""
+        """Start the run, and return when the call is under way."""
         await self.client.start(self.saga, self.order, id=self.run_id)
         await self.ledger.until_called(self.run_id, f"{self.held}/0")
 
     async def tasks(self) -> list[int]:
-        """List the completed workflow tasks of the workflow that drives it now."""
+        """List the completed workflow tasks of the workflow that drives the run now."""
         try:
             history = await self.temporal.get_workflow_handle(self.run_id).fetch_history()
         except RPCError:
@@ -76,11 +76,11 @@ class Scene:
         return [event.event_id for event in history.events if event.event_type == completed]
 
     async def looked(self) -> bool:
-        """Check whether the workflow that drives it now has read the journal, and waits."""
+        """Check whether the workflow that drives the run now has read the journal, and waits."""
         return bool(await self.tasks())
 
     async def workflow(self) -> str | None:
-        """Name the workflow run that drives it now; `None` when none does."""
+        """Return the workflow run that drives the run now; `None` when there is none."""
         try:
             found = await self.temporal.get_workflow_handle(self.run_id).describe()
         except RPCError:
@@ -88,12 +88,12 @@ class Scene:
         return found.run_id if found.status is WorkflowExecutionStatus.RUNNING else None
 
     async def end(self) -> list[Fact]:
-        """Let the call be answered, and give the facts when the run is closed."""
+        """Let the participant answer the call, and return the facts when the run is closed."""
         self.ledger.open_gate(self.run_id)
         return await until(self.journal, self.run_id, lambda facts: facts[-1].kind in CLOSED)
 
     def check(self, facts: list[Fact]) -> None:
-        """Assert that the run has come to its end, and that each call was made once."""
+        """Check that the run has come to its end, and that each call was made once."""
         assert facts[-1].kind == ("SagaCompensated" if self.order.refused else "SagaCompleted")
         calls = ["pay/do/0", "pay/undo/0"] if self.order.refused else ["pay/do/0", "deliver/do/0"]
         assert self.ledger.called(self.run_id) == calls
@@ -101,7 +101,7 @@ class Scene:
 
 
 async def reset(scene: Scene) -> None:
-    """Have Temporal begin the workflow again after its first task, as `temporal workflow reset` does."""
+    """Reset the workflow to its first task, as `temporal workflow reset` does."""
     await met(scene.looked)
     first = (await scene.tasks())[0]
     await scene.temporal.workflow_service.reset_workflow_execution(
@@ -152,7 +152,7 @@ async def test_a_replaced_workflow_is_woken_by_the_answer(
     temporal_address: str,
     tmp_path: Path,
 ) -> None:
-    """The new workflow joins the call that the old one began: the call is not made again, and its answer is used."""
+    """The new workflow joins the call that the old one began: the call is not repeated, and its answer counts."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     saga, undo = CALLS[call]
     async with opened(sqlite_url) as journal:
@@ -172,7 +172,7 @@ async def test_a_replaced_workflow_is_woken_by_the_answer(
 async def test_temporal_takes_a_run_over_in_the_middle_of_a_call(
     sqlite_url: str, temporal_address: str, tmp_path: Path
 ) -> None:
-    """The runner settles the call that it has made, gives the run up, and Temporal goes on from the answer."""
+    """The runner settles its own call, gives the run up, and Temporal continues from the answer."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     async with opened(sqlite_url) as journal:
         scene = Scene(temporal, journal, PATIENT, tmp_path, undo=False)
@@ -194,7 +194,7 @@ async def test_temporal_takes_a_run_over_in_the_middle_of_a_call(
 async def test_a_runner_takes_a_run_over_in_the_middle_of_a_call(
     sqlite_url: str, temporal_address: str, tmp_path: Path
 ) -> None:
-    """The worker settles the call that it has made, and the runner, which waits for the claim, goes on at once."""
+    """The worker settles its own call, and the runner, which waits for the claim, continues at once."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     async with opened(sqlite_url) as journal:
         scene = Scene(temporal, journal, PATIENT, tmp_path, undo=False)
@@ -208,7 +208,7 @@ async def test_a_runner_takes_a_run_over_in_the_middle_of_a_call(
 
 
 async def test_a_runner_notices_the_answer_to_a_claim_of_another_process(store_url: str, tmp_path: Path) -> None:
-    """A second runner waits for the claim of the first by the journal, and not until the claim's end."""
+    """A second runner waits for the first one's answer in the journal, not until the end of the claim."""
     ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path), held=("pay/do",))
     async with opened(store_url) as journal:
         first, second = Runner(journal, Registry(SAGAS)), Runner(journal, Registry(SAGAS))

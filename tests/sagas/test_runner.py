@@ -11,13 +11,13 @@ from amends import Attempted, Call, Runner, RunStatus, Saga, StartConflictError,
 
 
 class Letter(BaseModel):
-    """What is sent."""
+    """The input of the saga."""
 
     text: str = "hello"
 
 
 class Post:
-    """A post office that keeps every letter until it is told to go on."""
+    """A post office that keeps every letter until the test opens it."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -30,7 +30,7 @@ POST: list[Post] = []
 
 @effect
 async def send(letter: Letter, _: Call) -> str:
-    """Hand it in, and wait until it is taken away."""
+    """Hand the letter in, and wait until the post office sends it."""
     post = POST[-1]
     post.letters += 1
     post.taken.set()
@@ -40,7 +40,7 @@ async def send(letter: Letter, _: Call) -> str:
 
 @send.compensation
 async def call_back(_: Attempted[Letter, str], __: Call) -> None:
-    """Get it back."""
+    """Call the letter back."""
 
 
 mail = Saga("mail", Letter, send)
@@ -55,7 +55,7 @@ async def runner(tmp_path: Path) -> AsyncIterator[Runner]:
 
 
 async def test_callers_of_one_run_get_its_one_end(runner: Runner) -> None:
-    """Who starts a run that is driven already waits for it, and nothing is called twice; another input is refused."""
+    """A second caller waits for the run in progress, and nothing is called twice; another input is refused."""
     first, second = (asyncio.create_task(runner.run(mail, Letter(), id="m")) for _ in range(2))
     await POST[-1].taken.wait()
     third, resumed = asyncio.create_task(runner.run(mail, Letter(), id="m")), asyncio.create_task(runner.resume("m"))
@@ -68,7 +68,7 @@ async def test_callers_of_one_run_get_its_one_end(runner: Runner) -> None:
 
 
 async def test_a_caller_that_gives_up_leaves_the_run_to_the_others(runner: Runner) -> None:
-    """The call goes on for whoever still waits; the last one that gives up ends it, and the run stays open."""
+    """The call continues for the remaining callers; the last one that gives up ends it, and the run stays open."""
     first, second = (asyncio.create_task(runner.run(mail, Letter(), id="m")) for _ in range(2))
     await POST[-1].taken.wait()
     first.cancel()

@@ -1,4 +1,4 @@
-"""A saga compiles into a plan; what is wrong with its shape is named where it is written, with the remedy."""
+"""A saga compiles into a plan; a mistake in its shape raises an error with its place and the remedy."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -39,7 +39,7 @@ class Order(BaseModel):
 
 
 class RushOrder(Order):
-    """An order that can stand in for another."""
+    """An order that can replace another."""
 
 
 class Trip(BaseModel):
@@ -72,7 +72,7 @@ async def refund(tried: Attempted[Order, int], call: Call) -> None:
 
 @charge.probe
 async def find_charge(order: Order, call: Call) -> int | None:
-    """Look for it."""
+    """Probe for it."""
 
 
 @effect(read_only=True, queue="quotes")
@@ -83,7 +83,7 @@ async def quote(order: Order, call: Call) -> int:
 
 @effect(name="mail.send", local=True)
 async def send(order: Order, call: Call) -> None:
-    """Stand for something that is repeated."""
+    """Stand for a step that is repeated."""
 
 
 @transaction
@@ -93,7 +93,7 @@ def go(order: Order, uow: UnitOfWork) -> None:
 
 @transaction
 def whole(trip: Trip, uow: UnitOfWork) -> None:
-    """Take another input."""
+    """Receive another input."""
 
 
 def order_of(trip: Trip) -> Order:
@@ -102,18 +102,18 @@ def order_of(trip: Trip) -> Order:
 
 
 def vague(trip) -> Order:  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN001
-    """Do not say what is taken."""
+    """Lack the annotation of the parameter."""
     result: Order = trip.order
     return result
 
 
 def vaguer(trip: Trip):  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN201
-    """Do not say what is made."""
+    """Lack the annotation of the result."""
     return trip.order
 
 
 def plain(order: Order, call: Call) -> None:
-    """Be no step."""
+    """Lack the decorator of a step."""
 
 
 def saga(*body: Any, name: Any = "s", input: Any = Order, keys: Any = ()) -> Saga[Any]:  # noqa: A002, ANN401
@@ -223,13 +223,13 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
 
 
 def made(mark: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - what mypy refuses
-    """Mark a step as its author would, also what type checkers refuse."""
+    """Mark a step as its author would, also in a way that type checkers refuse."""
     return mark(*args, **options)
 
 
 @pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=[message[:60] for _, message in MISTAKES])
 def test_a_mistake_is_named_with_its_remedy(mistake: Callable[[], Any], message: str) -> None:
-    """Each mistake in a saga raises one line that names the place, the value and what to do."""
+    """Each mistake in a saga raises one line that names the place, the value and the remedy."""
     with pytest.raises(DefinitionError) as refused:
         mistake()
     assert str(refused.value) == message
@@ -247,7 +247,7 @@ place = Saga(
 
 
 def test_a_saga_compiles_into_its_plan() -> None:
-    """Stages, roles, policies, timeouts, probes, queues and keys stand in the plan as they were written."""
+    """Stages, roles, policies, timeouts, probes, queues and keys have their written values in the plan."""
     plan = place.plan
     assert (plan.saga, plan.input_type, plan.keys) == ("place-order", "Order", ("number", "sku"))
     assert [[node.name for node in stage.nodes] for stage in plan.stages] == [
@@ -273,7 +273,7 @@ def test_a_saga_compiles_into_its_plan() -> None:
 
 
 def test_the_role_of_a_step_decides_its_default_retry() -> None:
-    """A transaction is attempted 3 times, an effect 5 times, a retriable step for ever, unless said otherwise."""
+    """By default a transaction has 3 attempts, an effect 5, and a retriable step no limit."""
     found = {name: node.retry.max_attempts for name, node in place.plan.nodes.items()}
     assert found == {"book": 3, "charge": 4, "quote": 5, "go": 1, "mail.send": None}
     other = saga(retriable(charge), retriable(go, retry=Retry(max_attempts=9)))
@@ -281,14 +281,14 @@ def test_the_role_of_a_step_decides_its_default_retry() -> None:
 
 
 def test_an_irreversible_step_stays_although_it_could_be_undone() -> None:
-    """`irreversible` says that the step stays in this saga, whatever compensation it has for others."""
+    """A step that is `irreversible` in this saga has no undo here, whatever compensation it has for other sagas."""
     node = saga(irreversible(book, "the customer keeps it")).plan.nodes["book"]
     assert (node.irreversible, node.undo, node.role) == ("the customer keeps it", None, Role.COMPENSATABLE)
     assert saga(book).plan.nodes["book"].undo is not None
 
 
 def test_steps_are_shared_by_sagas() -> None:
-    """One step stands in several sagas, in other roles, under other names and with other inputs."""
+    """Several sagas use one step, in other roles, under other names and with other inputs."""
     trip = Saga("trip", Trip, book.using(order_of), book.using(order_of, name="book_back"), whole)
     nodes = trip.plan.nodes
     assert list(nodes) == ["book", "book_back", "whole"]
@@ -325,7 +325,7 @@ def test_a_plan_does_not_depend_on_the_module_being_loaded_twice() -> None:
     ids=str,
 )
 def test_what_fits_is_accepted(given: Any, expected: Any) -> None:  # noqa: ANN401 - type forms
-    """A step takes a saga's input where a type checker would say so, or where only it could tell."""
+    """A step accepts a saga's input where a type checker would, or where only a type checker could decide."""
     assert fits(given, expected)
 
 
@@ -335,7 +335,7 @@ def test_what_fits_is_accepted(given: Any, expected: Any) -> None:  # noqa: ANN4
     ids=str,
 )
 def test_what_cannot_fit_is_refused(given: Any, expected: Any) -> None:  # noqa: ANN401 - type forms
-    """An input that a step could not work with is noticed before anything runs."""
+    """An input that a step cannot accept raises an error before anything runs."""
     assert not fits(given, expected)
 
 
@@ -357,7 +357,7 @@ def test_business_keys_are_read_from_the_input() -> None:
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}])
 def test_a_business_key_is_a_single_value(value: Any) -> None:  # noqa: ANN401 - JSON
-    """A list or an object cannot be looked up, and is refused with its value."""
+    """A list or an object cannot be a search key, and is refused with its value."""
     with pytest.raises(InputError) as refused:
         saga(book, keys=("tags",)).key_values({"tags": value})
     assert str(refused.value) == (

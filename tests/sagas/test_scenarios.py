@@ -1,4 +1,4 @@
-"""The test kit that users are given: given / when / then."""
+"""The test kit for users: given / when / then."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from amends.testing import LostReply, Scenario
 
 @effect(retry=Retry(max_attempts=1))
 async def ask(_: int, __: Call) -> str:
-    """Ask somebody; the scenario answers."""
+    """Ask a participant; the scenario answers."""
     return ""
 
 
@@ -34,7 +34,7 @@ def scenario() -> Scenario[Order]:
 
 
 def test_a_run_that_completes(scenario: Scenario[Order]) -> None:
-    """Transactions are run for real, effects answer what they were told to, with the run's key."""
+    """Transactions really run, and effects give the scenario's answers, with the run's key."""
     with scenario:
         then = scenario.when(Order(order_id="a")).completed()
         assert then.result_of(charge) == "paid"
@@ -44,7 +44,7 @@ def test_a_run_that_completes(scenario: Scenario[Order]) -> None:
 
 
 def test_a_refusal_is_compensated() -> None:
-    """The kit sees which nodes were undone, in which order."""
+    """The kit sees the undone nodes and their order."""
     with Scenario(SAGA) as fresh:
         then = fresh.answers(charge, "paid").answers(notify, Rejected("no")).when(Order(order_id="a"))
         then.compensated("charge", "hold")
@@ -62,13 +62,13 @@ def test_a_lost_reply_is_repeated_with_the_same_key() -> None:
 
 
 def test_an_effect_without_an_answer_fails_the_test() -> None:
-    """No unit test calls anybody by accident."""
+    """No unit test calls a participant by accident."""
     with Scenario(SAGA) as scenario, pytest.raises(AssertionError, match=r"gives it no answer; add scenario\.answers"):
         scenario.when(Order(order_id="a"))
 
 
 def test_given_aggregates_are_there(scenario: Scenario[Order]) -> None:
-    """What was given before is what the steps find."""
+    """The steps find the given aggregates."""
     goods = Goods("goods")
     goods.hold()
     with scenario:
@@ -76,7 +76,7 @@ def test_given_aggregates_are_there(scenario: Scenario[Order]) -> None:
 
 
 def test_a_wrong_expectation_shows_the_run(scenario: Scenario[Order]) -> None:
-    """An assertion that fails names what was expected and lists every fact."""
+    """An assertion that fails names the expected value and lists every fact."""
     with scenario:
         then = scenario.when(Order(order_id="a"))
         with pytest.raises(
@@ -138,7 +138,7 @@ def test_a_run_that_completes_has_no_error(scenario: Scenario[Order]) -> None:
 
 
 def test_a_run_that_was_undone_says_why_and_what_came_after(scenario: Scenario[Order]) -> None:
-    """The reason of the turn is not replaced by an error of an undo; both are shown."""
+    """The reason of the turn and an undo's error are both shown; neither replaces the other."""
     with scenario:
         scenario.answers(notify, Rejected("no seats")).compensation_answers(charge, OSError("line is busy"), None)
         error = scenario.when(Order(order_id="a")).compensated().result.error

@@ -1,4 +1,4 @@
-"""Seats: a participant that hangs keeps what it holds, and the others find a place all the same."""
+"""Seats: a participant that hangs keeps its seats, and the other functions still find one."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ FUNCTIONS = tuple(Function(step, direction) for step in ("charge", "notify") for
 
 
 def fill(size: int, functions: tuple[Function, ...], order: list[int]) -> Counter[Function]:
-    """Have functions that never give a seat back take what they may, in some order, and then all they can."""
+    """Take seats for functions that never return one: first each one's limit, in some order, then all."""
     held: Counter[Function] = Counter()
     wanted = [functions[number % len(functions)] for number in order] + [
         each for each in functions for _ in range(size)
@@ -55,7 +55,7 @@ def test_a_step_that_is_alone_takes_all_seats(size: int) -> None:
 
 
 def test_those_who_wait_take_turns() -> None:
-    """A seat that becomes free goes to the one that has waited longest, and nobody passes those that wait."""
+    """A seat that becomes free goes to the longest waiter, and nobody passes those that wait."""
     charge = FUNCTIONS[0]
     seats = Seats(1, {charge})
     first = seats.try_take(charge, "r-0")

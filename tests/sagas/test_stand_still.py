@@ -22,7 +22,7 @@ from amends.sagas.temporal.worker import running_worker
 
 
 async def test_an_answer_that_waits_for_a_stopped_process_is_in_time(sqlite_url: str) -> None:
-    """A process that is stopped for longer than the timeout reads what has arrived before it counts a timeout."""
+    """A process suspended beyond a timeout reads the answers that have arrived before it counts the timeout."""
     asked: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +70,7 @@ async def test_blocking_code_on_the_event_loop_is_named(sqlite_url: str, caplog:
 @pytest.mark.soak
 @pytest.mark.timeout(120)
 async def test_a_worker_whose_loop_is_busy_is_not_lost(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
-    """Heartbeats go on while a call keeps the event loop busy, so another worker does not take the call over."""
+    """Heartbeats continue while a call keeps the event loop busy, so another worker does not take the call over."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     begun = tmp_path / "begun"
     async with opened(sqlite_url) as journal:
@@ -92,7 +92,7 @@ async def test_a_worker_whose_loop_is_busy_is_not_lost(sqlite_url: str, temporal
 async def test_a_slow_workflow_task_is_not_interrupted(
     sqlite_url: str, temporal_address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Temporal's detection of deadlocks is off: a machine that needs 3 s for a workflow task is given them."""
+    """Temporal's detection of deadlocks is off, so a workflow task may take 3 s on a slow machine."""
     slow = [3.0]
 
     def decide_slowly(*arguments: object) -> object:

@@ -1,4 +1,4 @@
-"""Nothing is accepted whose id or input some part of the system could not carry."""
+"""A start refuses an id or input that some part of the system could not carry."""
 
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ RULE = "use 1 to 200 letters, digits and . _ : @ + = - (no '..'), beginning with
 
 
 class Order(BaseModel):
-    """An input with everything that can be wrong with one."""
+    """An input with a field for every kind of fault."""
 
     number: PositiveInt
     amount: Decimal = Decimal(1)
@@ -61,7 +61,7 @@ def test_usable_ids_are_given_back(run_id: str) -> None:
     ],
 )
 def test_unusable_ids_are_named(run_id: Any, shown: str) -> None:  # noqa: ANN401 - also what type checkers refuse
-    """Any other id is refused in one printable line that shows it and says what an id may be."""
+    """Any other id is refused in one printable line that shows it and names the rule for ids."""
     with pytest.raises(InputError) as refused:
         check_run_id(run_id)
     assert str(refused.value) == f"run id {shown}: {RULE}"
@@ -69,7 +69,7 @@ def test_unusable_ids_are_named(run_id: Any, shown: str) -> None:  # noqa: ANN40
 
 
 def test_a_request_carries_what_the_first_fact_needs() -> None:
-    """Plan, canonical input, business keys and who asked are gathered, and nothing is written."""
+    """A request contains plan, canonical input, business keys and actor, and nothing is written."""
     start = prepare_start(REGISTRY, SAGA, Order(number=7), run_id="r", driver="d", actor="ann", causation_id="m-1")
     assert (start.run_id, start.driver, start.actor) == ("r", "d", "ann")
     assert (start.correlation_id, start.causation_id) == (None, "m-1")
@@ -89,7 +89,7 @@ def test_a_request_carries_what_the_first_fact_needs() -> None:
     ids=["nan", "surrogate", "not a model", "not even an object"],
 )
 def test_an_input_that_would_not_come_back_is_refused(value: Any, message: str) -> None:  # noqa: ANN401 - as above
-    """What the journal could not give back equal is refused at the door, in one line."""
+    """An input that the journal could not return equal is refused at the start, in one line."""
     with pytest.raises(InputError) as refused:
         prepare_start(REGISTRY, SAGA, value, run_id="r", driver="d", actor="ann")
     assert str(refused.value).startswith(message)
@@ -121,7 +121,7 @@ def test_an_input_is_read_from_text() -> None:
     ],
 )
 def test_a_wrong_text_is_refused_with_place_and_value(text: str, message: str) -> None:
-    """Each fault of a text is one line that names the saga, the field and what was found."""
+    """Each fault of a text is one line that names the saga, the field and the value."""
     with pytest.raises(InputError) as refused:
         read_input(REGISTRY, SAGA, text)
     assert str(refused.value).startswith("input of saga 'look-at'")
@@ -130,7 +130,7 @@ def test_a_wrong_text_is_refused_with_place_and_value(text: str, message: str) -
 
 
 def test_the_limits_of_the_registry_hold_for_inputs() -> None:
-    """A registry with wider limits than the default reads what the default would refuse, and the other way round."""
+    """A registry with wider limits than the default reads an input that the default refuses, and the reverse."""
     note = "x" * (2 * 1024 * 1024)
     text = f'{{"number": 1, "note": "{note}"}}'
     wide = Registry([SAGA], limits=Limits(max_bytes=8 * 1024 * 1024))

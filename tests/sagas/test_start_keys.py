@@ -1,4 +1,4 @@
-"""The same id and input give the first run, whoever asks, how often, and whatever Temporal still knows of it."""
+"""The same id and input give the first run, for any caller, any number of times, also after Temporal forgot it."""
 
 import asyncio
 import json
@@ -32,14 +32,14 @@ class Line(BaseModel):
 
 
 class LaterLine(Line):
-    """The same, some versions later."""
+    """The same line, some versions later."""
 
     gift: bool = False
 
 
 @effect(read_only=True)
 async def look(_: Line, call: Call) -> None:
-    """Stay in flight until the test lets it go."""
+    """Stay in flight until the test ends it."""
     await GATES[call.run_id].wait()
 
 
@@ -64,10 +64,10 @@ OTHERS = {
 
 
 class Door:
-    """Where starts come in.
+    """The place where starts come in.
 
     Args:
-        saga: The saga as it is defined today.
+        saga: Today's definition of the saga.
         journal: The store.
         temporal: Temporal.
     """
@@ -80,12 +80,12 @@ class Door:
         self.client = Client(journal, temporal, self._registry, task_queue=self.run_id)
 
     async def start(self, text: str) -> str:
-        """Start the run as it is written."""
+        """Start the run with one form of the input."""
         value = read_input(self._registry, self._saga, text)
         return (await self.client.start(self._saga, value, id=self.run_id)).id
 
     async def check(self) -> None:
-        """Every way to write the input gives the first run; every other input is refused, and the difference shown."""
+        """Check that every form of the input gives the first run, and that another input raises with the difference."""
         assert [await self.start(text) for text in SAME] == [self.run_id] * len(SAME)
         for text, shown in OTHERS.items():
             with pytest.raises(StartConflictError, match=shown) as refused:
@@ -108,7 +108,7 @@ async def serving(server: TemporalServer) -> AsyncIterator[temporalio.client.Cli
 
 
 async def test_fifty_starts_make_one_run(store_url: str, temporal_executable: Path, tmp_path: Path) -> None:
-    """Fifty at once give one run and one workflow; how it is written does not matter, nor that Temporal lost it."""
+    """Fifty starts at once give one run and one workflow, for every form of the input, also after Temporal lost it."""
     server = TemporalServer(temporal_executable, tmp_path)
     async with opened(store_url) as journal:
         async with serving(server) as temporal:

@@ -1,4 +1,4 @@
-"""Steps are what their authors wrote, and every mistake in one is named when its module is loaded, with the remedy."""
+"""Every mistake in a step raises an error with the remedy when its module is loaded."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -55,7 +55,7 @@ async def send_later(order: Order, call: Call) -> Receipt:
 
 
 async def book_later(order: Order, uow: UnitOfWork) -> Receipt:
-    """Do what a transaction may not."""
+    """Do something that a transaction may not."""
     return book(order, uow)
 
 
@@ -64,7 +64,7 @@ def unbook(done: Done[Order, Receipt], uow: UnitOfWork) -> None:
 
 
 async def unbook_later(done: Done[Order, Receipt], uow: UnitOfWork) -> None:
-    """Do what a transaction's compensation may not."""
+    """Do something that a transaction's compensation may not."""
 
 
 def unsend(tried: Attempted[Order, Receipt], call: Call) -> None:
@@ -76,37 +76,37 @@ def find(order: Order, call: Call) -> Receipt | None:
 
 
 def alone(order: Order) -> Receipt:
-    """Take too little."""
+    """Lack a parameter."""
     return Receipt(text=str(order.number))
 
 
 def crowd(order: Order, call: Call, more: int) -> Receipt:
-    """Take too much."""
+    """Expect a parameter too many."""
     return Receipt(text=f"{order.number}{call}{more}")
 
 
 def picky(order: Order, call: Call, *, more: int) -> Receipt:
-    """Take something by name that nobody gives."""
+    """Expect a keyword parameter that no caller passes."""
     return Receipt(text=f"{order.number}{call}{more}")
 
 
 def nothing() -> Receipt:
-    """Take nothing at all."""
+    """Expect no parameters at all."""
     return Receipt(text="")
 
 
 def unannotated(order, call: Call) -> Receipt:  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN001
-    """Do not say what is taken."""
+    """Lack the annotation of the parameter."""
     return send(order, call)
 
 
 def unannotated_result(order: Order, call: Call):  # type: ignore[no-untyped-def]  # the mistake  # noqa: ANN201
-    """Do not say what is returned."""
+    """Lack the annotation of the result."""
     return send(order, call)
 
 
 def misplaced(order: Order, uow: UnitOfWork) -> Receipt:
-    """Take a transaction's context in an effect."""
+    """Expect a transaction's context in an effect."""
     return book(order, uow)
 
 
@@ -121,7 +121,7 @@ def to_order(number: int) -> Order:
 
 
 def two(order: Order, more: int) -> Order:
-    """Be no mapping."""
+    """Lack the shape of a mapping."""
     return Order(number=order.number + more)
 
 
@@ -131,7 +131,7 @@ def made(decorator: Any, function: Callable[..., Any], **options: Any) -> Any:  
 
 
 def types_of(decorator: Any, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - as above
-    """Look at a step's types, as a saga does that it is placed into."""
+    """Read a step's types, as a saga does that contains it."""
     return made(decorator, function).definition.types
 
 
@@ -336,7 +336,7 @@ def attached_twice(step: Any, function: Callable[..., Any]) -> None:  # noqa: AN
 
 @pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=[message[:60] for _, message in MISTAKES])
 def test_a_mistake_is_named_with_its_remedy(mistake: Callable[[], Any], message: str) -> None:
-    """Each mistake in a step raises one line that names the function, the value and what to do."""
+    """Each mistake in a step raises one line that names the function, the value and the remedy."""
     with pytest.raises(DefinitionError) as refused:
         mistake()
     assert str(refused.value) == message
@@ -363,7 +363,7 @@ def test_a_decorated_function_is_a_step() -> None:
 
 
 def test_a_step_can_be_called_like_its_function() -> None:
-    """Unit tests of users call steps directly; nothing of the engine is in between."""
+    """Unit tests of users call steps directly, without the engine."""
     call = Call(run_id="r", node="n", key="k", attempt=1, results={}, do_key="k")
     assert effect(send)(Order(number=1), call) == Receipt(text="1 by k")
 
@@ -410,7 +410,7 @@ def test_nothing_is_attached_after_a_plan_was_made() -> None:
 
 
 def test_a_step_used_under_another_name_shares_its_definition() -> None:
-    """`using` makes another node of the same step: what is attached to one is attached to both."""
+    """`using` makes another node of the same step: a compensation attached to one is attached to both."""
     step = effect(send)
     other = step.using(to_order, name="send_again")
     assert other.definition is step.definition
@@ -421,7 +421,7 @@ def test_a_step_used_under_another_name_shares_its_definition() -> None:
 
 
 def test_annotations_keep_their_constraints() -> None:
-    """What `Annotated` says of a result is validated when it is read."""
+    """A constraint in `Annotated` is validated when the result is read."""
 
     def count(order: Order, call: Call) -> Annotated[int, Field(ge=0)]:
         return order.number + call.attempt
@@ -433,13 +433,13 @@ def test_annotations_keep_their_constraints() -> None:
 
 
 def test_a_result_is_read_as_its_type() -> None:
-    """`load_result` gives what the step returned, typed."""
+    """`load_result` returns the step's result, typed."""
     receipt: Receipt = effect(send).load_result({"text": "x"})
     assert receipt == Receipt(text="x")
 
 
 def test_results_of_earlier_steps_are_read_by_node() -> None:
-    """`result_of` gives the result of the node that a step makes, also under another name, or says that it is early."""
+    """`result_of` returns the result of a step's node, also under another name, or reports that it is early."""
     step = effect(send)
     other = step.using(to_order, name="again")
     call = Call(run_id="r", node="n", key="k", attempt=1, results={"again": {"text": "2nd"}}, do_key="k")
@@ -461,5 +461,5 @@ def test_the_kind_of_a_step_says_what_is_promised() -> None:
 
 
 def test_a_rejection_carries_its_reason() -> None:
-    """The participant's words are kept, for the journal."""
+    """The journal keeps the participant's words."""
     assert Rejected("sold out").reason == "sold out"

@@ -26,7 +26,7 @@ def driving(request: pytest.FixtureRequest, sqlite_url: str) -> Opener:
 
 @pytest.fixture(autouse=True)
 async def gates() -> AsyncIterator[None]:
-    """Let every thread go on when a test has ended, so that none is left."""
+    """Release every thread at the end of a test, so that none is left."""
     yield
     for gate in GATES.values():
         gate.set()
@@ -39,13 +39,13 @@ def kinds(facts: list[Fact]) -> list[str]:
 
 
 async def called(count: int, ids: list[str]) -> None:
-    """Wait until so many of the runs have called their held step."""
+    """Wait until a number of runs have called their delayed step."""
     while sum(CALLED[f"{run_id}/wait_long/do/0"] for run_id in ids) < count:  # noqa: ASYNC110 - threads call it
         await asyncio.sleep(0.02)
 
 
 async def test_a_call_that_waits_for_a_thread_has_not_started(driving: Opener) -> None:
-    """It is not claimed and uses no attempt; every call is made once when the threads become free."""
+    """A waiting call is not claimed and uses no attempt; every call is made once when the threads become free."""
     async with driving(threads=4) as driven:
         ids = [f"queued-{number}-{driven.journal.store_id}" for number in range(8)]
         runs = [driven.run(PATIENT, Job(gate="queued"), run_id) for run_id in ids]
@@ -59,7 +59,7 @@ async def test_a_call_that_waits_for_a_thread_has_not_started(driving: Opener) -
 
 
 async def test_a_step_that_hangs_leaves_threads_to_the_others(driving: Opener) -> None:
-    """Whatever one step's calls hold, another step's calls are made, though more of the former wait than there are."""
+    """Another step's calls are made while one step's calls hang, even more of them than there are threads."""
     async with driving(threads=4) as driven:
         store = driven.journal.store_id
         ids = [f"hung-{number}-{store}" for number in range(20)]
@@ -74,7 +74,7 @@ async def test_a_step_that_hangs_leaves_threads_to_the_others(driving: Opener) -
 
 @pytest.mark.parametrize("saga", [SHORT_SAGA, OUTLIVING], ids=["def", "async def"])
 async def test_an_answer_after_the_timeout_is_recorded_and_undone(driving: Opener, saga: Saga[Job]) -> None:
-    """A function that goes on after its timeout delivers its answer, also when its run has been undone and closed."""
+    """A function that outlives its timeout delivers its answer, also after its run was undone and closed."""
     async with driving() as driven:
         run_id = f"late-{driven.journal.store_id}"
         assert (await driven.run(saga, Job(gate="late"), run_id)).status is RunStatus.COMPENSATED
@@ -101,7 +101,7 @@ _CHANGED = {"StopIteration": "RuntimeError"}
 
 
 async def test_every_way_a_function_can_end_is_an_outcome(driving: Opener) -> None:
-    """The class of the error is in the journal at once, and the driver goes on, in threads and on the event loop."""
+    """The class of the error is in the journal at once, and the driver continues, in threads and on the event loop."""
     sagas = {
         (name, blocking): ending(f"{name.lower()}-{'def' if blocking else 'async'}", make, blocking=blocking)
         for name, make in ENDINGS.items()

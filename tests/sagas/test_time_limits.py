@@ -1,4 +1,4 @@
-"""How long a run may go on calling: the bound that a participant's memory is compared with."""
+"""The time for which a run may go on calling: a participant must remember its keys for longer."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,11 +14,11 @@ from amends.sagas.engine.protocol import LEASE_GRACE_MS
 from amends.sagas.engine.time_limits import _operation_ms
 
 SECOND = timedelta(seconds=1)
-GRACE = timedelta(milliseconds=LEASE_GRACE_MS)  # a claim outlives its attempt's timeout by so much
+GRACE = timedelta(milliseconds=LEASE_GRACE_MS)  # a claim outlives its attempt's timeout by this time
 
 
 def make(name: str, *, undo: Retry | None = None, probe: bool = False, retry: Retry | None = None) -> Effect[int, int]:
-    """An effect with three attempts of at most 10 s, 1 s apart."""
+    """Create an effect with three attempts of at most 10 s, 1 s apart."""
 
     async def run(number: int, call: Call) -> int:  # noqa: ARG001
         return number
@@ -82,6 +82,6 @@ def test_the_delays_are_those_of_the_policy(attempts: int, first_ms: int, factor
 
 
 def test_a_billion_attempts_are_counted_at_once() -> None:
-    """Once the delays have stopped growing they are multiplied."""
+    """Once the delays have stopped growing, the code multiplies them."""
     policy = RetryPolicy(max_attempts=10**9, first_ms=1, factor=2.0, longest_ms=1000)
     assert _operation_ms(policy, None) == 1023 + (10**9 - 11) * 1000

@@ -70,13 +70,13 @@ class Order(BaseModel):
 
 
 class WithCountry(Order):
-    """One more field, which is required."""
+    """The input with one more field, which is required."""
 
     country: str
 
 
 class Renamed(BaseModel):
-    """An enum with another member."""
+    """The input with a renamed member of the enum."""
 
     id: str
     colour: FewerColours
@@ -84,7 +84,7 @@ class Renamed(BaseModel):
 
 
 class Removed(BaseModel):
-    """One field less, and others are forbidden."""
+    """The input with one field less, and with others forbidden."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
@@ -92,7 +92,7 @@ class Removed(BaseModel):
 
 
 class Narrowed(BaseModel):
-    """A field of another type."""
+    """The input with a field of another type."""
 
     id: str
     colour: Colour
@@ -118,7 +118,7 @@ def to_id(order: Any) -> str:  # noqa: ANN401 - of every version
 
 
 async def plainly(_: object, call: Call) -> str:
-    """Do what needs no result."""
+    """Do something that needs no result."""
     return call.node
 
 
@@ -134,8 +134,8 @@ class Code:
         refuse: Whether `confirm` is refused, so that the run turns round.
         book: Whether `book` is loaded.
         free: Whether the compensation of `hold` is loaded.
-        weigh: Whether the saga has the new step, which `book` and `confirm` may ask for.
-        asks: What `book` does with the result of `weigh`, when it asks.
+        weigh: Whether the saga has the new step, whose result `book` and `confirm` may ask for.
+        asks: The function that `book` calls with the result of `weigh`, when it asks.
     """
 
     model: type[BaseModel] = Order
@@ -151,7 +151,7 @@ class Code:
 
 
 class Version(NamedTuple):
-    """The code as one process has it."""
+    """The code of one process."""
 
     saga: Saga[Any]
     registry: Registry
@@ -226,7 +226,7 @@ def _book(code: Code, weigh: Step[Any, Any]) -> Step[Any, Any]:
 
 
 def load(code: Code) -> Version:
-    """Load the code, as a process that starts does: nothing is shared with other versions."""
+    """Load the code, as a process that starts does: it shares nothing with other versions."""
     model, weigh = code.model, _weigh(code)
 
     @transaction(name="confirm", read_only=True)
@@ -247,7 +247,7 @@ def ask(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
 
 
 def ask_or_default(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
-    """Ask for the result of the new step, and do without it in runs of the former plan."""
+    """Ask for the result of the new step, with a default in runs of the former plan."""
     assert context.result_of(weigh, default=None) is None
     return None
 
@@ -261,7 +261,7 @@ def ask_and_wrap(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
 
 
 def ask_and_refuse(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
-    """Call whatever went wrong a refusal, as hasty code does."""
+    """Turn every error into a refusal, as hasty code does."""
     try:
         return context.result_of(weigh)
     except Exception:  # noqa: BLE001 - hasty code
@@ -269,7 +269,7 @@ def ask_and_refuse(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
 
 
 def ask_in_a_group(context: UnitOfWork | Call, weigh: Step[Any, Any]) -> object:
-    """Raise it as a task group does."""
+    """Raise the error as a task group does."""
     try:
         return context.result_of(weigh)
     except Exception as error:  # noqa: BLE001 - a task group takes all
@@ -282,10 +282,10 @@ class Case:
 
     Attributes:
         first: The code that the run is started with; `pay` gets no answer in it.
-        second: The code that cannot continue it.
+        second: The code that cannot continue the run.
         third: The code that can.
-        node: Where the run waits.
-        kind: The kind of thing that is missing or does not fit.
+        node: The node where the run waits.
+        kind: The kind of the missing or mismatched part.
         says: Words of the message.
         end: The status that the run closes in.
         undone: Nodes that are undone by then.
@@ -369,7 +369,7 @@ TURNED = {"SagaFailed", "StepFailed", "StepRejected", "StepInDoubt", "StepAttemp
 
 
 async def until_pay_has_failed(journal: Journal, run_id: str) -> int:
-    """Wait until the run is in the middle; gives its position."""
+    """Wait until the run is in the middle; return its position."""
     facts = await until(journal, run_id, lambda facts: any(fact.kind == "StepAttemptFailed" for fact in facts))
     return facts[-1].position
 
@@ -402,7 +402,7 @@ def check_text(case: Case, run_id: str, text: str) -> None:
 
 
 def check_end(case: Case, result_status: RunStatus, facts: list[Fact]) -> None:
-    """Check that the run went on with the third deploy as if the second had never been."""
+    """Check that the third deploy continued the run as if the second had never been."""
     assert result_status is case.end
     assert tuple(fact.node for fact in facts if fact.kind == "CompensationSucceeded") == case.undone  # type: ignore[attr-defined]  # a node's
     if case.end is RunStatus.COMPLETED:
@@ -412,7 +412,7 @@ def check_end(case: Case, result_status: RunStatus, facts: list[Fact]) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_a_run_in_this_process_waits_for_code(store_url: str, name: str) -> None:
-    """The call ends with one line, the run stays open as it was, and goes on under code that can."""
+    """The call ends with one line, the run stays open as it was, and sufficient code continues it."""
     case, run_id, clock = CASES[name], f"{uuid4().hex}", VirtualClock()
     async with opened(store_url) as journal:
         first, second, third = load(began(case)), load(case.second), load(case.third)
@@ -422,7 +422,7 @@ async def test_a_run_in_this_process_waits_for_code(store_url: str, name: str) -
         await until_pay_has_failed(journal, run_id)
         process.cancel()
         await asyncio.gather(process, return_exceptions=True)
-        for _ in range(3):  # however often it is tried
+        for _ in range(3):  # after any number of tries
             with pytest.raises(CannotContinueError) as raised:
                 await Runner(journal, second.registry, clock=clock).resume(run_id)
             check_text(case, run_id, str(raised.value))
@@ -436,7 +436,7 @@ async def test_a_run_in_this_process_waits_for_code(store_url: str, name: str) -
 async def test_a_run_on_temporal_waits_for_code(
     store_url: str, temporal_address: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker says once for what the run waits, and a worker with code that can goes on with it."""
+    """The worker reports once why the run waits, and a worker with sufficient code continues it."""
     case, run_id = CASES[name], f"waits-{uuid4().hex}"
     temporal, queue = await temporalio.client.Client.connect(temporal_address), f"q-{run_id}"
     first, second, third = load(began(case)), load(case.second), load(case.third)
@@ -462,7 +462,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> None:
-    """A cancel is taken under code that cannot continue the run; its undo waits, and is not given up."""
+    """A cancel is accepted under code that cannot continue the run; its undo waits, and is not given up."""
     clock, run_id = VirtualClock(), uuid4().hex
     first, second = load(Code(down=True)), load(Code(model=WithCountry))
     cancel = Intervention(verb=Verb.CANCEL, actor="op", reason="asked")
@@ -486,7 +486,7 @@ async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> N
 
 
 async def test_one_waiting_run_does_not_stop_the_others() -> None:
-    """All runs are resumed; one that waits for code is given as it stands."""
+    """All runs are resumed; a run that waits for code is returned as it is."""
     clock = VirtualClock()
     first, second = load(replace(MAPPED, down=True)), load(Code())
     other = Saga("other", str, pivot(_plain("tick")))
@@ -553,12 +553,12 @@ async def test_an_answer_in_flight_is_kept_when_a_parallel_step_waits() -> None:
 
 
 def as_it_is(text: str) -> str:
-    """Map nothing."""
+    """Return the input unchanged."""
     return text
 
 
 def test_a_default_is_for_runs_of_another_plan_only() -> None:
-    """Where the plan has the step and it has not succeeded, the order of the saga is wrong: a default hides nothing."""
+    """Where the plan has the step and it has not succeeded, the saga's order is wrong: a default hides nothing."""
     from amends.aggregates.errors import NotFoundError  # noqa: PLC0415 - used here only
 
     version = load(ASKED)

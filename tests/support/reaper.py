@@ -66,7 +66,7 @@ class Reaper:
         os.register_at_fork(after_in_child=self._pipe.close)
 
     def end(self) -> None:
-        """Tell the reaper that this process ends in good order."""
+        """Report to the reaper that this process ends in good order."""
         with suppress(BrokenPipeError):
             self._pipe.write(_GOOD_ORDER)
             self._pipe.flush()
