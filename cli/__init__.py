@@ -1,4 +1,10 @@
-"""The command line: commands, rendering, settings, and the choice of adapters."""
+"""The command line: the program `amends`, its commands and what they print.
+
+The folder owns the parsing of arguments, the settings of a project, the choice of adapters (store, Temporal) and every
+text on the screen. It may import all other packages except `amends.testing`; none of them imports it. Inside, imports
+run downwards: `app`, `commands`, `runtime`, `output`, then `project` and `views`, then `durations` and `exit_codes`.
+Start reading in `app`, which lists the commands; the function of a command is in `commands`, its work in `runtime`.
+"""
 
 import os
 import sys
@@ -10,17 +16,19 @@ _TEMPORAL = "temporalio.bridge.temporal_sdk_bridge"
 
 
 def main() -> int:
-    """Run the process's command line and give its exit status; what `amends` in the scripts folder calls.
+    """Run the command line of this process and return its exit status; the script `amends` calls this function.
 
-    When Temporal was used, the process ends here and now: threads of its core may outlive a failed connection, and
-    abort an interpreter that ends beneath them. Everything else is closed by then, and output is flushed.
+    If the process used Temporal, the function ends the process at once: threads of Temporal's core can outlive a failed
+    connection, and they abort an interpreter that shuts down beneath them. By then every part is closed, and the output
+    is
+    flushed.
     """
-    from amends.cli.app import main as run  # noqa: PLC0415 - who reads settings needs no command line
+    from amends.cli.app import main as run  # noqa: PLC0415 - a program that only reads settings needs no command line
 
     code = run()
     if _TEMPORAL in sys.modules:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed by whoever started us
+            with suppress(OSError, ValueError, AttributeError):  # closed by the parent process
                 stream.flush()
         os._exit(code)
     return code

@@ -1,8 +1,8 @@
 """The program `amends`: its commands, its root options, and how every command ends.
 
-A command's module is imported when the command is called, so that `amends --help` stays quick and needs neither
-Temporal nor a database. A command is a function that returns its `ExitCode` (`None` for OK) and raises `AmendsError`
-for everything that is wrong; what is said about it, and with which exit status, is decided here alone.
+The program imports the module of a command only when the user calls the command. So `amends --help` stays quick and
+needs neither Temporal nor a database. A command is a function that returns its `ExitCode` (`None` for OK) and raises an
+`AmendsError` for every error. Only this module prints the error and chooses the exit status.
 """
 
 import difflib
@@ -26,23 +26,23 @@ from amends.cli.output.remarks import tame_python
 __all__ = ["CLOSED_PIPE", "COMMANDS", "DEBUG", "LazyCommand", "app", "main"]
 
 DEBUG = "AMENDS_DEBUG"
-"""Environment variable that, set to anything, adds the traceback of whatever ends a command."""
+"""Environment variable that adds the traceback of the error that ends a command; set it to any text but ""."""
 
 CLOSED_PIPE = 141
-"""Exit status when the reader of our output went away: 128 + SIGPIPE, as shells have it."""
+"""Exit status when the reader of the output has gone away: 128 + SIGPIPE, as in a shell."""
 
-# Typer's own classes of these stand in private modules.
+# Typer keeps its own classes for these in private modules.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class LazyCommand(NamedTuple):
-    """A command, and where to find it when it is called.
+    """A command, and where to find it when the user calls it.
 
     Attributes:
-        name: What the user types.
+        name: The word that the user types.
         module: Module to import.
-        attribute: Its function, or its `typer.Typer` where the command has commands of its own.
-        help: What the list of commands says; the function's docstring says the same in its first line.
+        attribute: The command's function; a `typer.Typer` if the command has commands of its own.
+        help: Summary in the list of commands; equal to the first line of the function's docstring.
     """
 
     name: str
@@ -105,7 +105,7 @@ COMMANDS = (
 
 
 class _LazyGroup(TyperGroup):
-    """Commands from `COMMANDS`, imported when they are called."""
+    """The commands of `COMMANDS`, each imported when the user calls it."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - Typer's own class of it is private
         return [each.name for each in COMMANDS]
@@ -132,7 +132,7 @@ class _LazyGroup(TyperGroup):
             result = super().invoke(ctx)
             _flush()
         except BrokenPipeError:
-            # Typer would end with 1, which says that something was found.
+            # Typer would end with 1, the status for a finding.
             raise typer.Exit(CLOSED_PIPE) from None
         return result
 
@@ -151,7 +151,7 @@ def _load(command: LazyCommand) -> Any:  # noqa: ANN401 - as above
 app = typer.Typer(
     name="amends",
     cls=_LazyGroup,
-    # Plain help: the same on every terminal, and it needs no import of rich.
+    # Plain help is the same on every terminal, and needs no import of rich.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 completed or nothing wrong, 1 something was found, 2 usage, definition or input error, "
@@ -175,47 +175,47 @@ def _root(
     if version:
         from importlib.metadata import version as installed  # noqa: PLC0415 - rarely wanted
 
-        print(f"amends {installed('amends')}")  # noqa: T201 - what was asked for
+        print(f"amends {installed('amends')}")  # noqa: T201 - the user asked for it
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        print(ctx.get_help(), file=sys.stderr)  # noqa: T201 - nothing was asked for
+        print(ctx.get_help(), file=sys.stderr)  # noqa: T201 - the user asked for nothing
         raise typer.Exit(ExitCode.USAGE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit status.
+    """Run a command line and return its exit status.
 
-    Whatever goes wrong ends in one line on stderr that begins with `amends: `.
+    Every error ends in one line on stderr that begins with `amends: `.
 
     Args:
-        arguments: What follows the program's name; `None` for the process's own.
+        arguments: The words after the program's name; `None` for those of this process.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal's encoding lacks is written as an escape instead of ending the command.
+            # A character that the terminal's encoding lacks becomes an escape instead of ending the command.
             stream.reconfigure(errors="backslashreplace")
     tame_python()
     try:
         result = typer.main.get_command(app).main(arguments, prog_name="amends", standalone_mode=False)
         _flush()
         code = int(result or ExitCode.OK)
-    except BaseException as error:  # noqa: BLE001 - one line instead of a traceback, whatever it is
+    except BaseException as error:  # noqa: BLE001 - one line instead of a traceback, for any error
         # Typer itself turns a closed pipe into SystemExit(1) while it prints help.
         closed = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
         code = CLOSED_PIPE if closed else _report(error)
     if code == CLOSED_PIPE:
-        # Or Python complains when it flushes what nobody reads.
+        # Otherwise Python complains when it flushes output that has no reader.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # None where it was closed before we started
+    if sys.stdout is not None:  # None if the parent process closed it
         sys.stdout.flush()
 
 
 def _report(error: BaseException) -> int:
-    """Say in one line why a command ends, and choose its exit status."""
+    """Print in one line why a command ends, and return its exit status."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     code = exit_code_of(error)
@@ -234,7 +234,7 @@ def _report(error: BaseException) -> int:
             text = (
                 f"internal error: {type(error).__name__}: {_message(error)}; set {DEBUG}=1 to see where, and report it"
             )
-    print(f"amends: {text}", file=sys.stderr)  # noqa: T201 - the one place that does
+    print(f"amends: {text}", file=sys.stderr)  # noqa: T201 - the only place that prints errors
     return code
 
 

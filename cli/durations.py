@@ -8,7 +8,7 @@ from amends.aggregates.text import shorten
 __all__ = ["FORMS", "span_ms"]
 
 FORMS = "such as 90s, 5min, 2h, 1d or 1h30min"
-"""What can be written, for help and messages."""
+"""Examples of durations, for help texts and messages."""
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PART = re.compile(r"(\d{1,9}) ?(ms|min|s|m|h|d)(?![a-z]) ?")
@@ -18,13 +18,13 @@ def span_ms(text: str, option: str, *, least_ms: int = 0, most_ms: int = 3_650 *
     """Read a duration, in milliseconds.
 
     Args:
-        text: What was typed.
-        option: What it was typed for, for messages.
-        least_ms: The shortest that is accepted.
-        most_ms: The longest.
+        text: The text that the user typed.
+        option: The option that the text belongs to, for messages.
+        least_ms: The shortest accepted duration.
+        most_ms: The longest accepted duration.
 
     Raises:
-        InputError: It is no duration, or not one between these.
+        InputError: The text is no duration, or the duration is out of these bounds.
     """
     given = text.strip().lower()
     parts = _PART.findall(given)

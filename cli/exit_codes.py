@@ -1,4 +1,4 @@
-"""What the exit status of a command says, and which status an error ends in.
+"""The meaning of each exit status, and the status that an error leads to.
 
 Scripts and schedulers act on these numbers: they are part of the interface, and one number has one meaning.
 """
@@ -20,15 +20,15 @@ class ExitCode(IntEnum):
     """Exit status of every command of `amends`.
 
     Attributes:
-        OK: The saga run completed, or the command did what it was asked and found nothing wrong.
-        FOUND: A command that looks for something found it.
-        USAGE: The command line, a setting, a definition or an input must be corrected; repeating it changes nothing.
-        UNREACHABLE: A part (store, Temporal, worker, file) could not be reached or used; it may work later.
+        OK: The saga run completed, or the command did its work and found nothing wrong.
+        FOUND: A command that searches for something found it.
+        USAGE: The user must correct the command line, a setting, a definition or an input; repeating changes nothing.
+        UNREACHABLE: The command could not reach or use a part (store, Temporal, worker, file); it may work later.
         COMPENSATED: The saga run was compensated.
         NEEDS_ATTENTION: The saga run waits for an operator.
-        DAMAGED: Stored facts of the run cannot be read. What can be read was printed; nothing was changed.
+        DAMAGED: Some stored facts of the run are unreadable. The command printed the others and changed nothing.
         INTERNAL: Amends itself failed in a way that it does not know; please report it. Python's own status for
-            this, 1, would say that something was found.
+            this, 1, would mean that the command found something.
         INTERRUPTED: Ctrl-C; accepted runs go on when a worker runs again.
     """
 
@@ -40,13 +40,13 @@ class ExitCode(IntEnum):
     NEEDS_ATTENTION = 5
     DAMAGED = 6
     INTERNAL = 70  # EX_SOFTWARE of BSD's sysexits.h
-    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+    INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """Choose the exit status that an error ends a command with.
+    """Return the exit status for an error that ends a command.
 
-    Of a group of errors the gravest counts. Errors of the operating system count as a part that could not be used.
+    Of a group of errors the gravest counts. An error of the operating system counts as a part that could not be used.
     """
     match error:
         case BaseExceptionGroup():

@@ -1,7 +1,7 @@
-"""What reading commands answer with: renderables laid out for the screen that there is, JSON for programs.
+"""Answers of reading commands: renderables that fit the screen, and JSON for programs.
 
-On a terminal an answer is laid out for its width, with colours unless `NO_COLOR` is set. Elsewhere (a pipe, a file)
-there are neither colours nor a width, unless `COLUMNS` names one: a row is a line, and no line is cut.
+On a terminal an answer fits its width, with colours unless `NO_COLOR` is set. In a pipe or a file an answer has neither
+colours nor a width, unless `COLUMNS` names one: a row is a line, and no line is cut.
 """
 
 import io
@@ -23,7 +23,7 @@ class Screen:
     """Stdout, for people.
 
     Args:
-        console: Where to print.
+        console: The console to print on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -31,20 +31,20 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns that there are; `WIDE` when it is no screen."""
+        """Columns of the terminal; `WIDE` if stdout is not a terminal."""
         return self._console.width
 
     def show(self, *renderables: RenderableType) -> None:
-        """Print below each other."""
+        """Print the renderables, one below the other."""
         with self._console.capture() as captured:
             for each in renderables:
                 self._console.print(each)
-        # The cells of a table are padded to its width; nobody wants that in a file.
+        # Rich pads the cells of a table to its width; in a file the spaces are only noise.
         print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)  # noqa: T201 - the answer
 
 
 def screen() -> Screen:
-    """Take stdout as it is now; where it was closed before we started, what is shown goes nowhere."""
+    """Return a screen on the present stdout; if the parent process closed it, the output goes nowhere."""
     out = sys.stdout or io.StringIO()
     console = Console(file=out, markup=False, highlight=False, emoji=False, legacy_windows=False)
     if not out.isatty() and not os.environ.get("COLUMNS", "").isdigit():
@@ -59,7 +59,7 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Say on a terminal what is being done, for as long as it takes; elsewhere say nothing, and nothing stays of it."""
+    """Show a line on a terminal while the work takes place, and erase it afterwards; elsewhere print nothing."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return

@@ -1,6 +1,6 @@
 """Rows and progress bars of `amends run` on a terminal, drawn with rich.
 
-Whatever users wrote is put into `Text` as plain characters: neither rich's markup nor control characters in it count.
+Text of users enters `Text` as plain characters: neither rich's markup nor control characters in it have an effect.
 """
 
 from rich.console import Group, RenderableType
@@ -32,12 +32,12 @@ _STYLES = {
 
 
 def render(board: Board, now_ms: int, *, encoding: str) -> RenderableType:
-    """Draw a run as it stands.
+    """Return the drawing of a run.
 
     Args:
         board: The run.
         now_ms: The time, in milliseconds since the epoch; moves spinners and clocks.
-        encoding: What the terminal can show; plain ASCII is used when it is not Unicode.
+        encoding: The terminal's encoding; for one that is not Unicode the drawing uses plain ASCII.
     """
     rows = board.rows
     width = max((len(_name(row)) for row in rows), default=0)
@@ -66,10 +66,10 @@ def _line(row: Row, now_ms: int, *, width: int, fancy: bool) -> Text:
 
 
 def result_line(line: str, status: RunStatus | None) -> Text:
-    """Colour the line of a run that has ended by its status; `None` when it could not be started."""
+    """Return the line of a run that has ended, in the colour of its status; `None` for a run that could not start."""
     return Text(printable(line), style="red" if status is None else STATUS_STYLES[status])
 
 
 def progress_bar() -> Progress:
-    """Make the progress bar of a file of runs."""
+    """Create the progress bar for a file of runs."""
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

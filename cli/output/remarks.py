@@ -1,4 +1,4 @@
-"""Where a command's words go: answers to stdout, remarks and errors to stderr, one line each."""
+"""Lines of a command: answers on stdout, remarks and errors on stderr, one line each."""
 
 import logging
 import os
@@ -15,28 +15,28 @@ _log = logging.getLogger("amends.python")
 
 
 def say(line: str = "") -> None:
-    """Write a line of the command's answer; what cannot be printed in it is masked."""
+    """Write a line of the command's answer, with unprintable characters masked."""
     _write(sys.stdout, printable(line))
 
 
 def note(line: str) -> None:
-    """Write a remark beside the answer: `amends: ...` on stderr."""
+    """Write a remark next to the answer: `amends: ...` on stderr."""
     _write(sys.stderr, f"amends: {one_line(line)}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:
-    if stream is not None:  # None where it was closed before we started
+    if stream is not None:  # None if the parent process closed it
         stream.write(f"{line}\n")
         stream.flush()
 
 
 def printable(line: str) -> str:
-    """Mask what cannot be printed in a line; unlike `one_line` this keeps runs of spaces, which align columns."""
+    """Return a line with its unprintable characters masked; runs of spaces, which `one_line` joins, stay."""
     return "".join(char if char.isprintable() else "?" for char in line)
 
 
 class _Lines(logging.Handler):
-    """Writes each record as one remark, without traceback."""
+    """A log handler that writes each record as one remark, without traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -48,7 +48,7 @@ class _Lines(logging.Handler):
 
 
 def tame_python() -> None:
-    """Have what Python says on its own (warnings, errors that nobody can catch) go to the log, one line each."""
+    """Send Python's own output (warnings, errors that no code can catch) to the log, one line each."""
     if os.environ.get("AMENDS_DEBUG"):
         return
     warnings.showwarning = _warn
@@ -72,17 +72,17 @@ def _ended(found: threading.ExceptHookArgs) -> None:
 
 
 def log_to_stderr() -> None:
-    """Have warnings of workers appear on stderr, one line each."""
+    """Send warnings of workers to stderr, one line each."""
     _route(_Lines(logging.WARNING))
 
 
 def silence_logs() -> None:
-    """Keep logs of libraries off the screen: the command says by itself what matters."""
+    """Keep logs of libraries off the screen: the command itself prints the lines that matter."""
     _route(logging.NullHandler())
 
 
 def _route(handler: logging.Handler) -> None:
-    # Full logs with tracebacks, as Python has them, for who looks for a fault of ours.
+    # Full logs with tracebacks, in Python's own form, for the search for a fault in Amends.
     if os.environ.get("AMENDS_DEBUG"):
         logging.basicConfig(level=logging.INFO)
     else:

@@ -1,4 +1,4 @@
-"""What `amends run` shows: live rows on a terminal, one line per fact elsewhere, and a last line that says it all."""
+"""The display of `amends run`: live rows on a terminal, one line per fact elsewhere, and a last line that sums up."""
 
 import os
 import sys
@@ -40,17 +40,17 @@ _CODES = {
 
 
 def code_of(result: RunResult) -> ExitCode:
-    """Choose the exit status for a run; an open one is a run whose end could not be waited for."""
+    """Return the exit status for a run; an open run counts as `UNREACHABLE`, since the wait for its end failed."""
     return _CODES[result.status]
 
 
 def seconds(ms: int) -> str:
-    """Write a duration as everywhere in this command."""
+    """Return a duration in seconds, in the form that the whole display uses."""
     return f"{max(0, ms) / 1000:.2f} s"
 
 
 def last_line(result: RunResult) -> str:
-    """Say how a run ended, why, and what to look at next."""
+    """Return the line about how a run ended, why, and which command shows more."""
     state = result.record.state
     took = seconds(state.updated_ms - state.started_ms)
     what = f"run {result.run_id} of {result.record.started.saga}"
@@ -72,16 +72,16 @@ def _why(result: RunResult) -> str:
 
 
 def doubt_of(result: RunResult) -> str:
-    """Say what was undone in doubt, as the end of a sentence; empty where nothing was.
+    """Return the nodes that were undone while in doubt, as the end of a sentence; empty if there are none.
 
-    What is in doubt and open is named as open.
+    A node that is in doubt and open is listed as open instead.
     """
     undone = [name for name in result.in_doubt if name not in result.open_nodes]
     return f"; undone without knowing whether it acted: {', '.join(undone)}" if result.closed and undone else ""
 
 
 def summary(codes: Iterable[str], elapsed_s: float) -> str:
-    """Say how many runs of a file ended how."""
+    """Return the number of a file's runs for each status."""
     counted = Counter(codes)
     total = sum(counted.values())
     parts = ", ".join(f"{number} {status}" for status, number in sorted(counted.items()))
@@ -89,19 +89,19 @@ def summary(codes: Iterable[str], elapsed_s: float) -> str:
 
 
 def on_terminal() -> bool:
-    """Tell whether stdout is a terminal that lines can be drawn anew on."""
+    """Check whether stdout is a terminal on which lines can be drawn again."""
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
 
 
 class Display(Protocol):
-    """Shows one run while it goes on."""
+    """The display of one run while it goes on."""
 
     def show(self, fact: Fact) -> None:
-        """Take note of one more fact, in order."""
+        """Show one more fact; facts come in order."""
         ...
 
     def tick(self) -> None:
-        """Draw anew, because time has passed."""
+        """Draw the rows again, because time has passed."""
         ...
 
 
@@ -128,7 +128,7 @@ class _Lines:
 
 
 class _Live:
-    """Rows that are drawn anew."""
+    """Rows that are drawn again at each tick."""
 
     def __init__(self, plan: Plan, live: Any) -> None:  # noqa: ANN401 - rich is imported only where it is needed
         self._board = Board(plan)
@@ -146,11 +146,11 @@ class _Live:
 
 @contextmanager
 def open_display(plan: Plan, *, quiet: bool) -> Iterator[Display]:
-    """Give what shows one run.
+    """Open the display of one run.
 
     Args:
-        plan: The plan that it follows.
-        quiet: Whether nothing is shown.
+        plan: The plan that the run follows.
+        quiet: Whether to show nothing.
     """
     if quiet:
         yield _Nothing()
@@ -166,10 +166,10 @@ def open_display(plan: Plan, *, quiet: bool) -> Iterator[Display]:
 
 
 class BatchDisplay(Protocol):
-    """Shows the runs of a file."""
+    """The display of the runs of a file."""
 
     def done(self, line: str, status: RunStatus | None) -> None:
-        """Take note of a run that has ended, or that could not be started."""
+        """Show a run that has ended, or that could not start."""
         ...
 
 
@@ -195,11 +195,11 @@ class _BatchLive:
 
 @contextmanager
 def open_batch(total: int, *, quiet: bool) -> Iterator[BatchDisplay]:
-    """Give what shows the runs of a file: a line for each, and on a terminal a progress bar below.
+    """Open the display for the runs of a file: a line for each run, and on a terminal a progress bar below.
 
     Args:
-        total: How many there are.
-        quiet: Whether nothing is shown.
+        total: The number of runs.
+        quiet: Whether to show nothing.
     """
     if quiet or not on_terminal():
         yield _BatchLines(quiet=quiet)

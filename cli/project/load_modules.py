@@ -1,8 +1,8 @@
-"""Loading of the user's modules: where they are imported from, and what is said when that fails.
+"""The import of the user's modules, and the one error that reports a failure.
 
-Their directory becomes importable as it would be for `python -m`, with two exceptions: a file in it can neither replace
-a module of the standard library nor a package that Amends itself needs. Whatever a module does when it is imported
-(raise, exit, print) ends in one `DefinitionError` line, or on stderr, and never in a traceback or in our output.
+The project's directory becomes importable as for `python -m`, with two exceptions: a file in it can replace neither
+a module of the standard library nor a package that Amends itself needs. A module that raises, exits or prints while it
+is imported causes one `DefinitionError` line, or text on stderr, but never a traceback or text in the command's output.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ __all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]
 
 _MAX_REASON_CHARS = 300
 
-# What Amends imports, perhaps only after the user's modules: a project often has an `alembic/` of its own. The test
-# compares this list with the installed requirements.
+# Packages that Amends imports, perhaps only after the user's modules: a project often has an `alembic/` of its own. A
+# test compares this list with the installed requirements.
 _OUR_PACKAGES = frozenset(
     "alembic amends annotated_doc annotated_types click colorama dateutil dotenv eventsourcing "  # noqa: SIM905 - readable
     "eventsourcing_sqlalchemy google greenlet mako markdown_it markupsafe mdurl nexusrpc psycopg psycopg_binary "
@@ -37,11 +37,11 @@ _OUR_PACKAGES = frozenset(
 
 
 class Named(Protocol):
-    """Whatever a module may define under a name that the whole project shares: a saga, a step."""
+    """An object that modules define under a name shared by the whole project: a saga or a step."""
 
     @property
     def name(self) -> str:
-        """The name that it is known by in plans, on the command line and in the journal."""
+        """The object's name in plans, on the command line and in the journal."""
 
 
 Kind = TypeVar("Kind")
@@ -55,7 +55,7 @@ class LoadedProject:
     Attributes:
         project_dir: The directory that they were imported from.
         modules: The configured modules, in the configured order.
-        hidden: Files of the project that cannot be imported, because the standard library or a package that Amends
+        hidden: Files of the project that Python cannot import, because the standard library or a package that Amends
             needs has a module of that name; for `amends doctor`.
     """
 
@@ -64,11 +64,11 @@ class LoadedProject:
     hidden: tuple[Path, ...]
 
     def find(self, kind: type[Kind]) -> tuple[Kind, ...]:
-        """Find what the modules define of one kind, each object once: for steps, whose variants share a name."""
+        """Return the modules' objects of one kind, each once: for steps, whose variants share a name."""
         return tuple(find(self.modules, kind).values())
 
     def collect(self, kind: type[T]) -> dict[str, T]:
-        """Find what the modules define of one kind, by name: for sagas.
+        """Return the modules' objects of one kind, by name: for sagas.
 
         Raises:
             DefinitionError: Two different objects have the same name.
@@ -79,12 +79,13 @@ class LoadedProject:
 def load_modules(settings: Settings) -> LoadedProject:
     """Import the configured modules.
 
-    The project's directories stay importable for the rest of the process, for imports within the user's functions. What
-    the modules print goes to stderr.
+    The project's directories stay importable for the rest of the process, for imports within the user's functions.
+    Output
+    of the modules goes to stderr.
 
     Raises:
-        DefinitionError: No modules are configured; or one has the name of a module that cannot be replaced, is not
-            found, or fails when it is imported: the message names the module, the file and the line.
+        DefinitionError: No modules are configured; or a module has the name of one that cannot be replaced, is not
+            found, or fails during its import: the message names the module, the file and the line.
     """
     if not settings.modules:
         place = settings.config_file or f"{CONFIG_FILE} (there is none in {settings.project_dir} or above)"
@@ -106,9 +107,9 @@ def load_modules(settings: Settings) -> LoadedProject:
 
 
 def find(modules: Iterable[ModuleType], kind: type[Kind]) -> dict[str, Kind]:
-    """Find the objects of one kind among the modules' attributes, each once, in the order of their definition.
+    """Return the objects of one kind among the modules' attributes, each once, in the order of their definition.
 
-    Objects in containers are not looked for.
+    The function does not search containers.
 
     Returns:
         The objects by the first place where each was found, such as `shop.sagas.place_order`.
@@ -117,7 +118,7 @@ def find(modules: Iterable[ModuleType], kind: type[Kind]) -> dict[str, Kind]:
     seen: set[int] = set()
     for module in modules:
         for attribute, value in vars(module).items():
-            # By the real type: a lazy proxy may do anything when it is asked for its class.
+            # The real type counts: a lazy proxy may run any code when asked for its class.
             if issubclass(type(value), kind) and id(value) not in seen:
                 seen.add(id(value))
                 found[f"{module.__name__}.{attribute}"] = value
@@ -125,7 +126,7 @@ def find(modules: Iterable[ModuleType], kind: type[Kind]) -> dict[str, Kind]:
 
 
 def collect(modules: Iterable[ModuleType], kind: type[T]) -> dict[str, T]:
-    """Find the objects of one kind as `find` does, by their own names.
+    """Return the objects of one kind as `find` does, by their own names.
 
     Raises:
         DefinitionError: Two different objects have the same name.
@@ -152,9 +153,10 @@ def _folders(project_dir: Path) -> tuple[Path, ...]:
 
 
 def _make_importable(folders: Sequence[Path]) -> None:
-    """Put the folders behind the standard library and before installed packages, wherever they stood."""
+    """Place the folders after the standard library and before installed packages, wherever they were before."""
     ours = {os.path.realpath(folder) for folder in folders}
-    # In place: others hold the list. An empty entry is the current directory, which Python looks up at every import.
+    # The list is changed in place, because other code holds it. An empty entry is the current directory, which Python
+    # resolves at every import.
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) not in ours]
     last = max((at for at, entry in enumerate(sys.path) if _is_stdlib(entry)), default=len(sys.path) - 1)
     sys.path[last + 1 : last + 1] = [str(folder) for folder in folders]
@@ -171,7 +173,7 @@ def _is_stdlib(entry: str) -> bool:
 
 
 class _OurPackages(importlib.abc.MetaPathFinder):
-    """Finds the packages that Amends needs everywhere but in the project."""
+    """An import finder that takes the packages Amends needs from everywhere but the project."""
 
     def __init__(self, folders: frozenset[str]) -> None:
         self._folders = folders
@@ -189,7 +191,7 @@ class _OurPackages(importlib.abc.MetaPathFinder):
 
 
 def _owner(top: str, folders: Sequence[Path]) -> str | None:
-    """Say whose a top-level name is already, or None where it is free for the project."""
+    """Return the owner of a top-level name, or None if the name is free for the project."""
     if top in sys.stdlib_module_names or top == "__main__":
         return "a module of Python's standard library"
     ours = _OurPackages(frozenset(str(folder) for folder in folders))
@@ -212,7 +214,7 @@ def _place(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def _stdout_on_stderr() -> Iterator[None]:
-    """Send what is written to stdout to stderr, by Python, by C and by child processes."""
+    """Send stdout to stderr, for output of Python, of C and of child processes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             # Either of them may be closed or missing: then there is no descriptor to keep clean.
@@ -223,7 +225,7 @@ def _stdout_on_stderr() -> Iterator[None]:
             stack.callback(os.close, saved)
             os.dup2(err, out)
             stack.callback(os.dup2, saved, out)
-            # What was written past the redirection below is still in its buffer when the modules are done.
+            # Output that was written past the redirection below is still in its buffer when the modules are done.
             stack.callback(original.flush)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
@@ -234,7 +236,7 @@ def _import(name: str, settings: Settings, folders: Sequence[Path]) -> ModuleTyp
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - also SystemExit, and what test tools derive from BaseException
+    except BaseException as error:  # noqa: BLE001 - also SystemExit, and the BaseExceptions of test tools
         _refuse(name, error, settings, folders)
 
 
@@ -245,7 +247,7 @@ def _refuse(name: str, error: BaseException, settings: Settings, folders: Sequen
             f"module {name!r} was not found ({_reason(error)}), neither in {' or '.join(map(str, folders))} "
             f"nor among the installed packages; correct modules in {_place(settings)}"
         ) from error
-    # The innermost line of the project; of an installed package only where none of the project is involved.
+    # The innermost line of the project; a line of an installed package only if the traceback has none of the project.
     own = [frame for frame in frames if _is_within(frame.filename, folders)] or frames
     place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
@@ -254,7 +256,7 @@ def _refuse(name: str, error: BaseException, settings: Settings, folders: Sequen
 
 
 def _explain(error: BaseException, folders: Sequence[Path]) -> str:
-    """Say what happened and what to do about it."""
+    """Return the error's message: the failure and its remedy."""
     reason = f"{type(error).__name__}: {_reason(error)}".removesuffix(": ")
     match error:
         case AmendsError():
@@ -282,7 +284,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    """Tell whether a frame is neither ours nor of Python's import system."""
+    """Check whether a frame belongs neither to Amends nor to Python's import system."""
     return not filename.startswith("<frozen importlib") and filename not in {__file__, importlib.__file__}
 
 

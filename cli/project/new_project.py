@@ -1,4 +1,4 @@
-"""The files of the project that `amends init` makes; a test runs them, and every command that is printed with them."""
+"""The files of the project that `amends init` creates; a test runs them, and every command printed with them."""
 
 __all__ = ["FILES", "SAGA", "TRY_NEXT"]
 
@@ -123,7 +123,7 @@ TRY_NEXT = (
     ("python -m pytest", "the saga's tests; needs pytest"),
     ("amends dev", "keeps server and worker running, with a web page; Ctrl-C ends it"),
 )
-"""What to try in the new project, in this order, and what it shows."""
+"""Commands to try in the new project, in this order, each with its purpose."""
 
 _README = "# Trips\n\nA project of Amends: its sagas stand in `trips.py`.\n\n" + "\n".join(
     ["```sh", *(f"{command}  # {what}" for command, what in TRY_NEXT), "```", ""]

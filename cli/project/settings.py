@@ -1,9 +1,10 @@
-"""Settings of a project: where they are found, what they may be, and what to do about a wrong one.
+"""Settings of a project: their places, their values, and the error for a wrong one.
 
-They stand in `amends.toml`, or in `[tool.amends]` of `pyproject.toml`, in the current directory or its nearest parent
-that has one; a variable of the environment (`AMENDS_STORE_URL`) overrides its key (`store_url`). Whatever is wrong with
-them ends in one `InputError` that names the place, the key, the value and the remedy. Nothing here connects to anything
-or imports a database or Temporal, so that every command can afford to read them.
+Settings come from `amends.toml`, or from `[tool.amends]` in `pyproject.toml`, in the current directory or in its
+nearest
+parent that has one. An environment variable (`AMENDS_STORE_URL`) overrides its key (`store_url`). Every wrong setting
+ends in one `InputError` that names the place, the key, the value and the remedy. This module connects to nothing and
+imports neither a database nor Temporal, so every command can afford to read the settings.
 """
 
 import difflib
@@ -32,10 +33,10 @@ CONFIG_FILE = "amends.toml"
 ENV_PREFIX = "AMENDS_"
 
 _PYPROJECT = "pyproject.toml"
-_GIVEN = frozenset({"project_dir", "config_file"})  # found by load_settings, never written by the user
+_GIVEN = frozenset({"project_dir", "config_file"})  # set by load_settings, never by the user
 _MAX_INT_CHARS = 20
 _LONGEST_DRAIN_MS = 86_400_000
-# How alike a name must be to a known one to count as its misspelling: `STORE_URI` is, Kubernetes' own `PORT` is not.
+# How similar a name must be to a known one to count as its misspelling: `STORE_URI` is, Kubernetes' own `PORT` is not.
 _ALIKE = 0.8
 
 
@@ -43,7 +44,7 @@ _ALIKE = 0.8
 
 
 class _Environment(EnvSettingsSource):
-    """Reads `AMENDS_*` as people write it: numbers as digits, lists with commas."""
+    """Reader of `AMENDS_*` variables in the form that people write: numbers as digits, lists with commas."""
 
     def prepare_field_value(
         self,
@@ -78,28 +79,28 @@ _Bytes = Annotated[int, Field(ge=1, le=1_000_000_000, description="a number of b
 
 
 class Settings(BaseSettings):
-    """What a project has configured, checked and with its paths made absolute; made by `load_settings`.
+    """The settings of a project, checked and with absolute paths; `load_settings` returns them.
 
     Attributes:
         project_dir: The directory that relative paths start from and that modules are imported from.
-        config_file: The file that the settings were read from; None where only the environment and defaults speak.
-        modules: Dotted names of the modules that define sagas, in the order in which they are imported.
-        data_dir: Where the embedded server and the default store keep their files.
-        store_url: The journal's database. A password in it is never printed: `safe_store_url` is what is shown.
+        config_file: The file that the settings were read from; None if only the environment and defaults apply.
+        modules: Dotted names of the modules that define sagas, in the order of their import.
+        data_dir: Directory for the files of the embedded server and of the default store.
+        store_url: The journal's database. A password in it is never printed: messages show `safe_store_url`.
         task_queue: Temporal's task queue for sagas and for steps that name no other.
         max_input_bytes: Largest input of a saga run, in bytes of its JSON text.
         max_result_bytes: Largest result of a step, in bytes of its JSON text.
-        embedded_port: Port of the embedded Temporal server; a free one when it is not set.
-        ui_port: Port of the embedded server's web page; a free one when it is not set.
-        worker_concurrency: How many calls of `async def` functions one worker makes at a time.
-        worker_threads: How many plain `def` functions one worker runs at a time; as many as `worker_concurrency` when
-            it is not set.
-        drain: How long a worker that is told to stop lets calls in flight end, such as `30s` or `5min`; the longest
-            timeout of the catalog, at most ten minutes, when it is not set.
-        errors: What the log shows of an error that user code raises: its class and the places in code (`type`), or its
-            message and the lines of code as well (`text`), which may quote user data. `amends dev` shows the text
-            unless this says otherwise; everything else the class.
-        schedule_rules: Whether `amends dev` has every drift rule run on a schedule, as often as the rule says.
+        embedded_port: Port of the embedded Temporal server; if it is not set, a free one.
+        ui_port: Port of the embedded server's web page; if it is not set, a free one.
+        worker_concurrency: Largest number of calls of `async def` functions that one worker makes at a time.
+        worker_threads: Largest number of plain `def` functions that one worker runs at a time; if it is not set,
+            `worker_concurrency`.
+        drain: Time in which calls in flight may end after a worker was asked to stop, such as `30s` or `5min`; if it is
+            not set, the longest timeout of the catalog, at most ten minutes.
+        errors: Detail in the log of an error that user code raises: its class and the places in code (`type`), or its
+            message and the lines of code as well (`text`), which may quote user data. If it is not set, `amends dev`
+            shows the text and every other command the class.
+        schedule_rules: Whether `amends dev` runs every drift rule on a schedule, as often as the rule declares.
     """
 
     model_config = SettingsConfigDict(
@@ -149,7 +150,7 @@ class Settings(BaseSettings):
         return mask_store_url(self.store_url)
 
     def shown(self) -> dict[str, str]:
-        """Give every setting as text that is safe to print, in the order of the reference."""
+        """Return every setting as text that is safe to print, in the order of the reference."""
         values = self.model_dump() | {"store_url": self.safe_store_url, "modules": ", ".join(self.modules)}
         if self.drain is not None:
             values["drain"] = f"{self.drain.total_seconds():g}s"
@@ -160,7 +161,7 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by our own
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by `_Environment`
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - settings have two places, not four
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
@@ -213,14 +214,15 @@ class Settings(BaseSettings):
 def load_settings(project: Path | None = None) -> Settings:
     """Find, read and check the settings.
 
-    A directory without settings is a project with the defaults, so that a look at it needs no preparation; what needs
-    modules says that none are configured.
+    A directory without settings is a project with the defaults, so reading it needs no preparation. A command that
+    needs
+    modules reports that none are configured.
 
     Args:
         project: The project's directory, whose parents are then not searched; None searches from the current one up.
 
     Raises:
-        InputError: There is no such directory, a file cannot be read, or a setting is wrong.
+        InputError: The directory does not exist, a file cannot be read, or a setting is wrong.
     """
     directory, file, values = _find(project)
     known = set(Settings.model_fields) - _GIVEN
@@ -248,7 +250,7 @@ def _find(project: Path | None) -> tuple[Path, Path | None, dict[str, Any]]:
         if found is None:
             continue
         if directory != start and directory.stat().st_mode & stat.S_IWOTH:
-            # Its modules would be imported: somebody else's code, if somebody else put the file there.
+            # Amends would import its modules: code of a stranger, if a stranger put the file there.
             raise InputError(
                 f"{found[0]}: anybody can write to that directory; name it with --project if its settings are meant"
             )
@@ -293,7 +295,7 @@ def _remedy_for_unknown(key: str, known: set[str]) -> str:
 
 
 def _refuse_misspelt_variables(known: set[str]) -> None:
-    """Refuse a variable that was meant for us; others may begin alike, such as those that Kubernetes sets."""
+    """Refuse a variable that was meant for Amends; others may begin alike, such as those that Kubernetes sets."""
     for name in sorted(os.environ):
         if not name.upper().startswith(ENV_PREFIX):
             continue

@@ -1,4 +1,4 @@
-"""The store's URL: what it may be, and how it is shown without secrets. Nothing here connects to anything."""
+"""The store's URL: its accepted forms, and its name without secrets. This module connects to nothing."""
 
 import os
 import re
@@ -24,8 +24,8 @@ class _StoreUrl(NamedTuple):
     query: str | None
 
 
-# The grammar of SQLAlchemy's make_url (2.0), so that what is checked here is what is connected to later. In particular
-# a password ends at the first `@` and may contain `/`, `?` and `#`, which urllib would read otherwise.
+# The grammar is that of SQLAlchemy's make_url (2.0): a URL that is checked here later connects to the same place. In
+# particular a password ends at the first `@` and may contain `/`, `?` and `#`, which urllib would read otherwise.
 _URL = re.compile(
     r"(?P<scheme>[\w+]+)://"
     r"(?:(?P<username>[^:/]*)(?::(?P<password>[^@]*))?@)?"
@@ -36,7 +36,7 @@ _URL = re.compile(
 
 
 def _parse_url(url: str) -> _StoreUrl | None:
-    """Split a store URL, or say by `None` that it cannot be trusted to have been split where its author meant it."""
+    """Return the parts of a store URL; `None` if the split may differ from the one that its author meant."""
     found = _URL.fullmatch(url)
     if not found or not url.isprintable() or url != url.strip():
         return None
@@ -51,10 +51,11 @@ def _is_port(text: str) -> bool:
 
 
 def mask_store_url(url: str) -> str:
-    """Name a store without secrets, for messages and the screen.
+    """Return the name of a store without secrets, for messages and the screen.
 
-    The password goes, and so do the parameters after `?`, which may hold others. Of a URL that cannot be parsed nothing
-    is shown that might be part of a password.
+    The function removes the password and the parameters after `?`, which may hold other secrets. Of a URL that cannot
+    be
+    parsed it shows nothing that might be part of a password.
     """
     parsed = _parse_url(url)
     if parsed is None:
@@ -69,10 +70,10 @@ def mask_store_url(url: str) -> str:
 
 
 def resolve_store_url(url: str, project_dir: Path) -> str:
-    """Check a store URL and make it independent of the current directory.
+    """Check a store URL and return it independent of the current directory.
 
     Raises:
-        ValueError: It names no store that can be used; the message holds neither the URL nor a part of it.
+        ValueError: The URL names no usable store; the message holds neither the URL nor a part of it.
     """
     parsed = _parse_url(url)
     if parsed is None:
@@ -106,10 +107,10 @@ def _resolve_sqlite_url(parsed: _StoreUrl, project_dir: Path) -> str:
 
 
 def absolute(path: str, project_dir: Path) -> Path:
-    """Make a path independent of the current directory.
+    """Return a path that is independent of the current directory.
 
     Raises:
-        ValueError: It cannot be printed, or begins with `~`.
+        ValueError: The path is not printable, or begins with `~`.
     """
     if not path.strip() or not path.isprintable():
         raise ValueError("it is not a path; write one that can be printed")

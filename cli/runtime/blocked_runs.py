@@ -1,4 +1,4 @@
-"""Which open runs cannot continue with the project's code, read from the store: for every command that says so."""
+"""Open runs that cannot continue with the project's code, read from the store, for every command that reports them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -29,12 +29,12 @@ def registry_of(settings: Settings) -> Registry | None:
 
 
 def blockers_of(settings: Settings, record: RunRecord) -> tuple[Blocker, ...]:
-    """Return why a run cannot continue with the project's code; nothing for one that has ended."""
+    """Return why a run cannot continue with the project's code; an empty tuple for a run that has ended."""
     return () if record.state.closed else blockers(registry_of(settings), record)
 
 
 def open_blockers(journal: "SqlJournal", registry: Registry | None) -> Iterator[Blocker]:
-    """Return why open runs cannot continue with the loaded code; a damaged run does not stop the others."""
+    """Yield why open runs cannot continue with the loaded code; a damaged run does not stop the others."""
     page = journal.runs_blocking(RunQuery(statuses=OPEN, limit=_PAGE))
     while page:
         found = journal.records_blocking([row.run_id for row in page]).records

@@ -1,7 +1,7 @@
-"""The work of the operators' commands: look, show what would happen, ask, write it down, and have the run go on.
+"""The work of the operators' commands: show the consequences, ask, write the decision, and wake the run.
 
-What was looked at is what is written to: a run that has gone on meanwhile is refused. No server is started; where no
-Temporal can be reached, the fact is in the journal, and the run goes on when a worker starts.
+The decision is written to the state that the operator saw: a run that has gone on meanwhile is refused. The commands
+start no server. If they cannot reach Temporal, the fact is in the journal, and the run goes on when a worker starts.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ _NOBODY: Registry = Registry(())
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for.
+    """The request of the command line.
 
     Attributes:
         run_id: The run.
-        wanted: What is decided.
-        yes: Whether it is done without asking.
-        json: Whether the answer is JSON, and nothing else.
+        wanted: The decision.
+        yes: Whether to write without asking.
+        json: Whether to print the answer as JSON, and nothing else.
         after_expiry: Whether to wait for the end of a live claim.
-        has_output: Whether a result was given, which may be null.
+        has_output: Whether the user passed a result, which may be null.
     """
 
     run_id: str
@@ -56,10 +56,11 @@ class Request:
 
 
 def carry_out(settings: Settings, request: Request) -> ExitCode:
-    """Show what a decision would come to, ask, write it down, and say how the run stands.
+    """Show the consequences of a decision, ask, write the decision, and print the state of the run.
 
     Raises:
-        AmendsError: It was refused, or a part cannot be reached; the message says whether anything was written.
+        AmendsError: The decision was refused, or a part cannot be reached; the message says whether the command wrote
+            anything.
     """
     require_store(settings)
     # Only a result needs the project's types: a run can be cancelled or retried while its modules cannot be loaded.
@@ -82,12 +83,12 @@ def carry_out(settings: Settings, request: Request) -> ExitCode:
 
 
 def now_ms() -> int:
-    """Give the wall time, in milliseconds since the epoch."""
+    """Return the wall time, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
 
 
 def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
-    """Preview the decision on the run as it is; while a claim is live, wait for its end if that is asked for."""
+    """Preview the decision on the present run; while a claim is live, wait for its end if the request says so."""
     told = False
     while True:
         record, now = record_of(journal, request.run_id), now_ms()
@@ -97,7 +98,7 @@ def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
             if not request.after_expiry:
                 raise
             if busy.until_ms <= now:
-                # Where no driver is left to see it, the end of the claim is written down here.
+                # If no driver is left to notice it, this command writes the end of the claim.
                 journal.commit_blocking(lambda tx, at=now: protocol.conclude(tx, request.run_id, at))
                 continue
             left_s = (busy.until_ms - now) / 1000
@@ -112,10 +113,10 @@ def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
 
 
 def _ask(seen: Preview, request: Request) -> None:
-    """Go on only after a yes.
+    """Ask for confirmation, and return only after a yes.
 
     Raises:
-        RefusedError: The answer was no, or there is nobody to ask.
+        RefusedError: The answer was no, or there is no terminal to ask on.
     """
     if sys.stdin is None or not sys.stdin.isatty():
         if request.json:
@@ -138,7 +139,7 @@ def _write(journal: SqlJournal, protocol: Protocol, request: Request, seen: Prev
 
 
 async def rouse_run(settings: Settings, record: RunRecord) -> Driven:
-    """Have Temporal look at a run, if it is Temporal's and open; what cannot be reached becomes part of the answer."""
+    """Wake a run if it is open and Temporal drives it; return a part that cannot be reached as part of the answer."""
     from amends.cli.runtime.temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
     from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - as above

@@ -20,13 +20,13 @@ _NOBODY = "unknown"
 
 
 def actor_name(given: str | None) -> str:
-    """Return the name to record with a decision: the one that was given, or the one that the user is logged in with.
+    """Return the name to record with a decision: the value of `--actor`, or else the user's login name.
 
     Args:
-        given: The value of `--actor`; `None` when the option was left out.
+        given: The value of `--actor`; `None` if the user left the option out.
 
     Raises:
-        InputError: The name is empty or "unknown", or it was not given and the system does not know one.
+        InputError: The name is empty or "unknown", or it is missing and the system does not know a login name.
     """
     if given is None:
         name = known_actor()
@@ -40,7 +40,7 @@ def actor_name(given: str | None) -> str:
 
 
 def known_actor() -> str | None:
-    """Return the name that the user is logged in with; `None` where the system does not know one."""
+    """Return the user's login name; `None` if the system does not know one."""
     try:
         return _usable(getpass.getuser())
     except (KeyError, OSError, ImportError):  # a process of a user id without a name, such as in a container

@@ -1,4 +1,4 @@
-"""What the commands about drift have in common: which rules there are, and what they look with."""
+"""Shared parts of the commands about drift: the drift rules, and the store and Temporal that they scan with."""
 
 import asyncio
 import time
@@ -46,8 +46,8 @@ class Told(NamedTuple):
     """A fact of a reconciliation, as it stands in the journal.
 
     Attributes:
-        rule: Whose stream it is in.
-        position: Where in it.
+        rule: The rule whose stream holds the fact.
+        position: The position in that stream.
         fact: The fact.
     """
 
@@ -58,13 +58,13 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What rules look with.
+    """The rules and the systems that they scan.
 
     Attributes:
         rules: Every rule, by name: the built-in ones, then the project's.
-        client: Temporal; `None` when it cannot be reached.
-        driven: Runs whose workflow runs; `None` when nobody can be asked.
-        problem: Why Temporal cannot be reached; `None` when it can.
+        client: Temporal; `None` if it cannot be reached.
+        driven: Runs whose workflow runs; `None` if Temporal does not answer.
+        problem: Why Temporal cannot be reached; `None` if it can.
     """
 
     rules: Mapping[str, Rule]
@@ -74,7 +74,7 @@ class Surroundings:
 
 
 async def surroundings(settings: Settings, journal: "SqlJournal", project: Project | None) -> Surroundings:
-    """Find the rules, and Temporal where it can be reached; nothing is started.
+    """Find the rules, and Temporal if it can be reached; start nothing.
 
     Raises:
         DefinitionError: Two rules have the same name.
@@ -98,15 +98,15 @@ def rules_of(
     *,
     nothing_runs: bool = False,
 ) -> dict[str, Rule]:
-    """Give every rule by its name: the built-in ones, then the project's.
+    """Return every rule by its name: the built-in ones, then the project's.
 
     Args:
-        settings: What is configured.
+        settings: The settings.
         journal: The store.
-        project: The user's modules.
-        client: Temporal; `None` when it cannot be reached.
-        problem: Why it cannot.
-        nothing_runs: Whether it is known that there is no Temporal.
+        project: The user's modules; `None` for the built-in rules only.
+        client: Temporal; `None` if it cannot be reached.
+        problem: Why it cannot be reached.
+        nothing_runs: Whether it is certain that no Temporal runs.
 
     Raises:
         DefinitionError: Two rules have the same name.
@@ -131,10 +131,10 @@ def rules_of(
 
 
 def rule_named(settings: Settings, journal: "SqlJournal", project: Project | None, name: str) -> Rule:
-    """Find a rule by its name, without asking Temporal.
+    """Return a rule by its name, without a query to Temporal.
 
     Raises:
-        NotFoundError: There is no such rule.
+        NotFoundError: The rule does not exist.
         DefinitionError: Two rules have the same name.
     """
     (rule,) = chosen(rules_of(settings, journal, project), [name])
@@ -142,10 +142,10 @@ def rule_named(settings: Settings, journal: "SqlJournal", project: Project | Non
 
 
 def chosen(rules: Mapping[str, Rule], names: Sequence[str]) -> list[Rule]:
-    """Give the rules with these names, all when there are none.
+    """Return the rules with these names; all rules if there are no names.
 
     Raises:
-        NotFoundError: There is no such rule.
+        NotFoundError: A rule does not exist.
     """
     for name in names:
         if name not in rules:
@@ -154,25 +154,25 @@ def chosen(rules: Mapping[str, Rule], names: Sequence[str]) -> list[Rule]:
 
 
 def project_of(settings: Settings) -> Project | None:
-    """Load the project's modules; `None` when none are configured, and then only the built-in rules are there."""
+    """Load the project's modules; return `None` if none are configured, which leaves the built-in rules."""
     return load_project(settings) if settings.modules else None
 
 
 def registry_of(project: Project | None) -> Registry:
-    """Give the project's steps."""
+    """Return the project's registry; an empty one without a project."""
     return Registry((), ()) if project is None else project.registry
 
 
 def now_ms() -> int:
-    """Read the clock, in milliseconds since the epoch."""
+    """Return the wall time, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
 
 
 def rule_and_look(text: str) -> tuple[str, int]:
-    """Read the id of a reconciliation.
+    """Read the id of a reconciliation: its rule and the number of its scan.
 
     Raises:
-        InputError: It is none.
+        InputError: The text is no such id.
     """
     rule, colon, number = text.rpartition(":")
     if not colon or not number.isdecimal() or not number.isascii():
@@ -185,7 +185,7 @@ class Hands:
 
     Args:
         journal: The store.
-        client: Temporal; `None` when it cannot be reached.
+        client: Temporal; `None` if it cannot be reached.
         task_queue: Queue of the workers.
     """
 
@@ -195,11 +195,11 @@ class Hands:
         self._task_queue = task_queue
 
     async def rouse(self, run_id: str) -> None:
-        """Have Temporal look at a run, starting its workflow where none runs.
+        """Wake a run; start its workflow if none runs.
 
         Raises:
             UnreachableError: Temporal cannot be reached.
-            NotFoundError: There is no such run.
+            NotFoundError: The run does not exist.
         """
         from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - imports Temporal
 
@@ -211,15 +211,15 @@ class Hands:
         await rouse(self._client, record, task_queue=self._task_queue)
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:
-        """Make the read model again.
+        """Rebuild the read model.
 
         Args:
-            runs: The runs whose rows are made again; empty for all of them.
+            runs: The runs whose rows are rebuilt; empty for all of them.
 
         Raises:
             UnreachableError: The store cannot be reached.
-            InputError: One of the runs that were asked for cannot be read; its row stays as it is. When all rows are
-                made again, runs that cannot be read are left out.
+            InputError: One of `runs` cannot be read; its row stays as it is. A rebuild of all rows leaves out runs that
+                cannot be read.
         """
         from amends.aggregates.sql.rebuild_index import rebuild_index, rebuild_runs  # noqa: PLC0415 - imports the database
 
@@ -234,13 +234,13 @@ class Hands:
 
 
 def recorded_rules(journal: "SqlJournal") -> list[str]:
-    """Name the rules that anything is recorded of, also those that are not there any more."""
+    """Return the names of the rules that have a stream, including those that no longer exist."""
     prefix = Reconciliation.stream_of("x")[:-1]
     return [stream.removeprefix(prefix) for stream in journal.streams_blocking(Reconciliation.category())]
 
 
 def latest_first(journal: "SqlJournal", rule: str) -> Iterator[Told]:
-    """Read a rule's stream from its end, page by page."""
+    """Yield the facts of a rule from the last to the first, page by page."""
     journal.codec.register(Reconciliation)
     opened = journal.load_blocking(Reconciliation, rule)
     last = 0 if opened is None else opened.version

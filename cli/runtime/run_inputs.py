@@ -1,8 +1,8 @@
-"""The inputs of `amends run`: from the command line, standard input or a file; all valid before anything is started.
+"""The inputs of `amends run`: from the command line, standard input or a file; all are valid before any run starts.
 
-Every line of a `.jsonl` file is the input of one run. Its run's id is made of the file's name and a hash of the input
-(or a field of it), so that running the same file again finds the runs that were started, whatever lines were added or
-moved: an interrupted file is finished, not repeated.
+Every line of a `.jsonl` file is the input of one run. The run's id consists of the file's name and a hash of the input
+(or a field of it). So a second start of the same file finds the runs that exist, even if lines were added or moved: it
+finishes an interrupted file and repeats nothing.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from amends.sagas.engine.start import prepare_start, read_input
 __all__ = ["ACTOR", "Job", "read_jobs"]
 
 ACTOR = "cli"
-"""Who starts runs from the command line, as the journal shows it."""
+"""Actor of runs that the command line starts, as the journal shows it."""
 
 _HASH_CHARS = 12
 _NAME_CHARS = 60
@@ -38,7 +38,7 @@ class Job:
     Attributes:
         run_id: Its id.
         value: Its validated input.
-        place: Where the input stands, such as `orders.jsonl:3`; empty when it is the only one.
+        place: The place of the input, such as `orders.jsonl:3`; empty for a single input.
     """
 
     run_id: str
@@ -49,17 +49,17 @@ class Job:
 def read_jobs(
     registry: Registry, saga: Saga[Any], argument: str | None, *, run_id: str | None, id_field: str | None
 ) -> list[Job]:
-    """Read and validate everything that is to be started.
+    """Read and validate every input.
 
     Args:
-        registry: Where the saga is known.
+        registry: The registry of the saga.
         saga: The saga.
         argument: JSON, `@file.json`, `@file.jsonl`, or `-` for standard input; `None` for an empty object.
-        run_id: Id of the run, or the beginning of all ids of a `.jsonl` file; `None` to make one.
+        run_id: Id of the run, or the beginning of all ids of a `.jsonl` file; `None` for a generated id.
         id_field: Field of the input whose value is the id; `None` for none.
 
     Raises:
-        InputError: An input or id cannot be accepted, named with its line; nothing was started.
+        InputError: An input or id is not valid; the message names its line. Nothing was started.
     """
     if argument is not None and argument.startswith("@") and argument.endswith(".jsonl"):
         return _jobs_of_lines(registry, saga, Path(argument[1:]), prefix=run_id, id_field=id_field)
@@ -84,7 +84,7 @@ def _read(argument: str | None) -> str | bytes:
 
 
 def _read_stdin() -> bytes:
-    if sys.stdin is None:  # closed before we started
+    if sys.stdin is None:  # closed by the parent process
         raise InputError("standard input is closed; pipe the input into the command, or write it as the argument")
     try:
         return _bounded(sys.stdin.buffer, "standard input")
@@ -104,7 +104,7 @@ def _validate(registry: Registry, saga: Saga[Any], text: str | bytes, argument: 
 
 
 def _names_file(argument: str) -> bool:
-    """Check whether a file has this name; whatever cannot be a name of a file is none."""
+    """Check whether a file has this name; text that cannot be the name of a file counts as no."""
     try:
         return Path(argument).is_file()
     except (OSError, ValueError):
@@ -121,7 +121,7 @@ def _read_file(path: Path, *, bounded: bool = False) -> bytes:
 
 
 def _bounded(file: BinaryIO, what: str) -> bytes:
-    """Read one input; a device or a pipe without an end must not fill the memory."""
+    """Read one input, up to a limit: a device or a pipe without an end must not fill the memory."""
     found = file.read(_MOST_BYTES + 1)
     if len(found) > _MOST_BYTES:
         raise InputError(f"{what} has more than {_MOST_BYTES:,} bytes; keep the data elsewhere and pass a reference")
@@ -165,13 +165,13 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _name(path: Path) -> str:
-    """Make the beginning of run ids from a file's name."""
+    """Return the beginning of run ids for a file's name."""
     name = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "-" for char in path.stem)
     return name.lstrip("_-")[:_NAME_CHARS] or "line"
 
 
 def _digest(line: bytes) -> str:
-    """Identify an input, however its line is spaced and its fields are ordered."""
+    """Return a hash of an input that depends neither on the spaces in its line nor on the order of its fields."""
     return hashlib.sha256(json.dumps(json.loads(line), sort_keys=True).encode()).hexdigest()[:_HASH_CHARS]
 
 

@@ -1,7 +1,7 @@
-"""Where `amends run` finds Temporal and a worker, and what happens around a run while it is waited for.
+"""Temporal and a worker for `amends run`, and the watch over both while the command waits for a run.
 
-A configured Temporal has workers of its own, and nothing is accepted unless one of them polls. The embedded server has
-the worker of `amends dev`, if that runs; otherwise this process starts the server and serves the run by itself.
+A configured Temporal has workers of its own, and the command accepts no run unless one of them polls. The embedded
+server has the worker of `amends dev`, if that runs; otherwise this process starts the server and serves the run itself.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _LOOK_S = 0.2
 _DEV_LOOK_S = 1.0
 _WORKERS_LOOK_S = 3.0
-# What only takes its time is done by then, mostly.
+# By this time most work that is merely slow is done.
 _CODE_LOOK_S = 5.0
 _MOST_LOOKED_AT = 200
 # `amends dev` holds its lock from the start; its worker polls a moment later.
@@ -39,16 +39,16 @@ _DEV_GRACE_S = 5.0
 
 
 class StoppedError(Exception):
-    """Somebody asked the command to stop."""
+    """A signal asked the command to stop."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Temporal, with somebody who does the work.
+    """Temporal, together with a worker.
 
     Attributes:
-        client: Starts runs and reads what became of them.
-        alone: Whether the work is done by this process, and stops with it.
+        client: Starts runs and reads their results.
+        alone: Whether this process is the worker, so that the work stops with it.
     """
 
     client: Client
@@ -60,18 +60,18 @@ class Session:
 
     @property
     def outlook(self) -> str:
-        """What becomes of an open run when this command ends."""
+        """The future of an open run after this command ends, for a message."""
         return "it goes on when a worker runs again: amends dev" if self.alone else "it goes on; see: amends list"
 
     async def during(self, work: Coroutine[Any, Any, T], accepted: Collection[str] = ()) -> T:
-        """Do something while the parts are kept running.
+        """Run some work while keeping the parts alive.
 
         Args:
-            work: What to do.
-            accepted: The runs that were accepted so far, to which more are added meanwhile.
+            work: The work.
+            accepted: The runs accepted so far; the work adds to them.
 
         Raises:
-            StoppedError: It was asked to stop.
+            StoppedError: A signal asked the command to stop.
             UnreachableError: A part went away and could not be started again.
         """
         main = asyncio.create_task(work)
@@ -100,7 +100,7 @@ class Session:
             await self._stop.within(ended, WORKERS_RESERVE_S)
 
     async def _look_for_workers(self) -> None:
-        """Say what keeps a run from going on: waiting in silence would look like work."""
+        """Report an absent worker or Temporal, again and again until cancelled: a silent wait would look like work."""
         said: str | None = None
         while True:
             await asyncio.sleep(_WORKERS_LOOK_S)
@@ -115,7 +115,7 @@ class Session:
             said = found
 
     async def _look_for_blockers(self, accepted: Collection[str]) -> None:
-        """Say for which code a run waits that does not move."""
+        """Report code that accepted runs wait for, again and again until cancelled."""
         said: set[str] = set()
         while True:
             await asyncio.sleep(_WORKERS_LOOK_S)
@@ -129,7 +129,7 @@ class Session:
                 said |= lines
 
     async def _look_for_code(self) -> None:
-        """Say once that workers were started with other code: they would leave a new step waiting without a word."""
+        """Report once if all workers run other code: they would leave a new step waiting without a message."""
         await asyncio.sleep(_CODE_LOOK_S)
         code = self._project.registry.code
         with suppress(UnreachableError):
@@ -143,11 +143,11 @@ class Session:
         await asyncio.Event().wait()
 
     async def _stand_in(self) -> None:
-        """Do the work here when `amends dev` ends before the run does."""
+        """Serve the runs in this process after `amends dev` has ended."""
         while dev_running(self._project.settings.data_dir):  # noqa: ASYNC110 - it ends in another process
             await asyncio.sleep(_DEV_LOOK_S)
         note("amends dev has ended; this process goes on with the run")
-        from amends.cli.runtime.worker import serve  # noqa: PLC0415 - brings the reconciler, which only those need who serve
+        from amends.cli.runtime.worker import serve  # noqa: PLC0415 - imports the reconciler, which only a worker needs
 
         async with serve(self._project, self._journal, self._temporal, self._stop):
             await asyncio.Event().wait()
@@ -162,18 +162,18 @@ async def _stopped(stop: asyncio.Event) -> None:
 async def open_session(
     project: Project, journal: SqlJournal, stop: Stop, *, patience_s: float | None, detach: bool
 ) -> AsyncIterator[Session]:
-    """Find Temporal and make sure that somebody does the work.
+    """Find Temporal and make sure that a worker serves it.
 
     Args:
         project: The sagas.
         journal: The store.
         stop: Bounds the end of the parts that are started.
-        patience_s: How long to wait for a worker, in seconds; `None` for not at all.
-        detach: Whether this process will not stay to do the work.
+        patience_s: How long to wait for a worker, in seconds; `None` to check only once.
+        detach: Whether this process ends before the work does.
 
     Raises:
-        UnreachableError: A part cannot be reached, or no worker polls; nothing was accepted.
-        WrongStoreError: Only workers of another store poll; nothing was accepted.
+        UnreachableError: A part cannot be reached, or no worker polls; no run was accepted.
+        WrongStoreError: Only workers of another store poll; no run was accepted.
     """
     settings = project.settings
     configured = configured_target() is not None

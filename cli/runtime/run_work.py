@@ -1,4 +1,4 @@
-"""The work of `amends run`: accept runs, follow them, and say what became of them."""
+"""The work of `amends run`: accept runs, follow them, and print their results."""
 
 import asyncio
 import time
@@ -40,15 +40,15 @@ _STATUS_COLUMNS = max(map(len, RunStatus))
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the command line asks for.
+    """The request of the command line.
 
     Attributes:
         saga: The saga.
         jobs: The runs, at least one, all valid.
-        several: Whether they come from a file of lines, and are shown as such even when it has one.
+        several: Whether they come from a file of lines, and appear as such even if it has one line.
         detach: Whether to end as soon as they are accepted.
-        timeout_s: How long to wait at most, in seconds; `None` for as long as it takes.
-        json: Whether the outcome is printed as JSON, and nothing else.
+        timeout_s: How long to wait at most, in seconds; `None` for no limit.
+        json: Whether to print the outcome as JSON, and nothing else.
     """
 
     saga: Saga[Any]
@@ -61,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What became of one line of a file."""
+    """The outcome of one line of a file."""
 
     job: Job
     result: RunResult | None
@@ -76,19 +76,19 @@ class _Ended:
 
 
 async def carry_out(project: Project, order: Order, stop: Stop) -> ExitCode:
-    """Start the runs, show them, and choose the exit status: of several runs the gravest one.
+    """Start the runs, show them, and return the exit status: of several runs the gravest one.
 
     Args:
         project: The sagas.
         order: The runs.
-        stop: Told that the command starts, works and ends; tells that it has to stop.
+        stop: Learns when the command starts, works and ends; asks it to stop.
 
     Raises:
-        AmendsError: Nothing was accepted, or a part that is needed went away.
+        AmendsError: No run was accepted, or a part that is needed went away.
     """
     accepted: set[str] = set()
     try:
-        # In a thread: a database that does not answer must not keep the command from being stopped.
+        # In a thread: a database that does not answer must not keep the command from stopping.
         journal = await asyncio.to_thread(open_store, project.settings, project.aggregates)
         try:
             return await _in_session(project, journal, order, stop, accepted)
@@ -146,7 +146,7 @@ async def _run_one(
         return ExitCode.OK
     if _is_earlier(status, began_ms) and not order.json:
         say(f"Run {job.run_id} was started before, with the same input; this is what became of it.")
-    # The plan that the run follows is not today's when it was started before.
+    # A run that was started earlier may follow another plan than today's.
     plan = status.record.state.plan
     try:
         async with asyncio.timeout_at(deadline):
@@ -172,12 +172,13 @@ def _is_earlier(result: RunResult, began_ms: int) -> bool:
 
 
 async def _follow(session: Session, journal: SqlJournal, run_id: str, display: Display) -> RunResult:
-    """Show the run's facts as they come, until the run is closed."""
+    """Show the run's facts as they arrive, until the run is closed."""
     waiting = asyncio.create_task(session.client.result(run_id))
     position, pause = 0, _LOOK_S
     try:
         while True:
-            # Asked before reading: what was written until then is read below.
+            # This check comes before the read: facts that exist when the run is over are then among those that the read
+            # returns.
             over = waiting.done()
             facts = await journal.facts(run_id, position)
             for fact in facts:
@@ -226,7 +227,7 @@ def _as_object(result: RunResult) -> dict[str, Any]:
 def _say_json(value: object) -> None:
     from amends.cli.views.table import as_json  # noqa: PLC0415 - imports rich
 
-    # Not through `say`, which would mask the line breaks.
+    # Not in one call of `say`, which would mask the line breaks.
     for line in as_json(value).splitlines():
         say(line)
 
@@ -237,7 +238,7 @@ def _say_json(value: object) -> None:
 async def _run_several(
     session: Session, journal: SqlJournal, order: Order, deadline: float | None, accepted: set[str]
 ) -> ExitCode:
-    del journal  # one run is followed fact by fact, many are not
+    del journal  # a single run is followed fact by fact, a file of runs is not
     began = time.monotonic()
     waiting = iter(order.jobs)
     ended: dict[str, _Ended] = {}
@@ -285,14 +286,14 @@ def _status(outcome: _Ended) -> str:
 
 
 class _Widths(NamedTuple):
-    """How wide the columns of a file's lines are; known before the first line is printed."""
+    """Widths of the columns for the lines of a file; known before the first line is printed."""
 
     place: int
     run_id: int
 
     @classmethod
     def of(cls, jobs: list[Job]) -> Self:
-        """Take the widest of each; of ids only as far as is common."""
+        """Return the width of the widest value for each column; for ids at most that of a common id."""
         return cls(max(len(job.place) for job in jobs), min(_ID_COLUMNS, max(len(job.run_id) for job in jobs)))
 
 

@@ -1,4 +1,4 @@
-"""Schedules in the processes of the program: what workers serve of them, and how Temporal's copy is brought in line."""
+"""Schedules in the processes of the program: the activities of workers, and the alignment of Temporal's copy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,10 +20,10 @@ __all__ = ["decide_on_schedules", "intervals", "restore", "scheduled_runs"]
 
 
 def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") -> "ScheduledRuns":
-    """Make what a worker needs for scheduled runs.
+    """Return the activities that a worker needs for scheduled runs.
 
     Args:
-        project: Whose rules are run beside the built-in ones.
+        project: The project, whose rules run next to the built-in ones.
         journal: The store.
         client: Temporal.
     """
@@ -52,7 +52,7 @@ def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") ->
 
 
 def intervals(project: Project, journal: "SqlJournal", client: "Client") -> dict[str, int]:
-    """Give how often each rule wants to be run, in milliseconds."""
+    """Return the interval between scans that each rule declares, in milliseconds."""
     rules = rules_of(project.settings, journal, project, client)
     return {name: round(rule.every.total_seconds() * 1_000) for name, rule in rules.items()}
 
@@ -60,11 +60,11 @@ def intervals(project: Project, journal: "SqlJournal", client: "Client") -> dict
 async def decide_on_schedules(
     journal: "SqlJournal", decide: Callable[[Timetable], Sequence[ScheduleFact]]
 ) -> Timetable:
-    """Write down what is decided about the schedules as they stand, and give them as they stand then.
+    """Decide about the schedules in one transaction with reading them, and return their new state.
 
     Raises:
         UnreachableError: The store cannot be reached.
-        AmendsError: Whatever deciding raises; nothing was written.
+        AmendsError: The error of `decide`; nothing was written.
     """
 
     def unit(tx: Tx) -> Timetable:
@@ -80,13 +80,13 @@ async def decide_on_schedules(
 async def restore(
     project: Project, journal: "SqlJournal", client: "Client", *, every_rule: bool | None
 ) -> tuple[Timetable, Changes]:
-    """Have Temporal hold the schedules that are declared, and no others of this store.
+    """Add the declared schedules of this store to Temporal, and remove all other schedules of this store there.
 
     Args:
-        project: Whose rules there are beside the built-in ones.
+        project: The project, whose rules exist next to the built-in ones.
         journal: The store.
         client: Temporal.
-        every_rule: Whether each rule is to have a schedule of its own; `None` to leave that as it is.
+        every_rule: Whether each rule gets a schedule of its own; `None` for no change.
 
     Raises:
         UnreachableError: The store or Temporal cannot be reached.

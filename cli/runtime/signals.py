@@ -1,16 +1,17 @@
-"""The supervisor of a command that serves: a process that is told to stop has ended within a stated bound.
+"""The supervisor of a command that serves: after a request to stop, the process ends within a stated bound.
 
-Theory of operation: a thread of the supervisor's own hears the signals (through Python's wakeup file descriptor, so
-that neither a blocked event loop nor a blocked main thread keeps it from hearing them) and watches the bound.
+Theory of operation: the supervisor has a thread of its own. The thread hears the signals through Python's wakeup file
+descriptor, so neither a blocked event loop nor a blocked main thread can keep it from hearing them. It also watches the
+bound.
 
-1. The first signal starts the bound. A command that is starting up is cancelled; one that serves finds
+1. The first signal starts the bound. It cancels a command that is starting up; a command that serves finds
    `Stop.requested` set, and ends its parts one after the other, each within its share of the bound (`StopDeadline`).
-2. A further signal shortens what is left to five seconds.
-3. The bound counts as well when a command ends for another reason: its parts may hang just the same.
-4. When the bound has passed and the process is still there, the thread names the work that is under way, runs the last
+2. A further signal shortens the remaining time to five seconds.
+3. The bound also counts if a command ends for another reason: its parts may hang just the same.
+4. If the bound has passed and the process is still there, the thread names the work under way, runs the last
    resorts (which must not block), flushes the output and ends the process with the exit status of the command.
 
-What can fail: code that never releases Python's lock keeps the thread from running, too. Only SIGKILL ends that.
+Limit: code that never releases Python's lock keeps the thread from running, too. Only SIGKILL ends such a process.
 """
 
 import asyncio
@@ -42,13 +43,13 @@ class Stop:
     """The request to stop, and the bound that counts from then on.
 
     Args:
-        code: The exit status of the command when it was told to stop.
+        code: The exit status of the command after a request to stop.
         drain: How long calls in flight may take to end.
         rest: How long stopping takes in addition, at most.
 
     Attributes:
         requested: Set by the first signal.
-        deadline: When the process has ended.
+        deadline: The time by which the process ends.
         under_way: Returns the work under way, one text each; called by another thread.
         last_resorts: Run by another thread before it ends the process; they must not block.
     """
@@ -67,35 +68,35 @@ class Stop:
 
     @property
     def told(self) -> bool:
-        """Whether a signal told the process to stop."""
+        """Whether a signal asked the process to stop."""
         return self._told
 
     def ready(self) -> None:
-        """Note that the start-up is over: from now on the command waits for `requested` where it can."""
+        """Record that the start-up is over: from now on the command waits for `requested` where it can."""
         self._starting = False
 
     def ends_with(self, code: ExitCode) -> None:
-        """Note that the command ends with this status: the bound counts from now on.
+        """Record that the command ends with this status: the bound counts from now on.
 
         Args:
-            code: The exit status, also when a part of the command does not come to its end.
+            code: The exit status, also if a part of the command does not end.
         """
         if not self._told:
             self._code = code
         self.deadline.begin()
 
     def goes_on(self) -> None:
-        """Note that only a part of the command has ended, and is started again."""
+        """Record that only a part of the command has ended, and starts again."""
         self.deadline.reset()
         if self._told:
             self.deadline.begin()
 
     async def within(self, work: Awaitable[object], reserve_s: float) -> bool:
-        """Wait for something, but no longer than the bound allows; return whether it has ended.
+        """Wait for some work, but no longer than the bound allows; return whether it has ended.
 
         Args:
-            work: What has to end. Its failure counts as its end.
-            reserve_s: What is left of the bound for the parts that end later, in seconds.
+            work: The work. Its failure counts as its end.
+            reserve_s: Part of the bound to keep for the parts that end later, in seconds.
         """
         task = asyncio.ensure_future(work)
         await asyncio.wait([task], timeout=self.deadline.left_s(reserve_s))
@@ -103,7 +104,7 @@ class Stop:
             task.cancel()
             return False
         if not task.cancelled():
-            task.exception()  # or Python reports that nobody asked for it
+            task.exception()  # otherwise Python reports an exception that was never retrieved
         return True
 
     # ---- the thread
@@ -154,11 +155,11 @@ class Stop:
             self._task.cancel()
 
     def _cut_off(self) -> None:
-        """End the process: something in it does not end."""
+        """End the process, because a part of it does not end."""
         for resort in self.last_resorts:
             with suppress(Exception):
                 resort()
-        # In a thread: the reader of our output may hang as well.
+        # In a thread: the reader of the output may hang as well.
         words = threading.Thread(target=self._last_words, daemon=True)
         words.start()
         words.join(_LAST_WORDS_S)
@@ -173,7 +174,7 @@ class Stop:
 
 
 def _do_nothing(_number: int, _frame: object) -> None:
-    """Let the wakeup file descriptor do it."""
+    """Leave the signal to the wakeup file descriptor."""
 
 
 def run_stoppable(
@@ -183,13 +184,13 @@ def run_stoppable(
     drain: timedelta = timedelta(0),
     rest: timedelta = REST,
 ) -> ExitCode:
-    """Run a command in an event loop of its own; it ends within the bound once it is told to.
+    """Run a command in an event loop of its own; after a request to stop it ends within the bound.
 
-    Nothing waits for threads that hang: whoever calls this ends the process with the status that is returned.
+    The function does not wait for threads that hang: its caller ends the process with the returned status.
 
     Args:
-        command: What to run.
-        code: The exit status when the process is told to stop while the command starts up, or does not end in time.
+        command: The command.
+        code: The exit status if a signal stops the command during its start-up, or the command does not end in time.
         drain: How long calls in flight may take to end.
         rest: How long stopping takes in addition, at most.
 
@@ -203,7 +204,7 @@ def run_stoppable(
     try:
         return loop.run_until_complete(_run(command, code, drain, rest))
     finally:
-        # What ignores its cancellation would complain about a closed loop.
+        # A task that ignores its cancellation would complain about a closed loop.
         if all(each.done() for each in asyncio.all_tasks(loop)):
             loop.close()
 

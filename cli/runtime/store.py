@@ -1,4 +1,4 @@
-"""Opening the store to look at it: nothing is created or written, and neither modules nor Temporal are needed."""
+"""Opening the store for reading: without creating or writing anything, and without modules or Temporal."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -40,23 +40,23 @@ _NEAR = 3
 
 
 def sqlite_file(settings: Settings) -> Path | None:
-    """Give the store's file; `None` when it is not SQLite."""
+    """Return the path of the store's file; `None` for a store that is not SQLite."""
     url = settings.store_url
     return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else None
 
 
 def in_data_dir(settings: Settings) -> bool:
-    """Tell whether the store is a file of the data directory, which is made when it is needed."""
+    """Check whether the store is a file in the data directory, which commands create when they need it."""
     path = sqlite_file(settings)
     return path is not None and path.parent == settings.data_dir
 
 
 def require_store(settings: Settings) -> None:
-    """Make sure that there is something to read, now or once a run has been started.
+    """Check that there is something to read, now or after a run has started.
 
     Raises:
-        InputError: The SQLite file is in a directory that does not exist, and that nobody makes.
-        UnreachableError: The SQLite file has not been made yet.
+        InputError: The SQLite file is in a directory that does not exist, and that no command creates.
+        UnreachableError: The SQLite file does not exist yet.
     """
     path = sqlite_file(settings)
     if path is None or path.exists():
@@ -73,7 +73,7 @@ def require_store(settings: Settings) -> None:
 
 @contextmanager
 def store_engine(settings: Settings) -> Iterator["Engine"]:
-    """Give the store's engine, read-only, whatever its schema.
+    """Open the store's engine read-only, with any schema.
 
     Raises:
         InputError: The URL cannot be used, or names a directory that does not exist.
@@ -102,7 +102,7 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
     from amends.aggregates.sql.migrations import ensure_schema  # noqa: PLC0415 - as above
 
     with store_engine(settings) as engine:
-        # What else is read, such as a reconciliation, is registered by who reads it.
+        # Commands that read other streams, such as a reconciliation, register their classes themselves.
         journal = SqlJournal(engine, EventCodec(), ensure_schema(engine))
         try:
             yield journal
@@ -111,7 +111,7 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
 
 
 def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
-    """Make what reads the facts, those of reconciliations included, and the events of these aggregates."""
+    """Create the codec for facts, those of reconciliations included, and for the events of these aggregates."""
     from amends.reconciler.drift.stream import Reconciliation  # noqa: PLC0415 - as above
     from amends.reconciler.maintenance_windows import Maintenance  # noqa: PLC0415 - few commands need them
     from amends.reconciler.schedules.decide import Schedules  # noqa: PLC0415 - as above
@@ -123,11 +123,11 @@ def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
 
 
 def record_of(journal: "SqlJournal", run_id: str) -> RunRecord:
-    """Read a run's record.
+    """Return a run's record.
 
     Raises:
         InputError: No run can have this id.
-        NotFoundError: There is no such run; the message names ids that are nearly the same.
+        NotFoundError: The run does not exist; the message names ids that are nearly the same.
     """
     record = journal.record_blocking(check_run_id(run_id))
     if record is None:
@@ -137,18 +137,18 @@ def record_of(journal: "SqlJournal", run_id: str) -> RunRecord:
 
 
 def reading_of(journal: "SqlJournal", run_id: str) -> RunReading:
-    """Read as much of a run as can be read.
+    """Return the readable part of a run.
 
     Raises:
         InputError: No run can have this id.
-        NotFoundError: There is no such run; the message names ids that are nearly the same.
+        NotFoundError: The run does not exist; the message names ids that are nearly the same.
     """
     reading = journal.reading_blocking(check_run_id(run_id))
     return reading if reading is not None else RunReading(record_of(journal, run_id), (), ())
 
 
 def report_damage(reading: RunReading) -> ExitCode:
-    """Print on stderr which places of a run cannot be read, and return the exit status that follows."""
+    """Print the unreadable places of a run on stderr, and return the exit status that follows from them."""
     for damage in reading.damage:
         note(str(damage))
     return ExitCode.DAMAGED if reading.damage else ExitCode.OK

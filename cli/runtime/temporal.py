@@ -1,6 +1,7 @@
-"""Looking at Temporal without taking part: whether it answers, who works there, and what it knows of a run.
+"""Queries to Temporal from outside: whether it answers, which workers poll there, and the workflow of a run.
 
-Nothing is started. Every look is bounded in time, and what cannot be reached becomes part of the answer, not an error.
+The functions start nothing. Every query is bounded in time, and a part that cannot be reached is an answer, not an
+error.
 """
 
 import asyncio
@@ -27,19 +28,19 @@ QUICK = timedelta(seconds=1)
 """How long `amends show` waits for Temporal."""
 
 NOTHING_RUNS = "no Temporal is configured and no embedded one runs; start one: amends dev"
-"""What is said where the embedded server would be used and is not there."""
+"""Message for a command that would use the embedded server if it ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A Temporal, as seen from here.
+    """A Temporal, as seen by this process.
 
     Attributes:
-        target: Where it is; `None` when none is configured and no embedded one runs.
-        server: The embedded server; `None` when it is another one, or none.
-        client: Connected to it; `None` when it does not answer.
-        problem: Why there is no client, with the remedy; `None` when there is one.
-        workers: Who polls the task queue.
+        target: Its address and namespace; `None` if none is configured and no embedded one runs.
+        server: The embedded server; `None` if it is another one, or none.
+        client: Connected to it; `None` if it does not answer.
+        problem: Why there is no client, with the remedy; `None` if there is one.
+        workers: The workers that poll the task queue.
     """
 
     target: TemporalTarget | None
@@ -50,10 +51,10 @@ class Reach:
 
 
 async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
-    """Find the Temporal that commands would use, without starting one, and see who works there.
+    """Find the Temporal that commands would use, without starting one, and list its workers.
 
     Args:
-        settings: What is configured.
+        settings: The settings.
         bound: How long to wait for it, at most.
     """
     try:
@@ -81,13 +82,13 @@ async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
 async def alive_pollers(
     client: temporalio.client.Client, settings: Settings, task_queue: str, *, effects: bool = False
 ) -> tuple[Poller, ...]:
-    """List who polls a queue, without those that are known to have ended since their last poll.
+    """Return the pollers of a queue, without those known to have ended since their last poll.
 
     Args:
         client: Temporal.
-        settings: Which data directory this is; of workers that use another one the end is noticed later.
+        settings: The settings, with the data directory; the end of a worker that uses another one is noticed later.
         task_queue: The queue.
-        effects: Whether to list who takes effects there, instead of workflows.
+        effects: Whether to return pollers for effects, instead of those for workflows.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -98,12 +99,12 @@ async def alive_pollers(
 
 
 async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: timedelta = QUICK) -> Driving:
-    """Tell whether anybody drives a run that is open.
+    """Check whether anything drives an open run.
 
     Args:
-        settings: What is configured.
+        settings: The settings.
         run_id: The run.
-        store_id: The store that it is in.
+        store_id: The store that holds it.
         bound: How long to wait for Temporal, at most.
     """
     reach = await look_at_temporal(settings, bound)
@@ -122,7 +123,7 @@ async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: t
 def _judge(
     settings: Settings, reach: Reach, description: WorkflowExecutionDescription | None, store_id: str
 ) -> Driving:
-    """Put together what was seen."""
+    """Return the verdict about the workflow and the workers."""
     ours = [worker for worker in reach.workers if worker.store_id in {store_id, None}]
     status = None if description is None or description.status is None else description.status
     runs = status is WorkflowExecutionStatus.RUNNING
@@ -149,7 +150,7 @@ def _judge(
 
 
 def _pending(description: WorkflowExecutionDescription) -> tuple[tuple[str, int, str], ...]:
-    """Give what Temporal tries again: activity, attempts made, and the innermost error of the last one."""
+    """Return the activities that Temporal retries: name, attempts made, and the innermost error of the last one."""
     raw = description.raw_description
     found = [
         (each.activity_type.name, max(1, each.attempt - 1), _innermost(each.last_failure))

@@ -1,7 +1,7 @@
 """The composition root: from settings to sagas, store and Temporal; the only place that picks adapters.
 
-Adapters are imported by the function that makes them: a command that reads the store does not pay for Temporal, and one
-that only looks at definitions pays for neither.
+Each function imports its adapter itself: a command that reads the store does not pay for Temporal, and a command that
+reads only definitions pays for neither.
 """
 
 import asyncio
@@ -55,10 +55,10 @@ _IGNORE_ALL = "*\n"
 
 @dataclass(frozen=True)
 class Project:
-    """What the user's modules define, without faults.
+    """The definitions of the user's modules, free of faults.
 
     Attributes:
-        settings: What is configured.
+        settings: The settings.
         loaded: The modules.
         registry: Their sagas and steps.
         aggregates: Their aggregate classes.
@@ -74,14 +74,14 @@ def settings_of(ctx: typer.Context) -> Settings:
     """Read the settings of the project that the command line names.
 
     Raises:
-        InputError: They cannot be read, or one is wrong.
+        InputError: The settings cannot be read, or one is wrong.
     """
     project: Path | None = ctx.obj
     return load_settings(project)
 
 
 def load_project(settings: Settings) -> Project:
-    """Import the user's modules and check everything that they define.
+    """Import the user's modules and check all their definitions.
 
     Raises:
         DefinitionError: A module cannot be imported, or a definition has a fault.
@@ -93,7 +93,7 @@ def load_project(settings: Settings) -> Project:
         limits=Limits(max_bytes=settings.max_input_bytes),
         result_limits=Limits(max_bytes=settings.max_result_bytes),
     )
-    registry.catalog  # noqa: B018 - faults of the whole catalog are raised here, before anything runs
+    registry.catalog  # noqa: B018 - raises the faults of the whole catalog here, before anything runs
     return Project(settings, loaded, registry, _aggregates(loaded))
 
 
@@ -103,16 +103,16 @@ def _aggregates(loaded: LoadedProject) -> tuple[type[Aggregate], ...]:
 
 
 def ensure_data_dir(settings: Settings) -> Path:
-    """Make the data directory, readable by its owner alone, unless it is there.
+    """Create the data directory, unless it exists; only its owner can read it.
 
     Raises:
-        UnreachableError: It cannot be made or used.
+        UnreachableError: The directory cannot be created or used.
     """
     data_dir = settings.data_dir
     try:
         if not data_dir.is_dir():
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Version control has no business in it, whatever the project's own settings for that say.
+            # Version control must ignore it, even if the project's own settings for that do not.
             (data_dir / ".gitignore").write_text(_IGNORE_ALL)
     except OSError as error:
         raise UnreachableError(
@@ -123,16 +123,16 @@ def ensure_data_dir(settings: Settings) -> Path:
 
 
 def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ()) -> "SqlJournal":
-    """Open the configured store for writing, creating its SQLite file where there is none.
+    """Open the configured store for writing; create its SQLite file if there is none.
 
     Args:
-        settings: What is configured.
+        settings: The settings.
         aggregates: Classes whose events can be read from the start.
 
     Raises:
         InputError: The URL cannot be used.
         UnreachableError: The store cannot be reached or written.
-        JournalError: Its schema is not this version's.
+        JournalError: The store's schema is not that of this version.
     """
     from amends.aggregates.sql.journal import open_journal  # noqa: PLC0415 - imports the database
 
@@ -142,14 +142,14 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
 
 
 async def close_store(journal: "SqlJournal", stop: Stop) -> None:
-    """Close the store, but wait for it no longer than the bound allows, and say so when it does not end."""
+    """Close the store, but wait no longer than the bound allows; report a store that does not end."""
     stop.deadline.begin()
     if not await stop.within(journal.close(), STORE_RESERVE_S):
         note("the store does not come to its end; whatever was not acknowledged may not be written")
 
 
 def drain_of(settings: Settings, registry: Registry) -> timedelta:
-    """Return how long a worker's calls in flight may take to end: as configured, else the longest timeout."""
+    """Return how long a worker's calls in flight may take to end: the setting, or else the longest timeout."""
     return default_drain(registry.steps.values()) if settings.drain is None else settings.drain
 
 
@@ -159,8 +159,8 @@ class Temporal:
 
     Attributes:
         client: Connected to it.
-        address: Where it is.
-        server: Our share in it when it is the embedded one; `None` when it is a configured one.
+        address: Its address.
+        server: This process's share in the embedded server; `None` for a configured one.
     """
 
     client: "TemporalClient"
@@ -170,14 +170,14 @@ class Temporal:
 
 @asynccontextmanager
 async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> AsyncIterator[Temporal]:
-    """Use the configured Temporal, or else the embedded one, which is started unless it runs.
+    """Use the configured Temporal, or else the embedded one, which starts unless it runs.
 
     Args:
-        settings: What is configured.
-        stop: As `use_embedded` has it.
+        settings: The settings.
+        stop: Bounds the stop of the embedded server, as in `use_embedded`.
 
     Raises:
-        UnreachableError: It cannot be reached or started.
+        UnreachableError: Temporal cannot be reached or started.
         InputError: Temporal's own configuration cannot be read.
     """
     from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
@@ -191,8 +191,8 @@ async def use_configured() -> AsyncIterator[Temporal]:
     """Use the Temporal that Temporal's own standard client configuration names.
 
     Raises:
-        UnreachableError: It cannot be reached.
-        InputError: There is no such configuration, or it cannot be used.
+        UnreachableError: Temporal cannot be reached.
+        InputError: The configuration does not exist, or cannot be used.
     """
     from amends.sagas.temporal.connection import configured_target, connect_configured  # noqa: PLC0415 - as above
 
@@ -205,16 +205,16 @@ async def use_configured() -> AsyncIterator[Temporal]:
 async def use_embedded(
     settings: Settings, *, stop: Stop | None = None, port: int | None = None, ui_port: int | None = None
 ) -> AsyncIterator[Temporal]:
-    """Use the embedded Temporal of the data directory, starting it unless it runs.
+    """Use the embedded Temporal of the data directory; start it unless it runs.
 
     Args:
-        settings: What is configured.
+        settings: The settings.
         stop: Bounds how long the server may take to stop; `None` for no bound but the server's own.
         port: Port to start it on; `None` for the configured one.
-        ui_port: Port of its web page, likewise.
+        ui_port: Port of its web page; `None` for the configured one.
 
     Raises:
-        UnreachableError: It cannot be started.
+        UnreachableError: The server cannot be started.
     """
     from amends.sagas.temporal.embedded_server import EmbeddedServer  # noqa: PLC0415 - imports Temporal
 
@@ -231,7 +231,7 @@ async def use_embedded(
 async def _connect_to_embedded(server: "EmbeddedServer") -> "TemporalClient":
     """Connect to an embedded server, which on a busy machine may listen long before it is ready.
 
-    Each attempt takes at most five seconds, so that a server that has died meanwhile is soon started again.
+    Each attempt takes at most five seconds, so that a server that has died meanwhile starts again soon.
 
     Raises:
         UnreachableError: The server does not answer, or cannot be started again.
@@ -246,11 +246,11 @@ async def _connect_to_embedded(server: "EmbeddedServer") -> "TemporalClient":
 
 
 async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None:
-    """Start the embedded server again whenever it dies, until cancelled; a configured one is somebody else's care.
+    """Start the embedded server again each time it dies, until cancelled; leave a configured one to its operator.
 
     Raises:
-        UnreachableError: It cannot be started again, or another user has started it again at another address, which
-            the client does not talk to.
+        UnreachableError: The server cannot be started again, or another user has started it again at another address,
+            which the client does not talk to.
     """
     while True:
         await asyncio.sleep(_LOOK_S)

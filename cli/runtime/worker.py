@@ -1,4 +1,4 @@
-"""A worker: in the foreground, as `amends dev` and `amends worker` run it, or beside what `amends run` does."""
+"""A worker: in the foreground, for `amends dev` and `amends worker`, or next to the work of `amends run`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve", "serve_until"]
 
-# Longer than the watch takes between two looks and a restart.
-# With very many open runs the worker begins all the same.
+# The notice takes longer than a round of the watch plus a restart. With very many open runs the worker begins before it
+# has checked all of them.
 _LOOK_AT_RUNS_S = 30.0
 _NOTICE_S = 20.0
 _RESTORING_S = 0.3
@@ -38,13 +38,13 @@ def serve(
     *,
     on_open_runs: Callable[[int], None] | None = None,
 ) -> "AbstractAsyncContextManager[str]":
-    """Run a worker for the project's sagas, and for scheduled runs, while the context lasts; gives the worker's name.
+    """Run a worker for the project's sagas, and for scheduled runs, while the context lasts; yield the worker's name.
 
     Args:
         project: The sagas and steps.
         journal: The store.
-        temporal: Where the work comes from.
-        stop: Bounds the end of the worker, and is told which calls are under way.
+        temporal: The source of the work.
+        stop: Bounds the end of the worker, and learns which calls are under way.
         on_open_runs: Called with the number of unfinished runs that were found.
     """
     from amends.reconciler.temporal.scheduled_run import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
@@ -71,26 +71,26 @@ def serve(
 
 
 async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every_rule: bool | None = None) -> None:
-    """Serve the project's sagas until it is told to stop, and say what is served.
+    """Serve the project's sagas until a request to stop, and print which ones are served.
 
     Args:
         project: The sagas.
-        temporal: Where the work comes from; an embedded server is started again when it dies.
-        stop: Ends it.
-        every_rule: Whether each drift rule is to have a schedule of its own; `None` to leave that as it is.
+        temporal: The source of the work; an embedded server that dies starts again.
+        stop: Ends the worker.
+        every_rule: Whether each drift rule gets a schedule of its own; `None` for no change.
 
     Raises:
         UnreachableError: The store or Temporal cannot be reached, or the server cannot be started again.
     """
     settings = project.settings
-    # In a thread: a database that does not answer must not keep the command from being stopped.
+    # In a thread: a database that does not answer must not keep the command from stopping.
     journal = await asyncio.to_thread(open_store, settings, project.aggregates)
 
     async def schedules() -> None:
         try:
             timetable, changes = await restore(project, journal, temporal.client, every_rule=every_rule)
-        except Exception as error:  # noqa: BLE001 - sagas are served all the same, whatever it is
-            from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports what workers need
+        except Exception as error:  # noqa: BLE001 - the worker serves sagas in spite of any error
+            from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports the needs of workers
 
             said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
             note(f"schedules were not restored: {said}")
@@ -125,7 +125,7 @@ def _say_open(found: int) -> None:
 
 
 async def _say_blocked(project: Project, journal: "SqlJournal", stop: Stop) -> None:
-    """Say which open runs the loaded code cannot continue: one line for each saga, step and reason."""
+    """Report the open runs that the loaded code cannot continue: one line for each saga, step and reason."""
     reading = asyncio.create_task(asyncio.to_thread(lambda: grouped(open_blockers(journal, project.registry))))
     stopping = asyncio.create_task(stop.requested.wait())
     try:
@@ -140,12 +140,12 @@ async def _say_blocked(project: Project, journal: "SqlJournal", stop: Stop) -> N
 
 
 class _Server:
-    """The embedded server, as it is kept alive; of a configured one nothing is ever heard.
+    """The embedded server, kept alive; for a configured one the watch has nothing to do.
 
     Attributes:
         watch: Keeps it alive; its error says why that is not possible.
-        restarts: How often it was started again.
-        on_restart: Called when it was started again.
+        restarts: The number of its restarts.
+        on_restart: Called after each restart.
     """
 
     def __init__(self, temporal: Temporal) -> None:
@@ -176,13 +176,13 @@ async def _begin(
     server: _Server,
     stop: Stop,
 ) -> None:
-    """Start the worker, and start it once more whenever the embedded server was lost meanwhile."""
+    """Start the worker, and once more each time the embedded server was lost meanwhile."""
     while True:
         before = server.restarts
         try:
             await stack.enter_async_context(worker())
         except Exception:
-            # The watch may have noticed already, or notices at its next look.
+            # The watch may have noticed already, or notices in its next round.
             await asyncio.wait([server.watch], timeout=_NOTICE_S)
             if server.watch.done():
                 server.watch.result()
@@ -194,7 +194,7 @@ async def _begin(
 
 
 async def _until(stop: Stop, server: _Server, schedules: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Wait for the request to stop; restore the schedules, and again whenever the server was started again."""
+    """Wait for the request to stop; restore the schedules, and again after each restart of the server."""
     stopping = asyncio.create_task(stop.requested.wait())
     restoring = [asyncio.create_task(schedules())]
     # The server may have lost its file.

@@ -1,4 +1,4 @@
-"""Whether anybody drives an open run, as data; finding it out is `reach_temporal`'s."""
+"""Whether anything drives an open run, as data; `cli.runtime.temporal` finds it out."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ __all__ = ["Driving"]
 
 @dataclass(frozen=True, slots=True)
 class Driving:
-    """Who drives an open run, or why nobody does.
+    """The driver of an open run, or why it has none.
 
     Attributes:
-        text: In one line, with the remedy when nobody does.
-        driven: Whether a worker is there that can advance it; `None` when nobody knows.
-        temporal: Address of the Temporal that was asked; `None` when none was.
-        workflow: Status of the run's workflow there; `None` when it is not known there.
-        workers: How many workers poll the queue; `None` when nobody could be asked.
-        pending: Activities that Temporal tries again, with the error of their last attempt.
+        text: One line about it, with the remedy if nothing drives the run.
+        driven: Whether a worker is there that can advance the run; `None` if that is unknown.
+        temporal: Address of the queried Temporal; `None` if there was no query.
+        workflow: Status of the run's workflow in Temporal; `None` if Temporal does not know it.
+        workers: The number of workers that poll the queue; `None` if there was no answer.
+        pending: Activities that Temporal retries: name, attempts made and the error of the last one.
     """
 
     text: str
@@ -28,7 +28,7 @@ class Driving:
     pending: tuple[tuple[str, int, str], ...] = ()
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Give it as JSON."""
+        """Return the status as JSON."""
         return {
             "text": self.text,
             "driven": self.driven,

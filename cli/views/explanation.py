@@ -1,8 +1,8 @@
-"""What is said of a run to an operator at night: where it stands, what is open, what is in doubt, what can be done.
+"""The explanation of a run for an operator at night: its state, its open nodes, its doubts and the possible commands.
 
-`explain` is pure: equal records, facts and times give equal words. Which commands can be given now is not written down
-here a second time: each is tried on the record by the code that will take it (`operate.fact_of`), so that none is named
-that would be refused.
+`explain` is pure: equal records, facts and times lead to equal words. The module holds no second list of the commands
+that are possible in a state. It tries each command on the record with the code that will accept it
+(`interventions.fact_of`), so it names none that would be refused.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ _MEANINGS = {
 
 
 class Contact(NamedTuple):
-    """Whom to ask about a step, and where the instructions are; `None` where the catalog does not say."""
+    """The owner of a step and the place of its instructions; `None` if the catalog has no entry."""
 
     owner: str | None
     runbook: str | None
@@ -66,10 +66,10 @@ class OpenNode:
 
     Attributes:
         name: The node.
-        status: Where it stands.
-        next: What happens next at it; `None` when only an operator can tell.
-        overdue: In which way it has been open for too long; `None` when it has not.
-        contact: Whom to ask; `None` when the code is not loaded.
+        status: Its status.
+        next: The next action at it; `None` if an operator has to decide.
+        overdue: In which way it has been open for too long; `None` if it has not.
+        contact: The owner of its step; `None` if the code is not loaded.
     """
 
     name: str
@@ -81,18 +81,18 @@ class OpenNode:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything that is said of a run.
+    """All parts of the explanation.
 
     Attributes:
         record: The run.
         last: Its last fact.
-        meaning: What its status means.
+        meaning: The meaning of its status.
         open: Nodes that are not settled, in the order of the plan.
         later: Nodes whose undo has to wait for others; each inner tuple together.
-        run_next: What is to be written down about the run itself; `None` when nothing is.
-        doubts: What nobody knows: node and why.
-        decisions: Facts by which somebody, or the program, decided the run's way.
-        commands: What can be done now: command line and what it does.
+        run_next: The next action for the run itself; `None` if there is none.
+        doubts: Nodes in doubt, each with the reason.
+        decisions: Facts by which a person, or the program, decided the run's way.
+        commands: Commands that are possible now: the command line and its effect.
         waits: Why the loaded code cannot continue the run.
         trace: The places and causes of the last failed attempt.
     """
@@ -110,7 +110,7 @@ class Explanation:
     trace: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Give it as JSON; times are in milliseconds since the epoch."""
+        """Return the explanation as JSON; times are in milliseconds since the epoch."""
         return {
             "run_id": self.record.run_id,
             "saga": self.record.started.saga,
@@ -135,13 +135,13 @@ def explain(
     *,
     waits: tuple[Blocker, ...] = (),
 ) -> Explanation:
-    """Explain how a run stands.
+    """Explain the state of a run.
 
     Args:
         record: The run.
         facts: All of its facts, at least one.
         now_ms: The present time, in milliseconds since the epoch.
-        contacts: Whom to ask, by step; `None` when the code is not loaded.
+        contacts: The owners and instructions, by step; `None` if the code is not loaded.
         waits: Why the loaded code cannot continue the run.
     """
     state = record.state
@@ -171,9 +171,9 @@ def explain(
 
 
 def _decidable(state: RunState) -> tuple[str, ...]:
-    """Name the nodes that an operator is asked about, or may hurry."""
+    """Return the nodes that an operator has to decide about, or may speed up."""
     if state.status is RunStatus.NEEDS_ATTENTION and state.backward:
-        # What stays by declaration could be decided about as well, but nobody has to.
+        # An operator could also decide about effects that stay by declaration, but need not.
         return undo_open_nodes(state)
     return open_for_decision(state)
 
@@ -195,10 +195,10 @@ def _decides(fact: Fact) -> bool:
 def _doubts(record: RunRecord, facts: Sequence[Fact], now_ms: int) -> list[tuple[str, str]]:
     """Return the nodes in doubt, each with the reason.
 
-    A transaction that gave no outcome was rolled back, and a read-only effect changes nothing: neither is in doubt.
+    A transaction without an outcome was rolled back, and a read-only effect changes nothing: neither is in doubt.
     """
     in_doubt = record.in_doubt
-    # Of what was in doubt once, it may have become known since.
+    # A node that was in doubt once may have been clarified since.
     reasons = {fact.node: fact.reason for fact in facts if isinstance(fact, StepInDoubt) and fact.node in in_doubt}
     found: list[tuple[str, str]] = []
     for name, node in record.state.plan.nodes.items():
@@ -240,7 +240,7 @@ def _doubt(at: NodeState, reason: str | None, now_ms: int) -> str | None:
 
 
 class _AnyOutput:
-    """Stands for a registry: whether a verb fits does not depend on the types of results."""
+    """A stand-in for a registry: whether a verb fits does not depend on the types of results."""
 
     def result_codec(self, step: str) -> "_AnyOutput":
         del step
@@ -345,12 +345,12 @@ def _open_json(each: OpenNode) -> dict[str, JsonValue]:
 
 
 def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[str, list[str]]]:
-    """Put an explanation into sentences, under headings; foreign text in them is raw and has still to be escaped.
+    """Return an explanation as sentences under headings; text of users in them is raw and still has to be escaped.
 
     Args:
         told: The explanation.
         now_ms: The present time, in milliseconds since the epoch.
-        zone: The time zone of what is shown; `None` for the local one.
+        zone: The time zone for times; `None` for the local one.
     """
     state = told.record.state
     found = [

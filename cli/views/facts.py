@@ -1,4 +1,4 @@
-"""What is shown of a run: its facts and its record, as rows for people and as JSON for programs. Pure."""
+"""Views of a run: its facts and its record, as rows for people and as JSON for programs. Pure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -96,12 +96,12 @@ _UNDO_FACTS = (
 
 
 def summary_json(summary: RunSummary) -> dict[str, JsonValue]:
-    """Give a run's row as JSON; times are in milliseconds since the epoch."""
+    """Return a run's row as JSON; times are in milliseconds since the epoch."""
     return {**summary._asdict(), "status": summary.status.value, "keys": dict(summary.keys)}
 
 
 def record_json(record: RunRecord) -> dict[str, JsonValue]:
-    """Give what a run is, apart from its nodes, as JSON."""
+    """Return a run, without its nodes, as JSON."""
     return {**summary_json(record.summary), "input": record.started.input, "actor": record.started.actor}
 
 
@@ -121,19 +121,19 @@ def damage_json(damage: Damage) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node of a run's plan, planned next to done.
+    """One node of a run's plan: its definition next to its state.
 
     Attributes:
         place: Its stage, from 1, and within a parallel group its place there, such as `2.1`.
-        node: What is planned.
-        state: Where it stands.
-        attempts: Attempts of the step that were begun, of its present budget.
-        undo_attempts: Attempts to undo it that were begun, likewise.
-        begun_ms: The driver's time of its first fact, in milliseconds since the epoch; `None` when it has none.
-        last_ms: The same of its last one.
-        result: What it returned, in a tuple of one; empty when it has not succeeded.
-        error: The last error or refusal that its facts speak of; `None` when there was none.
-        decided: Who decided how it stands, and why; `None` when nobody had to.
+        node: Its definition in the plan.
+        state: Its state.
+        attempts: Attempts of the step that began, in its present budget.
+        undo_attempts: Attempts to undo it that began, in their present budget.
+        begun_ms: The driver's time of its first fact, in milliseconds since the epoch; `None` if it has none.
+        last_ms: The driver's time of its last fact, likewise.
+        result: The step's result, in a tuple of one; empty if the step has not succeeded.
+        error: The last error or refusal in its facts; `None` if there was none.
+        decided: The operator who decided its state, and the reason; `None` without such a decision.
     """
 
     place: str
@@ -149,7 +149,7 @@ class NodeView:
 
     @property
     def attempts_text(self) -> str:
-        """Attempts made of those allowed, such as `2/5, undo 1/10`; empty when none was made."""
+        """Attempts made of those allowed, such as `2/5, undo 1/10`; empty if there were none."""
         parts = [_of(self.attempts, self.node.retry, "/")] if self.attempts else []
         if self.undo_attempts and self.node.undo is not None:
             parts.append(f"undo {_of(self.undo_attempts, self.node.undo.retry, '/')}")
@@ -157,7 +157,7 @@ class NodeView:
 
     @property
     def said(self) -> str:
-        """What the node has to say for itself: its result, or why there is none; shortened."""
+        """The result of the node, or the reason why there is none; shortened."""
         if self.decided is not None:
             return clip(self.decided, _DETAIL_CHARS)
         ended_well = self.state.status in {NodeStatus.SUCCEEDED, NodeStatus.UNDONE}
@@ -167,7 +167,7 @@ class NodeView:
 
 
 def _result(value: JsonValue) -> str:
-    """Write what a step returned; nothing for a step that returns nothing."""
+    """Return a step's result as text; empty for a step without one."""
     return "" if value is None else json_text(value)
 
 
@@ -176,7 +176,7 @@ def _of(made: int, retry: RetryPolicy, separator: str = " of ") -> str:
 
 
 def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]:
-    """Give every node of the plan, in its order.
+    """Return every node of the plan, in its order.
 
     Args:
         record: The run.
@@ -213,12 +213,12 @@ def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[No
 
 
 def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
-    """Count the attempts of a node's step, and those to undo it, since either was given a new budget."""
+    """Count the attempts of a node's step, and those to undo it, since their last new budget."""
     done = undone = 0
     for fact in facts:
         match fact:
             case RetryRequested(attempt=0):
-                # Only what was begun last can be tried again.
+                # Only the attempts that began last can be tried again.
                 done, undone = (done, 0) if undone else (0, 0)
             case LateEffectObserved():
                 undone = 0
@@ -232,7 +232,7 @@ def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
 
 
 def node_json(view: NodeView) -> dict[str, JsonValue]:
-    """Give a node as JSON: what is planned, and what became of it."""
+    """Return a node as JSON: its definition and its state."""
     return {
         "place": view.place,
         "name": view.node.name,
@@ -259,12 +259,12 @@ def node_json(view: NodeView) -> dict[str, JsonValue]:
 
 
 class Next(NamedTuple):
-    """What a run waits for at one node.
+    """The event that a run waits for at one node.
 
     Attributes:
-        node: The node; empty when it is about the run.
-        what: What will happen, in a few words.
-        due_ms: When, in milliseconds since the epoch; `None` for at once.
+        node: The node; empty if the event concerns the run.
+        what: The event, in a few words.
+        due_ms: Its time, in milliseconds since the epoch; `None` for at once.
     """
 
     node: str
@@ -273,7 +273,7 @@ class Next(NamedTuple):
 
 
 def next_steps(state: RunState, now_ms: int) -> tuple[Next, ...]:
-    """Say what happens next in a run; nothing when it is closed.
+    """Return the next actions of a run; none for a closed one.
 
     Args:
         state: The run's state.
@@ -283,7 +283,7 @@ def next_steps(state: RunState, now_ms: int) -> tuple[Next, ...]:
 
 
 def on_decision(state: RunState, decision: Decision) -> Next:
-    """Say what a decision about a run comes to."""
+    """Return the consequence of a decision about a run, in words."""
     match decision:
         case RunStep(node, attempt):
             return Next(node, f"attempt {_of(attempt, state.plan.nodes[node].retry)}", None)
@@ -334,19 +334,19 @@ def _waiting(node: PlanNode, at: NodeState) -> str:
 
 
 def still_to_undo(state: RunState) -> tuple[tuple[str, ...], ...]:
-    """Name what a compensating run has still to undo, in order; each inner tuple runs together."""
+    """Return the nodes that a compensating run still has to undo, in order; each inner tuple runs together."""
     return undo_order(state) if state.status in {RunStatus.CANCELLING, RunStatus.COMPENSATING} else ()
 
 
 def attention_of(record: RunRecord, facts: Sequence[Fact]) -> AttentionRequested | None:
-    """Give the fact that says what an operator has to decide about; `None` when there is nothing."""
+    """Return the fact that names the decisions an operator has to make; `None` if there are none."""
     if record.state.status is not RunStatus.NEEDS_ATTENTION:
         return None
     return next((fact for fact in reversed(facts) if isinstance(fact, AttentionRequested)), None)
 
 
 def trace_of(facts: Sequence[Fact]) -> tuple[str, ...]:
-    """Return where the last failed attempt was raised, and its causes; empty where no code raised anything."""
+    """Return the places and causes of the last failed attempt; an empty tuple if no code raised an error."""
     failures = (fact for fact in reversed(facts) if isinstance(fact, FailureFact))
     last = next(failures, None)
     return () if last is None else last.trace
@@ -369,12 +369,12 @@ TIMELINE = (
 
 
 def timeline_row(fact: Fact, started_ms: int, *, whole: bool) -> tuple[str, ...]:
-    """Give a fact as a row of `TIMELINE`.
+    """Return a fact as a row of `TIMELINE`.
 
     Args:
         fact: The fact.
-        started_ms: When the run was accepted, in milliseconds since the epoch.
-        whole: Whether keys are written with the run's id that all of them begin with.
+        started_ms: Time when the run was accepted, in milliseconds since the epoch.
+        whole: Whether keys keep the run's id that all of them begin with.
     """
     head = fact.head
     key = getattr(fact, "key", "")
@@ -386,14 +386,14 @@ def timeline_row(fact: Fact, started_ms: int, *, whole: bool) -> tuple[str, ...]
         _nodes(fact),
         str(head.attempt) if head.attempt else "",
         key if whole else key.removeprefix(fact.run_id),
-        # The facts of a run cause each other; then the position says it.
+        # The facts of a run cause each other; then the position is enough.
         cause.removeprefix(f"{fact.run_id}:") if cause.startswith(f"{fact.run_id}:") else cause,
         clip(_detail(fact), _DETAIL_CHARS),
     )
 
 
 def timeline_widths(nodes: Sequence[str], run_id: str, *, whole: bool) -> tuple[int, ...]:
-    """Tell how wide the columns of `TIMELINE` can become, for a timeline that is printed as it happens.
+    """Return the largest possible widths of the columns of `TIMELINE`, for a timeline printed as facts arrive.
 
     Args:
         nodes: The nodes of the plan.
@@ -406,7 +406,7 @@ def timeline_widths(nodes: Sequence[str], run_id: str, *, whole: bool) -> tuple[
 
 
 def fact_json(fact: Fact) -> dict[str, Any]:
-    """Give a fact as JSON: everything that the journal holds of it."""
+    """Return a fact as JSON, with every field that the journal holds."""
     return {"position": fact.position, "fact": fact.kind, "id": fact.id, **fact.model_dump(mode="json")}
 
 

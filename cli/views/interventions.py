@@ -1,4 +1,4 @@
-"""What is shown of an operator's decision before it is written, and what is said after. Pure."""
+"""Views of an operator's decision: the preview before it is written, and the line after. Pure."""
 
 from dataclasses import dataclass
 
@@ -15,17 +15,17 @@ from amends.sagas.engine.interventions import Preview
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
 
 _TEMPORAL = "temporal"
-# The participant, or its probe, has said no: attempts are not what was lacking.
+# The participant, or its probe, has refused: more attempts would not help.
 _ANSWERED = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDO_REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """Who goes on with a run that was written to.
+    """The driver of a run after a decision was written to it.
 
     Attributes:
-        roused: Whether Temporal was told.
-        why_not: Why not, with the remedy; `None` when it was, or need not be.
+        roused: Whether Temporal was asked to wake the run.
+        why_not: Why nothing drives the run now, with the remedy; `None` if Temporal does, or need not.
     """
 
     roused: bool
@@ -33,10 +33,10 @@ class Driven:
 
 
 def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
-    """List what a decision would come to, as named values.
+    """Return the consequences of a decision as named values.
 
     Args:
-        preview: What it would do.
+        preview: The decision, tried on the run.
         now_ms: The present time, in milliseconds since the epoch.
     """
     before, after = preview.before.state, preview.after.state
@@ -65,7 +65,7 @@ def _next_line(step: Next, now_ms: int) -> str:
 
 
 def written(fact: Fact, before: RunState) -> str:
-    """Return a decision's fact in words: its kind and node, who decided, why, and on what evidence.
+    """Return a decision's fact in words: its kind and node, its actor, the reason and the evidence.
 
     Args:
         fact: The fact.
@@ -90,7 +90,7 @@ def _retried(fact: RetryRequested, status: NodeStatus) -> str:
 
 
 def preview_json(preview: Preview) -> dict[str, JsonValue]:
-    """Give what a decision would come to as JSON; times are in milliseconds since the epoch."""
+    """Return the consequences of a decision as JSON; times are in milliseconds since the epoch."""
     return {
         "position": preview.before.state.position,
         "status": preview.before.state.status.value,
@@ -103,11 +103,11 @@ def preview_json(preview: Preview) -> dict[str, JsonValue]:
 
 
 def what_next(record: RunRecord, driven: Driven) -> str:
-    """Say how a run stands after a decision, who goes on with it, and what to look at.
+    """Return the state of a run after a decision, its driver, and the command that shows more.
 
     Args:
         record: The run.
-        driven: Who goes on with it; of no matter when it is closed.
+        driven: The driver; irrelevant for a closed run.
     """
     run_id, status = record.run_id, record.state.status
     head = f"{status}: run {run_id} of {record.started.saga}"

@@ -16,10 +16,10 @@ _STYLES = (
 
 
 def flowchart(plan: Plan, catalog: Mapping[str, CatalogEntry]) -> str:
-    """Draw a plan.
+    """Return the flowchart of a plan.
 
-    Rectangles are compensatable steps, the hexagon is the pivot, rounded boxes are retriable. Dashed boxes are what
-    undoes them; the dashed way leads from the last compensation to the first.
+    Rectangles are compensatable steps, the hexagon is the pivot, rounded boxes are retriable. Dashed boxes are
+    compensations; the dashed way leads from the last compensation to the first.
 
     Args:
         plan: The plan.
@@ -84,7 +84,7 @@ def _undo(node: PlanNode, catalog: Mapping[str, CatalogEntry]) -> str:
 
 
 def _label(text: str) -> str:
-    """Write text within a label: everything that Mermaid or HTML could take for its own is written by number."""
+    """Return text for a label, with every character that Mermaid or HTML would interpret written by its number."""
     shown = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
     return "".join(char if _is_plain(char) else f"#{ord(char)};" for char in shown)
 

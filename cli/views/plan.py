@@ -1,4 +1,4 @@
-"""What is shown of definitions: plans and the catalog, as rows for people and as JSON for programs. Pure."""
+"""Views of definitions: plans and the catalog, as rows for people and as JSON for programs. Pure."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def policy_text(retry: RetryPolicy | None, timeout_ms: int | None = None) -> str:
-    """Write a policy on one line, such as `5 attempts, 200 ms x2 up to 30 s, timeout 10 s`."""
+    """Return a policy on one line, such as `5 attempts, 200 ms x2 up to 30 s, timeout 10 s`."""
     parts: list[str] = []
     if retry is not None and retry.max_attempts == 1:
         parts.append("1 attempt")
@@ -56,7 +56,7 @@ PLAN = (
 
 
 def shape_of(plan: Plan) -> str:
-    """Write a plan's shape on one line: stages by `>`, members of a parallel group by `|`."""
+    """Return a plan's shape on one line: `>` separates stages, `|` separates the members of a parallel group."""
     return " > ".join(_stage_shape(stage) for stage in plan.stages)
 
 
@@ -66,7 +66,7 @@ def _stage_shape(stage: Stage) -> str:
 
 
 def plan_rows(plan: Plan, catalog: Mapping[str, CatalogEntry]) -> list[tuple[str, ...]]:
-    """Give a plan as rows of `PLAN`.
+    """Return a plan as rows of `PLAN`.
 
     Args:
         plan: The plan.
@@ -94,7 +94,7 @@ def plan_rows(plan: Plan, catalog: Mapping[str, CatalogEntry]) -> list[tuple[str
 
 
 def undone_by(node: PlanNode, entry: CatalogEntry) -> str:
-    """Say how a node of a plan is undone, or why it is not."""
+    """Return how a node of a plan is undone, or why it is not."""
     if node.undo is not None and entry.compensation is not None:
         return _function(entry.compensation)
     if node.read_only:
@@ -105,7 +105,7 @@ def undone_by(node: PlanNode, entry: CatalogEntry) -> str:
 
 
 def plan_json(plan: Plan) -> dict[str, JsonValue]:
-    """Give a plan as JSON, as it is stored, with its fingerprint."""
+    """Return a plan as JSON, as it is stored, with its fingerprint."""
     return {**plan.model_dump(mode="json"), "fingerprint": plan.fingerprint}
 
 
@@ -132,7 +132,7 @@ CATALOG = (
 
 
 def catalog_row(entry: CatalogEntry) -> tuple[str, ...]:
-    """Give an entry as a row of `CATALOG`."""
+    """Return an entry as a row of `CATALOG`."""
     probe = entry.probe or ("" if entry.kind is StepKind.TRANSACTION else "none")
     return (
         entry.step,
@@ -149,5 +149,5 @@ def catalog_row(entry: CatalogEntry) -> tuple[str, ...]:
 
 
 def entry_json(entry: CatalogEntry) -> dict[str, JsonValue]:
-    """Give an entry as JSON, with what follows from it."""
+    """Return an entry as JSON, with its derived values."""
     return {**entry.model_dump(mode="json"), "guarantee": entry.guarantee.value, "undone_by": entry.undone_by}

@@ -1,6 +1,6 @@
-"""What is shown of a run while it goes on: a fold of its facts into rows, and one line for each fact.
+"""Views of a run while it goes on: a fold of its facts into rows, and one line for each fact.
 
-Nothing here reads, waits or prints; texts of users are made harmless by whoever shows them.
+Nothing here reads, waits or prints. Texts of users stay raw: the caller escapes them before it prints.
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ __all__ = ["Board", "Mark", "Row", "describe"]
 
 
 class Mark(Enum):
-    """How a row stands, at a glance."""
+    """The state of a row, at a glance."""
 
     PENDING = "pending"
     BUSY = "busy"
@@ -59,16 +59,16 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A step, or the undoing of one.
+    """A step, or the undo of one.
 
     Attributes:
         node: The node.
-        undo: Whether it is the undoing.
-        mark: How it stands.
-        text: What there is to say besides; foreign text.
-        began_ms: When it began, in milliseconds since the epoch; `None` where it has not.
-        ended_ms: When it ended; `None` where it has not.
-        due_ms: When it is tried again; `None` where it is not waiting.
+        undo: Whether the row is the undo.
+        mark: Its state.
+        text: A note about it; raw text of users may be part of it.
+        began_ms: When it began, in milliseconds since the epoch; `None` if it has not.
+        ended_ms: When it ended; `None` if it has not.
+        due_ms: Time of the next attempt; `None` if it is not waiting for one.
     """
 
     node: str
@@ -91,7 +91,7 @@ _REFUSALS = (StepRejected, StepFailed, CompensationRejected)
 
 
 class Board:
-    """The rows of one run: its steps as the plan has them, then whatever is undone.
+    """The rows of one run: its steps in the order of the plan, then the undos.
 
     Args:
         plan: The plan that the run follows.
@@ -106,7 +106,7 @@ class Board:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows as they stand, in the order in which they are shown."""
+        """The present rows, in the order of the display."""
         busy = () if self._turned or self._halted else self._next_nodes()
         return [
             replace(row, mark=Mark.BUSY, began_ms=self._last_ms)
@@ -116,7 +116,7 @@ class Board:
         ]
 
     def apply(self, fact: Fact) -> None:
-        """Fold one more fact; in order, from the first."""
+        """Fold one more fact into the rows; facts come in order, from the first."""
         match fact:
             case SagaFailed():
                 self._turned = True
@@ -141,14 +141,14 @@ class Board:
             self._halted = False
         before = self._rows.get(key) or Row(fact.node, change.undo)
         if isinstance(fact, _REFUSALS) and before.mark is Mark.DONE:
-            return  # it comes late, and changes nothing about what was decided
-        # A transaction has no fact for its beginning: it begins when what was before it has ended.
+            return  # a late refusal changes no decision
+        # A transaction has no fact for its beginning: it begins when its predecessor has ended.
         began_ms = before.began_ms or (fact.as_of_ms if change.mark is Mark.BUSY else self._last_ms)
         ended_ms = fact.as_of_ms if change.mark in {Mark.DONE, Mark.FAILED, Mark.OPEN} else None
         self._rows[key] = Row(fact.node, change.undo, change.mark, change.text, began_ms, ended_ms, change.due_ms)
 
     def _retry(self, fact: RetryRequested) -> None:
-        """Show that a node is attempted again: its undo if that was begun, else the step."""
+        """Show that a node is attempted again: its undo if that has begun, else the step."""
         key = (fact.node, (fact.node, True) in self._rows)
         before = self._rows.get(key) or Row(*key)
         self._rows[key] = replace(before, mark=Mark.WAITING, text=_decision(fact), ended_ms=None, due_ms=None)
@@ -157,7 +157,7 @@ class Board:
         return self._plan.nodes[name].role is Role.PIVOT
 
     def _next_nodes(self) -> frozenset[str]:
-        """Name the nodes of the first stage that is not done: they are being run, whether a fact says so or not."""
+        """Return the nodes of the first stage that is not done: they are running, with or without a fact about it."""
         for stage in self._plan.stages:
             if any(self._rows[node.name, False].mark is not Mark.DONE for node in stage.nodes):
                 return frozenset(node.name for node in stage.nodes)
@@ -233,7 +233,7 @@ def _failure(fact: StepAttemptFailed | ProbeAttemptFailed | CompensationAttemptF
 
 
 def describe(fact: Fact) -> str:
-    """Say one fact in words, for a line of its own; foreign text may be among them."""
+    """Return one fact in words, as a line of its own; raw text of users may be part of it."""
     match fact:
         case SagaStarted():
             return f"run {fact.run_id} of {fact.saga} accepted"

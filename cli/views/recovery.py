@@ -1,4 +1,4 @@
-"""What `amends recover` found and did, as lines and as JSON. Pure."""
+"""Findings and actions of `amends recover`, as lines and as JSON. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ _LACKING = "Temporal drives it for this store, which lacks it: connect to the ne
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What became of the runs.
+    """The outcome of a recovery, by run.
 
     Attributes:
         taken: Runs that Temporal has taken over.
         started: Runs whose workflow was started.
         driven: Runs that Temporal drove already.
-        refused: Runs that are left alone, with the reason.
+        refused: Runs that the recovery left unchanged, with the reason.
         unknown: Runs that Temporal drives for this store and that the store lacks.
-        damaged: Runs that cannot be read and are left alone, with the damage.
+        damaged: Runs that cannot be read and that the recovery left unchanged, with the damage.
     """
 
     taken: Sequence[str]
@@ -39,11 +39,11 @@ class Recovered:
 
     @property
     def wrong(self) -> bool:
-        """Whether anything was refused, is missing or cannot be read."""
+        """Whether any run was refused, is missing or cannot be read."""
         return bool(self.refused or self.unknown or self.damaged)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Give a row of `COLUMNS` for each run, what is wrong last."""
+        """Return a row of `COLUMNS` for each run, faults last."""
         return [
             *((run_id, "taken over", "Temporal is its driver from here on") for run_id in self.taken),
             *((run_id, "started", "") for run_id in self.started),
@@ -54,7 +54,7 @@ class Recovered:
         ]
 
     def summary(self) -> str:
-        """Say it in one line."""
+        """Return the outcome in one line."""
         open_runs = len(self.started) + len(self.driven) + len(self.refused) + len(self.damaged)
         text = f"{open_runs} unfinished: {len(self.started)} started, {len(self.driven)} driven already"
         if self.refused:
@@ -66,7 +66,7 @@ class Recovered:
         return text
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Give it as JSON."""
+        """Return the outcome as JSON."""
         return {
             "taken_over": list(self.taken),
             "started": list(self.started),

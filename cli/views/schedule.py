@@ -1,4 +1,4 @@
-"""How schedules are shown: values in, rows and JSON out. Pure."""
+"""Views of schedules: values in, rows and JSON out. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ _RECENT = 5
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A schedule, and what Temporal says of it.
+    """A schedule, with Temporal's copy of it.
 
     Attributes:
-        schedule: As it is declared.
-        wanted: As Temporal should hold it.
-        held: What Temporal says; `None` when it does not have it, or was not asked.
-        asked: Whether Temporal could be asked.
+        schedule: The declared schedule.
+        wanted: The copy that Temporal should hold.
+        held: The copy that Temporal holds; `None` if it has none, or was not queried.
+        asked: Whether Temporal answered the query.
     """
 
     schedule: Schedule
@@ -43,7 +43,7 @@ class Shown:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with Temporal's copy, with the remedy; `None` when nothing is, or nobody can tell."""
+        """The fault of Temporal's copy, with the remedy; `None` if it has none, or if that is unknown."""
         if not self.asked:
             return None
         if self.held is None:
@@ -54,7 +54,7 @@ class Shown:
 
     @property
     def state(self) -> str:
-        """How it stands, in words."""
+        """The state of the schedule, in words."""
         stands = self.schedule
         said = []
         if stands.paused is not None:
@@ -67,7 +67,7 @@ class Shown:
 
 
 def when(schedule: Schedule) -> str:
-    """Say when a schedule runs."""
+    """Return the times of a schedule, in words."""
     declared = schedule.declared
     if declared.every_ms is not None:
         return f"every {duration(declared.every_ms)}"
@@ -75,7 +75,7 @@ def when(schedule: Schedule) -> str:
 
 
 def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
-    """Make a row of the list."""
+    """Return a schedule as a row of the list."""
     held = shown.held
     return (
         shown.schedule.declared.schedule,
@@ -90,7 +90,7 @@ def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
 
 
 def _skipped_by_clocks(shown: Shown, now_ms: int) -> int:
-    """Count the times since the schedule was declared that clocks which went forward have left out."""
+    """Return all known values of a schedule, by name."""
     declared = shown.schedule.declared
     if declared.cron is None:
         return 0
@@ -104,7 +104,7 @@ def _last(held: Copy | None, now_ms: int) -> str:
 
 
 def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
-    """Name everything that is known of a schedule."""
+    """Return a schedule as JSON; times are in milliseconds since the epoch."""
     declared, held = shown.schedule.declared, shown.held
     by_itself = ", by itself: it follows the rule" if declared.automatic else ""
     known: list[tuple[str, str | None]] = [

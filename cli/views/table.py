@@ -1,9 +1,9 @@
-"""Text, durations and tables for the screen: values in, rich renderables out; nothing here reads or prints.
+"""Text, durations and tables for the screen: values in, rich renderables out; this module reads and prints nothing.
 
-Whatever comes from users is data, never markup: every cell is a `rich.text.Text` of escaped characters, so that neither
-`[red]` nor an escape sequence in an id, a result or an error changes what the terminal shows. Widths are given by the
-caller. In a table, what a person copies (ids) is folded and never shortened; other cells are shortened as far as their
-column allows. Where that does not suffice, columns go below their row, and where even that does not, all of them do.
+Text of users is data, never markup: every cell is a `rich.text.Text` of escaped characters, so neither `[red]` nor an
+escape sequence in an id, a result or an error changes the terminal. The caller passes the width. In a table, cells that
+people copy (ids) are folded and never shortened; other cells are shortened as far as their column allows. If that is
+not enough, columns move below their row, and in the end all columns do.
 """
 
 import json
@@ -44,7 +44,7 @@ WIDE = 10_000
 """Columns of an output that is no screen: nothing is shortened for lack of room."""
 
 WHOLE = WIDE
-"""The least width of a column that is shown whole: below its row where there is no room beside."""
+"""The least width of a column that is always shown in full: it moves below its row if it does not fit in it."""
 
 _GAP = 2
 _INDENT = 4
@@ -60,7 +60,7 @@ STATUS_STYLES = {
     RunStatus.COMPENSATED: "yellow",
     RunStatus.NEEDS_ATTENTION: "bold red",
 }
-"""How a run's status looks where there are colours."""
+"""Colours of a run's status, if the terminal has colours."""
 
 _NODE_STYLES = {
     NodeStatus.PENDING: "dim",
@@ -76,16 +76,16 @@ _NODE_STYLES = {
 }
 
 Cell = str | Text
-"""Foreign text, which is escaped, or text of our own making, which is taken as it is."""
+"""A `str` is text of users and gets escaped; a `Text` is text of the program and stays as it is."""
 
 
 # ---- text
 
 
 def escaped(text: str) -> str:
-    r"""Make foreign text harmless and one line: what cannot be printed is written as Python would, such as `\x1b`.
+    r"""Return text of users on one harmless line: unprintable characters become Python's escapes, such as `\x1b`.
 
-    Line breaks and marks that change the direction of writing are among it. Nothing is left out.
+    Line breaks and marks that change the direction of writing count as unprintable. Nothing is left out.
     """
     if text.isprintable():
         return text
@@ -93,13 +93,13 @@ def escaped(text: str) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """Shorten escaped text to so many columns of a screen, with an ellipsis in place of the rest.
+    """Return escaped text, shortened to a number of columns of a screen, with an ellipsis in place of the rest.
 
     Args:
-        text: Foreign text of any length.
+        text: Text of users, of any length.
         limit: Columns, at least 2.
     """
-    # Only as much is escaped as can be shown: a value may have megabytes.
+    # Only the part that fits is escaped: a value may have megabytes.
     begin = escaped(text[: limit + 1])
     if cell_len(begin) <= limit and len(text) <= limit + 1:
         return begin
@@ -109,17 +109,17 @@ def clip(text: str, limit: int) -> str:
 
 
 def styled(text: str, style: str = "") -> Text:
-    """Make a cell of foreign text."""
+    """Return a cell with text of users, escaped."""
     return Text(escaped(text), style=style)
 
 
 def json_text(value: object) -> str:
-    """Write a value as JSON on one line, readable by people: no spaces, no ASCII escapes of letters."""
+    """Return a value as JSON on one line, readable by people: no spaces, no ASCII escapes of letters."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def node_style(status: NodeStatus) -> str:
-    """Tell how a node's state looks where there are colours."""
+    """Return the style of a node's status, for a terminal with colours."""
     return _NODE_STYLES.get(status, "cyan")
 
 
@@ -127,7 +127,7 @@ def node_style(status: NodeStatus) -> str:
 
 
 def duration(ms: int) -> str:
-    """Write a duration with the two units that matter: `340 ms`, `1.5 s`, `2 min 5 s`, `3 h 4 min`, `2 d 1 h`."""
+    """Return a duration in its two largest units: `340 ms`, `1.5 s`, `2 min 5 s`, `3 h 4 min`, `2 d 1 h`."""
     if ms < 0:
         return f"-{duration(-ms)}"
     if ms < _SECOND_MS:
@@ -148,7 +148,7 @@ def _two_units(ms: int, large_ms: int, large: str, small_ms: int, small: str) ->
 
 
 def ago(ms: int, now_ms: int) -> str:
-    """Say roughly how long ago a time was; clocks differ, so a time to come counts as now."""
+    """Return the rough age of a time; clocks differ, so a future time counts as now."""
     past = now_ms - ms
     for unit_ms, unit in ((_DAY_MS, "d"), (_HOUR_MS, "h"), (_MINUTE_MS, "min"), (_SECOND_MS, "s")):
         if past >= unit_ms:
@@ -157,7 +157,7 @@ def ago(ms: int, now_ms: int) -> str:
 
 
 def moment(ms: int, zone: tzinfo | None = UTC) -> str:
-    """Write a time to the second with its offset; one that no calendar has, as its number."""
+    """Return a time to the second with its offset; a time out of the calendar's range as its number."""
     try:
         return datetime.fromtimestamp(ms / 1000, zone).isoformat(sep=" ", timespec="seconds")
     except (OverflowError, ValueError, OSError):
@@ -172,10 +172,10 @@ class Column(NamedTuple):
 
     Attributes:
         title: Its heading.
-        least: To how few columns of the screen it may be reduced; more when all its cells are shorter.
+        least: The smallest width that it may shrink to; less if all its cells are shorter.
         copied: Whether people copy its cells, so that they are folded and never shortened.
         right: Whether it holds numbers, which are aligned to the right.
-        below: Whether it goes below its row, labelled, where there is no room beside.
+        below: Whether it moves below its row, with a label, if it does not fit in the row.
     """
 
     title: str
@@ -186,18 +186,19 @@ class Column(NamedTuple):
 
 
 def widths(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int] | None:
-    """Share the width of a screen among columns.
+    """Divide the width of a screen among columns.
 
-    What is copied is folded to 40 columns first, as uncommonly long ids are; then what may be shortened is; and only
-    then what is copied is folded further. Of several columns the widest gives.
+    Copied columns first shrink to 40, since longer ids are rare; then the columns that may be shortened shrink; and
+    only
+    then copied columns shrink further. Among several columns the widest shrinks first.
 
     Args:
         columns: The columns.
-        natural: How wide each would like to be.
-        width: What there is.
+        natural: The width that each column needs for its longest cell.
+        width: The width of the screen.
 
     Returns:
-        The width of each; `None` when they do not fit side by side.
+        The width of each column; `None` if they do not fit in a row.
     """
     shares = list(natural)
     over = sum(shares) + _GAP * (len(shares) - 1) - width
@@ -221,16 +222,16 @@ def table(
     natural: Sequence[int] = (),
     header: bool = True,
 ) -> RenderableType:
-    """Lay rows out for a screen of some width.
+    """Return the layout of rows for a screen of some width.
 
-    Columns but the first in which no row has anything are left out, unless `natural` is given.
+    The table leaves out columns without any text, except the first, unless `natural` is set.
 
     Args:
         columns: The columns.
-        rows: Their cells, as many as there are columns.
-        width: Columns of the screen; `WIDE` when it is none.
-        natural: How wide each column would like to be, for a table that is printed in parts; empty for as wide as its
-            cells are.
+        rows: Their cells, one for each column.
+        width: Columns of the screen; `WIDE` if the output is no screen.
+        natural: The wanted width of each column, for a table that is printed in parts; empty for the width of its
+            cells.
         header: Whether to print the titles.
     """
     cells = [[cell if isinstance(cell, Text) else styled(cell) for cell in row] for row in rows]
@@ -249,7 +250,7 @@ def table(
         if not movable:
             return Group(*_lines(columns, cells, {}, header=False))
         moved = movable.pop()
-        # What is shown whole is compared with each other, so it goes below together.
+        # Readers compare the columns that are shown in full, so these move below the row together.
         whole = [at for at in movable if min(columns[at].least, columns[moved].least) >= WHOLE]
         movable = [at for at in movable if at not in whole]
         beside = [at for at in beside if at not in {moved, *whole}]
@@ -258,7 +259,7 @@ def table(
 def _lines(
     columns: Sequence[Column], rows: Sequence[Sequence[Text]], shares: Mapping[int, int], *, header: bool
 ) -> Iterator[RenderableType]:
-    """Write the columns that have a share beside each other, and below them the others, labelled."""
+    """Yield the columns that have a share in one row, and below it the others, each with its label."""
     if header:
         yield from _row([(columns[at], Text(columns[at].title, "bold"), share) for at, share in shares.items()])
     for row in rows:
@@ -274,7 +275,7 @@ def _lines(
 
 
 def _row(cells: Sequence[tuple[Column, Text, int]]) -> Iterator[Text]:
-    """Write cells beside each other, on as many lines as the one needs that is folded most."""
+    """Yield the lines of one row: as many as its most folded cell needs."""
     folded = [_fold(cell, share) if column.copied else [_shorten(cell, share)] for column, cell, share in cells]
     for parts in zip_longest(*folded):
         line = Text(no_wrap=True)
@@ -299,7 +300,7 @@ def _shorten(cell: Text, width: int) -> Text:
 
 
 def fields(pairs: Sequence[tuple[str, Cell | None]], width: int) -> RenderableType:
-    """List named values below each other, the names aligned; a value of `None` or nothing is left out.
+    """Return named values one below the other, with aligned names; leave out a value that is `None` or empty.
 
     Args:
         pairs: Names and values.
@@ -317,5 +318,5 @@ def fields(pairs: Sequence[tuple[str, Cell | None]], width: int) -> RenderableTy
 
 
 def as_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Write a command's answer as JSON: pure ASCII, so that no terminal or encoding can be upset by it."""
+    """Return a command's answer as JSON: pure ASCII, which every terminal and encoding can show."""
     return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False)

@@ -1,4 +1,4 @@
-"""How facts that somebody decided are put into words, wherever they are shown. Pure."""
+"""Words for facts that rest on a decision, for every place that shows them. Pure."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ WORDS = {
     Why.IDLE: "is due, and nobody does it",
     Why.SLOW: "has been open for longer than its threshold",
 }
-"""The meaning of the reason for which a node is overdue, to be read after its name."""
+"""The meaning of each reason for being overdue, to be read after the name of a node."""
 
 Decided = OperatorFact | CancelRequested | DriverTaken
-"""Facts that rest on somebody's word: their actor decided, and said why."""
+"""Facts that rest on a person's word: they hold the actor and the reason."""
 
 
 def and_more(names: Sequence[str]) -> str:
@@ -27,6 +27,6 @@ def and_more(names: Sequence[str]) -> str:
 
 
 def who_and_why(fact: Decided) -> str:
-    """Say who decided, why, and on what evidence, such as `by op: seen in the ledger; evidence: TX-7`."""
+    """Return the actor, reason and evidence of a decision, such as `by op: seen in the ledger; evidence: TX-7`."""
     evidence = fact.evidence if isinstance(fact, OperatorFact) else None
     return f"by {fact.actor}: {fact.reason}" + (f"; evidence: {evidence}" if evidence else "")

@@ -20,8 +20,8 @@ def catalog(
 ) -> ExitCode:
     """List every step and how it is undone.
 
-    With its kind and guarantee, its compensation or why it has none, its probe, how often each is attempted, and whom
-    to ask.
+    For each step the list shows its kind and guarantee, its compensation or the reason why it has none, its probe, the
+    number of attempts, and its owner.
     """
     entries = sorted(load_project(settings_of(ctx)).registry.catalog.entries, key=lambda entry: entry.step)
     if as_json:

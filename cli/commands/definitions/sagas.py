@@ -1,4 +1,4 @@
-"""`amends sagas` and `amends describe`: what the project's modules define; needs neither a store nor Temporal."""
+"""`amends sagas` and `amends describe`: the sagas of the project's modules; needs neither a store nor Temporal."""
 
 import difflib
 from typing import Annotated
@@ -34,8 +34,9 @@ def sagas(
 ) -> ExitCode:
     """List the sagas that are defined.
 
-    The shape writes what follows by `>` and what runs side by side by `|`. Runs can be found by the fields under
-    "found by": amends list --where FIELD=VALUE.
+    In the shape, `>` separates stages that follow each other and `|` separates steps that run side by side. The fields
+    under
+    "found by" find runs: amends list --where FIELD=VALUE.
     """
     plans = [saga.plan for saga in load_project(settings_of(ctx)).registry.sagas.values()]
     if as_json:
@@ -67,7 +68,7 @@ def describe(
     if as_json:
         print_json(plan_json(plan))
     elif mermaid:
-        print(flowchart(plan, catalog), end="")  # noqa: T201 - what was asked for
+        print(flowchart(plan, catalog), end="")  # noqa: T201 - the answer
     else:
         shown = screen()
         about = [

@@ -1,1 +1,5 @@
-"""."""
+"""Commands about drift: scans, corrections, exceptions from them, and schedules.
+
+`drift` only reads, `reconcile` records and corrects, `reconciliations` shows past scans; `ignore` and `maintenance`
+hold corrections back, and `schedule` runs rules automatically. Start reading in `drift`.
+"""

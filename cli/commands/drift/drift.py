@@ -1,4 +1,4 @@
-"""`amends drift`: looks by every rule and says what is found; it opens the store read-only and cannot write."""
+"""`amends drift`: scans by every rule and shows the findings; it opens the store read-only and cannot write."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ from amends.reconciler.runtime.check import look, looks_at_all, standing_of
 __all__ = ["NEW", "Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
 
 NEW = "Look once, at what is new and at the next part of a sweep, as schedules do."
-"""What the option `--new` does."""
+"""Help text of the option `--new`."""
 
 _COLUMNS = (
     Column("drift", 14, copied=True),
     Column("rule", 8),
     Column("subject", 10, copied=True),
     Column("kind", 10),
-    # Half of a difference tells nobody anything.
+    # Half of a difference is of no use to the reader.
     Column("expected", WHOLE, below=True),
     Column("actual", WHOLE, below=True),
     Column("evidence", WHOLE, below=True),
@@ -42,12 +42,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """What one rule's look comes to.
+    """The result of one rule's scan.
 
     Attributes:
         rule: The rule.
-        verdict: What follows.
-        at_ms: Time of the look.
+        verdict: The conclusions from the scan.
+        at_ms: Time of the scan, in milliseconds since the epoch.
     """
 
     rule: Rule
@@ -56,11 +56,11 @@ class Seen:
 
     @property
     def unobservable(self) -> str | None:
-        """Why it could not look."""
+        """Why the rule could not scan; `None` if it could."""
         return self.verdict.standing.unobservable
 
     def is_ignored(self, name: str) -> bool:
-        """Whether somebody wants the drift left alone."""
+        """Whether the drift is ignored at the time of the scan."""
         return ignored(self.verdict.standing, name, self.verdict.seen[name].subject, self.at_ms) is not None
 
 
@@ -72,8 +72,8 @@ def drift(
 ) -> ExitCode:
     """Find drift between record and world; change nothing.
 
-    Exit status 0 means that there is none, 1 that there is some, 3 that a rule could not look, whatever others found.
-    What is ignored is shown and does not count.
+    Exit status 0 means that there is no drift, 1 that there is some, 3 that a rule could not scan, even if others found
+    drift. The command shows ignored drift but does not count it.
     """
     seen = asyncio.run(look_only(settings_of(ctx), rules or [], new=new))
     if as_json:
@@ -84,16 +84,16 @@ def drift(
 
 
 async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> list[Seen]:
-    """Look by the chosen rules, with nothing that could write.
+    """Scan by the chosen rules, without any means to write.
 
     Args:
-        settings: Where the store is.
+        settings: The settings, which name the store.
         names: The rules; empty for all.
-        new: Whether to look once, at what is new and at the next part of a sweep, instead of at everything.
+        new: Whether to scan once, only new records and the next part of a sweep, instead of everything.
 
     Raises:
         UnreachableError: The store cannot be read.
-        NotFoundError: There is no such rule.
+        NotFoundError: A rule does not exist.
     """
     project = project_of(settings)
     with open_for_reading(settings) as journal:
@@ -111,7 +111,7 @@ async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, 
     standing = await standing_of(journal, rule.name)
 
     async def once() -> Verdict:
-        # As if each look were recorded; the time is that of all of them, so none counts as a second sight.
+        # Each scan acts as if it were recorded. All of them share one time, so that none counts as a second sighting.
         nonlocal standing
         seen = await look(rule, journal, standing, at_ms, driven=driven)
         verdict = decide(standing, rule, seen, at_ms, actor="amends drift")
@@ -126,7 +126,7 @@ async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, 
 
 
 def status_of(seen: Sequence[Seen]) -> ExitCode:
-    """Choose the exit status for what was seen."""
+    """Return the exit status for the findings."""
     if any(each.unobservable is not None for each in seen):
         return ExitCode.UNREACHABLE
     counts = any(not each.is_ignored(name) for each in seen for name in each.verdict.seen)
@@ -134,7 +134,7 @@ def status_of(seen: Sequence[Seen]) -> ExitCode:
 
 
 def show_seen(seen: Sequence[Seen]) -> None:
-    """Print what was seen."""
+    """Print the findings."""
     shown = screen()
     rows = [row for each in seen for row in _rows(each)]
     if rows:
@@ -173,7 +173,7 @@ def _done(seen: Seen, name: str) -> str:
 
 
 def seen_json(seen: Seen) -> dict[str, Any]:
-    """Give what was seen as JSON."""
+    """Return the findings of one rule as JSON."""
     return {
         "rule": seen.rule.name,
         "mode": seen.rule.policy.mode.value,

@@ -1,4 +1,4 @@
-"""`amends ignore`: what is left alone, by whom, why and until when."""
+"""`amends ignore`: drift that is left alone, until when, by whose decision and why."""
 
 import asyncio
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def add(  # noqa: PLR0917 - Typer passes options by name
 
 @app.command()
 def remove(ctx: typer.Context, rule: _Rule, what: _What, actor: ActorOption = None) -> ExitCode:
-    """Have something count again."""
+    """Stop ignoring a drift or a subject."""
     who = actor_name(actor)
     _write(settings_of(ctx), rule, lambda standing: stop_ignoring(standing, what, now_ms(), actor=who))
     say(f"{what} counts again for rule {rule}")
@@ -83,7 +83,7 @@ def list_ignores(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """List what is ignored, what has expired included."""
+    """List ignored drift and subjects, the expired ones included."""
     settings = settings_of(ctx)
     found = asyncio.run(_ignores(settings))
     at_ms = now_ms()

@@ -1,4 +1,4 @@
-"""`amends maintenance`: times in which nothing is corrected, by whom, why and until when."""
+"""`amends maintenance`: times in which nothing is corrected, with the name of the operator and the reason."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -50,9 +50,9 @@ def start(
     rules: _Rules = None,
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Have nothing corrected for a time; rules go on looking.
+    """Pause all corrections for a while; rules go on scanning.
 
-    Started again, the window ends when it is said last.
+    Starting a window again replaces its end.
     """
     who = actor_name(actor)
     settings = settings_of(ctx)
@@ -66,7 +66,7 @@ def start(
 
 @app.command()
 def stop(ctx: typer.Context, rules: _Rules = None, actor: ActorOption = None) -> ExitCode:
-    """Have drift corrected again."""
+    """Resume corrections."""
     who = actor_name(actor)
     ended = _write(settings_of(ctx), lambda windows: end_maintenance(windows, rules or [], now_ms(), actor=who))
     names = [each.rule for each in ended]
@@ -79,7 +79,7 @@ def list_windows(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """List the maintenance windows that are open."""
+    """List the open maintenance windows."""
     with open_for_reading(settings_of(ctx)) as journal:
         found = journal.load_blocking(Maintenance, Maintenance.ID)
     windows: dict[str, Window] = {} if found is None else found.windows.open_at(now_ms())
@@ -104,7 +104,7 @@ def _named(rules: Sequence[str] | None) -> str:
 def _write(
     settings: Settings, make: Callable[[Windows], Sequence[MaintenanceFact]], rules: Sequence[str] = ()
 ) -> Sequence[MaintenanceFact]:
-    """Write facts down; rules that are named must be there."""
+    """Write facts to the journal; every rule that they name must exist."""
     require_store(settings)
     project = project_of(settings)
     journal = open_store(settings)

@@ -1,4 +1,4 @@
-"""`amends reconcile`: looks, records what is seen, shows what is due, and does it."""
+"""`amends reconcile`: scans, records the findings, shows the corrections that are due, and makes them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -46,9 +46,10 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
 ) -> ExitCode:
     """Find drift, record it and correct it.
 
-    A drift is corrected when two looks apart saw it, and as far as the rule's mode, caps and other guards allow; what
-    is not corrected is shown with the reason. Exit status 0 means that no drift is left, 1 that some is, 3 that a rule
-    could not look.
+    The command corrects a drift after two scans at different times have seen it, within the rule's mode, caps and other
+    guards. It shows every other drift with the reason. Exit status 0 means that no drift is left, 1 that some is, 3
+    that a
+    rule could not scan.
     """
     settings = settings_of(ctx)
     if reason is not None and not approved:
@@ -59,7 +60,8 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
         seen = asyncio.run(look_only(settings, rules or [], new=new))
         print_json([seen_json(each) for each in seen]) if as_json else show_seen(seen)
         return status_of(seen)
-    # An approval is a person's decision. What the rules decide without one may be recorded for the program.
+    # An approval is a person's decision, so it needs a name. Decisions of the rules may be recorded under the program's
+    # name.
     who = actor_name(actor) if approved or actor is not None else known_actor() or _PROGRAM
     done = asyncio.run(_reconcile(settings, rules or [], approved or [], reason, who, new=new, quiet=as_json))
     if as_json:
@@ -109,7 +111,7 @@ async def _reconcile(
 
 
 async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, quiet: bool) -> Done:
-    """Look by one rule and correct what is due, look by look; gives the last one and all that was corrected."""
+    """Scan by one rule and correct what is due, scan by scan; return the last scan and all corrections."""
     made: list[Corrected] = []
     looks = aiter(_once(reconciler, rule) if new else reconciler.looks(rule))
     while True:
@@ -132,7 +134,7 @@ async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, qui
 
 
 def _remind(seen: Seen) -> None:
-    """Say how what waits for approval is approved."""
+    """Print the command that approves the corrections waiting for approval."""
     waiting = [name for name, reason in seen.verdict.held.items() if reason == WAITS]
     if waiting:
         which = waiting[0] if len(waiting) == 1 else "ID"
@@ -144,7 +146,7 @@ async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
 
 
 async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None, actor: str) -> None:
-    """Record that somebody wants drifts corrected: all of them are known, or nothing is recorded."""
+    """Record that an operator approves corrections: either every drift is known, or nothing is recorded."""
     found: dict[str, str] = {}
     for rule in rules:
         found |= dict.fromkeys((await standing_of(store, rule.name)).drifts, rule.name)
@@ -162,7 +164,7 @@ async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], r
 
 
 def _open(drifts: Sequence[str]) -> str:
-    """Say which drifts there are to be approved."""
+    """Return the ids of the open drifts, as part of a message."""
     if not drifts:
         return "none is open; amends reconcile records what it finds"
     more = f" and {len(drifts) - _NAMED} more" if len(drifts) > _NAMED else ""

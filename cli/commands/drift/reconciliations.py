@@ -1,7 +1,7 @@
-"""`amends reconciliations` and `amends reconciliation`: what past looks saw and did, from the journal alone.
+"""`amends reconciliations` and `amends reconciliation`: findings and corrections of past scans, from the journal alone.
 
-Neither the project's modules nor Temporal are needed, and streams are read from their ends: what was seen last is shown
-at once, however many looks there were before.
+They need neither the project's modules nor Temporal, and read streams from their ends: the latest scan appears at once,
+however many came before it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -57,7 +57,7 @@ _FACTS = (
 
 
 class _Look(NamedTuple):
-    """A look that ended, and how many corrections were made after it and how many failed."""
+    """A scan that ended, with the number of corrections that followed it and the number of those that failed."""
 
     rule: str
     end: RuleLooked | DriftUnobservable
@@ -96,7 +96,7 @@ def reconciliations(
 
 
 def _looks(told: Iterable[Told]) -> Iterator[_Look]:
-    """Find a rule's looks, the last one first; what was corrected stands behind the look's end."""
+    """Yield a rule's scans, the last one first; corrections stand after the end of their scan."""
     made: list[ReconciliationFact] = []
     for rule, _, fact in told:
         if isinstance(fact, RuleLooked | DriftUnobservable):
@@ -142,7 +142,7 @@ def _look_row(look: _Look) -> tuple[str, ...]:
 
 def reconciliation(
     ctx: typer.Context,
-    id: Annotated[str, typer.Argument(metavar="ID", help="Such as read-model:7.", show_default=False)],  # noqa: A002 - the word of the interface
+    id: Annotated[str, typer.Argument(metavar="ID", help="Such as read-model:7.", show_default=False)],  # noqa: A002 - the interface calls it ID
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Show what a look saw and did."""
@@ -173,7 +173,7 @@ def reconciliation(
 
 
 def _of_look(told: Iterable[Told], look: int) -> list[Told]:
-    """Give the facts of a look, in order, with the approvals that led to what it did: they were given before it."""
+    """Return the facts of a scan, in order, with the earlier approvals that its corrections needed."""
     found: list[Told] = []
     acted: set[str] = set()
     for each in told:
@@ -194,7 +194,7 @@ def _kind(fact: ReconciliationFact) -> str:
 
 
 def _told(fact: ReconciliationFact) -> str:
-    """Say what a fact holds beside who, when and which drift."""
+    """Return a fact in words, without its actor, time and drift."""
     match fact:
         case DriftDetected():
             found = f"{fact.subject}: {fact.kind}, {json_text(fact.expected)} expected, {json_text(fact.actual)} found"

@@ -1,7 +1,7 @@
 """`amends schedule`: declares, pauses, resumes, triggers and removes schedules of reconciliation.
 
-What is decided is written to the journal first, as a fact; then Temporal's copy is brought in line. Where Temporal is
-away that is said, and done by the next worker that starts.
+A command first writes its decision to the journal, as a fact, and then aligns Temporal's copy with it. If Temporal is
+away, the command reports that, and the next worker that starts aligns the copy.
 """
 
 import asyncio
@@ -67,8 +67,8 @@ def add(  # noqa: PLR0917 - Typer passes options by name
 ) -> ExitCode:
     """Declare a schedule.
 
-    A run fails when none of its rules could look. Unless --pause-after says otherwise, a schedule is paused when as
-    many runs in a row have failed as an hour has, and at least 10.
+    A run fails if none of its rules could scan. Amends pauses a schedule after a number of failed runs in a row:
+    --pause-after, or else the number of runs in an hour, but at least 10.
     """
     who = actor_name(actor)
     settings = settings_of(ctx)
@@ -110,7 +110,7 @@ def pause(
     reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Have nothing begun by a schedule any more; what is running comes to its end."""
+    """Pause a schedule; a run in progress ends normally."""
     who = actor_name(actor)
     _decide(
         settings_of(ctx),
@@ -123,7 +123,7 @@ def pause(
 
 @app.command()
 def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
-    """Have a schedule go on; failures before that do not count any more."""
+    """Resume a schedule and reset its count of failures."""
     who = actor_name(actor)
     _, following = _decide(
         settings_of(ctx), lambda known: [schedule_decisions.resume(known, name, now_ms(), actor=who)], _next(name)
@@ -134,7 +134,7 @@ def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCo
 
 @app.command()
 def remove(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
-    """Remove a schedule; one that was there by itself does not come back by itself."""
+    """Remove a schedule; Amends does not create a removed automatic schedule again."""
     who = actor_name(actor)
     _decide(
         settings_of(ctx),
@@ -152,9 +152,9 @@ def trigger(
     name: _Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and say what came of it.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Have a run begun now, by a worker, unless one is running.
+    """Start a run now, on a worker, unless one is running.
 
-    With --wait, exit status 3 means that a rule could not look.
+    With --wait, exit status 3 means that a rule could not scan.
     """
     blind = 0
 
@@ -185,7 +185,7 @@ def trigger(
 
 
 def _check_time_zone(name: str) -> None:
-    """Refuse a time zone that nobody knows, where this machine knows any."""
+    """Refuse an unknown time zone, if this machine has a list of time zones."""
     known = zoneinfo.available_timezones()
     if known and name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.5)
@@ -202,18 +202,18 @@ def _decide(
     gone: Sequence[str] = (),
     needs_temporal: bool = False,
 ) -> tuple[Timetable, str | None]:
-    """Write a decision down, bring Temporal in line, and do something there.
+    """Write a decision to the journal, align Temporal with it, and then act there.
 
     Args:
-        settings: What is configured.
-        decide: Makes the facts.
-        then: Gives what is to be said, when Temporal could be told.
-        rules: Names of rules that must be there.
+        settings: The settings.
+        decide: Returns the facts of the decision.
+        then: Acts on Temporal after it was aligned, and returns a text about it.
+        rules: Names of rules that must exist.
         gone: Names of schedules that the decision removes.
-        needs_temporal: Whether there is nothing to do without Temporal.
+        needs_temporal: Whether the command is useless without Temporal.
 
     Returns:
-        The schedules, and what `then` gave; `None` when Temporal could not be told, which was said.
+        The schedules, and the text of `then`; `None` if Temporal was away, which a remark has reported.
     """
     require_store(settings)
     project = project_of(settings)
@@ -245,7 +245,7 @@ def _decide(
 
 
 def _next(name: str) -> Then:
-    """Say when a schedule's next run is due."""
+    """Return a function that returns the time of the schedule's next run, as the end of a sentence."""
 
     async def then(schedules: "TemporalSchedules") -> str:
         copy = (await schedules.copies([name])).get(name)

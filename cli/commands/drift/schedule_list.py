@@ -1,4 +1,4 @@
-"""`amends schedule list` and `show`: what is declared, from the journal, and what Temporal says of it."""
+"""`amends schedule list` and `show`: the declared schedules, from the journal, and the state of Temporal's copies."""
 
 import asyncio
 from typing import Annotated
@@ -24,7 +24,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_schedules(ctx: typer.Context, as_json: _Json = False) -> ExitCode:  # noqa: FBT002 - an option
-    """List the schedules: what they run, when, and what was missed."""
+    """List the schedules: their rules, their times and the runs they missed."""
     found = _shown(settings_of(ctx), None)
     if as_json:
         print_json([json_of(each, now_ms()) for each in found])
@@ -41,7 +41,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The schedule.", show_default=False)],
     as_json: _Json = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Show how a schedule stands."""
+    """Show the state of a schedule."""
     (found,) = _shown(settings_of(ctx), name)
     if as_json:
         print_json(json_of(found, now_ms()))
@@ -52,7 +52,7 @@ def show(
 
 
 def _shown(settings: Settings, name: str | None) -> list[Shown]:
-    """Read the schedules, or one of them, and ask Temporal about them."""
+    """Read the schedules, or one of them, and query Temporal about them."""
     with open_for_reading(settings) as journal:
         found = journal.load_blocking(Schedules, Schedules.ID)
         timetable = Timetable() if found is None else found.timetable
@@ -77,12 +77,12 @@ async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> lis
 
 
 def shown_schedules(timetable: Timetable, store_id: str, copies: dict[str, Copy] | None) -> list[Shown]:
-    """Put together what is declared and what Temporal holds.
+    """Return each declared schedule with Temporal's copy of it.
 
     Args:
-        timetable: What is declared.
+        timetable: The declared schedules.
         store_id: The store.
-        copies: What Temporal holds, by name; `None` when it could not be asked.
+        copies: Temporal's copies, by name; `None` if Temporal did not answer.
     """
     return [
         Shown(schedule, entry_of(store_id, schedule), (copies or {}).get(name), asked=copies is not None)

@@ -41,12 +41,12 @@ _UiPort = Annotated[
 def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> ExitCode:
     """Run the embedded Temporal server and a worker.
 
-    Runs that were left open go on. Every drift rule is run on a schedule of its own, unless the setting schedule_rules
-    is false. Ctrl-C ends it with status 0; the server stops with its last user.
+    The worker continues open runs. Every drift rule runs on a schedule of its own, unless the setting schedule_rules is
+    false. Ctrl-C ends the command with status 0; the server stops with its last user.
     """
     log_to_stderr()
     settings = settings_of(ctx)
-    # The log of a terminal is read by whoever wrote the code.
+    # Here the author of the code reads the log, so it may show the text of errors.
     shown = settings if settings.errors else settings.model_copy(update={"errors": "text"})
     project = _project(shown)
     return run_stoppable(lambda stop: _dev(project, stop, port, ui_port), code=ExitCode.OK)

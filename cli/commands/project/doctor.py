@@ -1,6 +1,6 @@
-"""`amends doctor`: what is configured, reachable, locked and missing; what is wrong comes with its remedy.
+"""`amends doctor`: configured, reachable, locked and missing parts; each fault comes with its remedy.
 
-Every check looks for itself and none stops the others. Nothing is started, made or changed.
+The checks are independent: none stops the others. They start, create and change nothing.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 __all__ = ["Check", "doctor"]
 
 PATIENCE = timedelta(seconds=3)
-"""How long Temporal is waited for."""
+"""How long to wait for Temporal."""
 
 _MOST = 1_000
 _PAGE = 50
 _NAMED = 10
-# Between the bound of a worker and the moment when it is killed.
+# Time between the bound of a worker and the moment when its supervisor kills it.
 _MARGIN = timedelta(seconds=10)
 _TEMPORAL = "temporal"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -55,12 +55,12 @@ _COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
 
 
 class Check(NamedTuple):
-    """What was found about one part.
+    """The finding about one part.
 
     Attributes:
         part: The part.
-        wrong: Whether something is wrong with it.
-        found: What was found, with the remedy when it is wrong.
+        wrong: Whether it has a fault.
+        found: The finding, with the remedy if it is a fault.
     """
 
     part: str
@@ -77,11 +77,11 @@ def _wrong(part: str, found: str) -> Check:
 
 
 class _Store(NamedTuple):
-    store_id: str | None  # when it could be read
+    store_id: str | None  # None if it could not be read
     for_workers: bool = False  # whether any open run needs a worker to go on
     away: bool = False  # whether it may answer later
     timetable: Timetable = Timetable()
-    queues: frozenset[str] = frozenset()  # those of effects that open runs may still call
+    queues: frozenset[str] = frozenset()  # queues of effects that open runs may still call
 
 
 def doctor(
@@ -90,8 +90,9 @@ def doctor(
 ) -> ExitCode:
     """Say what is configured, reachable or missing.
 
-    Whatever is wrong comes with its remedy. Nothing is started or changed. Exit status 0 means that nothing is wrong,
-    1 that something is.
+    Each fault comes with its remedy. The command starts and changes nothing. Exit status 0 means that it found no
+    fault, 1
+    that it found one.
     """
     settings = settings_of(ctx)
     checks = list(_examine(settings))
@@ -149,7 +150,7 @@ def _modules(settings: Settings) -> Iterator[Check]:
 
 
 def _stopping(drain: timedelta) -> str:
-    """Return the values for those who end workers: by them a worker is not killed before it has ended."""
+    """Return the time limits for systemd and Kubernetes that let a worker end before they kill it."""
     bound_s = math.ceil((drain + REST + _MARGIN).total_seconds())
     return (
         f"a worker lets calls in flight end within {drain.total_seconds():g} s; "
@@ -220,7 +221,7 @@ def _timetable(journal: "SqlJournal") -> tuple[Timetable, list[Check]]:
 
 
 def _read_runs(journal: "SqlJournal", runs: Sequence[RunSummary]) -> tuple[list[Check], frozenset[str]]:
-    """Return the runs that cannot be read, as faults, and the queues of effects that the others may still call."""
+    """Return the unreadable runs, as faults, and the queues of effects that the other runs may still call."""
     damaged: list[Damage] = []
     queues: set[str] = set()
     for first in range(0, len(runs), _PAGE):
@@ -234,7 +235,7 @@ def _read_runs(journal: "SqlJournal", runs: Sequence[RunSummary]) -> tuple[list[
 
 
 def _queues_of(state: RunState) -> frozenset[str]:
-    """Return the queues of their own that the effects have which an open run may still call."""
+    """Return the queues of those effects that an open run may still call and that have a queue of their own."""
     left = [
         node
         for name, node in state.plan.nodes.items()
@@ -244,14 +245,14 @@ def _queues_of(state: RunState) -> frozenset[str]:
 
 
 def _damaged(damaged: Sequence[Damage]) -> Iterator[Check]:
-    """Name the runs that cannot be read; nobody drives them until their facts are restored."""
+    """Yield the unreadable runs as faults; nothing drives such a run until its facts are restored."""
     yield from (_wrong("damage", str(damage)) for damage in damaged[:_NAMED])
     if len(damaged) > _NAMED:
         yield _wrong("damage", f"{len(damaged) - _NAMED} more runs cannot be read; all of them: amends db check")
 
 
 def _refused(journal: "SqlJournal") -> str | None:
-    """Say why nothing can be written to a store that can be read; of a file that is seen by its permissions."""
+    """Return why a readable store refuses writes; for a file the permissions show it. `None` if it accepts them."""
     from amends.aggregates.sql.engine import check_writable  # noqa: PLC0415 - imports the database
 
     try:
@@ -330,7 +331,7 @@ def _schedules(reach: "Reach", store_id: str, timetable: Timetable) -> Iterator[
 
 
 def _startable(settings: Settings, found: str) -> Iterator[Check]:
-    """Look whether an embedded server could be started; that none runs is no fault: `amends run` starts one."""
+    """Check whether an embedded server could start; it is no fault that none runs, since `amends run` starts one."""
     from amends.sagas.temporal.embedded_server import find_binary  # noqa: PLC0415 - as above
 
     try:
@@ -381,7 +382,7 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
 
 
 def _effect_queues(settings: Settings, reach: "Reach", queues: frozenset[str]) -> Iterator[Check]:
-    """Check that somebody takes the effects of open runs which have queues of their own."""
+    """Check that a worker polls each queue of effects of open runs."""
     from amends.cli.runtime.temporal import alive_pollers  # noqa: PLC0415 - imports Temporal
 
     client = reach.client
@@ -407,8 +408,8 @@ def _effect_queues(settings: Settings, reach: "Reach", queues: frozenset[str]) -
 
 
 def _threads(settings: Settings) -> Iterator[Check]:
-    """Check whether calls wait for threads, as far as workers that share this data directory say."""
-    from amends.sagas.runtime.thread_report import reports  # noqa: PLC0415 - only here
+    """Check whether calls wait for threads, according to the reports of workers that share this data directory."""
+    from amends.sagas.runtime.thread_report import reports  # noqa: PLC0415 - needed only here
 
     waiting = reports(settings.data_dir)
     for pid, report in waiting.items():
@@ -419,7 +420,7 @@ def _threads(settings: Settings) -> Iterator[Check]:
 
 
 def _pausing(reach: "Reach", queue: str) -> str:
-    """Say what becomes of workers while the store is away; Temporal remembers a poll for over a minute."""
+    """Return the effect on workers of an absent store; Temporal remembers a poll for over a minute."""
     if not reach.workers:
         return f"none polls {queue}: workers pause while the store is away"
     names = ", ".join(worker.name for worker in reach.workers)

@@ -22,13 +22,13 @@ def init(
 ) -> ExitCode:
     """Scaffold a small project.
 
-    It has settings, one saga with what undoes it, and a test; nothing that is there already is overwritten.
+    The project has settings, one saga with its compensations, and a test. The command overwrites no existing file.
     """
     _refuse_occupied(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in FILES.items():
-            # Also refuses what came into being since it was looked for.
+            # Mode "x" also refuses a file that appeared after the check above.
             with (directory / name).open("x", encoding="utf-8") as file:
                 file.write(text)
     except FileExistsError as error:
@@ -38,7 +38,7 @@ def init(
             f"{error.filename!r} cannot be written ({error.strerror}); choose a directory that you may write to"
         ) from None
     for line in _what_next(directory):
-        print(line)  # noqa: T201 - what was asked for
+        print(line)  # noqa: T201 - the answer
     return ExitCode.OK
 
 
@@ -58,7 +58,7 @@ def _occupied(file: Path) -> InputError:
 
 
 def _what_next(directory: Path) -> list[str]:
-    """Say what was made and what to try; every command works as it stands."""
+    """Return the lines with the new files and the commands to try; every command works as printed."""
     commands = list(TRY_NEXT)
     if directory.resolve() != Path.cwd():
         commands.insert(0, (f"cd {shlex.quote(str(directory))}", ""))

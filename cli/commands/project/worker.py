@@ -18,10 +18,12 @@ __all__ = ["worker"]
 def worker(ctx: typer.Context) -> ExitCode:
     """Run a worker alone.
 
-    It serves the Temporal that Temporal's own configuration names (TEMPORAL_ADDRESS and so on), or else the embedded
-    server that runs. Schedules that are declared are put into Temporal where it lacks them. Ctrl-C or SIGTERM ends it
-    with status 0: calls in flight may end within the setting drain, and no new ones begin. A second signal shortens
-    that to 5 s.
+    The worker serves the Temporal that Temporal's own configuration names (TEMPORAL_ADDRESS and so on), or else the
+    running
+    embedded server. It adds declared schedules that Temporal lacks. Ctrl-C or SIGTERM ends it with status 0: it starts
+    no
+    new calls, and calls in flight may end within the time of the setting drain. A second signal shortens that time to 5
+    s.
     """
     log_to_stderr()
     settings = settings_of(ctx)

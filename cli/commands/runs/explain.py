@@ -1,4 +1,4 @@
-"""`amends explain`: a run in sentences, for whoever has to decide about it; works without its code."""
+"""`amends explain`: a run in sentences, for the operator who has to decide about it; works without its code."""
 
 import time
 from typing import Annotated
@@ -31,10 +31,11 @@ def explain_run(
 ) -> ExitCode:
     """Explain how a run stands, and what can be done.
 
-    Its last fact, every open step with what comes next and when, what is in doubt and why, who decided what, and the
-    commands that can be given now. Whom to ask is said where the project's modules can be loaded. When facts of the run
-    cannot be read, the run is explained as it was before the first of them, they are named with the reason, and the
-    exit status is 6.
+    The explanation has the last fact, every open step with its next action and time, the doubts and their reasons, the
+    decisions with their actors, and the commands that are possible now. It names the owner of a step if the project's
+    modules can be loaded. If some facts are unreadable, the command explains the run as it was before the first of
+    them,
+    names them with the reason, and ends with exit status 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:

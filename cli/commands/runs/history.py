@@ -1,4 +1,4 @@
-"""`amends history`: the facts of one run, as they are in the journal; other streams are shown by `read_stream`."""
+"""`amends history`: the facts of one run, as they are in the journal; `stream_history` shows other streams."""
 
 import json
 import time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LOOK_S", "history"]
 
 LOOK_S = 0.2
-"""How often `--watch` looks for new facts, in seconds."""
+"""How often `--watch` reads new facts, in seconds."""
 
 _RUN = "run/"
 
@@ -43,13 +43,15 @@ def history(
 ) -> ExitCode:
     """Show the facts of a run.
 
-    Each with its position, the time since the start, the node and attempt that it is about, the idempotency key, and
-    the position of the fact that caused it. Keys begin with the run's id, which is left out on a narrow screen.
-    A stream that is no run's, such as that of an aggregate, is shown event by event. When facts of the run cannot be
-    read, those that can be read are shown, the others are named with the reason, and the exit status is 6.
+    Each fact comes with its position, the time since the start, its node and attempt, the idempotency key, and the
+    position
+    of the fact that caused it. Keys begin with the run's id, which a narrow screen leaves out. For another stream, such
+    as
+    that of an aggregate, the command shows each event. If some facts of the run are unreadable, the command shows the
+    others, names the unreadable ones with the reason, and ends with exit status 6.
     """
     with open_for_reading(settings_of(ctx)) as journal:
-        # No run's id has a slash; other streams are called <kind>/<id>.
+        # A run's id has no slash; other streams have names of the form <kind>/<id>.
         kind, slash, _ = run_id.partition("/")
         if slash and kind.isidentifier() and not run_id.startswith(_RUN):
             if watch:
@@ -71,7 +73,7 @@ def history(
 
 
 def _print_damaged(reading: RunReading, *, as_json: bool) -> None:
-    """Print the facts that can be read; the others are in the JSON by their position, with the reason."""
+    """Print the readable facts; JSON also has the unreadable ones, by position and with the reason."""
     if as_json:
         entries: list[tuple[int, object]] = [(fact.position, fact_json(fact)) for fact in reading.facts]
         entries += [(each.position or 0, {"position": each.position, **damage_json(each)}) for each in reading.damage]
@@ -87,12 +89,12 @@ def _print_damaged(reading: RunReading, *, as_json: bool) -> None:
 
 
 def _known(journal: "SqlJournal", record: RunRecord) -> list[Fact]:
-    # What was added since the record was read belongs to the next look.
+    # Facts that were appended after the record was read belong to the next read.
     return [fact for fact in journal.facts_blocking(record.run_id) if fact.position <= record.state.position]
 
 
 def _follow(journal: "SqlJournal", record: RunRecord) -> Iterator[tuple[RunRecord, list[Fact]]]:
-    """Give the run's facts, and then what is added, until it is closed; each time with the record up to there."""
+    """Yield the run's facts, and then each addition until the run is closed, each time with the record up to there."""
     facts = _known(journal, record)
     while True:
         if facts:
@@ -106,9 +108,9 @@ def _follow(journal: "SqlJournal", record: RunRecord) -> Iterator[tuple[RunRecor
 
 
 def _print_json(chunks: Iterable[Sequence[Fact]]) -> None:
-    """Print one JSON array, each fact on its own line as soon as it is known; it is valid even when interrupted."""
+    """Print one JSON array, each fact on its own line as soon as it is known; even interrupted output is valid JSON."""
     separator = ""
-    print("[", end="")  # noqa: T201 - what was asked for
+    print("[", end="")  # noqa: T201 - the answer
     try:
         for facts in chunks:
             for fact in facts:
@@ -120,12 +122,12 @@ def _print_json(chunks: Iterable[Sequence[Fact]]) -> None:
 
 def _print(record: RunRecord, chunks: Iterable[tuple[RunRecord, Sequence[Fact]]], *, watch: bool) -> None:
     shown = screen()
-    # Keys in full are only of use where they can be copied in one piece.
+    # A full key is only of use if it can be copied in one piece.
     whole = shown.width == WIDE
     started_ms = record.state.started_ms
     heading = f"  {record.started.saga}  accepted {moment(started_ms, None)}  "
     shown.show(Text.assemble((record.run_id, "bold"), heading, _status(record), overflow="fold"), "")
-    # What is printed as it happens is as wide as it may become; what is known already, as wide as it is.
+    # A table printed as facts arrive needs the largest possible widths; one that is complete uses its own.
     natural = timeline_widths(list(record.state.plan.nodes), record.run_id, whole=whole) if watch else ()
     header = True
     for now, facts in chunks:

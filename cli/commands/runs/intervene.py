@@ -1,4 +1,4 @@
-"""`amends cancel`, `retry`, `skip` and `resolve`: what an operator decides, as the command line says it."""
+"""`amends cancel`, `retry`, `skip` and `resolve`: the decisions of an operator, as command lines."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -54,8 +54,9 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
 ) -> ExitCode:
     """Undo a run that has not passed its pivot.
 
-    Nothing new is begun, calls in flight settle, and then everything that was done is undone. A second request changes
-    nothing. What would happen is shown first, and done after a yes, unless the run has gone on meanwhile.
+    The run starts nothing new, calls in flight settle, and then every step that was done is undone. A second request
+    changes
+    nothing. The command first shows the consequences and asks; it refuses if the run has gone on meanwhile.
     """
     wanted = Intervention(verb=Verb.CANCEL, actor=actor_name(actor), reason=reason)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)
@@ -74,8 +75,9 @@ def retry(  # noqa: PLR0917 - as above
 ) -> ExitCode:
     """Try a step, its probe or its undo again.
 
-    At once, and with a new budget of attempts where they were spent. A step that was refused or failed is tried under a
-    new key, and so is an undo that was refused; everything else under the key that the participant knows.
+    The new attempt starts at once, with a new budget if the old one is spent. A step that was refused or failed is
+    tried
+    under a new key, and so is a refused undo; everything else keeps the key that the participant knows.
     """
     wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
@@ -95,8 +97,9 @@ def skip(  # noqa: PLR0917 - as above
 ) -> ExitCode:
     """Go on without a step, or leave it undone by nobody.
 
-    A run that goes forward goes on as if the step had returned --output. In a run that goes back, what the step did
-    stays as it is.
+    A run that goes forward continues as if the step had returned --output. In a run that goes back, the effect of the
+    step
+    stays.
     """
     wanted = Intervention(
         verb=Verb.SKIP, actor=actor_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
@@ -121,8 +124,8 @@ def resolve(  # noqa: PLR0917 - as above
 ) -> ExitCode:
     """Say what became of a step, or that it is undone.
 
-    Somebody has found out that the step took effect and returned --output, or that it took none (--not-done). In a run
-    that goes back: that what it did is undone, by whatever means.
+    In a run that goes forward: record your finding that the step took effect and returned --output, or that it took no
+    effect (--not-done). In a run that goes back: record that the effect of the step is undone, by any means.
     """
     if not_done and output is not None:
         raise InputError("--not-done says that the step took no effect, so it has no result; leave --output out")
@@ -154,7 +157,7 @@ def _decide(
     has_output: bool = False,
 ) -> ExitCode:
     silence_logs()
-    # What the command line holds need not be valid text, and the journal stores nothing else.
+    # The command line need not be valid text, and the journal stores nothing else.
     wanted = replace(
         wanted,
         reason=clean_text(wanted.reason),

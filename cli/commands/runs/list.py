@@ -78,10 +78,12 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
 
     Statuses are RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED and NEEDS_ATTENTION.
 
-    A run is stuck when it waits for an operator, when a step or an undo of it has been open for longer than its
-    threshold (overdue= of the step, else what its attempts and delays come to, or an hour where they are without
-    limit), and when something has been due for five minutes that nobody has done. A run that the project's code cannot
-    continue is stuck at once, with the remedy. When a run is stuck, the exit status is 1.
+    A run is stuck if it waits for an operator; if a step or an undo has been open for longer than its threshold
+    (overdue=
+    of the step, else the sum of its attempts and delays, or an hour if they have no limit); or if an action has been
+    due
+    for five minutes and nothing has done it. A run that the project's code cannot continue is stuck at once, with the
+    remedy. If a run is stuck, the exit status is 1.
     """
     now_ms = time.time_ns() // 1_000_000
     query = RunQuery(
@@ -89,7 +91,7 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
         saga=saga,
         since_ms=None if since is None else read_since(since, now_ms),
         where=tuple(map(read_where, where or ())),
-        # One more, to be able to say that there are more.
+        # One more than the limit shows whether there are more.
         limit=limit + 1,
     )
     if stuck:
@@ -125,7 +127,7 @@ def _row(run: RunSummary, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _why_none(query: RunQuery, known: Sequence[RunSummary]) -> str:
-    """Say why nothing was found: most often a name is not what it was thought to be."""
+    """Return why the list is empty: most often a name is misspelt or unknown."""
     if not known:
         return "there are no runs yet; `amends run` starts one"
     sagas = sorted({run.saga for run in known})
@@ -154,7 +156,7 @@ def read_status(text: str) -> RunStatus:
     """Read a status, in capitals or not, with `-` or `_`.
 
     Raises:
-        InputError: There is no such status.
+        InputError: The status does not exist.
     """
     name = text.strip().upper().replace("-", "_")
     if name not in RunStatus.__members__:
@@ -166,7 +168,7 @@ def read_where(text: str) -> tuple[str, str]:
     """Read `FIELD=VALUE`; the value may be empty and may contain `=`.
 
     Raises:
-        InputError: There is no `=`, or no field before it.
+        InputError: The text has no `=`, or no field before it.
     """
     field, separator, value = text.partition("=")
     if not separator or not field.strip():
@@ -175,17 +177,17 @@ def read_where(text: str) -> tuple[str, str]:
 
 
 def read_since(text: str, now_ms: int) -> int:
-    """Read a time: how long ago (`90s`, `2h`, `1d12h`), or in ISO 8601, in local time unless it says otherwise.
+    """Read a time: how long ago (`90s`, `2h`, `1d12h`), or in ISO 8601, by default in local time.
 
     Args:
-        text: What was given.
+        text: The text that the user typed.
         now_ms: The present time, in milliseconds since the epoch.
 
     Returns:
         Milliseconds since the epoch.
 
     Raises:
-        InputError: It is neither.
+        InputError: The text is neither.
     """
     compact = text.strip().lower().replace(" ", "")
     parts = _PART.findall(compact)
@@ -193,7 +195,7 @@ def read_since(text: str, now_ms: int) -> int:
         past_ms = sum(int(number) * _UNITS[unit] for number, unit in parts)
         return max(now_ms - past_ms, -_MAX_MS)
     try:
-        # By way of a difference: a platform's own functions refuse times before 1970.
+        # The difference works for every time: functions of some platforms refuse times before 1970.
         moment = datetime.fromisoformat(text.strip())
         zoned = moment if moment.tzinfo is not None else moment.astimezone()
         return (zoned - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)

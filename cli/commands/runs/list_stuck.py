@@ -1,6 +1,7 @@
-"""`amends list --stuck`: the runs that somebody should look at, with the reason and since when.
+"""`amends list --stuck`: the runs that need a person, with the reason and since when.
 
-The read model does not know when a step began, so the facts of every open run are read, a page of runs at a time.
+The read model does not know when a step began, so the command reads the facts of every open run, a page of runs at a
+time.
 """
 
 from collections.abc import Iterator
@@ -51,12 +52,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A run that somebody should look at.
+    """A run that needs a person.
 
     Attributes:
         run: The run as it was when its facts were read; of a damaged run, its row in the read model.
-        overdue: What is overdue in it; at least one, unless the run is damaged.
-        damage: The first place of its facts that cannot be read; `None` for a sound run.
+        overdue: Its overdue nodes; at least one, unless the run is damaged or blocked.
+        damage: The first unreadable place of its facts; `None` for a sound run.
         blockers: Why the loaded code cannot continue it now.
     """
 
@@ -67,12 +68,12 @@ class Stuck:
 
     @property
     def since_ms(self) -> int:
-        """Since when the first of it is overdue, or its last fact was written, in milliseconds since the epoch."""
+        """The time since which its first node is overdue, or of its last fact, in milliseconds since the epoch."""
         return min((each.since_ms for each in self.overdue), default=self.run.updated_ms)
 
     @property
     def why(self) -> str:
-        """What is overdue, in a few words; or the damage."""
+        """The overdue nodes, in a few words; or the damage."""
         if self.damage is not None:
             return str(self.damage)
         waiting: dict[str, list[str]] = {}
@@ -86,7 +87,7 @@ class Stuck:
         )
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Give it as JSON."""
+        """Return the run as JSON."""
         overdue: list[JsonValue] = [
             {"node": each.node, "since_ms": each.since_ms, "why": each.why.value} for each in self.overdue
         ]
@@ -101,11 +102,11 @@ class Stuck:
 
 
 def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted: bool) -> ExitCode:
-    """List the stuck runs among those that a query asks for, newest first.
+    """List the stuck runs among those of a query, newest first.
 
     Args:
-        settings: Where the store is.
-        query: Which runs to look at; its limit is one more than are to be shown.
+        settings: The settings, which name the store.
+        query: The runs to check; its limit is one more than the number of runs to show.
         now_ms: The present time, in milliseconds since the epoch.
         json_wanted: Whether to print JSON.
 
@@ -153,7 +154,7 @@ def _stuck(journal: "SqlJournal", registry: Registry | None, query: RunQuery, no
 
 def _look(journal: "SqlJournal", registry: Registry | None, row: RunSummary, now_ms: int) -> Stuck | None:
     reading = journal.reading_blocking(row.run_id)
-    if reading is None:  # its row is left over; `amends db check` tells of it
+    if reading is None:  # only its row is left; `amends db check` reports it
         return None
     if reading.damage or reading.record is None:
         return Stuck(row, damage=reading.damage[0])

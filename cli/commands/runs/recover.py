@@ -1,4 +1,4 @@
-"""`amends recover`: every unfinished run back to Temporal, after it lost them or was restored from an older copy."""
+"""`amends recover`: brings every unfinished run back to a Temporal that lost it or was restored from an older copy."""
 
 import asyncio
 from datetime import timedelta
@@ -51,12 +51,13 @@ def recover(
 ) -> ExitCode:
     """Bring every unfinished run back to Temporal.
 
-    The journal is the truth: whatever Temporal has lost is started again from it, and no recorded step is run again.
-    Ends with 1 where a run was refused, or where Temporal drives one that this store does not have.
+    The journal is the truth: from it the command starts every workflow again that Temporal has lost, and no recorded
+    step
+    runs again. The exit status is 1 if a run was refused, or if Temporal drives a run that this store does not have.
     """
     silence_logs()
     settings = settings_of(ctx)
-    # Only taking a run over is a decision, which is recorded with a name.
+    # Only taking a run over is a decision, so only that needs a name.
     who = actor_name(actor) if take_over or actor is not None else known_actor() or "amends recover"
     found = asyncio.run(_recover(settings, take_over or [], who, accept_older_store=accept_older_store))
     if as_json:
@@ -71,7 +72,7 @@ def recover(
 
 async def _recover(settings: Settings, take_over: list[str], actor: str, *, accept_older_store: bool) -> Recovered:
     from amends.cli.runtime.temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.runtime.clock import SystemClock  # noqa: PLC0415 - only where something is written
+    from amends.sagas.runtime.clock import SystemClock  # noqa: PLC0415 - needed only for writing
     from amends.sagas.temporal import recovery  # noqa: PLC0415 - as above
     from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
 
@@ -79,7 +80,7 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
     journal = open_store(settings)
     try:
         for run_id in take_over:
-            record_of(journal, run_id)  # a wrong id is found before anything is written
+            record_of(journal, run_id)  # finds a wrong id before anything is written
         reach = await look_at_temporal(settings, _REACH)
         if reach.client is None:
             for damage in (await recovery.damaged_runs(journal)).values():

@@ -1,4 +1,4 @@
-"""`amends run`: what the command line asks for, checked before anything is opened or started."""
+"""`amends run`: checks the arguments and the input before it opens or starts anything."""
 
 import math
 from typing import Annotated
@@ -49,7 +49,9 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
     """Run a saga and show its progress.
 
     Without a configured Temporal and without `amends dev`, this command starts a server and does the work itself. The
-    ids of a .jsonl file's runs are made of its name and each line's input: running it again starts only what is new.
+    ids of
+    a .jsonl file's runs consist of the file's name and a hash of the input: running the file again starts only new
+    inputs.
     """
     silence_logs()
     if timeout is not None and not math.isfinite(timeout):

@@ -1,4 +1,4 @@
-"""`amends show`: how one run stands, from its facts; of an open one also whether anybody drives it."""
+"""`amends show`: the state of one run, from its facts; for an open run also whether anything drives it."""
 
 import asyncio
 import time
@@ -69,9 +69,12 @@ def show(
 ) -> ExitCode:
     """Show how a run stands.
 
-    What is done and what remains by its plan, the last error, what comes next and when, what is open and why when it
-    needs attention, and whether anybody drives it when it is not closed. When facts of the run cannot be read, the run
-    is shown as it was before the first of them, they are named with the reason, and the exit status is 6.
+    The command shows the finished and the remaining steps of the plan, the last error, the next actions and their
+    times, the
+    open nodes and the reason if the run needs attention, and whether anything drives a run that is not closed. If some
+    facts
+    are unreadable, it shows the run as it was before the first of them, names them with the reason, and ends with exit
+    status 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:

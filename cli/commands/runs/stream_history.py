@@ -1,6 +1,6 @@
 """`amends history STREAM`: the events of an aggregate or a reconciliation, as they are in the journal.
 
-No module is imported for it: what is shown is what is stored, so events whose class is gone can be read as well.
+The command imports no module of the project and shows the stored text, so it can also read events whose class is gone.
 """
 
 import json
@@ -32,11 +32,11 @@ def show_stream(journal: "SqlJournal", name: str, *, as_json: bool) -> None:
 
     Args:
         journal: The store.
-        name: The stream, such as `StockItem/sku-1`; with `:3` behind it only the event at that position.
+        name: The stream, such as `StockItem/sku-1`; followed by `:3`, only the event at that position.
         as_json: Whether to print JSON.
 
     Raises:
-        NotFoundError: There is no such stream, or no such position in it.
+        NotFoundError: The stream, or the position in it, does not exist.
     """
     rows = journal.events_blocking(name) or _at(journal, name)
     if not rows:
@@ -62,7 +62,7 @@ def _at(journal: "SqlJournal", name: str) -> list[StoredEvent]:
 
 
 def _read(row: StoredEvent) -> dict[str, Any]:
-    """Read what an event holds; what is damaged is shown as it is."""
+    """Return the fields of an event; a damaged event appears as it is stored."""
     try:
         found = json.loads(row.state)
     except ValueError:
@@ -76,7 +76,7 @@ def _as_json(row: StoredEvent, found: dict[str, Any]) -> dict[str, Any]:
         "position": row.originator_version,
         "event": row.topic,
         "timestamp": found.get("timestamp"),
-        # Apart, since they may be called anything.
+        # In an object of their own, since a field may have any name.
         "fields": _own(found),
     }
 

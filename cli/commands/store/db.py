@@ -1,4 +1,4 @@
-"""`amends db`: the store's schema, and whether its content is sound."""
+"""`amends db`: the schema of the store, and the integrity of its content."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -36,9 +36,10 @@ def upgrade(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Bring the store's schema to this version's.
+    """Upgrade the store's schema to this version.
 
-    An SQLite store that does not exist is made. It may be repeated, and other processes may do so at the same time.
+    The command creates an SQLite store that does not exist. It may run again, and in several processes at the same
+    time.
     """
     from amends.aggregates.sql import migrations  # noqa: PLC0415 - imports the database
     from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - as above
@@ -66,9 +67,11 @@ def check(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Look for damage: in the schema, in every stream, and in what is derived from them.
+    """Check the schema, every stream, and everything derived from them for damage.
 
-    Nothing is changed, and others can go on working. Exit status 0 means that nothing was found, 1 that something was.
+    The check changes nothing, and other processes can go on working. Exit status 0 means that it found nothing, 1 that
+    it
+    found something.
     """
     settings = settings_of(ctx)
     require_store(settings)
@@ -93,9 +96,9 @@ def rebuild(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Make the read model again from the journal.
+    """Rebuild the read model from the journal.
 
-    Others can go on working. Runs that cannot be read are left as they are and listed; the exit status is then 1.
+    Other processes can go on working. The command skips and lists runs that it cannot read; the exit status is then 1.
     """
     from amends.aggregates.sql.engine import create_store_engine  # noqa: PLC0415 - imports the database
     from amends.aggregates.sql.migrations import ensure_schema  # noqa: PLC0415 - as above
@@ -127,7 +130,7 @@ def _findings(engine: "Engine", settings: Settings, aggregates: tuple[type[Aggre
     try:
         outdated = migrations.needs_upgrade(engine)
     except JournalError as error:
-        # Too new, or no database at all: exactly what was looked for.
+        # A schema that is too new, or a store that is no database, is a finding of this check too.
         problem, _, remedy = str(error).rpartition("; ")
         yield Finding(FindingKind.DATABASE, settings.safe_store_url, None, problem, remedy)
         return
