@@ -1,7 +1,7 @@
 """Scans for drift: the time of the built-in rules must follow the number of new events, not of stored ones."""
 
+import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from amends import Runner
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.journal import SqlJournal
+from amends.aggregates.values.checksum import event_checksum
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.rules.runs import run_rules
@@ -28,6 +29,7 @@ NEW = 100
 TURNS = 6
 FEW, MANY = 1_000, 100_000
 BOUND = 1.5
+CHECKSUM = "event_checksum(originator_id || '-' || n, originator_version, topic, state)"
 
 
 class NoActions:
@@ -105,19 +107,21 @@ class Watched:
 
 def copy_run(connection: Connection, run_id: str, count: int) -> None:
     """Copy a run's events, row and keys under other ids."""
-    columns: Mapping[str, tuple[str, str]] = {
-        "stored_events": ("originator_id", "originator_version, topic, state"),
-        "saga_index": (
-            "run_id",
-            "saga, status, position, started_ms, updated_ms, current, error, keys, driver, fingerprint",
-        ),
-        "run_keys": ("run_id", "field, value"),
-    }
-    for table, (id_, rest) in columns.items():
+    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    driver.create_function("event_checksum", 4, event_checksum, deterministic=True)
+    index = "saga, status, position, started_ms, updated_ms, current, error, keys, driver, fingerprint"
+    # Table, its id, the columns that are copied, and the columns that follow from the new id.
+    copied = (
+        ("stored_events", "originator_id", "originator_version, topic, state", {"checksum": CHECKSUM}),
+        ("saga_index", "run_id", index, {}),
+        ("run_keys", "run_id", "field, value", {}),
+    )
+    for table, id_, rest, made in copied:
         of = f"run/{run_id}" if table == "stored_events" else run_id
+        names, values = ", ".join([rest, *made]), ", ".join([rest, *made.values()])
         connection.exec_driver_sql(
             f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count - 1}) "  # noqa: S608 - constants
-            f"INSERT INTO {table} ({id_}, {rest}) SELECT {id_} || '-' || n, {rest} FROM numbers, {table} "
+            f"INSERT INTO {table} ({id_}, {names}) SELECT {id_} || '-' || n, {values} FROM numbers, {table} "
             f"WHERE {id_} = '{of}' ORDER BY n"
         )
 

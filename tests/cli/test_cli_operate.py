@@ -440,6 +440,7 @@ def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject, al
             "started": ["old-1"],
             "driven": [],
             "refused": {},
+            "damaged": {},
             "missing": [],
         }
         assert "DriverTaken" in reached(project, "old-1", "StepSucceeded", "SagaCompleted")

@@ -20,6 +20,22 @@ from amends.aggregates.sql.journal import open_journal
 __all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
 
 
+RAW = (
+    "panicked at",
+    "Fatal Python error",
+    "was never awaited",
+    "never retrieved",
+    "Traceback (most recent call last)",
+)
+"""Beginnings of raw reports of the runtime; no command may print one, however it ends."""
+
+
+def _check_plain(text: str) -> str:
+    found = [line for line in text.splitlines() if any(raw in line for raw in RAW)]
+    assert not found, f"a raw report of the runtime reached the screen: {found}\n{text}"
+    return text
+
+
 class Ended(NamedTuple):
     """The result of a command: its exit status and its output."""
 
@@ -54,6 +70,7 @@ class Started(NamedTuple):
         """Send the process a signal, read the rest of its output, and return its exit status."""
         self.process.send_signal(number)
         self.lines.append(self.process.read_rest(HANG_S))
+        _check_plain("".join(self.lines))
         return self.process.wait()
 
 
@@ -91,7 +108,7 @@ class CommandProject:
             forked = run_forked(
                 list(map(str, arguments)), folder=self.path, environment=environment, stdin=given, timeout_s=HANG_S
             )
-            return Ended(forked.code, forked.out.decode(), forked.err.decode())
+            return Ended(forked.code, forked.out.decode(), _check_plain(forked.err.decode()))
         ended = subprocess.run(
             [*prefix, AMENDS, *arguments],
             cwd=self.path,
@@ -101,7 +118,7 @@ class CommandProject:
             timeout=HANG_S,
             check=False,
         )
-        return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return Ended(ended.returncode, ended.stdout.decode(), _check_plain(ended.stderr.decode()))
 
     @contextmanager
     def started(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Started]:

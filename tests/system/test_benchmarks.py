@@ -19,7 +19,7 @@ def test_the_rows_without_temporal_are_measured_and_printed(part: str, count: in
         [sys.executable, BENCH], env=tiny, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     head, _, *rows = done.stdout.splitlines() or ["", ""]
-    assert head.startswith("| ours | compared with | ratio |"), done.stderr
+    assert head.startswith("| Amends | compared with | ratio |"), done.stderr
     assert len(rows) == count
     missed = sum("**NO**" in row for row in rows)
     assert done.returncode == (1 if missed else 0)
