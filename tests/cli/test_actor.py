@@ -1,4 +1,4 @@
-"""Every decision is recorded with the name of a person, or refused."""
+"""Test that every decision is recorded with the name of a person, or refused."""
 
 import getpass
 import pwd
@@ -47,7 +47,7 @@ def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nameless")
 @pytest.mark.parametrize("arguments", DECISIONS, ids=lambda words: " ".join(words[:2]))
 def test_a_decision_of_nobody_is_refused(amends: Amends, arguments: list[str]) -> None:
-    """Without a user name every command that records a decision ends in one line and exit status 2."""
+    """Without a user name, every command that records a decision ends in one line and exit status 2."""
     answer = amends(*arguments)
     assert (answer.code, one_line(answer)) == (2, NO_NAME)
 
@@ -55,7 +55,7 @@ def test_a_decision_of_nobody_is_refused(amends: Amends, arguments: list[str]) -
 @pytest.mark.usefixtures("nameless")
 @pytest.mark.parametrize("actor", ["", "  ", "unknown", " UNKNOWN "])
 def test_no_name_is_no_actor(amends: Amends, actor: str) -> None:
-    """An empty name and "unknown" are refused where they are given, too."""
+    """An empty name and "unknown" are refused as `--actor`, too."""
     answer = amends("maintenance", "stop", "--actor", actor)
     assert answer.code == 2
     assert "names nobody; pass your name" in one_line(answer)
@@ -79,7 +79,7 @@ def test_the_given_name_is_recorded(shop: Shop, tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.usefixtures("nameless")
 def test_looking_without_approval_needs_no_name(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A scan that nobody approves anything in is recorded for the program."""
+    """A scan without an approval is recorded under the program's name."""
     amends = Amends(copy_of(shop, tmp_path), capsys)
     assert amends("reconcile", "read-model").code == 0
     facts = amends("reconciliation", "read-model:1", "--json").json
@@ -88,7 +88,7 @@ def test_looking_without_approval_needs_no_name(shop: Shop, tmp_path: Path, caps
 
 @pytest.mark.parametrize("error", [KeyError("uid"), OSError("no name"), ImportError("pwd")])
 def test_any_failure_to_find_a_name_is_the_same(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Python says in several ways that there is no name."""
+    """Every error with which Python reports a missing name counts as a missing name."""
 
     def fails() -> str:
         raise error
@@ -100,7 +100,7 @@ def test_any_failure_to_find_a_name_is_the_same(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_every_command_with_a_reason_takes_an_actor() -> None:
-    """A command that asks why it is done also asks who does it."""
+    """A command that takes a reason also takes an actor."""
 
     def walk(group: Any, path: str) -> list[str]:  # noqa: ANN401 - Typer's own classes are private
         lacking = []

@@ -1,4 +1,4 @@
-"""`amends doctor` notices when no worker is alive, also while Temporal still lists one that was killed."""
+"""Test that `amends doctor` notices when no worker is alive, even while Temporal still lists a killed one."""
 
 import signal
 from pathlib import Path
@@ -38,7 +38,7 @@ def project(tmp_path: Path, temporal_address: str) -> CommandProject:
 
 
 def test_a_worker_that_ended_is_told_from_one_that_lives(tmp_path: Path) -> None:
-    """A name counts as ended only while no lock of that name is held; a worker without a file is not judged."""
+    """A name counts as ended only while no lock of that name exists; a worker without a file is not judged."""
     assert ended_workers(tmp_path) == frozenset()
     with marked_alive(tmp_path, "host/7"):
         assert ended_workers(tmp_path) == frozenset()

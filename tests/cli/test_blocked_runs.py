@@ -1,4 +1,4 @@
-"""Every command says which open runs the loaded code cannot continue, why, and what to do, in the same words."""
+"""Test that all commands name the open runs that the loaded code cannot continue, in the same words."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ FAULTS = "country is required and was not stored"
 
 
 def record_in_the_middle(code: Code, run_id: str = "r") -> RunRecord:
-    """Give the record of a run of some code that was just accepted, written and read like any other."""
+    """Return the record of a run of some code that was just accepted, after a write and a read."""
     version = load(code)
     journal = open_journal("sqlite://")
     try:
@@ -71,7 +71,7 @@ def record_in_the_middle(code: Code, run_id: str = "r") -> RunRecord:
     "name", [name for name, case in CASES.items() if case.kind in {"mapping", "input", "step", "compensation"}]
 )
 def test_what_a_run_will_wait_for_is_known_before_it_comes_there(name: str) -> None:
-    """The pure function names node, kind and remedy of the driver's own message, before anything is tried."""
+    """The pure function returns node, kind and remedy of the driver's own message, before the driver tries anything."""
     case = CASES[name]
     found = blockers(load(case.second).registry, record_in_the_middle(case.first))
     assert (case.node, case.kind) in {(each.node, each.kind) for each in found}
@@ -82,7 +82,7 @@ def test_what_a_run_will_wait_for_is_known_before_it_comes_there(name: str) -> N
 
 
 def test_a_postponed_call_is_known_without_the_code() -> None:
-    """The journal says for what a run waits, so that commands can say it where no module can be loaded."""
+    """The journal holds the reason of a wait, so commands can print it without any module."""
     world = World.begin(plan_of(plan_node("a"), plan_node("b")))
     world.conclude()
     call = world.call(world.work()[0])
@@ -103,7 +103,7 @@ def test_many_runs_are_one_line() -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
-    """Give a project with an open run of former code, which the present code cannot continue."""
+    """Return a project with an open run of former code, which the present code cannot continue."""
     path: Path = tmp_path_factory.mktemp("blocked") / "shop"
     found = CommandProject(path)
     found.write("amends.toml", 'modules = ["shop"]\n')
@@ -111,7 +111,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
     assert found.run("db", "upgrade").code == 0
     former = ModuleType("former_shop")
     sys.modules["former_shop"] = former
-    exec(FORMER, vars(former))  # noqa: S102 - our own text
+    exec(FORMER, vars(former))  # noqa: S102 - the code is a constant of this test
     registry = Registry([former.order])
     url = f"sqlite:///{path / '.amends' / 'events.db'}"
     engine = create_store_engine(url)
@@ -141,7 +141,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
 def test_a_command_says_for_which_code_a_run_waits(
     project: CommandProject, command: tuple[str, ...], code: int
 ) -> None:
-    """Cause and remedy are said at once, not after the five minutes of what is overdue."""
+    """Cause and remedy are printed at once, not after the five minutes of an overdue run."""
     ended = project.run(*command, env={"COLUMNS": "2000"})
     assert ended.code == code, ended.out + ended.err
     said = ended.out + ended.err
@@ -164,7 +164,7 @@ def test_programs_are_told_as_well(project: CommandProject) -> None:
 
 
 def test_dev_says_it_when_it_starts(project: CommandProject) -> None:
-    """One line for each saga, step and reason, before the worker is ready, and none of them has a value in it."""
+    """One line for each saga, step and reason appears before the worker is ready, and none of them holds a value."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
     text = "".join(dev.lines)
@@ -173,7 +173,7 @@ def test_dev_says_it_when_it_starts(project: CommandProject) -> None:
 
 
 def test_other_code_is_no_blocker(project: CommandProject) -> None:
-    """Code that accepts what was recorded continues the run, so nothing is said."""
+    """Code that accepts the recorded values continues the run, so no command reports it."""
     project.write("shop.py", FORMER.replace("note: str", "colour: str = 'red'\n    note: str"))
     try:
         assert json.loads(project.run("show", "o-1", "--json").out)["blockers"] == []
@@ -183,6 +183,6 @@ def test_other_code_is_no_blocker(project: CommandProject) -> None:
 
 
 def test_a_record_that_needs_no_result_is_no_blocker() -> None:
-    """A result type that changed matters only where the undo needs a result that was recorded."""
+    """A changed result type matters only when the undo needs a recorded result."""
     record = record_in_the_middle(Code())
     assert not blockers(load(replace(CASES["result"].second, refuse=False)).registry, record)

@@ -1,4 +1,4 @@
-"""The program's frame: its list of commands, what it imports, and how it ends."""
+"""Test the program's frame: its list of commands, its imports, and its end."""
 
 import importlib
 import inspect
@@ -20,7 +20,7 @@ LOADED = (
 
 
 def test_help_imports_neither_temporal_nor_a_database() -> None:
-    """The list of commands is quick, because what commands need is imported when they are called."""
+    """The list of commands is quick, because a command imports its modules when it is called."""
     shown = subprocess.run([sys.executable, "-P", "-c", LOADED, "--help"], capture_output=True, text=True, check=True)
     assert "amends" in shown.stderr.split()
     assert not {"temporalio", "sqlalchemy", "alembic", "pydantic", "rich"} & set(shown.stderr.split())
@@ -60,7 +60,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_an_unexpected_error_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A fault of ours ends in status 70 and one line, and in a traceback for who asks for it."""
+    """A fault of Amends ends in status 70 and one line; a traceback follows only on request."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("amends.cli.runtime.wiring.load_settings", _break)
     monkeypatch.delenv("AMENDS_DEBUG", raising=False)
@@ -81,7 +81,7 @@ def _break(_: object) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["init", "made"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path, arguments: list[str]) -> None:
-    """Output into a closed pipe ends as shells have it, without a word."""
+    """Output into a closed pipe ends with the status that shells use, without a message."""
     with subprocess.Popen(
         [AMENDS, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

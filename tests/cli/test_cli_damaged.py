@@ -1,4 +1,4 @@
-"""Commands about a store with a damaged run: they show what can be read, name the rest, and answer about the others."""
+"""Test commands on a store with a damaged run: they show the readable part, name the rest, and list other runs."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ RUN = "order-stuck"
 
 @pytest.fixture
 def damaged(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[tuple[Amends, Engine]]:
-    """Give the program on a copy of the shop, and the engine of its store."""
+    """Yield the program on a copy of the shop, and the engine of its store."""
     folder = tmp_path / "copy"
     shutil.copytree(shop.folder, folder)
     engine = create_store_engine(f"sqlite:///{folder / shop.store.relative_to(shop.folder)}")
@@ -55,7 +55,7 @@ def test_history_shows_the_facts_that_can_be_read(damaged: tuple[Amends, Engine]
 
 @pytest.mark.parametrize("command", ["show", "explain"])
 def test_a_damaged_run_is_shown_as_it_was_before_the_damage(damaged: tuple[Amends, Engine], command: str) -> None:
-    """The record is that of the facts before the first damage; without any of them only the damage is said."""
+    """The record is that of the facts before the first damage; without any fact, only the damage is shown."""
     amends, engine = damaged
     lose(engine, 4)
     answer = amends(command, RUN)
@@ -90,7 +90,7 @@ def test_listings_name_the_damaged_run_and_show_the_others(damaged: tuple[Amends
 
 
 def test_a_decision_about_a_damaged_run_is_refused_with_its_place(damaged: tuple[Amends, Engine]) -> None:
-    """Nothing is written to a run that cannot be read, and the status says why."""
+    """No decision is written to a run that cannot be read, and the exit status is that of damage."""
     amends, engine = damaged
     lose(engine, 2)
     answer = amends("retry", RUN, "--reason", "again", "--yes", "--actor", "ada")

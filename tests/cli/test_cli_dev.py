@@ -1,4 +1,4 @@
-"""`amends dev` and `amends worker`: served runs, restarts, and clean ends."""
+"""Test `amends dev` and `amends worker`: served runs, restarts, and clean ends."""
 
 import json
 import os
@@ -51,7 +51,7 @@ weighed = Saga("weighed", Order, weigh)
 
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
-    """Give a project in which nothing runs."""
+    """Return a project in which no program runs."""
     project = CommandProject(tmp_path / "shop")
     project.write("amends.toml", 'modules = ["shop"]\n')
     project.write("shop.py", MODULE)
@@ -59,14 +59,14 @@ def project(tmp_path: Path) -> CommandProject:
 
 
 def server_of(project: CommandProject) -> ServerRecord:
-    """Give the project's embedded server, which runs."""
+    """Return the record of the project's embedded server, which runs."""
     found = running(project.path / ".amends")
     assert found is not None
     return found
 
 
 def wait_until_closed(project: CommandProject) -> None:
-    """Return when no run is open; a test that waits in vain is ended by its own bound."""
+    """Return when no run is open; the test's own timeout ends a wait in vain."""
     while project.open_runs():
         time.sleep(0.05)
 
@@ -91,7 +91,7 @@ def test_dev_says_where_everything_is_and_ends_cleanly(project: CommandProject) 
 
 
 def test_ports_can_be_chosen(project: CommandProject, unused_tcp_port_factory: object) -> None:
-    """The server listens where it is told to."""
+    """The server listens on the chosen ports."""
     assert callable(unused_tcp_port_factory)
     port, ui_port = unused_tcp_port_factory(), unused_tcp_port_factory()
     with project.started("dev", "--port", str(port), "--ui-port", str(ui_port)) as dev:
@@ -101,7 +101,7 @@ def test_ports_can_be_chosen(project: CommandProject, unused_tcp_port_factory: o
 
 
 def test_a_server_that_dies_is_started_again(project: CommandProject) -> None:
-    """When the server is killed, dev starts it on the same file and ports, and open runs go on."""
+    """When the server is killed, dev starts it on the same file and ports, and open runs continue."""
     gate = project.path / "gate"
     order = json.dumps({"gate": str(gate)})
     with project.started("dev") as dev:
@@ -118,7 +118,7 @@ def test_a_server_that_dies_is_started_again(project: CommandProject) -> None:
 
 
 def test_a_worker_with_other_code_is_told_of(project: CommandProject) -> None:
-    """A run that waits for a step that the running `amends dev` does not know says that it has to be restarted."""
+    """A run that waits for a step unknown to the running `amends dev` reports that dev must be restarted."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         project.write("shop.py", MODULE + ADDED)
@@ -128,7 +128,7 @@ def test_a_worker_with_other_code_is_told_of(project: CommandProject) -> None:
 
 
 def test_a_killed_dev_is_continued_by_the_next(project: CommandProject) -> None:
-    """After `kill -9` the next dev adopts the server that was left behind, and brings the open run to its end."""
+    """After `kill -9`, the next dev adopts the orphaned server, and brings the open run to its end."""
     gate = project.path / "gate"
     with project.started("dev") as dev:
         dev.read_until("Ready")
@@ -159,7 +159,7 @@ def test_a_run_outlives_the_dev_that_served_it(project: CommandProject) -> None:
 
 
 def test_a_worker_serves_a_configured_temporal(project: CommandProject, temporal_address: str) -> None:
-    """A worker takes the runs of its own task queue, also those that were waiting for it, and ends on SIGTERM."""
+    """A worker takes the runs of its own task queue, including those that waited for it, and ends on SIGTERM."""
     elsewhere = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": f"queue-{project.path.parent.name}"}
     with project.started("run", "ship", "--timeout", "30", env=elsewhere) as early:
         worker: Started
@@ -173,7 +173,7 @@ def test_a_worker_serves_a_configured_temporal(project: CommandProject, temporal
 
 
 def test_a_configured_temporal_that_goes_away_is_said(project: CommandProject, tmp_path: Path) -> None:
-    """A command that waits for a run says that Temporal is gone; nothing is started in its place."""
+    """A command that waits for a run reports that Temporal is gone, and starts no other server."""
     other = CommandProject(tmp_path / "other")
     other.write("amends.toml", 'modules = ["shop"]\n')
     other.write("shop.py", MODULE)
@@ -194,7 +194,7 @@ def test_a_configured_temporal_that_goes_away_is_said(project: CommandProject, t
 
 
 def test_a_worker_joins_the_embedded_server(project: CommandProject) -> None:
-    """Where nothing is configured, a worker serves the embedded server that runs, and keeps it when dev leaves."""
+    """Without a configured Temporal, a worker serves the embedded server that runs, and keeps it after dev ends."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         with project.started("worker") as worker:

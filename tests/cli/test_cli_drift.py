@@ -1,4 +1,4 @@
-"""Drift and reconciliation at the command line."""
+"""Test drift and reconciliation at the command line."""
 
 import os
 import re
@@ -27,20 +27,20 @@ async def catalogue_is_right(observation: Observation):
 
 @pytest.fixture
 def spoilt(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Amends:
-    """Give the program on a copy of the shop whose read model lacks a run."""
+    """Return the program on a copy of the shop whose read model lacks a run."""
     folder = copy_of(shop, tmp_path)
     change(folder, "DELETE FROM saga_index WHERE run_id = (SELECT min(run_id) FROM saga_index)")
     return Amends(folder, capsys)
 
 
 def rows(folder: Path) -> list[str]:
-    """Give all that a store holds."""
+    """Return every row of a store."""
     with closing(sqlite3.connect(folder / ".amends" / "events.db")) as connection:
         return list(connection.iterdump())
 
 
 def test_drift_is_found_and_nothing_is_written(spoilt: Amends, tmp_path: Path) -> None:
-    """Drift is exit status 1, and the store holds what it held."""
+    """Drift ends in exit status 1, and the store keeps its contents."""
     before = rows(tmp_path)
     answer = spoilt("drift", "read-model", "--json")
     assert answer.code == 1
@@ -52,7 +52,7 @@ def test_drift_is_found_and_nothing_is_written(spoilt: Amends, tmp_path: Path) -
 
 
 def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> None:
-    """A look records; approved, the drift is corrected; then there is none, and the looks can be read."""
+    """A scan records drift; after an approval it is corrected; then there is none, and the scans can be read."""
     first = spoilt("reconcile", "read-model", "--json")
     assert first.code == 1
     name = first.json[0]["drift"][0]["id"]
@@ -73,7 +73,7 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
 def test_looks_are_read_from_the_end_and_without_the_rules(
     spoilt: Amends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past looks are found page by page, newest first, also by a rule that is not there any more."""
+    """Past scans are listed page by page, newest first, also those of a rule that no longer exists."""
     monkeypatch.setattr("amends.cli.runtime.rule_context._PAGE", 2)
     for _ in range(4):
         spoilt("reconcile", "read-model")
@@ -91,7 +91,7 @@ def test_looks_are_read_from_the_end_and_without_the_rules(
 
 
 def test_of_several_approvals_all_are_recorded_or_none(spoilt: Amends) -> None:
-    """A misspelt id is said with those that are open, and no other drift is approved by the same command."""
+    """A misspelt id is refused with the list of open ones, and no other drift is approved by the same command."""
     name = spoilt("reconcile", "read-model", "--json").json[0]["drift"][0]["id"]
     answer = spoilt("reconcile", "read-model", "--approve", name, "--approve", "misspelt.1")
     assert answer.code == 2
@@ -100,7 +100,7 @@ def test_of_several_approvals_all_are_recorded_or_none(spoilt: Amends) -> None:
 
 
 def test_what_is_approved_and_gone_is_said(spoilt: Amends) -> None:
-    """Who approves a drift that the look does not find any more is told so, and nothing is corrected."""
+    """The approval of a drift that the scan does not find any more is reported, and nothing is corrected."""
     name = spoilt("reconcile", "read-model", "--json").json[0]["drift"][0]["id"]
     assert spoilt("db", "rebuild").code == 0
     answer = spoilt("reconcile", "read-model", "--approve", name)
@@ -110,7 +110,7 @@ def test_what_is_approved_and_gone_is_said(spoilt: Amends) -> None:
 
 
 def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> None:
-    """An ignored subject is shown and does not count; removing it makes it count."""
+    """An ignored subject is shown and does not count; without the entry it counts again."""
     assert spoilt("ignore", "add", "read-model", "order-accepted", "--reason", "being moved").code == 0
     (ignore,) = spoilt("ignore", "list", "--json").json
     assert (ignore["what"], ignore["reason"]) == ("order-accepted", "being moved")
@@ -122,7 +122,7 @@ def test_what_is_ignored_is_no_drift_until_it_counts_again(spoilt: Amends) -> No
 
 
 def test_an_ignore_of_nothing_and_one_that_is_over_are_told(spoilt: Amends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is ignored is said to be nothing that is open, until it is; when its time is over, the list says so."""
+    """An entry that matches no open drift is reported as such, and the list reports an entry that has expired."""
     spoilt("reconcile", "read-model")
     misspelt = spoilt("ignore", "add", "read-model", "ordre-accepted", "--reason", "being moved")
     assert misspelt.code == 0
@@ -139,8 +139,8 @@ def test_an_ignore_of_nothing_and_one_that_is_over_are_told(spoilt: Amends, monk
 def test_rules_of_the_project_are_found_and_correct_its_aggregates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], store_url: str
 ) -> None:
-    """A rule that proposes waits for approval; a rule that cannot look is exit status 3, whatever others find."""
-    # A module is loaded once, and an aggregate defined once.
+    """A rule that proposes waits for approval; a rule that cannot scan causes exit status 3, with or without drift."""
+    # Python loads a module once, and an aggregate is defined once.
     module = f"shelf_rules_{store_url.partition(':')[0].partition('+')[0]}"
     (project_at(tmp_path, f'["{module}"]') / f"{module}.py").write_text(RULES)
     with as_it_was():
@@ -159,7 +159,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         assert amends("reconcile", "read-model", "streams", "attention", "overdue", "unserved", "driven").code == 0
         assert amends("drift", "--new", "read-model", "streams").code == 0
         assert amends("db", "check").code == 0
-        # The journal alone says what was written, and why.
+        # The project has lost its modules: the journal alone must show the writes and their cause.
         project_at(tmp_path)
         events = amends("history", "Shelf/s", "--json").json
         assert [each["event"] for each in events] == ["Shelf.Built", "Shelf.Filled"]
@@ -193,7 +193,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
 def test_a_mistake_is_one_line(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
-    """Whatever cannot be done is said in one line, with exit status 2."""
+    """Each mistake is reported in one line, with exit status 2."""
     folder = copy_of(shop, tmp_path)
     project_at(folder)
     answer = Amends(folder, capsys)(*arguments)

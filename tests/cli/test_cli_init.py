@@ -1,4 +1,4 @@
-"""`amends init`: the project that it makes, and the commands that it prints, are run for real."""
+"""Test `amends init`: run the project that it creates, and the commands that it prints."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ EXPECTED = {
 
 
 def test_every_command_that_is_printed_works(tmp_path: Path) -> None:
-    """What `amends init` says to try next is tried, from its first line to its last."""
+    """Every command that `amends init` suggests works, from the first line to the last."""
     project = CommandProject(tmp_path)
     made = project.run("init", "my shop")
     assert (made.code, made.err) == (0, "")
@@ -53,9 +53,9 @@ def test_every_command_that_is_printed_works(tmp_path: Path) -> None:
 
 
 def test_the_files_are_well_typed(tmp_path: Path) -> None:
-    """What a newcomer copies from passes the strictest type check."""
+    """The files that a newcomer copies from pass the strictest type check."""
     CommandProject(tmp_path).run("init")
-    # From where `make types` runs, with its options: other ones would make mypy read everything anew.
+    # The directory and options of `make types`: with other options, mypy would read all files again.
     checked = subprocess.run(
         [sys.executable, "-P", "-m", "mypy", "--strict", tmp_path / "trips.py", tmp_path / "test_trips.py"],
         cwd=ROOT,
@@ -68,14 +68,14 @@ def test_the_files_are_well_typed(tmp_path: Path) -> None:
 
 
 def test_the_readme_names_the_same_commands() -> None:
-    """The project's README and what is printed cannot differ."""
+    """The project's README and the printed output name the same commands."""
     assert all(command in FILES["README.md"] for command, _ in TRY_NEXT)
     assert f'Saga("{SAGA}"' in FILES["trips.py"]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
-    """One file that is there already stops it before the first one is written."""
+    """One file that exists already stops the command before it writes the first one."""
     (tmp_path / name).write_text("# mine\n")
     ended = CommandProject(tmp_path).run("init")
     assert ended.code == 2
@@ -85,7 +85,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 
 
 def test_a_project_is_not_made_inside_its_own_settings(tmp_path: Path) -> None:
-    """A pyproject.toml with settings makes it a project already."""
+    """A pyproject.toml with settings already makes the directory a project."""
     (tmp_path / "pyproject.toml").write_text('[tool.amends]\nmodules = ["shop"]\n')
     ended = CommandProject(tmp_path).run("init")
     assert ended.code == 2

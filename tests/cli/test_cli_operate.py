@@ -1,4 +1,4 @@
-"""`amends cancel`, `retry`, `skip`, `resolve` and `recover`: operators bring runs to their end, on the real program."""
+"""Test `amends cancel`, `retry`, `skip`, `resolve` and `recover`: operators bring runs to their end."""
 
 import json
 import logging
@@ -101,12 +101,12 @@ RUNS = {
     "hang-1": "hang",
     "ask-1": "bill",
 }
-"""The runs of this file, and what goes wrong with each."""
+"""The runs of this file, and the fault in each."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
-    """Give a project in which `amends dev` runs, with all runs under way."""
+    """Yield a project in which `amends dev` runs, with all runs under way."""
     project = scaffold(tmp_path_factory.mktemp("operate") / "shop")
     project.write("runs.jsonl", "".join(json.dumps({"name": n, "fail": f}) + "\n" for n, f in RUNS.items()))
     with project.started("dev") as dev:
@@ -119,12 +119,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]
 
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
-    """Give a project in which nothing runs."""
+    """Return a project in which no program runs."""
     return scaffold(tmp_path / "shop")
 
 
 def scaffold(path: Path) -> CommandProject:
-    """Make the project of this file."""
+    """Create the project of this file."""
     project = CommandProject(path)
     project.write("amends.toml", 'modules = ["shop"]\n')
     project.write("shop.py", MODULE)
@@ -132,7 +132,7 @@ def scaffold(path: Path) -> CommandProject:
 
 
 def reached(project: CommandProject, run_id: str, *kinds: str) -> list[str]:
-    """Wait until the last facts of a run are of some kinds, and give all of them by kind."""
+    """Wait until the last facts of a run are of some kinds, and return all facts by kind."""
     journal = open_journal(project.store_url)
     try:
         for _ in range(1_500):
@@ -155,14 +155,14 @@ def facts_of(project: CommandProject, run_id: str) -> list[Fact]:
 
 
 def decide(amends: Amends, verb: str, run_id: str, *more: str) -> tuple[int, str]:
-    """Have an operator decide without being asked; give the exit status and what is said."""
+    """Decide as an operator, without a question; return the exit status and the output."""
     ended = amends(verb, run_id, *more, "--reason", "seen to", "--actor", "op", "--yes")
     return ended.code, ended.out if ended.code == 0 else ended.err.strip()
 
 
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
-    """Undo what the program changes in this process, where the tests call it to save its start."""
+    """Undo the changes of the program to this process, in which tests call it to save its start."""
     handlers = logging.getLogger().handlers[:]
     with as_it_was():
         yield
@@ -172,13 +172,13 @@ def _alone() -> Iterator[None]:
 
 @pytest.fixture
 def amends(served: CommandProject, capsys: pytest.CaptureFixture[str]) -> Amends:
-    """Give the program, to be called in this process on the project in which `amends dev` runs."""
+    """Return the program, for calls in this process on the project in which `amends dev` runs."""
     return Amends(served.path, capsys)
 
 
 @pytest.fixture
 def alone(project: CommandProject, capsys: pytest.CaptureFixture[str]) -> Amends:
-    """Give the program, to be called in this process on the project in which nothing runs."""
+    """Return the program, for calls in this process on the project in which no program runs."""
     return Amends(project.path, capsys)
 
 
@@ -186,7 +186,7 @@ def alone(project: CommandProject, capsys: pytest.CaptureFixture[str]) -> Amends
 
 
 def test_an_exhausted_undo_is_retried(served: CommandProject, amends: Amends) -> None:
-    """The plan is shown, the fact names who decided and why, and Temporal brings the run to its end."""
+    """The plan is shown, the fact names the operator and the reason, and Temporal brings the run to its end."""
     reached(served, "undo-1", "AttentionRequested")
     served.write("undo-1", "")
     code, said = decide(amends, "retry", "undo-1", "--evidence", "TX-7")
@@ -206,14 +206,14 @@ def test_an_exhausted_undo_is_retried(served: CommandProject, amends: Amends) ->
 def test_an_exhausted_undo_is_drift_by_itself_and_its_correction_closes_the_run(
     served: CommandProject, amends: Amends
 ) -> None:
-    """The rule proposes a retry; approved, it is the run's fact that names the drift, and the run comes to its end."""
+    """The rule proposes a retry; after an approval, the run's fact names the drift, and the run comes to its end."""
     reached(served, "undo-drift", "AttentionRequested")
     (drift,) = _attention(amends("reconcile", "attention", "--json"))
     assert drift["correction"] == "retry pack of run undo-drift"
     assert drift["held"] == "waits for approval"
     served.write("undo-drift", "")
     amends("reconcile", "attention", "--approve", drift["id"], "--reason", "unglued")
-    while _attention(amends("reconcile", "attention", "--json")):  # Temporal's list of what runs may be late
+    while _attention(amends("reconcile", "attention", "--json")):  # Temporal's list of running workflows lags behind
         time.sleep(0.1)
     reached(served, "undo-drift", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
     (retry,) = [fact for fact in facts_of(served, "undo-drift") if isinstance(fact, RetryRequested)]
@@ -239,7 +239,7 @@ def _attention(answer: Answer) -> list[dict[str, Any]]:
 def test_an_exhausted_undo_is_left_or_done_by_hand(
     served: CommandProject, amends: Amends, verb: str, more: list[str], kind: str
 ) -> None:
-    """Either closes the run at once, and `show` says who decided."""
+    """Either decision closes the run at once, and `show` names the operator."""
     run_id = f"undo-{verb}"
     reached(served, run_id, "AttentionRequested")
     code, said = decide(amends, verb, run_id, "pack", *more)
@@ -252,7 +252,7 @@ def test_an_exhausted_undo_is_left_or_done_by_hand(
 
 
 def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: CommandProject, amends: Amends) -> None:
-    """A result of another type is refused; one that fits is what later steps get; JSON says it all to a program."""
+    """A result of another type is refused; a valid one reaches later steps; JSON has every field of the decision."""
     reached(served, "bill-1", "AttentionRequested")
     code, said = decide(amends, "skip", "bill-1", "--output", '"seven"')
     assert code == 2
@@ -268,14 +268,14 @@ def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: Comman
 
 
 def test_a_refused_step_behind_the_pivot_is_retried(served: CommandProject, amends: Amends) -> None:
-    """A redo asks under a new key, and the run is completed."""
+    """A redo calls the step under a new key, and the run is completed."""
     reached(served, "bill-2", "AttentionRequested")
     served.write("bill-2", "")
     assert decide(amends, "retry", "bill-2", "bill")[0] == 0
     reached(served, "bill-2", "StepStarted", "StepSucceeded", "SagaCompleted")
 
 
-# ---- cancelling
+# ---- cancellation
 
 
 def test_a_waiting_run_is_cancelled_once(served: CommandProject, amends: Amends) -> None:
@@ -290,7 +290,7 @@ def test_a_waiting_run_is_cancelled_once(served: CommandProject, amends: Amends)
 
 
 def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject, amends: Amends) -> None:
-    """It only goes forward: refused in one line, and nothing is written."""
+    """It only goes forward: the command refuses in one line and writes nothing."""
     reached(served, "pivot-1", "StepAttemptFailed")
     code, said = decide(amends, "cancel", "pivot-1")
     assert code == 2
@@ -298,11 +298,11 @@ def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject, amends:
     assert facts_of(served, "pivot-1")[-1].kind == "StepAttemptFailed"
 
 
-# ---- what is in the way
+# ---- obstacles
 
 
 def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, amends: Amends) -> None:
-    """Nobody decides about it meanwhile; --after-expiry waits for the step's answer, and Ctrl-C ends it with 130."""
+    """No decision is possible meanwhile; --after-expiry waits for the step's answer, and Ctrl-C ends that with 130."""
     reached(served, "hang-1", "StepStarted")
     code, said = decide(amends, "retry", "hang-1")
     assert code == 3
@@ -319,7 +319,7 @@ def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, am
 
 
 def test_nothing_is_written_without_a_yes(served: CommandProject, amends: Amends) -> None:
-    """Where nobody can be asked the plan is shown and nothing done; where somebody is asked, it is as he says."""
+    """Without a terminal the plan is shown and nothing is done; on a terminal, the operator's answer decides."""
     reached(served, "ask-1", "AttentionRequested")
     arguments = ("skip", "ask-1", "--reason", "why", "--output", "1")
     ended = amends(*arguments)
@@ -336,7 +336,7 @@ def test_nothing_is_written_without_a_yes(served: CommandProject, amends: Amends
 
 
 def answered(project: CommandProject, answer: str, *arguments: str) -> int:
-    """Run a command on a terminal, answer its question, and give its exit status."""
+    """Run a command on a terminal, answer its question, and return its exit status."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [AMENDS, *arguments], cwd=project.path, env=project.environment, stdin=theirs, stdout=theirs, stderr=theirs
@@ -369,7 +369,7 @@ def test_an_older_store_is_told_what_it_lacks(
 
 
 def open_claim(project: CommandProject, driver: str) -> None:
-    """Make a store with a run whose step was claimed long ago by a process that is gone."""
+    """Create a store with a run whose step was claimed long ago by a process that is gone."""
     settings = load_settings(project.path)
     loaded = load_project(settings)
     protocol, registry = Protocol(loaded.registry, "gone"), loaded.registry
@@ -384,7 +384,7 @@ def open_claim(project: CommandProject, driver: str) -> None:
 
 
 def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProject, alone: Amends) -> None:
-    """Where no worker is left, an operator can still decide; the run then goes on when one starts."""
+    """Without any worker, an operator can still decide; the run continues when a worker starts."""
     open_claim(project, "temporal")
     assert decide(alone, "retry", "old-1")[0] == 3
     code, said = decide(alone, "retry", "old-1", "--after-expiry")
@@ -404,7 +404,7 @@ def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProjec
 def test_what_was_looked_at_is_what_is_decided_about(
     project: CommandProject, alone: Amends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that goes on while the operator thinks is refused, and nothing of his decision is written."""
+    """When a run advances while the operator thinks, the decision is refused, and no part of it is written."""
     open_claim(project, "temporal")
     assert decide(alone, "retry", "old-1", "--after-expiry")[0] == 0
 
@@ -421,7 +421,7 @@ def test_what_was_looked_at_is_what_is_decided_about(
 
 
 def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject, alone: Amends) -> None:
-    """A run of the in-process driver is Temporal's from then on, and is brought to its end."""
+    """Temporal takes over a run of the in-process driver, and brings it to its end."""
     open_claim(project, "in-process")
     code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0

@@ -1,4 +1,4 @@
-"""The reading commands as a program: imports, pipes, encodings and terminals."""
+"""Test the reading commands as a program: imports, pipes, encodings and terminals."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ from reading_shop import (
 
 
 def test_reading_imports_no_more_than_it_needs(shop: Shop) -> None:
-    """Lists, histories and closed runs do without Temporal; definitions do without a database as well."""
+    """Lists, histories and closed runs work without Temporal; definitions work without a database as well."""
     code = (
         "import sys; from amends.cli.app import main; assert main(sys.argv[1:]) == 0; "
         "print(*sorted({'sqlalchemy', 'temporalio'} & set(sys.modules)))"
@@ -52,7 +52,7 @@ def test_a_reader_that_goes_away_is_no_error(shop: Shop) -> None:
 
 
 def test_a_poor_encoding_is_enough(shop: Shop) -> None:
-    """Where the output cannot carry a character, it is shown as Python writes it."""
+    """A character that the output cannot encode is shown as a Python escape."""
     done = subprocess.run(
         [PROGRAM, "-C", shop.folder, "list"],
         env=environment(PYTHONIOENCODING="ascii", COLUMNS="100"),
@@ -65,7 +65,7 @@ def test_a_poor_encoding_is_enough(shop: Shop) -> None:
 
 @pytest.mark.parametrize(("no_color", "width"), [("", 120), ("1", 120), ("1", 24)])
 def test_terminals_get_colours_unless_told_otherwise(shop: Shop, no_color: str, width: int) -> None:
-    """On a terminal there are colours but for `NO_COLOR`, and no line is wider than it is."""
+    """On a terminal there are colours, except under `NO_COLOR`, and no line is wider than the terminal."""
     shown = on_terminal([str(PROGRAM), "-C", str(shop.folder), "show", "order-stuck"], width, NO_COLOR=no_color)
     assert ("\x1b[1;31mNEEDS_ATTENTION" in shown) is (not no_color)
     assert not re.search(r"\x1b\[(?:\d;)?3\d", shown) or not no_color
@@ -76,7 +76,7 @@ def test_terminals_get_colours_unless_told_otherwise(shop: Shop, no_color: str, 
 
 
 def on_terminal(command: Sequence[str], width: int, **changes: str) -> str:
-    """Run a program on a terminal of some width, and give all that it prints."""
+    """Run a program on a terminal of some width, and return all its output."""
     master, slave = pty.openpty()
     env = {name: value for name, value in environment(COLUMNS=str(width), **changes).items() if value}
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.STDOUT, env=env) as process:
@@ -86,7 +86,7 @@ def on_terminal(command: Sequence[str], width: int, **changes: str) -> str:
             select.select([master], [], [])
             try:
                 part = os.read(master, 65_536)
-            except OSError:  # Linux says so when the last one has closed the other side
+            except OSError:  # Linux reports the end this way after the last writer has closed
                 break
             if not part:
                 break

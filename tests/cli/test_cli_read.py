@@ -1,4 +1,4 @@
-"""Lists, single runs and histories, on a real store with runs of every kind."""
+"""Test lists, single runs and histories, on a real store with runs of every kind."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from amends.cli.views.facts import Next, next_steps
 
 
 def test_runs_are_listed_newest_first(amends: Amends) -> None:
-    """Each run has one line in a pipe, whole ids included, and nothing of what users wrote is an escape sequence."""
+    """Each run has one line in a pipe, whole ids included, and no text of users is an escape sequence."""
     answer = amends("list")
     assert answer.code == 0
     lines = answer.out.splitlines()
@@ -74,14 +74,14 @@ def test_runs_are_listed_newest_first(amends: Amends) -> None:
     ],
 )
 def test_lists_are_narrowed_by_options(amends: Amends, options: list[str], found: list[str]) -> None:
-    """Every option narrows the list; with `--json` stdout is an array, empty when nothing was found."""
+    """Every option narrows the list; with `--json` stdout is an array, which is empty without a match."""
     answer = amends("list", "--json", *options)
     assert answer.code == 0
     assert [run["run_id"] for run in answer.json] == found
 
 
 def test_a_listed_run_has_its_keys_and_times(amends: Amends) -> None:
-    """JSON has what the read model has, with times in milliseconds."""
+    """JSON has the fields of the read model, with times in milliseconds."""
     (run,) = amends("list", "--json", "--where", "order_id=refused").json
     assert run["status"] == "COMPENSATED"
     assert run["keys"] == {"order_id": "refused"}
@@ -106,7 +106,7 @@ def test_a_listed_run_has_its_keys_and_times(amends: Amends) -> None:
     ],
 )
 def test_wrong_options_end_in_one_line(amends: Amends, options: list[str], said: str) -> None:
-    """What cannot be meant is refused with its value and the remedy, as a usage error."""
+    """An invalid option is refused with its value and the remedy, as a usage error."""
     answer = amends("list", *options)
     assert answer.code == 2
     assert said in one_line(answer)
@@ -121,14 +121,14 @@ def test_wrong_options_end_in_one_line(amends: Amends, options: list[str], said:
     ],
 )
 def test_an_empty_list_says_why(amends: Amends, options: list[str], said: str) -> None:
-    """Finding nothing is no error, and a name that is not what it was thought to be is named."""
+    """An empty list is no error, and an option that matches no name in the store is named."""
     answer = amends("list", *options)
     assert answer.code == 0
     assert one_line(answer).startswith(said)
 
 
 def test_a_list_that_is_cut_says_so(amends: Amends) -> None:
-    """When there are more runs than were asked for, a remark beside the answer says so."""
+    """When there are more runs than the limit, a remark on stderr says so."""
     assert "the newest 2 are shown" in amends("list", "--limit", "2").err
     assert amends("list", "--limit", "9").err == ""
 
@@ -147,13 +147,13 @@ def test_a_list_that_is_cut_says_so(amends: Amends) -> None:
     ],
 )
 def test_times_are_read_as_people_write_them(text: str, ms: int) -> None:
-    """A time is how long ago, or a point in time, in local time unless it says otherwise."""
+    """A time is an age or a point in time, in local time unless it names a zone."""
     assert read_since(text, 1_000_000_000_000) == ms
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2x", "-2h", "2h!", "2026-13-01", "9999999999d", "\x1b"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    """Anything else is an error that shows the value."""
+    """Any other text is an error that shows the value."""
     with pytest.raises(InputError, match="is no time"):
         read_since(text, 0)
 
@@ -169,7 +169,7 @@ def test_statuses_and_keys_are_read_leniently() -> None:
 
 
 def test_a_compensated_run_shows_planned_next_to_done(amends: Amends) -> None:
-    """Each node of the plan is there, with its role, what became of it, its attempts, and its result or error."""
+    """Each node of the plan is there, with its role, its state, its attempts, and its result or error."""
     answer = amends("show", "order-lost")
     assert answer.code == 0
     rows = {line.split()[1]: re.split(r"\s{2,}", line)[2:] for line in answer.out.splitlines() if re.match(r"\d", line)}
@@ -192,7 +192,7 @@ def test_a_compensated_run_shows_planned_next_to_done(amends: Amends) -> None:
 
 
 def test_a_run_that_needs_attention_says_what_is_open(amends: Amends) -> None:
-    """What an operator has to decide about is named, with the reason, as text and as JSON."""
+    """Each open decision of an operator is named, with the reason, as text and as JSON."""
     answer = amends("show", "order-stuck")
     assert "attention   cannot go on by itself: reserve_stock is undo exhausted" in answer.out
     assert (
@@ -208,7 +208,7 @@ def test_a_run_that_needs_attention_says_what_is_open(amends: Amends) -> None:
 
 
 def test_an_open_run_says_what_comes_next(amends: Amends) -> None:
-    """Of a run that is open: what it waits for and until when, what remains to be undone, and who drives it."""
+    """An open run shows the cause and end of its wait, the undos that remain, and its driver."""
     hang = amends("show", "order-hang").out
     assert re.search(r"^next +charge_card: attempt 1 gave no answer in time and counts as failed", hang, re.MULTILINE)
     assert re.search(
@@ -232,7 +232,7 @@ def test_an_open_run_without_temporal_says_that_nobody_drives_it(amends: Amends)
 
 
 def test_an_unreachable_temporal_costs_a_second_at_most(amends: Amends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Temporal that does not answer is said to be away, and does not keep the answer back."""
+    """A Temporal that does not answer is reported as away, and does not delay the output."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
     driving = amends("show", "order-accepted", "--json").json["driving"]
     assert driving["driven"] is None
@@ -253,14 +253,14 @@ def test_an_unreachable_temporal_costs_a_second_at_most(amends: Amends, monkeypa
     ],
 )
 def test_unknown_ids_end_in_one_line(amends: Amends, command: str, run_id: str, said: str) -> None:
-    """An id that is not there is answered with its near misses, and one that cannot be with what ids are."""
+    """An unknown id is answered with the nearest ids, and an invalid one with the form of ids."""
     answer = amends(command, run_id)
     assert answer.code == 2
     assert said in one_line(answer)
 
 
 def test_what_comes_next_is_told_at_every_point(shop: Shop) -> None:
-    """While a claim lasts, when it will end is told; what is undone next is told from then on."""
+    """While a claim lasts, its end is shown; after that, the next undo is shown."""
     journal = journal_of(shop.project)
     hang, undo, stuck, accepted = (
         journal.record_blocking(f"order-{name}") for name in ("hang", "slow-undo", "stuck", "accepted")
@@ -298,7 +298,7 @@ def test_a_history_tells_cause_and_effect(amends: Amends) -> None:
 
 
 def test_a_step_that_returns_nothing_says_nothing(amends: Amends) -> None:
-    """`null` tells a reader nothing: it is in the JSON alone."""
+    """A result of `null` appears only in JSON, since it means nothing to a reader."""
     shown = amends("show", "order-done")
     assert re.search(r"confirm_order .* 1/3$", shown.out, re.MULTILINE)
     assert "null" not in shown.out + amends("history", "order-done").out
@@ -307,7 +307,7 @@ def test_a_step_that_returns_nothing_says_nothing(amends: Amends) -> None:
 
 
 def test_a_history_as_json_is_the_whole_journal(amends: Amends, shop: Shop) -> None:
-    """Nothing is shortened or left out of JSON: every field of every fact is there."""
+    """JSON has every field of every fact, unshortened."""
     facts = amends("history", "order-stuck", "--json").json
     with_journal = open_journal(shop.project.settings.store_url)
     stored = with_journal.facts_blocking("order-stuck")
@@ -329,7 +329,7 @@ def test_nothing_that_users_write_breaks_a_history(amends: Amends, run_id: str) 
 
 
 def test_watching_ends_when_the_run_is_closed(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is appended while a history is watched is printed, each fact once, and its closing ends the command."""
+    """Facts appended while a history is watched are printed once each, and the end of the run ends the command."""
     url = empty_store(tmp_path)
     asyncio.run(accept_in(url, shop.project, "watched", driver="in-process", fail="charge"))
     driver = threading.Thread(target=lambda: asyncio.run(resume(url, shop.project, "watched")))
@@ -346,7 +346,7 @@ def test_watching_ends_when_the_run_is_closed(shop: Shop, tmp_path: Path, capsys
 
 
 def test_ctrl_c_ends_watching_with_valid_json(shop: Shop) -> None:
-    """An interrupted command ends with 130, and what it has printed is still JSON and nothing else."""
+    """An interrupted command ends with 130, and its output is valid JSON without any other text."""
     with subprocess.Popen(
         [PROGRAM, "-C", shop.folder, "history", "order-hang", "--watch", "--json"],
         stdout=subprocess.PIPE,
@@ -357,7 +357,7 @@ def test_ctrl_c_ends_watching_with_valid_json(shop: Shop) -> None:
         assert process.stderr is not None
         first = process.stdout.readline() + process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        # Not `communicate`, which passes over what the reader has taken already.
+        # Not `communicate`, which drops the bytes that the reader has taken already.
         rest, said = process.stdout.read(), process.stderr.read()
     assert process.returncode == 130
     assert said in {"", "amends: interrupted\n"}

@@ -1,4 +1,4 @@
-"""Every command of the reconciler, run as a user runs it: beside `amends dev`, on either database."""
+"""Test every command of the reconciler as a user runs it: next to `amends dev`, on either database."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from reading_shop import SHELF
 
 
 def library(folder: Path, **environment: str) -> CommandProject:
-    """Make a project whose rule finds drift."""
+    """Create a project whose rule finds drift."""
     project = CommandProject(folder / "library", environment)
     project.write("amends.toml", 'modules = ["library"]\n')
     project.write("library.py", SHELF)
@@ -21,7 +21,7 @@ def library(folder: Path, **environment: str) -> CommandProject:
 
 @pytest.fixture
 def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
-    """Give such a project, served by `amends dev`, which runs no rule by itself."""
+    """Yield such a project, served by `amends dev`, which runs no rule automatically."""
     project = library(tmp_path, AMENDS_STORE_URL=store_url)
     assert project.run("db", "upgrade").code == 0
     with project.started("dev") as dev:
@@ -31,7 +31,7 @@ def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
 
 
 def test_every_command_works(project: CommandProject) -> None:
-    """Drift is found, left alone, held, scheduled, approved and corrected, and each command says so."""
+    """Drift is found, ignored, held, scheduled, approved and corrected, and each command reports it."""
 
     def amends(*arguments: str, code: int = 0) -> str:
         ended = project.run(*arguments)
@@ -45,10 +45,10 @@ def test_every_command_works(project: CommandProject) -> None:
         ((drift,),) = [each["drift"] for each in read(command, "shelf", *arguments, code=1)]
         return drift["id"], drift["held"]
 
-    # Without approval nothing is written, whoever looks.
+    # Neither a scan nor a dry run writes anything.
     assert held("drift")[1] == held("reconcile", "--dry-run")[1] == "waits for approval"
     assert read("reconciliations") == []
-    # A schedule runs the rule in the worker of `amends dev`, as often as it is told to.
+    # A schedule runs the rule in the worker of `amends dev`, at the declared times.
     amends("schedule", "add", "nightly", "shelf", "--cron", "0 3 * * *", "--time-zone", "Europe/Berlin")
     amends("schedule", "trigger", "nightly", "--wait")
     assert [each["id"] for each in read("reconciliations")] == ["shelf:1"]
@@ -58,7 +58,7 @@ def test_every_command_works(project: CommandProject) -> None:
     assert [(each["schedule"], each["paused"]) for each in read("schedule", "list")] == [("nightly", None)]
     amends("schedule", "remove", "nightly")
     assert read("schedule", "list") == []
-    # What is ignored does not count; in maintenance nothing is corrected, approved or not.
+    # An ignored drift does not count; in maintenance nothing is corrected, approved or not.
     amends("ignore", "add", "shelf", "Shelf/s", "--reason", "being moved")
     amends("drift", "shelf")
     assert [each["what"] for each in read("ignore", "list")] == ["Shelf/s"]
@@ -69,7 +69,7 @@ def test_every_command_works(project: CommandProject) -> None:
     assert "maintenance window" in held("reconcile", "--approve", name)[1]
     amends("maintenance", "stop", "shelf")
     assert (window["rule"], read("maintenance", "list")) == ("shelf", [])
-    # The approval that was given counts, and what was done can be read from either side.
+    # The earlier approval counts; the reconciliation and the aggregate's history both show the correction.
     ((made,),) = [each["corrected"] for each in read("reconcile", "shelf")]
     assert made["changed"] == ["Shelf/s:1", "Shelf/s:2"]
     amends("drift")
@@ -81,7 +81,7 @@ def test_every_command_works(project: CommandProject) -> None:
 
 
 def test_what_was_missed_is_counted(tmp_path: Path) -> None:
-    """Runs that were due while Temporal was away for longer than they are made up for are shown as missed."""
+    """Runs that were due while Temporal was away for longer than it makes up for are shown as missed."""
     project = library(tmp_path)
 
     def shown() -> Any:  # noqa: ANN401 - JSON

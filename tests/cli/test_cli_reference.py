@@ -1,4 +1,4 @@
-"""The reference of the command line is that of the commands."""
+"""Test that the reference of the command line matches the commands."""
 
 import re
 import runpy
@@ -17,7 +17,7 @@ def generator() -> dict[str, Any]:
 
 
 def test_the_page_is_what_is_generated(generator: dict[str, Any]) -> None:
-    """The page in the repository equals what the commands of today give; `python docs/cli_reference.py` writes it."""
+    """The page in the repository equals the generated one; `python docs/cli_reference.py` writes it."""
     assert generator["PAGE"].read_text(encoding="utf-8") == generator["reference"]()
 
 
@@ -34,7 +34,7 @@ def test_every_command_and_option_is_in_it(generator: dict[str, Any]) -> None:
 
 
 def test_the_list_of_commands_says_what_the_commands_say(generator: dict[str, Any]) -> None:
-    """What `amends --help` says of a command, without importing it, is the first line of the command's own help."""
+    """The line for a command in `amends --help`, written without its import, is the first line of its own help."""
     helps = {name: command.help for name, command in generator["commands"]()}
     for each in COMMANDS:
         assert helps[f"amends {each.name}"].partition("\n")[0] == each.help

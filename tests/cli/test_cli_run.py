@@ -1,4 +1,4 @@
-"""`amends run`: one run and many, followed to their end, on pipes and on terminals."""
+"""Test `amends run`: one run and many, followed to their end, on pipes and on terminals."""
 
 import json
 import os
@@ -80,7 +80,7 @@ ship = Saga("ship", Order, note_down, pack, send, keys=("order_id",))
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
-    """Give a project in which `amends dev` runs."""
+    """Yield a project in which `amends dev` runs."""
     project = scaffold(tmp_path_factory.mktemp("run") / "shop")
     with project.started("dev") as dev:
         dev.read_until("Ready")
@@ -89,12 +89,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]
 
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
-    """Give a project in which nothing runs."""
+    """Return a project in which no program runs."""
     return scaffold(tmp_path / "shop")
 
 
 def scaffold(path: Path) -> CommandProject:
-    """Make the project of this file."""
+    """Create the project of this file."""
     project = CommandProject(path)
     project.write("amends.toml", 'modules = ["shop"]\n')
     project.write("shop.py", MODULE)
@@ -111,7 +111,7 @@ def runs(project: CommandProject, saga: str = "ship") -> list[RunSummary]:
 
 
 def words(text: str) -> list[str]:
-    """Leave out times, which differ from run to run."""
+    """Return the words without times, which differ from run to run."""
     return [line.split(" s  ", 1)[-1] for line in text.splitlines()[:-1]]
 
 
@@ -119,7 +119,7 @@ def words(text: str) -> list[str]:
 
 
 def test_a_run_brings_its_own_server_and_worker(project: CommandProject) -> None:
-    """Where nothing is configured and nothing runs, one command is enough, and it leaves nothing behind."""
+    """Without configuration and without a server, one command is enough, and it leaves no process behind."""
     ended = project.run("run", "ship", '{"order_id": "o-1"}', "--id", "run-1")
     assert (ended.code, ended.err) == (0, "")
     assert words(ended.out) == [
@@ -136,7 +136,7 @@ def test_a_run_brings_its_own_server_and_worker(project: CommandProject) -> None
 
 
 def test_a_compensated_run_ends_in_4(served: CommandProject) -> None:
-    """The refusal, the way back and the reason are shown; what users wrote can neither colour nor clear the screen."""
+    """The refusal, the way back and the reason are shown; text of users can neither colour nor clear the screen."""
     ended = served.run("run", "ship", '{"fail": "rejected"}', "--id", "refused-1")
     assert (ended.code, ended.err) == (4, "")
     assert words(ended.out)[4:] == [
@@ -151,7 +151,7 @@ def test_a_compensated_run_ends_in_4(served: CommandProject) -> None:
 
 
 def test_what_was_undone_in_doubt_is_said(served: CommandProject) -> None:
-    """A compensated run of which something is not known is told from a clean one, by every command that shows it."""
+    """Every command that shows a compensated run with a result in doubt marks it as different from a clean one."""
     ended = served.run("run", "ship", '{"fail": "lost"}', "--id", "doubt-1")
     assert (ended.code, ended.err) == (4, "")
     assert "; undone without knowing whether it acted: pack; its facts: " in ended.out.splitlines()[-1]
@@ -168,7 +168,7 @@ def test_what_was_undone_in_doubt_is_said(served: CommandProject) -> None:
 
 
 def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:
-    """What is open and what to look at stand in the last line."""
+    """The last line names the open nodes and the command that shows them."""
     ended = served.run("run", "ship", '{"fail": "stuck"}', "--id", "stuck-1")
     assert (ended.code, ended.err) == (5, "")
     last = ended.out.splitlines()[-1]
@@ -178,7 +178,7 @@ def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:
 
 
 def test_attempts_are_shown(served: CommandProject) -> None:
-    """A failed attempt says why it failed and when the next one is due."""
+    """A failed attempt shows its error and the time of the next one."""
     ended = served.run("run", "ship", '{"fail": "flaky"}')
     assert ended.code == 0
     assert "pack: attempt 1 failed: RuntimeError: once; again in 0.0 s" in words(ended.out)
@@ -186,7 +186,7 @@ def test_attempts_are_shown(served: CommandProject) -> None:
 
 
 def test_json_is_all_there_is_on_stdout(served: CommandProject) -> None:
-    """With --json a program reads the outcome, and nothing stands beside it."""
+    """With --json stdout holds the outcome for a program, and no other text."""
     ended = served.run("run", "ship", '{"order_id": "o-2"}', "--id", "json-1", "--json")
     assert (ended.code, ended.err) == (0, "")
     answer = json.loads(ended.out)
@@ -196,7 +196,7 @@ def test_json_is_all_there_is_on_stdout(served: CommandProject) -> None:
 
 
 def test_the_same_id_finds_the_same_run(served: CommandProject) -> None:
-    """A command that is given twice acts once; with another input it is refused."""
+    """A command that is run twice acts once; with another input, the second is refused."""
     first = served.run("run", "ship", '{"order_id": "o-3"}', "--id", "twice-1")
     again = served.run("run", "ship", '{"order_id": "o-3"}', "--id", "twice-1")
     assert (first.code, again.code) == (0, 0)
@@ -210,7 +210,7 @@ def test_the_same_id_finds_the_same_run(served: CommandProject) -> None:
 
 @pytest.mark.parametrize("way", ["argument", "file", "stdin", "field"])
 def test_an_input_may_come_from_anywhere(served: CommandProject, way: str) -> None:
-    """JSON is taken from the command line, a file or standard input; the id from an option or the input."""
+    """JSON comes from the command line, a file or standard input; the id comes from an option or the input."""
     text = json.dumps({"order_id": f"from-{way}"})
     served.write("order.json", text)
     arguments = {"file": ["@order.json"], "stdin": ["-"]}.get(way, [text])
@@ -231,7 +231,7 @@ def test_a_detached_run_goes_on(served: CommandProject) -> None:
 
 
 def test_a_timeout_ends_the_waiting_and_not_the_run(served: CommandProject) -> None:
-    """A run that takes longer than --timeout ends in status 3, and goes on."""
+    """A command with a run that takes longer than --timeout ends in status 3, and the run continues."""
     gate = served.path / "gate-timeout"
     order = json.dumps({"gate": str(gate)})
     ended = served.run("run", "ship", order, "--id", "late-1", "--timeout", "0.5")
@@ -242,7 +242,7 @@ def test_a_timeout_ends_the_waiting_and_not_the_run(served: CommandProject) -> N
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_later(project: CommandProject) -> None:
-    """Ctrl-C ends in status 130 and says that the run is accepted; the next worker brings it to its end."""
+    """Ctrl-C ends in status 130 and reports that the run is accepted; the next worker brings it to its end."""
     gate = project.path / "gate"
     order = json.dumps({"gate": str(gate)})
     with project.started("run", "ship", order, "--id", "broken-off-1") as command:
@@ -259,7 +259,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_later(project: CommandProject) -> None
 
 
 def test_a_reader_that_goes_away_does_not_hurt_the_run(served: CommandProject) -> None:
-    """A closed pipe ends the command; the run goes on."""
+    """A closed pipe ends the command; the run continues."""
     with subprocess.Popen(
         [AMENDS, "run", "ship", "{}", "--id", "unread-1"],
         cwd=served.path,
@@ -285,7 +285,7 @@ def write_lines(project: CommandProject, name: str, orders: Sequence[dict[str, s
 
 
 def test_each_line_of_a_file_is_a_run(served: CommandProject) -> None:
-    """Every line gets a result line, the worst run decides the status, and equal lines are different runs."""
+    """Every line has a result line, the worst run decides the status, and equal lines are different runs."""
     write_lines(
         served, "mixed.jsonl", [{"order_id": "m-1"}, {"order_id": "m-2", "fail": "rejected"}, {"order_id": "m-1"}]
     )
@@ -302,12 +302,12 @@ def test_each_line_of_a_file_is_a_run(served: CommandProject) -> None:
     assert "1 COMPENSATED, 2 COMPLETED" in last
     ids = [line.split()[2] for line in lines]
     assert len(set(ids)) == 3
-    # The columns are those of one table, whatever line ends first.
+    # All lines share the columns of one table, whichever line ends first.
     assert len({line.index(run_id) for line, run_id in zip(lines, ids, strict=True)}) == 1
 
 
 def test_a_file_that_is_run_again_starts_only_what_is_new(served: CommandProject) -> None:
-    """Ids come from the content of the lines: moving, spacing and adding lines starts nothing twice."""
+    """Ids come from the content of the lines: a line that moves or changes its spacing starts no second run."""
     write_lines(served, "grown.jsonl", [{"order_id": "g-1"}, {"order_id": "g-2"}])
     first = served.run("run", "ship", "@grown.jsonl", "--json")
     served.write("grown.jsonl", '{"order_id": "g-3"}\n\n{"order_id":"g-2"}\n{"order_id": "g-1"}\n')
@@ -350,7 +350,7 @@ def test_an_empty_file_is_refused(project: CommandProject) -> None:
 
 
 def test_more_lines_than_run_at_once_all_run(served: CommandProject) -> None:
-    """A file longer than what runs side by side is run to its end, with ids of the caller's making."""
+    """A file with more lines than runs at a time is run to its end, with ids that the caller chooses."""
     write_lines(served, "many.jsonl", [{"order_id": f"n-{number}"} for number in range(60)])
     ended = served.run("run", "ship", "@many.jsonl", "--id-field", "order_id", "--id", "day7", "--json")
     assert ended.code == 0, ended.err
@@ -363,7 +363,7 @@ def test_more_lines_than_run_at_once_all_run(served: CommandProject) -> None:
 
 
 def on_a_terminal(project: CommandProject, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run the program on a terminal of its own, and give its status and all that it drew."""
+    """Run the program on a terminal of its own, and return its status and all its output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [AMENDS, *arguments],
@@ -378,7 +378,7 @@ def on_a_terminal(project: CommandProject, *arguments: str, env: dict[str, str] 
     while True:
         try:
             part = os.read(ours, 65_536)
-        except OSError:  # Linux says so when the last writer has gone
+        except OSError:  # Linux reports the end this way after the last writer has closed
             break
         if not part:
             break
@@ -388,7 +388,7 @@ def on_a_terminal(project: CommandProject, *arguments: str, env: dict[str, str] 
 
 
 def test_a_terminal_shows_steps_and_then_their_undo(served: CommandProject) -> None:
-    """Rows are drawn anew while the run goes on; markup and control characters of users stay text."""
+    """Rows are drawn again while the run continues; markup and control characters of users stay text."""
     code, drawn = on_a_terminal(served, "run", "ship", '{"fail": "rejected"}')
     assert code == 4
     assert "\x1b[1A" in drawn
@@ -418,6 +418,6 @@ def test_a_file_of_runs_has_a_progress_bar(served: CommandProject) -> None:
 
 
 def test_nothing_stays_open(served: CommandProject) -> None:
-    """After everything above, every run comes to an end; a test that waits in vain is ended by its own bound."""
+    """After all tests above, every run comes to an end; the test's own timeout ends a wait in vain."""
     while served.open_runs():
         time.sleep(0.05)

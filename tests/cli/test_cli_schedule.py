@@ -1,4 +1,4 @@
-"""Reconciliation on schedule, on a real Temporal server: runs by itself, survives its loss, and stops when it fails."""
+"""Test scheduled reconciliation on a real Temporal: it runs, survives a lost server, and stops after failures."""
 
 import asyncio
 import sys
@@ -67,11 +67,11 @@ def slow_is_slow(observation: Observation):
 
 @pytest.fixture
 def amends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Amends]:
-    """Give the program on a project with an empty store; no Temporal is configured yet."""
+    """Yield the program on a project with an empty store; no Temporal is configured yet."""
     folder = project_at(tmp_path, '["scheduled_rules"]')
     (folder / "scheduled_rules.py").write_text(RULES)
     with as_it_was():
-        # Each test has its own.
+        # Each test loads a module of its own.
         sys.modules.pop("scheduled_rules", None)
         amends = Amends(folder, capsys)
         assert amends("db", "upgrade").code == 0
@@ -80,7 +80,7 @@ def amends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Amend
 
 @pytest.fixture
 def configured(amends: Amends, temporal_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Amends]:
-    """Give the program on a project with a Temporal, on a queue of its own; its schedules are removed at the end."""
+    """Yield the program on a project with a Temporal, on a queue of its own; its schedules are removed at the end."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
     monkeypatch.setenv("AMENDS_TASK_QUEUE", f"q-{uuid.uuid4().hex}")
     yield amends
@@ -90,7 +90,7 @@ def configured(amends: Amends, temporal_address: str, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def served(configured: Amends, temporal_address: str) -> Iterator[Amends]:
-    """Give the program on a project with a Temporal and a worker."""
+    """Yield the program on a project with a Temporal and a worker."""
     with working(load_project(load_settings(configured.folder)), temporal_address):
         yield configured
 
@@ -121,15 +121,15 @@ def working(project: Project, address: str) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def until(met: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is waited for
-    """Wait until something is there; a test that waits in vain is ended by its own bound."""
+def until(met: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of any condition
+    """Wait until a condition returns a value; the test's own timeout ends a wait in vain."""
     while not (found := met()):
         time.sleep(0.05)
     return found
 
 
 def ended(amends: Amends, name: str, taken: int) -> dict[str, Any]:
-    """Wait until so many runs of a schedule have been begun and none is running, and give the schedule."""
+    """Wait until a number of runs of a schedule have started and none is active; return the schedule."""
 
     def met() -> Any:  # noqa: ANN401 - as above
         shown = amends("schedule", "show", name, "--json").json
@@ -141,7 +141,7 @@ def ended(amends: Amends, name: str, taken: int) -> dict[str, Any]:
 
 
 def test_a_schedule_runs_by_itself_until_it_is_paused(served: Amends) -> None:
-    """What is declared runs and is recorded under its name; paused it does not, resumed it does, and it is removed."""
+    """A schedule runs under its name, stops while it is paused, starts again after that, and can be removed."""
     added = served("schedule", "add", "books", "shelf", "--every", "1s", "--jitter", "10ms")
     assert "schedule books runs shelf, every 1 s, next " in added.out
     looked = until(lambda: said if (said := served("reconciliations", "shelf", "--json")).code == 0 else None)
@@ -161,7 +161,7 @@ def test_a_schedule_runs_by_itself_until_it_is_paused(served: Amends) -> None:
 
 
 def test_a_run_that_would_overlap_is_skipped_and_counted(served: Amends) -> None:
-    """While a run is running the next one is not begun, the list says how many were not, and neither is an orphan."""
+    """While a run is active the next one is skipped and counted in the list, and no rule calls a run an orphan."""
     assert served("schedule", "add", "slowly", "slow", "--every", "1h").code == 0
     assert served("schedule", "trigger", "slowly").code == 0
     until((served.folder / "slow.begun").exists)
@@ -175,7 +175,7 @@ def test_a_run_that_would_overlap_is_skipped_and_counted(served: Amends) -> None
 
 
 def test_a_worker_that_stops_gives_its_run_to_the_next(configured: Amends, temporal_address: str) -> None:
-    """A rule that waits for ever keeps no worker from ending; the next one goes on with what is left of the run."""
+    """A rule that never ends does not keep a worker from ending; the next worker continues with the rest of the run."""
     project = load_project(load_settings(configured.folder))
     assert configured("schedule", "add", "slowly", "shelf", "slow", "--every", "1h").code == 0
     with working(project, temporal_address):
@@ -189,7 +189,7 @@ def test_a_worker_that_stops_gives_its_run_to_the_next(configured: Amends, tempo
 
 
 def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
-    """The second run in a row that could not look pauses the schedule, for a reason that is shown; doctor says so."""
+    """The second run in a row that could not scan pauses the schedule, for a reason that is shown, also by `doctor`."""
     options = ("--cron", "0 3 * * *", "--time-zone", "Europe/Berlin", "--pause-after", "2")
     assert served("schedule", "add", "closed", "catalogue", *options).code == 0
     for _ in range(2):
@@ -199,7 +199,7 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
     paused = served("schedule", "show", "closed", "--json").json
     assert paused["paused"] == "2 runs in a row failed: rule catalogue could not look: the library is closed"
     assert paused["paused_by"] == "schedule closed"
-    # Not the id of the workflow: two runs of one second have the same.
+    # Not the id of the workflow: two runs within a second share it.
     assert str(uuid.UUID(paused["failed_run"])) == paused["failed_run"]
     assert paused["temporal"]["as_declared"], "Temporal is told"
     found = [each for each in served("doctor", "--json").json["checks"] if each["part"] == "schedules"]
@@ -211,7 +211,7 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
 async def test_what_temporal_lost_or_holds_wrongly_is_put_right(
     amends: Amends, temporal_executable: Path, tmp_path: Path
 ) -> None:
-    """A worker that starts restores what a new Temporal lacks, what somebody changed there, and removes the rest."""
+    """A worker that starts restores schedules that Temporal lost, corrects changed ones, and removes unknown ones."""
     project = load_project(load_settings(amends.folder))
     (tmp_path / "server").mkdir()
     server = TemporalServer(temporal_executable, tmp_path / "server")
@@ -286,7 +286,7 @@ def spoil(given: ScheduleUpdateInput) -> ScheduleUpdate:
 
 
 async def test_a_run_that_is_taken_over_goes_on_with_the_rest(amends: Amends, temporal_address: str) -> None:
-    """Rules that an earlier delivery was through with are not run again; a paused or removed schedule runs nothing."""
+    """Rules that an earlier delivery finished are not run again; a paused or removed schedule runs nothing."""
     project = load_project(load_settings(amends.folder))
     journal = open_store(project.settings)
     try:
@@ -316,7 +316,7 @@ async def test_a_run_that_is_taken_over_goes_on_with_the_rest(amends: Amends, te
 
 
 async def test_a_name_is_taken_once_by_two_at_once(store_url: str) -> None:
-    """Of two processes that declare the same schedule at the same time one is told that it is there."""
+    """When two processes declare the same schedule at the same time, one of them is refused."""
 
     def taken(by: str) -> Callable[[Timetable], list[ScheduleFact]]:
         return lambda known: [declare(known, "n", 0, actor=by, rules=[], every_ms=60_000, task_queue="q")]
@@ -358,7 +358,7 @@ async def test_a_name_is_taken_once_by_two_at_once(store_url: str) -> None:
     ],
 )
 def test_a_mistake_is_one_line(amends: Amends, arguments: tuple[str, ...], said: str) -> None:
-    """Whatever cannot be done is said in one line, with exit status 2, and nothing is declared."""
+    """Each mistake is reported in one line, with exit status 2, and nothing is declared."""
     answer = amends("schedule", *arguments)
     assert answer.code == 2
     assert said in one_line(answer)
@@ -366,7 +366,7 @@ def test_a_mistake_is_one_line(amends: Amends, arguments: tuple[str, ...], said:
 
 
 def test_without_temporal_what_is_decided_is_recorded(amends: Amends) -> None:
-    """A schedule is declared once, whether Temporal is there or not; a run needs it: exit status 3."""
+    """A schedule can be declared without Temporal, once; a run of it needs Temporal, or ends in exit status 3."""
     added = amends("schedule", "add", "nightly", "--cron", "@daily")
     assert added.code == 0
     assert "Temporal is told when a worker starts" in added.err

@@ -1,4 +1,4 @@
-"""Definitions, the store and the doctor at the command line."""
+"""Test definitions, the store and the doctor at the command line."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ from amends.sagas.temporal.worker import running_worker
 
 
 def test_sagas_are_listed_with_their_shape(amends: Amends) -> None:
-    """What a module prints while it is loaded is not part of the answer."""
+    """Output that a module prints while it is loaded is not part of the answer."""
     answer = amends("sagas")
     assert answer.code == 0
     assert answer.err == "printed while loading\n" * ("printed" in answer.err)
@@ -40,7 +40,7 @@ def test_sagas_are_listed_with_their_shape(amends: Amends) -> None:
 
 
 def test_a_plan_is_described(amends: Amends) -> None:
-    """Each step has its role, what undoes it or why nothing does, its probe, and the policies of both directions."""
+    """Each step has its role, its compensation or the reason for none, its probe, and the policies both ways."""
     answer = amends("describe", "place-order")
     assert answer.code == 0
     rows = {line.split()[1]: re.split(r"\s{2,}", line)[2:] for line in answer.out.splitlines() if re.match(r"\d", line)}
@@ -74,7 +74,7 @@ def test_an_unknown_saga_is_answered_with_its_near_misses(amends: Amends, argume
 
 
 def test_the_catalog_says_how_everything_is_undone(amends: Amends) -> None:
-    """Every step is there once, with its guarantee, its compensation or why it has none, its probe, and whom to ask."""
+    """Every step is there once, with guarantee, compensation or the reason for none, probe, and owner."""
     entries = {entry["step"]: entry for entry in amends("catalog", "--json").json}
     assert list(entries) == ["charge_card", "confirm_order", "quote_shipping", "reserve_stock", "send_receipt"]
     assert entries["charge_card"]["undone_by"] == f"{MODULE}:refund_card"
@@ -90,7 +90,7 @@ def test_the_catalog_says_how_everything_is_undone(amends: Amends) -> None:
 def test_the_catalog_breaks_no_name_for_lack_of_room(
     amends: Amends, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    """Policies go below the steps before the names of the steps are broken."""
+    """Policies move below the steps before any step's name is broken."""
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = amends("catalog").out.splitlines()
     rows = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
@@ -105,7 +105,7 @@ def test_the_catalog_breaks_no_name_for_lack_of_room(
 def test_a_store_that_is_not_there_is_not_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """Reading commands say that there is no store yet and what makes one, and make none themselves."""
+    """Reading commands report that there is no store yet, name the command that creates one, and create none."""
     folder = project_at(tmp_path)
     answer = Amends(folder, capsys)(*arguments)
     assert answer.code == 3
@@ -116,7 +116,7 @@ def test_a_store_that_is_not_there_is_not_made(
 def test_any_store_in_the_data_directory_is_made_by_the_first_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a reading command says makes the store does make it, whatever the file is called."""
+    """The command that reading commands suggest creates the store, with any file name."""
     folder = project_at(tmp_path)
     (folder / "amends.toml").write_text('store_url = "sqlite:///.amends/shop.db"\n')
     answer = Amends(folder, capsys)("list")
@@ -127,7 +127,7 @@ def test_any_store_in_the_data_directory_is_made_by_the_first_run(
 
 
 def test_the_schema_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`db upgrade` makes a store that is not there, and has nothing to do the second time."""
+    """`db upgrade` creates a missing store, and has nothing to do the second time."""
     amends = Amends(project_at(tmp_path), capsys)
     first = amends("db", "upgrade", "--json").json
     assert (first["before"], first["changed"]) == (None, True)
@@ -158,7 +158,7 @@ def test_postgresql_is_upgraded_on_demand(
 def test_damage_is_found_and_the_read_model_rebuilt(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row that differs from the journal is found, and mended by rebuilding; a missing fact is found, and stays."""
+    """A row that differs from the journal is found, and fixed by a rebuild; a missing fact is found, and stays."""
     amends = Amends(copy_of(shop, tmp_path), capsys)
     assert amends("db", "check").code == 0
     change(tmp_path, "UPDATE saga_index SET status = 'COMPLETED' WHERE run_id = 'order-lost'")
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_database_is_damage(tmp_path: Path, capsys: pytest.Cap
 
 
 def checks_of(answer: Answer) -> dict[str, list[tuple[bool, str]]]:
-    """Give what the doctor found, by part."""
+    """Return the results of the doctor, by part."""
     found: dict[str, list[tuple[bool, str]]] = {}
     for check in answer.json["checks"]:
         found.setdefault(check["part"], []).append((check["wrong"], check["found"]))
@@ -201,7 +201,7 @@ def checks_of(answer: Answer) -> dict[str, list[tuple[bool, str]]]:
 
 
 def test_a_project_that_is_new_is_in_order(tmp_path: Path, shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is wrong with what is made when it is needed, and the doctor makes nothing itself."""
+    """Files that are created on demand are not missing in a new project, and the doctor creates none itself."""
     folder = copy_of(shop, tmp_path, store=False)
     answer = Amends(folder, capsys)("doctor")
     assert answer.code == 0, answer.out
@@ -210,7 +210,7 @@ def test_a_project_that_is_new_is_in_order(tmp_path: Path, shop: Shop, capsys: p
 
 
 def test_the_doctor_finds_open_runs_without_a_worker(amends: Amends) -> None:
-    """Runs that Temporal should drive and that nobody serves are wrong, and the remedy is named."""
+    """Runs that Temporal should drive and that no worker serves are a problem, and the remedy is named."""
     answer = amends("doctor", "--json")
     assert answer.code == 1
     found = checks_of(answer)
@@ -232,7 +232,7 @@ def test_the_doctor_misses_workers_of_a_configured_temporal(
     monkeypatch: pytest.MonkeyPatch,
     temporal_address: str,
 ) -> None:
-    """Where `amends run` brings no worker of its own, that there is none is wrong, whether or not runs are open."""
+    """With a configured Temporal, a missing worker is a problem, whether or not runs are open."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
     monkeypatch.setenv("AMENDS_TASK_QUEUE", "served-by-nobody")
     answer = Amends(copy_of(shop, tmp_path, store=False), capsys)("doctor", "--json")
@@ -268,7 +268,7 @@ def test_the_doctor_looks_at_everything_whatever_is_wrong(
 def test_the_doctor_keeps_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password is on no line of the answer, neither among the settings nor in what was found."""
+    """A password is on no line of the answer, neither among the settings nor in the results."""
     monkeypatch.setenv("AMENDS_STORE_URL", "postgresql://ann:s3cret@127.0.0.1:1/shop?password=s3cret")
     answer = Amends(project_at(tmp_path), capsys)("doctor")
     assert answer.code == 1
@@ -277,8 +277,8 @@ def test_the_doctor_keeps_secrets(
 
 
 async def polled(client: temporalio.client.Client, queue: str) -> None:
-    """Wait until Temporal has seen a worker, which it does when the worker asks for work for the first time."""
-    while not await pollers(client, queue):  # noqa: ASYNC110 - Temporal is all that can be asked
+    """Wait until Temporal has seen a worker, after the worker's first request for work."""
+    while not await pollers(client, queue):  # noqa: ASYNC110 - Temporal offers no event for it
         await asyncio.sleep(0.05)
 
 

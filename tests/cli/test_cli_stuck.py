@@ -1,4 +1,4 @@
-"""`amends list --stuck`: which runs somebody should look at, on a real store with runs of every kind."""
+"""Test `amends list --stuck`: the runs that need attention, on a real store with runs of every kind."""
 
 import pytest
 from reading_shop import LONG, Amends, one_line
@@ -12,7 +12,7 @@ STUCK = ["order-accepted", "order-slow-undo", "order-hang", "order-stuck", "orde
 
 
 def test_stuck_runs_are_listed_with_the_reason(amends: Amends) -> None:
-    """Open runs that nobody advances and runs that wait for an operator are found, and the exit status says so."""
+    """Open runs that nothing advances and runs that wait for an operator are found; the exit status says so."""
     answer = amends("list", "--stuck")
     assert answer.code == 1
     lines = answer.out.splitlines()
@@ -27,7 +27,7 @@ def test_stuck_runs_are_listed_with_the_reason(amends: Amends) -> None:
 
 
 def test_json_says_since_when(amends: Amends) -> None:
-    """A run that waits for an operator is stuck since it asked for one, its last fact."""
+    """A run that waits for an operator is stuck since its last fact, which asked for one."""
     answer = amends("list", "--stuck", "--json", "--where", "order_id=stuck")
     assert answer.code == 1
     (run,) = answer.json
@@ -53,7 +53,7 @@ def test_json_says_since_when(amends: Amends) -> None:
 def test_stuck_runs_are_narrowed_by_options(
     amends: Amends, options: list[str], found: list[str], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every option of `list` narrows what is looked at, whatever the pages are; nothing found is status 0."""
+    """Every option of `list` narrows the search, with pages of any size; an empty result is status 0."""
     monkeypatch.setattr(stuck_module, "_PAGE", page)
     answer = amends("list", "--stuck", "--json", *options)
     assert [run["run_id"] for run in answer.json] == found
@@ -68,7 +68,7 @@ def test_remarks_say_that_there_are_more_or_none(amends: Amends) -> None:
 
 
 def test_runs_that_have_ended_cannot_be_stuck(amends: Amends) -> None:
-    """Asking for stuck runs of a status in which no run can be stuck is a usage error."""
+    """A request for stuck runs of a status in which no run can be stuck is a usage error."""
     answer = amends("list", "--stuck", "--status", "completed")
     assert answer.code == 2
     assert one_line(answer).startswith("--stuck with --status COMPLETED: such runs have ended")
@@ -77,7 +77,7 @@ def test_runs_that_have_ended_cannot_be_stuck(amends: Amends) -> None:
 
 @pytest.mark.parametrize("columns", ["40", "80"])
 def test_a_narrow_screen_shows_everything(amends: Amends, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no room beside, columns go below their row."""
+    """Columns without room next to the others move below their row."""
     monkeypatch.setenv("COLUMNS", columns)
     answer = amends("list", "--stuck")
     assert "why: reserve_stock waits for an operator" in " ".join(answer.out.split())

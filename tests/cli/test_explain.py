@@ -1,4 +1,4 @@
-"""`amends explain`: what is said of a run in every state, and that what it says to do can be done."""
+"""Test `amends explain`: its words for a run in every state, and that its suggestions work."""
 
 from collections.abc import Callable
 from datetime import UTC
@@ -38,7 +38,7 @@ def new() -> World:
 
 
 def after(*answers: tuple[str, Any], plan: Plan = ORDER) -> World:
-    """Answer calls one after the other, waiting where nothing is due."""
+    """Answer calls one after the other; wait when nothing is due."""
     world = World.begin(plan)
     for name, outcome in answers:
         answer(world, name, outcome)
@@ -46,7 +46,7 @@ def after(*answers: tuple[str, Any], plan: Plan = ORDER) -> World:
 
 
 def answer(world: World, name: str, outcome: Any) -> None:  # noqa: ANN401 - any outcome
-    """Answer the call that is due at a node, waiting for it."""
+    """Answer the call that is due at a node; wait for it."""
     waits = [each.due_ms for each in decide(world.record.state, world.now_ms) if isinstance(each, WaitUntil)]
     if waits and not world.work():
         world.now_ms = min(waits)
@@ -55,7 +55,7 @@ def answer(world: World, name: str, outcome: Any) -> None:  # noqa: ANN401 - any
 
 
 def called(world: World) -> World:
-    """Make the first call that is due."""
+    """Call the first effect that is due."""
     world.call(world.work()[0])
     return world
 
@@ -67,29 +67,29 @@ def later(world: World, ms: int) -> World:
 
 
 def operated(world: World, verb: Verb, node: str | None = None) -> World:
-    """Have an operator decide."""
+    """Decide as an operator."""
     operate(world, verb, node)
     return world
 
 
 def exhausted() -> World:
-    """Refuse a step, and have the undo of the one before fail for good."""
+    """Refuse a step, and let the undo of the one before fail for good."""
     return after(("reserve", DONE), ("pay", Refused("no")), ("reserve", LOST), ("reserve", LOST))
 
 
 def refused() -> World:
-    """Refuse a step, and have the participant refuse the undo of the one before."""
+    """Refuse a step, and refuse the undo of the one before as well."""
     return after(("reserve", DONE), ("pay", Refused("no")), ("reserve", Refused("the day is being closed")))
 
 
 def behind() -> World:
-    """Give up a step behind the pivot."""
+    """Give up a step after the pivot."""
     plan = plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=retry_policy(1)))
     return after(("pivot", DONE), ("after", LOST), plan=plan)
 
 
 def late() -> World:
-    """Compensate a run, after which a call that was given up acts, and is undone as well."""
+    """Compensate a run, after which an abandoned call acts, and is undone as well."""
     world = World.begin(plan_of(plan_node("pay", probe=True, retry=retry_policy(1))))
     paused = world.call(world.work()[0])
     world.calls.remove(paused)
@@ -133,7 +133,7 @@ STATES: dict[str, Callable[[], World]] = {
 
 
 def text_of(world: World) -> str:
-    """Put a run into words, as they are shown."""
+    """Return the explanation of a run as the command prints it."""
     told = explain(world.record, world.facts, world.now_ms, CONTACTS)
     return "\n".join(
         f"{heading}\n" + "\n".join(f"  {escaped(line)}" for line in lines)
@@ -142,18 +142,18 @@ def text_of(world: World) -> str:
 
 
 def everything() -> str:
-    """Put every state into words; `python -P tests/cli/test_explain.py` writes the file anew, to be read."""
+    """Return the explanation of every state; `python -P tests/cli/test_explain.py` writes the file for review."""
     return "\n\n".join(f"=== {name}\n{text_of(make())}" for name, make in STATES.items()) + "\n"
 
 
 def test_every_state_is_put_into_words() -> None:
-    """The words for each kind of state are exactly those that were read and found good."""
+    """The words for each kind of state are exactly the reviewed ones."""
     assert everything() == GOLDEN.read_text(encoding="utf-8")
 
 
 @given(world=eventful_histories())
 def test_every_state_can_be_explained(world: World) -> None:
-    """At every position of any history there are words, which name all that is open."""
+    """At every position of any history there are words, which name all open nodes."""
     record = RunRecord.begin(world.record.state.plan, world.record.started)
     for position, fact in enumerate(world.facts, 1):
         record = record if position == 1 else record.apply(fact)
@@ -172,7 +172,7 @@ def test_every_state_can_be_explained(world: World) -> None:
 
 
 def test_a_stuck_run_is_explained_at_the_command_line(amends: Amends) -> None:
-    """What is open, whom to ask and what to type are there, and nothing of what users wrote upsets the terminal."""
+    """The open nodes, their owner and the commands to type are printed, and no text of users upsets the terminal."""
     answer = amends("explain", "order-stuck")
     assert answer.code == 0
     assert answer.out.startswith("order-stuck  place-order  NEEDS_ATTENTION\n")
@@ -183,7 +183,7 @@ def test_a_stuck_run_is_explained_at_the_command_line(amends: Amends) -> None:
 
 
 def test_json_has_the_same(amends: Amends) -> None:
-    """With `--json` everything is there as data."""
+    """With `--json` the explanation is complete, as data."""
     told = amends("explain", "order-stuck", "--json").json
     assert [each["node"] for each in told["open"]] == ["reserve_stock"]
     assert told["open"][0]["owner"] == "stock team"
@@ -201,7 +201,7 @@ def test_narrow_screens_show_everything(amends: Amends, columns: str, monkeypatc
 
 
 def test_a_run_is_explained_without_its_code(amends: Amends) -> None:
-    """Where the modules cannot be loaded only owner and runbook are missing, and a remark says so."""
+    """Without the modules only owner and runbook are missing, and a remark says so."""
     project_at(amends.folder, '["not_there"]')
     try:
         answer = amends("explain", "order-mail")

@@ -1,4 +1,4 @@
-"""What is shown of operators' decisions and of late answers, before they are written and after."""
+"""Test the views of operators' decisions and of late answers, before they are written and after."""
 
 from typing import Any
 
@@ -38,13 +38,13 @@ WORDS: dict[str, Any] = {
     "driver": "the driver",
     "epoch": 2,
 }
-"""A value for every field that a fact may have besides those that all have."""
+"""A value for every field that a fact may have, besides the fields of all facts."""
 SHOWN = {"worker", "error_type", "error", "reason", "evidence", "result", "driver"}
-"""Fields whose value is said in a fact's detail; the others have columns of their own, or matter to nobody."""
+"""Fields whose value appears in a fact's detail; the others have columns of their own, or need none."""
 
 
 def example(kind: str) -> facts.Fact:
-    """Make a fact of a kind, with a word for everything that it can hold."""
+    """Return a fact of a kind, with a word for every field."""
     first = started(plan_of(plan_node("a")))
     if kind == first.kind:
         return first
@@ -54,25 +54,25 @@ def example(kind: str) -> facts.Fact:
 
 
 def wish(verb: Verb, node: str | None = None) -> Intervention:
-    """Make an operator's decision."""
+    """Return an operator's decision."""
     return Intervention(verb=verb, node=node, actor="op", reason="because", evidence="seen")
 
 
 def do(world: World, name: str, outcome: Outcome) -> None:
-    """Have the call that is due at a node answered."""
+    """Answer the call that is due at a node."""
     work: Any = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
     world.answer(world.call(work), outcome)
     world.conclude()
 
 
 def shown(world: World, intervention: Intervention) -> dict[str, str]:
-    """Give the lines that are shown of a decision."""
+    """Return the lines that describe a decision."""
     lines = plan_fields(preview(REGISTRY, world.record, intervention, world.now_ms), world.now_ms)
     return {name: str(text) for name, text in lines}
 
 
 def stuck_undo() -> World:
-    """Give a run whose undo is exhausted."""
+    """Return a run whose undo is exhausted."""
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "b", Succeeded(None))
@@ -87,7 +87,7 @@ def stuck_undo() -> World:
 
 @pytest.mark.parametrize("kind", facts.FACTS)
 def test_a_fact_says_all_that_people_have_to_know(kind: str) -> None:
-    """Of every kind of fact, what was said, why and on what evidence stands in its row of the history."""
+    """For every kind of fact, its row of the history has the detail, the reason and the evidence."""
     fact = example(kind)
     detail = timeline_row(fact, 0, whole=True)[len(TIMELINE) - 1]
     present = set(facts.FACTS[kind].model_fields) & SHOWN
@@ -99,18 +99,18 @@ def test_a_fact_says_all_that_people_have_to_know(kind: str) -> None:
     "kind", ["CancelRequested", "DriverTaken", *(c.__name__ for c in facts.OperatorFact.__subclasses__())]
 )
 def test_a_decision_says_who_decided(kind: str) -> None:
-    """The name of who decided stands beside the reason."""
+    """The name of the decider stands next to the reason."""
     assert "by the actor: the reason" in timeline_row(example(kind), 0, whole=True)[len(TIMELINE) - 1]
 
 
 @pytest.mark.parametrize("status", [s for s in NodeStatus if s.value.endswith("skipped")])
 def test_what_was_skipped_looks_unlike_what_goes_on(status: NodeStatus) -> None:
-    """A node that somebody decided about is not drawn as if it were being worked on."""
+    """A node that somebody decided about is not drawn as active."""
     assert node_style(status) != node_style(NodeStatus.STARTED)
 
 
 def test_a_node_says_who_decided_about_it() -> None:
-    """In `show`, the decision stands in place of the error that led to it, until something else happens."""
+    """In `show`, the decision replaces the error that led to it, until the next fact."""
     world = stuck_undo()
     fact = fact_of(REGISTRY, world.record, wish(Verb.SKIP, "b"), world.now_ms, 7)
     assert fact is not None
@@ -121,7 +121,7 @@ def test_a_node_says_who_decided_about_it() -> None:
 
 
 def test_a_step_that_succeeded_shows_its_result() -> None:
-    """In `show`, what came of a step stands in place of the error of an attempt before."""
+    """In `show`, the result of a step replaces the error of an earlier attempt."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", Failed("TimeoutError", "no reply"))
     (world.now_ms,) = world.due_times()
@@ -131,7 +131,7 @@ def test_a_step_that_succeeded_shows_its_result() -> None:
 
 
 def test_attempts_are_counted_anew_with_a_new_budget() -> None:
-    """After a retry of the undo, those of the step stay and those of the undo begin again."""
+    """After a retry of the undo, the attempts of the step stay, and those of the undo start from one."""
     world = stuck_undo()
     fact = fact_of(REGISTRY, world.record, wish(Verb.RETRY, "b"), world.now_ms, 7)
     assert fact is not None
@@ -144,7 +144,7 @@ def test_attempts_are_counted_anew_with_a_new_budget() -> None:
 
 @given(world=eventful_histories())
 def test_every_decision_has_words(world: World) -> None:
-    """Whatever is decided about a run in any state, there is something to say about it, for people and programs."""
+    """Every possible decision about a run in any state has a description, for people and programs."""
     for verb in Verb:
         for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
             try:
@@ -160,7 +160,7 @@ def test_every_decision_has_words(world: World) -> None:
 
 
 def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
-    """The last that was done is undone first."""
+    """The last completed step is undone first."""
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), plan_node("c"), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "b", Succeeded(None))
@@ -174,7 +174,7 @@ def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
 
 
 def test_the_plan_of_a_cancel_names_the_call_in_flight() -> None:
-    """What is being called at the moment may act, and is undone then; it is said before somebody agrees."""
+    """A call in flight may act, and is undone then; the plan says so before the operator agrees."""
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
     do(world, "a", Succeeded(None))
     world.call(RunStep("b", 1))
@@ -182,7 +182,7 @@ def test_the_plan_of_a_cancel_names_the_call_in_flight() -> None:
 
 
 def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
-    """Who asks again is told that nothing is left to ask for."""
+    """The plan of a repeated request states that nothing more can be requested."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     world.call(RunStep("a", 1))
     fact = fact_of(REGISTRY, world.record, wish(Verb.CANCEL), world.now_ms, 7)
@@ -192,7 +192,7 @@ def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
 
 
 def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
-    """A run that goes forward shows what is ahead, and undoes nothing."""
+    """A run that goes forward shows its next steps, and undoes nothing."""
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
@@ -229,7 +229,7 @@ def test_the_plan_of_leaving_an_undo_says_that_the_run_is_closed() -> None:
 
 
 def test_what_is_said_afterwards_names_who_goes_on() -> None:
-    """An open run is gone on with by Temporal, by a worker that has to be started, or by the process that drives it."""
+    """An open run is continued by Temporal, by a worker that must be started, or by the process that drives it."""
     record = World.begin(plan_of(plan_node("a"))).record
     ours = type(record)(record.started, record.state, {}, None, driver="temporal")
     assert what_next(ours, Driven(roused=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
@@ -242,7 +242,7 @@ def test_what_is_said_afterwards_names_who_goes_on() -> None:
 
 
 def test_what_recovery_found_wrong_is_counted() -> None:
-    """Refused and missing runs are what is wrong; everything else is not."""
+    """Refused and missing runs are problems; every other result is not."""
     found = Recovered(["t"], ["t", "s"], ["d"], {"r": "older"}, ["m"])
     assert found.wrong
     assert found.summary() == "4 unfinished: 2 started, 1 driven already, 1 refused; 1 missing in this store"

@@ -1,4 +1,4 @@
-"""Loading of a project's modules: what is importable, what cannot be hidden, and one line for each way to fail."""
+"""Test the loading of a project's modules: imports, names that must not be hidden, and one line for each fault."""
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ from amends.cli.project.settings import load_settings
 
 
 class Thing:
-    """Something that a module defines, as a saga is."""
+    """An object that a module defines, as a saga is."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,7 +31,7 @@ class Thing:
 
 @pytest.fixture(autouse=True)
 def clean_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back whatever a test imports, and where imports look."""
+    """Undo the imports of a test, and its changes to the import path."""
     for name in list(os.environ):
         if name.upper().startswith("AMENDS_"):
             monkeypatch.delenv(name)
@@ -47,7 +47,7 @@ def clean_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def write(directory: Path, **files: str) -> None:
-    """Write modules by their dotted names, with `__` for the dot, and `__init__.py` where there is none."""
+    """Write modules by their dotted names, with `__` for the dot, and each missing `__init__.py`."""
     for name, text in files.items():
         path = directory.joinpath(*name.split("__")).with_suffix(".py")
         for parent in path.relative_to(directory).parents[:-1]:
@@ -63,7 +63,7 @@ def load(directory: Path, *modules: str) -> LoadedProject:
 
 
 def refusal(directory: Path, *modules: str) -> str:
-    """Give the message that loading ends in, which is one line, with the project's directory as `DIR`."""
+    """Return the message that refuses the modules, which is one line, with the project's directory as `DIR`."""
     with pytest.raises(DefinitionError) as raised:
         load(directory, *modules)
     message = str(raised.value)
@@ -86,7 +86,7 @@ def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: 
     done = subprocess.run(
         [sys.executable, start, "-c", textwrap.dedent(loading) + textwrap.dedent(code)],
         cwd=directory,
-        # Output is buffered, as it is when nobody says otherwise.
+        # Output is buffered, as it is by default.
         env=os.environ | {"AMENDS_MODULES": modules, "PYTHONUNBUFFERED": ""} | more,
         capture_output=True,
         text=True,
@@ -97,7 +97,7 @@ def run(directory: Path, code: str, *, modules: str, start: str = "-P", **more: 
     return done.stdout, done.stderr
 
 
-# ---- What is importable
+# ---- Imports
 
 
 def test_modules_are_imported_from_the_project_and_from_src(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_src_that_is_a_package_is_imported_as_one(tmp_path: Path) -> None:
 
 
 def test_the_project_stands_between_the_standard_library_and_installed_packages(tmp_path: Path) -> None:
-    """Wherever the project stood on the path before, it comes once, after the library, before installed packages."""
+    """The project comes once on the path, after the library and before installed packages, wherever it stood before."""
     write(tmp_path, shop="")
     sys.path[:0] = [str(tmp_path), f"{tmp_path}/."]
     load(tmp_path, "shop")
@@ -136,7 +136,7 @@ def test_the_project_stands_between_the_standard_library_and_installed_packages(
     ("start", "names"),
     [
         ("-P", ("calendar", "json", "wave")),
-        # The current directory comes first here: what Python itself loaded before us is out of our hands.
+        # The current directory comes first here: modules that Python loaded before Amends cannot be replaced.
         ("-s", ("colorsys", "wave")),
     ],
 )
@@ -144,7 +144,7 @@ def test_the_project_stands_between_the_standard_library_and_installed_packages(
 def test_a_project_cannot_shadow_the_standard_library(
     tmp_path: Path, start: str, names: tuple[str, ...], *, on_pythonpath: bool
 ) -> None:
-    """A project's wave.py replaces the library's neither for the project nor for us, and is reported as hidden."""
+    """A project's wave.py replaces the library's neither for the project nor for Amends, and is reported as hidden."""
     if on_pythonpath:
         names = ("colorsys", "wave")
     write(tmp_path, shop=f"import {', '.join(names)}", **dict.fromkeys(names, "raise RuntimeError"))
@@ -159,7 +159,7 @@ def test_a_project_cannot_shadow_the_standard_library(
 
 
 def test_a_project_may_have_packages_named_like_our_folders(tmp_path: Path) -> None:
-    """A project's own sagas/ and cli.py are its own, and ours stay ours."""
+    """A project's own sagas/ and cli.py stay its own, and those of Amends stay separate."""
     write(tmp_path, sagas__orders="from cli import MINE", cli="MINE = 'theirs'", aggregates="")
     code = """
         import amends.cli, amends.sagas, cli, sagas
@@ -171,7 +171,7 @@ def test_a_project_may_have_packages_named_like_our_folders(tmp_path: Path) -> N
 
 
 def test_a_project_cannot_hide_the_packages_that_we_need(tmp_path: Path) -> None:
-    """A project's alembic/ stands in nobody's way when the schema is migrated after its modules were loaded."""
+    """A project's alembic/ does not disturb a migration of the schema after its modules were loaded."""
     write(tmp_path, shop="", alembic__env="", temporalio="raise RuntimeError", sqlalchemy="raise RuntimeError")
     code = """
         import alembic.config, sqlalchemy, temporalio
@@ -181,7 +181,7 @@ def test_a_project_cannot_hide_the_packages_that_we_need(tmp_path: Path) -> None
 
 
 def test_the_list_of_packages_that_we_need_is_complete() -> None:
-    """Every module of every installed requirement of ours, direct or not, is on the list."""
+    """Every module of every installed requirement of Amends, direct or not, is on the list."""
     ours: set[str] = set()
     pending = ["amends"]
     while pending:
@@ -207,7 +207,7 @@ def test_functions_may_import_later(tmp_path: Path) -> None:
     assert load(tmp_path, "shop").modules[0].step() == 3
 
 
-# ---- What is refused
+# ---- Refusals
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_functions_may_import_later(tmp_path: Path) -> None:
     ],
 )
 def test_a_module_that_fails_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
-    """Each fault names the module, the line of the project that it comes from, and what to do."""
+    """Each fault names the module, the line of the project that it comes from, and the remedy."""
     write(tmp_path, shop__models="", shop__broken="\n\nx = (", calendar="")
     (tmp_path / "shop" / "sagas.py").write_text(text)
     message = refusal(tmp_path, "shop.sagas")
@@ -280,7 +280,7 @@ def test_a_module_that_fails_is_one_line(tmp_path: Path, text: str, expected: st
 
 
 def test_a_module_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """A missing module, a missing part of a package and a module taken for a package say where was looked."""
+    """For a missing module, a missing part of a package or a module used as a package the message names the folders."""
     write(tmp_path, shop__sagas="", plain="")
     (tmp_path / "src").mkdir()
     where = "neither in DIR or DIR/src nor among the installed packages; correct modules in DIR/amends.toml"
@@ -292,7 +292,7 @@ def test_a_module_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_module_missing_in_a_library_names_the_line_of_the_project(tmp_path: Path) -> None:
-    """Where an installed package fails, the place is the line of the project that called it, also in a .venv inside."""
+    """For a fault in an installed package, the place is the project's line that called it, also in a .venv inside."""
     library = tmp_path / ".venv" / "site-packages"
     library.mkdir(parents=True)
     write(library, lib="def f():\n    raise OSError('no network')")
@@ -312,7 +312,7 @@ def test_a_module_missing_in_a_library_names_the_line_of_the_project(tmp_path: P
     ],
 )
 def test_a_taken_name_is_refused(tmp_path: Path, name: str, owner: str) -> None:
-    """A configured module that another one hides is refused instead of loading the other one without a word."""
+    """A configured module that another one hides is refused; the other one is not loaded silently."""
     write(tmp_path, **{name.replace(".", "__") if "__" not in name else "x": ""})
     assert refusal(tmp_path, name) == (
         f"module {name!r} cannot be loaded: its first name is that of {owner}, which comes first; "
@@ -321,7 +321,7 @@ def test_a_taken_name_is_refused(tmp_path: Path, name: str, owner: str) -> None:
 
 
 def test_no_modules_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project without modules is told where they are configured."""
+    """The message for a project without modules names the place to configure them."""
     assert 'no modules are configured: add modules = ["your_package.sagas"] to DIR/amends.toml, ' in refusal(tmp_path)
     (tmp_path / "amends.toml").unlink()
     monkeypatch.chdir(tmp_path)
@@ -332,7 +332,7 @@ def test_no_modules_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_message_names_the_variable_that_configured_the_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the environment names the modules, that is what there is to correct."""
+    """When the environment names the modules, the message names the variable to correct."""
     monkeypatch.setenv("AMENDS_MODULES", "shpo")
     assert refusal(tmp_path, "shop").endswith("correct modules in AMENDS_MODULES")
 
@@ -348,7 +348,7 @@ def test_an_interrupt_is_not_a_fault_of_the_module(tmp_path: Path) -> None:
 
 
 def test_what_modules_print_is_not_on_stdout(tmp_path: Path) -> None:
-    """Prints, writes past Python's redirection and child processes end on stderr, and stdout is ours again after."""
+    """Prints, writes past Python's redirection and child processes end on stderr; afterwards stdout is restored."""
     write(
         tmp_path,
         shop="""
@@ -392,7 +392,7 @@ def test_modules_load_without_open_output(tmp_path: Path) -> None:
 
 
 def module(name: str, **attributes: object) -> ModuleType:
-    """Make a module without a file."""
+    """Create a module without a file."""
     made = ModuleType(name)
     vars(made).update(attributes)
     return made
@@ -409,13 +409,13 @@ def test_objects_are_collected_by_name(tmp_path: Path) -> None:
 
 
 def test_variants_that_share_a_name_are_all_found() -> None:
-    """Finding does not go by name: a step and its variant for another saga are two objects of one name."""
+    """Objects are not collected by name: a step and its variant for another saga are two objects of one name."""
     step, variant = Thing("same"), Thing("same")
     assert find([module("a", step=step, variant=variant, again=step)], Thing) == {"a.step": step, "a.variant": variant}
 
 
 def test_a_name_used_twice_is_refused() -> None:
-    """Two different objects of one name are refused with both places, whatever they compare equal to."""
+    """Two different objects of one name are refused with both places, even if they compare equal."""
     modules = [module("a", one=Thing("same")), module("b", other=Thing("same"))]
     with pytest.raises(DefinitionError) as raised:
         collect(modules, Thing)
@@ -423,7 +423,7 @@ def test_a_name_used_twice_is_refused() -> None:
 
 
 def test_collecting_asks_foreign_objects_nothing() -> None:
-    """A lazy proxy among a module's attributes is left alone: asking for its class could connect to something."""
+    """A lazy proxy among a module's attributes is not touched: a question for its class could open a connection."""
 
     def fail(_self: object) -> None:
         raise RuntimeError

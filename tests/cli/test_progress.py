@@ -1,4 +1,4 @@
-"""The fold of a run's facts into the rows and lines that `amends run` shows."""
+"""Test the fold of a run's facts into the rows and lines that `amends run` shows."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ FAILURE = {"error_type": "E", "error": "no"}
 
 
 def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
-    """Make a fact of a run."""
+    """Return a fact of a run."""
     common = started(PLAN).model_dump(
         include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id", "actor"}
     )
@@ -29,7 +29,7 @@ def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - 
 
 
 def decided(kind: str, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
-    """Make a fact that somebody decided."""
+    """Return a fact of a decision."""
     return fact(kind, 0, reason="why", **fields).model_copy(update={"actor": "op"})
 
 
@@ -42,19 +42,19 @@ def board_of(*said: facts.Fact) -> Board:
 
 
 def marks(board: Board) -> dict[str, Mark]:
-    """Give the mark of every row."""
+    """Return the mark of every row."""
     return {f"undo of {row.node}" if row.undo else row.node: row.mark for row in board.rows}
 
 
 def test_the_stage_that_is_next_is_busy() -> None:
-    """A transaction has no fact for its beginning; its row moves all the same."""
+    """The row of a transaction moves, although no fact marks its beginning."""
     board = board_of(fact("StepSucceeded", 10, node="a", attempt=1, result=None))
     assert marks(board) == {"a": Mark.DONE, "b": Mark.BUSY, "c": Mark.BUSY, "d": Mark.PENDING}
     assert [(row.began_ms, row.ended_ms) for row in board.rows] == [(0, 10), (10, None), (10, None), (None, None)]
 
 
 def test_an_effect_lasts_from_its_first_attempt() -> None:
-    """Waiting between attempts is part of what a step takes."""
+    """The duration of a step includes the waits between its attempts."""
     board = board_of(
         fact("StepStarted", 5, node="a", attempt=1, **CLAIM),
         fact("StepAttemptFailed", 20, node="a", attempt=1, retry_at_ms=50, **FAILURE),
@@ -68,7 +68,7 @@ def test_an_effect_lasts_from_its_first_attempt() -> None:
 
 
 def test_what_is_undone_stands_below_the_steps_in_its_order() -> None:
-    """Steps keep how they ended; their undoing has rows of its own, and nothing is ahead any more."""
+    """Steps keep their last state; their undos have rows of their own, and no row waits any more."""
     board = board_of(
         fact("StepSucceeded", 10, node="a", attempt=1, result=None),
         fact("StepSucceeded", 20, node="b", attempt=1, result=None),
@@ -160,13 +160,13 @@ def test_every_fact_has_its_words(said: facts.Fact, words: str) -> None:
 
 
 def test_no_kind_of_fact_is_without_words() -> None:
-    """A new kind of fact has to be given words in the table above."""
+    """A new kind of fact needs words in the table above."""
     assert {said.kind for said, _ in WORDS} == set(facts.FACTS)
 
 
 @given(histories())
 def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
-    """Whatever happens to a saga, every closed run shows what was done, and nothing that goes on."""
+    """Every closed run of any saga shows its completed nodes, and none that moves."""
     board = Board(world.record.state.plan)
     for each in world.facts:
         board.apply(each)
@@ -178,7 +178,7 @@ def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
 
 @given(eventful_histories())
 def test_no_row_moves_whatever_operators_do(world: World) -> None:
-    """Cancels, decisions and late answers open rows again, and every run that is closed then shows none that moves."""
+    """Cancels, decisions and late answers open rows again; every run that closes after that shows none that moves."""
     board = Board(world.record.state.plan)
     for each in world.facts:
         board.apply(each)
@@ -189,7 +189,7 @@ def test_no_row_moves_whatever_operators_do(world: World) -> None:
 
 
 def test_an_operator_opens_a_run_that_goes_forward_again() -> None:
-    """What is next moves again after a decision, and the row says who decided, why, and on what evidence."""
+    """The next node moves again after a decision, and the row has its author, reason and evidence."""
     board = board_of(
         fact("StepRejected", 10, node="a", attempt=1, reason="no"),
         fact("AttentionRequested", 10, nodes=("a",), reason="no"),
@@ -203,7 +203,7 @@ def test_an_operator_opens_a_run_that_goes_forward_again() -> None:
 
 
 def test_a_late_effect_opens_its_undo_again() -> None:
-    """What acted after it was undone has to be undone again, and the row says so until it is."""
+    """An effect that acted after its undo must be undone again, and the row says so until it is."""
     undone = (
         fact("StepInDoubt", 10, node="a", reason="?"),
         fact("SagaFailed", 10, node="a", reason="?"),
@@ -229,7 +229,7 @@ def test_nothing_new_is_shown_as_begun_after_a_cancel() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_rows_are_plain_text_within_the_width(encoding: str) -> None:
-    """Names and reasons of users can neither colour a row, nor break it, nor make it longer than the terminal."""
+    """Names and reasons of users can neither colour a row, nor break it, nor exceed the terminal's width."""
     reason = "[red]no[/red]\n\x1b[2J" + "x" * 200
     board = board_of(fact("StepRejected", 30, node="a", attempt=1, reason=reason))
     console = Console(width=60, force_terminal=True, color_system=None, record=True)

@@ -1,4 +1,4 @@
-"""What Python and its libraries say on their own reaches the log in one line, and nothing of it is raw."""
+"""Test that messages of Python and its libraries reach the log in one line, and never raw."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from amends.cli.output.remarks import log_to_stderr, tame_python
 
 @pytest.fixture(autouse=True)
 def _routed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Route as a worker does, and put back afterwards."""
+    """Route messages as a worker does, and restore the routes afterwards."""
     monkeypatch.delenv("AMENDS_DEBUG", raising=False)
     for owner, name in ((warnings, "showwarning"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 async def forgotten() -> None:
-    """Do nothing; nobody waits for it."""
+    """Do nothing; no caller awaits it."""
 
 
 def test_a_coroutine_that_is_not_awaited_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

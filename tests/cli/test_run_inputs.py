@@ -66,7 +66,7 @@ def test_an_endless_file_is_refused() -> None:
 
 
 def test_standard_input_that_cannot_be_read_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed, or open for writing alone: both are refused with a way out."""
+    """Standard input that is closed, or open only for writing, is refused with a remedy."""
     monkeypatch.setattr(sys, "stdin", None)
     assert refused("-").startswith("standard input is closed; pipe the input into the command")
     written = os.open(tmp_path / "written", os.O_WRONLY | os.O_CREAT)

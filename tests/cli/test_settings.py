@@ -1,4 +1,4 @@
-"""Settings: where they are found, which value wins, and one line for whatever is wrong with them."""
+"""Test settings: their files, their precedence, and one line for each fault."""
 
 import json
 import os
@@ -20,7 +20,7 @@ MARK = "s3cr3t"
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away whatever settings the caller's own environment holds."""
+    """Remove the settings of the caller's own environment."""
     for name in list(os.environ):
         if name.upper().startswith("AMENDS_"):
             monkeypatch.delenv(name)
@@ -28,7 +28,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty directory, and make it the current one."""
+    """Return an empty directory, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -41,7 +41,7 @@ def write(directory: Path, text: str, name: str = "amends.toml") -> Path:
 
 
 def refusal(project: Path | None = None) -> str:
-    """Give the message that loading ends in, which is one line."""
+    """Return the message that refuses the settings, which is one line."""
     with pytest.raises(errors.InputError) as raised:
         load_settings(project)
     message = str(raised.value)
@@ -61,11 +61,11 @@ def test_the_drain_is_a_duration(project: Path, text: str, seconds: int) -> None
     assert settings.shown()["drain"] == f"{seconds}s"
 
 
-# ---- Where they are found
+# ---- Files
 
 
 def test_defaults_are_relative_to_the_project(project: Path) -> None:
-    """Without any setting a directory is a project with the documented defaults, kept inside of it."""
+    """Without any setting, a directory is a project with the documented defaults, which stay inside it."""
     settings = load_settings()
     assert settings.model_dump() == {
         "project_dir": project,
@@ -93,7 +93,7 @@ def test_a_switch_of_the_environment_is_written_as_people_write_it(
     text: str,
     value: bool,  # noqa: FBT001 - a table's column
 ) -> None:
-    """True and false are read in any case, and nothing else is."""
+    """True and false are read in any case, and no other value is accepted."""
     monkeypatch.setenv("AMENDS_SCHEDULE_RULES", text)
     assert load_settings().schedule_rules is value
     monkeypatch.setenv("AMENDS_SCHEDULE_RULES", "no")
@@ -102,7 +102,7 @@ def test_a_switch_of_the_environment_is_written_as_people_write_it(
 
 
 def test_the_nearest_parent_with_settings_is_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings are found from a subdirectory, past a pyproject.toml without them, and paths start from their place."""
+    """Settings are found from a subdirectory, past a pyproject.toml without them; paths are relative to their file."""
     file = write(project, '[tool.amends]\nmodules = ["shop.sagas"]\ndata_dir = "var"\n', "pyproject.toml")
     inner = project / "a" / "b"
     inner.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_the_nearest_parent_with_settings_is_the_project(project: Path, monkeypa
 
 
 def test_a_named_project_is_taken_as_it_is(project: Path) -> None:
-    """With a directory named, neither the current directory nor a parent speaks."""
+    """With a named directory, neither the current directory nor a parent has an effect."""
     write(project, 'task_queue = "outer"')
     inner = project / "inner"
     inner.mkdir()
@@ -157,7 +157,7 @@ def test_the_environment_wins(project: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_where_the_project_lies_cannot_be_configured(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's directory is found, never written: neither a key nor a variable moves it."""
+    """The project's directory is found, never configured: neither a key nor a variable moves it."""
     monkeypatch.setenv("AMENDS_PROJECT_DIR", "/elsewhere")
     assert load_settings().project_dir == project
     write(project, 'project_dir = "/elsewhere"')
@@ -165,7 +165,7 @@ def test_where_the_project_lies_cannot_be_configured(project: Path, monkeypatch:
 
 
 def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable meant for us is refused with the right name; what Kubernetes sets for a service `amends` is not."""
+    """A misspelt variable of Amends is refused with the right name; those of a Kubernetes service `amends` are not."""
     monkeypatch.setenv("AMENDS_PORT", "tcp://10.0.0.1:7233")
     monkeypatch.setenv("AMENDS_SERVICE_HOST", "10.0.0.1")
     assert load_settings().project_dir == project
@@ -176,7 +176,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
     )
 
 
-# ---- What is refused
+# ---- Refusals
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
     ],
 )
 def test_a_wrong_setting_is_one_line(project: Path, text: str, expected: str) -> None:
-    """Each message names the file, the key, the value and what to do."""
+    """Each message names the file, the key, the value and the remedy."""
     file = write(project, text)
     message = refusal()
     assert message.startswith(str(file))
@@ -294,7 +294,7 @@ def test_a_wrong_setting_is_one_line(project: Path, text: str, expected: str) ->
 def test_a_wrong_variable_is_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
-    """Where the environment has the wrong value, the message names the variable and not the file that it overrides."""
+    """For a wrong value in the environment, the message names the variable, not the file that it overrides."""
     write(project, 'embedded_port = 7000\nmodules = ["a"]')
     monkeypatch.setenv(variable, value)
     message = refusal()
@@ -311,7 +311,7 @@ def test_settings_in_both_files_are_refused(project: Path) -> None:
 
 
 def test_unreadable_files_are_refused(project: Path) -> None:
-    """A file that is no file, no text or no table ends in one line, also in pyproject.toml."""
+    """A file that is a directory, is not text or has no table ends in one line, also pyproject.toml."""
     file = project / "amends.toml"
     file.mkdir()
     assert refusal() == f"{file}: cannot be read (Is a directory); make it a file that you may read"
@@ -353,7 +353,7 @@ def test_a_wrong_project_directory_is_refused(project: Path, monkeypatch: pytest
     ],
 )
 def test_a_store_url_is_made_absolute(project: Path, monkeypatch: pytest.MonkeyPatch, url: str, resolved: str) -> None:
-    """Each supported form comes out independent of the current directory and for the driver that is used."""
+    """Each supported form becomes independent of the current directory, with the right driver."""
     monkeypatch.setenv("AMENDS_STORE_URL", url)
     assert load_settings().store_url == resolved.format(dir=project)
 
@@ -385,7 +385,7 @@ def test_a_store_url_is_made_absolute(project: Path, monkeypatch: pytest.MonkeyP
 def test_a_wrong_store_url_is_one_line_without_its_password(
     project: Path, monkeypatch: pytest.MonkeyPatch, url: str, shown: str, reason: str
 ) -> None:
-    """The message shows where the store would be and why it is refused, never a part of the password."""
+    """The message shows the location of the store and the reason for the refusal, never a part of the password."""
     monkeypatch.setenv("AMENDS_STORE_URL", url)
     with pytest.raises(errors.InputError) as raised:
         load_settings()
@@ -411,7 +411,7 @@ def test_a_password_is_never_shown(project: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_list_in_place_of_the_store_url_is_not_shown(project: Path) -> None:
-    """A password is not shown either where the URL has the wrong type or stands under an unknown key."""
+    """A password is not shown either when the URL has the wrong type or stands under an unknown key."""
     write(project, f'store_url = ["postgresql://u:{MARK}@h/db"]')
     assert MARK not in refusal()
     write(project, f'store = "postgresql://u:{MARK}@h/db"')
@@ -431,7 +431,7 @@ def test_a_list_in_place_of_the_store_url_is_not_shown(project: Path) -> None:
     ],
 )
 def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
-    """What is checked and masked here are the parts that are connected to later."""
+    """The parts that are checked and masked here are the parts to which Amends connects later."""
     theirs, ours = make_url(url), _parse_url(url)
     assert ours is not None
     assert (ours.scheme, ours.host, ours.path) == (theirs.drivername, theirs.host, theirs.database)
@@ -481,13 +481,13 @@ def test_exit_codes_are_the_documented_ones() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """The class's docstring, from which the reference is made, names every setting."""
+    """The class's docstring, from which the reference is generated, names every setting."""
     missing = [name for name in Settings.model_fields if f"        {name}: " not in (Settings.__doc__ or "")]
     assert not missing
 
 
 def test_reading_settings_imports_neither_a_database_nor_temporal(project: Path) -> None:
-    """A command can afford to read its settings before it knows whether it needs a store or a server."""
+    """A command can read its settings before it knows whether it needs a store or a server."""
     code = (
         "import json, sys, amends.cli.project.load_modules, amends.cli.exit_codes\n"
         "from amends.cli.project.settings import load_settings\n"

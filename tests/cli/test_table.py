@@ -1,4 +1,4 @@
-"""Text, durations, tables and flowcharts for the screen."""
+"""Test text, durations, tables and flowcharts for the screen."""
 
 import io
 from datetime import UTC, timedelta, timezone
@@ -50,7 +50,7 @@ COLUMNS = (
 
 
 def printed(renderable: RenderableType, width: int) -> list[str]:
-    """Print for a screen without colours, and give the lines."""
+    """Print for a screen without colours, and return the lines."""
     out = io.StringIO()
     Console(file=out, width=width, markup=False, highlight=False, emoji=False, color_system=None).print(renderable)
     return [line.rstrip() for line in out.getvalue().splitlines()]
@@ -61,7 +61,7 @@ def printed(renderable: RenderableType, width: int) -> list[str]:
 
 @given(st.text(max_size=200))
 def test_escaped_text_is_printable_and_one_line(text: str) -> None:
-    """Whatever users write, what is shown of it can neither move the cursor nor begin a new line."""
+    """Shown text of users can neither move the cursor nor begin a new line."""
     shown = escaped(text)
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
@@ -80,14 +80,14 @@ def test_escaped_text_is_printable_and_one_line(text: str) -> None:
     ],
 )
 def test_escapes_are_those_of_python(text: str, shown: str) -> None:
-    """Nothing is left out: a reader can tell what was there."""
+    """No character is lost: a reader can reconstruct the original text."""
     assert escaped(text) == shown
 
 
 @given(st.text(max_size=300), st.integers(2, 100))
 @example("00\u03000", 2)
 def test_clipped_text_fits(text: str, limit: int) -> None:
-    """A shortened text takes no more columns than it may, and says that it was shortened."""
+    """A shortened text keeps within its columns, and shows that it was shortened."""
     shown = clip(text, limit)
     assert cell_len(shown) <= limit
     assert shown == escaped(text) or shown.endswith("…")
@@ -135,7 +135,7 @@ def test_ages_are_rough(past_ms: int, text: str) -> None:
 
 
 def test_moments_carry_their_offset() -> None:
-    """A time says in which zone it is, and one that no calendar has is not an error."""
+    """A time has its zone, and a time that no calendar has is not an error."""
     assert moment(0, UTC) == "1970-01-01 00:00:00+00:00"
     assert moment(0, timezone(timedelta(hours=5, minutes=30))) == "1970-01-01 05:30:00+05:30"
     assert moment(10**18, UTC) == f"{10**18} ms since 1970"
@@ -149,7 +149,7 @@ def test_moments_carry_their_offset() -> None:
     st.integers(24, 200) | st.just(WIDE),
 )
 def test_no_line_of_a_table_is_wider_than_the_screen(rows: list[tuple[str, ...]], width: int) -> None:
-    """Whatever is in it, a table fits its screen, and every line can be printed."""
+    """A table with any content fits its screen, and every line can be printed."""
     lines = printed(table(COLUMNS, rows, width), width)
     assert max(map(cell_len, lines), default=0) <= width
     assert all(line.isprintable() for line in lines)
@@ -157,7 +157,7 @@ def test_no_line_of_a_table_is_wider_than_the_screen(rows: list[tuple[str, ...]]
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=200), st.integers(30, 200))
 def test_what_is_copied_is_never_shortened(run_id: str, width: int) -> None:
-    """An id is folded where there is no room, and all of it is there."""
+    """An id without enough room is folded, and all of it is there."""
     lines = printed(table(COLUMNS, [(run_id, "COMPENSATED", "10", "")], width), width)
     first = "".join(line[: line.find(" ")] if " " in line.strip() else line for line in lines[1:])
     assert run_id in first.replace(" ", "")
@@ -165,7 +165,7 @@ def test_what_is_copied_is_never_shortened(run_id: str, width: int) -> None:
 
 @given(st.lists(st.integers(0, 120), min_size=4, max_size=4), st.integers(1, 300))
 def test_widths_keep_to_the_screen_and_to_what_is_least(natural: list[int], width: int) -> None:
-    """Shares add up to no more than there is, and none is smaller than its column allows."""
+    """Shares add up to no more than the width, and none is smaller than its column allows."""
     shares = widths(COLUMNS, natural, width)
     least = [min(wish, column.least) for wish, column in zip(natural, COLUMNS, strict=True)]
     gaps = 2 * (len(COLUMNS) - 1)
@@ -183,7 +183,7 @@ def test_markup_and_escapes_are_shown_as_they_are() -> None:
 
 
 def test_a_table_gives_way_step_by_step() -> None:
-    """With less room cells are shortened, then columns go below, and at last everything is stacked."""
+    """With less room cells are shortened, then columns move below, and at last everything is stacked."""
     rows = [("order-1", "NEEDS_ATTENTION", "3", "the bank did not answer within 10 s, after three attempts")]
     assert printed(table(COLUMNS, rows, 100), 100) == [
         "run      status           attempts  error",
@@ -200,7 +200,7 @@ def test_a_table_gives_way_step_by_step() -> None:
 
 
 def test_columns_that_are_shown_whole_go_below_together() -> None:
-    """What is compared stands together, beside the row or below it, and nothing of it is left out."""
+    """Columns to compare stand together, next to the row or below it, and none of their text is cut."""
     columns = [Column("id"), Column("expected", WHOLE, below=True), Column("actual", WHOLE, below=True)]
     rows = [("d-1", "three books", "two books and a picture")]
     assert printed(table(columns, rows, 80), 80)[1] == "d-1  three books  two books and a picture"
@@ -213,12 +213,12 @@ def test_columns_that_are_shown_whole_go_below_together() -> None:
 
 
 def test_columns_without_anything_are_left_out() -> None:
-    """A column in which no row has anything takes no room."""
+    """A column that is empty in all rows takes no room."""
     assert printed(table(COLUMNS, [("a", "", "", "")], 80), 80) == ["run", "a"]
 
 
 def test_a_status_keeps_its_colour_when_it_is_shortened() -> None:
-    """The style of a cell survives whatever is done to its text."""
+    """The style of a cell survives any change of its text."""
     out = io.StringIO()
     console = Console(
         file=out, width=24, force_terminal=True, color_system="standard", no_color=False, legacy_windows=False
@@ -228,7 +228,7 @@ def test_a_status_keeps_its_colour_when_it_is_shortened() -> None:
 
 
 def test_fields_leave_out_what_is_not_there() -> None:
-    """A value of nothing has no line, and a long one is folded beside its name."""
+    """An empty value has no line, and a long one is folded next to its name."""
     lines = printed(fields([("saga", "place-order"), ("error", None), ("keys", ""), ("input", "z" * 50)], 40), 40)
     assert lines == ["saga   place-order", f"input  {'z' * 33}", f"       {'z' * 17}"]
 
@@ -242,7 +242,7 @@ def test_json_is_ascii() -> None:
 
 
 def test_policies_read_like_sentences() -> None:
-    """Attempts, delays and the bound of one attempt, each only where there is one."""
+    """Attempts, delays and the timeout of one attempt are shown, each only when it is set."""
     assert policy_text(retry_policy(3, first_ms=200), 10_000) == "3 attempts, 200 ms x2 up to 1 s, timeout 10 s"
     assert policy_text(retry_policy(None)) == "no limit, 10 ms x2 up to 1 s"
     assert policy_text(retry_policy(1), 500) == "1 attempt, timeout 500 ms"
@@ -250,7 +250,7 @@ def test_policies_read_like_sentences() -> None:
 
 
 def plan() -> Plan:
-    """Make a plan with everything that a flowchart can show."""
+    """Return a plan with everything that a flowchart can show."""
     return Plan(
         saga="end",
         input_type="Order",
@@ -267,7 +267,7 @@ def plan() -> Plan:
 
 
 def test_a_shape_fits_on_one_line() -> None:
-    """Order, parallel groups and roles are told apart without colours."""
+    """Order, parallel groups and roles can be distinguished without colours."""
     assert shape_of(plan()) == "end > (a | b | c) > pivot decide > retriable class"
 
 

@@ -1,4 +1,4 @@
-"""What a worker reports about its threads, and `amends doctor` shows."""
+"""Test the report of a worker about its threads, which `amends doctor` shows."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from amends.sagas.runtime.thread_report import keep_report, reports
 
 
 async def test_waiting_calls_are_reported_while_they_wait(tmp_path: Path) -> None:
-    """The report names the step that holds the threads; it is gone with the worker, and an old one says nothing."""
+    """The report names the step that holds the threads; it is gone with the worker, and an old one is not shown."""
     charge, notify = (Function(name, Direction.DO) for name in ("charge", "notify"))
     use = SeatsInUse(2, (Seat(charge, "r-1", 10.0),), {notify: 3}, 9.0, 40.0)
     keeping = asyncio.create_task(keep_report(tmp_path, 7, lambda: use))

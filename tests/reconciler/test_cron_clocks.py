@@ -1,4 +1,4 @@
-"""The times of a cron expression that a clock change leaves out are counted."""
+"""Test that times of a cron expression are counted when a change of the clocks skips them."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -25,7 +25,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asi
 def test_what_clocks_leave_out_is_what_no_real_minute_shows(
     zone: str, year: int, month: int, minute: int, hour: int | None
 ) -> None:
-    """The number of times left out is that of the matching wall times of four weeks which no real minute has."""
+    """The number of skipped times equals the matching wall times of four weeks that no real minute has."""
     first = datetime(year, month, 1, tzinfo=UTC)
     last = first + timedelta(days=28)
     at, shown = first, set[datetime]()
@@ -50,7 +50,7 @@ def test_the_missing_hour_of_berlin_is_found() -> None:
 
 
 def test_a_time_that_clocks_leave_out_counts_as_missed() -> None:
-    """The list adds it to what was missed, the page of the schedule names it, and JSON has the number."""
+    """The list counts it as missed, the page of the schedule names it, and JSON has the number."""
     since, until = (round(datetime(2026, 3, day, tzinfo=UTC).timestamp() * 1000) for day in (28, 30))
     declared = ScheduleDeclared(
         as_of_ms=since,
