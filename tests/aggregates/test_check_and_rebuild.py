@@ -1,4 +1,4 @@
-"""Looking for damage: every kind is found where it is and nowhere else, and the read model can be made again."""
+"""The check finds every kind of damage in its place and nowhere else, and the read model can be rebuilt."""
 
 import json
 import sqlite3
@@ -35,11 +35,11 @@ PLAN = Plan(saga="counting", input_type="Order", stages=(Stage(nodes=(NODE,)),),
 
 
 class Counter(Aggregate):
-    """An aggregate that can be told to do what its events do not allow."""
+    """An aggregate with a command that breaks the rules of its own events."""
 
     @event("Opened")
     def __init__(self, id: str, limit: int) -> None:  # noqa: A002, ARG002 - the word that aggregates use
-        """Begin at nothing."""
+        """Begin with zero."""
         self.limit = limit
         self.total = 0
 
@@ -79,7 +79,7 @@ def store(journal: SqlJournal) -> Engine:
 
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[Engine]:
-    """Yield the engine of a filled store on SQLite, for what does not depend on the database."""
+    """Yield the engine of a filled store on SQLite, for tests that do not depend on the database."""
     for journal in filled(sqlite_url):
         yield journal.engine
 
@@ -88,7 +88,7 @@ CODEC = EventCodec([Counter])
 
 
 def start(tx: Tx, run_id: str, *, closed: bool) -> None:
-    """Accept a run, and take it to its end."""
+    """Accept a run, and drive it to its end."""
     common = {"as_of_ms": 5, "recorded_at_ms": 6, "correlation_id": run_id, "causation_id": None, "actor": "test"}
     stream = stream_of_run(run_id)
     started = SagaStarted(
@@ -124,7 +124,7 @@ def start(tx: Tx, run_id: str, *, closed: bool) -> None:
 
 
 def count(tx: Tx, name: str, times: int) -> None:
-    """Create a counter with so many events after its first."""
+    """Create a counter with a number of events after its first."""
     with tx.unit_of_work() as work:
         counter = work.add(Counter(id=name, limit=1000))
         for _ in range(times):
@@ -132,7 +132,7 @@ def count(tx: Tx, name: str, times: int) -> None:
 
 
 def found(engine: Engine, codec: EventCodec = CODEC) -> list[tuple[FindingKind, str, int | None]]:
-    """Check, and give kind, subject and position of each finding, whose messages must be one line with a remedy."""
+    """Check the store, and return kind, subject and position of each finding; each message is a line with a remedy."""
     findings = list(check(engine, codec))
     for finding in findings:
         assert "\n" not in finding.message
@@ -141,7 +141,7 @@ def found(engine: Engine, codec: EventCodec = CODEC) -> list[tuple[FindingKind, 
 
 
 def run(engine: Engine, sql: str, **parameters: object) -> None:
-    """Change the store behind the journal's back."""
+    """Change the store without the journal."""
     with writing(engine) as connection:
         changed = connection.execute(text(sql), parameters)
         assert changed.rowcount > 0
@@ -154,12 +154,12 @@ def forge(engine: Engine, sql: str, **parameters: object) -> None:
 
 
 def test_a_sound_store_has_no_findings(store: Engine) -> None:
-    """What the journal writes is never found wrong."""
+    """A store that only the journal wrote has no findings."""
     assert found(store) == []
 
 
 def test_pages_change_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the size of a page, every stream and row is looked at once."""
+    """The check reads every stream and row once, for every size of a page, and changes nothing."""
     run(store, "UPDATE saga_index SET status = 'RUNNING'")
     run(store, "DELETE FROM stored_events WHERE originator_id = 'Counter/few' AND originator_version = 2")
     expected = [
@@ -178,7 +178,7 @@ def test_pages_change_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_missing_event_is_a_gap(engine: Engine) -> None:
-    """A hole in a stream is found at the first position that is missing, and once."""
+    """A hole in a stream is found once, at the first missing position."""
     run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/few' AND originator_version = 2")
     assert found(engine) == [(FindingKind.GAP, "Counter/few", 2)]
 
@@ -201,7 +201,7 @@ def test_a_position_below_1_is_found(store: Engine) -> None:
 
 
 def test_damaged_state_is_found(store: Engine) -> None:
-    """A row whose payload cannot be read is named, with its position."""
+    """The finding names a row whose payload cannot be read, with its position."""
     forge(
         store,
         "UPDATE stored_events SET state = :raw WHERE originator_id = 'run/order-2' AND originator_version = 2",
@@ -211,7 +211,7 @@ def test_damaged_state_is_found(store: Engine) -> None:
 
 
 def test_an_unknown_topic_is_found_and_not_imported(engine: Engine) -> None:
-    """A topic that no loaded module defines is one finding for the whole stream."""
+    """A topic that no loaded module defines is one finding for the whole stream, and is not imported."""
     assert found(engine, EventCodec()) == [
         (FindingKind.UNKNOWN_TOPIC, "Counter/few", 1),
         (FindingKind.UNKNOWN_TOPIC, "Counter/many", 1),
@@ -219,7 +219,7 @@ def test_an_unknown_topic_is_found_and_not_imported(engine: Engine) -> None:
 
 
 def test_a_newer_event_is_found(engine: Engine) -> None:
-    """An event of a newer version is told from a damaged one."""
+    """The check distinguishes an event of a newer version from a damaged one."""
     with engine.connect() as connection:
         stored = stored_events.c
         here = (stored.originator_id == "Counter/few") & (stored.originator_version == 2)
@@ -232,7 +232,7 @@ def test_a_newer_event_is_found(engine: Engine) -> None:
 
 
 def test_a_fact_that_does_not_follow_is_found(engine: Engine) -> None:
-    """A run that was closed before its step succeeded cannot have been written by the core."""
+    """A run that was closed before its step succeeded, which the core never writes, is found."""
     forge(
         engine,
         "UPDATE stored_events SET topic = 'amends.SagaCompleted', state = (SELECT state FROM stored_events "
@@ -250,7 +250,7 @@ def test_a_run_that_does_not_begin_is_found(engine: Engine) -> None:
 
 
 def test_an_event_that_cannot_be_applied_is_found(engine: Engine) -> None:
-    """An event that the aggregate's own code refuses on replay is named."""
+    """The finding names an event that the aggregate's own code refuses on replay."""
     forge(
         engine,
         "UPDATE stored_events SET state = (SELECT state FROM stored_events "
@@ -261,19 +261,19 @@ def test_an_event_that_cannot_be_applied_is_found(engine: Engine) -> None:
 
 
 def test_a_missing_plan_is_found(engine: Engine) -> None:
-    """Runs whose plan is not in the store are named."""
+    """The finding names runs whose plan is not in the store."""
     run(engine, "DELETE FROM plans")
     assert found(engine) == [(FindingKind.NO_PLAN, f"run/order-{number}", 1) for number in (1, 2, 3)]
 
 
 def test_a_changed_plan_is_found(engine: Engine) -> None:
-    """A plan whose content does not belong to its fingerprint was changed behind the journal's back."""
+    """A plan whose content does not match its fingerprint is found."""
     run(engine, "UPDATE plans SET plan = replace(plan, 'Order', 'Other')")
     assert (FindingKind.CHANGED, f"plan {PLAN.fingerprint}", None) in found(engine)
 
 
 def test_an_unreadable_plan_is_found(engine: Engine) -> None:
-    """A plan that cannot be read is named, and so are the runs that follow it."""
+    """The findings name a plan that cannot be read, and the runs that follow it."""
     run(engine, "UPDATE plans SET plan = 'nonsense'")
     assert found(engine) == [
         (FindingKind.CHANGED, f"plan {PLAN.fingerprint}", None),
@@ -282,7 +282,7 @@ def test_an_unreadable_plan_is_found(engine: Engine) -> None:
 
 
 def test_a_snapshot_of_another_state_is_found(engine: Engine) -> None:
-    """A snapshot that would give another aggregate than its events is found by folding."""
+    """The check folds the events and finds a snapshot that would restore a different aggregate."""
     with engine.connect() as connection:
         raw = connection.execute(select(snapshots.c.state)).scalar_one()
     with writing(engine) as connection:
@@ -293,13 +293,13 @@ def test_a_snapshot_of_another_state_is_found(engine: Engine) -> None:
 
 
 def test_a_snapshot_ahead_of_its_stream_is_found(engine: Engine) -> None:
-    """After the end of a stream was lost, its snapshot must not be believed."""
+    """A snapshot beyond the end of its stream, whose last events were lost, is found."""
     run(engine, "DELETE FROM stored_events WHERE originator_id = 'Counter/many' AND originator_version > 100")
     assert found(engine) == [(FindingKind.SNAPSHOT, "Counter/many", 251)]
 
 
 def test_a_snapshot_without_stream_is_found(store: Engine) -> None:
-    """A snapshot of an aggregate that has no events must not be believed either."""
+    """A snapshot of an aggregate without events is found."""
     run(store, "DELETE FROM stored_events WHERE originator_id = 'Counter/many'")
     assert found(store) == [(FindingKind.SNAPSHOT, "Counter/many", None)]
 
@@ -320,7 +320,7 @@ STALE = [
 
 
 def test_a_stale_row_is_found_and_made_again(store: Engine) -> None:
-    """Every column of the read model is compared, and rebuilding makes it what the journal says."""
+    """The check compares every column of the read model, and rebuilding restores the journal's values."""
     columns = {column.name for column in saga_index.columns} - {"run_id"}
     assert columns == {change.partition(" ")[0] for change, _ in STALE}
     for change, said in STALE:
@@ -333,7 +333,7 @@ def test_a_stale_row_is_found_and_made_again(store: Engine) -> None:
 
 
 def test_missing_and_wrong_rows_are_made_again(store: Engine) -> None:
-    """A run without row, or with other business keys than its own, is found and mended."""
+    """A run without a row, or with wrong business keys, is found, and rebuilding fixes it."""
     for damage in (
         "DELETE FROM saga_index WHERE run_id = 'order-1'",
         "DELETE FROM run_keys WHERE run_id = 'order-1'",
@@ -348,7 +348,7 @@ def test_missing_and_wrong_rows_are_made_again(store: Engine) -> None:
 
 
 def test_rows_of_runs_without_facts_are_removed(store: Engine) -> None:
-    """What the read model has of a run that is not in the journal is found, and removed by rebuilding."""
+    """Rows of a run that is not in the journal are found, and rebuilding removes them."""
     run(store, "DELETE FROM stored_events WHERE originator_id = 'run/order-1'")
     assert found(store) == [(FindingKind.READ_MODEL, "run/order-1", None)] * 2
     assert rebuild_index(store, CODEC).removed == 1
@@ -370,7 +370,7 @@ def test_rebuilding_gives_what_was_there(store: Engine) -> None:
 
 
 def test_rebuilding_leaves_out_what_it_cannot_fold(engine: Engine) -> None:
-    """One damaged run does not keep the others from being rebuilt, and keeps its row."""
+    """One damaged run does not stop the others from being rebuilt, and keeps its row."""
     run(engine, "UPDATE saga_index SET status = 'RUNNING'")
     run(engine, "DELETE FROM stored_events WHERE originator_id = 'run/order-1' AND originator_version = 2")
     rebuilt = rebuild_index(engine, CODEC)
@@ -409,7 +409,7 @@ def test_a_store_in_use_is_not_found_wrong(journal: SqlJournal) -> None:
 
 
 def test_facts_and_rows_are_read_at_one_moment(journal: SqlJournal) -> None:
-    """A run that ends after its facts were read, and before its row is, is not found wrong."""
+    """A run that ends after the check read its facts, and before it reads the row, gives no finding."""
     ended: list[str] = []
 
     @event_of(journal.engine, "before_cursor_execute")
@@ -423,7 +423,7 @@ def test_facts_and_rows_are_read_at_one_moment(journal: SqlJournal) -> None:
 
 
 def close(tx: Tx, run_id: str) -> None:
-    """Take an accepted run to its end."""
+    """Drive an accepted run to its end."""
     record = tx.record(run_id)
     assert isinstance(record, RunRecord)
     common = {"as_of_ms": 7, "recorded_at_ms": 8, "correlation_id": run_id, "causation_id": None, "actor": "test"}
@@ -457,7 +457,7 @@ def test_a_damaged_file_is_found(tmp_path: Path) -> None:
 
 
 def test_a_store_without_schema_says_so(store_url: str) -> None:
-    """A check of what is no store yet ends in the line that says what to run."""
+    """A check of a file that is not a store yet ends in a line that names the command to run."""
     engine = create_store_engine(store_url)
     with pytest.raises(JournalError, match="run `amends db upgrade`") as caught:
         list(check(engine, CODEC))

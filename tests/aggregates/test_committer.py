@@ -33,18 +33,18 @@ CHILDREN = Table(
 
 
 class PowerCutError(BaseException):
-    """What a test raises where the process is to die."""
+    """A test raises this where the process must die."""
 
 
 class Commits:
-    """Counts commits, and raises what a test wants around one of them."""
+    """Counts commits, and raises the test's error around one of them."""
 
     def __init__(self) -> None:
         self.count = 0
         self.plan: dict[tuple[str, int], BaseException] = {}
 
     def __call__(self, when: Literal["before", "after"], number: int) -> None:
-        """Count, and raise what is planned for this moment."""
+        """Count the commit, and raise the error that is planned for this moment."""
         if when == "before":
             self.count += 1
         if (when, number) in self.plan:
@@ -63,7 +63,7 @@ def commits() -> Commits:
 
 @pytest.fixture
 async def journal(store_url: str, commits: Commits) -> AsyncIterator[SqlJournal]:
-    """Yield a journal on an empty store that also has tables of the user's."""
+    """Yield a journal on an empty store that also has the user's tables."""
     journal = open_prepared(store_url, on_commit=commits)
     OWN.create_all(journal.engine)
     yield journal
@@ -71,7 +71,7 @@ async def journal(store_url: str, commits: Commits) -> AsyncIterator[SqlJournal]
 
 
 async def add_counter(journal: SqlJournal, name: str = "c") -> None:
-    """Return the store a counter."""
+    """Add a counter to the store."""
     await journal.commit(step(lambda uow: uow.add(Counter(id=name))))
 
 
@@ -83,7 +83,7 @@ async def count_of(journal: SqlJournal, name: str = "c") -> int:
 
 
 class Gate:
-    """A unit that holds the committer until everything that a test wants in one batch is waiting."""
+    """A unit that blocks the committer until all units that a test wants in one batch are waiting."""
 
     def __init__(self, journal: SqlJournal) -> None:
         self._entered = threading.Event()
@@ -104,7 +104,7 @@ class Gate:
 
 
 async def together(journal: SqlJournal, units: list[Callable[[Tx], Any]], runs: tuple[str, ...] = ()) -> list[Any]:
-    """Have units committed in one batch; give their answers and errors."""
+    """Commit units in one batch; return their answers and errors."""
     async with Gate(journal):
         tasks = [asyncio.ensure_future(journal.commit(unit, runs=runs)) for unit in units]
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -131,7 +131,7 @@ async def test_a_hundred_writers_of_one_aggregate_need_one_commit(journal: SqlJo
 
 
 async def test_a_failing_unit_loses_only_itself(journal: SqlJournal) -> None:
-    """The neighbours of a unit that raises are committed; nothing of its facts, events and own rows is."""
+    """When a unit raises, its neighbours are committed, without any of its facts, events and own rows."""
     await add_counter(journal)
 
     def good(number: int) -> Callable[[Tx], None]:
@@ -181,7 +181,7 @@ async def test_later_units_of_a_batch_see_earlier_ones(journal: SqlJournal) -> N
 
 
 async def test_a_commit_that_failed_is_repeated(journal: SqlJournal, commits: Commits) -> None:
-    """Nothing was written, so the units are run again and take effect once."""
+    """After a failed commit, which wrote nothing, the units run again and take effect once."""
     await add_counter(journal)
     runs = 0
 
@@ -197,7 +197,7 @@ async def test_a_commit_that_failed_is_repeated(journal: SqlJournal, commits: Co
 
 
 async def test_a_commit_of_which_the_reply_was_lost_has_one_effect(journal: SqlJournal, commits: Commits) -> None:
-    """The committed events are found, so the units are not run again and their answers are given."""
+    """After a commit whose reply was lost, the units do not run again, and callers get their answers."""
     await add_counter(journal)
     runs = 0
 
@@ -240,7 +240,7 @@ async def test_a_crash_around_the_commit_is_all_or_nothing(
 
 
 async def test_whatever_a_unit_raises_is_its_callers(journal: SqlJournal) -> None:
-    """Neither a simulated crash nor `StopIteration` in a unit hurts the thread or the neighbours."""
+    """Neither a simulated crash nor `StopIteration` in a unit harms the thread or the neighbours."""
 
     def raising(error: BaseException) -> Callable[[Tx], None]:
         def unit(tx: Tx) -> None:
@@ -273,7 +273,7 @@ async def test_answers_come_with_one_call_per_batch(journal: SqlJournal, monkeyp
 
 
 async def test_a_batch_is_bounded(journal: SqlJournal, commits: Commits) -> None:
-    """However many units wait, a transaction takes no more than the bound."""
+    """A transaction contains no more units than the bound, for any number that wait."""
     before = commits.count
     answers = await together(journal, [accept(f"r{number}") for number in range(2 * BATCH_UNITS + 1)])
     assert not [answer for answer in answers if isinstance(answer, BaseException)]
@@ -293,7 +293,7 @@ async def test_close_commits_what_is_waiting(store_url: str) -> None:
 
 
 async def test_a_unit_that_waits_for_another_is_refused(journal: SqlJournal) -> None:
-    """The committer cannot wait for itself, so it says so instead of hanging."""
+    """A unit that waits for another one raises an error: the committer cannot wait for itself."""
     with pytest.raises(JournalError, match="may not wait for another"):
         await journal.commit(lambda tx: journal.commit_blocking(accept("inner")))  # noqa: ARG005 - a unit
 
@@ -307,7 +307,7 @@ async def test_a_blocking_caller_gets_answers_and_errors(journal: SqlJournal) ->
 
 
 async def test_a_stream_that_cannot_be_read_concerns_its_own_unit_only(journal: SqlJournal) -> None:
-    """A damaged run does not keep the batch from being committed, although it was to be read with it."""
+    """A damaged run does not stop the commit of its batch, although one unit reads it."""
     await journal.commit(accept("damaged"))
     with journal.engine.begin() as connection:
         connection.execute(text("UPDATE stored_events SET topic = 'os:system'"))
@@ -322,7 +322,7 @@ async def test_a_stream_that_cannot_be_read_concerns_its_own_unit_only(journal: 
 
 
 async def test_a_connection_lost_in_a_step_uses_up_no_attempt(postgres_url: str) -> None:
-    """The step is not told: its whole batch is run again on a new connection, and takes effect once."""
+    """After a lost connection the whole batch runs again on a new one, uses up no attempt, and takes effect once."""
     journal = open_prepared(postgres_url)
     await add_counter(journal)
     runs = 0
@@ -347,7 +347,7 @@ async def test_a_connection_lost_in_a_step_uses_up_no_attempt(postgres_url: str)
 
 
 async def test_a_writer_without_the_lock_is_noticed(postgres_url: str) -> None:
-    """Somebody who writes to the stream in the middle of a batch makes the batch run again on the new head."""
+    """After a write to its stream by another program in the middle, the batch runs again on the new head."""
     journal = open_prepared(postgres_url)
     await journal.commit(accept("r"))
     positions: list[int] = []
@@ -377,7 +377,7 @@ async def test_a_writer_without_the_lock_is_noticed(postgres_url: str) -> None:
 
 
 async def test_a_store_that_is_gone_is_said_to_be(postgres_server: str, postgres_url: str) -> None:
-    """Waiting units end in one line that says that nothing was written; the thread lives on."""
+    """When the store is gone, waiting units end in one line that nothing was written; the thread lives on."""
     journal = open_prepared(postgres_url)
     name = journal.engine.url.database
     with psycopg.connect(postgres_server, autocommit=True) as connection:
@@ -391,7 +391,7 @@ async def test_a_store_that_is_gone_is_said_to_be(postgres_server: str, postgres
 
 
 async def test_two_processes_lose_nothing(store_url: str) -> None:
-    """Streams stay gapless under two processes and this one; a reader of the log never finds a gap filled later."""
+    """Streams have no gaps under two processes and this one; a reader of the log never finds a gap filled later."""
     journal = open_prepared(store_url)
     await add_counter(journal, "shared")
     script = Path(journal_parts.__file__)
@@ -409,7 +409,7 @@ async def test_two_processes_lose_nothing(store_url: str) -> None:
     ended = asyncio.gather(write(), *(writer.communicate() for writer in writers))
     done = False
     while not done:
-        # Asked before reading: what is read after everybody has ended is everything.
+        # The check comes before the reading: a reading after all writers have ended is complete.
         done = ended.done()
         page = await journal.notifications(seen[-1][0] if seen else 0, 10_000)
         seen.extend((each.id, str(each.originator_id), each.originator_version) for each in page)
@@ -427,7 +427,7 @@ async def test_two_processes_lose_nothing(store_url: str) -> None:
 
 
 async def test_accepting_the_same_run_from_two_processes_happens_once(store_url: str) -> None:
-    """Of two journals that begin the same run at once, one does and the other is told where the stream stands."""
+    """Of two journals that begin the same run at once, one does and the other gets the stream's position."""
     one, two = open_prepared(store_url), open_prepared(store_url)
     try:
         for number in range(10):

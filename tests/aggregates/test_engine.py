@@ -1,4 +1,4 @@
-"""Engines of the store: who may write when, what a file's owner alone may do, and what errors say."""
+"""Engines of the store: the one writer, the owner's rights on a file, and the messages of errors."""
 
 import os
 import sqlite3
@@ -60,7 +60,7 @@ def noted(engine: Engine) -> list[int]:
 
 
 def message(url: str) -> str:
-    """Connect, and give the one line that is said when it cannot be done."""
+    """Connect, and return the one line of the error."""
     with (
         pytest.raises((AmendsError, exc.SQLAlchemyError)) as caught,
         create_store_engine(url).connect(),
@@ -75,7 +75,7 @@ def message(url: str) -> str:
 
 
 def test_writing_commits_on_exit_and_only_then(engine: Engine) -> None:
-    """Nobody sees a row before the transaction ends, and everybody does after."""
+    """Other connections see a row only after the transaction has ended."""
     with writing(engine) as connection:
         note(connection, 1)
         assert noted(engine) == []
@@ -83,7 +83,7 @@ def test_writing_commits_on_exit_and_only_then(engine: Engine) -> None:
 
 
 def test_an_exception_undoes_everything_that_was_written(engine: Engine) -> None:
-    """A transaction that ends by an exception leaves nothing, not even what a savepoint kept."""
+    """A transaction that ends by an exception leaves nothing, not even the rows that a savepoint kept."""
 
     def fail_after_writing() -> None:
         with writing(engine) as connection:
@@ -98,7 +98,7 @@ def test_an_exception_undoes_everything_that_was_written(engine: Engine) -> None
 
 
 def test_a_savepoint_undoes_only_its_own(engine: Engine) -> None:
-    """Rolling back a savepoint keeps what was written before and after it, data definition included."""
+    """Rolling back a savepoint keeps earlier and later writes, data definition included."""
     with writing(engine) as connection:
         note(connection, 1)
         savepoint = connection.begin_nested()
@@ -135,7 +135,7 @@ def test_a_reader_is_not_kept_out(engine: Engine, store_url: str) -> None:
 
 
 def test_what_a_writer_reads_is_still_true_when_it_commits(engine: Engine) -> None:
-    """Read, then add one, by many threads at once: no update is lost, and none fails."""
+    """Many threads that read and then add one lose no update, and none fails."""
     with writing(engine) as connection:
         note(connection, 0)
 
@@ -154,7 +154,7 @@ def test_what_a_writer_reads_is_still_true_when_it_commits(engine: Engine) -> No
 
 
 def test_a_connection_can_be_used_again_after_writing(engine: Engine) -> None:
-    """On a connection that is kept, writing and reading alternate, and a failed beginning does no harm."""
+    """On one connection writing and reading alternate, and a failed beginning does no harm."""
     with engine.connect() as connection:
         for number in (1, 2):
             with writing(connection):
@@ -178,7 +178,7 @@ def test_writing_inside_a_transaction_is_refused(engine: Engine) -> None:
 
 
 def test_the_view_for_writers_begins_as_writing_does(engine: Engine, store_url: str) -> None:
-    """Every transaction of `writing_engine` takes the lock, whoever begins it."""
+    """Every transaction of `writing_engine` takes the lock, for every caller."""
     impatient = impatient_engine(store_url)
     with writing(engine), pytest.raises(exc.OperationalError), writing_engine(impatient).begin():
         pytest.fail("two writers at once")
@@ -213,7 +213,7 @@ def test_order_of_ids_is_order_of_commits(engine: Engine) -> None:
 
 
 def noted_words(engine: Engine) -> int:
-    """Count what was logged."""
+    """Count the logged words."""
     with engine.connect() as connection:
         return int(connection.execute(text("SELECT count(*) FROM logged")).scalar_one())
 
@@ -235,7 +235,7 @@ def test_an_sqlite_store_is_set_up_for_durability(sqlite_url: str) -> None:
 
 
 def test_an_sqlite_store_belongs_to_its_owner_alone(tmp_path: Path) -> None:
-    """The file and its companions are created with mode 0600, however generous the umask."""
+    """The file and its companions have the mode 0600, under any umask."""
     before = os.umask(0)
     try:
         engine = create_store_engine(f"sqlite:///{tmp_path}/events.db")
@@ -263,7 +263,7 @@ def test_a_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["a#b.db", "a%20b.db", "ä b.db", "a&b=c.db"])
 def test_any_file_name_can_be_read_only(tmp_path: Path, name: str) -> None:
-    """A path that looks like part of a URL names the same file whether it is opened for writing or for reading."""
+    """A path that looks like part of a URL names the same file for writing and for reading."""
     url = f"sqlite:///{tmp_path / name}"
     engine = create_store_engine(url)
     with writing(engine) as connection:
@@ -273,7 +273,7 @@ def test_any_file_name_can_be_read_only(tmp_path: Path, name: str) -> None:
 
 
 def test_a_store_in_memory_lasts_as_long_as_its_engine() -> None:
-    """All connections of `sqlite://`, one after the other and from any thread, see the same data; engines do not."""
+    """All connections of one `sqlite://` engine, also of other threads, see the same data; other engines do not."""
     engine = create_store_engine("sqlite://")
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
@@ -342,7 +342,7 @@ def test_processes_that_create_a_store_at_once_all_succeed(tmp_path: Path) -> No
 
 
 def test_a_read_only_engine_reads_and_cannot_write(engine: Engine, store_url: str) -> None:
-    """The database itself refuses the write, and the message says why."""
+    """The database itself refuses the write, and the message names the reason."""
     with writing(engine) as connection:
         note(connection, 1)
     readonly = create_store_engine(store_url, readonly=True)
@@ -357,13 +357,13 @@ def test_a_read_only_engine_reads_and_cannot_write(engine: Engine, store_url: st
 
 
 def test_a_read_only_engine_creates_no_file(tmp_path: Path) -> None:
-    """A store that is not there is reported, not made."""
+    """A missing store is reported, and no file is created."""
     with pytest.raises(InputError, match="does not exist"):
         create_store_engine(f"sqlite:///{tmp_path}/events.db", readonly=True)
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- what is said
+# ---- messages
 
 
 FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
@@ -407,14 +407,14 @@ def test_a_wrong_url_is_an_input_error(url: str, said: str) -> None:
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without psycopg a PostgreSQL URL says what to install."""
+    """Without psycopg, the error for a PostgreSQL URL names the package to install."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"pip install 'amends\[postgresql\]'"):
         create_store_engine("postgresql://h/db")
 
 
 def test_a_server_that_is_not_there_is_unreachable() -> None:
-    """The message names the store without its password, the cause, and what to check."""
+    """The message names the store without its password, the cause, and the places to check."""
     said = message("postgresql://u:secret@127.0.0.1:1/db?sslpassword=secret")
     assert said.startswith("store 'postgresql://u:***@127.0.0.1:1/db': connection failed")
     assert said.endswith("check that it runs and that the URL is right")
@@ -437,7 +437,7 @@ def test_a_file_that_is_no_database_is_a_journal_error(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_unreachable_and_writes_nothing(sqlite_url: str) -> None:
-    """When there is no room the message says so, and the transaction leaves nothing."""
+    """On a full disk the message names the reason, and the transaction leaves nothing."""
     engine = create_store_engine(sqlite_url)
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
@@ -451,7 +451,7 @@ def test_a_full_disk_is_unreachable_and_writes_nothing(sqlite_url: str) -> None:
 
 
 def test_missing_tables_tell_ours_from_theirs(engine: Engine) -> None:
-    """A table of the store's is made by an upgrade, a user's own by the user."""
+    """The message for a missing table names the upgrade for the store's own; a user creates a table of the user's."""
     with pytest.raises(JournalError, match="run `amends db upgrade`"), store_errors(), engine.connect() as connection:
         connection.execute(text("SELECT * FROM stored_events"))
     with pytest.raises(InputError, match="no table 'invoices'"), store_errors(), engine.connect() as connection:
@@ -459,7 +459,7 @@ def test_missing_tables_tell_ours_from_theirs(engine: Engine) -> None:
 
 
 def test_user_data_is_not_in_the_message(engine: Engine) -> None:
-    """Neither the statement nor its parameters are repeated."""
+    """Neither the statement nor its parameters are in the message."""
     with pytest.raises(AmendsError) as caught, store_errors(), engine.connect() as connection:
         connection.execute(text("INSERT INTO noted (id, nothing) VALUES (:id, 1)"), {"id": "4012 8888 8888 1881"})
     assert "4012" not in str(caught.value)
@@ -467,7 +467,7 @@ def test_user_data_is_not_in_the_message(engine: Engine) -> None:
 
 
 def test_a_lost_connection_is_replaced(postgres_url: str) -> None:
-    """A transaction whose session the server ends is unreachable; after it, or after an idle loss, the next works."""
+    """When the server ends a session, its transaction reports the store as unreachable; the next one works."""
     engine = create_store_engine(postgres_url)
     other = create_store_engine(postgres_url)
 
@@ -492,7 +492,7 @@ def test_a_lost_connection_is_replaced(postgres_url: str) -> None:
 
 
 def test_a_postgresql_store_is_set_up_for_durability(postgres_url: str) -> None:
-    """A server or user whose default is to acknowledge before writing is overruled, and no session waits for ever."""
+    """A default of the server or user to acknowledge before writing has no effect, and no session waits for ever."""
     lax = create_store_engine(postgres_url)
     with lax.begin() as connection:
         connection.execute(text("ALTER ROLE CURRENT_USER SET synchronous_commit = off"))
@@ -583,12 +583,12 @@ def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_store_has_no_secrets() -> None:
-    """Password and parameters are left out of a store's name; the rest is as the user wrote it."""
+    """A store's name leaves out password and parameters; the rest is as the user wrote it."""
     assert safe_url("postgresql://u:secret@h:5/db?sslpassword=secret") == "postgresql://u:***@h:5/db"
     assert safe_url(create_store_engine("sqlite://")) == "sqlite://"
 
 
 def test_an_error_of_the_domain_stays_as_it_is() -> None:
-    """What already says what to do is not wrapped."""
+    """An error that already names its remedy is not wrapped."""
     error = InputError("said already")
     assert as_amends_error(error) is error

@@ -1,4 +1,4 @@
-"""Exceptions as data: whatever a user's code raises can be described, and a refusal stays a refusal."""
+"""Exceptions as data: every exception of user code can be described, and a refusal stays a refusal."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from amends.sagas.engine.outcome import Failed, Refused
 
 
 class UnshownError(Exception):
-    """Has a message that needs an attribute which was never set."""
+    """An error whose message needs an attribute that was never set."""
 
     def __str__(self) -> str:
         return str(self.detail)  # type: ignore[attr-defined]  # that is the fault
 
 
 class NumberedError(Exception):
-    """Has a message that is no text."""
+    """An error whose message is no text."""
 
     def __str__(self) -> str:
         return 4031  # type: ignore[return-value]  # noqa: PLE0307 - that is the fault
 
 
 class DisguisedError(Exception):
-    """Hides all that is read of an exception."""
+    """An error that hides all readable attributes of an exception."""
 
     def __getattribute__(self, name: str) -> NoReturn:
         raise SystemExit(name)
@@ -58,7 +58,7 @@ class MovedRejected(Rejected):
 
 
 def caught(function: Callable[[], Any]) -> BaseException:
-    """Return what a function raises."""
+    """Return the exception of a function."""
     try:
         function()
     except BaseException as error:  # noqa: BLE001 - that is what is asked
@@ -93,7 +93,7 @@ DESCRIBED: list[tuple[BaseException, str, str]] = [
 
 @pytest.mark.parametrize("number", range(len(DESCRIBED)), ids=[error_type for _, error_type, _ in DESCRIBED])
 def test_any_exception_is_described(number: int) -> None:
-    """Class and message of an exception are known, however it behaves."""
+    """The report has class and message of every exception, however it behaves."""
     error, error_type, message = DESCRIBED[number]
     outcome = outcome_of_error(thrown(error))
     assert isinstance(outcome, Failed)
@@ -126,7 +126,7 @@ def test_causes_are_named_with_their_places() -> None:
 
 
 def test_a_circle_of_causes_ends() -> None:
-    """A chain that leads back to itself is told once."""
+    """A chain that leads back to itself is reported once."""
     one, two = ValueError("1"), KeyError("2")
     one.__cause__, two.__cause__ = two, one
     assert [link.relation for link in describe(one).chain] == ["raised", "caused by"]
@@ -205,7 +205,7 @@ def test_a_task_group_passes_a_refusal_on() -> None:
     ids=["refusal and error", "only cancelled", "only an error"],
 )
 def test_a_group_with_a_real_error_is_a_failed_attempt(members: list[BaseException]) -> None:
-    """A group is no refusal when nobody knows what one of its members left behind; it names its members."""
+    """A group is no refusal when one of its members may have left an effect behind; the report names the members."""
     outcome = outcome_of_error(thrown(BaseExceptionGroup("g", members)))
     assert isinstance(outcome, Failed)
     assert outcome.error_type in {"ExceptionGroup", "BaseExceptionGroup"}

@@ -1,4 +1,4 @@
-"""Events are stored under names of our own, come back equal, and nothing unknown, newer or damaged is taken."""
+"""Events are stored under fixed names, come back equal, and the codec refuses unknown, newer and damaged ones."""
 
 import json
 import sys
@@ -65,7 +65,7 @@ class StockItem(Aggregate):
 
     @event("Reserved")
     def reserve(self, quantity: int, order: str, note: str = "none") -> None:
-        """Take from the shelf."""
+        """Reserve a quantity."""
         self.on_hand -= quantity
         self.reserved[order] = quantity
         self.note = note
@@ -78,12 +78,12 @@ class StockItem(Aggregate):
 
     @event("Described")
     def describe(self, address: Address, lots: list[Lot], tags: set[str], extra: JsonValue) -> None:
-        """Return anything."""
+        """Return any value."""
         self.address, self.lots, self.tags, self.extra = address, lots, tags, extra
 
     @event("Noted")
     def note_anything(self, anything) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - the case in question
-        """Return something undeclared."""
+        """Return a value of no declared type."""
         self.anything = anything
 
 
@@ -93,7 +93,7 @@ class Account(Aggregate):
     CATEGORY = "LedgerAccount"
 
     class Deposited(Aggregate.Event):
-        """In version 1 `cents`, in version 2 `amount`, in version 3 with a currency."""
+        """The event with `cents` in version 1, `amount` in version 2, and a currency in version 3."""
 
         class_version = 3
         amount: Decimal
@@ -101,12 +101,12 @@ class Account(Aggregate):
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Cents become an amount."""
+            """Convert cents to an amount."""
             state["amount"] = str(Decimal(state.pop("cents")) / 100)
 
         @staticmethod
         def upcast_v2_v3(state: dict[str, Any]) -> None:
-            """There was one currency."""
+            """Add the only currency of that time."""
             state["currency"] = "EUR"
 
     @event("Opened")
@@ -144,7 +144,7 @@ def codec() -> EventCodec:
 
 
 def succeeded(result: JsonValue = None) -> StepSucceeded:
-    """Build a fact."""
+    """Create a fact."""
     return StepSucceeded(
         originator_id="run/r-1",
         originator_version=3,
@@ -230,7 +230,7 @@ def test_facts_come_back(value: JsonValue) -> None:
 
 
 def test_the_stored_form_is_fixed(codec: EventCodec) -> None:
-    """Rows written today are read by tomorrow's program: topic and payload are exactly these."""
+    """Topic and payload have exactly this form, so that tomorrow's program reads today's rows."""
     item = StockItem(id="sku-1", on_hand=5)
     item.trigger_event(StockItem.Reserved, quantity=2, order="o-1", note="é", timestamp=AT)  # type: ignore[attr-defined]
     assert codec.to_stored(item.collect_events()[1]) == StoredEvent(
@@ -257,7 +257,7 @@ def test_it_is_an_eventsourcing_mapper(codec: EventCodec) -> None:
 
 
 def test_an_unknown_topic_imports_nothing(codec: EventCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted row that names an importable module is refused, and the module is not run."""
+    """The codec refuses a planted row that names an importable module, and does not run the module."""
     (tmp_path / "planted_module.py").write_text("class Evil:\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     for topic in ("planted_module:Evil", "planted_module.Evil", "amends.Evil", "StockItem.Evil", "os:system"):
@@ -271,7 +271,7 @@ def test_an_unknown_topic_imports_nothing(codec: EventCodec, tmp_path: Path, mon
 
 
 def test_a_class_that_is_not_registered_is_refused() -> None:
-    """What could not be read again is not written; registering the class late is enough."""
+    """The codec refuses to write an event that it could not read; registering the class later is enough."""
     codec = EventCodec()
     created = StockItem(id="s", on_hand=1).collect_events()[0]
     with pytest.raises(DefinitionError, match=r"StockItem.Registered is not on the allow-list; register"):
@@ -313,7 +313,7 @@ def test_a_class_that_is_not_registered_is_refused() -> None:
     ],
 )
 def test_a_damaged_row_is_named(codec: EventCodec, row: tuple[str, int, str, bytes], why: str) -> None:
-    """A row that cannot be read is named by stream and position, with what is wrong and what to do."""
+    """The error for an unreadable row names stream and position, the fault and the remedy."""
     with pytest.raises(JournalError) as refusal:
         codec.to_domain(StoredEvent(*row))
     message = str(refusal.value)
@@ -370,7 +370,7 @@ def test_old_versions_are_brought_up_to_date(codec: EventCodec) -> None:
     ],
 )
 def test_a_newer_version_is_refused(codec: EventCodec, row: StoredEvent, known: int) -> None:
-    """An event that a newer program wrote is not guessed at."""
+    """The codec refuses an event that a newer program wrote."""
     with pytest.raises(NewerFactError) as refusal:
         codec.to_domain(row)
     assert str(refusal.value) == (
@@ -380,10 +380,10 @@ def test_a_newer_version_is_refused(codec: EventCodec, row: StoredEvent, known: 
 
 
 class Gap(Aggregate):
-    """Lacks the upcaster from 2 to 3."""
+    """An aggregate without the upcaster from 2 to 3."""
 
     class Happened(Aggregate.Event):
-        """Changed twice, explained once."""
+        """An event that changed twice and has one upcaster."""
 
         class_version = 3
         what: str
@@ -394,10 +394,10 @@ class Gap(Aggregate):
 
 
 class Returning(Aggregate):
-    """Has an upcaster that returns instead of changing."""
+    """An aggregate with an upcaster that returns a value instead of changing its argument."""
 
     class Happened(Aggregate.Event):
-        """Changed once."""
+        """An event that changed once."""
 
         class_version = 2
         what: str
@@ -409,7 +409,7 @@ class Returning(Aggregate):
 
 
 def test_upcasters_are_complete_at_start_up() -> None:
-    """A missing upcaster is found before any row is read, and an upcaster of the wrong form when it is used."""
+    """A missing upcaster is found before any row is read, and an upcaster of the wrong form at its first use."""
     with pytest.raises(DefinitionError) as refusal:
         EventCodec([Gap]).check()
     assert str(refusal.value) == (
@@ -420,11 +420,11 @@ def test_upcasters_are_complete_at_start_up() -> None:
 
 
 class Named(Aggregate):
-    """Makes its id from its arguments."""
+    """An aggregate that creates its id from its arguments."""
 
     @staticmethod
     def create_id(name: object) -> str:
-        """Take the name for the id, whatever it is."""
+        """Return the name as the id, without a check."""
         return name  # type: ignore[return-value]
 
     @event("Made")
@@ -438,11 +438,11 @@ class Named(Aggregate):
 
 
 class Special(StockItem):
-    """Inherits commands and events."""
+    """An aggregate that inherits commands and events."""
 
 
 class Unknown:
-    """Has no schema."""
+    """A class without a schema."""
 
     def __repr__(self) -> str:
         return "Unknown()"
@@ -513,7 +513,7 @@ def test_an_event_that_would_not_come_back_is_refused(call: Callable[[StockItem]
 
 
 def test_definitions_that_cannot_work_are_refused() -> None:
-    """What is wrong with an aggregate's definition is said when it is defined or registered."""
+    """A fault in an aggregate's definition raises when the aggregate is defined or registered."""
 
     class Twin(Aggregate):
         CATEGORY = "StockItem"
@@ -572,7 +572,7 @@ def test_a_subclass_has_streams_and_topics_of_its_own() -> None:
 
 @pytest.mark.parametrize("bad", ["", "x" * 201, "a\x1b", "a\n", " a", "a ", "\ud800", 7, None])
 def test_ids_of_aggregates_are_printable_text(bad: object) -> None:
-    """An id that would repaint a terminal, look like another or fit no column is refused, whoever gives it."""
+    """An id that would repaint a terminal, look like another or fit no column is refused, from every source."""
     with pytest.raises(InputError, match="aggregate id"):
         checked_aggregate_id(bad)
 
@@ -586,7 +586,7 @@ def test_ids_of_aggregates_are_printable_text(bad: object) -> None:
 
 @given(st.lists(commands(), max_size=5))
 def test_a_snapshot_restores_exactly_or_is_not_taken(calls: list[Callable[[StockItem], None]]) -> None:
-    """A restored aggregate equals the live one in every attribute and type, and goes on like it."""
+    """A restored aggregate equals the live one in every attribute and type, and continues like it."""
     item = StockItem(id="sku/1", on_hand=5)
     for call in calls:
         call(item)
@@ -647,7 +647,7 @@ def test_typed_state_gets_a_snapshot() -> None:
     ],
 )
 def test_state_that_would_change_gets_no_snapshot(value: object, reason: str) -> None:
-    """State that JSON would change is not captured, and the reason is at hand."""
+    """State that JSON would change is not captured, and the reason is available."""
     item = StockItem(id="s", on_hand=3)
     item.anything = value
     assert take_snapshot(item) == SnapshotSkipped(f"aggregate StockItem 's': no snapshot: {reason}")
@@ -664,7 +664,7 @@ def test_equal_is_not_enough_for_a_snapshot() -> None:
 
 
 def test_shared_objects_get_no_snapshot() -> None:
-    """Two attributes that hold one list would come apart."""
+    """Two attributes that share one list would refer to two lists afterwards."""
     item = StockItem(id="s", on_hand=3)
     item.anything = item.extra = [1]
     skipped = take_snapshot(item)
@@ -673,7 +673,7 @@ def test_shared_objects_get_no_snapshot() -> None:
 
 
 def test_a_snapshot_of_other_code_is_not_used() -> None:
-    """A corrected aggregate does not go on with the state that the faulty one computed."""
+    """A corrected aggregate does not continue with the state that the faulty one computed."""
 
     def made(step: int) -> type[Aggregate]:
         class Counter(Aggregate):

@@ -1,4 +1,4 @@
-"""A flipped byte anywhere in a stored row is found by the check, and no read returns what it made of an event."""
+"""The check finds a flipped byte anywhere in a stored row, and no read returns a changed event."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ from amends.aggregates.sql.schema import plans, run_keys, saga_index, snapshots,
 
 PLAN = plan_of("reserve", "confirm")
 TABLES = (stored_events, snapshots, plans, saga_index, run_keys)
-# The database gives it, and no checksum can cover it: it is known only when the row is written.
+# The database assigns this id when the row is written, so no checksum can cover it.
 UNCOVERED = stored_events.c.id
 CODEC = EventCodec([Counter])
 
@@ -57,7 +57,7 @@ def journal(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlJour
 
 
 def flipped(connection: Connection, value: object, draw: Callable[[Any], Any]) -> object:
-    """Flip one bit of a value; on PostgreSQL, which refuses a text that is none, to another text."""
+    """Flip one bit of a value; on PostgreSQL, which refuses invalid text, change to another valid text."""
     if isinstance(value, int):
         return value ^ (1 << draw(st.integers(0, 20)))
     raw = bytearray(value.encode() if isinstance(value, str) else bytes(value))  # type: ignore[call-overload]  # bytes
@@ -76,7 +76,7 @@ def flipped(connection: Connection, value: object, draw: Callable[[Any], Any]) -
 
 
 def flip(journal: SqlJournal, table: Table, column: str, draw: Callable[[Any], Any]) -> Callable[[], None]:
-    """Flip one bit in a column of some row, and give what takes it back."""
+    """Flip one bit in a column of some row, and return a function that restores it."""
     with journal.engine.connect() as connection:
         rows = connection.execute(select(table).order_by(*table.primary_key.columns)).mappings().all()
     row = draw(st.sampled_from(range(len(rows))))
@@ -97,7 +97,7 @@ def flip(journal: SqlJournal, table: Table, column: str, draw: Callable[[Any], A
 
 
 def reads(journal: SqlJournal) -> dict[str, object]:
-    """Read everything that can be read, and leave out what says that it cannot."""
+    """Read everything readable, and leave out the reads that raise."""
     found: dict[str, object] = {}
     for run_id in ("order-1", "ä-2", "order-3"):
         try:
@@ -119,7 +119,7 @@ def reads(journal: SqlJournal) -> dict[str, object]:
 
 @pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
 def test_every_flipped_bit_is_found_and_no_changed_event_is_read(journal: SqlJournal, table: Table) -> None:
-    """Whatever bit of a stored column is flipped, `db check` finds it; what is read was written like that."""
+    """After a flip of any bit of a stored column, `db check` finds it, and every value read is as it was written."""
     before = reads(journal)
     assert list(check(journal.engine, CODEC)) == []
 
@@ -133,7 +133,7 @@ def test_every_flipped_bit_is_found_and_no_changed_event_is_read(journal: SqlJou
             assert list(check(other.engine, CODEC)) != []
             for name, read in reads(other).items():
                 assert before[name] == read
-            # Neither is anybody kept from reading the rest.
+            # Other readers can still read the rest.
             other.runs_blocking(RunQuery())
             try:
                 counter = other.load_blocking(Counter, "c")

@@ -1,4 +1,4 @@
-"""The Inbox on both databases: once per key, whoever comes first, whatever crashes, and for as long as was stated."""
+"""The Inbox on both databases: once per key, in any order and after any crash, for as long as was stated."""
 
 import signal
 import subprocess
@@ -30,7 +30,7 @@ PRICE = {"amount": "9.90"}
 
 
 class Service:
-    """A participant: what stands is a row in `effects`; its clock stands still until it is moved."""
+    """A participant: each effect is a row in `effects`; its clock stands still until a test advances it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -46,7 +46,7 @@ class Service:
     def do(
         self, key: str, content: object = PRICE, *, operation: str = "charge", raises: Exception | None = None
     ) -> Answer:
-        """Take effect, then perhaps raise, in one transaction of its own."""
+        """Act, then perhaps raise, in one transaction of its own."""
         with self.engine.begin() as connection:
             return self.inbox.do(
                 connection, key, operation, content, lambda: self._take_effect(connection, key, raises)
@@ -72,39 +72,39 @@ class Service:
             return self.inbox.undo(connection, key, of, take_back)
 
     def settle(self, key: str) -> Answer:
-        """Ask for good."""
+        """Settle the key for good."""
         with self.engine.begin() as connection:
             return self.inbox.settle(connection, key)
 
     def find(self, key: str) -> Answer | None:
-        """Look."""
+        """Find the key's outcome."""
         with self.engine.begin() as connection:
             return self.inbox.find(connection, key)
 
     def purge(self, limit: int = 1000) -> int:
-        """Forget."""
+        """Purge old keys."""
         with self.engine.begin() as connection:
             return self.inbox.purge(connection, limit=limit)
 
     def standing(self) -> list[str]:
-        """Keys of the effects that stand."""
+        """Return the keys of the existing effects."""
         with self.engine.begin() as connection:
             return sorted(connection.scalars(select(self.effects.c.key)))
 
     def remembered(self) -> int:
-        """Number of keys on record."""
+        """Return the number of remembered keys."""
         with self.engine.begin() as connection:
             return connection.scalar(select(func.count()).select_from(self.inbox.table)) or 0
 
 
 def engine_at(url: str) -> Engine:
-    """An engine as a service would make it, patient enough for a slow machine."""
+    """Create an engine as a service would, patient enough for a slow machine."""
     return create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database of each kind for all tests, as making one is slow; not one of the store's."""
+    """Return one database of each kind for all tests, as creating one is slow; it is not one of the store's."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'service.db'}"
     server: str = request.getfixturevalue("postgres_server")
@@ -113,7 +113,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def service(url: str) -> Iterator[Service]:
-    """A participant with empty tables, once on each database."""
+    """Return a participant with empty tables, once on each database."""
     service = Service(engine_at(url))
     yield service
     service.inbox.table.metadata.drop_all(service.engine)
@@ -121,7 +121,7 @@ def service(url: str) -> Iterator[Service]:
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
-    """Start the calls at the same moment, each in a thread of its own, and wait for all answers."""
+    """Start the calls at the same moment, each in a separate thread, and wait for all answers."""
     barrier = threading.Barrier(len(calls))
 
     def call(function: Callable[[], Any]) -> object:
@@ -136,7 +136,7 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def test_the_same_call_again_gets_the_recorded_result(service: Service) -> None:
-    """Done once; every repetition, however its numbers are written, gets the first result and changes nothing."""
+    """Every repetition of a call, in any notation of its numbers, gets the first result and changes nothing."""
     first = service.do("k", {"a": 1, "b": "x"})
     assert first == Answer("done", {"charged": "k"}, operation="charge")
     again = service.do("k", {"b": "x", "a": 1.0})
@@ -157,7 +157,7 @@ def test_the_same_call_again_gets_the_recorded_result(service: Service) -> None:
 def test_another_call_under_a_used_key_is_a_conflict(
     service: Service, operation: str, content: object, difference: str
 ) -> None:
-    """A key belongs to one operation and content; the error shows what differs, also after a refusal and an undo."""
+    """A key belongs to one operation and content; the error shows the difference, also after a refusal and an undo."""
     service.do("done")
     service.do("refused", raises=Rejected("no"))
     service.do("undone")
@@ -169,7 +169,7 @@ def test_another_call_under_a_used_key_is_a_conflict(
 
 
 def test_a_no_stays_a_no(service: Service) -> None:
-    """A refusal undoes what was done so far, is recorded, and is repeated though the answer would be yes now."""
+    """A refusal undoes the earlier writes, is recorded, and is repeated though the answer would be yes now."""
     refusal = service.do("k", raises=Rejected("card\0 declined"))
     assert refusal == Answer("refused", reason="card\N{REPLACEMENT CHARACTER} declined", operation="charge")
     assert service.do("k").outcome == "refused"
@@ -224,7 +224,7 @@ def test_undo_after_do_takes_back_once(service: Service) -> None:
 
 
 def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
-    """A tombstone holds for good, whatever the late call's content, and the undo stays the same answer."""
+    """A tombstone holds for good, whatever the late call's content, and the undo's answer stays the same."""
     assert service.undo("u", "k") == Answer("done", operation="undo")
     for content in (PRICE, {"amount": "1"}):
         assert service.do("k", content) == Answer("cancelled", cancelled_by="u", repeated=True)
@@ -233,7 +233,7 @@ def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
 
 
 def test_a_refused_do_and_a_refused_undo(service: Service) -> None:
-    """Undoing a no succeeds without an effect; an undo that says no leaves the effect, for every later undo to try."""
+    """Undoing a refusal succeeds without an effect; a refused undo leaves the effect, for every later undo to try."""
     service.do("no", raises=Rejected("no"))
     assert service.undo("u1", "no") == Answer("done", operation="undo")
     assert service.do("no").outcome == "refused"
@@ -267,7 +267,7 @@ def test_an_undo_has_a_key_of_its_own(service: Service) -> None:
 
 
 def test_a_settled_no_stays_true(service: Service) -> None:
-    """Asked before it arrived, and told that nothing happened: from then on nothing can happen."""
+    """After a probe settled a key without an effect, no effect can happen under it."""
     assert service.find("k") is None
     assert service.settle("k") == Answer("cancelled")
     assert service.do("k") == Answer("cancelled", repeated=True)
@@ -276,7 +276,7 @@ def test_a_settled_no_stays_true(service: Service) -> None:
 
 
 def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
-    """While the operation runs, looking finds nothing, and settling gives its result instead of a premature no."""
+    """During the operation a find returns nothing, and a settle waits for the result instead of a premature refusal."""
     inside, go_on = threading.Event(), threading.Event()
 
     def slow() -> Answer:
@@ -303,7 +303,7 @@ def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
 
 
 def test_two_calls_at_once_are_one(service: Service) -> None:
-    """Of many simultaneous calls under one key one does it, and the others get its result."""
+    """Of many simultaneous calls under one key one acts, and the others get its result."""
     answers = together(*[lambda: service.do("k")] * 6)
     assert Counter(answer.repeated for answer in answers) == {False: 1, True: 5}
     assert {answer.outcome for answer in answers} == {"done"}
@@ -313,7 +313,7 @@ def test_two_calls_at_once_are_one(service: Service) -> None:
 
 @pytest.mark.parametrize("number", range(4))
 def test_do_undo_and_settle_at_once_agree(service: Service, number: int) -> None:
-    """Whoever comes first, the end is the same: after the undo nothing stands, and every answer fits one order."""
+    """In every order the end is the same: after the undo no effect exists, and every answer fits one order."""
     keys = [f"{number}/{index}" for index in range(5)]
     for key in keys:
         done, undone, settled, undone2 = together(
@@ -333,7 +333,7 @@ def test_do_undo_and_settle_at_once_agree(service: Service, number: int) -> None
 
 
 def test_a_key_is_remembered_for_the_retention_and_forgotten_after_it(service: Service) -> None:
-    """Nothing younger than the retention is forgotten, an undo makes its key young again, and batches are limited."""
+    """Nothing younger than the retention is purged, an undo makes its key young again, and batches are limited."""
     for key in ("a", "b", "c", "undone"):
         service.do(key)
     service.now_s = DAY.total_seconds()
@@ -350,7 +350,7 @@ def test_a_key_is_remembered_for_the_retention_and_forgotten_after_it(service: S
 
 
 def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) -> None:
-    """A key that is forgotten while it is called again is simply new."""
+    """A key that is purged while it is called again is simply new."""
     for number in range(10):
         service.do("old")
         service.now_s += DAY.total_seconds() + 1
@@ -360,7 +360,7 @@ def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) ->
 
 
 def test_a_window_shorter_than_the_retention_is_refused(service: Service) -> None:
-    """What callers rely on cannot be cut short, nor left without a length."""
+    """The retention that callers rely on cannot be shortened, nor left without a length."""
     with service.engine.begin() as connection:
         with pytest.raises(InputError, match="callers may rely on the retention of 1 day"):
             service.inbox.purge(connection, older_than=timedelta(hours=23))
@@ -386,7 +386,7 @@ class Charge(Base):
 
 
 def test_a_session_works_like_a_connection(service: Service) -> None:
-    """What the ORM has pending is part of the operation: flushed with a result, dropped with a refusal."""
+    """Pending changes of the ORM are part of the operation: flushed with a result, dropped with a refusal."""
     inbox, engine = service.inbox, service.engine
     Base.metadata.create_all(engine)
 
@@ -424,7 +424,7 @@ async def test_an_async_engine_uses_run_sync(postgres_url: str) -> None:
 
 
 def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> None:
-    """Without a transaction key and effect would be recorded apart; nothing is left behind."""
+    """An autocommit connection is refused, as key and effect would be recorded apart; nothing is left behind."""
     with (
         service.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         pytest.raises(InputError, match="commits every statement by itself"),
@@ -434,7 +434,7 @@ def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> Non
 
 
 def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) -> None:
-    """Then nobody knows whether it was done: the key stays unusable and says why, instead of being done again."""
+    """An operation that commits may have happened or not: its key stays unusable and the error names the reason."""
 
     def work() -> object:
         service._take_effect(connection, "k", None)
@@ -452,7 +452,7 @@ def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) ->
 
 
 def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url: str) -> None:
-    """A transaction whose snapshot is older than the recorded result is told to begin anew, and then finds it."""
+    """A transaction whose snapshot is older than the recorded result must begin again, and then finds it."""
     strict = Service(create_engine(postgres_url, isolation_level="REPEATABLE READ"))
     with strict.engine.begin() as connection:
         connection.execute(select(strict.effects))
@@ -466,7 +466,7 @@ def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url
 
 
 def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
-    """The Inbox never commits: the caller's rollback takes the record along, refusals and tombstones included."""
+    """The Inbox never commits: the caller's rollback includes the record, refusals and tombstones too."""
     with service.engine.connect() as connection:
         service.inbox.do(connection, "k", "charge", PRICE, lambda: service._take_effect(connection, "k", None))
         service.inbox.undo(connection, "u", "late", lambda _: None)
@@ -485,7 +485,7 @@ def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
     ],
 )
 def test_a_key_that_cannot_be_kept_is_refused(service: Service, key: str, message: str) -> None:
-    """One clear line for each way a key can be wrong; the longest allowed key works on both databases."""
+    """Each kind of wrong key gives one clear line; the longest allowed key works on both databases."""
     for ask in (service.do, service.find, service.settle, lambda key: service.undo(key, "k")):
         with pytest.raises(InputError, match=message):
             ask(key)
@@ -493,13 +493,13 @@ def test_a_key_that_cannot_be_kept_is_refused(service: Service, key: str, messag
 
 
 def test_content_that_is_not_json_is_refused(service: Service) -> None:
-    """What cannot be compared later is not accepted."""
+    """Content that could not be compared later is refused."""
     with pytest.raises(InputError, match="content of charge under key 'k': amount: nan is not JSON"):
         service.do("k", {"amount": float("nan")})
 
 
 def test_another_database_is_refused_by_name(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other dialect is guessed at."""
+    """The Inbox refuses every other dialect by name."""
     with service.engine.begin() as connection:
         monkeypatch.setattr(connection, "dialect", mysql.dialect())
         with pytest.raises(InputError, match="Inbox on mysql: not supported"):
@@ -510,7 +510,7 @@ def test_another_database_is_refused_by_name(service: Service, monkeypatch: pyte
 
 
 class InboxMachine(RuleBasedStateMachine):
-    """Any sequence of calls, undos, probes, waits and purges, against a dictionary."""
+    """Compares any sequence of calls, undos, probes, waits and purges with a dictionary."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(key=keys, content=st.sampled_from([1, 2]), error=errors)
     def do(self, key: str, content: int, error: Exception | None) -> None:
-        """Ask for the operation."""
+        """Call the operation."""
         known = self.model.get(key)
         try:
             answer = self.service.do(key, content, raises=error)
@@ -547,10 +547,10 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(key=undo_keys, of=keys, error=errors)
     def undo(self, key: str, of: str, error: Exception | None) -> None:
-        """Ask for the undo of one."""
+        """Undo one operation."""
         known, target = self.model.get(key), self.model.get(of)
         works = known is None and target is not None and target[0] == "done"
-        # After a purge a key may stand for several effects; taking one back is not this model's business.
+        # After a purge a key may stand for several effects; undoing one of them is outside of this model.
         if works and self.effects.count(of) != 1:
             return
         try:
@@ -575,7 +575,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def settle(self, key: str) -> None:
-        """Ask for good."""
+        """Settle a key for good."""
         known = self.model.setdefault(key, ("cancelled", None, self.service.now_s))
         assert self.service.settle(key).outcome == known[0]
 
@@ -586,14 +586,14 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        """Forget what is old."""
+        """Purge old keys."""
         self.service.purge()
         oldest = self.service.now_s - DAY.total_seconds()
         self.model = {key: known for key, known in self.model.items() if known[2] >= oldest}
 
     @invariant()
     def agrees(self) -> None:
-        """The effects that stand, and what is found under every key, are the model's."""
+        """Check that the existing effects, and the finding under every key, are the model's."""
         assert self.service.standing() == sorted(self.effects)
         for key in ("a", "b", "c", "u", "v"):
             found, known = self.service.find(key), self.model.get(key)
@@ -601,6 +601,6 @@ class InboxMachine(RuleBasedStateMachine):
 
 
 def test_any_sequence_of_calls_agrees_with_a_model(service: Service) -> None:
-    """Calls, refusals, failures, undos, probes, waits and purges in any order do what a dictionary would do."""
+    """Calls, refusals, failures, undos, probes, waits and purges in any order have the results of a dictionary."""
     few = settings(max_examples=15, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(cast("type[InboxMachine]", lambda: InboxMachine(service)), settings=few)

@@ -1,4 +1,4 @@
-"""The journal on both databases: streams, what is remembered between batches, the read model, reading."""
+"""The journal on both databases: streams, the memory between batches, the read model, reading."""
 
 import sys
 import tempfile
@@ -85,7 +85,7 @@ async def test_a_run_is_read_as_it_was_written(journal: SqlJournal) -> None:
 
 
 async def test_streams_have_no_gaps_and_no_forks(journal: SqlJournal) -> None:
-    """Whatever does not continue the head by exactly one is refused, and nothing of it is written."""
+    """An append that does not continue the head by exactly one is refused, and nothing of it is written."""
     await journal.commit(accept("r"))
     stale = await journal.record("r")
     assert stale is not None
@@ -106,7 +106,7 @@ async def test_streams_have_no_gaps_and_no_forks(journal: SqlJournal) -> None:
         await journal.commit(append(3))
     with pytest.raises(JournalError, match="belongs to stream 'run/elsewhere'"):
         await journal.commit(append(4, "elsewhere"))
-    # What was decided on an old record is not appended, even where its position would fit.
+    # A decision on an old record is not appended, even where its position would fit.
     with pytest.raises(AppendConflictError, match="expected its head at position 1, found 2"):
         await journal.commit(
             lambda tx: tx.append(
@@ -127,7 +127,7 @@ def _present(tx: Tx) -> Any:  # noqa: ANN401 - a record
 
 
 async def test_a_refused_append_does_not_change_what_its_unit_sees(journal: SqlJournal) -> None:
-    """A unit that catches the error goes on from the head as it was before."""
+    """A unit that catches the error continues from the head as it was before."""
 
     def unit(tx: Tx) -> int:
         record = tx.accept(PLAN, started(tx, "r"))
@@ -148,7 +148,7 @@ async def test_a_fact_must_name_the_plan_that_is_stored_for_it(journal: SqlJourn
 
 
 async def test_a_plan_is_stored_once(journal: SqlJournal, other: SqlJournal) -> None:
-    """Runs of one plan share its row, whoever accepted the first one; a rolled back first run leaves none."""
+    """Runs of one plan share its row, whichever came first; a rolled back first run leaves none."""
 
     def fail(tx: Tx) -> None:
         accept("gone")(tx)
@@ -192,7 +192,7 @@ def _count(name: str) -> Callable[[Tx], None]:
 async def test_what_is_forgotten_is_read_again(
     journal: SqlJournal, other: SqlJournal, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    """Bounds of the memory change what it costs, never what is written."""
+    """Bounds of the memory change its cost, never the written rows."""
     monkeypatch.setattr(batch_module, bound, 1)
     for number in range(4):
         await journal.commit(accept(f"r{number}"))
@@ -209,7 +209,7 @@ async def test_what_is_forgotten_is_read_again(
 
 
 async def test_a_log_that_became_shorter_is_read_again(journal: SqlJournal) -> None:
-    """After a backup was restored below a running process, it does not write on from what it remembers."""
+    """After the restore of a backup below it, a running process does not continue from its memory."""
     await journal.commit(accept("r"))
     await journal.commit(accept("lost"))
     await journal.commit(succeed("lost", "reserve"))
@@ -233,7 +233,7 @@ async def test_closed_runs_are_not_remembered(journal: SqlJournal) -> None:
 
 
 async def test_topics_outside_the_allow_list_import_nothing(journal: SqlJournal) -> None:
-    """A planted row that names a module is an error of whoever reads it, and the module is not imported."""
+    """A planted row that names a module raises for its reader, and the module is not imported."""
     with journal.engine.begin() as connection:
         connection.execute(
             insert(stored_events).values(
@@ -256,7 +256,7 @@ async def test_notifications_are_all_events_in_the_order_of_commits(journal: Sql
 
 
 async def test_streams_are_listed_by_kind(journal: SqlJournal) -> None:
-    """Only the streams of the kind that was asked for are named, each once however long it is."""
+    """The list has only the streams of the requested kind, each once for any length."""
     journal.commit_blocking(step(lambda uow: uow.add(Counter(id="z"))))
     journal.commit_blocking(step(lambda uow: uow.get(Counter, "z").add_one()))
     journal.commit_blocking(step(lambda uow: uow.add(Counter(id="a/b"))))
@@ -310,7 +310,7 @@ async def test_a_run_that_is_taken_over_is_listed_with_its_new_driver(journal: S
 
 
 async def test_a_journal_that_cannot_be_opened_says_why(tmp_path: Path, postgres_url: str) -> None:
-    """Neither a missing directory nor a missing schema leaves more than one line."""
+    """A missing directory and a missing schema each give one line."""
     with pytest.raises(InputError, match="there is no directory"):
         open_journal(f"sqlite:///{tmp_path / 'none' / 'store.db'}")
     with pytest.raises(JournalError, match="run `amends db upgrade`"):
@@ -329,7 +329,7 @@ async def test_blocking_reads_give_what_the_others_give(journal: SqlJournal) -> 
     assert journal.load_blocking(Counter, "d") is None
 
 
-# ---- the read model is the fold, whatever happened
+# ---- the read model is the fold, after any events
 
 _NODES = ("reserve", "confirm")
 

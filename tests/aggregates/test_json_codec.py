@@ -1,4 +1,4 @@
-"""Values that pass the codec come back equal; whatever would not is refused in one line that says what to do."""
+"""Values that pass the codec come back equal; the codec refuses any other in one line with the remedy."""
 
 import json
 import re
@@ -98,7 +98,7 @@ class Payment:
 
 @dataclass(eq=False)
 class Receipt:
-    """Compares by identity, as classes do that define no equality."""
+    """A class that compares by identity, as it defines no equality."""
 
     number: int
     hidden: str = field(default="", compare=False)
@@ -112,31 +112,31 @@ class Point(NamedTuple):
 
 
 class Animal(BaseModel):
-    """Declared."""
+    """The declared type."""
 
     name: str
 
 
 class Dog(Animal):
-    """Has a field more than declared."""
+    """A subclass with a field more than declared."""
 
     breed: str = "mutt"
 
 
 class Totals(BaseModel, extra="forbid"):
-    """Has a computed field, which is not an input."""
+    """A model with a computed field, which is not an input."""
 
     a: int
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def double(self) -> int:
-        """Return what follows from `a`."""
+        """Return the value computed from `a`."""
         return 2 * self.a
 
 
 class Plain:
-    """Unknown to pydantic."""
+    """A class unknown to pydantic."""
 
     def __repr__(self) -> str:
         return "Plain()"
@@ -144,7 +144,7 @@ class Plain:
 
 @dataclass
 class Zoned:
-    """An instant, and where it was."""
+    """An instant, and its zone."""
 
     at: datetime
     zone: ZoneInfo
@@ -152,7 +152,7 @@ class Zoned:
 
 @dataclass
 class Account:
-    """Somebody's."""
+    """A user's account."""
 
     number: int
     password: SecretStr
@@ -160,7 +160,7 @@ class Account:
 
 @dataclass
 class Forgetful:
-    """Has a field that is written and not read, and that `==` does not see."""
+    """A model with a field that is written and not read, and that `==` does not see."""
 
     number: int
     seen: int = field(default=0, init=False, compare=False)
@@ -172,7 +172,7 @@ class Forgetful:
 
 
 class Alike(BaseModel):
-    """Equal to all with the same id, whatever else it holds."""
+    """A class that equals all with the same id, with any other values."""
 
     id: int
     hidden: int = Field(default=0, exclude=True)
@@ -255,7 +255,7 @@ def test_what_is_written_reads_back_equal(type_: object, values: st.SearchStrate
 
 @given(json_values)
 def test_canonical_text_is_canonical(value: JsonValue) -> None:
-    """Equal JSON has one text, whatever the order of keys; the text is JSON and of no more than needed."""
+    """Equal JSON has one text, for any order of keys; the text is JSON without needless characters."""
 
     def turned(each: JsonValue) -> JsonValue:
         if isinstance(each, dict):
@@ -276,7 +276,7 @@ def test_the_form_of_canonical_text() -> None:
 
 
 def test_the_remedy_for_a_time_with_a_zone_works() -> None:
-    """The instant in UTC and the zone in a field of its own come back, also within the hour that is repeated."""
+    """The instant in UTC and the zone in a separate field come back, also within the hour that is repeated."""
     at = datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1)
     codec = JsonCodec(Zoned)
     kept = codec.load(codec.dump(Zoned(at.astimezone(UTC), BERLIN)))
@@ -350,7 +350,7 @@ LOSSY: list[tuple[Any, st.SearchStrategy[Any]]] = [
 @pytest.mark.parametrize(("type_", "values"), LOSSY, ids=[str(each[0]) for each in LOSSY])
 @given(data=st.data())
 def test_a_value_comes_back_or_is_refused(type_: object, values: st.SearchStrategy[Any], data: st.DataObject) -> None:
-    """Whatever the type loses on its way through JSON, the value that is read is the one that was written."""
+    """For every type, the codec reads the written value back or refuses it."""
     codec: JsonCodec[Any] = JsonCodec(type_)
     value = data.draw(values)
     try:
@@ -366,7 +366,7 @@ def test_a_value_comes_back_or_is_refused(type_: object, values: st.SearchStrate
 
 
 def test_the_remedies_for_bytes_and_secrets_work() -> None:
-    """Bytes that are no text come back by either of the two ways that the refusal names; a secret is kept as text."""
+    """Bytes that are no text come back by both ways that the refusal names; a secret is stored as text."""
     binary = JsonCodec(Binary)
     assert binary.load_text(binary.dump_text(Binary(content=b"\xff\x00"))).content == b"\xff\x00"
     result: JsonCodec[Any] = JsonCodec(Base64Bytes)
@@ -377,7 +377,7 @@ def test_the_remedies_for_bytes_and_secrets_work() -> None:
 
 
 def test_what_is_the_same_to_typed_code_is_accepted() -> None:
-    """Values that code of the declared type cannot tell apart pass: whole numbers as float, text enums as text."""
+    """Values that code of the declared type cannot distinguish pass: whole numbers as float, text enums as text."""
     assert JsonCodec(float).dump(3) == 3
     assert JsonCodec(Payment).dump(Payment(UUID(int=1), datetime(2024, 1, 1, tzinfo=UTC), fee=10))
     assert ANYTHING.dump({"color": Color.RED}) == {"color": "red"}
@@ -386,7 +386,7 @@ def test_what_is_the_same_to_typed_code_is_accepted() -> None:
 
 
 def test_aliases_are_for_foreign_input() -> None:
-    """Input may use alias or field name; what is stored uses the field's name."""
+    """Input may use alias or field name; the stored form uses the field's name."""
     codec = JsonCodec(Order)
     by_alias = codec.load_text('{"orderId": "o-1", "amount": "1.00"}')
     assert by_alias == codec.load_text('{"order_id": "o-1", "amount": "1.00"}')
@@ -503,7 +503,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("type_", "value", "message"), REFUSED, ids=[each[2][:40] for each in REFUSED])
 def test_what_would_not_come_back_is_refused(type_: object, value: object, message: str) -> None:
-    """Each value that the journal would change or choke on is refused with place, value and remedy in one line."""
+    """The codec refuses each value that the journal would lose, with place, value and remedy in one line."""
     codec: JsonCodec[Any] = JsonCodec(type_, what="result of step 'charge_card'", limits=Limits(max_bytes=1000))
     with pytest.raises(InputError) as refusal:
         codec.dump(value)
@@ -511,7 +511,7 @@ def test_what_would_not_come_back_is_refused(type_: object, value: object, messa
 
 
 def test_reserved_names_are_allowed_as_values() -> None:
-    """Only keys are reserved: the same words may be said."""
+    """Only keys are reserved: the same words may be values."""
     value = {"a": "_type_", "b": ['"_data_"']}
     assert ANYTHING.dump(value) == value
 
@@ -562,7 +562,7 @@ UNREADABLE: list[tuple[str | bytes, str]] = [
 
 @pytest.mark.parametrize(("given_text", "message"), UNREADABLE, ids=[each[1][:40] for each in UNREADABLE])
 def test_foreign_text_is_read_strictly(given_text: str | bytes, message: str) -> None:
-    """Whatever is wrong with input is said in one line, and nothing doubtful is taken."""
+    """Every fault in input gives one line, and nothing doubtful is accepted."""
     codec = JsonCodec(Line, what="input of saga 'place-order'", limits=Limits(max_bytes=150_000))
     with pytest.raises(InputError) as refusal:
         codec.load_text(given_text)
@@ -570,7 +570,7 @@ def test_foreign_text_is_read_strictly(given_text: str | bytes, message: str) ->
 
 
 def test_only_the_first_fields_are_listed() -> None:
-    """A message stays one line however many fields are wrong."""
+    """A message stays one line for any number of wrong fields."""
     with pytest.raises(InputError, match=r"\[0\].sku: Field required; .*; and 3 more$"):
         JsonCodec(list[Line]).load([{}, {}, {}])
 
@@ -579,7 +579,7 @@ def test_only_the_first_fields_are_listed() -> None:
     "number", ["0.1", "12.10", "1e22", "0.10000000000000001", "-0.0", "5e-324", "0.30000000000000004"]
 )
 def test_numbers_that_doubles_identify_are_taken(number: str) -> None:
-    """Strictness about numbers refuses none that other programs print for a double."""
+    """The strict reading of numbers accepts all that other programs print for a double."""
     assert parse_json(number) == float(number)
 
 
@@ -641,13 +641,13 @@ def test_a_type_without_schema_is_a_definition_error(type_: object, message: str
     ],
 )
 def test_differences_are_shown(first: JsonValue, now: JsonValue, lines: list[str]) -> None:
-    """Another input for the same run is shown as at most five lines, each naming the place and both values."""
+    """The error for another input of the same run has at most five lines, each with the place and both values."""
     assert difference(first, now) == lines
     assert same_json(first, now) is (not lines)
 
 
 def test_same_compares_by_meaning() -> None:
-    """Inputs that mean the same value of the type are the same, however they were spelled."""
+    """Inputs that mean the same value of the type are the same, in every spelling."""
     codec = JsonCodec(Decimal)
     assert codec.same("1.0", "1.00")
     assert codec.same(1, "1")
@@ -655,7 +655,7 @@ def test_same_compares_by_meaning() -> None:
 
 
 def test_foreign_text_is_made_storable() -> None:
-    """Messages of foreign exceptions lose what no store takes, and are cut at the end."""
+    """Messages of foreign exceptions lose the characters that no store accepts, and are cut at the end."""
     assert clean_text("a\ud800b\0c") == "a?b\ufffdc"
     assert clean_text("x" * 100, max_chars=10) == "xxxxxxx..."
     assert json.dumps(clean_text("\udfff")).isascii()

@@ -1,4 +1,4 @@
-"""The schema over time: the migrations lead to the metadata, on both databases, however many start at once."""
+"""The schema over time: the migrations lead to the metadata, on both databases, also when many start at once."""
 
 import re
 import subprocess
@@ -73,7 +73,7 @@ def test_the_revisions_are_those_of_the_files() -> None:
 
 
 def test_the_migrations_lead_to_the_metadata(engine: Engine) -> None:
-    """Alembic finds nothing left to do between a migrated store and the tables that the adapters use."""
+    """Alembic finds no difference between a migrated store and the tables that the adapters use."""
     upgrade(engine)
     with engine.connect() as connection:
         context = MigrationContext.configure(
@@ -83,7 +83,7 @@ def test_the_migrations_lead_to_the_metadata(engine: Engine) -> None:
 
 
 def test_a_migrated_store_equals_a_created_one(engine: Engine, tmp_path: Path) -> None:
-    """Columns, types, keys, indexes and AUTOINCREMENT are as the metadata would make them."""
+    """Columns, types, keys, indexes and AUTOINCREMENT are as the metadata would create them."""
     upgrade(engine)
     migrated = described(engine)
     if engine.dialect.name == "sqlite":
@@ -125,13 +125,13 @@ def test_opening_an_sqlite_store_upgrades_it(sqlite_url: str) -> None:
 
 
 def test_opening_a_store_in_memory_upgrades_it() -> None:
-    """A store in memory is made by opening it, through the same migrations."""
+    """Opening a store in memory creates it, through the same migrations."""
     engine = create_store_engine("sqlite://")
     assert ensure_schema(engine) == ensure_schema(engine)
 
 
 def test_opening_a_postgresql_store_leaves_it_as_it_is(postgres_url: str) -> None:
-    """A PostgreSQL store is only upgraded on request, and the message says by what."""
+    """A PostgreSQL store is only upgraded on request, and the message names the command."""
     engine = create_store_engine(postgres_url)
     with pytest.raises(JournalError, match=r"has schema none, this version needs 0001; run `amends db upgrade`"):
         ensure_schema(engine)
@@ -140,7 +140,7 @@ def test_opening_a_postgresql_store_leaves_it_as_it_is(postgres_url: str) -> Non
 
 
 def test_opening_for_reading_upgrades_nothing(tmp_path: Path) -> None:
-    """A read-only engine on an empty file says what to run."""
+    """A read-only engine on an empty file names the command to run."""
     (tmp_path / "empty.db").touch()
     engine = create_store_engine(f"sqlite:///{tmp_path}/empty.db", readonly=True)
     with pytest.raises(JournalError, match="run `amends db upgrade`"):
@@ -178,7 +178,7 @@ def test_a_failed_upgrade_leaves_nothing(engine: Engine) -> None:
     """An upgrade that fails half-way is rolled back whole, and can be repeated."""
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE unrelated (x INTEGER)"))
-        # The name of the last index that the first revision makes.
+        # The name of the last index that the first revision creates.
         connection.execute(text("CREATE INDEX run_keys_value ON unrelated (x)"))
     with pytest.raises((JournalError, UnreachableError), match="run_keys_value"):
         upgrade(engine)
@@ -189,7 +189,7 @@ def test_a_failed_upgrade_leaves_nothing(engine: Engine) -> None:
 
 
 def test_a_store_without_identity_is_refused(engine: Engine) -> None:
-    """A store that was emptied by hand is not taken for a new one."""
+    """A store that was emptied by hand is not mistaken for a new one."""
     upgrade(engine)
     with writing(engine) as connection:
         connection.execute(text("DELETE FROM store_identity"))
@@ -198,7 +198,7 @@ def test_a_store_without_identity_is_refused(engine: Engine) -> None:
 
 
 def test_threads_that_upgrade_at_once_all_succeed(engine: Engine) -> None:
-    """One of the threads does it, the others find it done."""
+    """One of the threads upgrades, and the others find it done."""
     did: list[bool] = []
     threads = [threading.Thread(target=lambda: did.append(upgrade(engine))) for _ in range(4)]
     for thread in threads:
@@ -221,7 +221,7 @@ def test_threads_that_make_different_stores_do_not_mix_them_up(tmp_path: Path) -
 
 
 def test_processes_that_open_a_new_store_at_once_all_succeed(store_url: str) -> None:
-    """Processes that make the same store at the same moment end up with the same identity."""
+    """Processes that create the same store at the same moment end up with the same identity."""
     program = (
         "import sys; from amends.aggregates.sql.engine import create_store_engine\n"
         "from amends.aggregates.sql.migrations import ensure_schema, upgrade\n"

@@ -28,7 +28,7 @@ RUNS = 100
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Pooled]:
-    """Yield a store with its schema, made through the pooler."""
+    """Yield a store with its schema, created through the pooler."""
     assert PGBOUNCER is not None
     with pooled(PGBOUNCER) as made:
         engine = create_store_engine(made.url)
@@ -38,7 +38,7 @@ def store() -> Iterator[Pooled]:
 
 
 def counted(store: Pooled) -> int:
-    """Return the number of runs that count."""
+    """Return the number of counted runs."""
     journal = open_journal(store.url, aggregates=[Counter])
     try:
         found = journal.load_blocking(Counter, "runs")
@@ -68,7 +68,7 @@ def test_runs_of_several_processes_all_end(store: Pooled) -> None:
 
 
 async def test_sessions_that_end_on_the_way_lose_nothing(store: Pooled) -> None:
-    """When the server ends the sessions of the pooler, runs go on in other ones, and each counts once."""
+    """When the server ends the sessions of the pooler, runs continue in other ones, and each counts once."""
     past_the_pooler = Pooled(store.direct.replace("postgresql://", "postgresql+psycopg://"), store.direct)
     seen = before = await asyncio.to_thread(counted, past_the_pooler)
     runs = asyncio.create_task(drive(store.url, "cut", RUNS))
@@ -105,14 +105,14 @@ def test_nothing_that_a_client_sets_is_left_in_a_session(store: Pooled) -> None:
 
 
 def test_options_in_the_url_are_refused_with_a_remedy(store: Pooled) -> None:
-    """PgBouncer takes no `options` when a client connects; the message says where they go instead."""
+    """PgBouncer accepts no `options` from a client; the message names their proper place."""
     with pytest.raises(AmendsError) as raised:
         open_journal(f"{store.url}?options=-csearch_path%3Dother")
     assert "remove them from the URL and set them for the role" in str(raised.value)
 
 
 def test_a_search_path_that_the_pooler_ignores_is_refused() -> None:
-    """A pooler that drops `options` silently would put the store into another schema than the URL says."""
+    """A pooler that drops `options` silently would put the store into another schema than the URL names."""
     assert PGBOUNCER is not None
     with pooled(PGBOUNCER, "ignore_startup_parameters = options") as made:
         engine = create_store_engine(f"{made.url}?options=-csearch_path%3Dother")

@@ -56,7 +56,7 @@ def test_a_fingerprint_is_the_same_for_ever() -> None:
 
 @given(plan=plans())
 def test_a_plan_survives_json(plan: Plan) -> None:
-    """A stored plan is equal to the one that was stored, and has its fingerprint."""
+    """A plan comes back equal from the store, and has its fingerprint."""
     stored = Plan.model_validate(json.loads(json.dumps(plan.model_dump(mode="json"), sort_keys=True)))
     assert stored == plan
     assert stored.fingerprint == plan.fingerprint
@@ -180,13 +180,13 @@ def test_a_policy_out_of_bounds_is_no_policy(changes: dict[str, Any]) -> None:
     "change", [{"format": 2}, {"stages": []}, {"stages": [{"nodes": []}]}, {"unknown": 1}], ids=str
 )
 def test_a_plan_of_another_format_is_refused(change: dict[str, Any]) -> None:
-    """A plan that this version does not know, or that has no steps, is not guessed at."""
+    """A plan of a format that this version does not know, or without steps, is refused."""
     with pytest.raises(ValidationError):
         Plan.model_validate({**GOLDEN.model_dump(mode="json"), **change})
 
 
 def test_nodes_and_stages_are_found_by_name() -> None:
-    """Names lead to nodes, to the stage that holds them, and to what is promised of them."""
+    """Names lead to nodes, to the stage that holds them, and to their promises."""
     assert list(GOLDEN.nodes) == ["reserve", "charge", "confirm"]
     assert GOLDEN.stage_of == {"reserve": 0, "charge": 0, "confirm": 1}
     once, by_key = Guarantee.ONCE.value, Guarantee.BY_KEY.value
@@ -212,7 +212,7 @@ def test_the_pivot_divides_a_plan(roles: str, forward_only: list[bool]) -> None:
 
 
 def test_equal_choices_make_equal_plans() -> None:
-    """A plan is a value: made twice in the same way the two are equal and have one fingerprint."""
+    """A plan is a value: two made in the same way are equal and have one fingerprint."""
     first, second = make_plan(lambda options: options[-1]), make_plan(lambda options: options[-1])
     assert first == second
     assert first.fingerprint == second.fingerprint

@@ -62,7 +62,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_store_that_cannot_be_used_is_said_to_be(port: int, case: str) -> None:
-    """Opening it for writing ends in one line that names the store without its password, and what to do."""
+    """Opening it for writing ends in one line that names the store without its password, and the remedy."""
     url, code, remedy = CASES[case]
     with pytest.raises(AmendsError) as raised:
         open_journal(f"postgresql://{url.format(host=f'127.0.0.1:{port}')}")
@@ -93,7 +93,7 @@ def test_the_program_says_the_same(
 def test_a_missing_schema_cannot_be_filled(
     port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tables are not made where the connection names a schema that is not there; the remedy is said."""
+    """Where the connection names a missing schema, no tables are created, and the error names the remedy."""
     monkeypatch.setenv("AMENDS_STORE_URL", f"postgresql://app:right@127.0.0.1:{port}/shop?options=-csearch_path%3Dnope")
     refused = Amends(project_at(tmp_path), capsys)("db", "upgrade")
     assert refused.code == ExitCode.USAGE

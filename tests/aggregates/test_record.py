@@ -1,4 +1,4 @@
-"""A record is the fold of a run's facts together with what its steps returned."""
+"""A record is the fold of a run's facts together with the results of its steps."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
 
 
 def after(*outcomes: tuple[str, Succeeded | Refused | Failed]) -> World:
-    """Create a run whose steps came out like this, with every conclusion drawn."""
+    """Create a run whose steps have these outcomes, with every conclusion drawn."""
     world = World.begin(PLAN)
     for name, outcome in outcomes:
         world.append(world.scribe.outcome(PLAN.nodes[name], Direction.DO, 1, outcome))
@@ -47,7 +47,7 @@ def after(*outcomes: tuple[str, Succeeded | Refused | Failed]) -> World:
 
 @given(world=histories())
 def test_a_record_is_the_fold_of_its_facts(world: World) -> None:
-    """Folding the stored facts anew, as text, gives the record that the driver had."""
+    """Folding the stored facts again, as text, gives the record that the driver had."""
     stored = [type(fact).model_validate_json(fact.model_dump_json()) for fact in world.facts]
     assert fold_facts(world.record.state.plan, stored) == world.record
 
@@ -63,7 +63,7 @@ def test_a_record_has_the_results_of_what_succeeded(world: World) -> None:
 @settings(max_examples=300)
 @given(world=eventful_histories())
 def test_a_record_names_what_nobody_knows(world: World) -> None:
-    """In doubt is, at every position, what was given up unanswered and has not been found out or tried again since."""
+    """In doubt is, at every position, each node given up unanswered and neither found out nor tried again since."""
     record = RunRecord.begin(world.record.state.plan, world.record.started)
     plan, doubtful = record.state.plan, set[str]()
     for fact in world.facts[1:]:
@@ -86,7 +86,7 @@ def test_a_record_names_what_nobody_knows(world: World) -> None:
     ("answer", "in_doubt"), [(Failed("TimeoutError", "took too long"), ("a",)), (Succeeded(None), ())]
 )
 def test_a_run_that_was_undone_in_doubt_is_not_clean(answer: Succeeded | Failed, in_doubt: tuple[str, ...]) -> None:
-    """A step that was undone without an answer is told of also when another's refusal is the last error."""
+    """A step that was undone without an answer is reported also when another's refusal is the last error."""
     once = retry_policy(1)
     world = World.begin(plan_of(Stage(nodes=(plan_node("a", retry=once), plan_node("b", retry=once)))))
     first, second = (world.call(work) for work in world.work())
@@ -103,7 +103,7 @@ def test_a_run_that_was_undone_in_doubt_is_not_clean(answer: Succeeded | Failed,
 
 @given(world=histories(), position=st.integers(0, 80))
 def test_recent_heads_bring_an_older_state_up_to_date(world: World, position: int) -> None:
-    """Whoever knows a run up to some position is told exactly the heads after it, or that they are too many."""
+    """A reader at some position gets exactly the heads after it, or the answer that they are too many."""
     facts, record = world.facts, world.record
     position = min(position, len(facts))
     heads = record.heads_after(position)
@@ -114,7 +114,7 @@ def test_recent_heads_bring_an_older_state_up_to_date(world: World, position: in
 
 
 def test_a_record_keeps_a_bounded_number_of_heads() -> None:
-    """A long run's record does not grow: it keeps the last heads, and says when those are not enough."""
+    """A long run's record does not grow: it keeps the last heads, and reports when those are not enough."""
     plan = plan_of(*(plan_node(f"n{index}") for index in range(100)))
     world = World.begin(plan)
     for index in range(100):
@@ -137,7 +137,7 @@ def test_a_record_keeps_a_bounded_number_of_heads() -> None:
     ids=["empty", "in the middle"],
 )
 def test_a_stream_without_a_beginning_is_refused(facts: Sequence[Fact], message: str) -> None:
-    """A record is not made of half a stream."""
+    """A record cannot be created from half a stream."""
     with pytest.raises(JournalError) as refused:
         fold_facts(PLAN, facts)
     assert str(refused.value) == message
@@ -167,13 +167,13 @@ def test_a_gap_in_a_stream_is_refused() -> None:
     ids=["none", "refusal", "failure", "the last of several"],
 )
 def test_the_last_error_is_told(outcomes: list[tuple[str, Succeeded | Refused | Failed]], error: str | None) -> None:
-    """The error of a record is what went wrong last, with the node's name, in one line."""
+    """The error of a record is the last failure, with the node's name, in one line."""
     found = after(*outcomes).record.error
     assert found == error or (error is not None and found is not None and found.startswith(f"{error}, "))
 
 
 def test_the_summary_is_what_lists_show() -> None:
-    """The read model's row says where a run is, since when, and what is wrong."""
+    """The read model's row has the run's place, its time, and its error."""
     world = after(("a", Succeeded(None)), ("b", Succeeded(None)))
     row = world.record.summary
     assert (row.run_id, row.saga, row.status, row.position) == (RUN, "a-saga", RunStatus.RUNNING, 3)
@@ -182,14 +182,14 @@ def test_the_summary_is_what_lists_show() -> None:
 
 
 def test_the_summary_of_a_closed_run_is_at_no_node() -> None:
-    """A completed run is nowhere any more."""
+    """The row of a completed run has no node."""
     done = after(("a", Succeeded(None)), ("b", Succeeded(None)), ("c", Succeeded(None)))
     assert isinstance(done.facts[-1], SagaCompleted)
     assert done.record.summary.current == ""
 
 
 def test_the_summary_of_a_run_that_needs_attention_names_what_is_open() -> None:
-    """Only nodes that an operator has to look at are listed, whatever stage the run was at."""
+    """The row lists only nodes that an operator has to decide about, at any stage of the run."""
     world = after(("a", Succeeded(None)), ("b", Succeeded(None)), ("c", Refused("no")))
     while not world.closed:
         work = world.work()[0]
@@ -218,7 +218,7 @@ def test_the_head_of_a_fact_says_what_decides_and_no_more() -> None:
 
 
 def test_records_are_values() -> None:
-    """Applying a fact makes another record and leaves the first as it was."""
+    """Applying a fact creates another record and leaves the first as it was."""
     first = RunRecord.begin(PLAN, started(PLAN))
     second = first.apply(World.begin(PLAN).scribe.outcome(PLAN.nodes["a"], Direction.DO, 1, Succeeded(1)))
     assert (first.results, first.state.position) == ({}, 1)

@@ -1,4 +1,4 @@
-"""The store as recorders of `eventsourcing`: that library's own test cases, on both databases, and what we add."""
+"""The store as recorders of `eventsourcing`: that library's own test cases, on both databases, and our additions."""
 
 import threading
 import uuid
@@ -104,7 +104,7 @@ class TestNotificationLogOnSqlite(_OnSqlite, ApplicationRecorderTestCase[SqlReco
         return SqlRecorder(self.engine)
 
     def test_insert_subscribe(self) -> None:
-        """A subscription sees what was there and what comes, from any start, by topic, until it is stopped."""
+        """A subscription sees past and future events, from any start, by topic, until it is stopped."""
         self.optional_test_insert_subscribe()
 
 
@@ -116,7 +116,7 @@ class TestNotificationLogOnPostgresql(_OnPostgresql, ApplicationRecorderTestCase
         return SqlRecorder(self.engine)
 
     def test_insert_subscribe(self) -> None:
-        """A subscription sees what was there and what comes, from any start, by topic, until it is stopped."""
+        """A subscription sees past and future events, from any start, by topic, until it is stopped."""
         self.optional_test_insert_subscribe()
 
 
@@ -177,7 +177,7 @@ def _event(stream: str, position: int) -> StoredEvent:
 
 
 def test_events_written_by_others_are_followed(engine: Engine) -> None:
-    """A subscription sees what was written without the recorder, as the committer writes."""
+    """A subscription sees events that were written without the recorder, as the committer writes."""
     with SqlRecorder(engine).subscribe() as subscription:
         seen = iter(subscription)
         for position in (1, 2):
@@ -192,7 +192,7 @@ def test_events_written_by_others_are_followed(engine: Engine) -> None:
 
 
 def test_a_waiting_subscription_is_stopped_from_another_thread(engine: Engine) -> None:
-    """`stop` ends an iteration that waits for what never comes."""
+    """`stop` ends an iteration that waits for an event that never comes."""
     with SqlRecorder(engine).subscribe() as subscription:
         reader = threading.Thread(target=lambda: list(subscription))
         reader.start()
@@ -210,7 +210,7 @@ def test_more_than_one_page_is_followed_in_order(engine: Engine) -> None:
 
 
 def test_the_recorder_waits_for_the_writer(engine: Engine, store_url: str) -> None:
-    """An insert is kept out from its beginning while somebody writes, and says so when it has waited too long."""
+    """An insert cannot begin while another writer writes, and raises when it has waited too long."""
     impatient = create_store_engine(store_url)
 
     @event.listens_for(impatient, "connect")
@@ -225,7 +225,7 @@ def test_the_recorder_waits_for_the_writer(engine: Engine, store_url: str) -> No
     with writing(engine), pytest.raises(OperationalError) as caught:
         recorder.insert_events([], tracking=Tracking("orders", 1))
     assert "another process has been writing" in str(as_amends_error(caught.value))
-    # What it would have read by then could have been out of date when it wrote.
+    # A read before its turn could have been out of date when it wrote.
     assert len(sent) == 1
     assert "notification_tracking" not in sent[0]
     recorder.insert_events([], tracking=Tracking("orders", 1))
@@ -244,7 +244,7 @@ def test_refused_tracking_takes_its_events_with_it(engine: Engine) -> None:
 
 
 def test_create_table_opens_the_store(sqlite_url: str) -> None:
-    """A recorder on a new SQLite file makes the whole schema, not only its own tables."""
+    """A recorder on a new SQLite file creates the whole schema, not only its own tables."""
     engine = create_store_engine(sqlite_url)
     recorder = SqlRecorder(engine)
     with pytest.raises(OperationalError) as caught:

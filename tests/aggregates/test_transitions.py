@@ -1,4 +1,4 @@
-"""A state changes as the tables say and only on evidence; what is not allowed is refused, whatever the history."""
+"""A state changes as the tables state and only on evidence; any other change is refused, after every history."""
 
 import json
 import random
@@ -45,7 +45,7 @@ FULL = plan_of(plan_node("a", probe=True), plan_node("b"))
 
 
 def at(status: NodeStatus, run: RunStatus, plan: Plan = FULL, *, cursor: int = 0) -> RunState:
-    """Create the state of a run whose first node stands somewhere."""
+    """Create the state of a run whose first node has some status."""
     nodes = {"a": NodeState(status, 1, None, 0, 2)} if status is not NodeStatus.PENDING else {}
     return RunState(plan, run, 9, nodes, cursor, 0, 0)
 
@@ -147,7 +147,7 @@ def _direction_forbids(kind: str, status: NodeStatus, state: RunState) -> bool:
 
 @pytest.mark.parametrize(("cursor", "run"), [(0, RunStatus.RUNNING), (-1, RunStatus.COMPENSATING)])
 def test_operators_decide_in_the_direction_of_the_run(cursor: int, run: RunStatus) -> None:
-    """Going forward nobody decides about an undo; going back no step is attempted or skipped any more."""
+    """Going forward, operators cannot decide about an undo; going back, they cannot attempt or skip a step."""
     forward = {("RetryRequested", NodeStatus.REJECTED), ("StepSkipped", NodeStatus.REJECTED)}
     backward = {("CompensationSkipped", NodeStatus.IN_DOUBT), ("CompensationResolved", NodeStatus.IN_DOUBT)}
     for kind, status in forward | backward:
@@ -258,7 +258,7 @@ def test_what_was_declared_to_stay_does_not_hinder_the_close(plan: Plan, status:
 
 @pytest.mark.parametrize("role", [Role.PIVOT, Role.RETRIABLE])
 def test_a_run_never_turns_behind_its_pivot(role: Role) -> None:
-    """After the pivot, and from the first retriable step on, `SagaFailed` is refused whatever failed."""
+    """After the pivot, and from the first retriable step on, `SagaFailed` is refused after any failure."""
     behind = plan_node("b", role=Role.RETRIABLE)
     plan = plan_of(plan_node("a", role=role), behind)
     nodes = {
@@ -285,7 +285,7 @@ def test_a_run_that_has_done_everything_cannot_fail() -> None:
     ],
 )
 def test_a_fact_out_of_place_is_refused(fact: Head, message: str) -> None:
-    """A gap, a repetition and a node that the plan does not have are named with their values."""
+    """The error names a gap, a repetition and a node that the plan does not have, with their values."""
     with pytest.raises(TransitionError) as refused:
         evolve(at(NodeStatus.PENDING, RunStatus.RUNNING), fact)
     assert str(refused.value) == message
@@ -293,14 +293,14 @@ def test_a_fact_out_of_place_is_refused(fact: Head, message: str) -> None:
 
 @pytest.mark.parametrize("first", [Head(2, "SagaStarted", 0), Head(1, "SagaCompleted", 0)])
 def test_a_run_begins_with_its_acceptance(first: Head) -> None:
-    """A state is begun by `SagaStarted` at position 1 and nothing else."""
+    """Only `SagaStarted` at position 1 begins a state."""
     with pytest.raises(TransitionError, match="a run begins with SagaStarted at position 1, not with"):
         begin(FULL, first)
 
 
 @given(world=histories(), cuts=st.lists(st.integers(0, 60)), overlap=st.integers(0, 3))
 def test_a_fold_does_not_depend_on_batches(world: World, cuts: list[int], overlap: int) -> None:
-    """However facts are batched, and however much of them is delivered again, the state is the same."""
+    """Any batches of facts, with any repeated deliveries, give the same state."""
     heads = [fact.head for fact in world.facts]
     state = begin(world.record.state.plan, heads[0])
     edges = sorted({0, *(cut for cut in cuts if cut < len(heads)), len(heads)})
@@ -348,7 +348,7 @@ def _accepts(state: RunState, kind: str) -> bool:
 
 @given(world=histories())
 def test_a_state_travels_as_json(world: World) -> None:
-    """Every state of every history is the same after a journey as JSON text, and goes on in the same way."""
+    """Every state of every history is the same after a journey as JSON text, and continues in the same way."""
     *_, before, last = [*states(world)][-2:] * 2
     for state in (before, last):
         there = load_state(json.loads(json.dumps(dump_state(state), allow_nan=False)))
@@ -359,7 +359,7 @@ def test_a_state_travels_as_json(world: World) -> None:
 
 
 def test_a_dumped_state_holds_no_user_data() -> None:
-    """What travels are the plan, statuses, counts and times: no input, result, reason or error text."""
+    """The dump contains the plan, statuses, counts and times: no input, result, reason or error text."""
     marked = "user-data-that-must-not-travel"
     world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b")))))
     scribe = world.scribe
@@ -371,7 +371,7 @@ def test_a_dumped_state_holds_no_user_data() -> None:
 
 
 def test_histories_cover_every_kind_of_fact() -> None:
-    """The random histories that these properties are checked on contain every kind of fact and every close."""
+    """The random histories of these property tests contain every kind of fact and every close."""
     kinds: set[str] = set()
     for seed in range(300):
         choose = random.Random(seed).choice  # noqa: S311 - not for secrets

@@ -1,4 +1,4 @@
-"""A transaction step: aggregates and own tables, all or nothing, nothing read that is not true when it is written."""
+"""A transaction step: aggregates and own tables, all or nothing, and every value read is still true at the commit."""
 
 import asyncio
 import math
@@ -51,7 +51,7 @@ async def test_what_a_step_did_is_saved_when_it_succeeds(journal: SqlJournal) ->
 
 
 async def test_missing_and_doubled_aggregates_are_refused(journal: SqlJournal) -> None:
-    """`get` of nothing, and `add` of what exists, name the aggregate in their errors; `find` gives `None`."""
+    """The errors of `get` without an aggregate, and of `add` with an existing one, name it; `find` returns `None`."""
     with pytest.raises(NotFoundError, match="there is no Stock 'sku'"):
         await journal.commit(step(lambda uow: uow.get(Stock, "sku")))
     assert await journal.commit(step(lambda uow: uow.find(Stock, "sku"))) is None
@@ -69,7 +69,7 @@ async def test_missing_and_doubled_aggregates_are_refused(journal: SqlJournal) -
 
 
 async def test_new_aggregates_are_new_whoever_made_the_old_ones(store_url: str) -> None:
-    """A process that has never heard of an aggregate cannot add it again, alone or among others in one batch."""
+    """A process that has never seen an aggregate cannot add it again, alone or among others in one batch."""
     one, two = open_prepared(store_url), open_prepared(store_url)
     try:
         await one.commit(step(lambda uow: uow.add(Stock(id="old", on_hand=5))))
@@ -89,7 +89,7 @@ async def test_new_aggregates_are_new_whoever_made_the_old_ones(store_url: str) 
 
 
 async def test_the_same_aggregate_is_the_same_object_within_a_step(journal: SqlJournal) -> None:
-    """A step that asks twice works on one object, so that nothing it did is overwritten."""
+    """A step that asks twice works on one object, so that none of its changes is overwritten."""
 
     def work(uow: StepWork) -> bool:
         new = uow.add(Counter(id="c"))
@@ -148,7 +148,7 @@ def _reserve(order: str, quantity: int, sku: str = "sku") -> Any:  # noqa: ANN40
 
 
 async def test_a_unit_that_fails_after_its_step_takes_the_step_back(journal: SqlJournal) -> None:
-    """The aggregate that the step had saved is loaded anew for the next unit."""
+    """The aggregate that the failed unit's step had saved is loaded again for the next unit."""
     await journal.commit(step(lambda uow: uow.add(Counter(id="c"))))
 
     def unit(tx: Tx) -> None:
@@ -168,7 +168,7 @@ async def test_a_unit_that_fails_after_its_step_takes_the_step_back(journal: Sql
 
 
 async def test_own_tables_are_all_or_nothing_with_the_step(journal: SqlJournal) -> None:
-    """Rows of the user's are committed with the step; what a statement returns comes back as tuples."""
+    """The user's rows are committed with the step; the result of a statement comes back as tuples."""
 
     def work(uow: StepWork) -> Any:  # noqa: ANN401 - rows
         uow.execute(insert(SHIFTS).values(doctor="ann", on_call=1), expect_rows=1)
@@ -201,7 +201,7 @@ async def test_a_swallowed_sql_error_still_fails_the_step(journal: SqlJournal) -
 
 
 async def test_steps_keep_their_hands_off_the_journal(journal: SqlJournal) -> None:
-    """Statements that write the journal's own tables, and what is no statement, are refused."""
+    """Statements that write the journal's own tables, and text that is no statement, are refused."""
     with pytest.raises(InputError, match="table 'saga_index' belongs to the journal"):
         await journal.commit(step(lambda uow: uow.execute(delete(saga_index))))
     with pytest.raises(InputError, match=r"not str; use text\(\)"):
@@ -268,7 +268,7 @@ def _on_stock(change: Callable[[Stock], None]) -> Callable[[StepWork], None]:
 
 
 async def test_what_cannot_be_read_back_is_refused_at_the_door(journal: SqlJournal) -> None:
-    """NaN, lone surrogates and what is too large do not enter the journal, and the aggregate is as before."""
+    """NaN, lone surrogates and oversized values do not enter the journal, and the aggregate is as before."""
     await journal.commit(step(lambda uow: uow.add(Stock(id="sku", on_hand=5))))
     spoils: list[Callable[[Stock], None]] = [
         lambda stock: stock.price(math.nan),
@@ -285,7 +285,7 @@ async def test_what_cannot_be_read_back_is_refused_at_the_door(journal: SqlJourn
 
 
 async def test_a_unit_of_work_ends_with_its_step(journal: SqlJournal) -> None:
-    """Nothing passes after the step, nor in a second step inside the first."""
+    """The unit of work refuses every call after the step, and a second step inside the first."""
     kept: list[StepWork] = []
     await journal.commit(step(kept.append))
     with pytest.raises(UnitOfWorkError, match="has ended with its step"):
@@ -300,7 +300,7 @@ async def test_a_unit_of_work_ends_with_its_step(journal: SqlJournal) -> None:
 
 
 async def test_loading_reads_a_snapshot_and_few_events(journal: SqlJournal) -> None:
-    """However long a stream is, a cold load reads fewer events than there are between two snapshots."""
+    """A cold load of a stream of any length reads fewer events than there are between two snapshots."""
 
     def count(uow: StepWork) -> None:
         counter = uow.find(Counter, "c") or uow.add(Counter(id="c"))

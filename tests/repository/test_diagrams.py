@@ -1,4 +1,4 @@
-"""The state diagrams of the documentation are those of the code."""
+"""The state diagrams of the documentation match the code."""
 
 import runpy
 from typing import Any
@@ -17,12 +17,12 @@ def diagrams() -> dict[str, Any]:
 
 
 def test_the_page_is_what_is_drawn(diagrams: dict[str, Any]) -> None:
-    """The page in the repository equals what the tables of today give; `python docs/diagrams.py` writes it anew."""
+    """The page in the repository equals the drawing of today's tables; `python docs/diagrams.py` writes it."""
     assert diagrams["PAGE"].read_text(encoding="utf-8") == diagrams["state_diagram"]()
 
 
 def test_the_architecture_shows_the_same_run(diagrams: dict[str, Any]) -> None:
-    """The diagram of a run on the page about the architecture is the one that is drawn."""
+    """The page about the architecture shows the drawn diagram of a run."""
     page = diagrams["ARCHITECTURE"].read_text(encoding="utf-8")
     assert page == diagrams["architecture"]()
     assert diagrams["run_diagram"]() in page
@@ -43,7 +43,7 @@ def test_every_row_of_the_tables_is_drawn(diagrams: dict[str, Any]) -> None:
 def test_what_opens_a_closed_run_is_drawn(diagrams: dict[str, Any]) -> None:
     """Each kind of fact about a node that can come when a run is closed is an arrow that leads out of it."""
     drawn = diagrams["run_diagram"]().splitlines()
-    for status in CLOSED - {RunStatus.COMPLETED}:  # a late effect is only told there
+    for status in CLOSED - {RunStatus.COMPLETED}:  # a late effect is only recorded there
         leading = "".join(line for line in drawn if line.startswith(f"    {status} --> ") and "[*]" not in line)
         assert {kind for kind in WHILE if kind in leading} == {kind for kind in WHILE if status in WHILE[kind]}
 

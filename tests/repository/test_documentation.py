@@ -1,4 +1,4 @@
-"""Everything that the documentation shows is run: the code of its pages and the examples of its docstrings."""
+"""Runs everything that the documentation shows: the code of its pages and the examples of its docstrings."""
 
 import doctest
 import importlib
@@ -18,7 +18,7 @@ PAGES = [
 
 
 PARTS = {"port": "unused_tcp_port", "postgresql": "postgres_url", "temporal": "temporal_address"}
-# Where the pages of the examples start their services; the tests' own ports stand in for them.
+# The ports of the services in the pages of the examples; the tests replace them by free ports.
 PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
 
 
@@ -26,7 +26,7 @@ PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
 def test_the_code_of_a_page_works(
     path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every block of a page that is not marked as skipped runs, and commands print what the page shows."""
+    """Every block of a page that is not marked as skipped runs, and commands print the page's output."""
     needs = read_needs((ROOT / path).read_text(encoding="utf-8"))
     # Users write URLs without the driver's name.
     stand_ins = {
@@ -42,7 +42,7 @@ def test_the_code_of_a_page_works(
 
 
 def copied_example(folder: Path, target: Path) -> Path:
-    """Copy the examples, and give the place of one of them: its page is typed in its own folder."""
+    """Copy the examples, and return the folder of one of them, in which its page runs."""
     for each in repository_files():
         if each.parts[0] == "examples":
             (target / each).parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def copied_example(folder: Path, target: Path) -> Path:
     "path", [path for path in package_files() if ">>>" in (ROOT / path).read_text("utf-8")], ids=str
 )
 def test_the_examples_of_docstrings_hold(path: Path) -> None:
-    """Every example in a docstring prints what it says."""
+    """Every example in a docstring prints the output that it shows."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(importlib.import_module(module_name(path)), optionflags=flags).failed == 0
 
@@ -126,7 +126,7 @@ assert stock.LEFT == 3
 
 
 def test_commands_of_a_page_are_those_of_one_terminal(tmp_path: Path) -> None:
-    """What one command exports, and how it ended, is there for the next; a failure that the page shows is no fault."""
+    """A command's exports and exit status are there for the next command; a failure that the page shows is no fault."""
     text = """
 '''console
 $ export COLOUR=blue
@@ -158,7 +158,7 @@ y it is
 
 
 def test_a_command_in_the_background_goes_on_until_the_page_ends(tmp_path: Path) -> None:
-    """The page goes on when the command has printed what is shown; at its end the command is interrupted."""
+    """The page goes on after the command's first output has appeared; at its end the command is interrupted."""
     serving = """
 import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: (open("stopped", "w").close(), sys.exit(0)))
@@ -191,7 +191,7 @@ $ test ! -e stopped
 
 
 def test_an_excerpt_must_stand_in_its_file(tmp_path: Path) -> None:
-    """A block that shows a part of a file is compared with the file, and not run."""
+    """A block that shows a part of a file is compared with the file, and does not run."""
     text = """
 '''console
 $ printf 'one\\ntwo\\nthree\\nfour\\n' > numbers
@@ -226,12 +226,12 @@ four
     ],
 )
 def test_what_differs_between_two_runs_is_not_compared(shown: str, printed: str, same: bool) -> None:  # noqa: FBT001 - a column
-    """Measured times, moments and ports may be any, and what is configured may not."""
+    """Measured times, moments and ports may differ between runs, and configured values may not."""
     assert prints_as_shown(normalised(shown), normalised(printed)) is same
 
 
 def test_a_page_says_what_it_needs(tmp_path: Path) -> None:
-    """What stands for a part in the page is replaced by the part's real address in code and output."""
+    """A page's stand-in for a part is replaced by the part's real address in code and output."""
     text = (
         "<!-- needs: temporal as temporal.example:7233 -->\n'''console\n$ echo temporal.example:7233\n127.0.0.1:1\n'''"
     )
@@ -259,26 +259,26 @@ def test_a_page_says_what_it_needs(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_page_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
-    """What is written wrongly, fails or prints something else is named with its line."""
+    """A block that is malformed, fails or prints something else is named with its line."""
     with pytest.raises(PageError, match=complaint):
         page(tmp_path, text).run()
 
 
 @pytest.mark.parametrize("text", ["'''python\n1 / 0\n'''", "'''json\n{,}\n'''", "'''toml\nx\n'''"])
 def test_a_block_that_does_not_work_fails_its_page(tmp_path: Path, text: str) -> None:
-    """An exception in Python, or data that cannot be read, is not passed over."""
+    """An exception in Python, or data that cannot be read, fails the page."""
     with pytest.raises((ZeroDivisionError, ValueError)):
         page(tmp_path, text).run()
 
 
 def test_a_skipped_block_is_not_run(tmp_path: Path) -> None:
-    """A block that is skipped with a reason does nothing, and only that block."""
+    """A block that is skipped with a reason does not run, and the others do."""
     text = "<!-- skip: nobody divides by zero -->\n'''python\n1 / 0\n'''\n\n'''python\nassert True\n'''"
     assert page(tmp_path, text).run() == 1
 
 
 def test_blocks_are_found_within_lists() -> None:
-    """The indent of a fence is taken off its code."""
+    """The code of a block is without the indent of its fence."""
     assert read_blocks("- a\n\n  ```python\n  if x:\n      y\n  ```\n", "page") == [
         Block("python", "if x:\n    y\n", 4)
     ]

@@ -1,4 +1,4 @@
-"""The real parts that the suite runs against: there, real, and separate for each test."""
+"""The parts that the suite runs against: present, real, and separate for each test."""
 
 import psycopg
 import pytest
@@ -8,7 +8,7 @@ from temporalio.client import Client
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_every_test_gets_an_empty_store(store_url: str, turn: int) -> None:
-    """A table made by one test is never seen by another, on either database."""
+    """A table created by one test is never visible to another, on either database."""
     engine = create_engine(store_url)
     try:
         assert inspect(engine).get_table_names() == []

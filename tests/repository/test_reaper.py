@@ -1,4 +1,4 @@
-"""No server and no command that a test has started outlives its test process, whatever ends that process."""
+"""No server and no command that a test has started outlives its test process, in whatever way that process ends."""
 
 import os
 import re
@@ -74,10 +74,10 @@ def pytest_command(folder: Path, content: str, *options: str) -> list[str]:
 
 @contextmanager
 def started(folder: Path, command: list[str], lineage: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command; at the end nothing of it is left, even when it does not do what it should.
+    """Start a command, and end all its processes afterwards, even when it fails.
 
     Args:
-        folder: Where it is run.
+        folder: The working directory.
         command: The command.
         lineage: The lineage that it inherits; empty for a command that has no test process above it.
     """
@@ -123,7 +123,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:
-    """Return when all have ended; a test that waits in vain is ended by its own bound."""
+    """Wait until all processes have ended; only the test's own bound ends the wait."""
     while any(is_alive(process) for process in processes):
         time.sleep(0.05)
 
@@ -152,7 +152,7 @@ def test_everything_ends_when_make_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_process_that_a_test_leaves_fails_the_run(tmp_path: Path) -> None:
-    """A run in which all tests pass but one leaves a process behind fails, names the process and ends it."""
+    """A run of passing tests that leaves a process behind fails, names the process and ends it."""
     with started(tmp_path, [*guarded(tmp_path, LEAVES_A_PROCESS)], "") as guard:
         assert guard.wait() == 1
         printed = (tmp_path / "printed").read_text()

@@ -30,7 +30,7 @@ def generator() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_what_is_generated(generator: dict[str, Any], name: str) -> None:
-    """The page in the repository equals what the code of today gives; `python docs/references.py` writes it."""
+    """The page in the repository equals the page that today's code generates; `python docs/references.py` writes it."""
     path = ROOT / "docs" / "reference" / name
     assert path.read_text(encoding="utf-8") == generator["PAGES"][path]()
 

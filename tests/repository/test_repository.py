@@ -36,7 +36,7 @@ PURE_THIRD_PARTIES = (
     "rich.table",
     "rich.text",
 )
-# Types that a pure module may name, although making a value of them reads files.
+# Types that a pure module may name, although creating a value of them reads files.
 PURE_TYPES = frozenset({"zoneinfo.ZoneInfo"})
 # Modules of the standard library that reach a clock, the environment, other threads or anything outside of the process.
 _IO_MODULES = (
@@ -54,7 +54,7 @@ IO_BUILTINS = frozenset({"__import__", "breakpoint", "eval", "exec", "input", "o
 
 
 def does_io(module: str) -> bool:
-    """Return whether a dotted name says that the module, or a package around it, does I/O."""
+    """Return whether a dotted name marks the module, or a package around it, as one that does I/O."""
     parts = module.split(".")
     return not IO_PARTS.isdisjoint(parts) or (parts[1:2] == ["cli"] and parts[2:3] != [PURE_IN_CLI])
 
@@ -70,7 +70,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str, str | None]]:
-    """Yield line, module and name of each import, wherever it stands; the name is None where a module is imported."""
+    """Yield line, module and name of each import at any depth; the name is None where a module is imported."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, None) for alias in node.names)
@@ -80,7 +80,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str, str | None]]:
 
 
 def impure_import(module: str, name: str | None) -> str | None:
-    """Return why a pure module may not import this, or None where it may."""
+    """Return the reason why a pure module may not import this, or None where it may."""
     top = module.partition(".")[0]
     full = module if name is None else f"{module}.{name}"
     if module.startswith("."):
@@ -161,7 +161,7 @@ def test_the_purity_check_refuses_io(module: str, name: str | None) -> None:
     ],
 )
 def test_the_purity_check_allows_values(module: str, name: str | None) -> None:
-    """What only describes values may be imported by a pure module."""
+    """A pure module may import modules that only describe values."""
     assert impure_import(module, name) is None
 
 
@@ -181,7 +181,7 @@ def test_the_package_never_imports_its_facade(path: Path) -> None:
 def test_every_module_says_what_it_exports(path: Path) -> None:
     """A public module has an `__all__`, and everything in it exists and is public."""
     if (path.name.startswith("_") and path.name != "__init__.py") or "migrations" in path.parts:
-        return  # Private, or read by Alembic under names of its own.
+        return  # Private, or read by Alembic, which expects fixed names.
     body = parse(path).body
     if all(is_text(node) for node in body):
         return  # A package that holds nothing but its description.
@@ -202,14 +202,14 @@ def is_text(node: ast.stmt) -> bool:
 
 @pytest.mark.parametrize("path", python_files(), ids=str)
 def test_no_file_is_too_long_to_read(path: Path) -> None:
-    """No Python file grows past what one reads in one go."""
+    """No Python file is longer than a reader can read at once."""
     lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path}: {lines} lines; split it (at most {MAX_LINES})"
 
 
 @pytest.mark.parametrize("path", [path for path in python_files() if path.name.startswith("test_")], ids=str)
 def test_every_test_names_its_property(path: Path) -> None:
-    """Each test function begins with one sentence that says what it proves."""
+    """Each test function begins with one sentence that names its property."""
     found = []
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
@@ -226,7 +226,7 @@ def text_files() -> list[Path]:
     return [path for path in repository_files() if b"\0" not in (ROOT / path).read_bytes()[:8192]]
 
 
-# Put together from parts, so that this file does not name what it looks for.
+# The parts are joined here, so that this file does not contain the text that it searches for.
 FORBIDDEN_TEXT = re.compile(
     "|".join(
         (
@@ -242,7 +242,7 @@ FORBIDDEN_TEXT = re.compile(
 
 @pytest.mark.parametrize("path", text_files(), ids=str)
 def test_no_line_names_a_registry_or_a_place_on_one_machine(path: Path) -> None:
-    """The repository works anywhere: it names no package registry's host and no absolute path of somebody's machine."""
+    """The repository works anywhere: it names no package registry's host and no absolute path of one machine."""
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     found = [
         f"{path}:{number}: {line.strip()[:120]}" for number, line in enumerate(lines, 1) if FORBIDDEN_TEXT.search(line)
@@ -263,12 +263,12 @@ def test_no_line_names_a_registry_or_a_place_on_one_machine(path: Path) -> None:
     ],
 )
 def test_the_text_check_tells_places_apart(line: str, refused: bool) -> None:  # noqa: FBT001 - a table's column
-    """Hosts of registries and absolute paths are found; relative paths and other hosts are let through."""
+    """The check finds hosts of registries and absolute paths, and passes relative paths and other hosts."""
     assert bool(FORBIDDEN_TEXT.search(line)) is refused
 
 
 def test_no_lock_file_is_kept() -> None:
-    """Versions are pinned by hash in `requirements/`; lock files would add the addresses they were downloaded from."""
+    """Versions are pinned by hash in `requirements/`; lock files would add the addresses of their downloads."""
     locks = {"Pipfile.lock", "package-lock.json", "pdm.lock", "poetry.lock", "pylock.toml", "uv.lock", "yarn.lock"}
     assert not [path for path in repository_files() if path.name in locks]
 
@@ -339,7 +339,7 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
 
 
 def test_ci_runs_what_people_run() -> None:
-    """CI does nothing but `make test`, so that whoever passes that passes CI."""
+    """CI does nothing but `make test`, so that a change that passes it passes CI."""
     script = ROOT / ".ci/run"
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert lines == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."', "make test"]

@@ -14,12 +14,12 @@ CASES = ROOT / "tests" / "data" / "typing_cases"
 EXPECTED = re.compile(r'  # type: ignore\[(?P<code>[a-z-]+)\]  # "(?P<words>.*)"$')
 FOUND = re.compile(r"^(?P<file>[^:]+):(?P<line>\d+): error: (?P<words>.*)  \[(?P<code>[a-z-]+)\]$")
 KINDS = 50
-"""Wrong uses that there are at least; fewer would mean that some are not read any more."""
+"""The minimum number of wrong uses; fewer would mean that the test does not read some any more."""
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], list[tuple[str, str]]]:
-    """Run mypy once over the right uses, and the wrong ones without their ignores; give its errors by file and line."""
+    """Run mypy once on the right uses and, without their ignores, the wrong ones; return errors by file and line."""
     bare = tmp_path_factory.mktemp("typing") / "refused_bare.py"
     lines = (CASES / "refused.py").read_text(encoding="utf-8").splitlines()
     bare.write_text("".join(EXPECTED.sub("", line) + "\n" for line in lines), encoding="utf-8")
@@ -41,19 +41,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], lis
 
 
 def test_right_uses_are_accepted(found: dict[tuple[str, int], list[tuple[str, str]]]) -> None:
-    """`mypy --strict` has nothing to say of any documented use, and infers the types that are written beside it."""
+    """`mypy --strict` accepts every documented use, and infers the types that are written next to it."""
     wrong = {where: errors for where, errors in found.items() if where[0] != "refused_bare.py"}
     assert not wrong
 
 
 def test_right_uses_can_be_loaded() -> None:
-    """What type checkers accept is accepted when the module is loaded, and its sagas compile."""
+    """A use that type checkers accept can be loaded, and its sagas compile."""
     names = runpy.run_path(str(CASES / "accepted.py"))
     assert list(names["place"].plan.nodes) == ["reserve", "check", "charge", "quote", "confirm", "receipt.send"]
 
 
 def test_wrong_uses_are_refused(found: dict[tuple[str, int], list[tuple[str, str]]]) -> None:
-    """Each wrong use is an error on its line, with the code and the words beside it, and nothing else is."""
+    """Each wrong use is an error on its line, with the code and the words next to it, and nothing else is."""
     lines = (CASES / "refused.py").read_text(encoding="utf-8").splitlines()
     expected = {number: match for number, line in enumerate(lines, 1) if (match := EXPECTED.search(line))}
     assert len(expected) >= KINDS

@@ -229,7 +229,7 @@ if mkdir "{folder}/tried" 2>/dev/null; then
 fi
 exec "{real}" "$@"
 """
-"""A `temporal` that does something else the first time."""
+"""A `temporal` that runs another command the first time."""
 LISTEN = "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1]))).accept()"
 
 

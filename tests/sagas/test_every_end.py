@@ -77,7 +77,7 @@ REFUSALS: dict[str, Callable[[], BaseException]] = {
     "Rejected(None)": lambda: Rejected(None),  # type: ignore[arg-type]  # as users do
     "in a group": lambda: ExceptionGroup("g", [Rejected("no")]),
 }
-"""Ends that are refusals, whatever they look like."""
+"""Ends that are refusals, in every form."""
 
 
 def end(name: str) -> NoReturn:
@@ -182,10 +182,10 @@ NODES = {
 """Places in which user code of a saga can end, and the node of each."""
 
 FORWARD = ("transaction", "mapping", "effect", "def effect")
-"""Those that can refuse."""
+"""Places that can refuse."""
 
 COROUTINES = ("effect", "undo", "probe")
-"""Those that are `async def`."""
+"""Places that are `async def`."""
 
 PLOTS = [
     *(f"{place}/{end}" for place in NODES for end in ENDS),

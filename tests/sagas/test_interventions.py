@@ -125,7 +125,7 @@ ANSWERED: dict[str, bool] = {
     **dict.fromkeys(["CompensationSucceeded", "CompensationResolved", "CompensationRejected"], True),
     "StepRuledOut": False,
 }
-"""Facts that hold a definite outcome under a key; whether it is the key of the undo."""
+"""Facts that hold a definite outcome under a key, and whether the key is the undo's."""
 
 
 @settings(max_examples=300)

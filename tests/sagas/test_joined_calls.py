@@ -21,7 +21,7 @@ from amends.sagas.temporal.activities import Activities
 from amends.sagas.temporal.messages import DRIVER, AdvanceRequest, CallRequest, Progress
 
 HELD: dict[str, asyncio.Event] = {}
-"""The call under this key is kept in flight; the first says when it has begun, the second lets it go on."""
+"""The call under this key stays in flight; the first event signals that it has begun, the second releases it."""
 
 
 class Parcel(BaseModel):

@@ -21,7 +21,7 @@ from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock
 
 BOOKS: dict[str, str] = {}
-"""What the participant has done, by key."""
+"""The participant's effects, by key."""
 
 
 @effect(retry=Retry(max_attempts=1))

@@ -29,13 +29,13 @@ PLACES: Mapping[str, tuple[str, bool]] = {
     "undoing": ("pay/undo", True),
     "delivering": ("deliver/do", False),
 }
-"""Where a run is held: the call that cannot be made, and whether the run is taken back."""
+"""Places where a run stops: the call that cannot reach the participant, and whether the run is refused."""
 
 ENDS = {
     False: (RunStatus.COMPLETED, ["begun", "settled"], ["pay/do/0", "deliver/do/0"]),
     True: (RunStatus.COMPENSATED, ["begun", "given up"], ["pay/do/0", "pay/undo/0"]),
 }
-"""How a run ends that was not taken back, or was: its status, its transactions, and what the participant did."""
+"""The end of a run, by whether it was refused: its status, its transactions, and the participant's effects."""
 
 
 class Store:

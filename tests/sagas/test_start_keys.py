@@ -20,7 +20,7 @@ from amends.sagas.engine.start import read_input
 from amends.sagas.temporal.worker import running_worker
 
 GATES: dict[str, asyncio.Event] = {}
-"""Hold a run in flight, by its id; each belongs to the loop of its test."""
+"""Events that hold a run in flight, by its id; each belongs to the loop of its test."""
 
 
 class Line(BaseModel):
@@ -53,14 +53,14 @@ SAME = (
     ' {"weight":1.0,\n "count":2.0,"note":{"a":1.0,"b":[1,"x"]}}',
     '{"weight": "1", "count": "2", "note": {"a": 1, "b": [1, "x"]}}',
 )
-"""Ways to write one input."""
+"""Forms of one input."""
 
 OTHERS = {
     '{"weight": 2, "count": 2, "note": {"a": 1, "b": [1.0, "x"]}}': r"weight.*1.*2",
     '{"weight": 1, "count": 2, "note": {"a": "1", "b": [1.0, "x"]}}': r"note.*a",
     '{"weight": 1, "count": 2}': r"note",
 }
-"""Other inputs, and what of the difference is shown."""
+"""Other inputs, and the part of the difference that the error shows."""
 
 
 class Door:

@@ -9,6 +9,6 @@ from datetime import timedelta
 __all__ = ["HANG", "HANG_S"]
 
 HANG_S = 240
-"""Seconds: below the bound of pytest-timeout, so that the failure names what did not come."""
+"""Seconds: below the bound of pytest-timeout, so that the failure names the missing event."""
 
 HANG = timedelta(seconds=HANG_S)

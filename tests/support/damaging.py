@@ -76,4 +76,4 @@ DAMAGE: Mapping[str, tuple[Callable[[Engine], None], int, str]] = {
         "does not fit its checksum",
     ),
 }
-"""Ways to damage the run `bad`, whose plan is its own: what to do, the position that is named, words of the problem."""
+"""Ways to damage the run `bad`, which alone has its plan: the change, the named position, words of the problem."""

@@ -111,7 +111,7 @@ def free(_: Done[Order, str], uow: UnitOfWork) -> None:
 
 
 BEGUN: defaultdict[tuple[str, str], threading.Event] = defaultdict(threading.Event)
-"""Who of the parallel steps has begun, by run: one that fails waits for the other, so that all runs look alike."""
+"""The parallel steps that have begun, by run: one that fails waits for the other, so that all runs look alike."""
 
 
 @effect(retry=QUICK)
@@ -166,7 +166,7 @@ async def thank(order: Order, call: Call) -> str:
 SAGA = Saga("order", Order, hold, parallel(charge, notify), pivot(sell), retriable(thank), keys=("order_id",))
 
 GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-"""Opened by a test to let a call be answered that is held, by run."""
+"""Events with which a test releases a delayed call, by run."""
 
 
 @effect(retry=Retry(max_attempts=2, first=timedelta(hours=1)))
@@ -194,7 +194,7 @@ def sell_slowly(order: Order, uow: UnitOfWork) -> str:
 SLOW = Saga("slow-order", Order, hold, ponder, pivot(sell_slowly), keys=("order_id",))
 
 MIXED = Saga("mixed-order", Order, parallel(hold, notify), ponder, pivot(sell_slowly), keys=("order_id",))
-"""A call and a transaction side by side: undone, they are begun in one turn of the workflow."""
+"""A parallel call and transaction: an undo begins both in one turn of the workflow."""
 
 
 class Case(NamedTuple):
@@ -232,7 +232,7 @@ CASES = {
     "an undo is refused": (Order(order_id="x", fail=("sell", "forget")), RunStatus.NEEDS_ATTENTION),
     "after the pivot a step is refused": (Order(order_id="x", fail=("thank",)), RunStatus.NEEDS_ATTENTION),
 }
-"""Runs of `SAGA` that go as they go, and how they end."""
+"""Runs of `SAGA` without interventions, and their ends."""
 
 _STUBBORN = Order(order_id="x", fail=("sell",), stuck=("refund",))
 _REFUSED_BEHIND = Order(order_id="x", fail=("thank",))
@@ -266,7 +266,7 @@ DECIDED = {
     "ruled out while it waits": Case(SLOW, _WAITING, (_decide(Verb.RULE_OUT, "ponder"),), RunStatus.COMPENSATED),
     "cancelled in flight": Case(SLOW, Order(order_id="x", held=True), (_decide(Verb.CANCEL),), RunStatus.COMPENSATED),
 }
-"""Runs that others decide about."""
+"""Runs in which operators intervene."""
 
 
 async def until_rest(journal: Journal, run_id: str) -> RunRecord:

@@ -33,7 +33,7 @@ from amends.sagas.temporal.worker import running_worker
 __all__ = ["OUTAGE", "Order", "Outage", "Server", "Shelf", "Trace", "own_server"]
 
 ONCE = Retry(max_attempts=1)
-"""A single attempt: whatever an outage used up would show in how the run ends."""
+"""A single attempt: an attempt that an outage used up would show in the run's end."""
 
 
 class Order(BaseModel):

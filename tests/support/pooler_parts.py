@@ -25,7 +25,7 @@ from amends.sagas.temporal.embedded_server import free_port
 __all__ = ["SAGA", "Counter", "Pooled", "drive", "pgbouncer", "pooled"]
 
 SESSIONS = 3
-"""Sessions with the server that all clients share; fewer than any process opens, so that they are handed around."""
+"""Sessions with the server that all clients share; fewer than any process opens, so that they change hands."""
 
 _CONFIG = """\
 [databases]

@@ -144,7 +144,7 @@ def shelf_is_empty(observation: Observation):
             correction=Command(fill_shelf, 3, aggregate=(Shelf, "s")),
         )
 '''
-"""A module with a drift rule that corrects an aggregate, once somebody approves."""
+"""A module with a drift rule that corrects an aggregate after an approval."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ _DECIDED = (
 _TOGETHER = "a call and a transaction are undone together"
 _CANCELLED = "cancelled by Temporal itself"
 RECORDED = (*_PLAIN, *_DECIDED, _TOGETHER, _CANCELLED)
-"""Cases whose histories are kept; of a run that was opened again, that of its last workflow."""
+"""Cases whose histories are kept; of a run that was opened again, the history of its last workflow."""
 
 _SAME = {"runId", "originalExecutionRunId", "firstExecutionRunId", "newExecutionRunId"}
 _DROPPED = {"requestId", "taskId", "workerVersion", "binaryChecksum", "workerInstanceKey", "workerControlTaskQueue"}

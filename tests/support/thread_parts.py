@@ -45,10 +45,10 @@ __all__ = [
 ]
 
 GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-"""Opened by a test to let a held call go on, by name of the gate."""
+"""Events with which a test releases a delayed call, by name of the gate."""
 
 CALLED: Counter[str] = Counter()
-"""How often each key was called."""
+"""The number of calls under each key."""
 
 ONCE = Retry(max_attempts=1)
 SHORT = timedelta(milliseconds=100)

@@ -129,7 +129,7 @@ class World:
 
 
 WORLDS: dict[str, World] = {}
-"""The world of each run, where its effects find it."""
+"""The world of each run, for its effects."""
 
 # More attempts than the planned failures and a death use up together.
 RETRY = Retry(max_attempts=3, first=timedelta(milliseconds=10), factor=1)

@@ -49,14 +49,14 @@ PLACES: Mapping[str, tuple[str, dict[str, object]]] = {
     "undoing": ("deposit/undo/0", {"kind": "delay_before", **HELD}),
     "undone": ("withdraw/undo/0", {"kind": "delay_after", **HELD}),
 }
-"""Where a transfer is stopped: the end of the key of the call, and what the bank does with it.
+"""Places where a transfer stops: the end of the call's key, and the bank's behaviour.
 
-The call is not heard; it took effect and is not answered; it fails, and is repeated now and then; it would undo an
-effect and is not heard; it undid one and is not answered.
+In this order: the bank does not receive the call; it acts and does not answer; it fails, and the call repeats now and
+then; it does not receive an undo; it undoes and does not answer.
 """
 
 UNDOS = ("undoing", "undone")
-"""Those of them in the middle of an undo."""
+"""The places in the middle of an undo."""
 
 
 def wait_until(met: Callable[[], object]) -> None:
