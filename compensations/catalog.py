@@ -1,7 +1,7 @@
 """The compensation catalog: for every step, how it is undone, or why it is not.
 
 It has three readers: the saga at the time of failure, the reconciler on schedule, and the operator at the command line.
-It is folded from all loaded steps, and says at start-up what it finds missing.
+It is built from all loaded steps, and reports missing compensations at start-up.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -12,22 +12,22 @@ __all__ = ["Catalog", "CatalogEntry"]
 
 
 class CatalogEntry(BaseModel):
-    """What the catalog knows of one step.
+    """The catalog's entry for one step.
 
     Attributes:
         step: Name of the step.
         kind: Transaction or effect.
-        location: Where it is defined, as `module:name`.
-        sagas: Sagas that it stands in.
-        roles: Roles that it has in them.
-        compensation: Where its compensation is defined; `None` when it has none.
-        irreversible: Why it stays; `None` when it was not declared to.
+        location: Place of its definition, as `module:name`.
+        sagas: Sagas that contain it.
+        roles: Its roles in them.
+        compensation: Place of the compensation's definition; `None` when the step has none.
+        irreversible: Why its effect stays; `None` unless the step was declared irreversible.
         read_only: Whether it changes nothing.
-        probe: Where its probe is defined; `None` when it has none.
-        retry: Attempts of the step in the first of its sagas; `None` when it stands in none.
+        probe: Place of the probe's definition; `None` when the step has none.
+        retry: Attempts of the step in the first of its sagas; `None` when no saga contains it.
         timeout_ms: Bound of one attempt in milliseconds; `None` for transactions.
-        undo: The compensation's policy; `None` when it has none.
-        owner: Who is asked when it needs attention.
+        undo: The compensation's policy; `None` when the step has none.
+        owner: Contact for a run in which the step needs attention.
         runbook: Link to the instructions for operators.
     """
 
@@ -50,7 +50,7 @@ class CatalogEntry(BaseModel):
 
     @property
     def guarantee(self) -> Guarantee:
-        """What is promised of the step's effect."""
+        """The guarantee for the step's effect."""
         return Guarantee.ONCE if self.kind is StepKind.TRANSACTION else Guarantee.BY_KEY
 
     @property
@@ -79,10 +79,10 @@ class Catalog(BaseModel):
     plans: tuple[Plan, ...]
 
     def faults(self) -> tuple[str, ...]:
-        """Find what cannot be undone, in one line each with function and remedy.
+        """Return the faults that prevent an undo, one line each, with function and remedy.
 
-        A saga must have the order compensatable*, pivot?, retriable*; what is compensatable must have a compensation,
-        or be declared irreversible or read-only.
+        A saga must have the order compensatable*, pivot?, retriable*. A compensatable step must have a compensation, or
+        be declared irreversible or read-only.
         """
         locations = {entry.step: entry.location for entry in self.entries}
         return tuple(fault for plan in self.plans for fault in _plan_faults(plan, locations))

@@ -1,8 +1,8 @@
-"""In which order a run is undone.
+"""The order in which the compensations of a run are executed. Pure.
 
 Compensations run in the reverse order of the journal: the stage that was reached last comes first. Members of a
-parallel stage are undone together unless the stage is `ordered`; then the one whose first fact is the latest comes
-first. One that is exhausted or refused does not stop the others (DESIGN: outcomes of a step).
+parallel stage are undone together unless the stage is `ordered`; then the member whose first fact is the latest comes
+first. An exhausted or refused compensation does not stop the others (DESIGN: outcomes of a step).
 """
 
 from amends.aggregates.run.plan import Stage
@@ -12,7 +12,7 @@ __all__ = ["next_undos", "undo_order"]
 
 
 def next_undos(state: RunState) -> tuple[str, ...]:
-    """Name the nodes whose compensation may run now.
+    """Return the nodes whose compensation may run now.
 
     Args:
         state: A state that is compensating.
@@ -28,7 +28,7 @@ def next_undos(state: RunState) -> tuple[str, ...]:
 
 
 def undo_order(state: RunState) -> tuple[tuple[str, ...], ...]:
-    """Tell everything that compensating this run would undo, in order; each inner tuple runs together."""
+    """Return the nodes that compensating this run would undo, in order; the nodes of an inner tuple run together."""
     last = min(state.cursor, len(state.plan.stages) - 1)
     groups: list[tuple[str, ...]] = []
     for stage in reversed(state.plan.stages[: last + 1]):

@@ -1,12 +1,12 @@
-"""One batch of the committer: what its units see, what they have staged, and savepoints around both.
+"""One batch of the committer: its units' view of the store, their staged writes, and savepoints around both.
 
-Theory of operation: a batch is one database transaction, begun with the writer's lock. Events are staged in memory and
-inserted just before the commit, so a savepoint is usually no more than the length of a list. It becomes a `SAVEPOINT`
-in the database only when a step runs SQL of its own. What this process knew from earlier batches is exact, because it
-was brought up to date under the lock (`Known.refresh`).
+Theory of operation: a batch is one database transaction that begins with the writer's lock. Units stage events in
+memory; the batch inserts them just before the commit, so a savepoint is usually only the length of a list. It becomes a
+`SAVEPOINT` in the database only when a step runs its own SQL. The knowledge of this process from earlier batches is
+exact, because each batch refreshes it under the lock (`Known.refresh`).
 
-Undoing works by a log of what was overwritten in the batch's dictionaries: records are immutable, so the former one is
-put back; aggregates are not, so a touched one is dropped and loaded again when somebody asks.
+A rollback uses a log of the overwritten entries of the batch's dictionaries. Records are immutable, so it puts the
+former record back. Aggregates are not, so it drops a changed aggregate, and the next use loads it again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,31 +31,31 @@ from amends.aggregates.sql.run_index import move_runs, write_keys, write_runs
 __all__ = ["Batch", "BatchLost", "Known", "MistakenError"]
 
 RUNS_KEPT = 10_000
-"""How many open runs a process remembers."""
+"""The number of open runs that a process remembers."""
 
 AGGREGATES_KEPT = 2_000
-"""How many aggregates a process remembers."""
+"""The number of aggregates that a process remembers."""
 
 CHANGES_READ = 5_000
-"""When other processes changed more streams than this, everything is forgotten instead of compared."""
+"""If other processes changed more streams than this, the process forgets everything instead of comparing."""
 
 _ABSENT: Final = object()
 
 
 class BatchLost(UnitLost):
-    """The batch's transaction is gone: no unit of it may go on, and all are run again."""
+    """The batch has lost its transaction: no unit of it may go on, and the committer runs all of them again."""
 
 
 class MistakenError(Exception):
-    """A stream that was taken for new is not: the batch is to be run again, looking before every such step."""
+    """A stream was assumed to be new but exists. Run the batch again with an existence check before each such step."""
 
 
 class Known:
-    """What one process remembers of the store from batch to batch; exact whenever it holds the writer's lock.
+    """The knowledge of one process about the store from batch to batch; exact whenever it holds the writer's lock.
 
     Args:
         codec: Writes and reads events.
-        plans: Plans that were read or written.
+        plans: Plans that the process has read or written.
     """
 
     def __init__(self, codec: EventCodec, plans: Plans) -> None:
@@ -67,18 +67,18 @@ class Known:
         self._last_id: int | None = None
 
     def forget(self) -> None:
-        """Start from nothing, because what is remembered may not be true."""
+        """Discard the knowledge, because it may be wrong."""
         self.runs.clear()
         self.aggregates.clear()
         self._behind.clear()
         self._last_id = None
 
     def refresh(self, connection: Connection) -> None:
-        """Find out what other processes have written since this one wrote or looked last."""
+        """Bring the knowledge up to date with the writes of other processes since the last refresh or batch."""
         last_id = event_rows.last_notification_id(connection)
         if last_id == self._last_id:
             return
-        # A log that has become shorter was restored from a backup.
+        # A shorter log means that the store was restored from a backup.
         if self._last_id is None or last_id < self._last_id:
             self.forget()
         elif self.runs or self.aggregates:
@@ -99,19 +99,19 @@ class Known:
             self._behind.add(run_id)
 
     def current_run(self, run_id: str) -> RunRecord | None:
-        """Give a run's record if it is known to be at its head."""
+        """Return a run's record if it is known to be at its head."""
         return None if run_id in self._behind else self.runs.get(run_id)
 
     def keep(self, batch: "Batch") -> None:
-        """Take over what a batch has learned, after its commit."""
+        """Take over the knowledge of a batch after its commit."""
         if self._last_id is not None:
-            # At least this; ids may have been skipped. If so, the next look finds this process's own streams changed,
-            # and at the heads that it knows.
+            # A lower bound, because the database may have skipped ids. Then the next refresh reports this process's own
+            # streams as changed, at the heads that it knows.
             self._last_id += len(batch.events)
         for run_id, record in batch.runs.items():
             self._behind.discard(run_id)
             self.runs.pop(run_id, None)
-            # Nobody goes on with a closed run, and its data may be large.
+            # A closed run is rarely used again, and its data may be large.
             if record is not None and not record.state.closed:
                 self.runs[run_id] = record
         self.aggregates.update(batch.aggregates)
@@ -121,7 +121,7 @@ class Known:
 
 
 def _trim(kept: dict[str, Any], bound: int) -> list[str]:
-    """Drop what was not used for the longest time; a dictionary remembers the order of insertion."""
+    """Drop the entries that were unused for longest (a dictionary keeps the order of insertion); return their keys."""
     dropped = list(islice(kept, max(0, len(kept) - bound)))
     for key in dropped:
         del kept[key]
@@ -129,25 +129,26 @@ def _trim(kept: dict[str, Any], bound: int) -> list[str]:
 
 
 class Batch:
-    """Everything that the units of one database transaction see and stage.
+    """The view and the staged writes of the units in one database transaction.
 
     Args:
-        connection: In a transaction that holds the writer's lock.
-        known: What the process remembers.
+        connection: A connection in a transaction that holds the writer's lock.
+        known: The knowledge of the process.
         recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
-        careful: Whether to look for every new aggregate at once; see `stream_exists`.
+        careful: Whether to check at once that each new aggregate does not exist; see `stream_exists`.
 
     Attributes:
-        connection: In a transaction that holds the writer's lock.
-        known: What the process remembers; changed only for what a failing batch may as well forget.
+        connection: The connection, in a transaction that holds the writer's lock.
+        known: The knowledge of the process; before the commit the batch changes only entries that a failing batch may
+            lose.
         recorded_at_ms: Wall time of the batch, in milliseconds since the epoch.
         events: Staged events, in the order of their notification ids.
         runs: Records at their heads, staged facts included; `None` where there is no such run.
-        damaged: The runs that cannot be read.
+        damaged: The unreadable runs.
         aggregates: Aggregates at their heads, staged events included.
-        changed: The runs that have staged facts, with their record before the batch; `None` for new ones.
+        changed: The runs that have staged facts, with their record before the batch; `None` for new runs.
         heads: The aggregates' streams that have staged events, with their heads.
-        lost: The error with which the transaction was lost; `None` while it was not.
+        lost: The error that lost the transaction; `None` while the transaction is intact.
     """
 
     def __init__(self, connection: Connection, known: Known, recorded_at_ms: int, *, careful: bool = False) -> None:
@@ -173,7 +174,7 @@ class Batch:
     # ---- reading
 
     def prefetch(self, run_ids: Iterable[str]) -> None:
-        """Read the streams of several runs at once, where they are not known; of a damaged one, that it is."""
+        """Read the streams of several unknown runs at once, and record the damage of unreadable ones."""
         wanted: dict[str, RunRecord | None] = {}
         for run_id in run_ids:
             if run_id in self.runs or run_id in self.damaged or run_id in wanted:
@@ -192,7 +193,7 @@ class Batch:
         """Return a run's record at its head, staged facts included.
 
         Raises:
-            DamagedRunError: Its stream, or the plan that it names, cannot be read.
+            DamagedRunError: Its stream, or the plan that it names, is unreadable.
         """
         if run_id not in self.runs:
             with self.reading():
@@ -202,10 +203,10 @@ class Batch:
         return self.runs[run_id]
 
     def aggregate(self, cls: type[Aggregate], stream: str) -> Held | None:
-        """Give an aggregate at its head, staged events included; `None` when its stream has no events.
+        """Return an aggregate at its head, staged events included; `None` when its stream has no events.
 
         Raises:
-            JournalError: An event cannot be read, or does not follow from those before it.
+            JournalError: An event is unreadable, or does not follow from those before it.
         """
         held = self.aggregates.get(stream) or self.known.aggregates.pop(stream, None)
         if held is None:
@@ -219,10 +220,10 @@ class Batch:
         return held
 
     def stream_exists(self, stream: str) -> bool:
-        """Tell whether a stream has any event, staged ones included.
+        """Check whether a stream has any event, staged ones included.
 
-        A stream that nobody has heard of is taken for new at first, and looked for together with all others before the
-        commit: nearly always it is new, and asking for each one would cost a round trip.
+        The batch assumes that an unknown stream is new, and checks all such streams together before the commit. The
+        assumption is nearly always right, and a query for each stream would cost a round trip.
         """
         if stream in self.aggregates or stream in self.heads or stream in self.known.aggregates:
             return True
@@ -236,14 +237,14 @@ class Batch:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Let a failing read of our own end the batch, since the transaction is of no use after it."""
+        """End the batch if one of Amends' own reads fails, because the transaction is unusable after it."""
         try:
             yield
         except exc.SQLAlchemyError as error:
             raise self.fail(error) from error
 
     def fail(self, error: exc.SQLAlchemyError) -> BatchLost:
-        """Remember that the transaction is lost, and give what is to be raised for it."""
+        """Record that the transaction is lost, and return the error to raise."""
         self.lost = self.lost or error
         return BatchLost(str(error))
 
@@ -255,7 +256,7 @@ class Batch:
         target[key] = value
 
     def stage_facts(self, record: RunRecord, facts: Sequence[StoredEvent]) -> None:
-        """Stage encoded facts, and the record that they lead to."""
+        """Stage encoded facts, and the record after them."""
         self.events += facts
         run_id = record.run_id
         if run_id not in self.changed:
@@ -270,7 +271,7 @@ class Batch:
         self.aggregates[stream] = held
 
     def stage_plan(self, plan: Plan) -> None:
-        """Stage a plan unless the store has it; one that cannot be read there is replaced."""
+        """Stage a plan unless the store has it; replace an unreadable one."""
         if plan.fingerprint in self.new_plans:
             return
         with self.reading(), suppress(JournalError):
@@ -282,7 +283,7 @@ class Batch:
     # ---- savepoints
 
     def savepoint(self, clean_up: Callable[[], None] | None = None) -> "Savepoint":
-        """Keep what the block stages on normal exit, and nothing of it on an exception.
+        """Return a block that keeps its staged writes on normal exit, and discards them on an exception.
 
         Args:
             clean_up: Called before the rollback.
@@ -290,14 +291,14 @@ class Batch:
         return Savepoint(self, clean_up)
 
     def open_savepoints(self) -> None:
-        """Make the open savepoints real, because SQL of a step's own is about to run."""
+        """Create the open savepoints in the database, because a step is about to run its own SQL."""
         for each in self.savepoints:
             if not each.real:
                 self.sql(f"SAVEPOINT {each.name}")
                 each.real = True
 
     def sql(self, statement: str) -> None:
-        """Run a statement about savepoints."""
+        """Run a statement that manages savepoints."""
         with self.reading():
             self.connection.exec_driver_sql(statement)
 
@@ -316,11 +317,11 @@ class Batch:
         )
 
     def flush(self) -> None:
-        """Write everything that was staged.
+        """Write everything that is staged.
 
         Raises:
-            MistakenError: A new aggregate is not new.
-            sqlalchemy.exc.IntegrityError: Somebody wrote to one of the streams without the writer's lock.
+            MistakenError: An aggregate that was assumed to be new exists.
+            sqlalchemy.exc.IntegrityError: Another program wrote to one of the streams without the writer's lock.
         """
         if self._assumed and (found := event_rows.streams_that_exist(self.connection, sorted(self._assumed))):
             raise MistakenError(", ".join(found))
@@ -352,19 +353,19 @@ class Batch:
             write_keys(self.connection, keys)
 
     def keep(self) -> None:
-        """Hand what was learned to the process's memory, after the commit."""
+        """Pass the batch's knowledge to the process, after the commit."""
         for plan in self.new_plans.values():
             self.known.plans.keep(plan)
         self.known.keep(self)
 
 
 def _stays(former: RunRecord, record: RunRecord) -> bool:
-    """Tell whether the columns of a run's row that seldom change are as they were."""
+    """Check whether the columns of a run's row that seldom change are unchanged."""
     return record.state.status is former.state.status and record.driver == former.driver
 
 
 class Savepoint:
-    """A block of a batch that stays as a whole or not at all.
+    """A block of a batch whose writes stay all together or not at all.
 
     Args:
         batch: The batch.

@@ -1,8 +1,8 @@
-"""Looking for damage in a store: all of it, the next part of it, what is new in it, or some of its streams.
+"""Check a store for damage: the whole store, its next page, its new events, or some of its streams.
 
-It is looked through page by page, each page in a transaction of its own, so that memory stays bounded, whatever the
-size of the store, and others can go on working. What is compared with each other is read in one snapshot, so a store
-that is being written to is not found wrong because of that.
+The check reads page by page, each page in a transaction of its own, so that memory stays bounded for any size of the
+store and other processes can go on working. It reads data that it compares in one database snapshot, so concurrent
+writes never appear as damage.
 """
 
 from collections import defaultdict
@@ -59,7 +59,7 @@ CHANGES_A_PAGE = 2_000
 
 
 class Part(StrEnum):
-    """What a store is looked through by, one part after the other."""
+    """A part of a store; a check reads one part after the other."""
 
     STREAMS = "streams"
     RUNS = "runs"
@@ -69,23 +69,23 @@ class Part(StrEnum):
 
 
 ALL = (Part.STREAMS, Part.ROWS, Part.KEYS, Part.SNAPSHOTS)
-"""The journal, and everything that is derived from it."""
+"""The journal, and all data that is derived from it."""
 
 READ_MODEL = (Part.RUNS, Part.ROWS, Part.KEYS)
-"""What runs are listed and found from."""
+"""The data from which runs are listed and found."""
 
 STREAMS = (Part.STREAMS, Part.SNAPSHOTS)
-"""The journal, and the snapshots of its aggregates; the read model is compared in passing."""
+"""The journal, and the snapshots of its aggregates; the read model is compared along the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What looking at one page gave.
+    """The result of checking one page.
 
     Attributes:
-        findings: What is wrong.
-        position: Where to go on; empty when everything was looked at.
-        size: How much was looked at: events, and rows, ten of which take no longer than an event.
+        findings: The faults.
+        position: Position of the next page; empty at the end.
+        size: Amount of work: the number of events, plus a tenth of the number of rows, which take less time.
     """
 
     findings: tuple[Finding, ...]
@@ -95,11 +95,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What looking at one page of changes gave.
+    """The result of checking one page of changes.
 
     Attributes:
-        findings: What is wrong with the streams that have changed.
-        position: Notification id up to which they were looked at; the one before where nothing has changed.
+        findings: The faults of the changed streams.
+        position: Notification id up to which changes are checked; the former id if nothing has changed.
     """
 
     findings: tuple[Finding, ...]
@@ -107,24 +107,24 @@ class Changed:
 
 
 def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
-    """Look at every row of the store, and compare what is derived with what it is derived from.
+    """Check every row of the store, and compare derived data with its source.
 
-    Found are: damage that the database itself knows of (SQLite), gaps in streams, events and plans that cannot be read
-    or do not follow, runs without their plan, snapshots and read model rows that differ from folding the journal. At
-    most one finding of a kind is given for a stream.
+    The check finds damage that the database itself reports (SQLite), gaps in streams, events and plans that are
+    unreadable or do not follow, runs without their plan, and snapshots and read model rows that differ from the folded
+    journal. It yields at most one finding of each kind per stream.
 
     Args:
-        engine: Of a store whose schema is up to date; may be read-only.
-        codec: Knows the facts and the aggregates of all modules; what it does not know is an unknown topic.
+        engine: Engine of a store whose schema is up to date; may be read-only.
+        codec: Codec with the facts and the aggregates of all modules; any other event has an unknown topic.
 
     Raises:
-        UnreachableError: The store cannot be read.
-        JournalError: The database is damaged so that it cannot be read.
+        UnreachableError: The store is unreadable at the moment.
+        JournalError: The database is too damaged to read.
     """
     damage = list(database_damage(engine))
     yield from damage
     if damage:
-        # What follows would only be the same damage in other words, if it can be read at all.
+        # Further checks would report the same damage in other words, or fail to read at all.
         return
     yield from damaged_plans(engine)
     kept = Plans()
@@ -144,19 +144,19 @@ def check_page(
     *,
     most: int | None = None,
 ) -> Page:
-    """Look at the next page of a store.
+    """Check the next page of a store.
 
     Args:
-        engine: Of a store whose schema is up to date; may be read-only.
+        engine: Engine of a store whose schema is up to date; may be read-only.
         codec: As for `check`.
-        position: Where the page before ended; empty to begin.
-        parts: What to look through, in this order.
+        position: End of the page before; empty to begin.
+        parts: The parts to check, in this order.
         kept: Plans that were read.
-        most: After how many events the page ends, at the end of a stream; `None` for no such bound.
+        most: The number of events after which the page ends, at the end of a stream; `None` for no such bound.
 
     Raises:
-        UnreachableError: The store cannot be read.
-        JournalError: The database is damaged so that it cannot be read.
+        UnreachableError: The store is unreadable at the moment.
+        JournalError: The database is too damaged to read.
     """
     name, _, after = position.partition(":")
     part = Part(name) if name in set(Part) else parts[0]
@@ -179,14 +179,14 @@ def check_page(
 
 
 def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans, *, only_runs: bool = False) -> Changed:
-    """Look at what was written after a notification id, a page of it.
+    """Check a page of the events after a notification id.
 
-    Runs are folded whole and compared with the read model; of aggregates, which may be long, the new events are read,
-    and what comes right before them.
+    The check folds changed runs from the beginning and compares them with the read model. Of aggregates, which may be
+    long, it reads only the new events and the event before them.
 
     Raises:
-        UnreachableError: The store cannot be read.
-        JournalError: The database is damaged so that it cannot be read.
+        UnreachableError: The store is unreadable at the moment.
+        JournalError: The database is too damaged to read.
     """
     findings: list[Finding] = []
     with store_errors(), _snapshot_of(engine) as connection:
@@ -200,7 +200,7 @@ def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans,
             elif not only_runs:
                 tail = StreamAudit(stream, codec, after=max(0, first - 2))
                 _feed(tail, _rows(connection, stream, after=first - 2))
-                # What is wrong is said as it is said when the whole stream is looked at.
+                # The findings come from a check of the whole stream, so that their messages are the same as there.
                 findings += _audit(connection, codec, kept, stream, derived).findings if tail.findings else []
     return Changed(tuple(findings), last_id)
 
@@ -209,18 +209,18 @@ def newest_change(engine: Engine) -> int:
     """Read the highest notification id; 0 when nothing was ever written.
 
     Raises:
-        UnreachableError: The store cannot be read.
+        UnreachableError: The store is unreadable at the moment.
     """
     with store_errors(), engine.connect() as connection:
         return last_notification_id(connection)
 
 
 def check_streams(engine: Engine, codec: EventCodec, streams: Sequence[str]) -> Iterator[Finding]:
-    """Look at some streams, whole, and at what is derived from them; one that is not there may have left rows behind.
+    """Check some whole streams and the data derived from them; a missing stream may have left rows behind.
 
     Raises:
-        UnreachableError: The store cannot be read.
-        JournalError: The database is damaged so that it cannot be read.
+        UnreachableError: The store is unreadable at the moment.
+        JournalError: The database is too damaged to read.
     """
     kept = Plans()
     for stream in streams:
@@ -248,7 +248,7 @@ def _stream_page(
         if not is_text(stream):
             findings.append(_damaged_name(stream))
             continue
-        # SQLite's pattern does not tell "run/" from "Run/".
+        # SQLite's pattern does not distinguish "run/" from "Run/".
         if only_runs and run_of(stream) is None:
             continue
         audit = _audit(connection, codec, kept, stream, derived)
@@ -260,7 +260,7 @@ def _stream_page(
 
 
 def _row_page(connection: Connection, table: Any, after: str) -> _Part:  # noqa: ANN401 - an SQL table
-    """Find what the read model has of runs that are not in the journal."""
+    """Find rows of the read model whose runs are not in the journal."""
     run_ids = _page(connection, table.c.run_id, after)
     there = _that_exist(connection, [stream_of_run(run_id) for run_id in run_ids if is_text(run_id)])
     lost = [run_id for run_id in run_ids if stream_of_run(run_id) not in there]
@@ -299,7 +299,7 @@ def _lost_stream(stream: str) -> Finding:
 
 
 def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
-    """Find what was derived from a stream that is not there."""
+    """Find data that is derived from a missing stream."""
     run_id = run_of(stream)
     if run_id is None:
         if _newest_snapshot(connection, stream) is not None:
@@ -311,7 +311,7 @@ def _left_behind(connection: Connection, stream: str) -> Iterator[Finding]:
 
 
 class _ReadModel:
-    """What the read model has of some runs, read at once: a statement for each run would take most of the time."""
+    """The read model's rows of some runs, read at once, because one statement per run would take most of the time."""
 
     def __init__(self, connection: Connection, streams: Iterable[str]) -> None:
         run_ids = [run_id for stream in streams if is_text(stream) and (run_id := run_of(stream)) is not None]
@@ -335,7 +335,7 @@ def _audit(connection: Connection, codec: EventCodec, kept: Plans, stream: str, 
 
 
 def fold_run(connection: Connection, codec: EventCodec, kept: Plans, stream: str) -> RunAudit:
-    """Fold a run's stream, as far as it can be folded."""
+    """Return the audit of a run's stream, folded as far as possible."""
     audit = RunAudit(stream, codec, lambda fingerprint: kept.read(connection, fingerprint))
     _feed(audit, _rows(connection, stream))
     return audit
@@ -351,7 +351,7 @@ def _feed(audit: StreamAudit, rows: Iterator[StoredEvent]) -> None:
 
 @contextmanager
 def _snapshot_of(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that sees the store as it is at one moment."""
+    """Open a transaction that sees the store at one moment."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
@@ -360,7 +360,7 @@ def _snapshot_of(engine: Engine) -> Iterator[Connection]:
 
 
 def streams_after(connection: Connection, after: str, *, only_runs: bool = False) -> Sequence[str]:
-    """List the names of the next streams, in order: a page of them, which may hold others than runs in any case."""
+    """Return a page of the names of the next streams, in order; even with `only_runs` a few may not be runs."""
     name = stored_events.c.originator_id
     found = select(name).where(name > bindable(after)).distinct().order_by(name).limit(STREAMS_A_PAGE)
     if only_runs:
@@ -369,7 +369,7 @@ def streams_after(connection: Connection, after: str, *, only_runs: bool = False
 
 
 def _rows(connection: Connection, stream: str, after: int = _BEGINNING) -> Iterator[StoredEvent]:
-    """Read a stream after a position; without one from its very beginning, positions that should not be included."""
+    """Read a stream after a position; by default from its very beginning, including positions that must not exist."""
     page = read_stream(connection, stream, after, ROWS_A_PAGE)
     while page:
         yield from page
@@ -384,7 +384,7 @@ def _newest_snapshot(connection: Connection, stream: str) -> Snapshot | None:
     table = snapshots.c
     found = select(snapshots).where(table.originator_id == stream).order_by(table.originator_version.desc()).limit(1)
     row = connection.execute(found).first()
-    # One that was changed is found among the snapshots, and is not worth a comparison.
+    # The check of the snapshots reports a changed one; comparing it with the events would add nothing.
     return (
         None
         if row is None or not snapshot_fits(*row)

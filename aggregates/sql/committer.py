@@ -1,18 +1,21 @@
 """The committer: the one thread of a process that writes to the store.
 
-Theory of operation: callers submit units and wait. The thread takes what is waiting, begins one database transaction
-under the writer's lock, runs every unit in its own savepoint, inserts what they staged, commits once, and gives every
+Theory of operation: callers submit units and wait. The thread takes the waiting units, begins one database transaction
+under the writer's lock, runs every unit in its own savepoint, inserts the staged writes, commits once, and gives every
 caller its answer.
 
-1. A unit that raises loses its own savepoint; its error goes to its caller, and the others are committed.
-2. When the transaction fails, everything remembered is forgotten and the units are run again, a few times. If it
-   failed while committing, nobody knows whether it took place; so the next transaction first looks, under the lock,
-   whether its events are there. If they are, the answers that were computed are true and are given.
-3. A batch that keeps failing is run unit by unit, so that one unit that the database refuses does not hold up others.
-4. While the store is away, the units of callers who are patient are held and tried again; whoever is not is told at
-   once. A held batch keeps what is in doubt about it, so an outage in the middle of a commit loses and doubles nothing.
-5. Who listens for runs that are opened again is told of them after the commit, before the callers get their answers.
-6. Whatever goes wrong is told to the callers whose units were taken; the thread goes on.
+1. If a unit raises, the thread rolls back its savepoint and passes the error to its caller; it commits the other units.
+2. If the transaction fails, the thread discards its knowledge of the store and runs the units again, a few times. If
+the
+   commit itself failed, its outcome is unknown; so the next transaction first checks, under the lock, whether the
+   events are stored. If they are, the computed answers are right, and the callers get them.
+3. If a batch keeps failing, the thread runs it unit by unit, so that a unit that the database refuses does not hold up
+   the others.
+4. While the store is unreachable, the thread keeps and retries the units of callers with patience, and refuses the
+   others at once. A waiting batch remembers the events that are in doubt, so an outage in the middle of a commit loses
+   and doubles nothing.
+5. Listeners for reopened runs are called after the commit and before the callers get their answers.
+6. The callers of a batch get every error of the batch, and the thread goes on.
 """
 
 import asyncio
@@ -41,29 +44,30 @@ from amends.aggregates.sql.transaction import SqlTx
 __all__ = ["Committer", "OnCommit"]
 
 BATCH_UNITS = 256
-"""Most units in one transaction; bounds how long the writer's lock is held and how long the first unit waits."""
+"""Largest number of units in one transaction; it bounds the time under the writer's lock and the first unit's wait."""
 
 ATTEMPTS = 4
-"""How often a batch is run in all before its units are run one by one, held or given up."""
+"""Total number of attempts of a batch before its units run one by one, wait for the store, or fail."""
 
 HOLD_FIRST_S, HOLD_LONGEST_S = 0.05, 1.0
-"""How long a held batch waits before it is tried again, in seconds: doubled each time, up to the second."""
+"""Delay before a waiting batch is retried, in seconds: it starts at the first and doubles up to the second."""
 
-# Who waits for a future would take these for its own: a cancellation, a Ctrl-C, the end of a generator.
+# A caller that awaits a future would take these for its own: a cancellation, a Ctrl-C, the end of a generator.
 _MISTAKABLE = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, StopAsyncIteration, StopIteration, SystemExit)
 
 _log = logging.getLogger("amends.store")
 
 OnCommit = Callable[[Literal["before", "after"], int], None]
-"""A seam for crash tests: called around the n-th commit, from 1.
+"""A hook for crash tests, called around the n-th commit, from 1.
 
-An `Exception` that it raises is treated like the database's own: before, the commit failed; after, it took place and
-the reply was lost. Any other `BaseException` goes to all callers of the batch at once, as if the process had died.
+An `Exception` from it counts as one of the database: before the commit, the commit failed; after it, the commit took
+place and the reply was lost. Any other `BaseException` goes to all callers of the batch at once, as if the process had
+died.
 """
 
 
 class _Job:
-    """A unit on its way, and where its answer goes."""
+    """A submitted unit, and the future of its answer."""
 
     __slots__ = ("error", "future", "loop", "runs", "unit", "until", "value")
 
@@ -84,21 +88,22 @@ class _Job:
         self.error: BaseException | None = None
 
     def refuse(self, error: BaseException) -> None:
-        """Have the caller get this error, whatever the unit made."""
+        """Set this error as the caller's answer, instead of the unit's result."""
         self.value, self.error = None, error
 
 
 class _Attempt:
-    """How far one attempt to commit a batch has come.
+    """The progress of one attempt to commit a batch.
 
     Attributes:
         doubtful: Events that this or an earlier attempt may have committed.
-        begun: Whether it had the writer's lock and knew what earlier attempts had done.
-        committing: Whether it had come to its commit.
+        begun: Whether it had the writer's lock and knew the outcome of earlier attempts.
+        committing: Whether it had reached its commit.
         opened: Runs that this or an earlier attempt may have opened again.
         found: Whether an earlier attempt turned out to have committed the batch.
-        failure: What it failed with.
-        careful: Whether it looks for every new aggregate at once, because an earlier attempt was mistaken about one.
+        failure: The error of the attempt; `None` if it did not fail.
+        careful: Whether it checks at once that each new aggregate does not exist, because an earlier attempt was wrong
+            about one.
     """
 
     __slots__ = ("begun", "careful", "committing", "doubtful", "failure", "found", "opened")
@@ -114,7 +119,7 @@ class _Attempt:
 
     @property
     def worth_repeating(self) -> bool:
-        """Whether the store was there, or only a connection had died in the pool."""
+        """Whether the store was reachable, or only a pooled connection was dead."""
         return self.begun or bool(getattr(self.failure, "connection_invalidated", False))
 
 
@@ -122,8 +127,8 @@ class Committer:
     """Runs units and commits them in batches; its thread lives until `close`.
 
     Args:
-        engine: The store.
-        known: What the process remembers; from now on the thread's own.
+        engine: Engine of the store.
+        known: The knowledge of the process; from now on only the thread uses it.
         store_id: Identity of the store.
         on_commit: Called around every commit; for tests.
     """
@@ -137,9 +142,9 @@ class Committer:
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
-        # Without a lock, so that a listener can be dropped by whoever collects garbage: each use is atomic.
+        # No lock, so that the garbage collector can remove a listener in any thread; each use is atomic.
         self._listeners: dict[object, OnOpened] = {}
-        # The thread's own: what came while it held a batch, and whether nothing more will come.
+        # Used by the thread only: units that came while a batch waited, and whether the queue has ended.
         self._kept: list[_Job] = []
         self._ending = False
         # A daemon, so that a program that forgets to close the journal can still end.
@@ -149,8 +154,8 @@ class Committer:
     async def commit(self, unit: Unit[Any], runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> Any:  # noqa: ANN401 - the unit's answer
         """Submit a unit and wait for its answer without blocking the event loop.
 
-        A caller that is cancelled while it waits does not learn whether the unit was committed; one that was cancelled
-        before it was run is passed over.
+        A caller that is cancelled while it waits does not learn whether the unit was committed. The thread skips a unit
+        whose caller was cancelled before the unit ran.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -158,16 +163,16 @@ class Committer:
         return await future
 
     def commit_blocking(self, unit: Unit[Any], runs: Sequence[str] = ()) -> Any:  # noqa: ANN401 - the unit's answer
-        """Submit a unit and block until its answer is there; never to be called from within a unit."""
+        """Submit a unit and block until its answer is ready; a unit must never call this."""
         future: Future[Any] = Future()
         self._submit(_Job(unit, runs, future, None, timedelta(0)))
         return future.result()
 
     def listen(self, on_opened: OnOpened) -> Callable[[], None]:
-        """Call a function, in the committer's thread, for every run that a commit of this process has opened again.
+        """Call a function, in the committer's thread, for every run that a commit of this process opens again.
 
         Returns:
-            What ends that; it may be called more than once.
+            A function that ends the subscription; it may be called more than once.
         """
         key = object()
         self._listeners[key] = on_opened
@@ -177,7 +182,7 @@ class Committer:
         self._listeners.pop(listener, None)
 
     def close(self) -> None:
-        """Commit what is waiting, then end the thread; further units are refused, and what is held is given up."""
+        """Commit the waiting units, then end the thread; refuse further units, and those that wait for the store."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -198,16 +203,16 @@ class Committer:
         while jobs := self._take():
             try:
                 self._commit_batch(jobs)
-            except BaseException as error:  # noqa: BLE001 - the thread must outlive everything, and say it
+            except BaseException as error:  # noqa: BLE001 - the thread must outlive every error, and log it
                 self._known.forget()
                 for each in jobs:
                     each.refuse(error)
             _deliver(jobs)
-            # Not kept while waiting: answers may be large.
+            # The thread must not keep answers while it waits, because they may be large.
             del jobs
 
     def _take(self) -> list[_Job]:
-        """Wait for work and take what is there, up to a full batch; nothing when the end has come."""
+        """Wait for work and return the waiting jobs, up to a full batch; return none at the end."""
         jobs, self._kept = self._kept[:BATCH_UNITS], self._kept[BATCH_UNITS:]
         with suppress(Empty):
             while not self._ending and len(jobs) < BATCH_UNITS:
@@ -219,7 +224,7 @@ class Committer:
         return jobs
 
     def _commit_batch(self, jobs: Sequence[_Job]) -> None:
-        """Commit a batch, or leave in each job why it was not."""
+        """Commit a batch, or set in each job the reason why it was not committed."""
         attempt, pause = _Attempt(), HOLD_FIRST_S
         while jobs:
             attempt = self._repeat(jobs, attempt)
@@ -240,7 +245,7 @@ class Committer:
             pause = min(pause * 2, HOLD_LONGEST_S)
 
     def _repeat(self, jobs: Sequence[_Job], attempt: _Attempt) -> _Attempt:
-        """Attempt to commit a batch as often as it is worth it."""
+        """Attempt to commit a batch until it succeeds or another attempt is pointless; return the last attempt."""
         for _ in range(ATTEMPTS):
             attempt = self._try(jobs, attempt)
             if attempt.failure is None or not attempt.worth_repeating:
@@ -248,7 +253,7 @@ class Committer:
         return attempt
 
     def _hold(self, jobs: Sequence[_Job], failure: BaseException, pause: float, *, doubtful: bool) -> list[_Job]:
-        """Wait for the store to come back, and give the jobs whose callers wait as well; the others are told."""
+        """Wait for the store to return; return the jobs whose callers still wait, and refuse the others."""
         error = _unreachable(failure)
         patient = isinstance(error, UnreachableError) and any(job.until > time.monotonic() for job in jobs)
         if patient and pause == HOLD_FIRST_S:
@@ -275,14 +280,14 @@ class Committer:
     def _commit_alone(self, job: _Job) -> None:
         try:
             self._commit_batch([job])
-        except Exception as error:  # noqa: BLE001 - it is this unit's, and the others must go on
+        except Exception as error:  # noqa: BLE001 - the error is this unit's, and the others must go on
             job.refuse(error)
 
     def _try(self, jobs: Sequence[_Job], former: _Attempt) -> _Attempt:
-        """Attempt to commit a batch; no jobs: only find out whether an earlier attempt did.
+        """Attempt to commit a batch; without jobs, only find out whether an earlier attempt did.
 
         Args:
-            jobs: The batch; values and errors of the units are left in it.
+            jobs: The batch; the method sets the values and errors of the units in it.
             former: The attempt before.
         """
         attempt = _Attempt(former)
@@ -308,10 +313,10 @@ class Committer:
                 return
             batch = Batch(connection, self._known, time.time_ns() // 1_000_000, careful=attempt.careful)
             self._known.refresh(connection)
-            # A run that cannot be read is an error of the units that ask for it, not of the batch.
+            # An unreadable run is an error of the units that ask for it, not of the batch.
             batch.prefetch(run_id for job in jobs for run_id in job.runs)
             for job in jobs:
-                # Who has been cancelled meanwhile would never learn of it: a claim of his would bind nobody.
+                # Skip units whose caller was cancelled: no one would use a claim that they make.
                 if not job.future.done():
                     self._run(job, batch)
             batch.flush()
@@ -327,7 +332,7 @@ class Committer:
         batch.keep()
 
     def _tell(self, opened: Sequence[RunRecord]) -> None:
-        """Tell the listeners of runs that were opened again; an error of theirs must not be taken for the commit's."""
+        """Call the listeners for reopened runs; an error of a listener must not count as an error of the commit."""
         for record in opened:
             for on_opened in self._listeners.copy().values():
                 try:
@@ -340,7 +345,7 @@ class Committer:
         try:
             with batch.savepoint():
                 job.value = job.unit(SqlTx(batch, self._store_id))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this unit's alone
+        except BaseException as error:  # noqa: BLE001 - any error of a unit concerns only that unit
             job.error = error
         if batch.lost is not None:
             raise BatchLost(str(batch.lost)) from batch.lost
@@ -360,7 +365,7 @@ def _unreachable(error: BaseException, *, doubtful: bool = False) -> Exception:
 
 
 def _deliver(jobs: Sequence[_Job]) -> None:
-    """Give every caller its answer, with one call per event loop."""
+    """Deliver every caller's answer, with one call per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
     for job in jobs:
         if job.loop is None:
@@ -371,7 +376,7 @@ def _deliver(jobs: Sequence[_Job]) -> None:
         try:
             loop.call_soon_threadsafe(_settle, settled)
         except RuntimeError:
-            # The loop was closed, and with it everybody who waited there.
+            # The loop was closed, so no caller waits there any more.
             continue
 
 

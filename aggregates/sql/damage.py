@@ -1,4 +1,4 @@
-"""Looking for damage that is not a stream's: of the database itself, and of plans."""
+"""Check for damage outside streams: in the database itself, and in plans."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,10 +20,10 @@ _A_PAGE = 100
 
 
 def database_damage(engine: Engine) -> Iterator[Finding]:
-    """Ask the database what it knows of its own damage; only SQLite knows any.
+    """Yield the damage that the database itself reports; only SQLite reports any.
 
     Raises:
-        UnreachableError: The store cannot be read.
+        UnreachableError: The store is unreadable at the moment.
     """
     if engine.dialect.name != "sqlite":
         return
@@ -43,7 +43,7 @@ def damaged_plans(engine: Engine) -> Iterator[Finding]:
     """Check every plan.
 
     Raises:
-        UnreachableError: The store cannot be read.
+        UnreachableError: The store is unreadable at the moment.
     """
     after = ""
     while True:

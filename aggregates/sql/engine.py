@@ -1,15 +1,14 @@
-"""Engines of the store, and how a writer begins.
+"""Engines of the store, and the start of a writing transaction.
 
-What differs between SQLite and PostgreSQL below the level of SQL is here. Tables are in `sql.schema`, their creation in
-`sql.migrations`. Creating an engine does not connect, so an unreachable database shows at the first use, as an
-SQLAlchemy error; `sql.errors` says in one line what it means.
+The module contains the differences between SQLite and PostgreSQL below the level of SQL. `sql.schema` has the tables,
+and `sql.migrations` creates them. Creating an engine does not connect, so an unreachable database fails at the first
+use, with an SQLAlchemy error; `sql.errors` explains it in one line.
 
-Nothing that is set or taken for a connection to PostgreSQL outlives its transaction: timeouts, the writer's lock, no
-prepared statements. So a pooler such as PgBouncer in transaction mode may stand between.
+On PostgreSQL no setting and no lock outlives its transaction: neither timeouts nor the writer's lock, and there are no
+prepared statements. So a pooler such as PgBouncer in transaction mode may stand in between.
 
-Both databases are used so that there is one writer at a time (`writing`). Ids of the notification log are handed out
-inside the writing transaction, and therefore the order of commits is the order of ids: a reader that has seen id n will
-never find a smaller one that is new.
+On both databases there is one writer at a time (`writing`). The writing transaction assigns the ids of the notification
+log, so the order of commits is the order of ids: a reader that has seen id n will never find a new smaller one.
 """
 
 import os
@@ -48,13 +47,13 @@ CONNECT_TIMEOUT_S = 5
 """Longest wait for a PostgreSQL server to answer, in seconds."""
 
 CUT_OFF_S = 15
-"""After so many seconds a connection to a PostgreSQL server that the network has cut off is given up."""
+"""Seconds after which Amends gives up a connection to a PostgreSQL server that the network has cut off."""
 
 IDLE_IN_TRANSACTION_MS = 60_000
-"""After so many milliseconds a PostgreSQL server frees the writing lock of a process that is frozen or cut off."""
+"""Milliseconds after which a PostgreSQL server frees the writing lock of a process that is frozen or cut off."""
 
 WRITER_LOCK = 0x616D6E64
-"""First half of the advisory lock's key ("amnd"); the second half is made of the schema's name."""
+"""First half of the advisory lock's key ("amnd"); the second half is derived from the schema's name."""
 
 LOCK_WAIT_MS = "amends_lock_wait_ms"
 """Option of a PostgreSQL engine: longest wait for a lock, in milliseconds; for tests that must not wait."""
@@ -69,22 +68,22 @@ _DECODE = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def create_store_engine(url: str, *, readonly: bool = False) -> Engine:
-    """Make the engine that the journal's adapters work with; nothing is connected yet.
+    """Create the engine that the journal's adapters work with, without connecting.
 
-    An SQLite file that does not exist is created, readable by its owner alone; SQLite gives its companion files the
-    same mode. `sqlite://` is a store in memory, for quick tests: it has one connection, which one thread uses at a
-    time, so asking for a second connection while holding the first waits in vain.
+    It creates a missing SQLite file, readable by its owner alone; SQLite gives its companion files the same mode.
+    `sqlite://` is a store in memory, for quick tests. It has one connection, which one thread uses at a time, so a
+    thread that asks for a second connection while it has the first waits in vain.
 
     Args:
         url: `sqlite:///path`, `sqlite://`, `postgresql://...` or `postgresql+psycopg://...`. With PostgreSQL the
-            parameter `prepare_threshold=5` has the server prepare what is used more than five times: never behind a
-            pooler in transaction mode.
+            parameter `prepare_threshold=5` makes the server prepare statements that are used more than five times; do
+            not use it behind a pooler in transaction mode.
         readonly: Refuse every write in the database itself, and never create a file.
 
     Raises:
         InputError: The URL is not one of these forms, a directory on its path does not exist, or the driver for
             PostgreSQL is not installed.
-        UnreachableError: The file may not be created, read or written by this user.
+        UnreachableError: This user has no permission to create, read or write the file.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
@@ -94,16 +93,16 @@ def create_store_engine(url: str, *, readonly: bool = False) -> Engine:
 
 @contextmanager
 def writing(bind: Engine | Connection) -> Iterator[Connection]:
-    """Open a transaction in which nobody else writes to the store, and commit it on normal exit.
+    """Open a transaction in which no one else writes to the store, and commit it on normal exit.
 
-    What is read in it is still true when it is committed. SQLite begins with `BEGIN IMMEDIATE`; PostgreSQL takes an
-    advisory lock that all stores in the same database and schema share.
+    Everything that the transaction reads is still true at its commit. SQLite begins with `BEGIN IMMEDIATE`; PostgreSQL
+    takes an advisory lock that all stores in the same database and schema share.
 
     Args:
         bind: An engine, or a connection of it that is not in a transaction.
 
     Raises:
-        sqlalchemy.exc.OperationalError: The store cannot be reached, or another writer did not end within 30 s.
+        sqlalchemy.exc.OperationalError: The store is unreachable, or another writer did not end within 30 s.
     """
     if isinstance(bind, Engine):
         with bind.connect() as connection, writing(connection):
@@ -118,27 +117,27 @@ def writing(bind: Engine | Connection) -> Iterator[Connection]:
 
 
 def writing_engine(engine: Engine) -> Engine:
-    """Give a view of the engine whose every transaction begins as `writing` does.
+    """Return a view of the engine whose every transaction begins as `writing` does.
 
-    For code that begins its transactions itself, such as an ORM session.
+    It is for code that begins its own transactions, such as an ORM session.
     """
     return engine.execution_options(**{_WRITING: True})
 
 
 def take_writer_lock(connection: Connection) -> None:
-    """Keep other writers out until the end of the transaction that the connection is in, if it does not already.
+    """Take the writer's lock until the end of the connection's transaction, unless it has the lock.
 
-    On SQLite there is nothing to do: the first write takes the lock, when the transaction did not begin with it.
+    On SQLite this has no effect: the first write takes the lock, if the transaction did not begin with it.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_TAKE_WRITER_LOCK, {"lock": WRITER_LOCK})
 
 
 def check_writable(engine: Engine) -> None:
-    """See that the store can be written before anything is promised; a file was looked at when its engine was made.
+    """Check that the store is writable before a caller relies on it; `create_store_engine` has checked a file already.
 
     Raises:
-        UnreachableError: The server or the connection is read-only, or the user may only read.
+        UnreachableError: The server or the connection is read-only, or the user has no permission to write.
     """
     if engine.dialect.name != "postgresql":
         return
@@ -154,14 +153,14 @@ def check_writable(engine: Engine) -> None:
 
 
 def is_readonly(engine: Engine) -> bool:
-    """Tell whether the engine was made to refuse every write."""
+    """Check whether the engine refuses every write."""
     return bool(engine.get_execution_options().get(_READONLY))
 
 
 def safe_url(url: str | URL | Engine) -> str:
-    """Name a store without its password, for messages and the screen.
+    """Return a store's URL without its password, for messages and the screen.
 
-    Parameters after `?` are left out, because they may hold secrets as well.
+    It leaves out parameters after `?`, because they may contain secrets as well.
     """
     if isinstance(url, Engine):
         named = url.get_execution_options().get(STORE)
@@ -171,7 +170,7 @@ def safe_url(url: str | URL | Engine) -> str:
     except (exc.ArgumentError, ValueError):
         parsed = None
     if parsed is None or "@" in f"{parsed.host}{parsed.database}":
-        # Not a URL, or one whose password was cut at the wrong place: whatever might be a password goes.
+        # Not a URL, or one whose password was split at the wrong place: remove every part that may be a password.
         return re.sub(r"://.*@", "://***@", str(url).partition("?")[0])
     return parsed.set(query={}).render_as_string(hide_password=True)
 
@@ -221,10 +220,10 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         if not readonly and not in_memory:
             _set_wal(connection)
-        # One damaged character must not make a page of rows unreadable: its own row does not fit its checksum.
+        # One damaged character must not make a page of rows unreadable; its row fails the checksum anyway.
         connection.text_factory = _DECODE
         connection.execute("PRAGMA synchronous=FULL")
-        # Only macOS makes a difference between "handed to the disk" and "on the disk".
+        # Only macOS distinguishes "handed to the disk" from "on the disk".
         connection.execute("PRAGMA fullfsync=ON")
         connection.execute("PRAGMA foreign_keys=ON")
         if readonly:
@@ -232,7 +231,7 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later fails at once when somebody else wrote in between.
+        # A transaction that reads first and writes later fails at once if another one wrote in between.
         wanted = connection.get_execution_options().get(_WRITING)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if wanted else "BEGIN")
 
@@ -241,7 +240,7 @@ def _sqlite_engine(url: URL, *, readonly: bool) -> Engine:
 
 
 def no_directory(path: Path) -> InputError:
-    """Make the error of an SQLite file in a directory that does not exist: with it, opening the file is refused."""
+    """Return the error for opening an SQLite file in a directory that does not exist."""
     return InputError(
         f"store {str(path)!r}: there is no directory {str(path.parent)!r}; create it or correct store_url"
     )
@@ -260,7 +259,7 @@ def _check_file(path: Path, *, readonly: bool) -> None:
         with _creating:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        # The directory too: SQLite keeps its write-ahead log beside the file.
+        # The directory too, because SQLite keeps its write-ahead log next to the file.
         for needed in (path, path.parent):
             if not os.access(needed, os.R_OK | os.W_OK):
                 raise UnreachableError(
@@ -275,9 +274,9 @@ def _check_file(path: Path, *, readonly: bool) -> None:
 def _set_wal(connection: sqlite3.Connection) -> None:
     """Switch a new file to write-ahead logging.
 
-    The switch needs the file for itself, and SQLite does not wait for that as it does for a writer; so two processes
-    that open a new file at once take turns here. A file system that cannot do it keeps the rollback journal: slower,
-    and as safe.
+    The switch needs exclusive access to the file, and SQLite does not wait for that as it does for a writer; so two
+    processes that open a new file at once take turns here. A file system without support for it keeps the rollback
+    journal, which is slower and equally safe.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
@@ -297,7 +296,7 @@ def _set_wal(connection: sqlite3.Connection) -> None:
 def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
     name = safe_url(url)
     try:
-        import psycopg  # noqa: F401, PLC0415 - an extra: only who uses PostgreSQL needs it
+        import psycopg  # noqa: F401, PLC0415 - an extra that only users of PostgreSQL need
     except ImportError as error:
         raise InputError(
             f"store URL {name!r} needs the driver for PostgreSQL ({error}); pip install 'amends[postgresql]'"
@@ -320,7 +319,7 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
         pool_size=5,
         max_overflow=10,
         pool_timeout=BUSY_TIMEOUT_S,
-        # A stricter level would take its snapshot before it waits for the lock, and then read what is no longer true.
+        # A stricter level would take its snapshot before it waits for the lock, and then read outdated data.
         isolation_level="READ COMMITTED",
         connect_args={**given, _PREPARE: _prepare_threshold(url, name)},
         execution_options=options,
@@ -342,7 +341,7 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        # Not once per connection: behind a pooler the next transaction may run in another session.
+        # Once per connection would not do: behind a pooler the next transaction may run in another session.
         connection.execute(
             _BEGIN_WRITING if options.get(_WRITING) else _BEGIN_READING,
             {
@@ -357,7 +356,7 @@ def _postgresql_engine(url: URL, *, readonly: bool) -> Engine:
 
 
 def _prepare_threshold(url: URL, name: str) -> int | None:
-    """Read after how many uses a statement is prepared on the server; `None`, the default, for never.
+    """Return the number of uses after which the server prepares a statement; `None`, the default, for never.
 
     A pooler in transaction mode hands a session from client to client. Prepared statements stay in the session under
     names that every client chooses alike, so one client would run the statement of another.
@@ -374,7 +373,7 @@ def _prepare_threshold(url: URL, name: str) -> int | None:
 
 
 def _search_path(url: URL) -> str | None:
-    """Find the search_path that the options in a URL set."""
+    """Return the search_path that the options in a URL set; `None` if they set none."""
     options = url.query.get("options", ())
     texts = (options,) if isinstance(options, str) else options
     found = [match[1] for each in texts for match in _SEARCH_PATH.finditer(each)]

@@ -1,7 +1,7 @@
-"""What errors of the database mean to a person: what failed, at which store, what to do.
+"""Explain errors of the database: the failure, the store and the remedy.
 
-PostgreSQL's driver gives no code for a connection that the server refused, so those are known by the server's words;
-where these are in another language than English, the remedy is the general one.
+PostgreSQL's driver gives no code for a connection that the server refused, so the module recognises these errors by the
+server's words. If the words are in another language than English, the remedy is the general one.
 """
 
 import re
@@ -24,7 +24,7 @@ STORE = "amends_store"
 
 
 def name_errors(engine: Engine, name: str) -> None:
-    """Have every error of this engine carry the store's name, so that its message can say which one it was."""
+    """Add the store's name to every error of this engine, so that the message can name the store."""
 
     @event.listens_for(engine, "handle_error")
     def _name(context: ExceptionContext) -> None:
@@ -70,16 +70,16 @@ _BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
 def as_amends_error(error: BaseException) -> AmendsError:
-    """Say what an error of the database means: what failed, at which store, what to do.
+    """Return an error that explains an error of the database: the failure, the store and the remedy.
 
-    Neither the statement nor its parameters are in the message, since they may hold user data.
+    The message contains neither the statement nor its parameters, because they may contain user data.
 
     Args:
-        error: An SQLAlchemy error, or one of the recorders' that wraps one; an `AmendsError` is returned as it is.
+        error: An SQLAlchemy error, or an error of the recorders that wraps one; an `AmendsError` is returned unchanged.
 
     Returns:
-        `UnreachableError` when the store could not do it now and may do it later; `JournalError` when its schema or
-        content is not what this version works with; `InputError` when a user's own table is missing.
+        `UnreachableError` when the operation failed now and may succeed later; `JournalError` when this version cannot
+        work with the store's schema or content; `InputError` when a user's own table is missing.
     """
     if isinstance(error, AmendsError):
         return error
@@ -105,7 +105,7 @@ def as_amends_error(error: BaseException) -> AmendsError:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise SQLAlchemy errors of the block as what `as_amends_error` makes of them."""
+    """Convert SQLAlchemy errors of the block with `as_amends_error`, and raise the result."""
     try:
         yield
     except exc.SQLAlchemyError as error:
@@ -113,7 +113,7 @@ def store_errors() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> tuple[str, str]:
-    """Give an error's first line and its code in the database's own terms."""
+    """Return an error's first line and its code in the database's own terms."""
     cause: BaseException = error
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         cause = error.orig

@@ -1,7 +1,7 @@
 """The journal on SQLite or PostgreSQL.
 
-Writing goes through the process's committer; reading uses connections of its own and sees what is committed. Every
-failure of the database arrives as one of `amends.aggregates.errors`.
+Writes go through the process's committer; reads use connections of their own and see committed data. Every failure of
+the database becomes an error of `amends.aggregates.errors`.
 """
 
 import asyncio
@@ -46,17 +46,17 @@ def open_journal(
     codec: EventCodec | None = None,
     on_commit: OnCommit | None = None,
 ) -> "SqlJournal":
-    """Open the store at a URL, creating an SQLite file that is not there.
+    """Open the store at a URL, creating an SQLite file if it is missing.
 
     Args:
         url: `sqlite:///path`, `sqlite://` or `postgresql://...`.
-        aggregates: Classes whose events can be read from the start; a class that a step uses is known from then on.
-        codec: Writes and reads the events; `None` for a new one.
+        aggregates: Classes whose events are readable from the start; other classes become known when a step uses them.
+        codec: Codec that writes and reads the events; `None` for a new one.
         on_commit: Called around every commit; for tests.
 
     Raises:
-        InputError: The URL cannot be used.
-        UnreachableError: The store cannot be reached or written.
+        InputError: The URL is unusable.
+        UnreachableError: The store is unreachable or not writable.
         JournalError: Its schema is not this version's.
     """
     codec = codec or EventCodec()
@@ -75,12 +75,12 @@ def open_journal(
 class SqlJournal:
     """A `Journal` on an SQL database.
 
-    The methods without `_blocking` are for event loops and read in threads; the others are for programs without a loop.
+    The methods without `_blocking` are for event loops and read in threads. The others are for programs without a loop.
 
     Args:
-        engine: From `create_store_engine`; closed together with the journal.
-        codec: Writes and reads events.
-        store_id: Identity of the store, as `ensure_schema` gives it.
+        engine: Engine from `create_store_engine`; the journal closes it together with itself.
+        codec: Codec that writes and reads events.
+        store_id: Identity of the store, from `ensure_schema`.
         on_commit: Called around every commit; for tests.
     """
 
@@ -93,71 +93,74 @@ class SqlJournal:
 
     @property
     def store_id(self) -> str:
-        """Identity of the store, made when its schema was created."""
+        """Identity of the store, chosen when its schema was created."""
         return self._store_id
 
     @property
     def codec(self) -> EventCodec:
-        """What writes and reads the events; aggregate classes are registered here."""
+        """The codec that writes and reads the events; aggregate classes are registered with it."""
         return self._codec
 
     @property
     def engine(self) -> Engine:
-        """The database, for reading only: writing is the committer's."""
+        """The engine of the database, for reading only, because only the committer writes."""
         return self._engine
 
     # ---- writing
 
     async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
-        """Have the committer run a unit and wait until its writes are durable.
+        """Run a unit in the committer, and wait until its writes are durable.
 
         Args:
-            unit: May be run more than once; must have no effect but through its `Tx`.
-            runs: Ids of the runs that it will look at, when known: their streams are read for the whole batch at once.
-            patience: How long to wait for a store that is away; in that time nothing is left in doubt.
+            unit: The function; it may run more than once, and must have no effect except through its `Tx`.
+            runs: Ids of the runs that the unit will read, where the caller knows them: the committer then reads the
+                streams of a whole batch at once.
+            patience: Longest wait for a store that is unreachable. An outage that ends within it leaves nothing in
+                doubt.
 
         Returns:
-            What the unit returned.
+            The value that the unit returned.
 
         Raises:
-            UnreachableError: The store cannot be reached. Nothing was written, or the message says that nobody knows.
-            JournalError: The journal is closed, or the database refuses what the unit writes.
-            Exception: Whatever the unit raised; nothing of it was written.
+            UnreachableError: The store is unreachable. Either the unit wrote nothing, or the message states that its
+                outcome is unknown.
+            JournalError: The journal is closed, or the database refuses the unit's writes.
+            Exception: The error that the unit raised; none of its writes remain.
         """
         return cast("T", await self._committer.commit(unit, runs, patience))
 
     def commit_blocking(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
-        """Do as `commit` does, blocking the calling thread."""
+        """Run `commit` and block the calling thread."""
         return cast("T", self._committer.commit_blocking(unit, runs))
 
     def listen(self, on_opened: OnOpened) -> Callable[[], None]:
-        """Have a function called for every run that a commit of this process has opened again.
+        """Call a function for every run that a commit of this process opens again.
 
         Args:
-            on_opened: Called in the committer's thread, after the commit and before its answers are given; it must
-                return at once.
+            on_opened: The function. The committer's thread calls it after the commit and before the callers get their
+                answers, so it must return at once.
 
         Returns:
-            What ends that; it may be called more than once.
+            A function that ends the subscription; it may be called more than once.
         """
         return self._committer.listen(on_opened)
 
     async def close(self) -> None:
-        """Commit what is waiting, then let go of the database."""
+        """Commit the waiting units, then close the database."""
         await asyncio.to_thread(self.close_blocking)
 
     def close_blocking(self) -> None:
-        """Do as `close` does, blocking the calling thread."""
+        """Run `close` and block the calling thread."""
         self._committer.close()
         self._engine.dispose()
 
     # ---- reading
 
     async def ping(self) -> None:
-        """Look whether the store answers.
+        """Check that the store answers.
 
         Raises:
-            UnreachableError: It does not.
+            UnreachableError: The store does not answer.
         """
         await asyncio.to_thread(self._read, lambda connection: connection.execute(select(store_identity)).first())
 
@@ -165,37 +168,37 @@ class SqlJournal:
         """Read a run's record as committed; `None` when there is no such run.
 
         Raises:
-            DamagedRunError: The run's facts cannot all be read.
+            DamagedRunError: Some facts of the run are unreadable.
         """
         return await asyncio.to_thread(self.record_blocking, run_id)
 
     def record_blocking(self, run_id: str) -> RunRecord | None:
-        """Do as `record` does, blocking the calling thread."""
+        """Run `record` and block the calling thread."""
         return self._read(lambda connection: load_record(connection, self._codec, self._plans, run_id))
 
     async def records(self, run_ids: Sequence[str]) -> RunRecords:
-        """Read the records of several runs as committed; a run that cannot be read does not stop the others."""
+        """Read the records of several runs as committed; an unreadable run does not stop the others."""
         return await asyncio.to_thread(self.records_blocking, run_ids)
 
     def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
-        """Do as `records` does, blocking the calling thread."""
+        """Run `records` and block the calling thread."""
         known: dict[str, RunRecord | None] = dict.fromkeys(run_ids)
         return self._read(lambda connection: load_records(connection, self._codec, self._plans, known))
 
     def reading_blocking(self, run_id: str) -> RunReading | None:
-        """Read as much of a run as can be read; `None` when there is no such run."""
+        """Read the readable part of a run; `None` when there is no such run."""
         return self._read(lambda connection: read_run(connection, self._codec, self._plans, run_id))
 
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
         """Read a run's facts after a position, in order.
 
         Raises:
-            DamagedRunError: One of them is missing or cannot be read.
+            DamagedRunError: A fact is missing or unreadable.
         """
         return await asyncio.to_thread(self.facts_blocking, run_id, after)
 
     def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Do as `facts` does, blocking the calling thread."""
+        """Run `facts` and block the calling thread."""
         audit = StreamAudit(stream_of_run(run_id), self._codec, after=after, keep=True)
         for stored in self.events_blocking(audit.stream, after):
             audit.feed(stored)
@@ -208,7 +211,7 @@ class SqlJournal:
         return await asyncio.to_thread(self.runs_blocking, query)
 
     def runs_blocking(self, query: RunQuery) -> list[RunSummary]:
-        """Do as `runs` does, blocking the calling thread."""
+        """Run `runs` and block the calling thread."""
         return self._read(lambda connection: find_runs(connection, query, partial(self._summary, connection)))
 
     def _summary(self, connection: Connection, run_id: str) -> RunSummary | None:
@@ -216,11 +219,11 @@ class SqlJournal:
         return None if reading is None or reading.damage or reading.record is None else reading.record.summary
 
     async def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate as committed; changes to it are not saved."""
+        """Read an aggregate as committed; the journal does not save changes to it."""
         return await asyncio.to_thread(self.load_blocking, cls, id)
 
     def load_blocking(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Do as `load` does, blocking the calling thread."""
+        """Run `load` and block the calling thread."""
         stream = cls.stream_of(id)
         self._codec.register(cls)
         held = self._read(lambda connection: load_aggregate(connection, self._codec, cls, stream))
@@ -231,7 +234,7 @@ class SqlJournal:
         return await asyncio.to_thread(self.plan_blocking, fingerprint)
 
     def plan_blocking(self, fingerprint: str) -> Plan | None:
-        """Do as `plan` does, blocking the calling thread."""
+        """Run `plan` and block the calling thread."""
         return self._read(lambda connection: self._plans.read(connection, fingerprint))
 
     async def events(self, stream: str, after: int = 0, limit: int | None = None) -> list[StoredEvent]:
@@ -239,23 +242,24 @@ class SqlJournal:
         return await asyncio.to_thread(self.events_blocking, stream, after, limit)
 
     def events_blocking(self, stream: str, after: int = 0, limit: int | None = None) -> list[StoredEvent]:
-        """Do as `events` does, blocking the calling thread."""
+        """Run `events` and block the calling thread."""
         return self._read(lambda connection: event_rows.read_stream(connection, stream, after, limit))
 
     def streams_blocking(self, category: str) -> list[str]:
-        """List the streams of one kind of aggregate; a question for people, as it takes as long as the journal is."""
+        """Return the streams of one kind of aggregate; for people, because its time grows with the journal's size."""
         return self._read(lambda connection: event_rows.streams_of(connection, category))
 
     async def notifications(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Read the notification log after an id, in order; who has seen an id never finds a smaller one that is new.
+        """Read the notification log after an id, in order; a reader that has seen an id never finds a new smaller one.
 
         Raises:
-            ChangedEventError: The first notification does not fit its checksum. Before such a one the page ends.
+            ChangedEventError: The first notification does not match its checksum. A page ends before such a
+                notification.
         """
         return await asyncio.to_thread(self.notifications_blocking, after, limit)
 
     def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Do as `notifications` does, blocking the calling thread."""
+        """Run `notifications` and block the calling thread."""
         page = self._read(lambda connection: event_rows.read_notifications(connection, after, limit))
         changed = next((index for index, each in enumerate(page) if isinstance(each, ChangedNotification)), None)
         if changed == 0:

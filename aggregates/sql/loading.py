@@ -1,7 +1,7 @@
-"""Records and aggregates from the rows of their streams.
+"""Load records and aggregates from the rows of their streams.
 
-What is read here is as committed, or as the caller's own transaction sees it. A snapshot only saves time: when it is of
-no use, the whole stream is folded.
+The functions see committed data, or the view of the caller's own transaction. A snapshot only saves time: if it is
+unusable, they fold the whole stream.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,20 +40,20 @@ A = TypeVar("A", bound=Aggregate)
 
 
 class Plans:
-    """The plans that were read or written by this process, by fingerprint; a plan never changes."""
+    """The plans that this process has read or written, by fingerprint; a plan never changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, Plan] = {}
 
     def keep(self, plan: Plan) -> None:
-        """Remember a plan that is in the store, or will be when the present transaction is committed."""
+        """Remember a plan that is in the store, or will be after the commit of the present transaction."""
         self._known[plan.fingerprint] = plan
 
     def read(self, connection: Connection, fingerprint: str) -> Plan | None:
-        """Give a plan, reading it once; `None` when the store has none with this fingerprint.
+        """Return a plan, reading it at most once; `None` when the store has none with this fingerprint.
 
         Raises:
-            JournalError: The stored plan cannot be read by this version.
+            JournalError: This version cannot read the stored plan.
         """
         if fingerprint not in self._known:
             text = event_rows.read_plan(connection, fingerprint)
@@ -75,7 +75,7 @@ class Held:
     Attributes:
         aggregate: The object that steps work on.
         version: The position up to which its events are stored or staged.
-        snapshot_version: Position of the last snapshot that was taken or tried; 0 for none.
+        snapshot_version: Position of the last snapshot or attempted snapshot; 0 for none.
     """
 
     aggregate: Aggregate
@@ -84,10 +84,10 @@ class Held:
 
 
 def load_record(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunRecord | None:
-    """Fold a run's stream; `None` when there is no such run.
+    """Return the record of a run by folding its stream; `None` when there is no such run.
 
     Raises:
-        DamagedRunError: The stream, or the plan that it names, cannot be read.
+        DamagedRunError: The stream, or the plan that it names, is unreadable.
     """
     loaded = load_records(connection, codec, plans, {run_id: None})
     if run_id in loaded.damaged:
@@ -98,15 +98,15 @@ def load_record(connection: Connection, codec: EventCodec, plans: Plans, run_id:
 def load_records(
     connection: Connection, codec: EventCodec, plans: Plans, known: Mapping[str, RunRecord | None]
 ) -> RunRecords:
-    """Bring the records of several runs to the heads of their streams, reading only what is not known.
+    """Bring the records of several runs to the heads of their streams, reading only the unknown facts.
 
-    A run that cannot be read is no error: its damage is returned, and the others are read.
+    An unreadable run raises no error: the function returns its damage, and reads the others.
 
     Args:
         connection: Any connection to the store.
-        codec: Reads the facts.
-        plans: Where plans are looked up and kept.
-        known: By run id, the record to go on from; `None` to begin at the beginning.
+        codec: Codec that reads the facts.
+        plans: Plans in memory; the function adds the plans that it reads.
+        known: By run id, the record to continue from; `None` to start at the beginning.
     """
     loaded = RunRecords(dict(known), {})
     cold = [run_id for run_id, record in known.items() if record is None]
@@ -123,7 +123,7 @@ def load_records(
                 loaded.records[run_id] = _fold(connection, plans, loaded.records[run_id], facts)
             except SQLAlchemyError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one run, the others are read
+            except Exception as error:  # noqa: BLE001 - a fault of one run must not stop the others
                 del loaded.records[run_id]
                 loaded.damaged[run_id] = _damage(connection, codec, plans, run_id, error)
     return loaded
@@ -144,7 +144,7 @@ def _fold(connection: Connection, plans: Plans, record: RunRecord | None, facts:
 
 
 def _damage(connection: Connection, codec: EventCodec, plans: Plans, run_id: str, error: Exception) -> Damage:
-    """Find the first place that cannot be read, as `amends db check` finds it."""
+    """Return the first unreadable place, as `amends db check` finds it."""
     reading = read_run(connection, codec, plans, run_id)
     if reading is not None and reading.damage:
         return reading.damage[0]
@@ -152,7 +152,7 @@ def _damage(connection: Connection, codec: EventCodec, plans: Plans, run_id: str
 
 
 def read_run(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunReading | None:
-    """Read as much of a run as can be read; `None` when there is no such run."""
+    """Read the readable part of a run; `None` when there is no such run."""
     audit = RunAudit(stream_of_run(run_id), codec, lambda fingerprint: plans.read(connection, fingerprint), keep=True)
     for stored in event_rows.read_stream(connection, audit.stream):
         audit.feed(stored)
@@ -164,13 +164,13 @@ def read_run(connection: Connection, codec: EventCodec, plans: Plans, run_id: st
 def load_aggregate(
     connection: Connection, codec: EventCodec, cls: type[A], stream: str, staged: Sequence[StoredEvent] = ()
 ) -> Held | None:
-    """Rebuild an aggregate from its latest snapshot, the events after it, and events that are not in the table yet.
+    """Return an aggregate, folded from its latest snapshot, the events after it, and events that are not stored yet.
 
     Returns:
         `None` when the stream has no events.
 
     Raises:
-        JournalError: An event cannot be read, or does not follow from those before it.
+        JournalError: An event is unreadable, or does not follow from those before it.
     """
     row, tail = event_rows.read_snapshot_and_tail(connection, stream)
     aggregate: Aggregate | None = None
@@ -184,10 +184,10 @@ def load_aggregate(
 
 
 def replay(codec: EventCodec, aggregate: Aggregate | None, events: Iterable[StoredEvent]) -> Aggregate | None:
-    """Apply stored events to an aggregate, or to nothing when they begin with the first.
+    """Apply stored events to an aggregate, or to `None` if they start with the first event.
 
     Raises:
-        JournalError: An event cannot be read, or does not follow from those before it.
+        JournalError: An event is unreadable, or does not follow from those before it.
     """
     for stored in events:
         event = codec.to_domain(stored)

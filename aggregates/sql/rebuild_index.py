@@ -1,7 +1,7 @@
-"""Making the read model again from the journal.
+"""Rebuild the read model from the journal.
 
-It works through the store page by page, each page in a transaction of its own, so that memory stays bounded, whatever
-the size of the store, and others can go on working.
+The rebuild goes through the store page by page, each page in a transaction of its own, so that memory stays bounded for
+any size of the store and other processes can go on working.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ __all__ = ["RebuiltIndex", "rebuild_index", "rebuild_runs"]
 
 @dataclass(frozen=True, slots=True)
 class RebuiltIndex:
-    """What rebuilding the read model did.
+    """The result of rebuilding the read model.
 
     Attributes:
-        written: Runs whose rows were made again.
-        removed: Rows of runs that have no facts, which were removed.
-        skipped: Why runs could not be folded; their rows were left as they were.
+        written: The number of runs whose rows were rebuilt.
+        removed: The number of removed rows of runs that have no facts.
+        skipped: For each run that could not be folded, the reason; its rows stay unchanged.
     """
 
     written: int
@@ -40,16 +40,16 @@ class RebuiltIndex:
 
 
 def rebuild_index(engine: Engine, codec: EventCodec) -> RebuiltIndex:
-    """Make the rows and business keys of all runs again from the journal, and remove those of runs that are not in it.
+    """Rebuild the rows and business keys of all runs from the journal, and remove those of runs that are not in it.
 
-    Others can go on working meanwhile; the writing lock is held for one page at a time.
+    Other processes can go on working meanwhile; the rebuild takes the writing lock for one page at a time.
 
     Args:
-        engine: Of a store whose schema is up to date.
-        codec: Knows the facts.
+        engine: Engine of a store whose schema is up to date.
+        codec: Codec that reads the facts.
 
     Raises:
-        UnreachableError: The store cannot be read or written; what was done so far stays, and is right.
+        UnreachableError: The store is not readable or writable; the rows that were rebuilt so far stay, and are right.
     """
     kept = Plans()
     written = 0
@@ -58,7 +58,7 @@ def rebuild_index(engine: Engine, codec: EventCodec) -> RebuiltIndex:
     while True:
         with store_errors(), writing(engine) as connection:
             streams = streams_after(connection, after, only_runs=True)
-            # SQLite's pattern does not tell "run/" from "Run/".
+            # SQLite's pattern does not distinguish "run/" from "Run/".
             runs = [stream for stream in streams if is_text(stream) and run_of(stream) is not None]
             done = _make_again(connection, codec, kept, runs)
         written += done.written
@@ -73,15 +73,15 @@ def rebuild_index(engine: Engine, codec: EventCodec) -> RebuiltIndex:
 
 
 def rebuild_runs(engine: Engine, codec: EventCodec, run_ids: Sequence[str]) -> RebuiltIndex:
-    """Make the rows and business keys of some runs again, and remove those of runs that are not in the journal.
+    """Rebuild the rows and business keys of some runs, and remove those of runs that are not in the journal.
 
     Args:
-        engine: Of a store whose schema is up to date.
-        codec: Knows the facts.
-        run_ids: The runs, not many: all of them are written in one transaction.
+        engine: Engine of a store whose schema is up to date.
+        codec: Codec that reads the facts.
+        run_ids: A small number of runs, because one transaction writes all of them.
 
     Raises:
-        UnreachableError: The store cannot be read or written; nothing was done.
+        UnreachableError: The store is not readable or writable; it is unchanged.
     """
     streams = [stream_of_run(run_id) for run_id in run_ids]
     with store_errors(), writing(engine) as connection:

@@ -2,8 +2,8 @@
 
 These are eventsourcing-sqlalchemy's recorders on the tables of `sql.schema`, whose ids are text. They begin every
 writing transaction as all writers of the store do (`sql.engine.writing`), so that the order of ids stays the order of
-commits. What they do not do is check that a stream continues at head + 1: the committer does that, and runs are only
-written through it. Rows are written with their checksums and read only when they fit them. Errors are those of
+commits. They do not check that a stream continues at head + 1: the committer does, and only the committer writes runs.
+They write rows with their checksums, and read only rows that match them. They raise the errors of
 `eventsourcing.persistence`, and `ChangedEventError`.
 """
 
@@ -32,7 +32,7 @@ from amends.aggregates.values.checksum import ChangedEvent, read_event, snapshot
 __all__ = ["PollingSubscription", "SqlAggregateRecorder", "SqlRecorder"]
 
 POLL_INTERVAL_S = 0.1
-"""How long a subscription that has read everything waits before it looks again, in seconds."""
+"""Pause of a subscription that has read everything before its next query, in seconds."""
 
 
 class _Record(DeclarativeBase):
@@ -58,7 +58,7 @@ _RECORDS: dict[str, type[_Record]] = {
 }
 
 
-def _verify(record: Any, _context: object) -> None:  # noqa: ANN401 - a row, as SQLAlchemy's mapper has loaded it
+def _verify(record: Any, _context: object) -> None:  # noqa: ANN401 - a row, loaded by SQLAlchemy's mapper
     row, checksum = (record.originator_id, record.originator_version, record.topic, record.state), record.checksum
     if isinstance(record, _Snapshot):
         if not snapshot_fits(*row, checksum):
@@ -72,7 +72,7 @@ for _record in (_StoredEvent, _Snapshot):
 
 
 class _Datastore(SQLAlchemyDatastore):
-    """Sessions on an engine of ours, of which the writing ones keep other writers out from their beginning on."""
+    """Sessions on an engine of the store; a writing session keeps other writers out from its start."""
 
     def __init__(self, engine: Engine) -> None:
         self._read = sessionmaker(engine)
@@ -98,7 +98,7 @@ class SqlAggregateRecorder(SQLAlchemyAggregateRecorder):
     """Events of aggregates by stream, or their snapshots.
 
     Args:
-        engine: An engine made by `create_store_engine`, of a store whose schema is up to date.
+        engine: An engine from `create_store_engine`, of a store whose schema is up to date.
         for_snapshots: Whether to record snapshots.
     """
 
@@ -116,10 +116,10 @@ class SqlAggregateRecorder(SQLAlchemyAggregateRecorder):
 
 
 class SqlRecorder(SQLAlchemyProcessRecorder):
-    """The whole store: streams, notification log, and how far each reader of another log has come.
+    """The whole store: streams, notification log, and the progress of each reader of another log.
 
     Args:
-        engine: An engine made by `create_store_engine`, of a store whose schema is up to date.
+        engine: An engine from `create_store_engine`, of a store whose schema is up to date.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -133,7 +133,7 @@ class SqlRecorder(SQLAlchemyProcessRecorder):
         ensure_schema(self._engine)
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> "PollingSubscription":
-        """Follow the notification log, what is there and what is to come, on either database.
+        """Follow the notification log, with existing and future notifications, on either database.
 
         Args:
             gt: Only notifications after this id; `None` for all.
@@ -145,20 +145,20 @@ class SqlRecorder(SQLAlchemyProcessRecorder):
         take_writer_lock(session.connection())
 
     def _notify_channel(self, session: Session) -> None:
-        """Notify nobody: subscriptions poll, because the committer does not notify either."""
+        """Send no notification: subscriptions poll, because the committer does not notify either."""
 
 
 class PollingSubscription(Subscription[ApplicationRecorder]):
     """An endless iterator of notifications in the order of their ids.
 
-    No notification is missed or seen out of order, since ids are given in the order of commits. `stop` may be called
-    from any thread; the iteration then ends within the time of one query.
+    It misses no notification and yields none out of order, because the order of ids is the order of commits. Any thread
+    may call `stop`; the iteration then ends within the time of one query.
 
     Args:
-        recorder: Where to read.
+        recorder: The recorder to read from.
         gt: Only notifications after this id; `None` for all.
         topics: Only notifications of these topics; empty for all.
-        interval_s: Pause between looks when there is nothing new, in seconds.
+        interval_s: Pause between queries when there is nothing new, in seconds.
     """
 
     page_size = 500

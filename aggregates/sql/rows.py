@@ -1,8 +1,8 @@
-"""Rows of the journal, as fast as the databases take and give them.
+"""Read and write rows of the journal as fast as the databases allow.
 
-Statements are sent to the driver as written here; SQLAlchemy's own work on a statement would cost more than the
-database's. Everything runs on a connection that the caller opened, in the caller's transaction, and raises SQLAlchemy's
-errors only. What the rows mean is the business of `sql.loading`.
+The functions send statements directly to the driver, because SQLAlchemy's own work on a statement would cost more than
+the database's. They run on a connection that the caller opened, in the caller's transaction, and raise only
+SQLAlchemy's errors. `sql.loading` interprets the rows.
 """
 
 import json
@@ -53,11 +53,11 @@ _COPY = f"COPY stored_events ({_COLUMNS}) FROM STDIN"
 
 
 def query(connection: Connection, sql: str, parameters: tuple[object, ...] = ()) -> list[Any]:
-    """Run one statement and give its rows.
+    """Run one statement and return its rows.
 
     Args:
-        connection: In the caller's transaction.
-        sql: A constant, with `?` for parameters and `<-(?)` for membership in what `_many` makes of a list.
+        connection: A connection in the caller's transaction.
+        sql: A constant, with `?` for parameters and `<-(?)` for membership in a list that `_many` encodes.
         parameters: As many as the statement has.
     """
     driver: Any = connection.connection.driver_connection
@@ -69,7 +69,7 @@ def query(connection: Connection, sql: str, parameters: tuple[object, ...] = ())
 
 
 def write(connection: Connection, sql: str, parameters: tuple[object, ...]) -> None:
-    """Run one statement that gives no rows."""
+    """Run one statement that returns no rows."""
     driver: Any = connection.connection.driver_connection
     try:
         driver.execute(_native(sql, connection.dialect.name), parameters).close()
@@ -89,7 +89,7 @@ def write_many(connection: Connection, sql: str, rows: Sequence[tuple[object, ..
 
 
 def _raise(connection: Connection, error: Exception) -> NoReturn:
-    # What SQLAlchemy does about its own statements: wrap the error, name the store, give up a dead connection.
+    # As SQLAlchemy does for its own statements: wrap the error, name the store, give up a dead connection.
     connection._handle_dbapi_exception(error, None, None, None, None)  # noqa: SLF001 - there is no public name for it
 
 
@@ -108,10 +108,10 @@ def _many(connection: Connection, values: Sequence[str]) -> object:
 
 
 def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None:
-    """Append rows; their notification ids follow the order given.
+    """Append rows; their notification ids follow the order of `events`.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: A position of a stream is taken: somebody wrote without the writer's lock.
+        sqlalchemy.exc.IntegrityError: A position of a stream exists: another program wrote without the writer's lock.
     """
     rows = [_row(event, event_checksum) for event in events]
     if connection.dialect.name == "sqlite":
@@ -119,7 +119,7 @@ def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None
         return
     driver: Any = connection.connection.driver_connection
     try:
-        # COPY takes a third of the processor time of INSERT, and numbers the rows in their order as well.
+        # COPY takes a third of the processor time of INSERT, and also numbers the rows in their order.
         with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
             for row in rows:
                 copy.write_row(row)
@@ -128,9 +128,9 @@ def insert_events(connection: Connection, events: Iterable[StoredEvent]) -> None
 
 
 def insert_snapshots(connection: Connection, snapshots: Iterable[StoredEvent]) -> None:
-    """Keep folded aggregates; one that is there already is replaced."""
+    """Write snapshots of aggregates, replacing existing ones."""
     rows = [_row(each, snapshot_checksum) for each in snapshots]
-    # A snapshot that is there and was not used did not fit its checksum, or is of other code.
+    # An existing snapshot that was not used did not match its checksum, or is of other code.
     conflict = "ON CONFLICT (originator_id, originator_version) DO UPDATE SET topic = excluded.topic, "
     conflict += "state = excluded.state, checksum = excluded.checksum"
     sql = f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) {conflict}"  # noqa: S608 - constants
@@ -143,7 +143,7 @@ def _row(event: StoredEvent, checksum: Callable[[str, int, str, bytes], bytes]) 
 
 
 def insert_plans(connection: Connection, plans: Sequence[tuple[str, str, str, int]]) -> None:
-    """Keep plans: fingerprint, saga, JSON, time of the first run; one that is there already is replaced."""
+    """Write plans (fingerprint, saga, JSON, time of the first run), replacing existing ones."""
     sql = (
         "INSERT INTO plans (fingerprint, saga, plan, recorded_at_ms, checksum) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (fingerprint) DO UPDATE SET saga = excluded.saga, plan = excluded.plan, "
@@ -159,7 +159,7 @@ def read_plan(connection: Connection, fingerprint: str) -> str | None:
     """Read a plan's JSON; `None` when no run ever followed it.
 
     Raises:
-        JournalError: The row does not fit its checksum.
+        JournalError: The row does not match its checksum.
     """
     sql = "SELECT fingerprint, saga, plan, recorded_at_ms, checksum FROM plans WHERE fingerprint = ?"
     rows = query(connection, sql, (fingerprint,))
@@ -177,7 +177,7 @@ def last_notification_id(connection: Connection) -> int:
 
 
 def changed_streams(connection: Connection, after_id: int, limit: int) -> list[tuple[str, int]] | None:
-    """List the streams that have events after a notification id, with their heads.
+    """Return the streams that have events after a notification id, with their heads.
 
     Returns:
         `None` when there are more than `limit`.
@@ -188,15 +188,16 @@ def changed_streams(connection: Connection, after_id: int, limit: int) -> list[t
 
 
 def changed_after(connection: Connection, after_id: int, limit: int) -> tuple[dict[str, int], int]:
-    """List the streams that the next events of the notification log belong to.
+    """Return the streams of the next events of the notification log.
 
     Args:
-        connection: In the caller's transaction.
+        connection: A connection in the caller's transaction.
         after_id: Notification id after which to read.
-        limit: At most so many events.
+        limit: Largest number of events.
 
     Returns:
-        The first of these events' positions by stream, in the order of the streams' names; and the last event's id.
+        By stream, the position of the first of these events, in the order of the streams' names; and the last event's
+        id.
     """
     sql = (
         "SELECT originator_id, min(originator_version), max(id) FROM "
@@ -208,15 +209,15 @@ def changed_after(connection: Connection, after_id: int, limit: int) -> tuple[di
 
 
 def streams_that_exist(connection: Connection, streams: Sequence[str]) -> list[str]:
-    """Give those of the streams that have any event."""
+    """Return those of the streams that have any event."""
     sql = "SELECT originator_id FROM stored_events WHERE originator_id <-(?) AND originator_version = 1"
     return [row[0] for row in query(connection, sql, (_many(connection, streams),))]
 
 
 def streams_of(connection: Connection, category: str) -> list[str]:
-    """List the streams of one kind of aggregate, in order of their names; it takes as long as the journal is."""
+    """Return the streams of one kind of aggregate, in order of their names; the time grows with the journal's size."""
     sql = "SELECT originator_id FROM stored_events WHERE originator_version = 1 AND originator_id LIKE ? ORDER BY 1"
-    # A category is a plain name; `_` in it would stand for any character.
+    # `_` in a category would match any character.
     found = [str(row[0]) for row in query(connection, sql, (f"{category}/%",))]
     return [stream for stream in found if stream.startswith(f"{category}/")]
 
@@ -266,7 +267,7 @@ def read_notifications(connection: Connection, after: int, limit: int) -> list[N
 
 
 def all_stored(connection: Connection, events: Sequence[StoredEvent]) -> bool:
-    """Tell whether exactly these events are in the journal: whether the transaction that wrote them was committed."""
+    """Check whether exactly these events are in the journal, so that the transaction that wrote them was committed."""
     size = 500
     for start in range(0, len(events), size):
         wanted = events[start : start + size]

@@ -1,6 +1,6 @@
-"""The read model: one row a run, and its business keys, written with the facts and queried here.
+"""The read model: one row for each run, and its business keys, written in the transaction of the facts.
 
-It is folded from the journal and can always be made again from it.
+It is folded from the journal, and `sql.rebuild_index` can always rebuild it from there.
 """
 
 import json
@@ -43,7 +43,7 @@ _RUN_CONFLICT = (
 
 
 def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
-    """Bring the rows of runs to what the journal now says; a run without a row gets one."""
+    """Update the rows of runs from their summaries; insert a row for a run without one."""
     rows = []
     for each in runs:
         columns = (each.run_id, each.saga, each.status.value, each.position, each.started_ms, each.updated_ms)
@@ -53,9 +53,9 @@ def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
 
 
 def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
-    """Bring the rows of runs whose status and driver are unchanged to what the journal now says.
+    """Update the rows of runs whose status and driver are unchanged.
 
-    Most facts do not change the status, and leaving it out spares the database its indexes.
+    Most facts do not change the status, and leaving it out saves the database updates of its indexes.
     """
     rows = [(each.position, each.updated_ms, each.current, _clean(each.error), each.run_id) for each in runs]
     if connection.dialect.name == "sqlite":
@@ -68,7 +68,7 @@ def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
 
 
 def write_keys(connection: Connection, keys: Iterable[tuple[str, str, str]]) -> None:
-    """Make runs findable by business keys: run id, field, value."""
+    """Write business keys by which runs can be found: run id, field, value."""
     rows = [(run_id, clean_text(field), clean_text(value)) for run_id, field, value in keys]
     _insert(connection, "run_keys", _KEY, "ON CONFLICT DO NOTHING", rows)
 
@@ -97,23 +97,23 @@ def _json(columns: Mapping[str, str], rows: Iterable[tuple[object, ...]]) -> str
 
 
 def _clean(error: str | None) -> str | None:
-    # Already cleaned where it comes from outside; but one text that cannot be stored would hold up all other runs.
+    # Text from outside is clean already, but a single text that cannot be stored would hold up all other runs.
     return None if error is None else clean_text(error)
 
 
 def find_runs(
     connection: Connection, query: RunQuery, fold: Callable[[str], RunSummary | None] | None = None
 ) -> list[RunSummary]:
-    """List runs, newest first; runs of the same millisecond in descending order of their ids.
+    """Return runs, newest first; runs of the same millisecond in descending order of their ids.
 
     Args:
         connection: Any connection to the store.
-        query: Which runs to list.
-        fold: Reads a run from the journal, where its row cannot be read; `None` when that cannot be read either. Such a
-            run is listed as one that needs attention, with the reason as its error.
+        query: The runs to list.
+        fold: Reads a run from the journal if its row is unreadable, and returns `None` if the facts are unreadable too.
+            Such a run is listed as needing attention, with the reason as its error.
 
     Raises:
-        NotFoundError: The run to list on from does not exist.
+        NotFoundError: The run in `query.before` does not exist.
     """
     row = saga_index.c
     found = _select(query)

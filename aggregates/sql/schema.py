@@ -1,6 +1,6 @@
-"""Tables of the store, as SQLAlchemy metadata; the migrations lead to exactly this.
+"""Tables of the store, as SQLAlchemy metadata; the migrations create exactly this schema.
 
-Whatever inserts through this metadata, such as a recorder of `eventsourcing`, gets the checksum of its row by default.
+Code that inserts through this metadata, such as a recorder of `eventsourcing`, gets the row's checksum by default.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def _plan_default(context: Any) -> bytes:  # noqa: ANN401 - as above
 stored_events = Table(
     "stored_events",
     metadata,
-    # AUTOINCREMENT: a notification id is never given twice, not even after the last row was deleted.
+    # AUTOINCREMENT never reuses a notification id, not even after the last row was deleted.
     Column("id", _BIG, primary_key=True, autoincrement=True),
     Column("originator_id", Text(), nullable=False),
     Column("originator_version", _BIG, nullable=False),
@@ -80,7 +80,7 @@ snapshots = Table(
     Column("state", LargeBinary(), nullable=False),
     Column("checksum", LargeBinary(), nullable=False, default=_snapshot_default),
 )
-"""Folded aggregates, so that loading one does not take its whole stream."""
+"""Folded aggregates, so that a load does not have to read the whole stream."""
 
 notification_tracking = Table(
     "notification_tracking",
@@ -88,7 +88,7 @@ notification_tracking = Table(
     Column("application_name", String(32), primary_key=True),
     Column("notification_id", _BIG, nullable=False),
 )
-"""How far each reader of the notification log has come."""
+"""The progress of each reader of the notification log."""
 
 store_identity = Table(
     "store_identity",
@@ -96,7 +96,7 @@ store_identity = Table(
     Column("store_id", String(36), primary_key=True),
     Column("created_at_ms", _BIG, nullable=False),
 )
-"""One row: which store this is."""
+"""One row: the identity of the store."""
 
 plans = Table(
     "plans",
@@ -107,7 +107,7 @@ plans = Table(
     Column("recorded_at_ms", _BIG, nullable=False),
     Column("checksum", LargeBinary(), nullable=False, default=_plan_default),
 )
-"""Every plan that a run follows, once."""
+"""Every plan that a run follows, stored once."""
 
 saga_index = Table(
     "saga_index",
@@ -127,7 +127,7 @@ saga_index = Table(
     Index("saga_index_status", "status", "started_ms"),
     Index("saga_index_saga", "saga", "started_ms"),
 )
-"""Read model: one row a run, written in the transaction that writes its facts."""
+"""Read model: one row for each run, written in the transaction of its facts."""
 
 run_keys = Table(
     "run_keys",
@@ -137,11 +137,11 @@ run_keys = Table(
     Column("value", Text(), nullable=False),
     Index("run_keys_value", "field", "value"),
 )
-"""Business keys that runs are found by."""
+"""Business keys by which runs are found."""
 
 
 def is_text(text: str) -> bool:
-    """Check whether a stored text is valid; SQLite gives one that is no UTF-8 with lone surrogates in it."""
+    """Check whether a stored text is valid; SQLite returns a text that is not UTF-8 with lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -150,7 +150,7 @@ def is_text(text: str) -> bool:
 
 
 def bindable(text: str) -> ColumnElement[str]:
-    """Return a text as a parameter that a stored text can be compared with, also one that is not valid."""
+    """Return a text as a parameter for comparison with stored texts, also if it is not valid."""
     if is_text(text):
         return literal(text, Text())
     return cast(literal(text.encode("utf-8", "surrogateescape"), LargeBinary()), Text())

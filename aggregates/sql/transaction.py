@@ -1,7 +1,7 @@
-"""What units see of a batch: `Tx`, and the savepoint in which a transaction step works.
+"""The view that units have of a batch: `Tx`, and the savepoint of a transaction step.
 
-The aggregates that a step gets are the objects that the process remembers, so a step must not keep them. Those that a
-step has changed before it raised are loaded again.
+A step gets the aggregates that the process remembers, so it must not keep them. If a step changes aggregates and then
+raises, the process loads them again.
 """
 
 import logging
@@ -37,13 +37,13 @@ __all__ = ["SqlStepWork", "SqlTx"]
 A = TypeVar("A", bound=Aggregate)
 
 SNAPSHOT_EVERY = 200
-"""After so many events of an aggregate a snapshot is taken; bounds what loading it costs."""
+"""The number of events of an aggregate after which a snapshot is taken; it bounds the cost of loading."""
 
 _log = logging.getLogger(__name__)
 
 
 class SqlStepWork:
-    """What one transaction step may touch; a `StepWork`.
+    """The parts of the store that one transaction step may use; a `StepWork`.
 
     Args:
         batch: The batch that the step's unit is part of.
@@ -57,7 +57,7 @@ class SqlStepWork:
         self._ended = False
 
     def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate; what is done to it is saved when the step succeeds.
+        """Load an aggregate; its changes are saved when the step succeeds.
 
         Raises:
             NotFoundError: There is no such aggregate.
@@ -71,9 +71,9 @@ class SqlStepWork:
         """Load an aggregate, or `None` when there is none.
 
         Raises:
-            InputError: The text cannot be an id.
+            InputError: The id is invalid.
             UnitOfWorkError: The step has ended.
-            JournalError: The aggregate's stream cannot be read.
+            JournalError: The aggregate's stream is unreadable.
         """
         self._check()
         stream = cls.stream_of(id)
@@ -111,13 +111,13 @@ class SqlStepWork:
 
         Args:
             statement: A SQLAlchemy Core statement.
-            expect_rows: How many rows it must match (or return); `None` for any number.
+            expect_rows: The number of rows that it must match (or return); `None` for any number.
 
         Returns:
             The rows, for a statement that returns rows; otherwise nothing.
 
         Raises:
-            InputError: Another number of rows was matched; the step's changes are undone with it.
+            InputError: The statement matched another number of rows; the step's changes are undone.
             UnitOfWorkError: The step has ended, or an earlier statement of it has failed.
         """
         self._check()
@@ -142,11 +142,11 @@ class SqlStepWork:
         return rows
 
     def finish(self) -> None:
-        """Stage what was done to the aggregates.
+        """Stage the new events of the aggregates.
 
         Raises:
             InputError: An event cannot be stored.
-            UnitOfWorkError: A statement has failed, whatever the step made of its error.
+            UnitOfWorkError: A statement has failed, even if the step caught its error.
         """
         if self._spoiled is not None:
             raise UnitOfWorkError(
@@ -174,7 +174,7 @@ class SqlStepWork:
         taken = take_snapshot(held.aggregate)
         held.snapshot_version = held.version
         if isinstance(taken, SnapshotSkipped):
-            # Neither its id nor the reason, which may quote its state: a log is no place for either.
+            # No id and no reason, which may quote the state: a log must not contain user data.
             _log.warning("no snapshot can be taken of aggregate %s; its events are folded", _class_of(held.aggregate))
             return
         self._batch.snapshots.append(StoredEvent(taken.stream, taken.position, taken.key, taken.state))
@@ -188,7 +188,7 @@ class SqlStepWork:
                 del self._batch.aggregates[stream]
 
     def end(self) -> None:
-        """Let nothing pass any more: the step has ended."""
+        """Refuse all further calls, because the step has ended."""
         self._ended = True
 
     def _check(self) -> None:
@@ -208,7 +208,7 @@ def _line(error: BaseException) -> str:
     return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
 
 
-# ---- telling whether a step that raised has left an aggregate as it was
+# ---- checking whether a step that raised has left an aggregate unchanged
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None), Decimal, datetime, date, timedelta, UUID})
 _BOXES = frozenset({list, dict, set, tuple, frozenset})
@@ -216,7 +216,7 @@ _COMPARED = 64
 
 
 def _image(aggregate: Aggregate) -> dict[str, Any]:
-    """Copy an aggregate's attributes one level deep: enough to see later that a flat one was not changed."""
+    """Return a copy of an aggregate's attributes, one level deep, to check later that flat ones are unchanged."""
     image: dict[str, Any] = {}
     for name, value in vars(aggregate).items():
         kind = type(value)
@@ -228,13 +228,13 @@ def _image(aggregate: Aggregate) -> dict[str, Any]:
 
 
 def _untouched(aggregate: Aggregate, before: dict[str, Any]) -> bool:
-    """Tell whether an aggregate is certainly as it was; `False` for all that cannot be told cheaply."""
+    """Check whether an aggregate is certainly unchanged; `False` if a cheap check cannot decide."""
     now = _image(aggregate)
     return now.keys() == before.keys() and all(_same(value, before[name]) for name, value in now.items())
 
 
-def _same(now: Any, before: Any) -> bool:  # noqa: ANN401 - attributes of the user's
-    """Compare by identity, which is exact for values that cannot be changed."""
+def _same(now: Any, before: Any) -> bool:  # noqa: ANN401 - a user's attributes
+    """Compare by identity, which is exact for immutable values."""
     if type(now) in _ATOMS or isinstance(now, Enum):
         return now is before
     if type(now) is tuple and type(before) is tuple:
@@ -256,20 +256,20 @@ class SqlTx:
 
     @property
     def store_id(self) -> str:
-        """Identity of the store, made when its schema was created."""
+        """Identity of the store, chosen when its schema was created."""
         return self._store_id
 
     @property
     def recorded_at_ms(self) -> int:
-        """Wall time of this batch in milliseconds since the epoch; decides nothing."""
+        """Wall time of this batch in milliseconds since the epoch; no decision depends on it."""
         return self._batch.recorded_at_ms
 
     def record(self, run_id: str) -> RunRecord | None:
-        """Give a run's record at the head of its stream; `None` when there is no such run."""
+        """Return a run's record at the head of its stream; `None` when there is no such run."""
         return self._batch.record(run_id)
 
     def accept(self, plan: Plan, fact: SagaStarted) -> RunRecord:
-        """Begin a run's stream, and keep its plan when it is the first run that follows it.
+        """Begin a run's stream, and store its plan unless an earlier run has stored it.
 
         Raises:
             AppendConflictError: The stream exists already.
@@ -290,7 +290,7 @@ class SqlTx:
         return record
 
     def append(self, record: RunRecord, facts: Sequence[Fact]) -> RunRecord:
-        """Continue a run's stream at head + 1, and fold what was appended.
+        """Append facts to a run's stream at head + 1, and return the record after them.
 
         Raises:
             AppendConflictError: `record` is not at the head, or a fact's position is not the next.
@@ -319,8 +319,8 @@ class SqlTx:
     def unit_of_work(self) -> "_Step":
         """Open a savepoint for one transaction step.
 
-        On normal exit the events of the aggregates that were used are appended; on an exception nothing of it remains,
-        and what the unit wrote before stays.
+        On normal exit the batch stages the events of the step's aggregates. On an exception it discards all writes of
+        the step, and keeps the earlier writes of the unit.
 
         Raises:
             JournalError: Another step of the same unit has not ended yet.

@@ -1,10 +1,11 @@
-"""The store's schema over time: which revision a store has, and how it gets to this version's.
+"""Revisions of the store's schema: read a store's revision, and upgrade the store to this version's.
 
-Each file in `versions` is one Alembic revision and is never changed after it was released. Nothing here imports Alembic
-until a store has to be upgraded, because reading the revision is part of every start.
+Each file in `versions` is one Alembic revision, which must not change after its release. The package imports Alembic
+only when a store has to be upgraded, because every start of a program reads the revision. It may import SQLAlchemy and
+the modules of `sql`. Start with `ensure_schema`.
 
-A store keeps its revision in a table of our own name, so that users may keep their own tables, with their own Alembic,
-in the same database.
+A store keeps its revision in a table with a name of its own, so that users may keep their own tables, with their own
+Alembic, in the same database.
 """
 
 import threading
@@ -33,44 +34,44 @@ HEAD_REVISION = REVISIONS[-1]
 """The revision that this version works with."""
 
 VERSION_TABLE = "amends_schema"
-"""Where a store keeps its revision."""
+"""Name of the table with the store's revision."""
 
 _version = table(VERSION_TABLE, column("version_num"))
-# Alembic keeps what it is working on in module globals.
+# Alembic keeps its current context in module globals, so two threads must not upgrade at once.
 _upgrading = threading.Lock()
 
 
 def current_revision(engine: Engine) -> str | None:
-    """Read which revision the store's schema has; `None` when it has none yet.
+    """Read the revision of the store's schema; `None` when it has none yet.
 
     Raises:
-        UnreachableError: The store cannot be read.
+        UnreachableError: The store is unreadable at the moment.
     """
     with store_errors(), engine.connect() as connection:
         return _revision(connection)
 
 
 def needs_upgrade(engine: Engine) -> bool:
-    """Tell whether the store's schema is older than this version's, or not there.
+    """Check whether the store's schema is missing or older than this version's.
 
     Raises:
-        JournalError: It is newer.
-        UnreachableError: The store cannot be read.
+        JournalError: The schema is newer.
+        UnreachableError: The store is unreadable at the moment.
     """
     return _is_older(engine, current_revision(engine))
 
 
 def upgrade(engine: Engine) -> bool:
-    """Bring the store's schema to this version's, in one transaction.
+    """Upgrade the store's schema to this version's, in one transaction.
 
-    Any number of processes may do so at once: the first does it while the others wait, and then find it done.
+    Any number of processes may call this at once: the first one upgrades; the others wait and then have nothing to do.
 
     Returns:
-        Whether there was anything to do.
+        Whether an upgrade was necessary.
 
     Raises:
-        JournalError: The schema is newer, or the database has foreign tables with names that we need.
-        UnreachableError: The store cannot be reached or written.
+        JournalError: The schema is newer, or the database has foreign tables with names that Amends needs.
+        UnreachableError: The store is unreachable or not writable.
     """
     if not needs_upgrade(engine):
         return False
@@ -85,16 +86,16 @@ def upgrade(engine: Engine) -> bool:
 
 
 def ensure_schema(engine: Engine) -> str:
-    """Make sure that the store can be worked with: the first thing to do with an engine.
+    """Check that the store is usable; call this first with a new engine.
 
-    An SQLite store is upgraded in passing. A PostgreSQL one never is, because other processes may be at work on it.
+    It upgrades an SQLite store if necessary. It never upgrades a PostgreSQL store, because other processes may use it.
 
     Returns:
         The store's identity.
 
     Raises:
-        JournalError: The schema is newer; or it has to be upgraded first, by `amends db upgrade`.
-        UnreachableError: The store cannot be reached or written.
+        JournalError: The schema is newer, or needs `amends db upgrade` first.
+        UnreachableError: The store is unreachable or not writable.
     """
     if needs_upgrade(engine):
         if engine.dialect.name != "sqlite" or is_readonly(engine):

@@ -1,4 +1,4 @@
-"""What Alembic runs to upgrade a store: it works on the connection, and in the transaction, that it is given."""
+"""Script that Alembic runs to upgrade a store, on the caller's connection and in the caller's transaction."""
 
 from alembic import context
 

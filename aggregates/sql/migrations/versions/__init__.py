@@ -1,1 +1,1 @@
-"""Revisions of the schema, one file each; released ones are never changed."""
+"""Revisions of the schema, one file each; a released one must not change."""

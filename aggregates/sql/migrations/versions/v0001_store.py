@@ -13,7 +13,7 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Create all tables, and name this store once and for all."""
+    """Create all tables, and the permanent identity of this store."""
     _create_journal()
     _create_read_model()
     identity = op.create_table(
