@@ -1,8 +1,8 @@
-"""Given / when / then for sagas: unit tests of failure paths, without a server and without waiting.
+"""Given / when / then for sagas: unit tests of failure paths, without a server and without real delays.
 
-A scenario runs a saga through the reference driver on a store in memory. Transactions are run for real. Effects are
-not: each answers what the test says, and one that was given no answer fails the test, so that no unit test calls
-anybody by accident. Time is virtual: an hour of retries passes at once.
+A scenario runs a saga with the in-process runner on a store in memory. Transactions really run. Effects do not: each
+returns the answers from the test, and an effect without an answer fails the test, so that no unit test calls a
+participant by accident. Time is virtual: an hour of retries passes at once.
 """
 
 import asyncio
@@ -36,29 +36,29 @@ T = TypeVar("T")
 
 
 class LostReply(Exception):  # noqa: N818 - an event of the scenario, not a fault of the test
-    """An answer of a scripted effect: it took effect, but the reply never came."""
+    """An answer of a scripted effect: the effect happened, but its reply was lost."""
 
 
 class _UnansweredError(DriverAbort):
-    """An effect was called that the scenario gave no answer; it ends the driver, so that no retry hides it."""
+    """The saga called an effect without an answer; the error ends the driver, so that no retry hides it."""
 
 
 class _Script:
-    """What the scripted functions answer, and what they were called with."""
+    """The answers of the scripted functions, and the calls that they received."""
 
     def __init__(self) -> None:
         self.answers: defaultdict[tuple[str, str], deque[object]] = defaultdict(deque)
         self.calls: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
 
     def give(self, step: str, what: str, answers: Sequence[object]) -> None:
-        """Replace the answers: former ones in front of them would have a test assert about an old script."""
+        """Replace the answers, because earlier ones left in front of them would make a test assert on an old script."""
         self.answers[step, what] = deque(answers)
 
     def answer(self, step: str, what: str, call: Call) -> object:
         self.calls[step, what].append(call)
         waiting = self.answers[step, what]
         if waiting:
-            # The last answer is kept: what a participant said last it goes on saying.
+            # The last answer stays, because a participant repeats its last answer.
             given = waiting.popleft() if len(waiting) > 1 else waiting[0]
             if isinstance(given, BaseException):
                 raise given
@@ -77,7 +77,7 @@ class _ScriptedRegistry(Registry):
     script: _Script
 
     def operation(self, step: str, *, undo: bool = False, probe: bool = False) -> Operation:
-        """Give the scripted function in place of an effect's own."""
+        """Return the scripted function in place of an effect's own."""
         real = super().operation(step, undo=undo, probe=probe)
         if real.timeout is None:
             return real
@@ -93,13 +93,13 @@ class Scenario(Generic[I]):
     """One saga, a store in memory, and a virtual clock.
 
     Args:
-        saga: The saga under test; others that its steps belong to are not needed.
+        saga: The saga under test; other sagas that use its steps are not needed.
 
     Attributes:
-        registry: Its steps, with scripted effects.
-        clock: Its time.
+        registry: The saga's steps, with scripted effects.
+        clock: The virtual clock.
         journal: The store.
-        runner: Drives the saga.
+        runner: The runner that drives the saga.
 
     Example:
         >>> from amends import Call, Rejected, Saga, effect
@@ -143,30 +143,30 @@ class Scenario(Generic[I]):
         return self
 
     def answers(self, step: Effect[Any, R], *answers: R | BaseException) -> Self:
-        """Say what an effect answers, attempt by attempt.
+        """Set the answers of an effect, attempt by attempt.
 
-        Answers that were given for the effect before are replaced.
+        They replace earlier answers for the effect.
 
         Args:
             step: The effect.
-            answers: A result to return, or an exception to raise: `Rejected` for a no, `LostReply` or anything else
-                for an attempt without an answer. The last one is repeated. None at all: a call fails the test again.
+            answers: Results to return, or exceptions to raise: `Rejected` for a refusal, `LostReply` or any other for
+                an attempt without an answer. The last answer repeats. Without any answer, a call fails the test again.
         """
         self._script.give(step.definition.name, "step", answers)
         return self
 
     def probe_answers(self, step: Effect[Any, R], *answers: R | BaseException | None) -> Self:
-        """Say what an effect's probe answers: a result, `None` for "it did not happen", or an exception.
+        """Set the answers of an effect's probe: a result, `None` for "it did not happen", or an exception.
 
-        The last answer is repeated. Answers that were given for the probe before are replaced.
+        The last answer repeats. The answers replace earlier ones for the probe.
         """
         self._script.give(step.definition.name, "probe", answers)
         return self
 
     def compensation_answers(self, step: Effect[Any, Any], *answers: BaseException | None) -> Self:
-        """Say what an effect's compensation answers: `None` for done (which is the default), or an exception.
+        """Set the answers of an effect's compensation: `None` for done (the default), or an exception.
 
-        The last answer is repeated. Answers that were given for the compensation before are replaced.
+        The last answer repeats. The answers replace earlier ones for the compensation.
         """
         self._script.give(step.definition.name, "compensation", answers)
         return self
@@ -179,7 +179,7 @@ class Scenario(Generic[I]):
             id: Id of the run; by default `run-1`, `run-2` and so on.
 
         Raises:
-            AssertionError: An effect was called that has no answer.
+            AssertionError: The saga called an effect that has no answer.
         """
         self._runs += 1
         began_ms = self.clock.now_ms()
@@ -193,10 +193,10 @@ class Scenario(Generic[I]):
 
 
 class Then:
-    """What became of a run, with assertions that show the whole run when they fail.
+    """The result of a run, with assertions that show the whole run if they fail.
 
     Attributes:
-        result: How the run stands.
+        result: The run's result.
         history: Its facts.
         elapsed: Virtual time that the run took.
     """
@@ -218,7 +218,7 @@ class Then:
         """Assert that the run was undone.
 
         Args:
-            nodes: The nodes that were undone, in this order; none given means that none is looked at.
+            nodes: The nodes that were undone, in this order; without any, the assertion does not check nodes.
         """
         self._is(RunStatus.COMPENSATED)
         undone = tuple(getattr(fact, "node", "") for fact in self.history if fact.kind == "CompensationSucceeded")
@@ -241,14 +241,14 @@ class Then:
         return self
 
     def result_of(self, step: ResultSource[R]) -> R | None:
-        """Give what a step returned; `None` when it has not succeeded."""
+        """Return the result of a step; `None` if it has not succeeded."""
         return self.result.result_of(step)
 
     def aggregate(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
         """Load an aggregate as the run left it.
 
         Raises:
-            AssertionError: There is none.
+            AssertionError: There is no such aggregate.
         """
         found = self._journal.load_blocking(cls, id)
         if found is None:
@@ -256,11 +256,11 @@ class Then:
         return found
 
     def calls(self, step: Step[Any, Any]) -> tuple[Call, ...]:
-        """Give the calls of an effect, in order; all of them have the same key."""
+        """Return the calls of an effect, in order; all of them have the same key."""
         return tuple(self._script.calls[step.definition.name, "step"])
 
     def compensation_calls(self, step: Step[Any, Any]) -> tuple[Call, ...]:
-        """Give the calls of an effect's compensation, in order."""
+        """Return the calls of an effect's compensation, in order."""
         return tuple(self._script.calls[step.definition.name, "compensation"])
 
     def _is(self, status: RunStatus) -> Self:
@@ -275,7 +275,7 @@ class Then:
 
 
 def blocking(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also where an event loop is running already."""
+    """Run a coroutine to its end, even if an event loop is running already."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

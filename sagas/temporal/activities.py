@@ -1,27 +1,28 @@
-"""Activities: the protocol of `amends.sagas.engine.protocol`, one unit of the journal at a time, and the calls.
+"""Activities: run the units of `amends.sagas.engine.protocol` and the user's calls for the workflow.
 
 Theory of operation: no outage may use up an attempt of a step, so an attempt counts as lost only on evidence.
 
-- *The store is away.* A claim and an outcome are held until the store takes them (`Journal.commit` with patience, which
-  also finds out whether a write in doubt has arrived); heartbeats go on meanwhile, so Temporal leaves the call where it
-  is. Nobody else can write either, and the lease of a claim outlasts an outage of 60 s (`LEASE_GRACE_MS`): the first
-  writer after it does not find held outcomes expired.
-- *Temporal is away.* A call belongs to its process, not to the delivery that began it: when Temporal has given a
-  delivery up, its call goes on to its outcome, and a further delivery to the same process joins it.
-- *A delivery finds a claim that is not this process's.* Where the same delivery made it, Temporal has given that up, so
-  its worker is lost and the claim is taken over at once. Unless Temporal has itself been away lately: then its silence
-  proves nothing about a worker, and the claim is waited for until it has an outcome or its lease ends. And of a local
-  call, which has no heartbeats, an outcome is waited for ten seconds: its worker may only have been slow.
+- *The store is away.* The worker keeps a claim and an outcome until the store accepts them (`Journal.commit` with
+  patience, which also finds out whether a write in doubt has arrived). Heartbeats go on meanwhile, so Temporal leaves
+  the call where it is. No other process can write either, and the lease of a claim outlasts an outage of 60 s
+  (`LEASE_GRACE_MS`): the first writer after the outage does not find the claims of pending outcomes expired.
+- *Temporal is away.* A call belongs to its process, not to the delivery that started it. If Temporal gives up a
+  delivery, its call goes on to its outcome, and a further delivery to the same process joins it.
+- *A delivery finds a claim of another process.* If an earlier try of the same delivery made the claim, Temporal has
+  given that try up: its worker is lost, and this worker takes the claim over at once. There are two exceptions. If
+  Temporal itself was away lately, its silence proves nothing about a worker, and this worker waits until the claim has
+  an outcome or its lease ends. A local call has no heartbeats, and its worker may only be slow, so this worker first
+  waits ten seconds for its outcome.
 - *The claim was made by another delivery.* Then the workflow has replaced another one (a reset, a termination, a
-  take-over), whose call may go on: it is waited for until it has an outcome or its lease ends. A workflow that begins
-  with such a claim begins `join` for it.
-- *Nobody waits for a call any more*, because Temporal gave up its delivery or its workflow. It goes on all the same,
-  its outcome is recorded, and Temporal is told to look at the run.
-- *The worker drains.* A call that has begun comes to its outcome. A delivery whose call has not begun (nothing is
-  claimed) is given back: it fails at once, and Temporal delivers it to another worker.
+  take-over), whose call may go on. This worker waits until the claim has an outcome or its lease ends. A workflow that
+  starts with such a claim starts `join` for it.
+- *No delivery waits for a call any more*, because Temporal gave up its delivery or its workflow. The call still goes
+  on, the worker records its outcome, and wakes the run in Temporal.
+- *The worker drains.* A call that has started comes to its outcome. The worker hands back a delivery whose call has not
+  started and has no claim: the delivery fails at once, and Temporal delivers it to another worker.
 
-How they can fail: a run that this process must not touch (another store, no such run) fails the workflow in one line;
-anything else is repeated by Temporal without limit.
+How they can fail: a run that this process must not touch (another store, no such run) fails the workflow with one line;
+Temporal repeats every other failure without limit.
 """
 
 import asyncio
@@ -92,12 +93,12 @@ _log = logging.getLogger("amends.worker")
 _BEAT_S = 1.0
 _LOOK_S = 0.5
 _HOLD_S = 5.0
-# A call that has no seat by then may hold the slot that another step needs.
+# After this time, a call without a seat may occupy a slot that another step needs.
 _SCARCE_S = 5.0
 _COME_BACK = timedelta(seconds=5)
-# A local call has no heartbeats: another process is given it as soon as a workflow task was late.
+# A local call has no heartbeats, so Temporal delivers it to another process as soon as a workflow task is late.
 _LOCAL_DOUBT_S = 10.0
-# What is only repeated costs nothing to give up; a claim or an outcome is held for as long as it takes.
+# An advance can be given up, because Temporal repeats it; a claim or an outcome must wait for as long as it takes.
 _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)
 _MOST_TOLD = 10_000
@@ -107,7 +108,7 @@ _WORK: dict[str, type[Work]] = {"do": RunStep, "undo": RunCompensation, "probe":
 
 
 class _GivenBackError(Exception):
-    """The worker drains, and the call had not begun."""
+    """The worker drains, and the call had not started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class PendingCall:
         run_id: The run.
         node: The node.
         direction: `do`, `undo` or `probe`.
-        seconds: How long it has been under way.
+        seconds: How long the call has been in flight.
     """
 
     run_id: str
@@ -127,29 +128,29 @@ class PendingCall:
     seconds: float
 
     def __str__(self) -> str:
-        """Name the call for people."""
+        """Return the call in words for people."""
         work = self.node if self.direction == "do" else f"{self.direction} of {self.node}"
         return f"{work} of run {self.run_id} ({self.seconds:.0f} s)"
 
 
 class Activities:
-    """What a worker can do for the workflow.
+    """The activities of a worker.
 
     Args:
         journal: The store.
         registry: The code.
-        worker: Who claims nodes.
-        at_once: How many calls of `async def` functions are made at the same time, at most.
-        threads: How many plain `def` functions run at the same time, at most.
-        temporal_was_away: Tells whether Temporal's silence about a worker proves nothing.
-        rouse: Has Temporal look at a run again after an answer that nobody waited for; `None` for nobody.
+        worker: The name under which nodes are claimed.
+        at_once: The most calls of `async def` functions at the same time.
+        threads: The most plain `def` functions that run at the same time.
+        temporal_was_away: Returns whether Temporal's silence about a worker proves nothing.
+        rouse: Wakes a run in Temporal after an answer for which no delivery waited; `None` to wake none.
         errors: The log of errors.
-        heartbeats: Sends heartbeats while the event loop cannot; `None` for nobody.
+        heartbeats: Sends heartbeats while the event loop cannot; `None` to send none.
 
     Attributes:
-        threads: Where plain functions run.
-        slots: How many calls Temporal may deliver to one queue of this process at the same time. More than are made:
-            calls that wait for a participant that hangs leave room for those of other steps.
+        threads: The threads for plain functions.
+        slots: The most calls that Temporal may deliver to one queue of this process at the same time. It exceeds the
+            number of seats, so that calls that wait for a hanging participant leave room for calls of other steps.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class Activities:
         self._heartbeats = heartbeats
 
     def all(self) -> list[Callable[..., Any]]:
-        """Give every activity that this worker can run."""
+        """Return every activity that this worker can run."""
         fixed = [self._advance_activity(), self._join_activity(), self._missing_activity()]
         return [*fixed, *self._call_activities()]
 
@@ -227,7 +228,7 @@ class Activities:
         return activity.defn(name=activity_name(function.step, function.direction))(call)
 
     def _missing_activity(self) -> Callable[..., Any]:
-        """Return the activity for steps that are not loaded: the claim finds out that the run waits for code."""
+        """Return the activity for steps that are not loaded; it reports the code for which the run waits."""
 
         async def missing(args: Sequence[RawValue]) -> Progress:
             request = activity.payload_converter().from_payload(args[0].payload, CallRequest)
@@ -236,7 +237,7 @@ class Activities:
         return activity.defn(dynamic=True)(missing)
 
     async def advance(self, request: AdvanceRequest) -> Progress:
-        """Append what follows without a call, and run the transactions that are due."""
+        """Append every conclusion, and run the transactions that are due."""
         self._check_store(request.store_id, request.run_id)
 
         def unit(tx: Tx) -> Followed:
@@ -251,7 +252,7 @@ class Activities:
         return Progress.since(record, request.known, waits=bool(waits))
 
     def _log_once(self, error: CannotContinueError) -> None:
-        """Log why a run waits for other code; it is asked again and again, and the answer is said once."""
+        """Log why a run waits for other code, but only once, although Temporal asks repeatedly."""
         told = (error.run_id, error.node)
         if self._told.get(told) != str(error):
             if len(self._told) >= _MOST_TOLD:
@@ -260,7 +261,7 @@ class Activities:
             _log.warning("%s", error)
 
     def _cancel(self, tx: Tx, request: AdvanceRequest) -> None:
-        """Write down that Temporal was asked to cancel, where that can still be done."""
+        """Append the request to cancel that Temporal received, if the run can still be cancelled."""
         record = tx.record(request.run_id)
         wish = Intervention(verb=Verb.CANCEL, actor=DRIVER, reason="the workflow was cancelled in Temporal")
         if record is not None:
@@ -270,7 +271,7 @@ class Activities:
                 _log.warning("run %r: a cancel of Temporal's was refused: %s", request.run_id, self._errors.line(error))
 
     async def _waiting(self, work: Awaitable[T]) -> T:
-        """Await work, unless the deployed code cannot do it: then Temporal asks again, less and less often."""
+        """Await work; if the deployed code cannot do it, have Temporal ask again, less and less often."""
         try:
             return await work
         except CannotContinueError as error:
@@ -279,7 +280,7 @@ class Activities:
             raise travelling(error, run_id=error.run_id, node=error.node, again=timedelta(seconds=again_s)) from None
 
     async def _missing(self, request: CallRequest) -> Progress:
-        """Find out for which code a run waits; there is no activity for its step here."""
+        """Raise the error that names the code for which a run waits; this worker has no activity for its step."""
         self._check_store(request.store_id, request.run_id)
         record = await self._journal.record(request.run_id)
         if record is None:
@@ -289,7 +290,7 @@ class Activities:
         raise MissingCodeError(f"run {request.run_id!r}: step {request.node!r} is not served here; restart the worker")
 
     async def call(self, request: CallRequest, function: Function) -> Progress:
-        """Claim, call, settle; or join the call that this process makes already; or only tell what is recorded."""
+        """Claim, call and settle; or join this process's call in flight; or return the recorded outcome."""
         self._check_store(request.store_id, request.run_id)
         key = (request.run_id, request.node, request.direction)
         call = self._calls.get(key)
@@ -303,7 +304,7 @@ class Activities:
         try:
             record = await asyncio.shield(call)
             if record.state.position < request.known:
-                # The call that was joined had been settled before this one was asked for.
+                # The joined call was settled before the workflow asked for this one.
                 record = await self._journal.record(request.run_id) or record
             return Progress.of_call(record, request.known)
         finally:
@@ -313,7 +314,7 @@ class Activities:
             await _end(beat)
 
     async def join(self, request: JoinRequest) -> Progress:
-        """Wait until a claim is settled or its lease ends; whoever made it is never taken for lost before."""
+        """Wait until a claim is settled or its lease ends; its maker never counts as lost before."""
         self._check_store(request.store_id, request.run_id)
         now_ms = _clock(request.as_of_ms)
         key = (request.run_id, request.node, request.direction)
@@ -360,25 +361,26 @@ class Activities:
             return None
 
     async def _answering(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for the work of an activity; Temporal is told of an error without any text of it."""
+        """Wait for the work of an activity; raise any error without its text, because Temporal would store the text."""
         info = activity.info()
         try:
             return await work
         except ApplicationError as error:
             failure = error if isinstance(error, TravellingError) else travelling(error, run_id=info.workflow_id or "")
-        except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
-            # `recover` and the rule `driven` start a damaged run again once its facts were restored.
+        except Exception as error:  # noqa: BLE001 - the text of every error stays here
+            # The workflow may end, because `recover` and the rule `driven` start a damaged run again once its facts are
+            # restored.
             lost = isinstance(error, DamagedRunError) and not error.damage.version
             failure = travelling(error, run_id=info.workflow_id or "", lasting=lost)
             if isinstance(error, AmendsError):
                 _log.warning("run %r, %s: %s", info.workflow_id, info.activity_type, self._errors.line(error))
             else:
                 self._errors.raised(f"run {info.workflow_id!r}, {info.activity_type}", error)
-        # Outside of the block, so that the error is not its context.
+        # Raised outside of the `except` block, so that the error does not become the context of the failure.
         raise failure
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin something that is cancelled when this process ends."""
+        """Start a task that is cancelled when this process ends."""
         task = asyncio.create_task(work)
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
@@ -391,11 +393,11 @@ class Activities:
         return [PendingCall(*key, seconds=now - began_s) for key, began_s in began]
 
     def drain(self) -> None:
-        """Begin no further call, and give back the deliveries whose call has not begun."""
+        """Start no further call, and hand back the deliveries whose call has not started."""
         self._draining.set()
 
     async def give_up(self, within_s: float) -> None:
-        """Cancel everything under way, and wait for its end, but no longer than the bound.
+        """Cancel all calls and tasks, and wait for their end, but no longer than the bound.
 
         Args:
             within_s: The bound in seconds. User code may ignore its cancellation.
@@ -416,10 +418,10 @@ class Activities:
         del self._calls[key]
         del self._began_s[key]
         if not ended.cancelled():
-            ended.exception()  # whoever was told of it may be gone
+            ended.exception()  # marks the exception as read; the waiter that received it may be gone
 
     async def _perform(self, request: CallRequest, function: Function, now_ms: Callable[[], int]) -> RunRecord:
-        """Wait for a seat, claim, call, settle."""
+        """Wait for a seat, then claim, call and settle."""
         seats = self.threads.seats if function in self.threads.seats.functions else self._places
         work = _WORK[request.direction](request.node, request.attempt)
         key = (request.run_id, request.node, request.direction)
@@ -427,7 +429,7 @@ class Activities:
         doubt_s = math.inf if self._temporal_was_away() else _LOCAL_DOUBT_S if activity.info().is_local else 0.0
         believed = time.monotonic() if not doubt_s else math.inf
 
-        # Set by the committer's thread, from when on the claim may be in the store.
+        # The committer's thread sets it; from then on the claim may be in the store.
         claimed = threading.Event()
 
         def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
@@ -436,7 +438,7 @@ class Activities:
             claimed.set()
             _check_known(tx, request)
             takeover = time.monotonic() >= believed
-            # The time at which it is committed: it may have been held, and the lease begins only then.
+            # `now_ms()` is read here, because the commit may have waited and the lease starts only now.
             return self._protocol.claim(tx, request.run_id, work, now_ms(), delivery=delivery, takeover=takeover)
 
         waits = False
@@ -453,7 +455,8 @@ class Activities:
             seats.release(seat)
             if record.state.node(work.node).status is not _CLAIMED.get(request.direction):
                 return record
-            # From the first look on: before it the store may have been away, for the other process as well.
+            # The doubt counts from the first read, because before it the store may have been away for the other
+            # process, too.
             believed = min(believed, time.monotonic() + doubt_s)
             if not waits:
                 waits = True
@@ -465,7 +468,8 @@ class Activities:
         if reply.later is not None:
             self._begin(self._settle_late(reply.later, now_ms))
         if (late or not self._awaited[key]) and not record.state.closed and self._protocol.drives(record):
-            # Not waited for: who joins the call meanwhile would be given what is settled, however long Temporal takes.
+            # Not awaited, because a delivery that joins the call meanwhile would wait for Temporal and then get a
+            # settled call.
             self._begin(self._tell_of(record))
         return record
 
@@ -480,7 +484,7 @@ class Activities:
         try:
             await asyncio.wait([commit, draining], return_when=asyncio.FIRST_COMPLETED)
             if not commit.done() and not claimed.is_set():
-                # The store is away. Once the worker drains, the unit itself refuses to claim.
+                # The store is away, and nothing was claimed: once the worker drains, the unit itself refuses to claim.
                 raise _given_back()
             return await commit
         except _GivenBackError:
@@ -490,10 +494,10 @@ class Activities:
             commit.cancel()
 
     async def _seat(self, seats: Seats, function: Function, run_id: str) -> Seat:
-        """Wait for a seat; a call whose step has none for long gives its slot back to Temporal where slots are scarce.
+        """Wait for a seat; hand the slot back to Temporal if slots are scarce and the step has had no seat for long.
 
         Raises:
-            ApplicationError: Temporal is to deliver the call again, a little later.
+            ApplicationError: Temporal will deliver the call again, a little later.
         """
         if (seat := seats.try_take(function, run_id)) is not None:
             return seat
@@ -533,7 +537,7 @@ class Activities:
         return await self._journal.commit(unit, runs=(run_id,), patience=_CALL_PATIENCE)
 
     async def _tell_of(self, record: RunRecord) -> None:
-        """Have Temporal look at a run again: it has given up the call whose answer was taken."""
+        """Wake a run in Temporal, which has given up the call whose answer was recorded."""
         if self._rouse is not None:
             try:
                 await self._rouse(record)
@@ -541,13 +545,13 @@ class Activities:
                 _log.warning("%s", error)
 
     async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> Settled:
-        """Record an outcome, for as long as it takes: losing it would mean calling again."""
+        """Record an outcome, for as long as it takes, because a lost outcome means another call."""
         if isinstance(outcome, Postponed):
             self._log_once(outcome.error(task.run_id, task.node))
         while True:
             try:
                 return await self._commit_call(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
-            except UnreachableError as error:  # it answers, and cannot: a full disk, for example
+            except UnreachableError as error:  # the store answers but cannot write: a full disk, for example
                 _log.warning("holding the outcome of %s: %s", task.key, self._errors.line(error))
                 await asyncio.sleep(_HOLD_S)
 
@@ -560,7 +564,7 @@ class Activities:
 
 
 def _given_back() -> TravellingError:
-    """Say that this worker is stopping, and that another one takes the call."""
+    """Return the failure by which this stopping worker hands a call to another one."""
     return stated("GivenBack")
 
 
@@ -572,10 +576,10 @@ def _check_known(tx: Tx, request: AdvanceRequest | CallRequest) -> None:
 
 
 def _clock(as_of_ms: int) -> Callable[[], int]:
-    """Make a clock that goes on from the workflow's time.
+    """Return a clock that continues from the workflow's time.
 
-    Waiting for a worker is counted by the server's times, what comes after by this process's: wall clocks that differ
-    between machines decide nothing.
+    The server's times measure the wait for a worker, and this process's clock measures the time after it. So wall
+    clocks that differ between machines have no influence.
     """
     info = activity.info()
     late_s = max(0.0, (info.started_time - info.scheduled_time).total_seconds())

@@ -1,7 +1,7 @@
-"""The client: what a web application uses to start sagas and to see what became of them.
+"""The client, by which a web application starts sagas and reads their results.
 
-A run is accepted when its first fact is in the journal; only then is Temporal told. Whatever happens to Temporal
-afterwards, the run is driven to its end.
+A run is accepted once its first fact is in the journal; only then does the client start its workflow. From then on the
+run is driven to its end, even if Temporal loses the workflow.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ _LOOK_LONGEST_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RunHandle(Generic[I_contra]):
-    """A run that was started.
+    """A started run.
 
     Attributes:
-        id: Its id.
+        id: The id of the run.
     """
 
     id: str
@@ -55,16 +55,16 @@ class RunHandle(Generic[I_contra]):
         """Wait until the run is closed.
 
         Args:
-            timeout: How long to wait at most; `None` for as long as it takes.
+            timeout: The longest time to wait; `None` for no limit.
 
         Raises:
-            TimeoutError: It was not closed in that time; it goes on.
-            UnreachableError: The store cannot be reached, or the workflow ended without closing the run.
+            TimeoutError: The run did not close in that time; it goes on.
+            UnreachableError: The store cannot be reached, or the workflow ended and the run is still open.
         """
         return await self.client.result(self.id, timeout=timeout)
 
     async def status(self) -> RunResult:
-        """Look how the run stands now."""
+        """Read the present state of the run."""
         return await self.client.status(self.id)
 
     async def history(self, after: int = 0) -> list[Fact]:
@@ -72,22 +72,22 @@ class RunHandle(Generic[I_contra]):
         return await self.client.history(self.id, after)
 
     async def cancel(self, reason: str) -> RunResult:
-        """Ask for the run to be undone."""
+        """Request the undo of the run."""
         return await self.client.cancel(self.id, reason)
 
 
 class Client:
-    """Starts sagas and reads what became of them.
+    """Starts sagas and reads their results.
 
-    Use `Client.connect`, or give the parts.
+    Use `Client.connect`, or pass the parts to the constructor.
 
     Args:
         journal: The store.
-        temporal: Temporal.
+        temporal: The client of Temporal.
         registry: The sagas that can be started.
         task_queue: Queue of the workers.
-        actor: Who starts runs, as the journal shows it.
-        eager: Whether a worker runs in this process with the same Temporal client; it then gets new runs at once.
+        actor: The person or program that starts runs, as the journal shows it.
+        eager: Whether a worker runs in this process with the same Temporal client; then it receives new runs at once.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class Client:
         Args:
             sagas: The sagas that can be started.
             store_url: The store, as an SQLAlchemy URL; the same as the workers'.
-            temporal: Temporal's address as `host:port`, or a client that is connected already.
-            namespace: Temporal's namespace; ignored when a client is given.
+            temporal: Temporal's address as `host:port`, or a connected client.
+            namespace: Temporal's namespace; ignored if `temporal` is a client.
             task_queue: Queue of the workers.
-            actor: Who starts runs, as the journal shows it.
+            actor: The person or program that starts runs, as the journal shows it.
 
         Raises:
             DefinitionError: The sagas have a fault.
@@ -154,24 +154,24 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         await self._journal.close()
 
     async def start(self, saga: Saga[I], input: I, *, id: str | None = None) -> RunHandle[I]:  # noqa: A002
-        """Accept a run and hand it to Temporal.
+        """Accept a run and start its workflow.
 
-        Idempotent: the same id with the same saga and input gives the first run, whatever has become of it.
+        Idempotent: a call with the same id, saga and input returns the first run, in any state.
 
         Args:
             saga: The saga.
             input: Its input.
-            id: Id of the run; `None` makes a new one.
+            id: Id of the run; `None` for a new id.
 
         Raises:
-            InputError: The id or the input cannot be accepted; nothing was written.
-            StartConflictError: The id is taken by another saga or another input.
-            UnreachableError: The store cannot be reached and nothing was written, or Temporal cannot be reached and the
-                run, which is accepted, is started later.
+            InputError: The id or the input is not valid; nothing was written.
+            StartConflictError: A run of another saga or with another input has the id.
+            UnreachableError: The store cannot be reached and nothing was written; or Temporal cannot be reached, and
+                the accepted run starts later.
         """
         run_id = id or uuid4().hex
         request = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
@@ -189,20 +189,20 @@ class Client:
         return RunHandle(run_id, self)
 
     async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
-        """Write down what an operator decided about a run, and have Temporal go on with it.
+        """Append the decision of an operator about a run, and wake the run in Temporal.
 
         Args:
             run_id: The run.
-            intervention: What was decided.
-            position: Position of the run that the operator looked at; `None` when it does not matter.
+            intervention: The decision.
+            position: Position of the run that the operator saw; `None` to accept any position.
 
         Raises:
             NotFoundError: There is no such run.
-            RefusedError: It does not fit the run, or the run has gone on meanwhile; nothing was written.
-            BusyError: The node is being worked on; nothing was written.
-            InputError: Reason, evidence or output are missing or wrong; nothing was written.
-            UnreachableError: The store cannot be reached and nothing was written, or Temporal cannot be reached and the
-                run goes on later.
+            RefusedError: The decision does not fit the run, or the run has moved past `position`; nothing was written.
+            BusyError: A call of the node is in flight; nothing was written.
+            InputError: The reason, the evidence or the output is missing or wrong; nothing was written.
+            UnreachableError: The store cannot be reached and nothing was written; or Temporal cannot be reached, and
+                the run goes on later.
         """
         now_ms = self._clock.now_ms()
         record = await self._journal.commit(
@@ -213,11 +213,11 @@ class Client:
         return RunResult(record)
 
     async def cancel(self, run_id: str, reason: str) -> RunResult:
-        """Ask for a run to be undone; nothing happens when it is being undone, or was.
+        """Request the undo of a run; do nothing if the run is being undone or is undone already.
 
         Raises:
             NotFoundError: There is no such run.
-            RefusedError: It has passed its pivot, or has completed.
+            RefusedError: The run has passed its pivot, or has completed.
             UnreachableError: As for `intervene`.
         """
         return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
@@ -227,12 +227,12 @@ class Client:
 
         Args:
             run_id: The run.
-            timeout: How long to wait at most; `None` for as long as it takes.
+            timeout: The longest time to wait; `None` for no limit.
 
         Raises:
             NotFoundError: There is no such run.
-            TimeoutError: It was not closed in that time; it goes on.
-            UnreachableError: The store cannot be reached, or the workflow ended without closing the run.
+            TimeoutError: The run did not close in that time; it goes on.
+            UnreachableError: The store cannot be reached, or the workflow ended and the run is still open.
         """
         async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
             fault = await self._await_workflow(run_id)
@@ -247,20 +247,20 @@ class Client:
             return result
 
     async def _await_workflow(self, run_id: str) -> str | None:
-        """Wait for the workflow's end; the journal, not the workflow, then says how the run stands."""
+        """Wait for the workflow's end; the caller then reads the result from the journal, not from the workflow."""
         try:
             await self._temporal.get_workflow_handle(run_id).result()
         except WorkflowFailureError as error:
             return _root_message(error)
         except RPCError as error:
-            # Temporal may have forgotten a run that the journal knows, and be away for a while.
+            # Temporal may have lost a run that the journal knows, or may be away for a while.
             if error.status is not RPCStatusCode.NOT_FOUND:
                 with suppress(RPCError):
                     await self._temporal.get_workflow_handle(run_id).result()
         return None
 
     async def status(self, run_id: str) -> RunResult:
-        """Look how a run stands now.
+        """Read the present state of a run.
 
         Raises:
             NotFoundError: There is no such run.
@@ -289,7 +289,7 @@ class Client:
 
 
 def _root_message(error: BaseException) -> str:
-    """Find what a chain of Temporal's failures began with, in one line."""
+    """Return the message of the first failure in a chain of Temporal's failures, in one line."""
     while (inner := getattr(error, "cause", None)) is not None:
         error = inner
     return " ".join(str(error).split())

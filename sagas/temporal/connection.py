@@ -1,4 +1,4 @@
-"""How a process finds its Temporal: as it is configured by Temporal's own means, or as the embedded one listens."""
+"""Connect a process to its Temporal: by Temporal's own client configuration, or to the embedded server."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ CONNECT_BOUND = timedelta(seconds=5)
 _LOOK_S = 0.05
 _CAUSE = re.compile(r'message: "([^"]+)"')
 
-# The SDK repeats each failed attempt to connect as a warning; we say it once, in our own words.
+# The SDK logs a warning for each failed attempt to connect; Amends reports the failure once, in its own words.
 logging.getLogger("temporalio").setLevel(logging.ERROR)
 
 
@@ -33,7 +33,7 @@ class TemporalTarget:
     Attributes:
         address: `host:port`.
         namespace: Temporal's namespace.
-        embedded: Whether it is the embedded one.
+        embedded: Whether it is the embedded server.
     """
 
     address: str
@@ -43,16 +43,16 @@ class TemporalTarget:
 
 @cache
 def _quiet_runtime() -> Runtime:
-    """Give a runtime whose core, which is not written in Python and logs past it, prints no warning of its own."""
+    """Return a runtime whose core prints no warnings; the core is not Python code and bypasses `logging`."""
     quiet = TelemetryFilter(core_level="ERROR", other_level="ERROR")
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(quiet)))
 
 
 def configured_target() -> TemporalTarget | None:
-    """Tell what Temporal's standard client configuration names (`TEMPORAL_ADDRESS`, profile file and so on).
+    """Return the target in Temporal's standard client configuration (`TEMPORAL_ADDRESS`, profile file and so on).
 
     Returns:
-        The target, or `None` when no address is configured.
+        The target; `None` if no address is configured.
 
     Raises:
         InputError: The configuration cannot be read.
@@ -73,8 +73,8 @@ async def connect_configured() -> temporalio.client.Client:
     """Connect to the configured Temporal, with its TLS settings and API key.
 
     Raises:
-        UnreachableError: It does not answer within five seconds.
-        InputError: The configuration cannot be used.
+        UnreachableError: Temporal does not answer within five seconds.
+        InputError: The configuration is not valid.
     """
     target = configured_target()
     if target is None:
@@ -90,10 +90,10 @@ async def connect_configured() -> temporalio.client.Client:
 async def connect(target: TemporalTarget) -> temporalio.client.Client:
     """Connect to a Temporal at an address.
 
-    An embedded server listens before it is ready; it is waited for.
+    An embedded server listens before it is ready, so this function waits for it.
 
     Raises:
-        UnreachableError: It does not answer within five seconds.
+        UnreachableError: Temporal does not answer within five seconds.
     """
     said: BaseException = TimeoutError()
     try:
@@ -132,6 +132,6 @@ def _unreachable(target: TemporalTarget, error: BaseException) -> UnreachableErr
 
 
 def _in_words(error: str) -> str:
-    """Give what matters of an error of Temporal's client, which writes down all its causes in the notation of Rust."""
+    """Return the relevant part of an error of Temporal's client, which contains all its causes in Rust's notation."""
     causes = _CAUSE.findall(error)
     return " ".join((causes[-1] if causes else error).split())[:160]

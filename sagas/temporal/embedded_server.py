@@ -1,19 +1,20 @@
-"""The embedded Temporal server: a real one, as a child process, shared by everybody who works in one data directory.
+"""The embedded Temporal server: a real Temporal in a child process, shared by all users of one data directory.
 
-Theory of operation: every user holds a shared lock on `server.lock` for as long as it uses the server. Starting and
-stopping happen under an exclusive lock on `server.start.lock`. The first user starts the server and writes down where
-it listens in `server.json`; later users adopt what answers there; the one that can turn its shared lock into an
-exclusive one is the last, and stops the server by its pid. A killed user loses its lock with its life: the server then
-goes on, and the next user adopts it. A server that was lost is started again where it was, for the sake of those who
+Theory of operation: every user (a process) holds a shared lock on `server.lock` for as long as it uses the server.
+Users start and stop the server under an exclusive lock on `server.start.lock`. The first user starts the server and
+writes its addresses to `server.json`; later users adopt the server that answers there. A user that can turn its shared
+lock into an exclusive one is the last, and stops the server by its pid. The kernel frees the lock of a killed user: the
+server then goes on, and the next user adopts it. A lost server is started again on the same ports, for the users that
 still talk to it.
 
-Two servers never share a file: they would start without a word and fight. So the server itself holds an exclusive lock,
-on `server.alive.lock`, which it inherits and which ends with it; it is alive while that lock cannot be taken. Its pid
-would not tell: users in other containers share the directory and do not see the process. Those adopt it too; one of
-them that leaves last cannot stop it, and leaves it and its record to the next.
+Two servers must never share a file: both would start without an error and corrupt each other's work. So the server
+itself inherits an exclusive lock on `server.alive.lock`, which ends with its process; while no other process can take
+that lock, the server is alive. The pid cannot prove that, because users in other containers share the directory and do
+not see the process. Those users adopt the server, too. If the last user is in another container, it cannot stop the
+server, and leaves the server and its record to the next user.
 
-How it can fail: no binary, no free or a taken port, a directory that cannot be written, a server that does not come up
-in time, one that is alive and can be neither reached nor stopped from here. Each is one line.
+How it can fail: no binary, no free or a taken port, a directory that cannot be written, a server that does not start in
+time, or one that is alive but can be neither reached nor stopped from here. Each failure is one line.
 """
 
 import asyncio
@@ -41,21 +42,21 @@ __all__ = ["EmbeddedServer", "ServerRecord", "dev_lock", "dev_running", "find_bi
 
 T = TypeVar("T")
 
-# A busy machine takes many times as long as an idle one, where a server starts within a second.
+# A server starts within a second on an idle machine; a busy one takes many times as long.
 _START_BOUND_S = 60.0
 _STOP_BOUND_S = 8.0
-# What is kept of a shorter bound for the time after SIGKILL.
+# The part of a shorter bound that is reserved for the time after SIGKILL.
 _KILL_BOUND_S = 0.3
-# What stops elsewhere, or only looks, gives the server's lock back within this.
+# A process that is stopping elsewhere, or only checks the lock, releases the server's lock within this time.
 _RELEASE_BOUND_S = 2.0
 _LOOK_S = 0.02
 _DEV_BOUND_S = 1.0
 _STARTS = 3
 _HOST = "127.0.0.1"
-# Not every command that starts a server has these options; a setting may also come from the environment.
+# The messages name the settings as well, because not every command that starts a server has these options.
 _PORT = "--port of amends dev, or the setting embedded_port (AMENDS_EMBEDDED_PORT)"
 _UI_PORT = "--ui-port of amends dev, or the setting ui_port (AMENDS_UI_PORT)"
-# The last one: an idle server otherwise adds some 50 ms to each task of an ordinary activity.
+# Without `transferProcessorMaxPollRPS`, an idle server adds about 50 ms to each task of an ordinary activity.
 _SETTINGS = (
     "--sqlite-pragma",
     "journal_mode=WAL",
@@ -70,10 +71,10 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """Where an embedded server listens, as `server.json` says.
+    """The addresses of an embedded server, as `server.json` holds them.
 
     Attributes:
-        pid: Its process.
+        pid: The id of the server's process.
         port: Port of its gRPC interface, on loopback.
         ui_port: Port of its web pages, on loopback.
     """
@@ -84,12 +85,12 @@ class ServerRecord:
 
     @property
     def address(self) -> str:
-        """What clients connect to."""
+        """The address for clients."""
         return f"{_HOST}:{self.port}"
 
     @property
     def ui_url(self) -> str:
-        """Where people look."""
+        """The address of the web pages, for people."""
         return f"http://{_HOST}:{self.ui_port}"
 
 
@@ -97,7 +98,7 @@ def find_binary() -> str:
     """Find the `temporal` program: in this environment, else on PATH.
 
     Raises:
-        UnreachableError: There is none.
+        UnreachableError: There is no such program.
     """
     for folder in (sysconfig.get_path("scripts"), None):
         found = shutil.which("temporal", path=folder)
@@ -110,20 +111,20 @@ def find_binary() -> str:
 
 
 def running(data_dir: Path) -> ServerRecord | None:
-    """Look, without taking part, whether a data directory's server answers."""
+    """Return the server of a data directory if it answers, without becoming one of its users."""
     record = _read_record(data_dir)
     return record if record is not None and _serves(data_dir, record) else None
 
 
 @contextmanager
 def dev_lock(data_dir: Path) -> Iterator[None]:
-    """Be the only `amends dev` of a data directory.
+    """Hold the lock of the only `amends dev` of a data directory.
 
     Raises:
         UnreachableError: Another one is running, or the directory cannot be used.
     """
     with _opened(data_dir / "dev.lock") as file:
-        # Whoever only looks holds it for a moment.
+        # A process that only checks the lock holds it for a moment.
         if not _within(_DEV_BOUND_S, lambda: _try_lock(file, fcntl.LOCK_EX)):
             holder = file.read().strip() or "unknown"
             raise UnreachableError(
@@ -138,12 +139,12 @@ def dev_lock(data_dir: Path) -> Iterator[None]:
 
 
 def dev_running(data_dir: Path) -> bool:
-    """Look whether an `amends dev`, and with it a worker, serves a data directory now."""
+    """Check whether an `amends dev`, and with it a worker, serves a data directory now."""
     return _held(data_dir / "dev.lock")
 
 
 class EmbeddedServer:
-    """One user's share in the server of a data directory; made by `EmbeddedServer.shared`."""
+    """One user's share in the server of a data directory; `EmbeddedServer.shared` creates it."""
 
     def __init__(self, data_dir: Path, record: ServerRecord, share: IO[str], given_up: threading.Event) -> None:
         self._data_dir = data_dir
@@ -153,22 +154,22 @@ class EmbeddedServer:
 
     @property
     def record(self) -> ServerRecord:
-        """Where the server listens."""
+        """The addresses of the server."""
         return self._record
 
     @property
     def address(self) -> str:
-        """What clients connect to."""
+        """The address for clients."""
         return self._record.address
 
     @property
     def ui_url(self) -> str:
-        """Where people look."""
+        """The address of the web pages, for people."""
         return self._record.ui_url
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The id of the server's process."""
         return self._record.pid
 
     @classmethod
@@ -181,19 +182,19 @@ class EmbeddedServer:
         ui_port: int | None = None,
         patience_s: Callable[[], float] | None = None,
     ) -> AsyncIterator["EmbeddedServer"]:
-        """Use the server of a data directory, starting it if need be, and stop it if nobody else uses it afterwards.
+        """Use the server of a data directory while the context lasts; start it if needed; the last user stops it.
 
         Args:
-            data_dir: The directory; it exists.
-            port: Port to listen on; `None` for that of a server that was lost here, if it is free, else for any free
-                one. Ignored when the server runs.
-            ui_port: Port of the web pages, likewise.
+            data_dir: The directory, which must exist.
+            port: Port to listen on; `None` for the port of a server that was lost here, if it is free, else for any
+                free port. Ignored if the server runs.
+            ui_port: Port of the web pages; otherwise like `port`.
             patience_s: Returns how long the last user waits for the server to stop before it kills the server, in
-                seconds; asked when that begins. `None` for eight seconds.
+                seconds; called when the wait starts. `None` for eight seconds.
 
         Raises:
-            UnreachableError: It cannot be started, a port is taken, the directory cannot be used, or a server is alive
-                there that does not answer and cannot be stopped.
+            UnreachableError: The server cannot be started, a port is taken, the directory cannot be used, or a server
+                is alive there that does not answer and cannot be stopped.
         """
         with _opened(data_dir / "server.lock") as share:
             await in_thread(lambda: fcntl.flock(share, fcntl.LOCK_SH))
@@ -207,12 +208,12 @@ class EmbeddedServer:
                 await asyncio.shield(in_thread(lambda: _leave(data_dir, share, bound_s)))
 
     async def ensure_alive(self) -> bool:
-        """Start the server again, on its file and its ports, if it is gone; tells whether it was.
+        """Start the server again, on its file and its ports, if it is gone; return whether it was gone.
 
-        It is somewhere else afterwards if another user was quicker, and its ports were taken or others asked for.
+        Its ports change if another user was faster and the old ports were taken, or that user asked for others.
 
         Raises:
-            UnreachableError: It cannot be started again.
+            UnreachableError: The server cannot be started again.
         """
         if await in_thread(self._is_the_same):
             return False
@@ -221,7 +222,7 @@ class EmbeddedServer:
         return True
 
     def kill_if_last(self) -> None:
-        """Kill the server unless somebody else uses it, without waiting for anything: the process is about to end."""
+        """Kill the server unless it has another user, without any wait, because this process is about to end."""
         self._given_up.set()
         record = _read_record(self._data_dir)
         if record is not None and not self._share.closed and _try_lock(self._share, fcntl.LOCK_EX) and _ours(record):
@@ -229,18 +230,18 @@ class EmbeddedServer:
             (self._data_dir / "server.json").unlink(missing_ok=True)
 
     def _is_the_same(self) -> bool:
-        # Another user may have started it again meanwhile, and somebody else listen where it was.
+        # Another user may have started the server again meanwhile, and another program may listen on its old port.
         return _read_record(self._data_dir) in {None, self._record} and _serves(self._data_dir, self._record)
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run something in a thread of its own, which neither waits for other threads nor keeps the process alive."""
+    """Run a function in a thread of its own, which neither waits for other threads nor keeps the process alive."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the future raises every error for its waiter
             future.set_exception(error)
 
     threading.Thread(target=run, name="amends-server", daemon=True).start()
@@ -249,7 +250,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 def _ensure(data_dir: Path, port: int | None, ui_port: int | None, given_up: threading.Event) -> ServerRecord:
     with _opened(data_dir / "server.start.lock") as file:
-        # Another process may take long to start or stop a server.
+        # Polled rather than bounded, because another process may take long to start or stop a server.
         while not _try_lock(file, fcntl.LOCK_EX):
             _check_wanted(given_up)
             time.sleep(_LOOK_S)
@@ -257,7 +258,7 @@ def _ensure(data_dir: Path, port: int | None, ui_port: int | None, given_up: thr
         if present is not None and _serves(data_dir, present):
             return present
         if present is not None:
-            _stop(data_dir, present, _STOP_BOUND_S)  # it may hang
+            _stop(data_dir, present, _STOP_BOUND_S)  # the server may hang
         for _ in range(_STARTS - 1):
             with suppress(_EndedError):
                 return _start(data_dir, *_ports(port, ui_port, present), given_up)
@@ -282,7 +283,7 @@ def _start(data_dir: Path, port: int, ui_port: int, given_up: threading.Event) -
             _write_record(data_dir, record)
             _await_answer(data_dir, process, port, given_up)
         except BaseException:
-            # Nobody would know of it, and it would keep the file.
+            # Without its record no user would find the server, and it would keep the file.
             process.kill()
             process.wait()
             (data_dir / "server.json").unlink(missing_ok=True)
@@ -294,7 +295,7 @@ def _start(data_dir: Path, port: int, ui_port: int, given_up: threading.Event) -
 
 def _spawn(data_dir: Path, port: int, ui_port: int) -> subprocess.Popen[bytes]:
     program = find_binary()
-    # The lock comes first: the log may be that of a server that is alive.
+    # The lock comes first, because the log may belong to a server that is alive.
     with _life(data_dir) as life, _log(data_dir) as output:
         try:
             return subprocess.Popen(  # noqa: S603 - the program that find_binary found
@@ -315,7 +316,7 @@ def _spawn(data_dir: Path, port: int, ui_port: int) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for us: the server is stopped by whoever leaves last.
+                # A session of its own keeps Ctrl-C away from the server: the last user stops it.
                 start_new_session=True,
                 pass_fds=[life.fileno()],
                 umask=0o077,
@@ -345,7 +346,7 @@ def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int, g
 
 @contextmanager
 def _life(data_dir: Path) -> Iterator[IO[str]]:
-    """Take the lock that a server holds for its life, to hand it over: whoever inherits the file holds it too."""
+    """Take the lock that a server holds for its life; the server inherits the file, and so the lock."""
     with _opened(data_dir / "server.alive.lock") as file:
         if not _within(_RELEASE_BOUND_S, lambda: _try_lock(file, fcntl.LOCK_EX)):
             record = _read_record(data_dir)
@@ -358,15 +359,15 @@ def _life(data_dir: Path) -> Iterator[IO[str]]:
 
 
 def _leave(data_dir: Path, share: IO[str], bound_s: float) -> None:
-    """Give the share back, and stop the server when it was the last one.
+    """Release the share, and stop the server if it was the last one.
 
     Args:
         data_dir: The directory.
         share: The file whose lock is the share.
-        bound_s: How long to wait for the server before it is killed, in seconds.
+        bound_s: How long to wait for the server before killing it, in seconds.
     """
     with _opened(data_dir / "server.start.lock") as file:
-        # Who holds it for longer has a share, and leaves later.
+        # A process that holds the lock for longer has a share, and leaves later.
         if _within(bound_s, lambda: _try_lock(file, fcntl.LOCK_EX)) and _try_lock(share, fcntl.LOCK_EX):
             record = _read_record(data_dir)
             if record is not None:
@@ -377,7 +378,7 @@ def _leave(data_dir: Path, share: IO[str], bound_s: float) -> None:
 
 
 def _stop(data_dir: Path, record: ServerRecord, bound_s: float) -> None:
-    """Stop the server if its process is surely ours; in another container it stays alive."""
+    """Stop the server if the process is certainly the server; a server in another container stays alive."""
     signalled = False
     for number, patience_s in ((signal.SIGTERM, max(0.0, bound_s - _KILL_BOUND_S)), (signal.SIGKILL, _STOP_BOUND_S)):
         if not _ours(record):
@@ -387,23 +388,23 @@ def _stop(data_dir: Path, record: ServerRecord, bound_s: float) -> None:
             signalled = True
         _within(patience_s, lambda: not _alive(data_dir))
     if signalled and not _alive(data_dir):
-        # A child of ours that has ended stays listed until it is waited for.
+        # A child process that has ended stays listed until `waitpid` is called.
         with suppress(ChildProcessError):
             os.waitpid(record.pid, 0)
 
 
 def _serves(data_dir: Path, record: ServerRecord) -> bool:
-    """Tell whether the server answers; after its end another program may listen where it did."""
+    """Check whether the server answers, and not another program that listens on its port after its end."""
     return _alive(data_dir) and _answers(record.port)
 
 
 def _alive(data_dir: Path) -> bool:
-    """Tell whether a server uses the directory, whoever may see its process."""
+    """Check whether a server uses the directory, even if its process is not visible from here."""
     return _held(data_dir / "server.alive.lock")
 
 
 def _ours(record: ServerRecord) -> bool:
-    """Tell whether the process is the server: its pid may be another program's, here or in another container."""
+    """Check whether the process is the server: its pid may belong to another program, here or in another container."""
     try:
         os.kill(record.pid, 0)
     except ProcessLookupError:
@@ -426,7 +427,7 @@ def _answers(port: int) -> bool:
 
 
 def _ports(port: int | None, ui_port: int | None, last: ServerRecord | None) -> tuple[int, int]:
-    """Choose the ports: those that are asked for, else those of a server that was lost, else free ones."""
+    """Return the requested ports, else those of a lost server, else free ones."""
     if last is None or {port, ui_port} & {last.port, last.ui_port}:
         return _port(port, None, _PORT), _port(ui_port, None, _UI_PORT)
     return _port(port, last.port, _PORT), _port(ui_port, last.ui_port, _UI_PORT)
@@ -447,10 +448,10 @@ def _is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Find a port on loopback that nobody listens on, and that nobody else who looks for one is given for a minute.
+    """Return a free port on loopback that no other search for a free port returns for a minute.
 
-    A connection that was closed from its side keeps a port from being given away (`TIME_WAIT`), and lets who names it
-    listen on it.
+    A connection that was closed from the port's side (`TIME_WAIT`) reserves it: the kernel does not assign the port,
+    but a program that names it can listen on it.
     """
     with socket.create_server((_HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -492,7 +493,7 @@ def _unusable(data_dir: Path, error: OSError) -> UnreachableError:
 
 
 def _held(path: Path) -> bool:
-    """Look whether anybody holds a lock alone; who takes it meanwhile has to try for a moment."""
+    """Check whether a process holds a lock exclusively; the check blocks other takers of the lock for a moment."""
     with suppress(OSError), path.open() as file:
         return not _try_lock(file, fcntl.LOCK_SH)
     return False

@@ -1,9 +1,9 @@
-"""The border to Temporal: of an error nothing crosses but our own class, ids and names of code.
+"""Failures for Temporal: only our own error class, ids and names of code leave this process, never an error's text.
 
 Temporal keeps the message, the stack and the causes of a failure in its database, and shows them to all who can see its
-web page. So no text of an exception crosses: `travelling` turns any exception into a failure whose text is written
-here, and `ClosedFailureConverter` does so with whatever reaches Temporal by another way, such as a fault in a workflow.
-The texts say where the rest is: the worker's log and the journal.
+web page. So `travelling` turns any exception into a failure whose text is written here, and `ClosedFailureConverter`
+does the same with every error that reaches Temporal in another way, such as a fault in a workflow. The texts refer to
+the worker's log and the journal for the rest.
 """
 
 from dataclasses import replace
@@ -20,13 +20,13 @@ from amends.aggregates.values.error_report import class_name
 
 __all__ = ["ClosedFailureConverter", "TravellingError", "closed", "stated", "travelling"]
 
-# Nothing that is asked again helps against these.
+# Another delivery cannot help against these.
 _LASTING = frozenset({"NotFoundError", "StoreBehindError", "TransitionError", "WrongDriverError", "WrongStoreError"})
 _UNKNOWN = "Error"
 
 
 class TravellingError(ApplicationError):
-    """A failure whose text was written for Temporal; made by `travelling` only."""
+    """A failure whose text was written for Temporal; only `travelling` and `stated` create it."""
 
 
 def travelling(
@@ -38,15 +38,15 @@ def travelling(
     again: timedelta | None = None,
     lasting: bool = False,
 ) -> TravellingError:
-    """Turn any exception into the failure that Temporal is given.
+    """Turn any exception into a failure for Temporal.
 
     Args:
-        error: The exception; nothing of it is kept but the name of its class, where that is one of ours.
-        run_id: The run; empty where it is about none.
-        node: The node; empty where it is about none.
-        schedule: The schedule; empty where it is about none.
-        again: When Temporal is to try again; `None` for its own policy.
-        lasting: Whether it is known that another delivery cannot help; of some classes that is always true.
+        error: The exception; the failure keeps only the name of its class, and only if it is a class of Amends.
+        run_id: The run; empty if there is none.
+        node: The node; empty if there is none.
+        schedule: The schedule; empty if there is none.
+        again: The delay before Temporal's next try; `None` for Temporal's own policy.
+        lasting: Whether another delivery certainly cannot help; for some classes this is always so.
     """
     name = class_name(error)
     code = name if getattr(errors, name, None) is type(error) else _UNKNOWN
@@ -62,10 +62,10 @@ def stated(
     again: timedelta | None = None,
     lasting: bool = False,
 ) -> TravellingError:
-    """Make a failure of a code of ours.
+    """Return a failure for one of Amends' own codes.
 
     Args:
-        code: A word from our own code, never from data.
+        code: A word from Amends' own source, never from data.
         run_id: As for `travelling`.
         node: As for `travelling`.
         schedule: As for `travelling`.
@@ -82,7 +82,7 @@ class ClosedFailureConverter(DefaultFailureConverter):
     """Writes failures for Temporal without any text, stack or cause of an exception."""
 
     def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
-        """Write a failure; what was not made by `travelling` becomes an error without text."""
+        """Write a failure; an error that `travelling` did not create loses its text."""
         known = isinstance(exception, TravellingError) or (
             isinstance(exception, FailureError) and not isinstance(exception, ApplicationError)
         )
@@ -104,7 +104,7 @@ def _strip(failure: Failure) -> None:
 
 
 def closed(client: temporalio.client.Client) -> temporalio.client.Client:
-    """Give the same client with `ClosedFailureConverter`; payloads are converted as before."""
+    """Return the same client with `ClosedFailureConverter`; payloads are converted as before."""
     config: dict[str, Any] = {**client.config()}
     converter = replace(config["data_converter"], failure_converter_class=ClosedFailureConverter)
     return temporalio.client.Client(**(config | {"data_converter": converter}))

@@ -1,6 +1,7 @@
-"""Heartbeats from a thread, for the time in which the event loop cannot send them.
+"""Send heartbeats from a thread while the event loop cannot.
 
-How it can fail: Temporal does not answer, or has given the call up already; then nothing is sent and nothing is raised.
+How it can fail: Temporal does not answer, or has given up the call already; then no heartbeat is sent and no error is
+raised.
 """
 
 import asyncio
@@ -14,37 +15,37 @@ from temporalio.service import RPCError
 __all__ = ["Heartbeats"]
 
 _ANSWER_S = 2.0
-# The reply of a call that has ended may still be on its way to Temporal.
+# A call needs heartbeats for this long after its end, because its reply may still be on its way to Temporal.
 _REPLY_S = 10.0
 
 
 class Heartbeats:
-    """The calls of this process that Temporal expects heartbeats of.
+    """The calls of this process for which Temporal expects heartbeats.
 
     Args:
-        client: Temporal.
+        client: The client of Temporal.
     """
 
     def __init__(self, client: temporalio.client.Client) -> None:
         self._client = client
         self._lock = threading.Lock()
         self._active: set[bytes] = set()
-        self._ended: dict[bytes, float] = {}  # until when the reply is on its way, the first to end first
+        self._ended: dict[bytes, float] = {}  # until when its reply may be on its way, in the order of that time
 
     def add(self, token: bytes) -> None:
-        """Begin to expect heartbeats of a call."""
+        """Start to send heartbeats for a call."""
         with self._lock:
             self._active.add(token)
             self._drop_ended()
 
     def end(self, token: bytes) -> None:
-        """Expect no more of them, once its reply has arrived."""
+        """Stop sending heartbeats for a call once its reply has arrived."""
         with self._lock:
             self._active.discard(token)
             self._ended[token] = time.monotonic() + _REPLY_S
 
     def send(self) -> None:
-        """Send a heartbeat for every call, from the thread that asks; it must have no event loop."""
+        """Send a heartbeat for every call, from the calling thread, which must have no event loop."""
         with self._lock:
             self._drop_ended()
             tokens = (*self._active, *self._ended)

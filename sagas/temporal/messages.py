@@ -1,4 +1,4 @@
-"""What travels through Temporal: ids, positions, times and heads; never user data."""
+"""The messages that go through Temporal: ids, positions, times and heads; never user data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 DRIVER = "temporal"
-"""Name of this driver, as `SagaStarted` and `DriverTaken` have it."""
+"""The name of this driver in `SagaStarted` and `DriverTaken`."""
 
 ADVANCE = "advance"
-"""Activity type that appends what needs no call; every other activity type is a step's name."""
+"""Activity type that appends conclusions and runs transactions; every other activity type is a step's name."""
 
 JOIN = "claim/join"
-"""Activity type that waits for a claim which the workflow has not asked for; no step's name has a `/`."""
+"""Activity type that waits for a claim that another workflow made; no step's name contains a `/`."""
 
 NUDGE = "nudge"
-"""Signal that says: look at the journal."""
+"""Signal that wakes the workflow, so that it reads the journal now."""
 
 
 MOST_HEADS = 16
-"""How many heads the answer of a call brings, at most; with more, the work for calls side by side grows as a square."""
+"""The most heads in the answer of a call; with more, the work for parallel calls would grow as a square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RunArguments:
 
     Attributes:
         run_id: The run.
-        store_id: The store that accepted it; a worker on another one refuses it.
+        store_id: The store that accepted it; a worker on another store refuses it.
     """
 
     run_id: str
@@ -56,11 +56,11 @@ class RunArguments:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """What a saga's workflow returns.
+    """The result of a saga's workflow.
 
     Attributes:
         status: The status in which the run closed.
-        position: Position of the fact that closed it; a store that has not come that far is an older copy.
+        position: Position of the fact that closed the run; a store that holds fewer facts is an older copy.
     """
 
     status: str
@@ -69,15 +69,15 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class AdvanceRequest:
-    """Asks to append what follows without a call.
+    """A request to append conclusions and to run transactions.
 
     Attributes:
         run_id: The run.
         store_id: The store that accepted it.
-        known: Position up to which the workflow knows the stream; 0 for nothing.
+        known: Position up to which the workflow knows the stream; 0 if it knows no fact.
         as_of_ms: The workflow's time, in milliseconds since the epoch.
-        cancel: Whether Temporal was asked to cancel the workflow, which is to ask for the run to be undone.
-        seen: The furthest position that the workflow was told of, whose heads it may lack.
+        cancel: Whether Temporal received a request to cancel the workflow, which means to undo the run.
+        seen: The furthest position that the workflow has learned of; it may lack the heads up to there.
     """
 
     run_id: str
@@ -90,7 +90,7 @@ class AdvanceRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """Asks to call an effect, its compensation or its probe.
+    """A request to call an effect, its compensation or its probe.
 
     Attributes:
         run_id: The run.
@@ -113,14 +113,14 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Asks to wait until a claim that somebody else has made is settled, or has ended.
+    """A request to wait until a claim that another workflow made is settled, or its lease ends.
 
     Attributes:
         run_id: The run.
         store_id: The store that accepted it.
         node: The node.
         direction: `do` or `undo`.
-        lease_until_ms: When the claim ends, in milliseconds since the epoch; it tells one claim from another.
+        lease_until_ms: The end of the claim's lease, in milliseconds since the epoch; it identifies the claim.
         known: Position up to which the workflow knows the stream.
         as_of_ms: The workflow's time, in milliseconds since the epoch.
     """
@@ -136,13 +136,13 @@ class JoinRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the workflow does not know yet: heads, or a whole state, or only a position, when they would be too many.
+    """News for the workflow: heads, or a whole state, or only a position if there are too many heads.
 
     Attributes:
         heads: Heads after the known position, as rows.
-        state: A state as `dump_state` writes it; `None` when it is not needed.
-        waits: Whether the deployed code cannot do something that is due, so that the run waits for other code.
-        reached: Where the run stands, when the heads are left out and are to be asked for; 0 when they are not.
+        state: A state as `dump_state` writes it; `None` if the heads suffice.
+        waits: Whether the run waits for other code, because the deployed code cannot do some of the due work.
+        reached: The position of the run if the heads are omitted and the workflow must ask for them; else 0.
     """
 
     heads: list[list[Any]]
@@ -152,10 +152,10 @@ class Progress:
 
     @classmethod
     def since(cls, record: RunRecord, known: int, *, waits: bool = False) -> "Progress":
-        """Return how a run went on after a position.
+        """Return the news about a run after a position.
 
         Raises:
-            StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
+            StoreBehindError: The store has not reached the position, because it was restored from an older copy.
         """
         check_seen(record.run_id, record.state.position, known)
         heads = record.heads_after(known) if known else None
@@ -165,12 +165,12 @@ class Progress:
 
     @classmethod
     def of_call(cls, record: RunRecord, known: int) -> "Progress":
-        """Return what the answer of a call says: how the run went on, or only how far when that is much.
+        """Return the news for the answer of a call: the heads, or only the new position if there are too many heads.
 
-        Of calls side by side, each began at nearly the same position. So each would bring what all of them wrote.
+        Parallel calls start at nearly the same position, so each answer would contain the facts of all of them.
 
         Raises:
-            StoreBehindError: The run has not come that far in this store, which was restored from an older copy.
+            StoreBehindError: The store has not reached the position, because it was restored from an older copy.
         """
         if record.state.position > known + MOST_HEADS:
             return cls([], reached=record.state.position)
@@ -180,7 +180,7 @@ class Progress:
         """Bring a state up to date.
 
         Raises:
-            TransitionError: The heads do not follow; the journal and this workflow have parted.
+            TransitionError: The heads do not continue the state: journal and workflow disagree.
         """
         if self.state is not None:
             fresh = load_state(self.state)
@@ -191,14 +191,14 @@ class Progress:
 
 
 def check_seen(run_id: str, position: int, seen: int) -> None:
-    """Refuse to go on with a run of which Temporal has seen more than the store holds.
+    """Refuse to advance a run of which Temporal has seen more than the store holds.
 
-    To be called before anything is done: what is appended first would hide what is missing.
+    Call this before any other work on the run, because a fact that is appended first would hide the missing ones.
 
     Args:
         run_id: The run.
-        position: Where it stands in the store.
-        seen: Where Temporal has seen it.
+        position: The position of the run in the store.
+        seen: The furthest position that Temporal has seen.
 
     Raises:
         StoreBehindError: The store was restored from an older copy.
@@ -208,11 +208,11 @@ def check_seen(run_id: str, position: int, seen: int) -> None:
 
 
 def older_store(run_id: str, position: int, seen: str) -> str:
-    """Say that Temporal has seen more of a run than the store holds.
+    """Return the error that Temporal has seen more of a run than the store holds.
 
     Args:
         run_id: The run.
-        position: Where it stands in the store.
+        position: The position of the run in the store.
         seen: The position that Temporal has seen, in words.
     """
     return (
@@ -222,5 +222,5 @@ def older_store(run_id: str, position: int, seen: str) -> str:
 
 
 def activity_name(step: str, direction: str) -> str:
-    """Name the activity type of one of a step's functions, so that Temporal's own pages read well."""
+    """Return the activity type of one of a step's functions, readable on Temporal's own pages."""
     return {"do": step, "undo": f"{step}.compensation", "probe": f"{step}.probe"}[direction]

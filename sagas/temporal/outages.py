@@ -1,6 +1,7 @@
-"""Outages of the store and of Temporal, as a worker's process notices them.
+"""Watch for outages of the store and of Temporal, as this process sees them.
 
-Nothing is decided here: the store's watch says why it does not answer, Temporal's whether its silence proves anything.
+Both watches only report: `StoreWatch` why the store does not answer, `TemporalWatch` whether Temporal's silence proves
+anything.
 """
 
 import asyncio
@@ -21,16 +22,16 @@ __all__ = ["StoreWatch", "TemporalWatch"]
 
 _ANSWER_S = 5.0
 _LOOK_S = 1.0
-# Longer than it takes until every call whose heartbeats were missed has been delivered again.
+# It is longer than Temporal takes to deliver again every call whose heartbeats it missed.
 _DOUBT_S = 30.0
-# Shorter would take a machine with much to do for one that was suspended.
+# With a shorter time, a busy machine would count as a suspended one.
 _SUSPENDED_S = 6.0
 
 _log = logging.getLogger("amends.worker")
 
 
 class StoreWatch:
-    """Looks whether the store answers; one look at a time, so that a store that hangs does not eat up threads.
+    """Checks whether the store answers; one check at a time, so that a store that hangs does not use up threads.
 
     Args:
         journal: The store.
@@ -41,7 +42,7 @@ class StoreWatch:
         self._look: asyncio.Task[None] | None = None
 
     async def trouble(self) -> str | None:
-        """Say in one line why the store cannot be used now; `None` when it can."""
+        """Return why the store cannot be used now, in one line; `None` if it can."""
         if self._look is None:
             self._look = asyncio.create_task(self._journal.ping())
         await asyncio.wait([self._look], timeout=_ANSWER_S)
@@ -55,21 +56,21 @@ class StoreWatch:
         return None
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         if self._look is not None:
             self._look.cancel()
 
 
 class TemporalWatch:
-    """Remembers when Temporal did not answer, and when this process was not there to ask.
+    """Remembers when Temporal did not answer, and when this process was suspended and could not ask.
 
-    A server that was away has missed heartbeats, and gives calls up that go on. A process that was suspended, with its
-    machine for example, cannot tell whether the server was away meanwhile. Being there is noted by a thread: an event
-    loop that is kept busy, by imports or by an effect that does not give way, is no suspended process.
+    A server that was away has missed heartbeats, and gives up calls that go on. A process that was suspended, with its
+    machine for example, does not know whether the server was away meanwhile. A thread notes that the process runs,
+    because an event loop that is blocked, by imports or by an effect, does not mean a suspended process.
 
     Args:
-        client: Temporal.
-        monotonic: Gives the time in seconds, suspension included.
+        client: The client of Temporal.
+        monotonic: Returns the time in seconds, suspension included.
     """
 
     def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = elapsed_s) -> None:
@@ -80,12 +81,12 @@ class TemporalWatch:
         self._missed: float | None = None
 
     def was_away(self) -> bool:
-        """Tell whether Temporal may have been away in the last half minute, as far as this process can know."""
+        """Check whether Temporal may have been away in the last half minute, as far as this process can know."""
         now = self._notice()
         return self._missed is not None and now - self._missed < _DOUBT_S
 
     async def watch(self) -> None:
-        """Look once a second, until cancelled."""
+        """Check Temporal once a second, until cancelled."""
         ended = threading.Event()
         threading.Thread(target=self._stay, args=(ended,), name="amends-presence", daemon=True).start()
         try:
@@ -98,7 +99,7 @@ class TemporalWatch:
             self._notice()
 
     def _notice(self) -> float:
-        """Take note of being present, and of having been away oneself; gives the time."""
+        """Note that this process runs, and whether it was suspended before; return the time."""
         with self._lock:
             now = self._monotonic()
             if now - self._present > _SUSPENDED_S:

@@ -1,15 +1,15 @@
-"""Polling for tasks, and pausing while the store is away.
+"""Poll for tasks, and pause while the store is away.
 
-A worker without a store takes tasks only to fail them, from others who may have one. Temporal's worker cannot pause, so
-it is shut down and another one is started when the store answers again. What it had begun goes on meanwhile: outcomes
-of calls are held until the store takes them.
+A worker without a store would only fail the tasks that it takes, while another worker may reach the store. Temporal's
+worker cannot pause, so the process shuts it down, and starts another one when the store answers again. Calls in flight
+go on meanwhile, and keep their outcomes until the store accepts them.
 
-When serving ends, the workers take no more tasks, and the calls in flight come to their end within the drain. Then
-everything else is cancelled. A worker that does not end even so (Temporal's worker waits for a unit that cannot commit,
-and for a call that ignores its cancellation) is left behind: the bound of `StopDeadline` holds in every state, and
-Temporal delivers the work of the left worker to another one.
+When serving ends, the workers take no more tasks, and the calls in flight end within the drain. Then the process
+cancels all remaining work. Temporal's worker may still not end: it waits for a unit that cannot commit, and for a call
+that ignores its cancellation. The process abandons such a worker, so the bound of `StopDeadline` holds in every state,
+and Temporal delivers its work to another worker.
 
-How it can fail: when Temporal refuses a worker for good, the task that serves is cancelled and the context raises it.
+How it can fail: if Temporal refuses a worker for good, the serving task is cancelled and the context raises the error.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ from amends.sagas.temporal.outages import StoreWatch
 __all__ = ["PAUSE_AFTER", "Calls", "Shifts", "pending_line"]
 
 PAUSE_AFTER = timedelta(seconds=60)
-"""How long the store is away before workers pause polling."""
+"""The length of an outage of the store after which workers pause polling."""
 
 REPORT_S = 5.0
-"""How often the calls that a draining worker waits for are reported, in seconds."""
+"""The interval at which a draining worker reports the calls for which it waits, in seconds."""
 
 _LOOK_S = 1.0
 _LOOK_LONGEST_S = 5.0
@@ -52,23 +52,23 @@ _log = logging.getLogger("amends.worker")
 
 
 class Calls(Protocol):
-    """The calls of a process, as `Activities` makes them."""
+    """The calls of a process; `Activities` implements it."""
 
     def pending(self) -> list[PendingCall]:
-        """List the calls that are made now."""
+        """List the calls in flight."""
         ...
 
     def drain(self) -> None:
-        """Begin no further call."""
+        """Start no further call."""
         ...
 
     async def give_up(self, within_s: float) -> None:
-        """Cancel everything under way, and wait for its end, but no longer than the bound."""
+        """Cancel all calls and tasks, and wait for their end, but no longer than the bound."""
         ...
 
 
 def pending_line(pending: Sequence[PendingCall]) -> str:
-    """Return one line that names the calls, the longest of them when there are many."""
+    """Return one line that names the calls; if there are many, only the longest of them."""
     named = ", ".join(str(each) for each in pending[:_NAMED])
     more = f" and {len(pending) - _NAMED} more" if len(pending) > _NAMED else ""
     return f"{len(pending)} {'call' if len(pending) == 1 else 'calls'}: {named}{more}"
@@ -76,15 +76,15 @@ def pending_line(pending: Sequence[PendingCall]) -> str:
 
 @dataclass(frozen=True)
 class Shifts:
-    """How a process polls: one shift of workers after the other, none while the store is away.
+    """The polling of a process: one shift of workers after the other, none while the store is away.
 
     Attributes:
-        workers: Makes the workers of one shift.
-        store: Looks whether the store answers.
-        resumed: Called when a shift has begun after a pause.
-        calls: The calls that were begun.
-        deadline: When everything has ended after serving ended.
-        pause_after: How long the store is away before polling pauses.
+        workers: Creates the workers of one shift.
+        store: Checks whether the store answers.
+        resumed: Called when a shift has started after a pause.
+        calls: The calls of the process.
+        deadline: The bound for the end of all work after serving ends.
+        pause_after: The length of an outage of the store after which polling pauses.
     """
 
     workers: Callable[[], Sequence[Worker]]
@@ -96,7 +96,7 @@ class Shifts:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Poll while the context lasts; it begins when Temporal has accepted the workers."""
+        """Poll while the context lasts, which starts when Temporal has accepted the workers."""
         stop, caller = asyncio.Event(), asyncio.current_task()
         first = _Shift(self.workers())
         serve = asyncio.create_task(self._serve(first, stop))
@@ -133,7 +133,7 @@ class Shifts:
             await self._end(shifts)
 
     async def _work(self, shift: "_Shift", stop: asyncio.Event) -> bool:
-        """Poll until serving ends, or the store has been away for too long; tell whether it is the latter."""
+        """Poll until serving ends or the store has been away for too long; return whether it was the store."""
         away_since: float | None = None
         while not await _set_within(stop, _LOOK_S):
             shift.check()
@@ -151,7 +151,7 @@ class Shifts:
         return False
 
     async def _pause(self, stop: asyncio.Event) -> bool:
-        """Wait for the store; tell whether it answers, and serving goes on."""
+        """Wait for the store; return whether it answers and serving goes on."""
         began, look_s = time.monotonic(), _LOOK_S
         while not await _set_within(stop, look_s):
             if await self._trouble(stop) == (True, None):
@@ -161,7 +161,7 @@ class Shifts:
         return False
 
     async def _trouble(self, stop: asyncio.Event) -> tuple[bool, str | None]:
-        """Ask the store, unless serving ends first: return whether the store was asked, and its trouble."""
+        """Check the store unless serving ends first; return whether the check was done, and the store's trouble."""
         asked, stopped = asyncio.ensure_future(self.store.trouble()), asyncio.ensure_future(stop.wait())
         await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -179,7 +179,7 @@ class Shifts:
         ending = asyncio.gather(*(shift.wait() for shift in shifts))
         await self._drain()
         deadline.hurry()
-        # Transactions in flight, and answers on their way to Temporal.
+        # The reserve is for transactions in flight, and for answers on their way to Temporal.
         await asyncio.wait([ending], timeout=deadline.left_s(TASKS_RESERVE_S))
         await self.calls.give_up(deadline.left_s(CANCEL_RESERVE_S))
         await asyncio.wait([ending], timeout=deadline.left_s(WORKERS_RESERVE_S))
@@ -192,7 +192,7 @@ class Shifts:
             await asyncio.wait([ending], timeout=_ABANDON_S)
 
     async def _drain(self) -> None:
-        """Wait until no call is under way, but not beyond the drain; report the pending calls meanwhile."""
+        """Wait until no call is in flight, but not beyond the drain; report the pending calls meanwhile."""
         report = time.monotonic() + REPORT_S
         while (pending := self.calls.pending()) and (left_s := self.deadline.left_s(CALLS_RESERVE_S)) > 0:
             now = time.monotonic()
@@ -203,10 +203,10 @@ class Shifts:
 
 
 class _Shift:
-    """Workers that began together.
+    """Workers that started together.
 
     Args:
-        workers: They are started.
+        workers: The workers; the constructor starts them.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -216,7 +216,7 @@ class _Shift:
 
     @property
     def over(self) -> bool:
-        """Whether everything that they had begun has ended."""
+        """Whether all work of the workers has ended."""
         return all(run.done() for run in self._runs)
 
     async def accepted(self) -> None:
@@ -226,23 +226,23 @@ class _Shift:
         self.check()
 
     def check(self) -> None:
-        """Raise what a worker failed with."""
+        """Raise the error with which a worker failed."""
         for run in self._runs:
             if run.done():
                 run.result()
 
     def end(self) -> None:
-        """Have them take no more tasks."""
+        """Stop the workers from taking tasks."""
         if not self._ends:
             self._ends = [asyncio.create_task(worker.shutdown()) for worker in self._workers]
 
     def abandon(self) -> None:
-        """Leave the workers to themselves: they wait for something that does not end."""
+        """Abandon the workers, because they wait for work that does not end."""
         for task in (*self._ends, *self._runs):
             task.cancel()
 
     async def wait(self) -> None:
-        """Wait until everything that they had begun has ended."""
+        """Wait until all work of the workers has ended."""
         await asyncio.gather(*self._ends, *self._runs, return_exceptions=True)
 
 

@@ -1,8 +1,9 @@
-"""Bringing unfinished runs back to Temporal: after it lost them, failed them, or was restored from an older copy.
+"""Bring unfinished runs back to Temporal after it lost them, failed them, or was restored from an older copy.
 
-The journal is the truth, so whatever Temporal knows less is made up for by starting the run's workflow again: it reads
-the journal and goes on from there, and no recorded step is run again. The other way round nothing can be made up for:
-where the *store* is older than Temporal, steps were taken that it does not know of. Such runs are refused and told.
+The journal is the truth. If Temporal knows less than the journal, `recover` starts the run's workflow again: the
+workflow reads the journal and goes on from there, and repeats no recorded step. The opposite case cannot be repaired:
+if the *store* is older than Temporal, steps have run that the store does not know of. `recover` refuses such runs and
+reports them.
 """
 
 import asyncio
@@ -36,19 +37,19 @@ __all__ = [
 _PAGE = 200
 _AT_ONCE = 20
 _LISTED = 1_000
-# Workflows that have ended and say how far they have seen their run.
+# The states of ended workflows that report how far they have seen their run.
 TOLD = frozenset({WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What became of the unfinished runs.
+    """The result of a recovery.
 
     Attributes:
-        started: Runs whose workflow was started, because Temporal had none that runs.
-        driven: Runs that Temporal drove already; they were told to look at the journal.
-        refused: Runs that are left alone, with the reason.
-        damaged: Runs that cannot be read and are left alone, with the damage.
+        started: Runs whose workflow was started, because Temporal had no running one.
+        driven: Runs that Temporal drove already; the recovery only woke them.
+        refused: Runs that the recovery did not touch, with the reason.
+        damaged: Runs that cannot be read and were not touched, with the damage.
     """
 
     started: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Recovery:
 
     @property
     def found(self) -> int:
-        """How many unfinished runs there are."""
+        """The number of unfinished runs."""
         return len(self.started) + len(self.driven) + len(self.refused) + len(self.damaged)
 
 
@@ -70,15 +71,15 @@ async def recover(
     sagas: Sequence[str] | None,
     accept_older_store: bool = False,
 ) -> Recovery:
-    """Have Temporal drive every unfinished run of its own.
+    """Start or wake the workflow of every unfinished run that Temporal drives.
 
     Args:
-        client: Temporal.
-        journal: The store whose open runs are looked at.
+        client: The client of Temporal.
+        journal: The store of the open runs.
         task_queue: Queue of the workers.
         sagas: Only runs of these sagas; others belong to other workers. `None` for all.
         accept_older_store: Whether to go on with runs of which Temporal has seen more than the store holds. Effects
-            that the store does not know of are then called again, under the same keys.
+            that the store does not know of are then repeated, under the same keys.
 
     Raises:
         UnreachableError: Temporal or the store cannot be reached.
@@ -89,7 +90,7 @@ async def recover(
         ours = [row for row in page if row.driver == DRIVER and (sagas is None or row.saga in sagas)]
         for first in range(0, len(ours), _AT_ONCE):
             group = ours[first : first + _AT_ONCE]
-            # A run that cannot be read is left alone: its workflow could do nothing but fail.
+            # A damaged run gets no workflow, because that workflow could only fail.
             damaged = (await journal.records([row.run_id for row in group])).damaged
             recovery.damaged.update(damaged)
             await asyncio.gather(
@@ -106,7 +107,7 @@ async def damaged_runs(journal: Journal, *, sagas: Sequence[str] | None = None) 
     """Return the damage of every unfinished run that cannot be read, by run id; needs no Temporal.
 
     Args:
-        journal: The store whose open runs are read.
+        journal: The store of the open runs.
         sagas: Only runs of these sagas; `None` for all.
 
     Raises:
@@ -133,7 +134,8 @@ async def _recover_one(
 ) -> None:
     status = await workflow_status(client, row.run_id)
     if status in TOLD and not accept_older_store:
-        # Listed a while ago, it may have been closed since; where it stands counts from after Temporal was asked.
+        # The run is read again, because it may have closed since it was listed, and only a position that was read after
+        # Temporal's answer counts.
         records = await journal.records([row.run_id])
         recovery.damaged.update(records.damaged)
         record = records.records.get(row.run_id)
@@ -150,7 +152,7 @@ async def _recover_one(
 
 
 async def workflow_status(client: temporalio.client.Client, run_id: str) -> WorkflowExecutionStatus | None:
-    """Ask Temporal where a run's workflow stands; `None` when it knows none.
+    """Return the status of a run's workflow in Temporal; `None` if Temporal knows no workflow.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -164,12 +166,12 @@ async def workflow_status(client: temporalio.client.Client, run_id: str) -> Work
 
 
 async def store_behind(client: temporalio.client.Client, run_id: str, position: int) -> str | None:
-    """Tell why a workflow that has ended must not be started again; `None` when it may.
+    """Return why an ended workflow must not be started again; `None` if it may.
 
     Args:
-        client: Temporal.
+        client: The client of Temporal.
         run_id: The run.
-        position: Where it stands in the store, read after the workflow was found to have ended.
+        position: The position of the run in the store, read after the workflow was found to have ended.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -191,9 +193,9 @@ async def store_behind(client: temporalio.client.Client, run_id: str, position: 
 
 
 async def unknown_to_store(client: temporalio.client.Client, journal: Journal, *, task_queue: str) -> list[str]:
-    """List runs that Temporal drives for this store and that the store does not have: it is an older copy.
+    """List the runs that Temporal drives for this store and that the store lacks, because it is an older copy.
 
-    Looks at most at a thousand running workflows, as Temporal lists them.
+    Reads at most a thousand running workflows, in the order in which Temporal lists them.
 
     Raises:
         UnreachableError: Temporal or the store cannot be reached.
@@ -212,7 +214,7 @@ async def running_workflows(
 ) -> list[str]:
     """List the workflows of runs that are running on a queue, by the ids of their runs.
 
-    Others than those of runs are left out: their ids have a `/`, which no run's id has.
+    The list omits workflows that drive no run: their ids contain a `/`, which no run's id does.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -225,7 +227,7 @@ async def running_workflows(
 
 
 async def belongs(client: temporalio.client.Client, run_id: str, store_id: str) -> bool:
-    """Tell whether a workflow drives a run of this store."""
+    """Check whether a workflow drives a run of this store."""
     async for event in client.get_workflow_handle(run_id).fetch_history_events(page_size=1):
         payloads = event.workflow_execution_started_event_attributes.input.payloads
         if not payloads:

@@ -1,4 +1,4 @@
-"""Handing an accepted run to Temporal, and looking whether anybody is there to take it."""
+"""Start the workflow of an accepted run, wake it, and list the workers that poll its queue."""
 
 import re
 from dataclasses import dataclass
@@ -19,23 +19,24 @@ from amends.sagas.temporal.messages import NUDGE, RunArguments
 __all__ = ["Poller", "pollers", "rouse", "start_workflow", "worker_identity"]
 
 TASK_TIMEOUT = timedelta(seconds=10)
-"""How long the transactions of a killed worker wait for another one: Temporal sees its loss by this.
+"""The time after which Temporal counts a silent worker as lost; its transactions wait that long for another worker.
 
-No shorter: on a starved machine a task with many calls takes seconds, and one that is late is done again.
+It is no shorter, because on a starved machine a task with many calls takes seconds, and Temporal repeats a late one.
 """
 
-_FRESH = timedelta(seconds=75)  # a poll lasts up to a minute before it is renewed
+_FRESH = timedelta(seconds=75)  # a worker renews its poll after up to a minute
 _IDENTITY = re.compile(r"^(?P<name>.*?)(?: code=(?P<code>[0-9a-f]+))? store=(?P<store>[0-9a-f-]{36})$")
 
 
 @dataclass(frozen=True, slots=True)
 class Poller:
-    """A worker that was seen on a task queue.
+    """A worker that polls a task queue.
 
     Attributes:
-        name: Who it says it is.
-        store_id: The store that it writes to; `None` when it does not say.
-        code: Names the sagas and steps that it has loaded (`Registry.code`); `None` when it does not say.
+        name: The name in its identity.
+        store_id: The store that it writes to; `None` if its identity does not contain it.
+        code: The fingerprint of its loaded sagas and steps (`Registry.code`); `None` if its identity does not contain
+            it.
     """
 
     name: str
@@ -44,17 +45,17 @@ class Poller:
 
 
 def worker_identity(name: str, store_id: str, code: str) -> str:
-    """Make the identity under which a worker polls; it says which store it writes to, and which code it has loaded."""
+    """Return the identity under which a worker polls; it contains the worker's store and its loaded code."""
     return f"{name} code={code} store={store_id}"
 
 
 async def pollers(client: temporalio.client.Client, task_queue: str, *, effects: bool = False) -> list[Poller]:
-    """Look who polls a task queue.
+    """List the workers that poll a task queue.
 
     Args:
-        client: Temporal.
+        client: The client of Temporal.
         task_queue: The queue.
-        effects: Whether to look who takes effects there, instead of workflows.
+        effects: Whether to list the workers that take effects, instead of workflows.
 
     Raises:
         UnreachableError: Temporal does not answer.
@@ -88,16 +89,16 @@ async def start_workflow(
     eager: bool = False,
     nudge: bool = False,
 ) -> temporalio.client.WorkflowHandle[Any, Any]:
-    """Have Temporal drive an accepted run; does nothing when it does so already.
+    """Start the workflow of an accepted run; do nothing if Temporal drives the run already.
 
     Args:
-        client: Temporal.
+        client: The client of Temporal.
         saga: Name of the saga, which is the workflow's type.
         run_id: The run, whose id is the workflow's.
         store_id: The store that accepted it.
         task_queue: Queue of the workers.
         eager: Whether a worker of this process, with the same client, may take the first task at once.
-        nudge: Whether to have it look at the journal, if Temporal drives it already.
+        nudge: Whether to wake the workflow if Temporal drives the run already.
 
     Raises:
         UnreachableError: Temporal cannot be reached; the run stays accepted and is started later.
@@ -109,7 +110,8 @@ async def start_workflow(
             id=run_id,
             task_queue=task_queue,
             task_timeout=TASK_TIMEOUT,
-            # The journal makes starts unique; here only: one driver at a time, and again after a lost one.
+            # The journal makes starts unique, so Temporal need only allow one workflow at a time, and another after a
+            # lost one.
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             request_eager_start=eager and not nudge,
@@ -122,7 +124,7 @@ async def start_workflow(
 
 
 async def rouse(client: temporalio.client.Client, record: RunRecord, *, task_queue: str) -> None:
-    """Have Temporal look at a run that somebody else has written to, starting its workflow if none runs.
+    """Wake a run in Temporal after another process has written to it; start its workflow if none runs.
 
     Raises:
         UnreachableError: Temporal cannot be reached; the run goes on when a worker starts.

@@ -1,8 +1,8 @@
 """The worker: runs the workflow and the activities of the loaded sagas.
 
-At start it looks for runs that were accepted and that Temporal does not know of. How it can fail: when Temporal goes
-away it keeps trying to reach it; when the store stays away it pauses polling, and goes on by itself
-(`amends.sagas.temporal.polling`). It ends only when it is told to, or when Temporal refuses it for good.
+At start it recovers accepted runs that Temporal does not know. How it can fail: while Temporal is away, the worker
+keeps trying to reach it; while the store stays away, it pauses polling, and continues automatically
+(`amends.sagas.temporal.polling`). It ends only on request, or if Temporal refuses it for good.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ from amends.sagas.temporal.workflow import SagaWorkflow
 
 __all__ = ["AlsoServed", "running_worker", "worker_name"]
 
-# What a paused worker has begun goes on: outcomes are held. When serving ends, the `StopDeadline` counts.
+# Practically no limit, because the calls of a paused worker go on and keep their outcomes. When serving ends, the
+# `StopDeadline` counts.
 _PAUSED = timedelta(days=365)
 _AT_ONCE = 200
 _CACHE_AWAITED = timedelta(seconds=5)
@@ -52,10 +53,10 @@ _log = logging.getLogger("amends.worker")
 
 @dataclass(frozen=True)
 class AlsoServed:
-    """What a worker serves beside sagas.
+    """The workflows and activities that a worker serves in addition to sagas.
 
-    An activity must give its work back at once when the worker shuts down (`activity.wait_for_worker_shutdown`): the
-    end of a worker waits for it.
+    An activity must hand its work back at once when the worker shuts down (`activity.wait_for_worker_shutdown`),
+    because the end of the worker waits for it.
 
     Attributes:
         workflows: Classes of workflows with a type of their own.
@@ -67,7 +68,7 @@ class AlsoServed:
 
 
 def worker_name() -> str:
-    """Name this process, for people who read the journal."""
+    """Return the name of this process, for people who read the journal."""
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
@@ -91,26 +92,26 @@ async def running_worker(
     """Serve the loaded sagas while the context lasts.
 
     Args:
-        client: Temporal.
+        client: The client of Temporal.
         journal: The store.
         registry: The sagas and steps.
         task_queue: Queue for workflows, transactions and effects without a queue of their own.
-        at_once: Calls of `async def` functions that are made at the same time, at most.
-        threads: Plain `def` functions that run at the same time, at most; `None` for as many as `at_once`.
-        report_in: Where files report, for `amends doctor`, that the worker is alive and that calls wait for threads;
-            `None` for nowhere.
-        also: What else is served on that queue.
-        on_open_runs: Called with the number of unfinished runs that were found at start.
-        pause_after: How long the store is away before polling pauses.
-        deadline: When everything has ended after the context was left; `None` for 5 s, without a drain.
-        on_calls: Called with a function that lists the calls under way, for any thread.
-        errors: How much of the errors of user code goes to the log.
+        at_once: The most calls of `async def` functions at the same time.
+        threads: The most plain `def` functions that run at the same time; `None` for the same as `at_once`.
+        report_in: The data directory for the files that tell `amends doctor` that the worker is alive and that calls
+            wait for threads; `None` for no files.
+        also: Other workflows and activities to serve on that queue.
+        on_open_runs: Called with the number of unfinished runs at start.
+        pause_after: The length of an outage of the store after which polling pauses.
+        deadline: The bound for the end of all work after the context is left; `None` for 5 s, without a drain.
+        on_calls: Called with a function that lists the calls in flight, from any thread.
+        errors: How much of the errors of user code the log shows.
 
     Yields:
         The worker's name.
 
     Raises:
-        DefinitionError: A fault of the catalog; nothing was started.
+        DefinitionError: The catalog has a fault; nothing was started.
         UnreachableError: Temporal or the store cannot be reached.
     """
     registry.catalog  # noqa: B018 - faults of the whole catalog are raised before anything runs
@@ -181,7 +182,7 @@ async def running_worker(
 
 @cache
 def _deployment() -> WorkerDeploymentConfig:
-    """Name the code that runs here; without a name Temporal reads every loaded module, which takes seconds."""
+    """Return a name for the loaded code; without a name the SDK reads every loaded module, which takes seconds."""
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion("amends", version("amends")), use_worker_versioning=False
     )
@@ -196,7 +197,7 @@ def _workers(
     identity: str,
     also: AlsoServed,
 ) -> list[Worker]:
-    """Make a worker for every queue that a step names; the saga's own queue has the workflows too."""
+    """Return a worker for every queue that a step names; the worker of the sagas' own queue also runs the workflows."""
     queues = {task_queue} | {
         step.queue for step in registry.steps.values() if step.kind is StepKind.EFFECT and step.queue
     }
@@ -207,9 +208,9 @@ def _workers(
             options = {
                 "workflows": [SagaWorkflow, *also.workflows],
                 "workflow_runner": UnsandboxedWorkflowRunner(),
-                # A killed worker keeps nobody waiting for long for what it had cached; without it, all is replayed.
+                # Runs in the cache of a killed worker wait only this long; then another worker replays them.
                 "sticky_queue_schedule_to_start_timeout": _CACHE_AWAITED,
-                # A fault in the workflow ends it, in sight; otherwise it would be tried again silently for ever.
+                # A fault in the workflow must end it visibly; otherwise Temporal would retry it silently for ever.
                 "workflow_failure_exception_types": [Exception],
             }
         worker = Worker(
@@ -232,9 +233,9 @@ def _workers(
 def _detect_no_deadlocks(worker: Worker) -> None:
     """Let a workflow task take as long as it needs.
 
-    Temporal's detection interrupts workflow code after 2 s, for fear of user code that hangs. Our workflow holds none,
-    so that only a starved machine is slow, which gets slower by interruptions. The public switch, `debug_mode`, would
-    run workflows on the event loop.
+    The SDK's deadlock detection interrupts workflow code after 2 s, because user code may hang. Our workflow contains
+    no user code, so only a starved machine is slow, and interruptions make it slower. The public switch, `debug_mode`,
+    would run workflows on the event loop.
     """
     workflows = getattr(worker, "_workflow_worker", None)
     if workflows is not None:

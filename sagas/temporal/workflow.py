@@ -1,8 +1,8 @@
 """The one workflow behind every saga: decide, activity, evolve.
 
-It contains no user code and sees no user data. It is dynamic: the workflow type is the saga's name. Everything that it
-decides comes from `decide`; the journal is the truth, and what an activity returns is only what the workflow does not
-know of it yet. Changing the order of its commands would break runs in flight; recorded histories in the tests guard it.
+It contains no user code and sees no user data. It is dynamic: the workflow type is the saga's name. All its decisions
+come from `decide`; the journal is the truth, and activities return only the news of it. A change to the order of its
+commands would break runs in flight; recorded histories in the tests guard against that.
 """
 
 import asyncio
@@ -32,15 +32,16 @@ from amends.sagas.temporal.messages import (
 
 __all__ = ["SagaWorkflow"]
 
-# Retries of Temporal cover our own infrastructure only, without limit; a step's attempts are facts.
+# Temporal's retries are unlimited and cover our own infrastructure only; a step's attempts are facts.
 _INFRASTRUCTURE = RetryPolicy(
     initial_interval=timedelta(milliseconds=200), backoff_coefficient=2, maximum_interval=timedelta(seconds=5)
 )
 _ADVANCE_BOUND = timedelta(seconds=60)
 _HEARTBEAT = timedelta(seconds=5)
-# An outcome that was reached is held until the store takes it, so the bound of the activity is far beyond the call's.
+# The activity's bound is far beyond the call's timeout, because the activity keeps an outcome until the store accepts
+# it.
 _RECORDING_BOUND = timedelta(minutes=10)
-# Other code may have been deployed meanwhile. The wait doubles from the shortest to the longest.
+# The workflow asks again, because other code may have been deployed. The wait doubles from the shortest to the longest.
 _SHORTEST_WAIT_MS, _LONGEST_WAIT_MS = 1_000, 60_000
 _DIRECTIONS: dict[type[Work], str] = {RunStep: "do", RunCompensation: "undo", RunProbe: "probe"}
 _CLAIMED = {NodeStatus.STARTED: "do", NodeStatus.UNDO_STARTED: "undo"}
@@ -55,27 +56,27 @@ class SagaWorkflow:
         self._cancel = False
         self._run = RunArguments("", "")
         self._state: RunState | None = None
-        # The furthest position that a call has told of; the heads up to it may be missing here.
+        # The furthest position that a call has reported; the heads up to it may be missing here.
         self._reached = 0
         self._calls: dict[str, ActivityHandle[Progress]] = {}
         self._advance: ActivityHandle[Progress] | None = None
-        # A transaction that the deployed code cannot run: since when, and when to look again; at which position.
+        # For a transaction that the deployed code cannot run: since when, until when to wait, and at which position.
         self._waits: tuple[int, int, int] | None = None
 
     @workflow.signal(name=NUDGE)
     def nudge(self) -> None:
-        """Look at the journal: somebody else has written to it."""
+        """Wake the workflow: another process has written to the journal."""
         self._nudged = True
 
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> RunEnd:
-        """Drive the run; tells how it closed."""
+        """Drive the run, and return how it closed."""
         self._run = workflow.payload_converter().from_payload(args[0].payload, RunArguments)
         while self._state is None or not self._state.closed:
-            # Before anything is begun: a run with much to do at once would otherwise never be without.
+            # Checked before new calls start, because a run with many parallel calls would otherwise never be idle.
             if workflow.info().is_continue_as_new_suggested() and self._idle():
                 workflow.continue_as_new(self._run)
-            # What is missing may have decided already: until it is here, nothing is begun.
+            # Start nothing until the missing heads are here, because they may contain the decision already.
             decisions = () if self._state is None or self._behind() else decide(self._state, _now_ms())
             self._begin_calls(decisions)
             self._begin_advance(decisions)
@@ -84,11 +85,11 @@ class SagaWorkflow:
         return RunEnd(self._state.status.value, self._state.position)
 
     def _idle(self) -> bool:
-        """Tell whether nothing is under way, nor known here alone."""
+        """Check whether no activity is in flight and this workflow holds no news of its own."""
         return not self._calls and self._advance is None and not self._cancel
 
     def _behind(self) -> bool:
-        """Check whether a call has told of a position whose heads are missing here."""
+        """Check whether a call has reported a position whose heads are missing here."""
         return self._state is not None and self._state.position < self._reached
 
     def _begin_calls(self, decisions: Sequence[Decision]) -> None:
@@ -132,7 +133,7 @@ class SagaWorkflow:
         )
 
     def _begin_join(self, state: RunState, work: WaitUntil) -> ActivityHandle[Progress]:
-        """Wait for a claim that this workflow has not asked for: it was made before the workflow replaced another."""
+        """Start to wait for a claim that this workflow did not request, but the workflow that it replaced."""
         direction = _CLAIMED[state.node(work.node).status]
         lease = timedelta(milliseconds=max(0, work.due_ms - _now_ms()))
         return workflow.start_activity(
@@ -154,7 +155,7 @@ class SagaWorkflow:
         )
 
     def _begin_advance(self, decisions: Sequence[Decision]) -> None:
-        """Look at the journal when there is something to append or to fetch, or somebody says so."""
+        """Read the journal if there are facts to append or heads to fetch, or after a wake-up."""
         state = self._state
         waits = self._waiting_until_ms() is not None
         wanted = (
@@ -185,15 +186,16 @@ class SagaWorkflow:
         )
 
     def _waiting_until_ms(self) -> int | None:
-        """Tell until when other code is waited for; `None` when it is not, or when something else has happened."""
+        """Return until when the run waits for other code; `None` if it does not wait, or if it has moved on since."""
         if self._waits is None or self._state is None:
             return None
         _, until_ms, position = self._waits
         return until_ms if position == self._state.position and until_ms > _now_ms() else None
 
     async def _wait(self, decisions: Sequence[Decision]) -> None:
-        """Wait for an answer, a nudge or the next due time."""
-        # A call in flight ends by itself; a timer for its claim would only fill the history.
+        """Wait for an answer, a wake-up or the next due time."""
+        # No timer for a call in flight: its activity always ends, and a timer for its claim would only fill the
+        # history.
         due = [each.due_ms for each in decisions if isinstance(each, WaitUntil) and each.node not in self._calls]
         if (until_ms := self._waiting_until_ms()) is not None:
             due.append(until_ms)
@@ -204,7 +206,8 @@ class SagaWorkflow:
         except TimeoutError:
             return
         except asyncio.CancelledError:
-            # Temporal's own cancel is taken for the journal's: the run is undone, and the undo cannot be cut short.
+            # Temporal's cancel becomes a cancel of the run: the run is undone, and a further cancel cannot cut the undo
+            # short.
             self._nudged = self._cancel = True
 
     def _something_new(self) -> bool:
@@ -213,7 +216,7 @@ class SagaWorkflow:
         return self._nudged or any(call.done() for call in self._calls.values())
 
     def _collect(self) -> None:
-        """Fold what the activities that have ended found in the journal."""
+        """Fold the news that the ended activities have read from the journal."""
         for name in [name for name, call in self._calls.items() if call.done()]:
             progress = self._calls.pop(name).result()
             self._reached = max(self._reached, progress.reached)
