@@ -13,7 +13,7 @@ The guards, in the order of the checks:
 3. A drift that another reconciler is correcting stays with that one.
 4. A rule acts as far as its mode allows; a person's approval replaces the mode, the breaker and the budget.
 5. In a maintenance window nothing is corrected, approved or not.
-6. A drift is corrected after two scans at some distance saw it, or when the observed version is still the current one.
+6. A drift is corrected after two scans, far enough apart, saw it, or while the observed version is still current.
 7. Nothing in flight is touched.
 8. A subject that was corrected often in a short time is not corrected: something makes it drift (oscillation breaker).
 9. After each failed correction the subject waits longer, and when its budget is spent it is not corrected any more.

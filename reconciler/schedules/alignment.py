@@ -96,7 +96,7 @@ class Copy:
     """Temporal's report about a schedule since `created_ms`: it knows nothing of an earlier copy.
 
     Attributes:
-        entry: The entry that Temporal holds; `None` when it cannot be read as one of ours.
+        entry: The entry that Temporal holds; `None` when it cannot be read as an entry.
         created_ms: When the copy was created, in milliseconds since the epoch.
         taken: The number of runs that were started.
         missed: The number of runs not started because Temporal was away for too long.

@@ -73,7 +73,7 @@ def switch_on(name: str, cause: Cause, uow: UnitOfWork) -> None:
 
 @drift_rule("lamps", every=timedelta(minutes=1), mode="apply")
 def lamps_are_on(observation: Observation) -> Iterator[Drift]:
-    """The lamp is on; without its version, so that two looks are needed."""
+    """The lamp is on; the drift has no version, so two scans are needed."""
     lamp = observation.load(Lamp, "hall")
     if lamp is None:
         raise CouldNotLook("there is no lamp")
@@ -83,7 +83,7 @@ def lamps_are_on(observation: Observation) -> Iterator[Drift]:
 
 @drift_rule("apologies", every=timedelta(minutes=1), mode="propose")
 def apologies_are_made(observation: Observation) -> Iterator[Drift]:
-    """Whoever could not be told sorry is told again."""
+    """A failed apology is made again."""
     for run in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}))):
         again = Intervention(verb=Verb.RETRY, actor="", reason="they are at home by now")
         yield Drift(
