@@ -39,7 +39,7 @@ class NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The function raised another error, exceeded its timeout, or lost its worker; no one knows whether it took effect.
+    """The call ended in another error, a timeout or the loss of its worker; no one knows whether it took effect.
 
     Attributes:
         error_type: Class of the error.

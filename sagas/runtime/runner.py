@@ -227,7 +227,7 @@ class Runner:
     async def resume_all(self) -> list[RunResult]:
         """Drive every unfinished run of this driver to its end, one by one.
 
-        The result contains a run that the loaded code cannot continue as it is, open; the runner logs a warning.
+        If the loaded code cannot continue a run, its result shows it still open, and the runner logs a warning.
         """
         finished: list[RunResult] = []
         last: str | None = None
@@ -283,7 +283,7 @@ class Runner:
         return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
 
     async def take_over(self, run_id: str, reason: str) -> RunResult:
-        """Take a run over from another driver, which must no longer advance it, and drive it to its end.
+        """Drive a run of another driver to its end; that driver must no longer advance it.
 
         Raises:
             NotFoundError: There is no such run.

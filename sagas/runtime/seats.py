@@ -71,7 +71,7 @@ class Seats:
         return self._functions
 
     def try_take(self, function: Function, run_id: str) -> Seat | None:
-        """Take a seat at once; return `None` if the function may not have one now, or if other calls wait already."""
+        """Return a free seat; `None` if the function may not have one now, or if other calls wait already."""
         with self._lock:
             return None if self._waiting.get(function) else self._take(function, run_id)
 

@@ -314,7 +314,7 @@ class Activities:
             await _end(beat)
 
     async def join(self, request: JoinRequest) -> Progress:
-        """Wait until a claim is settled or its lease ends; its maker never counts as lost before."""
+        """Wait until a claim is settled or its lease ends; until then its maker does not count as lost."""
         self._check_store(request.store_id, request.run_id)
         now_ms = _clock(request.as_of_ms)
         key = (request.run_id, request.node, request.direction)
@@ -468,8 +468,8 @@ class Activities:
         if reply.later is not None:
             self._begin(self._settle_late(reply.later, now_ms))
         if (late or not self._awaited[key]) and not record.state.closed and self._protocol.drives(record):
-            # Not awaited, because a delivery that joins the call meanwhile would wait for Temporal and then get a
-            # settled call.
+            # Not awaited, because until this method returns another delivery would join the call and get its settled
+            # outcome, however long Temporal takes.
             self._begin(self._tell_of(record))
         return record
 

@@ -346,7 +346,7 @@ def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int, g
 
 @contextmanager
 def _life(data_dir: Path) -> Iterator[IO[str]]:
-    """Take the lock that a server holds for its life; the server inherits the file, and so the lock."""
+    """Acquire the lock that a server holds for its life; the server inherits the file, and so the lock."""
     with _opened(data_dir / "server.alive.lock") as file:
         if not _within(_RELEASE_BOUND_S, lambda: _try_lock(file, fcntl.LOCK_EX)):
             record = _read_record(data_dir)
