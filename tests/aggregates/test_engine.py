@@ -554,7 +554,7 @@ def test_stores_in_different_schemas_do_not_wait_for_each_other(postgres_url: st
 
 
 def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
-    """A directory or file without permission ends in one line, for a user who is bound by permissions."""
+    """A directory or file without permission ends in one line, for a user whom permissions bind."""
     program = (
         "import os, sys; from amends.aggregates.sql.engine import create_store_engine\n"
         "if os.getuid() == 0: os.chdir(sys.argv[1]); os.setuid(65534)\n"

@@ -224,7 +224,7 @@ def test_undo_after_do_takes_back_once(service: Service) -> None:
 
 
 def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
-    """A tombstone holds for good, whatever the late call's content, and the undo's answer stays the same."""
+    """A tombstone holds for good, for any content of the late call, and the undo's answer stays the same."""
     assert service.undo("u", "k") == Answer("done", operation="undo")
     for content in (PRICE, {"amount": "1"}):
         assert service.do("k", content) == Answer("cancelled", cancelled_by="u", repeated=True)
@@ -424,7 +424,7 @@ async def test_an_async_engine_uses_run_sync(postgres_url: str) -> None:
 
 
 def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> None:
-    """An autocommit connection is refused, as key and effect would be recorded apart; nothing is left behind."""
+    """An autocommit connection is refused, as key and effect would be recorded apart; no row remains."""
     with (
         service.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         pytest.raises(InputError, match="commits every statement by itself"),

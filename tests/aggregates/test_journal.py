@@ -148,7 +148,7 @@ async def test_a_fact_must_name_the_plan_that_is_stored_for_it(journal: SqlJourn
 
 
 async def test_a_plan_is_stored_once(journal: SqlJournal, other: SqlJournal) -> None:
-    """Runs of one plan share its row, whichever came first; a rolled back first run leaves none."""
+    """Runs of one plan share one row for it; a first run that is rolled back leaves none."""
 
     def fail(tx: Tx) -> None:
         accept("gone")(tx)

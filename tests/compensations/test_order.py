@@ -61,7 +61,7 @@ def test_only_what_may_have_acted_is_undone() -> None:
 
 
 def test_a_run_without_anything_to_undo_has_no_order() -> None:
-    """The order is empty when nothing is left to undo, and when no stage was reached."""
+    """The order is empty when no node remains to be undone, and when the run reached no stage."""
     assert undo_order(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
     assert next_undos(compensating(plan_of(A, B), -1, "ab", NodeStatus.UNDONE)) == ()
     assert next_undos(compensating(plan_of(A, B), 2, "ab")) == ()
@@ -79,6 +79,6 @@ def test_what_was_told_is_what_happens(world: World) -> None:
             told = undo_order(state)
         if isinstance(fact, CompensationSucceeded | CompensationExhausted | CompensationRejected):
             assert isinstance(fact, NodeFact)
-            # A call that was given up may be answered late, after others have followed.
+            # The answer of an exhausted call may come late, after others have followed.
             ended += [fact.node] if fact.node not in ended else []
     assert ended == [name for group in told for name in sorted(group, key=ended.index)]

@@ -1,4 +1,4 @@
-"""No server and no command that a test has started outlives its test process, in whatever way that process ends."""
+"""No server and no command that a test has started outlives its test process, in any way that process ends."""
 
 import os
 import re

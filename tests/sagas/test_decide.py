@@ -449,7 +449,7 @@ def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outc
 
 
 def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
-    """A participant that refuses to undo gets no further call: the node is left to an operator."""
+    """A participant that refuses to undo gets no further call: the node waits for an operator."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
     nodes = world.record.state.plan.nodes
     world.append(world.scribe.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))

@@ -79,7 +79,7 @@ async def test_both_drivers_write_the_same_journal(
 async def test_decisions_of_others_come_to_the_same_with_both_drivers(
     journal: SqlJournal, temporal: temporalio.client.Client
 ) -> None:
-    """Interventions leave the same facts and the same end, whichever driver continues from there."""
+    """Interventions leave the same facts and the same end with both drivers."""
     registry, queue = Registry([SAGA, SLOW]), f"decided-{journal.store_id}"
     client, runner = Client(journal, temporal, registry, task_queue=queue), Runner(journal, registry)
     replayer = Replayer(workflows=[SagaWorkflow], workflow_runner=UnsandboxedWorkflowRunner())

@@ -207,7 +207,7 @@ async def test_a_server_out_of_reach_is_said(tmp_path: Path, *, recorded: bool, 
 
 
 async def test_who_looks_does_not_keep_a_server_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock that shows whether a server is alive may be held for a moment by a process that only checks it."""
+    """A process that only checks whether a server is alive may hold the server's lock for a moment."""
     sleep = time.sleep
     with (tmp_path / "server.alive.lock").open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
@@ -242,7 +242,7 @@ def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next server gets other ports, whatever happened to the first one's."""
+    """The next server gets other ports, since the first one's may be taken by now."""
     first_time(tmp_path, "true", monkeypatch)
     async with EmbeddedServer.shared(tmp_path) as server:
         await connect(TemporalTarget(server.address, embedded=True))
@@ -252,7 +252,7 @@ async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monke
 async def test_a_server_that_ends_before_it_is_ready_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that listened and then ended is replaced by another one before its user goes on."""
+    """The user of a server that listened and then ended gets another server in its place."""
     first_time(tmp_path, f'"{sys.executable}" -c "{LISTEN}" "$@"', monkeypatch)
     async with use_embedded(load_settings(project_at(tmp_path))) as temporal:
         assert (await temporal.client.count_workflows()).count == 0

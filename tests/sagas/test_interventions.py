@@ -143,7 +143,7 @@ def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
 @settings(max_examples=300)
 @given(world=eventful_histories())
 def test_what_is_known_is_no_news_and_what_is_not_is_not_lost(world: World) -> None:
-    """Each success is recorded once per key; only a definite answer with a known outcome is left out."""
+    """Each success is recorded once per key; the run omits a definite answer only if its outcome is known."""
     acted: set[tuple[str, int]] = set()
     for fact in world.facts:
         if isinstance(fact, LateEffectObserved):
@@ -276,7 +276,7 @@ def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
 
 
 def test_a_redone_step_that_is_in_doubt_is_tried_again_under_its_new_key() -> None:
-    """Under the key of the refused try the participant would refuse again, whatever the redo has done there."""
+    """Under the key of the refused try the participant would refuse again, even after an effect of the redo."""
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
@@ -326,7 +326,7 @@ def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str)
     ],
 )
 def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: Verb, expected: RunStatus) -> None:
-    """A pivot in doubt waits until an operator finds out whether it happened: then the run goes on, or back."""
+    """A pivot in doubt waits until an operator finds out whether it happened: then the run continues, or turns back."""
     world = World.begin(plan_of(plan_node("a"), PIVOT.model_copy(update={"retry": plan_node("x").retry})))
     do(world, "a", Succeeded(None))
     do(world, "pivot", Failed("ValueError", "what?", final=True))
@@ -511,7 +511,7 @@ def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refuse
 
 @pytest.mark.parametrize("late", [Refused("no"), Succeeded(None)])
 def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
-    """A late answer of an undo that was given up counts: a refusal needs another key, a success settles the step."""
+    """A late answer of an exhausted undo counts: a refusal needs another key, a success settles the step."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(1)), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "pivot", Refused("no"))

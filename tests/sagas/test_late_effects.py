@@ -1,4 +1,4 @@
-"""A call that was given up and then succeeds after all: it is recorded, the closed run is opened, and it is undone."""
+"""A call that succeeds after its claim has ended: the success is recorded, opens the closed run, and is undone."""
 
 import asyncio
 import signal

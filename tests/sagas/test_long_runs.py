@@ -45,7 +45,7 @@ def hand_on(parcel: Parcel, call: Call) -> bool:
 
 @hand_on.compensation
 def take_back(_: object, call: Call) -> None:
-    """Take the parcel back."""
+    """Return the parcel."""
     CALLED[call.key] += 1
 
 

@@ -47,7 +47,7 @@ CHARGE = Saga("charge-later", str, charge, pivot(confirm))
 
 
 class Scene:
-    """A run whose driver was replaced before its call was made, and which was undone and closed then.
+    """A run whose driver was replaced before the driver called, and which was then undone and closed.
 
     Args:
         journal: The store.

@@ -126,7 +126,7 @@ async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
 
 
 async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
-    """The next scan continues a run whose workflow failed or was terminated."""
+    """`recover` continues a run whose workflow failed or was terminated."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     async with opened(sqlite_url) as journal:
         queue = f"failed-{journal.store_id}"
@@ -179,7 +179,7 @@ async def test_a_run_that_ends_while_it_is_looked_at_is_left_alone(tmp_path: Pat
 
 
 async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_address: str) -> None:
-    """Runs of which Temporal has seen more are left alone and named, also as drift, until an operator accepts it."""
+    """A run that is ahead in Temporal stays as it is and is reported, also as drift, until an operator accepts it."""
     temporal = await temporalio.client.Client.connect(temporal_address)
     ledger, order = Ledger(tmp_path), Order(folder=str(tmp_path))
     kept, url = tmp_path / "kept.db", f"sqlite:///{tmp_path / 'events.db'}"

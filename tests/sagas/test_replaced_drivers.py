@@ -1,4 +1,4 @@
-"""A driver that is replaced while a call is under way: the call is made once, and the run ends soon after its answer.
+"""A driver is replaced while a call is under way: the call happens once, and the run ends soon after its answer.
 
 The old driver's process lives and settles its call, whatever drives the run by then. The claim of such a call lasts for
 six minutes: the test's own bound ends a driver that waits for the claim's end instead of the answer.
@@ -93,7 +93,7 @@ class Scene:
         return await until(self.journal, self.run_id, lambda facts: facts[-1].kind in CLOSED)
 
     def check(self, facts: list[Fact]) -> None:
-        """Check that the run has come to its end, and that each call was made once."""
+        """Check that the run has come to its end, and that each call happened once."""
         assert facts[-1].kind == ("SagaCompensated" if self.order.refused else "SagaCompleted")
         calls = ["pay/do/0", "pay/undo/0"] if self.order.refused else ["pay/do/0", "deliver/do/0"]
         assert self.ledger.called(self.run_id) == calls

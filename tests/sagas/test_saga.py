@@ -281,7 +281,7 @@ def test_the_role_of_a_step_decides_its_default_retry() -> None:
 
 
 def test_an_irreversible_step_stays_although_it_could_be_undone() -> None:
-    """A step that is `irreversible` in this saga has no undo here, whatever compensation it has for other sagas."""
+    """An `irreversible` step has no undo in this saga, although it has a compensation for other sagas."""
     node = saga(irreversible(book, "the customer keeps it")).plan.nodes["book"]
     assert (node.irreversible, node.undo, node.role) == ("the customer keeps it", None, Role.COMPENSATABLE)
     assert saga(book).plan.nodes["book"].undo is not None
@@ -349,7 +349,7 @@ def test_types_are_named_as_written(kind: Any, name: str) -> None:  # noqa: ANN4
 
 
 def test_business_keys_are_read_from_the_input() -> None:
-    """Declared fields become text by which runs are found; absent ones are left out."""
+    """Declared fields become text by which runs are found; absent fields have no key."""
     keyed = saga(book, keys=("number", "sku", "tags"))
     assert keyed.key_values({"number": 7, "sku": "x", "tags": None}) == {"number": "7", "sku": "x"}
     assert place.key_values({}) == {}

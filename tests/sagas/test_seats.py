@@ -14,7 +14,7 @@ FUNCTIONS = tuple(Function(step, direction) for step in ("charge", "notify") for
 
 
 def fill(size: int, functions: tuple[Function, ...], order: list[int]) -> Counter[Function]:
-    """Take seats for functions that never return one: first each one's limit, in some order, then all."""
+    """Occupy seats for functions that never release one: first each one's limit, in some order, then all."""
     held: Counter[Function] = Counter()
     wanted = [functions[number % len(functions)] for number in order] + [
         each for each in functions for _ in range(size)
@@ -55,7 +55,7 @@ def test_a_step_that_is_alone_takes_all_seats(size: int) -> None:
 
 
 def test_those_who_wait_take_turns() -> None:
-    """A seat that becomes free goes to the longest waiter, and nobody passes those that wait."""
+    """A seat that becomes free goes to the longest waiter, and no other function overtakes the waiting ones."""
     charge = FUNCTIONS[0]
     seats = Seats(1, {charge})
     first = seats.try_take(charge, "r-0")

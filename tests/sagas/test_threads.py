@@ -26,7 +26,7 @@ def driving(request: pytest.FixtureRequest, sqlite_url: str) -> Opener:
 
 @pytest.fixture(autouse=True)
 async def gates() -> AsyncIterator[None]:
-    """Release every thread at the end of a test, so that none is left."""
+    """Release every thread at the end of a test, so that none remains."""
     yield
     for gate in GATES.values():
         gate.set()
@@ -45,7 +45,7 @@ async def called(count: int, ids: list[str]) -> None:
 
 
 async def test_a_call_that_waits_for_a_thread_has_not_started(driving: Opener) -> None:
-    """A waiting call is not claimed and uses no attempt; every call is made once when the threads become free."""
+    """A waiting call is not claimed and uses no attempt; every call happens once when the threads become free."""
     async with driving(threads=4) as driven:
         ids = [f"queued-{number}-{driven.journal.store_id}" for number in range(8)]
         runs = [driven.run(PATIENT, Job(gate="queued"), run_id) for run_id in ids]
@@ -59,7 +59,7 @@ async def test_a_call_that_waits_for_a_thread_has_not_started(driving: Opener) -
 
 
 async def test_a_step_that_hangs_leaves_threads_to_the_others(driving: Opener) -> None:
-    """Another step's calls are made while one step's calls hang, even more of them than there are threads."""
+    """One step's hanging calls, even more than there are threads, do not stop another step's calls."""
     async with driving(threads=4) as driven:
         store = driven.journal.store_id
         ids = [f"hung-{number}-{store}" for number in range(20)]

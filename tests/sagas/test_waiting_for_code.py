@@ -462,7 +462,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> None:
-    """A cancel is accepted under code that cannot continue the run; its undo waits, and is not given up."""
+    """A cancel is accepted under code that cannot continue the run; its undo waits, and never becomes exhausted."""
     clock, run_id = VirtualClock(), uuid4().hex
     first, second = load(Code(down=True)), load(Code(model=WithCountry))
     cancel = Intervention(verb=Verb.CANCEL, actor="op", reason="asked")
@@ -510,7 +510,7 @@ def _plain(name: str) -> Step[Any, Any]:
 
 
 async def test_an_answer_in_flight_is_kept_when_a_parallel_step_waits() -> None:
-    """The call of a parallel step is settled before the process gives the run up, so it is not made twice."""
+    """The call of a parallel step is settled before the process gives the run up, so it happens once."""
     calls: list[str] = []
 
     def loaded(*, mapped: bool, down: bool) -> Version:

@@ -86,7 +86,7 @@ class CommandProject:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AMENDS_", "TEMPORAL_"))}
         # Temporal searches the home directory for its own configuration.
         home = str(self.path / "home")
-        # A test starts the reconciler explicitly where it needs one.
+        # Drift rules run on schedule only where a test configures that.
         settled = {"NO_COLOR": "1", "AMENDS_SCHEDULE_RULES": "false"}
         self.environment = {**kept, "HOME": home, "XDG_CONFIG_HOME": home, **settled, **self.environment}
 

@@ -171,7 +171,7 @@ GATES: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 @effect(retry=Retry(max_attempts=2, first=timedelta(hours=1)))
 async def ponder(order: Order, call: Call) -> str:
-    """Ask for another attempt in an hour, unless the order has an answer now."""
+    """Behave as the order demands; another attempt follows only after an hour."""
     if order.held:
         BEGUN[call.run_id, "ponder"].set()
         await asyncio.to_thread(GATES[call.run_id].wait, HANG_S)
@@ -180,7 +180,7 @@ async def ponder(order: Order, call: Call) -> str:
 
 @ponder.compensation(retry=QUICK)
 async def forget_it(tried: Attempted[Order, str], call: Call) -> None:
-    """Do nothing: there is no effect to undo."""
+    """Behave as the order demands; there is no effect to undo."""
     play("forget-it", tried.input, call.attempt)
 
 

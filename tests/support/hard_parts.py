@@ -157,7 +157,7 @@ def settle(order: Order, uow: UnitOfWork) -> None:
 
 @effect(timeout=BOUND, retry=Retry(max_attempts=None, first=timedelta(milliseconds=100), factor=1))
 async def deliver(order: Order, call: Call) -> None:
-    """Deliver the goods, over any number of attempts."""
+    """Deliver the goods, in any number of attempts."""
     await Ledger(order.folder).act(order, call)
 
 
@@ -167,7 +167,7 @@ def same(order: Order) -> Order:
 
 
 def _saga(name: str, retry: Retry, *, local: bool = False) -> Saga[Order]:
-    """Create a saga whose payment has a small number of attempts and whose undo has more."""
+    """Create a saga with this policy for its payment, and with an undo of unlimited attempts."""
 
     @effect(name=f"{name}-pay", timeout=BOUND, retry=retry, local=local)
     async def pay(order: Order, call: Call) -> str:

@@ -251,7 +251,7 @@ def own_server() -> Iterator[Server]:
 
 
 class Outage:
-    """A database, on a server that other tests use, to which nobody can connect for a while.
+    """A database, on a server that other tests use, to which no client can connect for a while.
 
     Args:
         server: Connection string of the server.

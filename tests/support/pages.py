@@ -315,7 +315,7 @@ class PageRun:
             printed += more
 
     def _environment(self) -> dict[str, str]:
-        """Build the environment of a reader who has just activated the virtual environment."""
+        """Return the environment variables that a reader has after activating the virtual environment."""
         kept = {
             name: value
             for name, value in os.environ.items()

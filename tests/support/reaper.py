@@ -34,7 +34,7 @@ _GOOD_ORDER = b"ended in good order"
 _LOOK_S = 0.1
 # Processes that end automatically after a test process, such as the server that forks commands, end within this time.
 _GRACE_S = 60.0
-# SIGINT comes first: PostgreSQL that is killed cannot remove its shared memory.
+# SIGQUIT comes before SIGKILL here: it lets PostgreSQL remove its shared memory.
 _QUIT_S = 5.0
 
 

@@ -286,12 +286,12 @@ class Story:
     facts: list[tuple[str, ...]]
 
     async def repeat(self, store: Store, run_id: str, life: Life) -> tuple[End, list[tuple[str, ...]]]:
-        """Be one process with a run of the same input: start or continue it until it is closed."""
+        """Run one process with a run of the same input: start or continue the run until it is closed."""
         return await live(store, run_id, Order(goods=run_id, sold_out=self.sold_out), life)
 
 
 async def live(store: Store, run_id: str, order: Order, life: Life) -> tuple[End, list[tuple[str, ...]]]:
-    """Be one process: open the store, and start or continue the run until it is closed."""
+    """Run one process: open the store, and start or continue the run until it is closed."""
     world = WORLDS.setdefault(run_id, World())
     journal = store.opened(life)
     world.begin(life, journal)

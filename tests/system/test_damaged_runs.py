@@ -1,4 +1,4 @@
-"""One damaged run never stops the others: the report names its place and a remedy, and everything else goes on."""
+"""One damaged run never stops the others: the report names its place and a remedy, and all other work continues."""
 
 import asyncio
 from collections.abc import Iterator
@@ -237,7 +237,7 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
         client = client_of(temporal, journal, queue)
         async with working(temporal, journal, queue):
             assert (await client.result(good, timeout=HANG)).status is RunStatus.COMPLETED
-            # Temporal leaves the run alone as well, and does not start it again and again.
+            # The run's workflow fails, so that Temporal does not repeat it again and again.
             workflow = temporal.get_workflow_handle(bad)
             while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
                 await asyncio.sleep(0.02)

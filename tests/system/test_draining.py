@@ -124,12 +124,12 @@ class Rolling:
 
 
 def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path: Path, temporal_address: str) -> None:
-    """Every call is made once when two workers are replaced under 20 runs whose calls outlast five seconds."""
+    """Every call happens once when two workers are replaced under 20 runs whose calls outlast five seconds."""
     rolling = Rolling(tmp_path, temporal_address, call_s=1.0, at_once=6)
     with rolling.running:
         workers = rolling.workers(2)
         rolling.start(20)
-        # One step may not take every seat of a worker: one of the six is left free.
+        # One step may not take every seat of a worker: one of the six stays free.
         rolling.wait_until(lambda: len(rolling.lines("call")) == 10)
         for old in workers:
             old.process.send_signal(signal.SIGTERM)
@@ -146,7 +146,7 @@ def test_a_worker_in_drain_finishes_its_calls_and_gives_back_the_others(tmp_path
 
 @pytest.mark.soak
 def test_a_rolling_restart_under_load_repeats_no_call(tmp_path: Path, temporal_address: str) -> None:
-    """Every call is made once when two workers are replaced one after the other under 200 runs with calls of 8 s."""
+    """Every call happens once when two workers are replaced in turn under 200 runs with calls of 8 s."""
     rolling = Rolling(tmp_path, temporal_address, call_s=8.0, at_once=40)
     rolling.open_gate()
     with rolling.running:

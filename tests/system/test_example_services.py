@@ -521,7 +521,7 @@ def test_parcels_are_quoted_booked_and_cancelled_once(tmp_path: Path) -> None:
 
 
 def test_the_log_is_given_in_pages(bank: ServiceProcess) -> None:
-    """A reader who continues after the last entry of each page gets every entry once; a count must be one."""
+    """Reading on after the last entry of each page returns every entry once; a count must be a whole number."""
     for number in range(3):
         post(bank, "deposit", f"pages/{number}", account="rich", amount="1.00")
     whole = get(bank, "log?outcome=all")

@@ -139,7 +139,7 @@ async def test_a_restart_in_the_middle_loses_and_doubles_nothing(temporal_addres
 async def test_polling_pauses_while_the_store_is_away(
     temporal_address: str, postgres_server: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    """A worker reports a pause, continues without a signal, and meanwhile waits for a call that it had begun before."""
+    """A worker reports its pause, waits meanwhile for the calls that it had begun, and continues after the outage."""
     trace, outage = Trace(tmp_path), Outage(postgres_server, postgres_url)
     journal = open_journal(prepare(postgres_url), aggregates=[Shelf])
     queue = f"pause-{journal.store_id}"

@@ -62,7 +62,7 @@ def load() -> Iterator[None]:
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("load")
 async def test_a_wide_saga_ends_on_a_starved_machine(sqlite_url: str, temporal_address: str) -> None:
-    """A run of 200 parallel calls ends under a load of 20, and every call is made once."""
+    """A run of 200 parallel calls ends under a load of 20, and every call happens once."""
     async with by_worker(sqlite_url, temporal_address, (WIDE,)) as driven:
         run_id = f"wide-{driven.journal.store_id}"
         assert (await driven.run(WIDE, Job(), run_id)).status is RunStatus.COMPLETED

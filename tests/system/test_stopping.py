@@ -1,6 +1,6 @@
 """Commands that receive a request to stop, each while a part of it does not come to its end.
 
-Every test waits for the state itself (a file that the hanging code touches, a connection that is made), sends one
+Every test waits for the state itself (a file that the hanging code touches, a new connection), sends one
 signal and waits for the end: `Started.stop` kills a command that does not end, which fails the test.
 """
 
@@ -201,7 +201,7 @@ def test_dev_ends_with_a_drift_rule_that_hangs(project: CommandProject) -> None:
 
 
 def test_dev_ends_with_a_server_that_is_silent(project: CommandProject) -> None:
-    """A suspended server answers nobody and does not react to SIGTERM; dev kills it and ends."""
+    """A suspended server answers no client and does not react to SIGTERM; dev kills it and ends."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         server = server_of(project)

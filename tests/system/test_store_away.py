@@ -70,7 +70,7 @@ def count(uow: StepWork) -> str:
 
 
 async def told(journal: SqlJournal) -> None:
-    """Wait until the journal knows that the store is away; impatient callers get an error at once."""
+    """Check that an impatient caller gets an error at once, even while others wait: the outage is known."""
     with pytest.raises(UnreachableError, match="nothing was written"):
         await journal.commit(accept("impatient"))
 
@@ -131,7 +131,7 @@ async def test_closing_gives_up_what_is_held(journal: SqlJournal, outage: Outage
 
 
 async def test_who_was_cancelled_in_the_outage_is_passed_over(journal: SqlJournal, outage: Outage) -> None:
-    """The unit of a caller that was cancelled does not run when the store is back: nobody would act upon it."""
+    """The unit of a caller that was cancelled does not run when the store is back: no caller would use its answer."""
     outage.begin()
     waiting = asyncio.ensure_future(journal.commit(step(count), patience=PATIENT))
     await told(journal)
@@ -158,7 +158,7 @@ class LateClock(SystemClock):
         due_ms: int | None,
         woken: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Wait until no calls are pending or, when there are none, until that time has come."""
+        """Wait for the pending calls alone or, without any, until the due time."""
         await super().wait(pending, None if pending else due_ms, woken)
 
 

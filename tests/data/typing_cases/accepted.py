@@ -1,4 +1,4 @@
-"""Right uses of the definition API, in every form that its documentation shows; mypy --strict has nothing to say."""
+"""Right uses of the definition API, in every form that its documentation shows; mypy --strict reports no error."""
 
 # ruff: noqa: ARG001 - most of these steps do nothing
 

@@ -1,7 +1,7 @@
 """Wrong uses of the definition API: mypy --strict refuses each, with the error code that is named in its comment.
 
 An `ignore` that is not needed is an error too, so `make types` alone notices a wrong use that has become accepted.
-`test_typing.py` takes the ignores away and also compares what mypy says with the words in quotes. Nothing here is run.
+`test_typing.py` removes the ignores and also compares mypy's messages with the words in quotes. No test runs this code.
 """
 
 # ruff: noqa: ARG001, B018, D101, D103, F841 - wrong uses, each as short as can be
