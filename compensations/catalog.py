@@ -55,7 +55,7 @@ class CatalogEntry(BaseModel):
 
     @property
     def undone_by(self) -> str:
-        """How the step is undone, or why it is not, in a few words."""
+        """The way in which the step is undone, or the reason why it is not, in a few words."""
         if self.compensation is not None:
             return self.compensation
         if self.read_only:

@@ -51,6 +51,7 @@ class Aggregate(BaseAggregate[str]):
 
     The id is the argument `id` of `__init__`, or the result of a static method `create_id` that gets the arguments of
     `__init__`.
+
     Parameters of `@event` methods should be annotated: their types decide how an event is read back. Do not read the
     clock, draw random numbers or do I/O inside `@event` methods, since they run again whenever the aggregate is read.
 

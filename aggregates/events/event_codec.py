@@ -177,7 +177,7 @@ class _StoredAggregateEvent(_Stored):
         self._to_json: Callable[..., bytes] = adapter.serializer.to_json
         self._from_json: Callable[..., dict[str, Any]] = adapter.validator.validate_json
         self._names = frozenset(types)
-        # The library sets the timestamp, in UTC, so a user's type never describes it.
+        # `==` suffices for the timestamp, because the library sets it, in UTC.
         given = [hint for name, hint in types.items() if name != _TIMESTAMP]
         self._equality_suffices = all(equality_suffices(type_adapter(hint, topic).core_schema) for hint in given)
         self._originator_topic = _topic_of(aggregate) if issubclass(cls, CanInitAggregate) else None

@@ -254,7 +254,7 @@ class Inbox:
         if not 1 <= limit <= MAX_PURGED:
             raise InputError(f"purge(limit={limit}): give 1 to {MAX_PURGED}")
         columns = self.table.c
-        # A key that an undo has locked is in use, and the undo is about to change its age.
+        # Skip locked keys: an undo has locked such a key, and is about to change its age.
         old = (
             select(columns.key)
             .where(columns.changed_ms < self._now_ms() - age // timedelta(milliseconds=1))

@@ -1,4 +1,4 @@
-"""The fields that all facts of a run share, and the *head*: the part that decisions are made from.
+"""The fields that all facts of a run share, and the *head*: the part on which decisions depend.
 
 The head of a fact has kind, node, attempt and times. User data (input, results, reasons, error texts) stays in the fact
 and never leaves the journal. Code that must not see user data, such as a Temporal workflow, can therefore fold heads
@@ -106,7 +106,7 @@ class Fact(BaseModel):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(self.originator_version, type(self).__name__, self.as_of_ms)
 
 
@@ -123,7 +123,7 @@ class NodeFact(Fact):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(self.originator_version, type(self).__name__, self.as_of_ms, self.node, 0, None, self.generation)
 
 
@@ -138,7 +138,7 @@ class AttemptFact(NodeFact):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -168,7 +168,7 @@ class ClaimFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -194,7 +194,7 @@ class PostponedFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(
             self.originator_version,
             type(self).__name__,
@@ -224,7 +224,7 @@ class FailureFact(AttemptFact):
 
     @property
     def head(self) -> Head:
-        """The part that decisions are made from."""
+        """The part on which decisions depend."""
         return Head(
             self.originator_version,
             type(self).__name__,

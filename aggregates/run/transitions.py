@@ -1,22 +1,21 @@
 """Transitions of a run: how each fact changes its state.
 
 Theory of operation: a run's state is the left fold of `evolve` over the heads of its facts, in order, beginning with
-`SagaStarted`. `NODE_TRANSITIONS` lists, for each status of a node, the facts that it accepts and the statuses
-that follow. `RUN_TRANSITIONS` does the same for the run, and `WHILE` lists the statuses of the run in which a fact
-about a node can come. `evolve` refuses every other fact with `TransitionError`. The tables are therefore complete, and
+`SagaStarted`. `NODE_TRANSITIONS` lists, for each status of a node, the facts that it accepts and the statuses that
+follow. `RUN_TRANSITIONS` does the same for the run, and `WHILE` lists the statuses of the run in which a fact about a
+node can come. `evolve` refuses every other fact with `TransitionError`. The tables are therefore complete, and
 the diagrams in the documentation are drawn from them.
 
 1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
    A postponed attempt leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
 2. A turn or a close needs evidence in the state, so no code path can write it early. `evolve` refuses `SagaFailed`
    while an effect may still act, while no node has failed (unless a cancel was requested), and behind the pivot;
-   `SagaCompleted` while a node has not succeeded; `SagaCompensated` while a node that may have acted is neither undone
-   nor declared to stay; `AttentionRequested` while the run has automatic work left. An effect can fail (which means: it
-   took no effect) only if a probe or an operator can find that out, or if it is read-only. A read-only effect is never
-   in doubt.
+   `SagaCompleted` while a node has not succeeded; `SagaCompensated` while a node that may have acted is not accounted
+   for (undone, declared to stay, or kept by an operator); `AttentionRequested` while the run has automatic work left.
+   An effect can fail (which means: it took no effect) only if a probe or an operator can find that out, or if it is
+   read-only. A read-only effect is never in doubt.
 3. `cursor` moves with the facts: forward when a stage has succeeded, backward when a stage has nothing left to undo,
-and
-   forward again when a later stage has to be undone after all. The cost of a fact therefore does not depend on the
+   and forward again when a later stage has to be undone after all. The cost of a fact therefore does not depend on the
    number of stages. Other facts about nodes of other stages are refused, so steps and compensations keep their order.
 4. Decisions of operators and late effects open a closed run again (`REOPENING`); it continues in the direction that it
    had. If the pivot succeeds after a cancel was requested, the cancel has no effect and the run goes forward again.

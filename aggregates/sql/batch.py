@@ -103,7 +103,7 @@ class Known:
         return None if run_id in self._behind else self.runs.get(run_id)
 
     def keep(self, batch: "Batch") -> None:
-        """Take over the knowledge of a batch after its commit."""
+        """Add the knowledge of a batch after its commit."""
         if self._last_id is not None:
             # A lower bound, because the database may have skipped ids. Then the next refresh reports this process's own
             # streams as changed, at the heads that it knows.

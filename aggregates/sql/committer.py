@@ -6,8 +6,7 @@ caller its answer.
 
 1. If a unit raises, the thread rolls back its savepoint and passes the error to its caller; it commits the other units.
 2. If the transaction fails, the thread discards its knowledge of the store and runs the units again, a few times. If
-the
-   commit itself failed, its outcome is unknown; so the next transaction first checks, under the lock, whether the
+   the commit itself failed, its outcome is unknown; so the next transaction first checks, under the lock, whether the
    events are stored. If they are, the computed answers are right, and the callers get them.
 3. If a batch keeps failing, the thread runs it unit by unit, so that a unit that the database refuses does not hold up
    the others.

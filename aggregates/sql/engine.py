@@ -125,7 +125,7 @@ def writing_engine(engine: Engine) -> Engine:
 
 
 def take_writer_lock(connection: Connection) -> None:
-    """Take the writer's lock until the end of the connection's transaction, unless it has the lock.
+    """Acquire the writer's lock until the end of the connection's transaction, unless it has the lock.
 
     On SQLite this has no effect: the first write takes the lock, if the transaction did not begin with it.
     """

@@ -57,7 +57,7 @@ class ChangedNotification(Notification):
 
 def read_event(stream: str, position: int, topic: str, state: bytes, checksum: bytes) -> StoredEvent:
     """Return a row as a stored event; as a `ChangedEvent` if it does not match its checksum."""
-    # Inlined, because every event that is read passes here and each call would cost time.
+    # Not a call of `_fits`, because every event that is read passes here and the call would cost time.
     try:
         if event_checksum(stream, position, topic, state) == checksum:
             return StoredEvent(stream, position, topic, state)

@@ -232,8 +232,8 @@ def _chain(error: BaseException, most: int = _LINKS) -> Iterator[tuple[str, Base
 def _frames(error: BaseException) -> Iterator[Frame]:
     """Yield the first and the last places in users' code and in libraries that an exception passed.
 
-    The outermost one is the function that Amends called. Code of Amends and of Python's own library is left out,
-    because it shows the path of the call and not the failure.
+    The outermost one is the function that Amends called. The function leaves out code of Amends and of Python's
+    own library, because that shows the path of the call and not the failure.
     """
     found: list[tuple[CodeType, int]] = []
     trace = traceback_of(error)

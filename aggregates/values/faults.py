@@ -55,7 +55,7 @@ def fault_text(error: ValidationError, names: frozenset[str]) -> str:
 
     Args:
         error: The faults.
-        names: The names that the type declares; other parts of a place, such as keys of a dictionary, are left out.
+        names: The names that the type declares; the text omits other parts of a place, such as keys.
     """
     found = error.errors(include_url=False, include_context=False, include_input=False)
     parts = list(dict.fromkeys(_one(each["type"], each["loc"], names) for each in found))

@@ -177,7 +177,7 @@ def _compares_all(schema: dict[Any, Any]) -> bool:
     if schema["type"] == "model":
         return getattr(cls, "__eq__", None) is BaseModel.__eq__
     if schema["type"] == "dataclass" and isinstance(cls, type):
-        # Only methods that `dataclass` generates have no file.
+        # Only an `__eq__` that `dataclass` generates has no file; another one may ignore differences.
         code = getattr(cls.__eq__, "__code__", None)
         return code is not None and code.co_filename == "<string>" and all(each.compare for each in _fields(cls))
     return True
