@@ -92,7 +92,7 @@ class RunRecord:
         turned: The reason why the run turned round, in one line; `None` unless it did.
         current: Nodes that an operator has to decide about; empty unless the run needs attention.
         recent: Heads of the last facts, at most `RECENT`, for readers that know the run up to some position.
-        cancel: The person that asked for the run to be undone, with the reason; `None` when no one did.
+        cancel: The actor and the reason of the request to undo the run, in one line; `None` without such a request.
         driver: The driver that advances the run now.
         epoch: Raised when another driver takes over.
         deliveries: By node, the driver's delivery that made the last claim on it; empty for a driver that does not

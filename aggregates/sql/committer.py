@@ -14,7 +14,7 @@ caller its answer.
    others at once. A waiting batch remembers the events that are in doubt, so an outage in the middle of a commit loses
    and doubles nothing.
 5. Listeners for reopened runs are called after the commit and before the callers get their answers.
-6. The callers of a batch get every error of the batch, and the thread goes on.
+6. Any other error goes to the callers of the units in the batch, and the thread goes on.
 """
 
 import asyncio
