@@ -108,7 +108,7 @@ class Tally(BaseModel):
 
 
 LINES = tuple(f"count-{number}" for number in range(30))
-"""More than one unit of the journal takes."""
+"""More transactions than the journal executes in one unit."""
 
 HELD_AT = LINES[25]
 

@@ -137,7 +137,7 @@ def _write(run_id: str, uow: UnitOfWork, line: str) -> None:
 
 @transaction
 def begin(_: Order, uow: UnitOfWork) -> None:
-    """Begin."""
+    """Write down that the run began."""
     _write(uow.run_id, uow, "begun")
 
 
