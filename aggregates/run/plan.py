@@ -2,8 +2,7 @@
 
 A plan contains everything that decisions need, and nothing that only execution needs: names, roles, retries, timeouts,
 and whether there is a compensation and a probe. A run follows the plan that it started with, even when the code has
-changed since. `amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` decides from
-it.
+changed since. `amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` uses it.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ __all__ = ["Guarantee", "Plan", "PlanNode", "RetryPolicy", "Role", "Stage", "Ste
 
 
 class StepKind(StrEnum):
-    """The place where a step takes effect, which decides how often it may."""
+    """The place where a step takes effect, which decides how often it may do so."""
 
     TRANSACTION = "transaction"
     EFFECT = "effect"

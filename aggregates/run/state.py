@@ -97,7 +97,7 @@ UNDO_STATUSES = frozenset(
 class Answers(NamedTuple):
     """Generations of a node's keys under which the journal holds a definite outcome.
 
-    The run makes no further call under such a key, and the journal refuses a second success under it.
+    The run makes no further call under such a key, and `evolve` refuses a second success under it.
 
     Attributes:
         acted: The step took effect.
@@ -245,8 +245,8 @@ def unsettled_effects(state: RunState) -> tuple[str, ...]:
 def undo_open_nodes(state: RunState) -> tuple[str, ...]:
     """Return the nodes because of which the run does not count as compensated.
 
-    These are the nodes that may have acted and are not undone. An irreversible step that succeeded is not among them,
-    because it stays by declaration; one that is in doubt is. A read-only step never is.
+    These are the nodes that may have acted and are not undone. An irreversible step that succeeded does not count,
+    because it stays by declaration; one in doubt does. A read-only step never counts.
     """
     return tuple(name for name, node in state.nodes.items() if _unaccounted(state.plan.nodes[name], node))
 

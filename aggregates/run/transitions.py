@@ -3,8 +3,8 @@
 Theory of operation: a run's state is the left fold of `evolve` over the heads of its facts, in order, beginning with
 `SagaStarted`. `NODE_TRANSITIONS` lists, for each status of a node, the facts that it accepts and the statuses that
 follow. `RUN_TRANSITIONS` does the same for the run, and `WHILE` lists the statuses of the run in which a fact about a
-node can come. `evolve` refuses every other fact with `TransitionError`. The tables are therefore complete, and
-the diagrams in the documentation are drawn from them.
+node can come. `evolve` refuses every other fact with `TransitionError`. The tables are therefore complete, and the
+diagrams in the documentation are drawn from them.
 
 1. A failed attempt leads to a *waiting* status when the fact carries a due time and to a *spent* one when it does not.
    A postponed attempt leads to the same *waiting* status, always with a due time, and keeps the number of attempts.
@@ -284,7 +284,7 @@ def told_only(state: RunState, head: Head) -> bool:
 
     - The answer is for the key of a former generation, and the step or its undo has begun under another one since.
     - An operator decided to continue without the step, or to keep its effect: the decision stands.
-    - The step took no effect by the answer, and its undo has begun: the undo goes on, because the step may have acted.
+    - The answer is that the step took no effect, but its undo has begun: the undo goes on, as the step may have acted.
 
     Args:
         state: The run before the fact.
