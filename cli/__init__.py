@@ -20,8 +20,7 @@ def main() -> int:
 
     If the process used Temporal, the function ends the process at once: threads of Temporal's core can outlive a failed
     connection, and they abort an interpreter that shuts down beneath them. By then every part is closed, and the output
-    is
-    flushed.
+    is flushed.
     """
     from amends.cli.app import main as run  # noqa: PLC0415 - a program that only reads settings needs no command line
 

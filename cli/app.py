@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -50,30 +51,42 @@ class LazyCommand(NamedTuple):
     attribute: str
     help: str
 
+    @property
+    def group(self) -> str:
+        """Heading of the command in `amends --help`: the folder of its module."""
+        return self.module.split(".")[-2].capitalize()
+
 
 COMMANDS = (
-    LazyCommand("init", "amends.cli.commands.project.init", "init", "Scaffold a small project."),
+    LazyCommand("init", "amends.cli.commands.project.init", "init", "Create a small project."),
     LazyCommand("dev", "amends.cli.commands.project.dev", "dev", "Run the embedded Temporal server and a worker."),
-    LazyCommand("worker", "amends.cli.commands.project.worker", "worker", "Run a worker alone."),
+    LazyCommand("worker", "amends.cli.commands.project.worker", "worker", "Run a worker, without a server."),
+    LazyCommand(
+        "doctor",
+        "amends.cli.commands.project.doctor",
+        "doctor",
+        "Check settings, modules, store, Temporal and workers.",
+    ),
     LazyCommand("run", "amends.cli.commands.runs.run", "run", "Run a saga and show its progress."),
     LazyCommand("list", "amends.cli.commands.runs.list", "list_runs", "List runs, newest first."),
-    LazyCommand("show", "amends.cli.commands.runs.show", "show", "Show how a run stands."),
+    LazyCommand("show", "amends.cli.commands.runs.show", "show", "Show the state of a run."),
     LazyCommand(
-        "explain", "amends.cli.commands.runs.explain", "explain_run", "Explain how a run stands, and what can be done."
+        "explain",
+        "amends.cli.commands.runs.explain",
+        "explain_run",
+        "Explain the state of a run and list possible commands.",
     ),
     LazyCommand("history", "amends.cli.commands.runs.history", "history", "Show the facts of a run."),
     LazyCommand("cancel", "amends.cli.commands.runs.intervene", "cancel", "Undo a run that has not passed its pivot."),
-    LazyCommand("retry", "amends.cli.commands.runs.intervene", "retry", "Try a step, its probe or its undo again."),
+    LazyCommand("retry", "amends.cli.commands.runs.intervene", "retry", "Retry a step, its probe or its undo."),
+    LazyCommand("skip", "amends.cli.commands.runs.intervene", "skip", "Skip a step, or skip its compensation."),
     LazyCommand(
-        "skip", "amends.cli.commands.runs.intervene", "skip", "Go on without a step, or leave it undone by nobody."
-    ),
-    LazyCommand(
-        "resolve", "amends.cli.commands.runs.intervene", "resolve", "Say what became of a step, or that it is undone."
+        "resolve", "amends.cli.commands.runs.intervene", "resolve", "Record the outcome of a step or of its undo."
     ),
     LazyCommand(
         "recover", "amends.cli.commands.runs.recover", "recover", "Bring every unfinished run back to Temporal."
     ),
-    LazyCommand("sagas", "amends.cli.commands.definitions.sagas", "sagas", "List the sagas that are defined."),
+    LazyCommand("sagas", "amends.cli.commands.definitions.sagas", "sagas", "List the sagas of the project."),
     LazyCommand("describe", "amends.cli.commands.definitions.sagas", "describe", "Show the plan of a saga."),
     LazyCommand(
         "catalog", "amends.cli.commands.definitions.catalog", "catalog", "List every step and how it is undone."
@@ -88,20 +101,20 @@ COMMANDS = (
         "reconciliations",
         "amends.cli.commands.drift.reconciliations",
         "reconciliations",
-        "List past looks for drift, newest first.",
+        "List past scans, newest first.",
     ),
     LazyCommand(
-        "reconciliation", "amends.cli.commands.drift.reconciliations", "reconciliation", "Show what a look saw and did."
+        "reconciliation",
+        "amends.cli.commands.drift.reconciliations",
+        "reconciliation",
+        "Show the findings and corrections of a scan.",
     ),
-    LazyCommand("ignore", "amends.cli.commands.drift.ignore", "app", "Leave drift alone for a time."),
-    LazyCommand("maintenance", "amends.cli.commands.drift.maintenance", "app", "Have nothing corrected for a time."),
-    LazyCommand("schedule", "amends.cli.commands.drift.schedule", "app", "Run reconciliation on schedule."),
-    LazyCommand("db", "amends.cli.commands.store.db", "app", "Look after the store."),
-    LazyCommand(
-        "doctor", "amends.cli.commands.project.doctor", "doctor", "Say what is configured, reachable or missing."
-    ),
+    LazyCommand("ignore", "amends.cli.commands.drift.ignore", "app", "Ignore drift for a while."),
+    LazyCommand("maintenance", "amends.cli.commands.drift.maintenance", "app", "Pause all corrections for a while."),
+    LazyCommand("schedule", "amends.cli.commands.drift.schedule", "app", "Run reconciliation on a schedule."),
+    LazyCommand("db", "amends.cli.commands.store.db", "app", "Upgrade, check or rebuild the store."),
 )
-"""Every command, in the order in which `amends --help` lists them."""
+"""Every command, in the order in which `amends --help` lists them: group by group."""
 
 
 class _LazyGroup(TyperGroup):
@@ -124,8 +137,9 @@ class _LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 - as above
-        with formatter.section("Commands"):
-            formatter.write_dl([(each.name, each.help) for each in COMMANDS])
+        for group, commands in groupby(COMMANDS, key=lambda each: each.group):
+            with formatter.section(group):
+                formatter.write_dl([(each.name, each.help) for each in commands])
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
         try:
@@ -154,8 +168,9 @@ app = typer.Typer(
     # Plain help is the same on every terminal, and needs no import of rich.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 completed or nothing wrong, 1 something was found, 2 usage, definition or input error, "
-    "3 a part could not be reached, 4 the saga was compensated, 5 it needs attention, 130 interrupted.",
+    epilog="Exit status: 0 completed or no fault, 1 finding, 2 error in usage, definition or input, "
+    "3 part not reachable, 4 saga compensated, 5 run needs attention, 6 run damaged, 70 internal error, "
+    "130 interrupted.",
 )
 
 
@@ -165,7 +180,10 @@ def _root(
     project: Annotated[
         Path | None,
         typer.Option(
-            "--project", "-C", metavar="DIR", help="Directory of the project; found from the current one by default."
+            "--project",
+            "-C",
+            metavar="DIR",
+            help="Project directory; by default the current one or a parent with settings.",
         ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,  # noqa: FBT002 - an option

@@ -27,8 +27,8 @@ class ExitCode(IntEnum):
         COMPENSATED: The saga run was compensated.
         NEEDS_ATTENTION: The saga run waits for an operator.
         DAMAGED: Some stored facts of the run are unreadable. The command printed the others and changed nothing.
-        INTERNAL: Amends itself failed in a way that it does not know; please report it. Python's own status for
-            this, 1, would mean that the command found something.
+        INTERNAL: Amends itself failed in a way that it does not know; please report it. Python's own status for this,
+            1, would mean that the command found something.
         INTERRUPTED: Ctrl-C; accepted runs go on when a worker runs again.
     """
 

@@ -81,8 +81,8 @@ def _first_line(name: str, group: Any, command: str) -> str:  # noqa: ANN401 - a
 
 
 def _argument(parameter: Any) -> str:  # noqa: ANN401 - as above
-    shown = str(parameter.metavar or parameter.name).strip("[]")
-    return shown if parameter.required else f"[{shown}]"
+    shown = str(parameter.metavar or parameter.name)
+    return shown if parameter.required or shown.startswith("[") else f"[{shown}]"
 
 
 def _option(parameter: Any) -> str:  # noqa: ANN401 - as above

@@ -1,8 +1,8 @@
 """The import of the user's modules, and the one error that reports a failure.
 
-The project's directory becomes importable as for `python -m`, with two exceptions: a file in it can replace neither
-a module of the standard library nor a package that Amends itself needs. A module that raises, exits or prints while it
-is imported causes one `DefinitionError` line, or text on stderr, but never a traceback or text in the command's output.
+The project's directory becomes importable as for `python -m`, with two exceptions: a file in it can replace neither a
+module of the standard library nor a package that Amends itself needs. A module that raises, exits or prints while it is
+imported causes one `DefinitionError` line, or text on stderr, but never a traceback or text in the command's output.
 """
 
 import contextlib
@@ -80,8 +80,7 @@ def load_modules(settings: Settings) -> LoadedProject:
     """Import the configured modules.
 
     The project's directories stay importable for the rest of the process, for imports within the user's functions.
-    Output
-    of the modules goes to stderr.
+    Output of the modules goes to stderr.
 
     Raises:
         DefinitionError: No modules are configured; or a module has the name of one that cannot be replaced, is not

@@ -1,10 +1,9 @@
 """Settings of a project: their places, their values, and the error for a wrong one.
 
 Settings come from `amends.toml`, or from `[tool.amends]` in `pyproject.toml`, in the current directory or in its
-nearest
-parent that has one. An environment variable (`AMENDS_STORE_URL`) overrides its key (`store_url`). Every wrong setting
-ends in one `InputError` that names the place, the key, the value and the remedy. This module connects to nothing and
-imports neither a database nor Temporal, so every command can afford to read the settings.
+nearest parent that has one. An environment variable (`AMENDS_STORE_URL`) overrides its key (`store_url`). Every wrong
+setting ends in one `InputError` that names the place, the key, the value and the remedy. This module connects to
+nothing and imports neither a database nor Temporal, so every command can afford to read the settings.
 """
 
 import difflib
@@ -215,8 +214,7 @@ def load_settings(project: Path | None = None) -> Settings:
     """Find, read and check the settings.
 
     A directory without settings is a project with the defaults, so reading it needs no preparation. A command that
-    needs
-    modules reports that none are configured.
+    needs modules reports that none are configured.
 
     Args:
         project: The project's directory, whose parents are then not searched; None searches from the current one up.

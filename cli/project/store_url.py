@@ -54,8 +54,7 @@ def mask_store_url(url: str) -> str:
     """Return the name of a store without secrets, for messages and the screen.
 
     The function removes the password and the parameters after `?`, which may hold other secrets. Of a URL that cannot
-    be
-    parsed it shows nothing that might be part of a password.
+    be parsed it shows nothing that might be part of a password.
     """
     parsed = _parse_url(url)
     if parsed is None:

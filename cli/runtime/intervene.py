@@ -98,7 +98,7 @@ def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
             if not request.after_expiry:
                 raise
             if busy.until_ms <= now:
-                # If no driver is left to notice it, this command writes the end of the claim.
+                # If no driver remains to notice it, this command writes the end of the claim.
                 journal.commit_blocking(lambda tx, at=now: protocol.conclude(tx, request.run_id, at))
                 continue
             left_s = (busy.until_ms - now) / 1000

@@ -12,7 +12,7 @@ __all__ = ["ActorOption", "actor_name", "known_actor"]
 
 ActorOption = Annotated[
     str | None,
-    typer.Option("--actor", metavar="NAME", help="Who decides; by default the name you are logged in with."),
+    typer.Option("--actor", metavar="NAME", help="Name to record with the decision; by default your login name."),
 ]
 """The option `--actor` of commands that decide; `actor_name` reads it."""
 

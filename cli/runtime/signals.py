@@ -8,8 +8,8 @@ bound.
    `Stop.requested` set, and ends its parts one after the other, each within its share of the bound (`StopDeadline`).
 2. A further signal shortens the remaining time to five seconds.
 3. The bound also counts if a command ends for another reason: its parts may hang just the same.
-4. If the bound has passed and the process is still there, the thread names the work under way, runs the last
-   resorts (which must not block), flushes the output and ends the process with the exit status of the command.
+4. If the bound has passed and the process is still there, the thread names the work under way, runs the last resorts
+   (which must not block), flushes the output and ends the process with the exit status of the command.
 
 Limit: code that never releases Python's lock keeps the thread from running, too. Only SIGKILL ends such a process.
 """

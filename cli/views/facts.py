@@ -259,11 +259,11 @@ def node_json(view: NodeView) -> dict[str, JsonValue]:
 
 
 class Next(NamedTuple):
-    """The event that a run waits for at one node.
+    """The next action of a run, at one node or for the run itself.
 
     Attributes:
-        node: The node; empty if the event concerns the run.
-        what: The event, in a few words.
+        node: The node; empty if the action concerns the run.
+        what: The action, in a few words.
         due_ms: Its time, in milliseconds since the epoch; `None` for at once.
     """
 

@@ -90,7 +90,7 @@ def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
 
 
 def _skipped_by_clocks(shown: Shown, now_ms: int) -> int:
-    """Return all known values of a schedule, by name."""
+    """Return the number of times, since the declaration, that a clock going forward has left out."""
     declared = shown.schedule.declared
     if declared.cron is None:
         return 0
@@ -104,7 +104,7 @@ def _last(held: Copy | None, now_ms: int) -> str:
 
 
 def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
-    """Return a schedule as JSON; times are in milliseconds since the epoch."""
+    """Return all known values of a schedule, by name."""
     declared, held = shown.schedule.declared, shown.held
     by_itself = ", by itself: it follows the rule" if declared.automatic else ""
     known: list[tuple[str, str | None]] = [
@@ -136,7 +136,7 @@ def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
 
 
 def json_of(shown: Shown, now_ms: int) -> dict[str, Any]:
-    """Give a schedule as JSON; times are in milliseconds since the epoch."""
+    """Return a schedule as JSON; times are in milliseconds since the epoch."""
     schedule, held = shown.schedule, shown.held
     declared = schedule.declared.model_dump(mode="json")
     return {

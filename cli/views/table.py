@@ -189,8 +189,7 @@ def widths(columns: Sequence[Column], natural: Sequence[int], width: int) -> lis
     """Divide the width of a screen among columns.
 
     Copied columns first shrink to 40, since longer ids are rare; then the columns that may be shortened shrink; and
-    only
-    then copied columns shrink further. Among several columns the widest shrinks first.
+    only then copied columns shrink further. Among several columns the widest shrinks first.
 
     Args:
         columns: The columns.

@@ -32,11 +32,10 @@ def sagas(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """List the sagas that are defined.
+    """List the sagas of the project.
 
     In the shape, `>` separates stages that follow each other and `|` separates steps that run side by side. The fields
-    under
-    "found by" find runs: amends list --where FIELD=VALUE.
+    under "found by" find runs: amends list --where FIELD=VALUE.
     """
     plans = [saga.plan for saga in load_project(settings_of(ctx)).registry.sagas.values()]
     if as_json:
@@ -56,7 +55,7 @@ def describe(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="SAGA", help="Name of the saga.", show_default=False)],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,  # noqa: FBT002 - an option
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the plan as it is stored.")] = False,  # noqa: FBT002 - as above
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the plan as it is stored.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Show the plan of a saga."""
     if mermaid and as_json:

@@ -24,7 +24,7 @@ from amends.reconciler.runtime.check import look, looks_at_all, standing_of
 
 __all__ = ["NEW", "Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
 
-NEW = "Look once, at what is new and at the next part of a sweep, as schedules do."
+NEW = "Scan once, only new records and the next part of a sweep, as schedules do."
 """Help text of the option `--new`."""
 
 _COLUMNS = (
@@ -66,7 +66,9 @@ class Seen:
 
 def drift(
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
+    rules: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules; all if left out.")
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - an option
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:

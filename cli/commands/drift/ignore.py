@@ -26,7 +26,7 @@ from amends.reconciler.runtime.check import standing_of
 
 __all__ = ["add", "app", "list_ignores", "remove"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Leave drift alone for a time.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Ignore drift for a while.")
 
 _DAY_MS = 24 * 3_600_000
 _COLUMNS = (
@@ -37,8 +37,10 @@ _COLUMNS = (
     Column("by", 6),
     Column("reason", 20, below=True),
 )
-_Rule = Annotated[str, typer.Argument(metavar="RULE", help="The rule that finds it.", show_default=False)]
-_What = Annotated[str, typer.Argument(metavar="ID|SUBJECT", help="The drift, or its subject.", show_default=False)]
+_Rule = Annotated[
+    str, typer.Argument(metavar="RULE", help="Name of the rule that finds the drift.", show_default=False)
+]
+_What = Annotated[str, typer.Argument(metavar="ID|SUBJECT", help="Id of a drift, or a subject.", show_default=False)]
 
 
 @app.command()
@@ -46,11 +48,11 @@ def add(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
     rule: _Rule,
     what: _What,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
-    days: Annotated[float, typer.Option("--days", help="For how long.")] = 7.0,
+    reason: Annotated[str, typer.Option("--reason", help="Reason; the journal keeps it.", show_default=False)],
+    days: Annotated[float, typer.Option("--days", help="Number of days to ignore it.")] = 7.0,
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Leave a drift, or everything about a subject, alone for a time."""
+    """Ignore a drift, or everything about a subject, for a while."""
     if not 0 < days <= 3_650:  # noqa: PLR2004 - ten years
         raise InputError(f"--days is {days:g}; use a number above 0 up to 3650")
     who = actor_name(actor)

@@ -29,7 +29,7 @@ from amends.reconciler.maintenance_windows import (
 
 __all__ = ["app", "list_windows", "start", "stop"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Have nothing corrected for a time.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Pause all corrections for a while.")
 
 _MOST_MS = 30 * 86_400_000
 _COLUMNS = (
@@ -39,18 +39,18 @@ _COLUMNS = (
     Column("by", 6),
     Column("reason", 20, below=True),
 )
-_Rules = Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules.")]
+_Rules = Annotated[list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules; all if left out.")]
 
 
 @app.command()
 def start(
     ctx: typer.Context,
-    length: Annotated[str, typer.Option("--for", metavar="DURATION", help=f"For how long, {FORMS}.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
+    length: Annotated[str, typer.Option("--for", metavar="DURATION", help=f"Length of the pause, {FORMS}.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason; the journal keeps it.", show_default=False)],
     rules: _Rules = None,
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Pause all corrections for a while; rules go on scanning.
+    """Start a maintenance window; rules go on scanning.
 
     Starting a window again replaces its end.
     """

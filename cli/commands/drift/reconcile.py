@@ -34,12 +34,15 @@ _PROGRAM = "amends reconcile"
 
 def reconcile(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,  # noqa: FBT002 - an option
-    approved: Annotated[
-        list[str] | None, typer.Option("--approve", metavar="ID", help="Correct this drift; may be repeated.")
+    rules: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules; all if left out.")
     ] = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why it is approved.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the corrections without making them.")] = False,  # noqa: FBT002 - an option
+    approved: Annotated[
+        list[str] | None,
+        typer.Option("--approve", metavar="ID", help="Approve the correction of this drift; may be repeated."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Reason for the approval.", show_default=False)] = None,
     new: Annotated[bool, typer.Option("--new", help=NEW)] = False,  # noqa: FBT002 - as above
     actor: ActorOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - as above
@@ -48,8 +51,7 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
 
     The command corrects a drift after two scans at different times have seen it, within the rule's mode, caps and other
     guards. It shows every other drift with the reason. Exit status 0 means that no drift is left, 1 that some is, 3
-    that a
-    rule could not scan.
+    that a rule could not scan.
     """
     settings = settings_of(ctx)
     if reason is not None and not approved:
@@ -111,7 +113,7 @@ async def _reconcile(
 
 
 async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, quiet: bool) -> Done:
-    """Scan by one rule and correct what is due, scan by scan; return the last scan and all corrections."""
+    """Scan by one rule and make the due corrections, scan by scan; return the last scan and all corrections."""
     made: list[Corrected] = []
     looks = aiter(_once(reconciler, rule) if new else reconciler.looks(rule))
     while True:

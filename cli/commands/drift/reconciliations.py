@@ -67,12 +67,14 @@ class _Look(NamedTuple):
 
 def reconciliations(
     ctx: typer.Context,
-    rules: Annotated[list[str] | None, typer.Argument(metavar="RULE...", help="Only these rules.")] = None,
-    found: Annotated[bool, typer.Option("--found", help="Only looks that saw drift, or could not look.")] = False,  # noqa: FBT002 - an option
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 20,
+    rules: Annotated[
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Only these rules; all if left out.")
+    ] = None,
+    found: Annotated[bool, typer.Option("--found", help="Only scans that found drift or could not scan.")] = False,  # noqa: FBT002 - an option
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Largest number of scans to list.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """List past looks for drift, newest first."""
+    """List past scans, newest first."""
     with open_for_reading(settings_of(ctx)) as journal:
         names = recorded_rules(journal)
         for rule in rules or ():
@@ -142,10 +144,10 @@ def _look_row(look: _Look) -> tuple[str, ...]:
 
 def reconciliation(
     ctx: typer.Context,
-    id: Annotated[str, typer.Argument(metavar="ID", help="Such as read-model:7.", show_default=False)],  # noqa: A002 - the interface calls it ID
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the scan, such as read-model:7.", show_default=False)],  # noqa: A002 - the interface calls it ID
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Show what a look saw and did."""
+    """Show the findings and corrections of a scan."""
     rule, look = rule_and_look(id)
     with open_for_reading(settings_of(ctx)) as journal:
         facts = _of_look(latest_first(journal, rule), look)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "app", "pause", "remove", "resume", "trigger"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Run reconciliation on schedule.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Run reconciliation on a schedule.")
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.", show_default=False)]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)]
 Decide = Callable[[Timetable], Sequence[ScheduleFact]]
 Then = Callable[["TemporalSchedules"], Awaitable[str]]
 
@@ -45,23 +45,24 @@ Then = Callable[["TemporalSchedules"], Awaitable[str]]
 @app.command()
 def add(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new schedule.", show_default=False)],
     rules: Annotated[
-        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules to run; all when there are none.")
+        list[str] | None, typer.Argument(metavar="[RULE]...", help="Rules to run; all if left out.")
     ] = None,
     every: Annotated[str | None, typer.Option("--every", metavar="DURATION", help=f"Interval, {FORMS}.")] = None,
-    cron: Annotated[
-        str | None, typer.Option("--cron", help="Instead of an interval: minute hour day month weekday.")
-    ] = None,
+    cron: Annotated[str | None, typer.Option("--cron", help="Cron expression: minute hour day month weekday.")] = None,
     time_zone: Annotated[
-        str | None, typer.Option("--time-zone", metavar="ZONE", help="Of --cron, such as Europe/Berlin; else UTC.")
+        str | None,
+        typer.Option("--time-zone", metavar="ZONE", help="Time zone of --cron, such as Europe/Berlin; by default UTC."),
     ] = None,
     jitter: Annotated[
-        str, typer.Option("--jitter", metavar="DURATION", help="Begin each run so much later at most, at random.")
+        str, typer.Option("--jitter", metavar="DURATION", help="Largest random delay of each run.")
     ] = "0s",
     pause_after: Annotated[
         int | None,
-        typer.Option("--pause-after", help="Pause after so many failures in a row; 0 for never.", show_default=False),
+        typer.Option(
+            "--pause-after", help="Pause after this number of failures in a row; 0 for never.", show_default=False
+        ),
     ] = None,
     actor: ActorOption = None,
 ) -> ExitCode:
@@ -107,7 +108,7 @@ app.command("show")(show)
 def pause(
     ctx: typer.Context,
     name: _Name,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the journal keeps it.", show_default=False)],
+    reason: Annotated[str, typer.Option("--reason", help="Reason; the journal keeps it.", show_default=False)],
     actor: ActorOption = None,
 ) -> ExitCode:
     """Pause a schedule; a run in progress ends normally."""
@@ -150,7 +151,7 @@ def remove(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCo
 def trigger(
     ctx: typer.Context,
     name: _Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and say what came of it.")] = False,  # noqa: FBT002 - an option
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of the run, and print its result.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Start a run now, on a worker, unless one is running.
 

@@ -38,7 +38,7 @@ def list_schedules(ctx: typer.Context, as_json: _Json = False) -> ExitCode:  # n
 
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The schedule.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)],
     as_json: _Json = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Show the state of a schedule."""

@@ -33,7 +33,7 @@ _UiPort = Annotated[
         metavar="PORT",
         min=1,
         max=65_535,
-        help="Port of its web page; by default the configured one, else a free one.",
+        help="Port of the server's web page; by default the configured one, else a free one.",
     ),
 ]
 

@@ -88,11 +88,10 @@ def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Say what is configured, reachable or missing.
+    """Check settings, modules, store, Temporal and workers.
 
-    Each fault comes with its remedy. The command starts and changes nothing. Exit status 0 means that it found no
-    fault, 1
-    that it found one.
+    Each fault comes with its remedy. The command starts and changes nothing. The exit status is 0 without a fault and 1
+    with one.
     """
     settings = settings_of(ctx)
     checks = list(_examine(settings))

@@ -17,10 +17,10 @@ __all__ = ["init"]
 
 def init(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to; made when it is not there.", show_default=False)
+        Path, typer.Argument(metavar="[DIR]", help="Target directory; created if missing.", show_default=False)
     ] = Path(),
 ) -> ExitCode:
-    """Scaffold a small project.
+    """Create a small project.
 
     The project has settings, one saga with its compensations, and a test. The command overwrites no existing file.
     """

@@ -16,14 +16,12 @@ __all__ = ["worker"]
 
 
 def worker(ctx: typer.Context) -> ExitCode:
-    """Run a worker alone.
+    """Run a worker, without a server.
 
     The worker serves the Temporal that Temporal's own configuration names (TEMPORAL_ADDRESS and so on), or else the
-    running
-    embedded server. It adds declared schedules that Temporal lacks. Ctrl-C or SIGTERM ends it with status 0: it starts
-    no
-    new calls, and calls in flight may end within the time of the setting drain. A second signal shortens that time to 5
-    s.
+    running embedded server. It adds declared schedules that Temporal lacks. Ctrl-C or SIGTERM ends it with status 0: it
+    starts no new calls, and calls in flight may end within the time of the setting drain. A second signal shortens that
+    time to 5 s.
     """
     log_to_stderr()
     settings = settings_of(ctx)

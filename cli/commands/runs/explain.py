@@ -29,13 +29,12 @@ def explain_run(
     run_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Explain how a run stands, and what can be done.
+    """Explain the state of a run and list possible commands.
 
     The explanation has the last fact, every open step with its next action and time, the doubts and their reasons, the
     decisions with their actors, and the commands that are possible now. It names the owner of a step if the project's
     modules can be loaded. If some facts are unreadable, the command explains the run as it was before the first of
-    them,
-    names them with the reason, and ends with exit status 6.
+    them, names them with the reason, and ends with exit status 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:

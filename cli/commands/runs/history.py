@@ -38,17 +38,15 @@ def history(
         str,
         typer.Argument(metavar="ID", help="Id of the run, or a stream such as StockItem/sku-1.", show_default=False),
     ],
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is closed.")] = False,  # noqa: FBT002 - an option
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every fact in full.")] = False,  # noqa: FBT002 - as above
+    watch: Annotated[bool, typer.Option("--watch", help="Print new facts until the run is closed.")] = False,  # noqa: FBT002 - an option
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every fact in full.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Show the facts of a run.
 
     Each fact comes with its position, the time since the start, its node and attempt, the idempotency key, and the
-    position
-    of the fact that caused it. Keys begin with the run's id, which a narrow screen leaves out. For another stream, such
-    as
-    that of an aggregate, the command shows each event. If some facts of the run are unreadable, the command shows the
-    others, names the unreadable ones with the reason, and ends with exit status 6.
+    position of the fact that caused it. Keys begin with the run's id, which a narrow screen leaves out. For another
+    stream, such as that of an aggregate, the command shows each event. If some facts of the run are unreadable, the
+    command shows the others, names the unreadable ones with the reason, and ends with exit status 6.
     """
     with open_for_reading(settings_of(ctx)) as journal:
         # A run's id has no slash; other streams have names of the form <kind>/<id>.

@@ -19,29 +19,30 @@ __all__ = ["cancel", "resolve", "retry", "skip"]
 _RunId = Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)]
 _Step = Annotated[
     str | None,
-    typer.Argument(metavar="[STEP]", help="The step; it can be left out where only one is open.", show_default=False),
+    typer.Argument(metavar="[STEP]", help="Name of the step; optional if only one is open.", show_default=False),
 ]
 _Reason = Annotated[
-    str, typer.Option("--reason", metavar="TEXT", help="Why; the journal keeps it.", show_default=False)
+    str, typer.Option("--reason", metavar="TEXT", help="Reason; the journal keeps it.", show_default=False)
 ]
 _Evidence = Annotated[
-    str | None, typer.Option("--evidence", metavar="TEXT", help="What it rests on, such as a link or a receipt.")
+    str | None,
+    typer.Option("--evidence", metavar="TEXT", help="Evidence for the decision, such as a link or a receipt."),
 ]
 _NeededEvidence = Annotated[
     str,
     typer.Option(
-        "--evidence", metavar="TEXT", help="What it rests on, such as a link or a receipt.", show_default=False
+        "--evidence", metavar="TEXT", help="Evidence for the decision, such as a link or a receipt.", show_default=False
     ),
 ]
 _Output = Annotated[
     str | None,
-    typer.Option("--output", metavar="JSON", help="What later steps get as the step's result; null when left out."),
+    typer.Option("--output", metavar="JSON", help="Result of the step, for later steps; by default null."),
 ]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 _AfterExpiry = Annotated[
-    bool, typer.Option("--after-expiry", help="While the step is being worked on, wait until its claim has ended.")
+    bool, typer.Option("--after-expiry", help="If a worker holds a claim on the step, wait until the claim ends.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the plan and the outcome as JSON.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the consequences and the outcome as JSON.")]
 
 
 def cancel(  # noqa: PLR0917 - arguments and options of the command line
@@ -55,8 +56,7 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
     """Undo a run that has not passed its pivot.
 
     The run starts nothing new, calls in flight settle, and then every step that was done is undone. A second request
-    changes
-    nothing. The command first shows the consequences and asks; it refuses if the run has gone on meanwhile.
+    changes nothing. The command first shows the consequences and asks; it refuses if the run has gone on meanwhile.
     """
     wanted = Intervention(verb=Verb.CANCEL, actor=actor_name(actor), reason=reason)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)
@@ -73,11 +73,10 @@ def retry(  # noqa: PLR0917 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Try a step, its probe or its undo again.
+    """Retry a step, its probe or its undo.
 
     The new attempt starts at once, with a new budget if the old one is spent. A step that was refused or failed is
-    tried
-    under a new key, and so is a refused undo; everything else keeps the key that the participant knows.
+    tried under a new key, and so is a refused undo; everything else keeps the key that the participant knows.
     """
     wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
@@ -95,11 +94,10 @@ def skip(  # noqa: PLR0917 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Go on without a step, or leave it undone by nobody.
+    """Skip a step, or skip its compensation.
 
     A run that goes forward continues as if the step had returned --output. In a run that goes back, the effect of the
-    step
-    stays.
+    step stays.
     """
     wanted = Intervention(
         verb=Verb.SKIP, actor=actor_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
@@ -116,13 +114,13 @@ def resolve(  # noqa: PLR0917 - as above
     evidence: _NeededEvidence,
     step: _Step = None,
     output: _Output = None,
-    not_done: Annotated[bool, typer.Option("--not-done", help="The step took no effect.")] = False,  # noqa: FBT002 - as above
+    not_done: Annotated[bool, typer.Option("--not-done", help="Record that the step took no effect.")] = False,  # noqa: FBT002 - as above
     actor: ActorOption = None,
     yes: _Yes = False,  # noqa: FBT002 - as above
     after_expiry: _AfterExpiry = False,  # noqa: FBT002 - as above
     as_json: _Json = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Say what became of a step, or that it is undone.
+    """Record the outcome of a step or of its undo.
 
     In a run that goes forward: record your finding that the step took effect and returned --output, or that it took no
     effect (--not-done). In a run that goes back: record that the effect of the step is undone, by any means.

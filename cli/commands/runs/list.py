@@ -48,15 +48,13 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
     ctx: typer.Context,
     status: Annotated[
         list[str] | None,
-        typer.Option(
-            "--status", metavar="S", help="Only runs with this status; may be given again.", show_default=False
-        ),
+        typer.Option("--status", metavar="S", help="Only runs with this status; may be repeated.", show_default=False),
     ] = None,
     saga: Annotated[str | None, typer.Option("--saga", metavar="NAME", help="Only runs of this saga.")] = None,
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", metavar="T", help="Only runs accepted since then: 90s, 2h, 1d12h ago, or an ISO 8601 time."
+            "--since", metavar="T", help="Only runs accepted since a time: 90s, 2h, 1d12h ago, or in ISO 8601."
         ),
     ] = None,
     where: Annotated[
@@ -64,13 +62,15 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
         typer.Option(
             "--where",
             metavar="FIELD=VALUE",
-            help="Only runs with this business key, which the saga declares; may be given again.",
+            help="Only runs with this business key, which the saga declares; may be repeated.",
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="At most so many.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="Largest number of runs to list.")
+    ] = 50,
     stuck: Annotated[  # noqa: FBT002 - an option
-        bool, typer.Option("--stuck", help="Only runs that are overdue or need attention; status 1 when there are any.")
+        bool, typer.Option("--stuck", help="Only stuck runs; exit status 1 if there are any.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
@@ -79,11 +79,9 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
     Statuses are RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED and NEEDS_ATTENTION.
 
     A run is stuck if it waits for an operator; if a step or an undo has been open for longer than its threshold
-    (overdue=
-    of the step, else the sum of its attempts and delays, or an hour if they have no limit); or if an action has been
-    due
-    for five minutes and nothing has done it. A run that the project's code cannot continue is stuck at once, with the
-    remedy. If a run is stuck, the exit status is 1.
+    (overdue= of the step, else the sum of its attempts and delays, or an hour if they have no limit); or if an action
+    has been due for five minutes and nothing has done it. A run that the project's code cannot continue is stuck at
+    once, with the remedy. If a run is stuck, the exit status is 1.
     """
     now_ms = time.time_ns() // 1_000_000
     query = RunQuery(

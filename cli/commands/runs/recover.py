@@ -31,8 +31,8 @@ def recover(
         bool,
         typer.Option(
             "--accept-older-store",
-            help="Go on with runs of which Temporal has seen more than the store holds; what the store does not know "
-            "of is called again, under the same keys.",
+            help="Continue runs even if Temporal has seen more of them than the store holds; calls that the store has "
+            "no record of are made again, under the same keys.",
         ),
     ] = False,
     take_over: Annotated[
@@ -40,20 +40,21 @@ def recover(
         typer.Option(
             "--take-over",
             metavar="ID",
-            help="Have Temporal drive this run of the in-process driver, which then must not; can be repeated.",
+            help="Let Temporal drive this run instead of the in-process driver, which must stop driving it; "
+            "may be repeated.",
         ),
     ] = None,
     actor: Annotated[
         str | None,
-        typer.Option("--actor", metavar="NAME", help="Who takes over; by default the name you are logged in with."),
+        typer.Option("--actor", metavar="NAME", help="Name to record with a takeover; by default your login name."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Bring every unfinished run back to Temporal.
 
     The journal is the truth: from it the command starts every workflow again that Temporal has lost, and no recorded
-    step
-    runs again. The exit status is 1 if a run was refused, or if Temporal drives a run that this store does not have.
+    step runs again. The exit status is 1 if a run was refused, or if Temporal drives a run that this store does not
+    have.
     """
     silence_logs()
     settings = settings_of(ctx)

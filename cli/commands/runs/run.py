@@ -22,8 +22,8 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
         str | None,
         typer.Argument(
             metavar="[JSON|@FILE.json|@FILE.jsonl|-]",
-            help="The input: JSON, a file of it, - for standard input, or a file with one input on each line. "
-            "{} when it is left out.",
+            help="Input: JSON, a file with JSON, - for standard input, or a file with one input on each line; "
+            "by default {}.",
             show_default=False,
         ),
     ] = None,
@@ -32,26 +32,25 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
         typer.Option(
             "--id",
             metavar="ID",
-            help="Id of the run; the same id and input find the run that was started before. "
-            "For a file of lines, what their ids begin with; by default the file's name.",
+            help="Id of the run; the same id and input find the earlier run. "
+            "For a file of lines, the beginning of their ids; by default the file's name.",
         ),
     ] = None,
     id_field: Annotated[
-        str | None, typer.Option("--id-field", metavar="FIELD", help="Field of the input that holds the run's id.")
+        str | None, typer.Option("--id-field", metavar="FIELD", help="Input field that holds the run's id.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="End as soon as the run is accepted.")] = False,  # noqa: FBT002 - an option
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="S", min=0, help="Wait so many seconds at most, also for a worker."),
+        typer.Option("--timeout", metavar="S", min=0, help="Wait at most this number of seconds, also for a worker."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
     """Run a saga and show its progress.
 
     Without a configured Temporal and without `amends dev`, this command starts a server and does the work itself. The
-    ids of
-    a .jsonl file's runs consist of the file's name and a hash of the input: running the file again starts only new
-    inputs.
+    ids of a .jsonl file's runs consist of the file's name and a hash of the input: running the file again starts only
+    new inputs.
     """
     silence_logs()
     if timeout is not None and not math.isfinite(timeout):

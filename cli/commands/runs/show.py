@@ -67,14 +67,12 @@ def show(
     run_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the run.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Show how a run stands.
+    """Show the state of a run.
 
     The command shows the finished and the remaining steps of the plan, the last error, the next actions and their
-    times, the
-    open nodes and the reason if the run needs attention, and whether anything drives a run that is not closed. If some
-    facts
-    are unreadable, it shows the run as it was before the first of them, names them with the reason, and ends with exit
-    status 6.
+    times, the open nodes and the reason if the run needs attention, and whether anything drives a run that is not
+    closed. If some facts are unreadable, it shows the run as it was before the first of them, names them with the
+    reason, and ends with exit status 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:

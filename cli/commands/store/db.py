@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "check", "rebuild", "upgrade"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Look after the store.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Upgrade, check or rebuild the store.")
 
 _COLUMNS = (
     Column("found", 8),
@@ -70,8 +70,7 @@ def check(
     """Check the schema, every stream, and everything derived from them for damage.
 
     The check changes nothing, and other processes can go on working. Exit status 0 means that it found nothing, 1 that
-    it
-    found something.
+    it found something.
     """
     settings = settings_of(ctx)
     require_store(settings)
