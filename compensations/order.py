@@ -18,7 +18,7 @@ def next_undos(state: RunState) -> tuple[str, ...]:
         state: A state that is compensating.
 
     Returns:
-        Node names, the latest first; empty when nothing is left to undo.
+        Node names, the latest first; empty when no compensation remains.
     """
     if not 0 <= state.cursor < len(state.plan.stages):
         return ()
