@@ -21,7 +21,7 @@ _PAGE = 200
 
 
 def registry_of(settings: Settings) -> Registry | None:
-    """Return the project's code; `None` when it cannot be loaded, which `amends check` and `amends doctor` report."""
+    """Return the project's code; `None` if it cannot be loaded, which `amends doctor` reports."""
     try:
         return load_project(settings).registry
     except AmendsError:
