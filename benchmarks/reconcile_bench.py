@@ -95,7 +95,7 @@ class Watched:
                 )
 
     async def time(self, number: int, new: int) -> float:
-        """Make new runs and measure a scan by the rules after them; several times, because a sweep's parts differ."""
+        """Measure a scan by the rules after new runs; several times, because a sweep's parts differ."""
         took = 0.0
         for turn in range(TURNS):
             await runs(self._runner, three_steps, orders(f"{self._name}-{number}-{turn}", new))

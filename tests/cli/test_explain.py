@@ -83,7 +83,7 @@ def refused() -> World:
 
 
 def behind() -> World:
-    """Give up a step after the pivot."""
+    """Fail a step after the pivot."""
     plan = plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=retry_policy(1)))
     return after(("pivot", DONE), ("after", LOST), plan=plan)
 
