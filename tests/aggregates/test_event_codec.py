@@ -493,8 +493,8 @@ def undeclared(value: object) -> Callable[[StockItem], None]:
         (
             undeclared(Unknown()),
             (
-                "cannot be stored and read back (Unable to serialize unknown type: <class 'test_codec.Unknown'>); "
-                "pass values of the declared types"
+                "cannot be stored and read back (Unable to serialize unknown type: "
+                "<class 'test_event_codec.Unknown'>); pass values of the declared types"
             ),
         ),
         (undeclared({"_type_": 1}), "key '_type_' is reserved; rename it"),
@@ -521,8 +521,8 @@ def test_definitions_that_cannot_work_are_refused() -> None:
     with pytest.raises(DefinitionError) as refusal:
         EventCodec([StockItem, Twin])
     assert str(refusal.value) == (
-        "aggregates test_codec.StockItem and test_codec.test_definitions_that_cannot_work_are_refused.<locals>.Twin "
-        "share the category 'StockItem'; set CATEGORY on one of them"
+        "aggregates test_event_codec.StockItem and "
+        "test_event_codec.test_definitions_that_cannot_work_are_refused.<locals>.Twin share the category 'StockItem'; set CATEGORY on one of them"
     )
 
     class Strange(Aggregate):
@@ -642,7 +642,7 @@ def test_typed_state_gets_a_snapshot() -> None:
             ),
         ),
         ({3: 1}, "anything: key 3 would be read back as '3'; use text keys, or declare the type of the keys"),
-        (Unknown(), "Unable to serialize unknown type: <class 'test_codec.Unknown'>"),
+        (Unknown(), "Unable to serialize unknown type: <class 'test_event_codec.Unknown'>"),
         (float("nan"), "anything: nan is not JSON; use a finite number or None"),
     ],
 )

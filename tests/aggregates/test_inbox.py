@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+import bounds
 import pytest
 from bounds import HANG_S
 from hypothesis import settings
@@ -196,14 +198,15 @@ def test_a_crash_between_effect_and_commit_leaves_neither(
 ) -> None:
     """After kill -9 in the middle of the transaction the same call is the first one."""
     crash = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from test_inbox import Service, engine_at\n"
-        "service = Service(engine_at(sys.argv[2])); connection = service.engine.connect()\n"
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:3]; from test_inbox import Service, engine_at\n"
+        "service = Service(engine_at(sys.argv[3])); connection = service.engine.connect()\n"
         "service.inbox.do(connection, 'k', 'charge', {'amount': '9.90'}, "
         "lambda: service._take_effect(connection, 'k', None))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    folder = str(request.path.parent)
-    done = subprocess.run([sys.executable, "-P", "-c", crash, folder, url], check=False, capture_output=True, text=True)
+    folders = (request.path.parent, Path(bounds.__file__).parent)
+    program = [sys.executable, "-P", "-c", crash, *map(str, folders), url]
+    done = subprocess.run(program, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (service.standing(), service.remembered()) == ([], 0)
     assert not service.do("k").repeated

@@ -469,7 +469,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
         {"a": Plain()},
         (
             "{'a': Plain()} cannot be written as JSON (Unable to serialize unknown type: "
-            "<class 'test_canonical.Plain'>); "
+            "<class 'test_json_codec.Plain'>); "
             "return plain data, a dataclass or a pydantic model, with its type declared"
         ),
     ),
@@ -605,7 +605,7 @@ def test_a_failing_validator_is_an_input_error() -> None:
             Plain,
             (
                 "result of step 'x': type Plain cannot be stored as JSON (Unable to generate pydantic-core schema for "
-                "<class 'test_canonical.Plain'>); use a pydantic model, a dataclass or plain types"
+                "<class 'test_json_codec.Plain'>); use a pydantic model, a dataclass or plain types"
             ),
         ),
         (
