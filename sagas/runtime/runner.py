@@ -23,8 +23,8 @@ import asyncio
 import logging
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -67,6 +67,9 @@ T = TypeVar("T")
 DRIVER = "in-process"
 _PAGE = 200
 _PATIENCE = timedelta(minutes=2)
+# By identity of the journal and id of the run: the runners of this process that write to the run now. Two that drive
+# one run would take each other's claims for those of a lost process when their clocks differ.
+_BUSY: dict[tuple[int, str], list["Runner"]] = {}
 _LOOK_S = 0.5
 _CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 _THREADS = 100
@@ -342,6 +345,10 @@ class Runner:
                 await asyncio.wait([drive.task])
 
     async def _drive(self, run_id: str, begin: _Step, waker: asyncio.Event) -> RunRecord:
+        with self._busy(run_id):
+            return await self._drive_to_end(run_id, begin, waker)
+
+    async def _drive_to_end(self, run_id: str, begin: _Step, waker: asyncio.Event) -> RunRecord:
         seating = Seating(self._registry, self._threads.seats, run_id)
         calls: dict[asyncio.Task[Reply], Begun] = {}
         try:
@@ -471,9 +478,25 @@ class Runner:
         weakref.finalize(self, self._unlisten)
 
     def _wake(self, record: RunRecord) -> None:
-        """Drive a run that was opened again, unless this runner intervened in it; then `resume` does that."""
-        if not self._closed and record.run_id not in self._intervening:
+        """Drive a run that was opened again, unless another runner does so.
+
+        If this runner intervened in the run, `resume` drives it.
+        """
+        others = any(each is not self for each in _BUSY.get((id(self._journal), record.run_id), ()))
+        if not self._closed and not others and record.run_id not in self._intervening:
             self._begin(self._drive_again(record))
+
+    @contextmanager
+    def _busy(self, run_id: str) -> Iterator[None]:
+        """Let the other runners of this process leave a run to this one, which drives it or settles a late answer."""
+        key = (id(self._journal), run_id)
+        _BUSY.setdefault(key, []).append(self)
+        try:
+            yield
+        finally:
+            _BUSY[key].remove(self)
+            if not _BUSY[key]:
+                del _BUSY[key]
 
     async def _drive_again(self, record: RunRecord) -> None:
         try:
@@ -501,7 +524,8 @@ class Runner:
         now_ms = self._clock.now_ms()
 
         try:
-            await self._commit(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
+            with self._busy(task.run_id):
+                await self._commit(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
             drive = self._drives.get(task.run_id)
             if drive is not None:
                 drive.waker.set()

@@ -522,7 +522,8 @@ def test_definitions_that_cannot_work_are_refused() -> None:
         EventCodec([StockItem, Twin])
     assert str(refusal.value) == (
         "aggregates test_event_codec.StockItem and "
-        "test_event_codec.test_definitions_that_cannot_work_are_refused.<locals>.Twin share the category 'StockItem'; set CATEGORY on one of them"
+        "test_event_codec.test_definitions_that_cannot_work_are_refused.<locals>.Twin "
+        "share the category 'StockItem'; set CATEGORY on one of them"
     )
 
     class Strange(Aggregate):
