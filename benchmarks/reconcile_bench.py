@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -111,7 +112,7 @@ def copy_run(connection: Connection, run_id: str, count: int) -> None:
     driver.create_function("event_checksum", 4, event_checksum, deterministic=True)
     index = "saga, status, position, started_ms, updated_ms, current, error, keys, driver, fingerprint"
     # Table, its id, the columns that are copied, and the columns that follow from the new id.
-    copied = (
+    copied: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         ("stored_events", "originator_id", "originator_version, topic, state", {"checksum": CHECKSUM}),
         ("saga_index", "run_id", index, {}),
         ("run_keys", "run_id", "field, value", {}),
