@@ -521,8 +521,7 @@ def test_definitions_that_cannot_work_are_refused() -> None:
     with pytest.raises(DefinitionError) as refusal:
         EventCodec([StockItem, Twin])
     assert str(refusal.value) == (
-        "aggregates test_event_codec.StockItem and "
-        "test_event_codec.test_definitions_that_cannot_work_are_refused.<locals>.Twin "
+        f"aggregates {__name__}.StockItem and {__name__}.{Twin.__qualname__} "
         "share the category 'StockItem'; set CATEGORY on one of them"
     )
 
