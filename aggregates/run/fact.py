@@ -137,6 +137,11 @@ class AttemptFact(NodeFact):
     attempt: int
 
     @property
+    def due_ms(self) -> int | None:
+        """Time at which the run has to be decided again, in milliseconds since the epoch; `None` for never."""
+        return None
+
+    @property
     def head(self) -> Head:
         """The part on which decisions depend."""
         return Head(
@@ -145,7 +150,7 @@ class AttemptFact(NodeFact):
             self.as_of_ms,
             self.node,
             self.attempt,
-            None,
+            self.due_ms,
             self.generation,
         )
 
@@ -167,17 +172,9 @@ class ClaimFact(AttemptFact):
     delivery: str = ""
 
     @property
-    def head(self) -> Head:
-        """The part on which decisions depend."""
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.lease_until_ms,
-            self.generation,
-        )
+    def due_ms(self) -> int | None:
+        """Time at which the run has to be decided again, in milliseconds since the epoch."""
+        return self.lease_until_ms
 
 
 class PostponedFact(AttemptFact):
@@ -193,17 +190,9 @@ class PostponedFact(AttemptFact):
     retry_at_ms: int
 
     @property
-    def head(self) -> Head:
-        """The part on which decisions depend."""
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.retry_at_ms,
-            self.generation,
-        )
+    def due_ms(self) -> int | None:
+        """Time at which the run has to be decided again, in milliseconds since the epoch."""
+        return self.retry_at_ms
 
 
 class FailureFact(AttemptFact):
@@ -223,14 +212,6 @@ class FailureFact(AttemptFact):
     retry_at_ms: int | None
 
     @property
-    def head(self) -> Head:
-        """The part on which decisions depend."""
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.retry_at_ms,
-            self.generation,
-        )
+    def due_ms(self) -> int | None:
+        """Time at which the run has to be decided again, in milliseconds since the epoch."""
+        return self.retry_at_ms

@@ -286,16 +286,8 @@ class RetryRequested(OperatorFact):
 
     @property
     def head(self) -> Head:
-        """The part that decides."""
-        return Head(
-            self.originator_version,
-            type(self).__name__,
-            self.as_of_ms,
-            self.node,
-            self.attempt,
-            self.as_of_ms,
-            self.generation,
-        )
+        """The part on which decisions depend: the attempts used, and that the next one is due at once."""
+        return super().head._replace(attempt=self.attempt, due_ms=self.as_of_ms)
 
 
 class StepSkipped(OperatorFact):
