@@ -36,7 +36,7 @@ CHECKSUM = "event_checksum(originator_id || '-' || n, originator_version, topic,
 class NoActions:
     """Corrections outside of the journal: none, because nothing is wrong."""
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         """Fail, because a rule found something.
 
         Raises:
@@ -80,19 +80,19 @@ class Watched:
         await runs(self._runner, three_steps, orders("old", 1), 1)
         with writing(self.journal.engine) as connection:
             copy_run(connection, "old-0", count)
-        await self.look()
+        await self.scan()
 
-    async def look(self) -> None:
+    async def scan(self) -> None:
         """Run every rule once, as a schedule does.
 
         Raises:
-            RuntimeError: A rule found something, or could not look.
+            RuntimeError: A rule found something, or could not scan.
         """
         for rule in self._rules:
-            verdict = await self._reconciler.look(rule)
-            if verdict.seen or verdict.standing.unobservable is not None:
+            verdict = await self._reconciler.scan(rule)
+            if verdict.seen or verdict.rule_state.unobservable is not None:
                 raise RuntimeError(
-                    f"rule {rule.name}: {verdict.standing.unobservable or next(iter(verdict.seen.values()))}"
+                    f"rule {rule.name}: {verdict.rule_state.unobservable or next(iter(verdict.seen.values()))}"
                 )
 
     async def time(self, number: int, new: int) -> float:
@@ -101,7 +101,7 @@ class Watched:
         for turn in range(TURNS):
             await runs(self._runner, three_steps, orders(f"{self._name}-{number}-{turn}", new))
             began = time.perf_counter()
-            await self.look()
+            await self.scan()
             took += time.perf_counter() - began
         return took
 

@@ -197,13 +197,13 @@ _SECTIONS = (
     _Section(
         "Deciding about runs",
         "For operators' tools; see [Repairing a run by hand](../how-to/repairing-a-run.md).",
-        {"Intervention": (), "Verb": _MEMBERS},
+        {"Intervention": (), "InterventionKind": _MEMBERS},
     ),
     _Section(
         "Participants",
         "For services that sagas call; see "
         "[Making a participant idempotent](../how-to/making-a-participant-idempotent.md).",
-        {"Inbox": _MEMBERS, "Answer": (), "longest_span": ()},
+        {"Inbox": _MEMBERS, "Answer": (), "max_run_duration": ()},
     ),
     _Section(
         "Drift",
@@ -216,7 +216,7 @@ _SECTIONS = (
             "RunQuery": (),
             "Drift": (),
             "DriftKind": (),
-            "CouldNotLook": (),
+            "ScanFailed": (),
             "Command": (),
             "Cause": (),
             "Intervene": (),

@@ -11,10 +11,10 @@ from typing import Any
 from amends.aggregates.errors import RefusedError
 from amends.aggregates.journal import Tx
 from amends.reconciler.drift.decide import approve
-from amends.reconciler.drift.drift import CouldNotLook, Drift
+from amends.reconciler.drift.drift import Drift, ScanFailed
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import reconciliation_of
-from amends.reconciler.runtime.check import look, standing_of
+from amends.reconciler.runtime.check import rule_state_of, scan
 from amends.reconciler.runtime.reconciler import Corrected, Reconciler
 from amends.sagas.testing import Scenario, blocking
 
@@ -72,13 +72,13 @@ class RuleScenario:
             driven={},
         )
 
-    def look(self) -> tuple[Drift, ...]:
+    def scan(self) -> tuple[Drift, ...]:
         """Scan as `amends drift` does, and write nothing.
 
         Raises:
             CouldNotLook: The rule could not scan.
         """
-        return blocking(self._look())
+        return blocking(self._scan())
 
     def reconcile(self, *, approving: bool = False) -> Reconciled:
         """Advance the clock by the rule's `every`, scan as `amends reconcile` does, and correct the drift that is due.
@@ -91,11 +91,11 @@ class RuleScenario:
         """
         return blocking(self._reconcile(approving=approving))
 
-    async def _look(self) -> tuple[Drift, ...]:
+    async def _scan(self) -> tuple[Drift, ...]:
         journal, name = self._scenario.journal, self._rule.name
-        seen = await look(self._rule, journal, await standing_of(journal, name), self._now_ms(), driven={})
+        seen = await scan(self._rule, journal, await rule_state_of(journal, name), self._now_ms(), driven={})
         if seen.unobservable is not None:
-            raise CouldNotLook(seen.unobservable)
+            raise ScanFailed(seen.unobservable)
         return seen.drifts
 
     async def _reconcile(self, *, approving: bool) -> Reconciled:
@@ -103,18 +103,18 @@ class RuleScenario:
         await self._scenario.clock.wait((), self._now_ms() + every_ms)
         if approving:
             await self._scenario.journal.commit(self._approve)
-        verdict = await self._reconciler.look(self._rule)
-        if verdict.standing.unobservable is not None:
-            raise CouldNotLook(verdict.standing.unobservable)
+        verdict = await self._reconciler.scan(self._rule)
+        if verdict.rule_state.unobservable is not None:
+            raise ScanFailed(verdict.rule_state.unobservable)
         made = [await self._reconciler.correct(self._rule, name, verdict.seen[name]) for name in verdict.due]
         return Reconciled(tuple(made), {verdict.seen[name].subject: why for name, why in verdict.held.items()})
 
     def _approve(self, tx: Tx) -> None:
         with tx.unit_of_work() as uow:
             stream = reconciliation_of(uow, self._rule.name)
-            for name, drift in stream.standing.drifts.items():
+            for name, drift in stream.rule_state.drifts.items():
                 if drift.found.correction is not None and drift.corrected_ms is None:
-                    stream.record(approve(stream.standing, name, self._now_ms(), actor=_ACTOR))
+                    stream.record(approve(stream.rule_state, name, self._now_ms(), actor=_ACTOR))
 
     def _now_ms(self) -> int:
         return self._scenario.clock.now_ms()
@@ -126,7 +126,7 @@ class _Actions:
     def __init__(self, scenario: Scenario[Any]) -> None:
         self._scenario = scenario
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         await self._scenario.runner.resume(run_id)
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - the port has it

@@ -55,7 +55,7 @@ class Inbox:
         metadata: The service's own metadata; the Inbox adds its table, which is created like the others.
         retention: Shortest time for which a key is kept. A call that comes later takes effect again, and an undo that
             comes later undoes nothing. So it must be longer than the time from a caller's first call under a key to
-            its last call or its undo; see `amends.longest_span`.
+            its last call or its undo; see `amends.max_run_duration`.
         table_name: Name of the table; one service may have several.
         schema: Schema of the table; `None` for the metadata's.
         clock: Returns the time in seconds since the epoch, for the dates of the records.

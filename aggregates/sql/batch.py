@@ -3,7 +3,7 @@
 Theory of operation: a batch is one database transaction that begins with the writer's lock. Units stage events in
 memory; the batch inserts them just before the commit, so a savepoint is usually only the length of a list. It becomes a
 `SAVEPOINT` in the database only when a step runs its own SQL. The knowledge of this process from earlier batches is
-exact, because each batch refreshes it under the lock (`Known.refresh`).
+exact, because each batch refreshes it under the lock (`StoreCache.refresh`).
 
 A rollback uses a log of the overwritten entries of the batch's dictionaries. Records are immutable, so it puts the
 former record back. Aggregates are not, so it drops a changed aggregate, and the next use loads it again.
@@ -25,10 +25,10 @@ from amends.aggregates.run.facts import run_of
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.loading import Held, Plans, load_aggregate, load_records
+from amends.aggregates.sql.loading import LoadedAggregate, Plans, load_aggregate, load_records
 from amends.aggregates.sql.run_index import move_runs, write_keys, write_runs
 
-__all__ = ["Batch", "BatchLost", "Known", "MistakenError"]
+__all__ = ["Batch", "BatchLost", "StaleAssumptionError", "StoreCache"]
 
 RUNS_KEPT = 10_000
 """The number of open runs that a process remembers."""
@@ -46,11 +46,11 @@ class BatchLost(UnitLost):
     """The batch has lost its transaction: no unit of it may go on, and the committer runs all of them again."""
 
 
-class MistakenError(Exception):
+class StaleAssumptionError(Exception):
     """A stream was assumed to be new but exists. Run the batch again with an existence check before each such step."""
 
 
-class Known:
+class StoreCache:
     """The knowledge of one process about the store from batch to batch; exact whenever it holds the writer's lock.
 
     Args:
@@ -62,7 +62,7 @@ class Known:
         self.codec = codec
         self.plans = plans
         self.runs: dict[str, RunRecord] = {}
-        self.aggregates: dict[str, Held] = {}
+        self.aggregates: dict[str, LoadedAggregate] = {}
         self._behind: set[str] = set()
         self._last_id: int | None = None
 
@@ -151,7 +151,9 @@ class Batch:
         lost: The error that lost the transaction; `None` while the transaction is intact.
     """
 
-    def __init__(self, connection: Connection, known: Known, recorded_at_ms: int, *, careful: bool = False) -> None:
+    def __init__(
+        self, connection: Connection, known: StoreCache, recorded_at_ms: int, *, careful: bool = False
+    ) -> None:
         self.connection = connection
         self.known = known
         self.recorded_at_ms = recorded_at_ms
@@ -161,7 +163,7 @@ class Batch:
         self.new_plans: dict[str, Plan] = {}
         self.runs: dict[str, RunRecord | None] = {}
         self.damaged: dict[str, Damage] = {}
-        self.aggregates: dict[str, Held] = {}
+        self.aggregates: dict[str, LoadedAggregate] = {}
         self.changed: dict[str, RunRecord | None] = {}
         self.heads: dict[str, int] = {}
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
@@ -202,7 +204,7 @@ class Batch:
             raise DamagedRunError(self.damaged[run_id])
         return self.runs[run_id]
 
-    def aggregate(self, cls: type[Aggregate], stream: str) -> Held | None:
+    def aggregate(self, cls: type[Aggregate], stream: str) -> LoadedAggregate | None:
         """Return an aggregate at its head, staged events included; `None` when its stream has no events.
 
         Raises:
@@ -263,7 +265,7 @@ class Batch:
             self.put(self.changed, run_id, self.runs[run_id])
         self.put(self.runs, run_id, record)
 
-    def stage_aggregate(self, stream: str, held: Held, events: Sequence[StoredEvent]) -> None:
+    def stage_aggregate(self, stream: str, held: LoadedAggregate, events: Sequence[StoredEvent]) -> None:
         """Stage an aggregate's encoded events; after a rollback it is loaded again."""
         self.events += events
         self.put(self.heads, stream, held.version)
@@ -324,7 +326,7 @@ class Batch:
             sqlalchemy.exc.IntegrityError: Another program wrote to one of the streams without the writer's lock.
         """
         if self._assumed and (found := event_rows.streams_that_exist(self.connection, sorted(self._assumed))):
-            raise MistakenError(", ".join(found))
+            raise StaleAssumptionError(", ".join(found))
         if self.plans:
             event_rows.insert_plans(self.connection, self.plans)
         if self.events:

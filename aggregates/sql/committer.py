@@ -35,7 +35,7 @@ from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import OnOpened, Unit
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.batch import Batch, BatchLost, Known, MistakenError
+from amends.aggregates.sql.batch import Batch, BatchLost, StaleAssumptionError, StoreCache
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.errors import as_amends_error
 from amends.aggregates.sql.transaction import SqlTx
@@ -111,7 +111,7 @@ class _Attempt:
         self.failure: BaseException | None = None
         self.doubtful: Sequence[StoredEvent] = () if former is None else former.doubtful
         self.opened: Sequence[RunRecord] = () if former is None else former.opened
-        self.careful: bool = former is not None and (former.careful or isinstance(former.failure, MistakenError))
+        self.careful: bool = former is not None and (former.careful or isinstance(former.failure, StaleAssumptionError))
         self.begun = False
         self.committing = False
         self.found = False
@@ -132,7 +132,7 @@ class Committer:
         on_commit: Called around every commit; for tests.
     """
 
-    def __init__(self, engine: Engine, known: Known, store_id: str, on_commit: OnCommit | None = None) -> None:
+    def __init__(self, engine: Engine, known: StoreCache, store_id: str, on_commit: OnCommit | None = None) -> None:
         self._engine = engine
         self._known = known
         self._store_id = store_id
@@ -292,7 +292,7 @@ class Committer:
         attempt = _Attempt(former)
         try:
             self._attempt(jobs, attempt)
-        except MistakenError as error:
+        except StaleAssumptionError as error:
             attempt.failure = error
         except (Exception, BatchLost) as error:
             self._known.forget()

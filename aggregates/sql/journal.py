@@ -23,7 +23,7 @@ from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.batch import Known
+from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.committer import Committer, OnCommit
 from amends.aggregates.sql.engine import check_writable, create_store_engine
 from amends.aggregates.sql.errors import store_errors
@@ -89,7 +89,7 @@ class SqlJournal:
         self._codec = codec
         self._store_id = store_id
         self._plans = Plans()
-        self._committer = Committer(engine, Known(codec, self._plans), store_id, on_commit)
+        self._committer = Committer(engine, StoreCache(codec, self._plans), store_id, on_commit)
 
     @property
     def store_id(self) -> str:

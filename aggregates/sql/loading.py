@@ -27,7 +27,7 @@ from amends.aggregates.sql import rows as event_rows
 from amends.aggregates.values.error_report import line_of
 
 __all__ = [
-    "Held",
+    "LoadedAggregate",
     "Plans",
     "load_aggregate",
     "load_record",
@@ -69,7 +69,7 @@ class Plans:
 
 
 @dataclass(slots=True)
-class Held:
+class LoadedAggregate:
     """An aggregate in memory.
 
     Attributes:
@@ -163,7 +163,7 @@ def read_run(connection: Connection, codec: EventCodec, plans: Plans, run_id: st
 
 def load_aggregate(
     connection: Connection, codec: EventCodec, cls: type[A], stream: str, staged: Sequence[StoredEvent] = ()
-) -> Held | None:
+) -> LoadedAggregate | None:
     """Return an aggregate, folded from its latest snapshot, the events after it, and events that are not stored yet.
 
     Returns:
@@ -180,7 +180,7 @@ def load_aggregate(
         tail = event_rows.read_stream(connection, stream)
     snapshot_version = aggregate.version if aggregate is not None else 0
     aggregate = replay(codec, aggregate, [*tail, *staged])
-    return None if aggregate is None else Held(aggregate, aggregate.version, snapshot_version)
+    return None if aggregate is None else LoadedAggregate(aggregate, aggregate.version, snapshot_version)
 
 
 def replay(codec: EventCodec, aggregate: Aggregate | None, events: Iterable[StoredEvent]) -> Aggregate | None:

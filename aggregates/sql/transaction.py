@@ -29,7 +29,7 @@ from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.batch import Batch
-from amends.aggregates.sql.loading import Held
+from amends.aggregates.sql.loading import LoadedAggregate
 from amends.aggregates.sql.schema import metadata
 
 __all__ = ["SqlStepWork", "SqlTx"]
@@ -51,7 +51,7 @@ class SqlStepWork:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._used: dict[str, Held] = {}
+        self._used: dict[str, LoadedAggregate] = {}
         self._before: dict[str, dict[str, Any]] = {}
         self._spoiled: Exception | None = None
         self._ended = False
@@ -103,7 +103,7 @@ class SqlStepWork:
             raise InputError(f"{cls.__name__} {aggregate.id!r} exists already; use get() to change it")
         if aggregate.version != len(aggregate.pending_events):
             raise InputError(f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() takes new ones")
-        self._used[stream] = Held(aggregate, 0, 0)
+        self._used[stream] = LoadedAggregate(aggregate, 0, 0)
         return aggregate
 
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
@@ -156,7 +156,7 @@ class SqlStepWork:
             if held.aggregate.version != held.version:
                 self._stage(stream, held)
 
-    def _stage(self, stream: str, held: Held) -> None:
+    def _stage(self, stream: str, held: LoadedAggregate) -> None:
         codec = self._batch.known.codec
         events: list[StoredEvent] = []
         position = held.version
@@ -170,7 +170,7 @@ class SqlStepWork:
         if position - held.snapshot_version >= SNAPSHOT_EVERY:
             self._snapshot(held)
 
-    def _snapshot(self, held: Held) -> None:
+    def _snapshot(self, held: LoadedAggregate) -> None:
         taken = take_snapshot(held.aggregate)
         held.snapshot_version = held.version
         if isinstance(taken, SnapshotSkipped):

@@ -24,10 +24,10 @@ from amends.cli.runtime.wiring import load_project, open_store
 from amends.cli.views.interventions import Driven, plan_fields, preview_json, what_next
 from amends.cli.views.table import fields
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.interventions import Intervention, Preview, Verb, preview
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.interventions import Intervention, InterventionKind, Preview, preview
+from amends.sagas.engine.protocol import RunProtocol
 
-__all__ = ["Request", "carry_out", "now_ms", "rouse_run"]
+__all__ = ["Request", "carry_out", "now_ms", "wake_run"]
 
 _LOOK_S = 0.2
 _REACH = timedelta(seconds=5)
@@ -64,8 +64,8 @@ def carry_out(settings: Settings, request: Request) -> ExitCode:
     """
     require_store(settings)
     # Only a result needs the project's types: a run can be cancelled or retried while its modules cannot be loaded.
-    typed = request.wanted.verb in {Verb.SKIP, Verb.RESOLVE}
-    protocol = Protocol(load_project(settings).registry if typed else _NOBODY, request.wanted.actor)
+    typed = request.wanted.kind in {InterventionKind.SKIP, InterventionKind.RESOLVE}
+    protocol = RunProtocol(load_project(settings).registry if typed else _NOBODY, request.wanted.actor)
     journal = open_store(settings)
     try:
         seen = _look(journal, protocol, request)
@@ -77,7 +77,7 @@ def carry_out(settings: Settings, request: Request) -> ExitCode:
         record = _write(journal, protocol, request, seen)
     finally:
         journal.close_blocking()
-    driven = asyncio.run(rouse_run(settings, record))
+    driven = asyncio.run(wake_run(settings, record))
     _answer(request, seen, record, driven)
     return ExitCode.OK
 
@@ -87,7 +87,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _look(journal: SqlJournal, protocol: Protocol, request: Request) -> Preview:
+def _look(journal: SqlJournal, protocol: RunProtocol, request: Request) -> Preview:
     """Preview the decision on the present run; while a claim is live, wait for its end if the request says so."""
     told = False
     while True:
@@ -129,7 +129,7 @@ def _ask(seen: Preview, request: Request) -> None:
         raise RefusedError("not confirmed; nothing was written")
 
 
-def _write(journal: SqlJournal, protocol: Protocol, request: Request, seen: Preview) -> RunRecord:
+def _write(journal: SqlJournal, protocol: RunProtocol, request: Request, seen: Preview) -> RunRecord:
     if seen.fact is None:
         return seen.before
     at, position = now_ms(), seen.before.state.position
@@ -138,25 +138,25 @@ def _write(journal: SqlJournal, protocol: Protocol, request: Request, seen: Prev
     )
 
 
-async def rouse_run(settings: Settings, record: RunRecord) -> Driven:
+async def wake_run(settings: Settings, record: RunRecord) -> Driven:
     """Wake a run if it is open and Temporal drives it; return a part that cannot be reached as part of the answer."""
-    from amends.cli.runtime.temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.cli.runtime.temporal import probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
-    from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.start_workflow import wake  # noqa: PLC0415 - as above
 
     if record.state.closed or record.driver != DRIVER:
-        return Driven(roused=False)
-    reach = await look_at_temporal(settings, _REACH)
+        return Driven(woken=False)
+    reach = await probe_temporal(settings, _REACH)
     if reach.client is None:
-        return Driven(roused=False, why_not=reach.problem)
+        return Driven(woken=False, why_not=reach.problem)
     try:
-        await rouse(reach.client, record, task_queue=settings.task_queue)
+        await wake(reach.client, record, task_queue=settings.task_queue)
     except UnreachableError:
-        return Driven(roused=False, why_not=f"Temporal at {reach.target and reach.target.address} went away")
+        return Driven(woken=False, why_not=f"Temporal at {reach.target and reach.target.address} went away")
     if not any(worker.store_id in {record.started.store_id, None} for worker in reach.workers):
         why = f"no worker of this store polls queue {settings.task_queue!r}; start one: amends worker (or amends dev)"
-        return Driven(roused=True, why_not=why)
-    return Driven(roused=True)
+        return Driven(woken=True, why_not=why)
+    return Driven(woken=True)
 
 
 def _answer(request: Request, seen: Preview, record: RunRecord, driven: Driven) -> None:
@@ -171,7 +171,7 @@ def _answer(request: Request, seen: Preview, record: RunRecord, driven: Driven) 
             "plan": preview_json(seen),
             "status": record.state.status.value,
             "position": record.state.position,
-            "roused": driven.roused,
+            "woken": driven.woken,
             "text": text,
         }
     )

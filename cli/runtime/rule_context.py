@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal
 
 __all__ = [
-    "Hands",
-    "Surroundings",
-    "Told",
+    "RecordedFact",
+    "RuleContext",
+    "TemporalCorrections",
     "chosen",
     "latest_first",
     "now_ms",
     "project_of",
     "recorded_rules",
     "registry_of",
-    "rule_and_look",
+    "rule_and_scan",
+    "rule_context",
     "rule_named",
     "rules_of",
-    "surroundings",
 ]
 
 _PATIENCE = timedelta(seconds=5)
 _PAGE = 500
 
 
-class Told(NamedTuple):
+class RecordedFact(NamedTuple):
     """A fact of a reconciliation, as it stands in the journal.
 
     Attributes:
@@ -57,7 +57,7 @@ class Told(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RuleContext:
     """The rules and the systems that they scan.
 
     Attributes:
@@ -73,20 +73,20 @@ class Surroundings:
     problem: str | None
 
 
-async def surroundings(settings: Settings, journal: "SqlJournal", project: Project | None) -> Surroundings:
+async def rule_context(settings: Settings, journal: "SqlJournal", project: Project | None) -> RuleContext:
     """Find the rules, and Temporal if it can be reached; start nothing.
 
     Raises:
         DefinitionError: Two rules have the same name.
     """
-    from amends.cli.runtime.temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.cli.runtime.temporal import NOTHING_RUNS, probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.rules.temporal import driven_runs  # noqa: PLC0415 - as above
 
-    reach = await look_at_temporal(settings, _PATIENCE)
+    reach = await probe_temporal(settings, _PATIENCE)
     nothing_runs = reach.problem == NOTHING_RUNS
     rules = rules_of(settings, journal, project, reach.client, reach.problem or "", nothing_runs=nothing_runs)
     driven = None if reach.client is None else await driven_runs(reach.client, settings.task_queue)
-    return Surroundings(rules, reach.client, {} if nothing_runs else driven, reach.problem)
+    return RuleContext(rules, reach.client, {} if nothing_runs else driven, reach.problem)
 
 
 def rules_of(
@@ -168,7 +168,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def rule_and_look(text: str) -> tuple[str, int]:
+def rule_and_scan(text: str) -> tuple[str, int]:
     """Read the id of a reconciliation: its rule and the number of its scan.
 
     Raises:
@@ -180,7 +180,7 @@ def rule_and_look(text: str) -> tuple[str, int]:
     return rule, int(number)
 
 
-class Hands:
+class TemporalCorrections:
     """Corrections outside of the journal's transactions.
 
     Args:
@@ -194,21 +194,21 @@ class Hands:
         self._client = client
         self._task_queue = task_queue
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         """Wake a run; start its workflow if none runs.
 
         Raises:
             UnreachableError: Temporal cannot be reached.
             NotFoundError: The run does not exist.
         """
-        from amends.sagas.temporal.start_workflow import rouse  # noqa: PLC0415 - imports Temporal
+        from amends.sagas.temporal.start_workflow import wake  # noqa: PLC0415 - imports Temporal
 
         record = await self._journal.record(run_id)
         if record is None:
             raise NotFoundError(f"there is no run {run_id!r} to go on with")
         if self._client is None:
             raise UnreachableError(f"run {run_id!r} cannot be started: Temporal cannot be reached; start a worker")
-        await rouse(self._client, record, task_queue=self._task_queue)
+        await wake(self._client, record, task_queue=self._task_queue)
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:
         """Rebuild the read model.
@@ -239,7 +239,7 @@ def recorded_rules(journal: "SqlJournal") -> list[str]:
     return [stream.removeprefix(prefix) for stream in journal.streams_blocking(Reconciliation.category())]
 
 
-def latest_first(journal: "SqlJournal", rule: str) -> Iterator[Told]:
+def latest_first(journal: "SqlJournal", rule: str) -> Iterator[RecordedFact]:
     """Yield the facts of a rule from the last to the first, page by page."""
     journal.codec.register(Reconciliation)
     opened = journal.load_blocking(Reconciliation, rule)
@@ -249,5 +249,5 @@ def latest_first(journal: "SqlJournal", rule: str) -> Iterator[Told]:
         for stored in reversed(journal.events_blocking(Reconciliation.stream_of(rule), after, last - after)):
             # The event that opens the stream holds no fact.
             if stored.originator_version > 1:
-                yield Told(rule, stored.originator_version, journal.codec.to_domain(stored).fact)
+                yield RecordedFact(rule, stored.originator_version, journal.codec.to_domain(stored).fact)
         last = after

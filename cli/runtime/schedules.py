@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from amends.aggregates.journal import Tx
-from amends.cli.runtime.rule_context import Hands, now_ms, rules_of
+from amends.cli.runtime.rule_context import TemporalCorrections, now_ms, rules_of
 from amends.cli.runtime.wiring import Project
 from amends.reconciler.schedules.alignment import Changes
-from amends.reconciler.schedules.decide import by_themselves, schedules_of
+from amends.reconciler.schedules.decide import schedules_of, sync_automatic_schedules
 from amends.reconciler.schedules.facts import ScheduleFact, Timetable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def scheduled_runs(project: Project, journal: "SqlJournal", client: "Client") ->
         reconciler = Reconciler(
             journal,
             project.registry,
-            Hands(journal, client, settings.task_queue),
+            TemporalCorrections(journal, client, settings.task_queue),
             clock=now_ms,
             actor=actor,
             driven=await driven_runs(client, settings.task_queue),
@@ -101,7 +101,7 @@ async def restore(
         queue = project.settings.task_queue
 
         def decide(known: Timetable) -> list[ScheduleFact]:
-            return by_themselves(known, wanted, now_ms(), actor="amends dev", task_queue=queue)
+            return sync_automatic_schedules(known, wanted, now_ms(), actor="amends dev", task_queue=queue)
 
         if decide(timetable):
             timetable = await decide_on_schedules(journal, decide)

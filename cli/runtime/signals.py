@@ -142,7 +142,7 @@ class Stop:
 
     def _hear(self) -> None:
         if self._told:
-            self.deadline.hurry()
+            self.deadline.shorten_drain()
             return
         self._told = True
         self.deadline.begin()

@@ -16,13 +16,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from amends.aggregates.errors import AmendsError, InputError
 from amends.aggregates.text import one_line
 from amends.cli.project.settings import Settings
-from amends.cli.views.driver_status import Driving
+from amends.cli.views.driver_status import DriverStatus
 from amends.sagas.runtime.alive import ended_workers
 from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
 from amends.sagas.temporal.embedded_server import ServerRecord, running
 from amends.sagas.temporal.start_workflow import Poller, pollers
 
-__all__ = ["NOTHING_RUNS", "Reach", "alive_pollers", "driving_of", "look_at_temporal"]
+__all__ = ["NOTHING_RUNS", "TemporalProbe", "alive_pollers", "driving_of", "probe_temporal"]
 
 QUICK = timedelta(seconds=1)
 """How long `amends show` waits for Temporal."""
@@ -32,7 +32,7 @@ NOTHING_RUNS = "no Temporal is configured and no embedded one runs; start one: a
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class TemporalProbe:
     """A Temporal, as seen by this process.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reach:
     workers: tuple[Poller, ...] = ()
 
 
-async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
+async def probe_temporal(settings: Settings, bound: timedelta) -> TemporalProbe:
     """Find the Temporal that commands would use, without starting one, and list its workers.
 
     Args:
@@ -60,12 +60,12 @@ async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
     try:
         target = configured_target()
     except InputError as error:
-        return Reach(None, problem=str(error))
+        return TemporalProbe(None, problem=str(error))
     server = None
     if target is None:
         server = await asyncio.to_thread(running, settings.data_dir)
         if server is None:
-            return Reach(None, problem=NOTHING_RUNS)
+            return TemporalProbe(None, problem=NOTHING_RUNS)
         target = TemporalTarget(server.address, embedded=True)
     try:
         async with asyncio.timeout(bound.total_seconds()):
@@ -73,10 +73,12 @@ async def look_at_temporal(settings: Settings, bound: timedelta) -> Reach:
             workers = await alive_pollers(client, settings, settings.task_queue)
     except TimeoutError:
         limit = f"{bound.total_seconds():g} s"
-        return Reach(target, server, problem=f"Temporal at {target.address} does not answer within {limit}; start it")
+        return TemporalProbe(
+            target, server, problem=f"Temporal at {target.address} does not answer within {limit}; start it"
+        )
     except AmendsError as error:
-        return Reach(target, server, problem=str(error))
-    return Reach(target, server, client, workers=workers)
+        return TemporalProbe(target, server, problem=str(error))
+    return TemporalProbe(target, server, client, workers=workers)
 
 
 async def alive_pollers(
@@ -98,7 +100,7 @@ async def alive_pollers(
     return tuple(poller for poller in seen if poller.name not in ended)
 
 
-async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: timedelta = QUICK) -> Driving:
+async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: timedelta = QUICK) -> DriverStatus:
     """Check whether anything drives an open run.
 
     Args:
@@ -107,22 +109,22 @@ async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: t
         store_id: The store that holds it.
         bound: How long to wait for Temporal, at most.
     """
-    reach = await look_at_temporal(settings, bound)
+    reach = await probe_temporal(settings, bound)
     address = reach.target.address if reach.target else None
     if reach.client is None:
-        return Driving(f"nobody can be asked: {reach.problem}", temporal=address)
+        return DriverStatus(f"nobody can be asked: {reach.problem}", temporal=address)
     try:
         description = await reach.client.get_workflow_handle(run_id).describe(rpc_timeout=bound)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
-            return Driving(f"Temporal at {address} does not answer: {one_line(error.message)}", temporal=address)
+            return DriverStatus(f"Temporal at {address} does not answer: {one_line(error.message)}", temporal=address)
         description = None
     return _judge(settings, reach, description, store_id)
 
 
 def _judge(
-    settings: Settings, reach: Reach, description: WorkflowExecutionDescription | None, store_id: str
-) -> Driving:
+    settings: Settings, reach: TemporalProbe, description: WorkflowExecutionDescription | None, store_id: str
+) -> DriverStatus:
     """Return the verdict about the workflow and the workers."""
     ours = [worker for worker in reach.workers if worker.store_id in {store_id, None}]
     status = None if description is None or description.status is None else description.status
@@ -139,7 +141,7 @@ def _judge(
     else:
         text = f"Temporal, with {len(ours)} worker{'s' * (len(ours) != 1)}"
     text += "".join(f"; {activity}: attempt {attempt} failed: {error}" for activity, attempt, error in pending)
-    return Driving(
+    return DriverStatus(
         text,
         driven=bool(ours) and runs,
         temporal=reach.target.address if reach.target else None,

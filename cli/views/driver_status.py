@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-__all__ = ["Driving"]
+__all__ = ["DriverStatus"]
 
 
 @dataclass(frozen=True, slots=True)
-class Driving:
+class DriverStatus:
     """The driver of an open run, or why it has none.
 
     Attributes:

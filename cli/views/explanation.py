@@ -33,7 +33,7 @@ from amends.cli.views.table import ago, duration, moment
 from amends.cli.views.wording import WORDS
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.blockers import Blocker
-from amends.sagas.engine.interventions import Intervention, Verb, fact_of, open_for_decision
+from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, open_for_decision
 from amends.sagas.engine.overdue import Overdue, Why, overdue_nodes
 
 __all__ = ["Contact", "Explanation", "OpenNode", "explain", "sections"]
@@ -265,48 +265,52 @@ def _commands(record: RunRecord, overdue: Iterable[Overdue], now_ms: int) -> lis
         if name in _decidable(state):
             found += [
                 _command(record, verb, name)
-                for verb in Verb
-                if verb is not Verb.CANCEL and _fits(record, verb, name, now_ms)
+                for verb in InterventionKind
+                if verb is not InterventionKind.CANCEL and _fits(record, verb, name, now_ms)
             ]
         elif state.node(name).status in _CLAIMED and state.status is not RunStatus.CANCELLING:
             line = f"amends retry {run_id} {name} {_REASON} --after-expiry"
             found.append((line, f"waits until the claim of {name} has ended, and tries again if it gave no answer"))
-    if not state.backward and state.status is not RunStatus.CANCELLING and _fits(record, Verb.CANCEL, None, now_ms):
+    if (
+        not state.backward
+        and state.status is not RunStatus.CANCELLING
+        and _fits(record, InterventionKind.CANCEL, None, now_ms)
+    ):
         found.append((f"amends cancel {run_id} {_REASON}", "undoes what was done"))
     if any(each.why is Why.IDLE for each in overdue):
         found.append((f"amends show {run_id}", "says whether anybody drives it"))
     return found
 
 
-def _fits(record: RunRecord, verb: Verb, node: str | None, now_ms: int) -> bool:
-    wish = Intervention(verb=verb, actor="you", reason="asked", evidence="asked", node=node)
+def _fits(record: RunRecord, verb: InterventionKind, node: str | None, now_ms: int) -> bool:
+    wish = Intervention(kind=verb, actor="you", reason="asked", evidence="asked", node=node)
     try:
         return fact_of(cast("Registry", _AnyOutput()), record, wish, now_ms, now_ms) is not None
     except AmendsError:
         return False
 
 
-def _command(record: RunRecord, verb: Verb, name: str) -> tuple[str, str]:
+def _command(record: RunRecord, verb: InterventionKind, name: str) -> tuple[str, str]:
     state, where = record.state, f"{record.run_id} {name} {_REASON}"
     undoing = state.backward and state.node(name).status is not _N.IN_DOUBT
     match verb:
-        case Verb.RETRY if state.node(name).status is _N.PROBE_WAITING:
+        case InterventionKind.RETRY if state.node(name).status is _N.PROBE_WAITING:
             return f"amends retry {where}", "asks again whether it happened, at once"
-        case Verb.RETRY if undoing and state.node(name).status is _N.UNDO_REJECTED:
+        case InterventionKind.RETRY if undoing and state.node(name).status is _N.UNDO_REJECTED:
             return (
                 f"amends retry {where}",
                 "asks again to undo it, at once and under a new key: the last one was refused",
             )
-        case Verb.RETRY:
+        case InterventionKind.RETRY:
             what = "undo it" if undoing else "it"
             return f"amends retry {where}", f"tries {'to ' * undoing}{what} again, at once"
-        case Verb.SKIP if state.backward:
+        case InterventionKind.SKIP if state.backward:
             return f"amends skip {where}", "leaves what it did as it is"
-        case Verb.SKIP:
+        case InterventionKind.SKIP:
             return f"amends skip {where} {_OUTPUT}", "goes on as if it had returned this"
-        case Verb.RESOLVE if undoing:
+        case InterventionKind.RESOLVE if undoing:
             return f"amends resolve {where} {_EVIDENCE}", "says that it is undone, as you have found or seen to"
-        case Verb.RESOLVE:
+        case InterventionKind.RESOLVE:
             return f"amends resolve {where} {_EVIDENCE} {_OUTPUT}", "says that it took effect, as you have found"
         case _:
             return f"amends resolve {where} {_EVIDENCE} --not-done", "says that it took no effect, as you have found"

@@ -24,11 +24,11 @@ class Driven:
     """The driver of a run after a decision was written to it.
 
     Attributes:
-        roused: Whether Temporal was asked to wake the run.
+        woken: Whether Temporal was asked to wake the run.
         why_not: Why nothing drives the run now, with the remedy; `None` if Temporal does, or need not.
     """
 
-    roused: bool
+    woken: bool
     why_not: str | None = None
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from amends.cli.views.table import Column, ago, duration, moment
-from amends.reconciler.schedules.alignment import Copy, Entry
+from amends.reconciler.schedules.alignment import TemporalSchedule, TemporalScheduleStatus
 from amends.reconciler.schedules.cron import skipped_by_clocks
 from amends.reconciler.schedules.facts import Schedule
 
-__all__ = ["COLUMNS", "Shown", "fields_of", "json_of", "row_of", "when"]
+__all__ = ["COLUMNS", "ScheduleView", "fields_of", "json_of", "row_of", "when"]
 
 COLUMNS = (
     Column("schedule", 10, copied=True),
@@ -26,7 +26,7 @@ _RECENT = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ScheduleView:
     """A schedule, with Temporal's copy of it.
 
     Attributes:
@@ -37,8 +37,8 @@ class Shown:
     """
 
     schedule: Schedule
-    wanted: Entry
-    held: Copy | None
+    wanted: TemporalSchedule
+    held: TemporalScheduleStatus | None
     asked: bool
 
     @property
@@ -74,7 +74,7 @@ def when(schedule: Schedule) -> str:
     return f"{declared.cron} in {declared.time_zone}"
 
 
-def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
+def row_of(shown: ScheduleView, now_ms: int) -> tuple[str, ...]:
     """Return a schedule as a row of the list."""
     held = shown.held
     return (
@@ -89,7 +89,7 @@ def row_of(shown: Shown, now_ms: int) -> tuple[str, ...]:
     )
 
 
-def _skipped_by_clocks(shown: Shown, now_ms: int) -> int:
+def _skipped_by_clocks(shown: ScheduleView, now_ms: int) -> int:
     """Return the number of times, since the declaration, that a clock going forward has left out."""
     declared = shown.schedule.declared
     if declared.cron is None:
@@ -97,13 +97,13 @@ def _skipped_by_clocks(shown: Shown, now_ms: int) -> int:
     return len(skipped_by_clocks(declared.cron, declared.time_zone, declared.as_of_ms, now_ms))
 
 
-def _last(held: Copy | None, now_ms: int) -> str:
+def _last(held: TemporalScheduleStatus | None, now_ms: int) -> str:
     if held is None:
         return ""
-    return ago(held.recent[-1].begun_ms, now_ms) if held.recent else "never"
+    return ago(held.recent[-1].started_ms, now_ms) if held.recent else "never"
 
 
-def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
+def fields_of(shown: ScheduleView, now_ms: int) -> Sequence[tuple[str, str | None]]:
     """Return all known values of a schedule, by name."""
     declared, held = shown.schedule.declared, shown.held
     by_itself = ", by itself: it follows the rule" if declared.automatic else ""
@@ -130,12 +130,12 @@ def fields_of(shown: Shown, now_ms: int) -> Sequence[tuple[str, str | None]]:
         ("missed", f"{held.missed}, while Temporal was away{since}"),
         ("no such time", f"{clocks} times, when the clocks went forward" if clocks else None),
         ("skipped", f"{held.skipped}, while the one before was running{since}"),
-        ("last", ", ".join(moment(each.begun_ms) for each in held.recent[-_RECENT:])),
+        ("last", ", ".join(moment(each.started_ms) for each in held.recent[-_RECENT:])),
         ("next", None if paused else ", ".join(moment(each) for each in held.next_ms[:_NEXT])),
     ]
 
 
-def json_of(shown: Shown, now_ms: int) -> dict[str, Any]:
+def json_of(shown: ScheduleView, now_ms: int) -> dict[str, Any]:
     """Return a schedule as JSON; times are in milliseconds since the epoch."""
     schedule, held = shown.schedule, shown.held
     declared = schedule.declared.model_dump(mode="json")
@@ -155,7 +155,7 @@ def json_of(shown: Shown, now_ms: int) -> dict[str, Any]:
             "missed": held.missed,
             "skipped": held.skipped,
             "running": len(held.running),
-            "recent": [{"due_ms": each.due_ms, "begun_ms": each.begun_ms} for each in held.recent],
+            "recent": [{"due_ms": each.due_ms, "begun_ms": each.started_ms} for each in held.recent],
             "next_ms": list(held.next_ms),
         },
     }

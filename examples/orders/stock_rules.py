@@ -40,7 +40,7 @@ def free_stock(holds: Holds, cause: Cause, uow: UnitOfWork) -> None:
 def held_stock(observation: Observation) -> Iterator[Drift]:
     """Stock is reserved only for orders that have not ended."""
     for sku in sorted(touched(observation)):
-        observation.looked_at(1)
+        observation.scanned(1)
         item = observation.load(StockItem, sku)
         if item is None:
             continue
@@ -63,7 +63,7 @@ def touched(observation: Observation) -> set[str]:
 
     The rule checks earlier findings again, because a scan clears each drift that it no longer finds.
     """
-    streams = {*observation.known, *(str(news.originator_id) for news in observation.news())}
+    streams = {*observation.known, *(str(new_events.originator_id) for new_events in observation.new_events())}
     runs = [observation.record(stream.removeprefix(RUN)) for stream in streams if stream.startswith(RUN)]
     ordered = {run.started.keys["sku"] for run in runs if run is not None and "sku" in run.started.keys}
     return ordered | {stream.removeprefix(STOCK) for stream in streams if stream.startswith(STOCK)}

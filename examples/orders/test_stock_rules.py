@@ -33,7 +33,7 @@ def test_stock_held_for_an_order_that_nobody_knows_is_freed_once() -> None:
     """One scan finds it, its correction is an event that names its cause, and no later scan finds anything."""
     with Scenario(place_order) as scenario:
         rule = RuleScenario(held_stock, scenario.given(teapots(ghost=3)))
-        (drift,) = rule.look()
+        (drift,) = rule.scan()
         assert (drift.subject, drift.kind, drift.actual) == ("StockItem/teapot", DriftKind.UNEXPECTED, {"ghost": 3})
         assert drift.evidence == "order ghost is not known to any run"
         (corrected,) = rule.reconcile().corrected
@@ -43,7 +43,7 @@ def test_stock_held_for_an_order_that_nobody_knows_is_freed_once() -> None:
         assert released.topic == "StockItem.Released"
         assert json.loads(released.state)["cause"] == "reconciliation/held-stock:2"
         assert free(scenario) == 10
-        assert not rule.look()
+        assert not rule.scan()
         assert not rule.reconcile().corrected
 
 
@@ -53,11 +53,11 @@ def test_stock_held_for_an_order_that_was_compensated_is_freed() -> None:
         scenario.given(teapots(**{"o-1": 3})).answers(quote_shipping, Decimal("4.90"))
         scenario.answers(charge_card, Rejected("card was declined")).when(ORDER).compensated("reserve_stock")
         rule = RuleScenario(held_stock, scenario)
-        (drift,) = rule.look()
+        (drift,) = rule.scan()
         assert (drift.actual, drift.evidence) == ({"o-1": 3}, "order o-1 is COMPENSATED")
         assert len(rule.reconcile().corrected) == 1
         assert free(scenario) == 10
-        assert rule.look() == ()
+        assert rule.scan() == ()
 
 
 def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
@@ -70,7 +70,7 @@ def test_stock_of_an_order_that_is_under_way_is_not_touched() -> None:
         (corrected,) = rule.reconcile().corrected
         assert corrected.problem is None
         assert free(scenario) == 8
-        assert rule.look() == ()
+        assert rule.scan() == ()
 
 
 def test_orders_that_end_by_themselves_leave_nothing_to_free() -> None:
@@ -83,6 +83,6 @@ def test_orders_that_end_by_themselves_leave_nothing_to_free() -> None:
         scenario.when(ORDER).compensated("reserve_stock")
         scenario.when(ORDER.model_copy(update={"order_id": "o-2"})).completed()
         rule = RuleScenario(held_stock, scenario)
-        assert not rule.look()
+        assert not rule.scan()
         assert not rule.reconcile().corrected
         assert free(scenario) == 8

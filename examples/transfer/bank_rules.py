@@ -32,12 +32,12 @@ from amends import (
     Aggregate,
     Cause,
     Command,
-    CouldNotLook,
     Drift,
     DriftKind,
     Observation,
     RunQuery,
     RunStatus,
+    ScanFailed,
     UnitOfWork,
     drift_rule,
 )
@@ -112,7 +112,7 @@ async def bank_log(observation: Observation) -> AsyncIterator[Drift]:
     """The bank has moved the amounts of our ledger, and nothing else."""
     # Our side first: a transfer that ended before we ask the bank must be in its log completely.
     ours = dict(ledger(observation))
-    observation.looked_at(len(ours))
+    observation.scanned(len(ours))
     theirs = await movements()
     for transfer in sorted({*ours, *theirs}):
         if transfer not in ours and observation.record(transfer) is not None:
@@ -146,7 +146,7 @@ def ledger(observation: Observation) -> Iterator[tuple[str, Movement]]:
         if run.status is RunStatus.COMPLETED:
             noted = observation.load(Transfer, run.keys["transfer_id"])
             if noted is None:
-                raise CouldNotLook(f"transfer {run.keys['transfer_id']} of run {run.run_id} was not noted")
+                raise ScanFailed(f"transfer {run.keys['transfer_id']} of run {run.run_id} was not noted")
             moved = Movement(taken=noted.amount, given=noted.amount)
         yield run.run_id, moved
 
@@ -155,7 +155,7 @@ async def movements() -> dict[str, Movement]:
     """Add up the bank's log by transfer, whose id is the beginning of every key that we use.
 
     Raises:
-        CouldNotLook: The bank does not answer, or with less than its whole log.
+        ScanFailed: The bank does not answer, or with less than its whole log.
     """
     moved: defaultdict[str, Movement] = defaultdict(Movement)
     read = 0
@@ -163,13 +163,13 @@ async def movements() -> dict[str, Movement]:
         for entry in page:
             read += 1
             if entry["sequence"] != read:
-                raise CouldNotLook(f"entry {read} is missing in the bank's log")
+                raise ScanFailed(f"entry {read} is missing in the bank's log")
             effect = entry.get("effect")
             if effect is not None and effect["type"] in EFFECTS:
                 transfer = entry["key"].partition("/")[0]
                 moved[transfer] = moved[transfer].plus(EFFECTS[effect["type"]], Decimal(effect["amount"]))
     if not read:
-        raise CouldNotLook("the bank's log is empty, where at least our accounts were opened")
+        raise ScanFailed("the bank's log is empty, where at least our accounts were opened")
     return moved
 
 
@@ -177,13 +177,13 @@ async def log_page(*, after: int) -> list[dict[str, Any]]:
     """Read the next part of the bank's log.
 
     Raises:
-        CouldNotLook: The bank does not answer.
+        ScanFailed: The bank does not answer.
     """
     try:
         answer = await ask("GET", f"/log?outcome=all&after={after}&limit={PAGE}")
     except NoAnswerError as error:
-        raise CouldNotLook(str(error)) from error
+        raise ScanFailed(str(error)) from error
     if answer.status_code != httpx.codes.OK:
-        raise CouldNotLook(f"the bank answers with status {answer.status_code}")
+        raise ScanFailed(f"the bank answers with status {answer.status_code}")
     entries: list[dict[str, Any]] = answer.json()
     return entries

@@ -16,7 +16,7 @@ from services.process import ServiceProcess
 from tamper import tamper
 from transfer import Booking, TransferMoney, book, confirm_hold, deposit_money, hold_money, transfer_money
 
-from amends import CouldNotLook, DriftKind, Rejected
+from amends import DriftKind, Rejected, ScanFailed
 from amends.testing import RuleScenario, Scenario
 
 Entry = dict[str, Any]
@@ -79,13 +79,13 @@ async def test_each_damage_is_found_and_booked_once(
     await at_the_bank("t-3", "hold", "void")
     scenario.when(order("t-3"), id="t-3").compensated("hold_money", "note_transfer")
     rule = RuleScenario(bank_log, scenario)
-    assert rule.look() == ()
+    assert rule.scan() == ()
     with pytest.raises(LineLogError, match="in use by another process"):
         tamper(service.data, forgotten=["t-1"])
     service.stop()
     tamper(service.data, amounts=[("t-1", "25.00")], forgotten=["t-2"], invented=[("bob", "9.00")])
     service.restart()
-    found = {drift.subject: (drift.kind, drift.expected, drift.actual) for drift in rule.look()}
+    found = {drift.subject: (drift.kind, drift.expected, drift.actual) for drift in rule.scan()}
     assert found == {
         "t-1": (DriftKind.DIFFERENT, MOVED, {"taken": "30.00", "given": "25.00"}),
         "t-2": (DriftKind.MISSING, MOVED, None),
@@ -97,7 +97,7 @@ async def test_each_damage_is_found_and_booked_once(
     assert [(each.subject, each.changed, each.problem) for each in corrected] == [
         (subject, (f"OpenItem/{subject}:1",), None) for subject in found
     ]
-    assert not rule.look()
+    assert not rule.scan()
     assert not rule.reconcile(approving=True).corrected
     assert item(scenario) == found["t-1"][1:]
 
@@ -151,14 +151,14 @@ def test_what_the_bank_puts_right_settles_the_item(
     log.append(opened())
     completed.reconcile()
     completed.reconcile(approving=True)
-    assert completed.look() == ()
+    assert completed.scan() == ()
     assert item(scenario) == (MOVED, None)
     log.extend(carried_out())
-    (drift,) = completed.look()
+    (drift,) = completed.scan()
     assert (drift.kind, drift.expected, drift.actual) == (DriftKind.UNEXPECTED, None, MOVED)
     completed.reconcile()
     assert len(completed.reconcile(approving=True).corrected) == 1
-    assert completed.look() == ()
+    assert completed.scan() == ()
     assert item(scenario) == (MOVED, MOVED)
 
 
@@ -175,13 +175,13 @@ def test_an_answer_that_cannot_be_right_is_none(
 ) -> None:
     """Nothing, a part, or something else than a log fails the scan: no transfer counts as missing."""
     log.extend(answer)
-    with pytest.raises(CouldNotLook) as raised:
+    with pytest.raises(ScanFailed) as raised:
         completed.reconcile()
     assert re.fullmatch(reason, raised.value.reason)
 
 
-def test_a_bank_that_is_away_could_not_be_looked_at(completed: RuleScenario, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_that_is_away_cannot_be_scanned(completed: RuleScenario, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bank that does not answer is no drift either."""
     monkeypatch.setenv("BANK_URL", "http://127.0.0.1:1")
-    with pytest.raises(CouldNotLook, match=r"no reply to /log.* of http://127\.0\.0\.1:1"):
-        completed.look()
+    with pytest.raises(ScanFailed, match=r"no reply to /log.* of http://127\.0\.0\.1:1"):
+        completed.scan()

@@ -39,14 +39,14 @@ from amends.reconciler.drift.facts import (
     DriftUnobservable,
     IgnoreRemoved,
     ReconciliationFact,
-    RuleLooked,
+    RuleScanned,
 )
 from amends.reconciler.drift.rule import Mode, Policy, Rule
-from amends.reconciler.drift.rule_state import Ignore, OpenDrift, Standing
+from amends.reconciler.drift.rule_state import Ignore, OpenDrift, RuleState
 
 __all__ = [
     "WAITS",
-    "Look",
+    "ScanResult",
     "Verdict",
     "approve",
     "decide",
@@ -62,7 +62,7 @@ _CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ScanResult:
     """The result of one run of a rule, a scan.
 
     Attributes:
@@ -90,7 +90,7 @@ class Verdict:
 
     Attributes:
         facts: Facts to write, in order.
-        standing: The state of the rule after those facts.
+        rule_state: The state of the rule after those facts.
         seen: The drifts that were found, by their ids.
         due: Ids of the drifts to correct.
         held: Why the other drifts that have a correction are not corrected.
@@ -98,77 +98,77 @@ class Verdict:
     """
 
     facts: tuple[ReconciliationFact, ...]
-    standing: Standing
+    rule_state: RuleState
     seen: Mapping[str, Drift]
     due: tuple[str, ...]
     held: Mapping[str, str]
     stopped: str | None
 
 
-def decide(standing: Standing, rule: Rule, look: Look, now_ms: int, *, actor: str) -> Verdict:
+def decide(rule_state: RuleState, rule: Rule, scan: ScanResult, now_ms: int, *, actor: str) -> Verdict:
     """Return the consequences of a scan.
 
     Args:
-        standing: The state of the rule before the scan.
+        rule_state: The state of the rule before the scan.
         rule: The rule that scanned.
-        look: The scan.
+        scan: The scan.
         now_ms: Time of the scan, in milliseconds since the epoch.
         actor: Name under which the scan is recorded.
     """
-    number = standing.looks + 1
-    if look.unobservable is not None:
-        fact = DriftUnobservable(look=number, as_of_ms=now_ms, actor=actor, reason=look.unobservable)
-        return Verdict((fact,), standing.apply(fact), {}, (), {}, None)
-    known = {name.rpartition(".")[0]: name for name in standing.drifts}
+    number = rule_state.scans + 1
+    if scan.unobservable is not None:
+        fact = DriftUnobservable(scan=number, as_of_ms=now_ms, actor=actor, reason=scan.unobservable)
+        return Verdict((fact,), rule_state.apply(fact), {}, (), {}, None)
+    known = {name.rpartition(".")[0]: name for name in rule_state.drifts}
     seen: dict[str, Drift] = {}
     facts: list[ReconciliationFact] = []
-    for drift in look.drifts:
+    for drift in scan.drifts:
         key = drift.key(rule.name)
         name = known.get(key, f"{key}.{number}")
-        if name not in standing.drifts and name not in seen:
+        if name not in rule_state.drifts and name not in seen:
             facts.append(_detected(name, drift, number, now_ms, actor))
         seen[name] = drift
-    gone = [name for name in standing.drifts if name not in seen]
-    facts += [DriftCleared(look=number, as_of_ms=now_ms, actor=actor, drift=name) for name in gone]
-    looked = RuleLooked(
-        look=number,
+    gone = [name for name in rule_state.drifts if name not in seen]
+    facts += [DriftCleared(scan=number, as_of_ms=now_ms, actor=actor, drift=name) for name in gone]
+    scanned = RuleScanned(
+        scan=number,
         as_of_ms=now_ms,
         actor=actor,
         mode=rule.policy.mode,
         seen=tuple(seen),
         held={},
         stopped=None,
-        count=look.count,
-        log_position=look.log_position,
-        sweep=look.sweep,
+        count=scan.count,
+        log_position=scan.log_position,
+        sweep=scan.sweep,
     )
-    with_look = _fold(standing, (*facts, looked))
+    with_scan = _fold(rule_state, (*facts, scanned))
     reasons = {
         name: hold_reason(
-            with_look, name, drift, rule.policy, now_ms, in_flight=look.in_flight, maintenance=look.maintenance
+            with_scan, name, drift, rule.policy, now_ms, in_flight=scan.in_flight, maintenance=scan.maintenance
         )
         for name, drift in seen.items()
         if drift.correction is not None
     }
     due = [name for name, reason in reasons.items() if reason is None]
-    stopped = _over_cap([name for name in due if with_look.drifts[name].approved_by is None], rule.policy, look.count)
+    stopped = _over_cap([name for name in due if with_scan.drifts[name].approved_by is None], rule.policy, scan.count)
     if stopped is not None:
-        due = [name for name in due if with_look.drifts[name].approved_by is not None]
+        due = [name for name in due if with_scan.drifts[name].approved_by is not None]
     held = {name: reason or stopped or "" for name, reason in reasons.items() if name not in due}
-    facts += _proposals(with_look, rule.policy, seen, reasons, looked)
-    facts.append(looked.model_copy(update={"held": held, "stopped": stopped}))
-    return Verdict(tuple(facts), _fold(standing, tuple(facts)), seen, tuple(due), held, stopped)
+    facts += _proposals(with_scan, rule.policy, seen, reasons, scanned)
+    facts.append(scanned.model_copy(update={"held": held, "stopped": stopped}))
+    return Verdict(tuple(facts), _fold(rule_state, tuple(facts)), seen, tuple(due), held, stopped)
 
 
-def _fold(standing: Standing, facts: tuple[ReconciliationFact, ...]) -> Standing:
+def _fold(rule_state: RuleState, facts: tuple[ReconciliationFact, ...]) -> RuleState:
     for fact in facts:
-        standing = standing.apply(fact)
-    return standing
+        rule_state = rule_state.apply(fact)
+    return rule_state
 
 
-def _detected(name: str, drift: Drift, look: int, now_ms: int, actor: str) -> DriftDetected:
+def _detected(name: str, drift: Drift, scan: int, now_ms: int, actor: str) -> DriftDetected:
     return DriftDetected(
-        look=look,
+        scan=scan,
         as_of_ms=now_ms,
         actor=actor,
         drift=name,
@@ -182,21 +182,25 @@ def _detected(name: str, drift: Drift, look: int, now_ms: int, actor: str) -> Dr
 
 
 def _proposals(
-    standing: Standing, policy: Policy, seen: Mapping[str, Drift], reasons: Mapping[str, str | None], looked: RuleLooked
+    rule_state: RuleState,
+    policy: Policy,
+    seen: Mapping[str, Drift],
+    reasons: Mapping[str, str | None],
+    scanned: RuleScanned,
 ) -> list[ReconciliationFact]:
     """Propose corrections that a person may approve, once for each drift."""
     if policy.mode is not Mode.PROPOSE:
         return []
     return [
         DriftProposed(
-            look=looked.look,
-            as_of_ms=looked.as_of_ms,
-            actor=looked.actor,
+            scan=scanned.scan,
+            as_of_ms=scanned.as_of_ms,
+            actor=scanned.actor,
             drift=name,
             correction=described(drift.correction),
         )
         for name, drift in seen.items()
-        if drift.correction is not None and reasons[name] == WAITS and not standing.drifts[name].proposed
+        if drift.correction is not None and reasons[name] == WAITS and not rule_state.drifts[name].proposed
     ]
 
 
@@ -210,14 +214,14 @@ def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
     if not due or policy.share is None:
         return None
     if count is None:
-        return "the rule has a share and does not say how many subjects it looked at; nothing is corrected"
+        return "the rule has a share and does not report how many subjects it scanned; nothing is corrected"
     if len(due) > policy.share * count:
         return f"{len(due)} of {count} are due, more than the share of {policy.share:g}; nothing is corrected"
     return None
 
 
 def hold_reason(
-    standing: Standing,
+    rule_state: RuleState,
     name: str,
     drift: Drift,
     policy: Policy,
@@ -229,7 +233,7 @@ def hold_reason(
     """Return why a drift must not be corrected now; `None` when it is due.
 
     Args:
-        standing: The state of the rule, with the scan that saw the drift.
+        rule_state: The state of the rule, with the scan that saw the drift.
         name: The drift's id.
         drift: The drift as the scan saw it; it has a correction.
         policy: How far the rule may go.
@@ -237,15 +241,15 @@ def hold_reason(
         in_flight: Runs that must not be touched, with the reason.
         maintenance: Why nothing may be corrected now; `None` when corrections are allowed.
     """
-    known = standing.drifts.get(name)
+    known = rule_state.drifts.get(name)
     if known is None:
         return "is gone"
-    ignoring = ignored(standing, name, drift.subject, now_ms)
+    ignoring = ignored(rule_state, name, drift.subject, now_ms)
     if ignoring is not None:
         return f"ignored by {ignoring.actor}: {ignoring.reason}"
     if known.corrected_ms is not None:
         return "was corrected and is still there; find out why"
-    if known.begun_ms is not None and abs(now_ms - known.begun_ms) < policy.lease_ms:
+    if known.started_ms is not None and abs(now_ms - known.started_ms) < policy.lease_ms:
         return "is being corrected"
     approved = known.approved_by is not None
     if not approved and policy.mode is not Mode.APPLY:
@@ -253,18 +257,18 @@ def hold_reason(
     if maintenance is not None:
         return maintenance
     if not _seen_enough(known, drift, policy, now_ms):
-        return f"waits to be seen again, at least {policy.apart_ms / 1000:g} s apart"
+        return f"waits to be seen again, at least {policy.confirm_after_ms / 1000:g} s apart"
     run_id = corrected_run(drift.correction)
     if run_id is not None and run_id in in_flight:
         return in_flight[run_id]
-    return None if approved else _restrained(standing, drift.subject, policy, now_ms)
+    return None if approved else _restrained(rule_state, drift.subject, policy, now_ms)
 
 
 def _seen_enough(known: OpenDrift, drift: Drift, policy: Policy, now_ms: int) -> bool:
     if drift.version is not None and _compares_versions(drift):
         return True
-    apart = now_ms - known.first_ms >= policy.apart_ms
-    return known.sightings >= _TWICE and (apart or known.approved_by is not None)
+    confirm_after = now_ms - known.first_ms >= policy.confirm_after_ms
+    return known.sightings >= _TWICE and (confirm_after or known.approved_by is not None)
 
 
 def _compares_versions(drift: Drift) -> bool:
@@ -277,9 +281,9 @@ def _compares_versions(drift: Drift) -> bool:
             return False
 
 
-def _restrained(standing: Standing, subject: str, policy: Policy, now_ms: int) -> str | None:
+def _restrained(rule_state: RuleState, subject: str, policy: Policy, now_ms: int) -> str | None:
     """Apply the breaker and the budget; return why they hold the drift back, or `None`."""
-    past = standing.subjects.get(subject)
+    past = rule_state.subjects.get(subject)
     if past is None:
         return None
     flips = sum(abs(now_ms - each) < policy.flips_within_ms for each in past.corrected_ms)
@@ -295,10 +299,10 @@ def _restrained(standing: Standing, subject: str, policy: Policy, now_ms: int) -
     return None
 
 
-def ignored(standing: Standing, name: str, subject: str, now_ms: int) -> Ignore | None:
+def ignored(rule_state: RuleState, name: str, subject: str, now_ms: int) -> Ignore | None:
     """Return the decision to ignore a drift, by its id or its subject; `None` when there is none or it expired."""
     for what in (name, subject):
-        found = standing.ignores.get(what)
+        found = rule_state.ignores.get(what)
         if found is not None and now_ms < found.until_ms:
             return found
     return None
@@ -315,24 +319,24 @@ def live_claim(record: RunRecord, now_ms: int) -> str | None:
 # ---- decisions of people
 
 
-def approve(standing: Standing, drift: str, now_ms: int, *, actor: str, reason: str | None = None) -> DriftApproved:
+def approve(rule_state: RuleState, drift: str, now_ms: int, *, actor: str, reason: str | None = None) -> DriftApproved:
     """Return the fact that somebody approves the correction of a drift.
 
     Raises:
         NotFoundError: No such drift is open.
         RefusedError: The drift has no known correction, or it was corrected already.
     """
-    known = standing.drifts.get(drift)
+    known = rule_state.drifts.get(drift)
     if known is None:
         raise NotFoundError(f"no open drift has the id {drift!r}; `amends drift` lists them")
     if known.found.correction is None:
         raise RefusedError(f"drift {drift} of {known.found.subject!r} has no correction; it takes people to mend it")
     if known.corrected_ms is not None:
-        raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already; look again: amends drift")
-    return DriftApproved(look=standing.looks, as_of_ms=now_ms, actor=actor, drift=drift, reason=reason)
+        raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already; scan again: amends drift")
+    return DriftApproved(scan=rule_state.scans, as_of_ms=now_ms, actor=actor, drift=drift, reason=reason)
 
 
-def ignore(standing: Standing, what: str, now_ms: int, *, actor: str, reason: str, until_ms: int) -> DriftIgnored:
+def ignore(rule_state: RuleState, what: str, now_ms: int, *, actor: str, reason: str, until_ms: int) -> DriftIgnored:
     """Return the fact that somebody wants a drift or a subject ignored for a time.
 
     Raises:
@@ -342,15 +346,17 @@ def ignore(standing: Standing, what: str, now_ms: int, *, actor: str, reason: st
         raise InputError("ignoring needs a drift's id or a subject, and a reason, which the journal keeps; give both")
     if until_ms <= now_ms:
         raise InputError(f"ignoring {shorten(what)} would end before it begins; name a time to come")
-    return DriftIgnored(look=standing.looks, as_of_ms=now_ms, actor=actor, what=what, reason=reason, until_ms=until_ms)
+    return DriftIgnored(
+        scan=rule_state.scans, as_of_ms=now_ms, actor=actor, what=what, reason=reason, until_ms=until_ms
+    )
 
 
-def stop_ignoring(standing: Standing, what: str, now_ms: int, *, actor: str) -> IgnoreRemoved:
+def stop_ignoring(rule_state: RuleState, what: str, now_ms: int, *, actor: str) -> IgnoreRemoved:
     """Return the fact that a drift or subject is no longer ignored.
 
     Raises:
         NotFoundError: It is not ignored.
     """
-    if what not in standing.ignores:
+    if what not in rule_state.ignores:
         raise NotFoundError(f"{shorten(what)} is not ignored; `amends ignore list` lists what is")
-    return IgnoreRemoved(look=standing.looks, as_of_ms=now_ms, actor=actor, what=what)
+    return IgnoreRemoved(scan=rule_state.scans, as_of_ms=now_ms, actor=actor, what=what)

@@ -20,12 +20,12 @@ __all__ = [
     "Cause",
     "Command",
     "Correction",
-    "CouldNotLook",
     "Drift",
     "DriftKind",
     "Intervene",
     "Rebuild",
     "Rouse",
+    "ScanFailed",
     "corrected_run",
     "described",
 ]
@@ -145,7 +145,7 @@ def described(correction: Correction) -> str:
         case Command(function, _, (cls, id_)):
             return f"call {function.__qualname__} on {cls.stream_of(id_)}"
         case Intervene(run_id) as wish:
-            decided = [f"{each.verb} {each.node}" if each.node else each.verb for each in wish.interventions]
+            decided = [f"{each.kind} {each.node}" if each.node else each.kind for each in wish.interventions]
             return f"{', '.join(decided)} of run {run_id}"
         case Rouse(run_id):
             return f"have Temporal drive run {run_id}"
@@ -216,7 +216,7 @@ class Drift:
         return digest(parts)[:_KEY_CHARS]
 
 
-class CouldNotLook(Exception):  # noqa: N818 - an answer of a rule, not a fault of the program
+class ScanFailed(Exception):  # noqa: N818 - an answer of a rule, not a fault of the program
     """A rule could not scan: its source did not answer, or returned nothing where something must be.
 
     A rule raises it, or yields it like a drift. It never counts as "no drift": nothing is cleared or corrected after

@@ -1,8 +1,9 @@
 """The facts of reconciliation: the contents of the stream `reconciliation/<rule>`.
 
-A scan is one run of one rule. Its facts carry its number, and `RuleLooked` or `DriftUnobservable` ends it. A drift's id
-is `<key>.<look>`: the key separates it from other drifts, and `<look>` is the number of the scan that found it. So the
-same difference, found again after it was gone, is another drift. An id means the same to every reader of the stream.
+A scan is one run of one rule. Its facts carry its number, and `RuleScanned` or `DriftUnobservable` ends it. A drift's
+id is `<key>.<scan>`: the key separates it from other drifts, and `<scan>` is the number of the scan that found it. So
+the same difference, found again after it was gone, is another drift. An id means the same to every reader of the
+stream.
 """
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -11,8 +12,8 @@ from amends.reconciler.drift.drift import DriftKind
 from amends.reconciler.drift.rule import Mode
 
 __all__ = [
-    "CorrectionBegun",
     "CorrectionFailed",
+    "CorrectionStarted",
     "DriftApproved",
     "DriftCleared",
     "DriftCorrected",
@@ -23,7 +24,7 @@ __all__ = [
     "DriftUnobservable",
     "IgnoreRemoved",
     "ReconciliationFact",
-    "RuleLooked",
+    "RuleScanned",
 ]
 
 
@@ -31,14 +32,14 @@ class ReconciliationFact(BaseModel):
     """The fields of every fact of reconciliation.
 
     Attributes:
-        look: Number of the scan that it belongs to, from 1; for a decision of a person, of the last scan before it.
+        scan: Number of the scan that it belongs to, from 1; for a decision of a person, of the last scan before it.
         as_of_ms: Time of the scan or decision, in milliseconds since the epoch.
         actor: Name of the person or program that scanned or decided.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    look: int
+    scan: int
     as_of_ms: int
     actor: str
 
@@ -93,7 +94,7 @@ class DriftApproved(DriftFact):
     reason: str | None
 
 
-class CorrectionBegun(DriftFact):
+class CorrectionStarted(DriftFact):
     """A correction outside of our store's transaction is about to start; this fact is durable before it does.
 
     Attributes:
@@ -163,7 +164,7 @@ class DriftUnobservable(ReconciliationFact):
     reason: str
 
 
-class RuleLooked(ReconciliationFact):
+class RuleScanned(ReconciliationFact):
     """A scan ended; this fact lists all that it saw.
 
     Attributes:

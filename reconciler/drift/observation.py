@@ -72,7 +72,7 @@ class Observation:
             rule that does not scan everything each time scans the part that begins here, and sets this to the start of
             the next part, or to "" after the last one. The scan records it: a part that was swept before a crash is not
             swept again.
-        count: The number of subjects scanned; `None` until `looked_at` is called.
+        count: The number of subjects scanned; `None` until `scanned` is called.
         damaged: The runs and other streams that could not be read, by stream. They are reported with the drift that the
             rule finds, so that one of them does not stop the scan of the others.
     """
@@ -95,7 +95,7 @@ class Observation:
         """Identity of the store."""
         return self._reading.store_id
 
-    def looked_at(self, subjects: int) -> None:
+    def scanned(self, subjects: int) -> None:
         """Add to the number of scanned subjects; a rule with a `share` must call this."""
         self.count = (self.count or 0) + subjects
 
@@ -151,7 +151,7 @@ class Observation:
         """Read an aggregate, or return `None` when there is none; changes to it are not saved."""
         return self._reading.load_blocking(cls, id)
 
-    def news(self) -> Iterator[Notification]:
+    def new_events(self) -> Iterator[Notification]:
         """Read the events written since the last scan that succeeded, in order.
 
         An event counts as read after its scan is recorded. An event that was changed without the journal is skipped,

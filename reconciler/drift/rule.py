@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.text import shorten
-from amends.reconciler.drift.drift import CouldNotLook, Drift
+from amends.reconciler.drift.drift import Drift, ScanFailed
 from amends.reconciler.drift.observation import Observation
 
 __all__ = ["MOST_DRIFTS", "Found", "Mode", "Policy", "Rule", "RuleFunction", "drift_rule"]
 
-Found: TypeAlias = Drift | CouldNotLook
+Found: TypeAlias = Drift | ScanFailed
 """One result of a rule."""
 
 RuleFunction: TypeAlias = Callable[[Observation], Iterable[Found] | AsyncIterable[Found] | Awaitable[Iterable[Found]]]
@@ -46,7 +46,7 @@ class Policy:
 
     Attributes:
         mode: The treatment of a drift.
-        apart_ms: The least time between two scans before a drift without a version counts as seen twice.
+        confirm_after_ms: The least time between two scans before a drift without a version counts as seen twice.
         cap: Most corrections of one scan; when more are due, the scan corrects nothing.
         share: Largest part of the scanned subjects that one scan may correct, above 0 up to 1; `None` for any.
         attempts: How often a subject's correction may fail in a row before people have to find the cause.
@@ -58,7 +58,7 @@ class Policy:
     """
 
     mode: Mode = Mode.OBSERVE
-    apart_ms: int = 10_000
+    confirm_after_ms: int = 10_000
     cap: int = 20
     share: float | None = None
     attempts: int = 3
@@ -96,7 +96,7 @@ def drift_rule(
     *,
     every: timedelta,
     mode: Literal["observe", "propose", "apply"] = "observe",
-    apart: timedelta = timedelta(seconds=10),
+    confirm_after: timedelta = timedelta(seconds=10),
     cap: int = 20,
     share: float | None = None,
     timeout: timedelta = timedelta(minutes=10),
@@ -111,9 +111,9 @@ def drift_rule(
         name: Name of the rule and its stream: lower-case words joined by `-`.
         every: How often it should run on a schedule.
         mode: Whether a drift is only recorded, corrected when somebody approves, or corrected.
-        apart: The least time between two scans before a drift without a version is corrected.
+        confirm_after: The least time between two scans before a drift without a version is corrected.
         cap: Most corrections of one scan, at least 1; when more are due, the scan corrects nothing.
-        share: Largest part of the scanned subjects (`Observation.looked_at`) that one scan may correct, above 0 up to
+        share: Largest part of the scanned subjects (`Observation.scanned`) that one scan may correct, above 0 up to
             1; `None` for any.
         timeout: How long a scan may take: a rule that answers later could not scan. A plain function keeps running in
             its thread then, and nothing waits for it.
@@ -128,14 +128,15 @@ def drift_rule(
     what = f"drift rule {name!r}"
     if mode not in set(Mode):
         raise DefinitionError(f"{what}: mode is {shorten(mode)}; use {', '.join(Mode)}")
-    for bound, given in (("every", every), ("apart", apart), ("timeout", timeout)):
+    for bound, given in (("every", every), ("confirm_after", confirm_after), ("timeout", timeout)):
         if not isinstance(given, timedelta):
             raise DefinitionError(
                 f"{what}: {bound} is {shorten(given)}; give a timedelta, such as timedelta(minutes=5)"
             )
-    if every <= timedelta(0) or apart < timedelta(0) or timeout <= timedelta(0):
+    if every <= timedelta(0) or confirm_after < timedelta(0) or timeout <= timedelta(0):
         raise DefinitionError(
-            f"{what}: every is {every}, apart {apart} and timeout {timeout}; use times above 0, and apart from 0"
+            f"{what}: every is {every}, confirm_after {confirm_after} and timeout {timeout}; "
+            "use times above 0; confirm_after may be 0"
         )
     if cap < 1 or (share is not None and not 0 < share <= 1):
         raise DefinitionError(
@@ -143,7 +144,7 @@ def drift_rule(
         )
     policy = Policy(
         mode=Mode(mode),
-        apart_ms=apart // timedelta(milliseconds=1),
+        confirm_after_ms=confirm_after // timedelta(milliseconds=1),
         cap=cap,
         share=share,
         timeout_ms=timeout // timedelta(milliseconds=1),

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from amends.reconciler.drift.facts import (
-    CorrectionBegun,
     CorrectionFailed,
+    CorrectionStarted,
     DriftApproved,
     DriftCleared,
     DriftCorrected,
@@ -21,10 +21,10 @@ from amends.reconciler.drift.facts import (
     DriftUnobservable,
     IgnoreRemoved,
     ReconciliationFact,
-    RuleLooked,
+    RuleScanned,
 )
 
-__all__ = ["Ignore", "OpenDrift", "Standing", "SubjectPast"]
+__all__ = ["Ignore", "OpenDrift", "RuleState", "SubjectPast"]
 
 _REMEMBERED = 10
 _FORGOTTEN_MS = 7 * 24 * 3_600_000
@@ -40,7 +40,7 @@ class OpenDrift(BaseModel):
         first_ms: Time of the earliest of them.
         proposed: Whether it was proposed.
         approved_by: Name of the person that approved; `None` when nobody did.
-        begun_ms: When a correction began whose end is not known; `None` when there is none.
+        started_ms: When a correction began whose end is not known; `None` when there is none.
         corrected_ms: When it was corrected; `None` when it was not.
     """
 
@@ -52,7 +52,7 @@ class OpenDrift(BaseModel):
     first_ms: int
     proposed: bool = False
     approved_by: str | None = None
-    begun_ms: int | None = None
+    started_ms: int | None = None
     corrected_ms: int | None = None
 
 
@@ -90,12 +90,12 @@ class Ignore(BaseModel):
     actor: str
 
 
-class Standing(BaseModel):
+class RuleState(BaseModel):
     """The state of a rule's drift.
 
     Attributes:
         position: The number of folded facts plus one, which is the position of the last one: event 1 opens the stream.
-        looks: The number of scans that ended, those that could not scan included.
+        scans: The number of scans that ended, those that could not scan included.
         last_ms: Time of the last scan that could scan; `None` when there was none.
         log_position: Notification id up to which the rule has read.
         sweep: Position of the rule's sweep of everything; empty at its beginning.
@@ -108,7 +108,7 @@ class Standing(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     position: int = 1
-    looks: int = 0
+    scans: int = 0
     last_ms: int | None = None
     log_position: int = 0
     sweep: str = ""
@@ -117,7 +117,7 @@ class Standing(BaseModel):
     subjects: dict[str, SubjectPast] = {}
     ignores: dict[str, Ignore] = {}
 
-    def apply(self, fact: ReconciliationFact) -> "Standing":
+    def apply(self, fact: ReconciliationFact) -> "RuleState":
         """Fold one more fact; a fact about a drift that is not open changes nothing but the position."""
         changes: dict[str, Any] = {"position": self.position + 1}
         match fact:
@@ -134,9 +134,9 @@ class Standing(BaseModel):
             case IgnoreRemoved():
                 changes["ignores"] = {what: each for what, each in self.ignores.items() if what != fact.what}
             case DriftUnobservable():
-                changes |= {"looks": fact.look, "unobservable": fact.reason}
-            case RuleLooked():
-                changes |= self._looked(fact)
+                changes |= {"scans": fact.scan, "unobservable": fact.reason}
+            case RuleScanned():
+                changes |= self._scanned(fact)
         return self.model_copy(update=changes)
 
     def _about(self, fact: DriftFact, drift: OpenDrift) -> dict[str, Any]:
@@ -147,14 +147,14 @@ class Standing(BaseModel):
                 drift = drift.model_copy(update={"proposed": True})
             case DriftApproved():
                 drift = drift.model_copy(update={"approved_by": fact.actor})
-            case CorrectionBegun():
-                drift = drift.model_copy(update={"begun_ms": fact.as_of_ms})
+            case CorrectionStarted():
+                drift = drift.model_copy(update={"started_ms": fact.as_of_ms})
             case DriftCorrected():
-                drift = drift.model_copy(update={"begun_ms": None, "corrected_ms": fact.as_of_ms})
+                drift = drift.model_copy(update={"started_ms": None, "corrected_ms": fact.as_of_ms})
                 past = SubjectPast(corrected_ms=(*past.corrected_ms, fact.as_of_ms)[-_REMEMBERED:])
             case CorrectionFailed():
                 # The approval ends with the failure: people are asked again when the budget is spent.
-                drift = drift.model_copy(update={"begun_ms": None, "approved_by": None})
+                drift = drift.model_copy(update={"started_ms": None, "approved_by": None})
                 update = {"failures": past.failures + 1, "failed_ms": fact.as_of_ms, "error": fact.error}
                 past = past.model_copy(update=update)
         changed: dict[str, Any] = {"drifts": {**self.drifts, fact.drift: drift}}
@@ -162,7 +162,7 @@ class Standing(BaseModel):
             changed["subjects"] = {**self.subjects, subject: past}
         return changed
 
-    def _looked(self, fact: RuleLooked) -> dict[str, Any]:
+    def _scanned(self, fact: RuleScanned) -> dict[str, Any]:
         drifts = dict(self.drifts)
         for name in fact.seen:
             if (each := drifts.get(name)) is not None:
@@ -177,7 +177,7 @@ class Standing(BaseModel):
             or any(abs(fact.as_of_ms - each) < _FORGOTTEN_MS for each in (*past.corrected_ms, past.failed_ms or 0))
         }
         return {
-            "looks": fact.look,
+            "scans": fact.scan,
             "last_ms": fact.as_of_ms,
             "log_position": max(self.log_position, fact.log_position),
             "sweep": fact.sweep,

@@ -9,8 +9,8 @@ from eventsourcing.domain import event
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork
 from amends.reconciler.drift.facts import (
-    CorrectionBegun,
     CorrectionFailed,
+    CorrectionStarted,
     DriftApproved,
     DriftCleared,
     DriftCorrected,
@@ -20,9 +20,9 @@ from amends.reconciler.drift.facts import (
     DriftUnobservable,
     IgnoreRemoved,
     ReconciliationFact,
-    RuleLooked,
+    RuleScanned,
 )
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 
 __all__ = ["RECONCILIATION_FACTS", "Reconciliation", "reconciliation_of"]
 
@@ -32,12 +32,12 @@ RECONCILIATION_FACTS: dict[str, type[ReconciliationFact]] = {
         DriftDetected,
         DriftProposed,
         DriftApproved,
-        CorrectionBegun,
+        CorrectionStarted,
         DriftCorrected,
         CorrectionFailed,
         DriftCleared,
         DriftUnobservable,
-        RuleLooked,
+        RuleScanned,
         DriftIgnored,
         IgnoreRemoved,
     )
@@ -49,13 +49,13 @@ class Reconciliation(Aggregate):
     """The drift of one rule; its id is the rule's name."""
 
     CATEGORY = "reconciliation"
-    # Raise it whenever `Standing` folds differently: snapshots know only the code of this class.
+    # Raise it whenever `RuleState` folds differently: snapshots know only the code of this class.
     FOLD = 2
 
     @event("ReconciliationOpened")
-    def __init__(self, id: str, standing: Standing) -> None:  # noqa: A002, ARG002 - the signature of aggregates
+    def __init__(self, id: str, rule_state: RuleState) -> None:  # noqa: A002, ARG002 - the signature of aggregates
         # The event carries the empty value so that snapshots know its type.
-        self.standing = standing
+        self.rule_state = rule_state
 
     def record(self, fact: ReconciliationFact) -> None:
         """Record a fact.
@@ -66,49 +66,49 @@ class Reconciliation(Aggregate):
 
     @event("DriftDetected")
     def _drift_detected(self, fact: DriftDetected) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftProposed")
     def _drift_proposed(self, fact: DriftProposed) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftApproved")
     def _drift_approved(self, fact: DriftApproved) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
-    @event("CorrectionBegun")
-    def _correction_begun(self, fact: CorrectionBegun) -> None:
-        self.standing = self.standing.apply(fact)
+    @event("CorrectionStarted")
+    def _correction_begun(self, fact: CorrectionStarted) -> None:
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftCorrected")
     def _drift_corrected(self, fact: DriftCorrected) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("CorrectionFailed")
     def _correction_failed(self, fact: CorrectionFailed) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftCleared")
     def _drift_cleared(self, fact: DriftCleared) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftUnobservable")
     def _drift_unobservable(self, fact: DriftUnobservable) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
-    @event("RuleLooked")
-    def _rule_looked(self, fact: RuleLooked) -> None:
-        self.standing = self.standing.apply(fact)
+    @event("RuleScanned")
+    def _rule_scanned(self, fact: RuleScanned) -> None:
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("DriftIgnored")
     def _drift_ignored(self, fact: DriftIgnored) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     @event("IgnoreRemoved")
     def _ignore_removed(self, fact: IgnoreRemoved) -> None:
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
 
 def reconciliation_of(uow: StepWork, rule: str) -> Reconciliation:
     """Load a rule's reconciliation, or create its stream."""
-    return uow.find(Reconciliation, rule) or uow.add(Reconciliation(id=rule, standing=Standing()))
+    return uow.find(Reconciliation, rule) or uow.add(Reconciliation(id=rule, rule_state=RuleState()))

@@ -12,12 +12,12 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import OPEN, NodeStatus, RunState, RunStatus
-from amends.reconciler.drift.drift import CouldNotLook, Drift, DriftKind, Intervene, Rouse
+from amends.reconciler.drift.drift import Drift, DriftKind, Intervene, Rouse, ScanFailed
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, drift_rule
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.blockers import blockers
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.overdue import IDLE_MS, Overdue, Why, overdue_nodes, threshold_ms
 
 __all__ = ["ATTENDED_WITHIN", "run_rules"]
@@ -56,7 +56,7 @@ def _attention(within: timedelta) -> Callable[[Observation], Iterator[Drift]]:
         latest_ms = observation.now_ms - within // timedelta(milliseconds=1)
         waiting = RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}), limit=_PAGE)
         for _, record in observation.records(waiting):
-            observation.looked_at(1)
+            observation.scanned(1)
             if record.state.status is not RunStatus.NEEDS_ATTENTION:
                 continue
             drift = _waiting(record)
@@ -72,7 +72,9 @@ def _waiting(record: RunRecord) -> Drift:
     state, run_id = record.state, record.run_id
     waiting: dict[str, JsonValue] = {name: state.node(name).status.value for name in record.current}
     again = [
-        Intervention(verb=Verb.RETRY, actor="", reason=f"{_why_open(state, name)}, and it is still open", node=name)
+        Intervention(
+            kind=InterventionKind.RETRY, actor="", reason=f"{_why_open(state, name)}, and it is still open", node=name
+        )
         for name in record.current
         if _worth_retrying(state, name)
     ]
@@ -117,7 +119,7 @@ def _overdue(driver: str) -> Callable[[Observation], Iterator[Drift]]:
         """Nothing that is due is left undone, and no step or compensation is open for too long."""
         shortest: dict[str, int] = {}
         for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
-            observation.looked_at(1)
+            observation.scanned(1)
             fingerprint = record.started.fingerprint
             if fingerprint not in shortest:
                 shortest[fingerprint] = _shortest_ms(record.state.plan)
@@ -159,9 +161,9 @@ def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Dri
     def unserved(observation: Observation) -> Iterator[Drift]:
         """The code that is loaded here can continue every open run."""
         for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
-            observation.looked_at(1)
+            observation.scanned(1)
             if registry is None:
-                raise CouldNotLook("no modules are configured, so nobody can tell which code runs need; set modules")
+                raise ScanFailed("no modules are configured, so nobody can tell which code runs need; set modules")
             if found := blockers(registry, record):
                 yield Drift(
                     subject=row.run_id,

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowExecutionStatus
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
-from amends.reconciler.drift.drift import CouldNotLook, Drift, DriftKind, Rouse
+from amends.reconciler.drift.drift import Drift, DriftKind, Rouse, ScanFailed
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
 from amends.sagas.engine.decide import Work, decide
@@ -50,9 +50,9 @@ def drive_rules(
         async for row in _open_runs(observation):
             if row.driver != DRIVER:
                 continue
-            observation.looked_at(1)
+            observation.scanned(1)
             if client is None:
-                raise CouldNotLook(problem)
+                raise ScanFailed(problem)
             if running is None:
                 running = frozenset(await running_workflows(client, task_queue))
             # A listed run needs no question; a run that is not listed may have been started a moment ago.
@@ -140,10 +140,10 @@ def _orphans(
         if client is None:
             if nothing_runs:
                 return []
-            raise CouldNotLook(problem)
+            raise ScanFailed(problem)
         found = []
         for run_id in await running_workflows(client, task_queue):
-            observation.looked_at(1)
+            observation.scanned(1)
             record = await asyncio.to_thread(observation.record, run_id)
             if observation.is_damaged(run_id) or (record is not None and not record.state.closed):
                 continue

@@ -16,16 +16,16 @@ from typing import Any
 from amends.aggregates.errors import DamagedRunError, JournalError
 from amends.aggregates.text import one_line, shorten
 from amends.aggregates.values.error_report import NO_REASON, is_a, line_of, reason_of, traceback_of
-from amends.reconciler.drift.decide import Look, Verdict, live_claim
-from amends.reconciler.drift.drift import CouldNotLook, Drift, DriftKind, corrected_run
+from amends.reconciler.drift.decide import ScanResult, Verdict, live_claim
+from amends.reconciler.drift.drift import Drift, DriftKind, ScanFailed, corrected_run
 from amends.reconciler.drift.observation import Observation, Reading
 from amends.reconciler.drift.rule import MOST_DRIFTS, Found, Rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.maintenance_windows import Maintenance
 from amends.sagas.runtime.effects import raised_by_signal
 
-__all__ = ["in_flight", "look", "looks_at_all", "standing_of"]
+__all__ = ["in_flight", "rule_state_of", "scan", "scan_all"]
 
 # How long a rule may take to end after its cancellation.
 _LEAVE_S = 1.0
@@ -34,28 +34,28 @@ _NAMED = 100
 """The number of damaged streams that a scan names."""
 
 
-async def standing_of(reading: Reading, rule: str) -> Standing:
+async def rule_state_of(reading: Reading, rule: str) -> RuleState:
     """Read the state of a rule's drift.
 
     Raises:
         UnreachableError: The store cannot be reached.
     """
     found = await asyncio.to_thread(reading.load_blocking, Reconciliation, rule)
-    return Standing() if found is None else found.standing
+    return RuleState() if found is None else found.rule_state
 
 
-async def look(
+async def scan(
     rule: Rule,
     reading: Reading,
-    standing: Standing,
+    rule_state: RuleState,
     now_ms: int,
     *,
     driven: Mapping[str, str] | None = None,
     on_error: Callable[[BaseException], None] | None = None,
-) -> Look:
+) -> ScanResult:
     """Run a rule and return its scan.
 
-    A rule could not scan when it raises, when it yields `CouldNotLook`, or when it returns something other than drift.
+    A rule could not scan when it raises, when it yields `ScanFailed`, or when it returns something other than drift.
     The drift that it found before that does not count either: otherwise all drift that it had not reached yet would be
     cleared. A run that cannot be read is a drift of its own, in addition to the drift that the rule finds in other
     runs.
@@ -63,29 +63,29 @@ async def look(
     Args:
         rule: The rule.
         reading: The journal.
-        standing: The state of the rule's drift.
+        rule_state: The state of the rule's drift.
         now_ms: Time of the scan, in milliseconds since the epoch.
         driven: Runs that a driver works on, with the reason not to touch them; `None` when no driver can be asked, and
             then no open run is touched.
         on_error: Called with an error that the rule raises; `None` to ignore the error.
     """
-    known = tuple(sorted({each.found.subject for each in standing.drifts.values()}))
-    observation = Observation(reading, now_ms, known, standing.log_position, standing.sweep)
+    known = tuple(sorted({each.found.subject for each in rule_state.drifts.values()}))
+    observation = Observation(reading, now_ms, known, rule_state.log_position, rule_state.sweep)
     try:
         found = await _in_time(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
         touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
         found += _damage(observation, found)
         held = await asyncio.to_thread(_hands_off, reading, rule.name, now_ms)
-    except CouldNotLook as answer:
-        return Look(unobservable=one_line(answer.reason) or "the rule does not say why")
+    except ScanFailed as answer:
+        return ScanResult(unobservable=one_line(answer.reason) or "the rule does not say why")
     except _RaisedError as raised:
         if on_error is not None:
             on_error(raised.error)
-        return Look(unobservable=line_of(raised.error) + _place(rule, raised.error))
+        return ScanResult(unobservable=line_of(raised.error) + _place(rule, raised.error))
     except Exception as error:  # noqa: BLE001 - a journal that cannot be read means the same
-        return Look(unobservable=line_of(error))
-    return Look(
+        return ScanResult(unobservable=line_of(error))
+    return ScanResult(
         drifts=found,
         count=observation.count,
         log_position=observation.log_position,
@@ -164,7 +164,7 @@ async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
     try:
         await asyncio.wait({answer}, timeout=rule.policy.timeout_ms / 1000)
         if not answer.done():
-            raise CouldNotLook(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
+            raise ScanFailed(f"the rule has not answered within {rule.policy.timeout_ms / 1000:g} s")
     finally:
         if not answer.done():
             answer.cancel()
@@ -172,9 +172,9 @@ async def _in_time(rule: Rule, observation: Observation) -> tuple[Drift, ...]:
     ended = answer.result()
     if ended.error is None:
         return ended.found
-    if is_a(ended.error, CouldNotLook):
+    if is_a(ended.error, ScanFailed):
         reason = reason_of(ended.error)
-        raise CouldNotLook("" if reason == NO_REASON else reason)
+        raise ScanFailed("" if reason == NO_REASON else reason)
     raise _RaisedError(ended.error)
 
 
@@ -219,33 +219,31 @@ async def _listed(answer: AsyncIterable[Found] | Awaitable[Iterable[Found]]) -> 
 
 def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - a rule can return anything
     if answer is None:
-        raise CouldNotLook(
-            "the rule returned nothing at all; it must yield drift, or return a list, which may be empty"
-        )
+        raise ScanFailed("the rule returned nothing at all; it must yield drift, or return a list, which may be empty")
     if isinstance(answer, Drift):
-        raise CouldNotLook("the rule returned a Drift itself; it must yield drift, or return a list")
+        raise ScanFailed("the rule returned a Drift itself; it must yield drift, or return a list")
     found: list[Drift] = []
     for each in answer:
-        if isinstance(each, CouldNotLook):
+        if isinstance(each, ScanFailed):
             raise each
         if not isinstance(each, Drift):
-            raise CouldNotLook(f"the rule yielded {shorten(each)}, which is no Drift")
+            raise ScanFailed(f"the rule yielded {shorten(each)}, which is no Drift")
         if len(found) == MOST_DRIFTS:
-            raise CouldNotLook(
+            raise ScanFailed(
                 f"the rule found more than {MOST_DRIFTS:,} differences; it is wrong itself, or everything else is"
             )
         found.append(each)
     return tuple(found)
 
 
-async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) -> AsyncIterator[Verdict]:
+async def scan_all(scan_once: Callable[[], Awaitable[Verdict]], sweep: str) -> AsyncIterator[Verdict]:
     """Repeat scans until a rule that sweeps in parts has scanned everything.
 
     A rule that scans everything each time scans once. Each scan is complete: it sees the drift that earlier scans
-    found, and `look_once` may record it. A process that is killed between two scans continues after the last one.
+    found, and `scan_once` may record it. A process that is killed between two scans continues after the last one.
 
     Args:
-        look_once: Scans once and returns the verdict.
+        scan_once: Scans once and returns the verdict.
         sweep: The position of the sweep before.
 
     Yields:
@@ -254,11 +252,11 @@ async def looks_at_all(look_once: Callable[[], Awaitable[Verdict]], sweep: str) 
     # A sweep that starts in the middle skips the parts before it, so it has to reach its end twice.
     ends = 2 if sweep else 1
     while ends:
-        verdict = await look_once()
-        stands = verdict.standing.sweep
+        verdict = await scan_once()
+        stands = verdict.rule_state.sweep
         ends -= not stands
         # A sweep that stays at the same position would never end.
-        if verdict.standing.unobservable is not None or (stands and stands == sweep):
+        if verdict.rule_state.unobservable is not None or (stands and stands == sweep):
             ends = 0
         sweep = stands
         yield verdict

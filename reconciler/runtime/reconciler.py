@@ -3,7 +3,7 @@
 Theory of operation: a correction that changes our store (`Command`, `Intervene`) is one unit of the committer. The unit
 reads the rule's stream at its head, asks `hold_reason` again, compares the version, makes the correction, and appends
 `DriftCorrected`. Either all of it is committed or nothing; a second reconciler finds the drift corrected. Any other
-correction is declared first (`CorrectionBegun`, as a lease), then made, then recorded. When the process is killed in
+correction is declared first (`CorrectionStarted`, as a lease), then made, then recorded. When the process is killed in
 between, the correction is repeated after the lease, so it must be repeatable; `Rouse` and `Rebuild` are.
 """
 
@@ -18,15 +18,15 @@ from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork, Tx, Unit
 from amends.aggregates.text import one_line
 from amends.aggregates.values.error_report import ErrorReport, describe, line_of
-from amends.reconciler.drift.decide import Look, Verdict, decide, hold_reason, live_claim
+from amends.reconciler.drift.decide import ScanResult, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
-from amends.reconciler.drift.facts import CorrectionBegun, CorrectionFailed, DriftCorrected, ReconciliationFact
+from amends.reconciler.drift.facts import CorrectionFailed, CorrectionStarted, DriftCorrected, ReconciliationFact
 from amends.reconciler.drift.observation import Reading
 from amends.reconciler.drift.rule import Rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation, reconciliation_of
 from amends.reconciler.maintenance_windows import Maintenance
-from amends.reconciler.runtime.check import look, looks_at_all, standing_of
+from amends.reconciler.runtime.check import rule_state_of, scan, scan_all
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.runtime.error_log import ErrorLog
@@ -36,7 +36,7 @@ __all__ = ["Actions", "Corrected", "Reconciler", "Store"]
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 
-_LOOKS = 3
+_SCANS = 3
 """The number of attempts at a scan when other scans keep being recorded first."""
 
 
@@ -51,7 +51,7 @@ class Store(Reading, Protocol):
 class Actions(Protocol):
     """Corrections outside of our store's transactions; each may be repeated."""
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         """Wake a run: ask Temporal to read the journal, and start the workflow where none runs.
 
         Raises:
@@ -122,17 +122,17 @@ class Reconciler:
         self._driven = driven
         self._errors = errors or ErrorLog()
 
-    async def looks(self, rule: Rule) -> AsyncIterator[Verdict]:
+    async def scans(self, rule: Rule) -> AsyncIterator[Verdict]:
         """Run a rule until it has scanned everything, and record each scan; correct nothing in between.
 
         Raises:
             UnreachableError: The store cannot be reached.
         """
-        standing = await standing_of(self._store, rule.name)
-        async for verdict in looks_at_all(lambda: self.look(rule), standing.sweep):
+        rule_state = await rule_state_of(self._store, rule.name)
+        async for verdict in scan_all(lambda: self.scan(rule), rule_state.sweep):
             yield verdict
 
-    async def look(self, rule: Rule) -> Verdict:
+    async def scan(self, rule: Rule) -> Verdict:
         """Run a rule once and record its scan; correct nothing.
 
         A rule that sweeps in parts scans the new facts and the next part.
@@ -144,23 +144,23 @@ class Reconciler:
         Raises:
             UnreachableError: The store cannot be reached.
         """
-        for _ in range(_LOOKS):
+        for _ in range(_SCANS):
             now_ms = self._clock()
-            standing = await standing_of(self._store, rule.name)
-            seen = await look(
+            rule_state = await rule_state_of(self._store, rule.name)
+            seen = await scan(
                 rule,
                 self._store,
-                standing,
+                rule_state,
                 now_ms,
                 driven=self._driven,
                 on_error=partial(self._errors.raised, f"drift rule {rule.name!r}"),
             )
             with suppress(_Overtaken):
-                return await self._record_look(rule, seen, now_ms, before=standing.looks)
-        reason = f"others looked by this rule meanwhile, {_LOOKS} times in a row; look again when they are through"
-        return await self._record_look(rule, Look(unobservable=reason), self._clock(), before=0)
+                return await self._record_scan(rule, seen, now_ms, before=rule_state.scans)
+        reason = f"other processes scanned with this rule meanwhile, {_SCANS} times in a row; scan again when they have ended"
+        return await self._record_scan(rule, ScanResult(unobservable=reason), self._clock(), before=0)
 
-    async def _record_look(self, rule: Rule, seen: Look, now_ms: int, *, before: int) -> Verdict:
+    async def _record_scan(self, rule: Rule, seen: ScanResult, now_ms: int, *, before: int) -> Verdict:
         """Record a scan that began after `before` other scans had ended.
 
         Raises:
@@ -171,9 +171,9 @@ class Reconciler:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, rule.name)
                 # A rule that could not scan reports no drift, so its report cannot be out of date.
-                if seen.unobservable is None and stream.standing.looks != before:
+                if seen.unobservable is None and stream.rule_state.scans != before:
                     raise _Overtaken
-                verdict = decide(stream.standing, rule, seen, now_ms, actor=self._actor)
+                verdict = decide(stream.rule_state, rule, seen, now_ms, actor=self._actor)
                 for fact in verdict.facts:
                     stream.record(fact)
                 return verdict
@@ -213,7 +213,7 @@ class Reconciler:
         now_ms = self._clock()
         with tx.unit_of_work() as uow:
             stream = reconciliation_of(uow, task.rule.name)
-            cause = self._cause(uow, stream.standing, task, now_ms)
+            cause = self._cause(uow, stream.rule_state, task, now_ms)
             match task.drift.correction:
                 case Command() as command:
                     changed = _run(uow, command, task.drift, cause)
@@ -222,19 +222,19 @@ class Reconciler:
                 case _:
                     changed = ()
             stream.record(
-                DriftCorrected(**self._fields(stream.standing, task, now_ms), correction=task.words, changed=changed)
+                DriftCorrected(**self._fields(stream.rule_state, task, now_ms), correction=task.words, changed=changed)
             )
             return changed
 
-    def _cause(self, uow: StepWork, standing: Standing, task: "_Task", now_ms: int) -> Cause:
+    def _cause(self, uow: StepWork, rule_state: RuleState, task: "_Task", now_ms: int) -> Cause:
         """Check again that the drift is due, and return the cause that the correction records."""
         windows = uow.find(Maintenance, Maintenance.ID)
         maintenance = None if windows is None else windows.windows.closed_for(task.rule.name, now_ms)
         policy = task.rule.policy
-        reason = hold_reason(standing, task.name, task.drift, policy, now_ms, in_flight={}, maintenance=maintenance)
+        reason = hold_reason(rule_state, task.name, task.drift, policy, now_ms, in_flight={}, maintenance=maintenance)
         if reason is not None:
             raise _Held(reason)
-        position = standing.drifts[task.name].position
+        position = rule_state.drifts[task.name].position
         return Cause(task.rule.name, task.name, f"{Reconciliation.stream_of(task.rule.name)}:{position}")
 
     def _intervene(self, tx: Tx, wish: Intervene, drift: Drift, cause: Cause, now_ms: int) -> tuple[str, ...]:
@@ -255,9 +255,9 @@ class Reconciler:
 
     async def _act(self, task: "_Task", correction: Rouse | Rebuild) -> tuple[str, ...]:
         """Correct outside of our store, between the two facts that declare and record the correction."""
-        await self._record(task, lambda fields: CorrectionBegun(**fields, correction=task.words), ask=True)
+        await self._record(task, lambda fields: CorrectionStarted(**fields, correction=task.words), ask=True)
         if isinstance(correction, Rouse):
-            await self._actions.rouse(correction.run_id)
+            await self._actions.wake(correction.run_id)
         else:
             await self._actions.rebuild(correction.runs)
         await self._record(task, lambda fields: DriftCorrected(**fields, correction=task.words, changed=()))
@@ -267,7 +267,7 @@ class Reconciler:
         """Wake the run after an intervention; while Temporal is away, the run continues when a worker starts."""
         if isinstance(correction, Intervene) and self._driven is not None:
             with suppress(UnreachableError):
-                await self._actions.rouse(correction.run_id)
+                await self._actions.wake(correction.run_id)
 
     async def _record(
         self, task: "_Task", make: Callable[[dict[str, Any]], ReconciliationFact], *, ask: bool = False
@@ -277,13 +277,13 @@ class Reconciler:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, task.rule.name)
                 if ask:
-                    self._cause(uow, stream.standing, task, now_ms)
-                stream.record(make(self._fields(stream.standing, task, now_ms)))
+                    self._cause(uow, stream.rule_state, task, now_ms)
+                stream.record(make(self._fields(stream.rule_state, task, now_ms)))
 
         await self._store.commit(unit)
 
-    def _fields(self, standing: Standing, task: "_Task", now_ms: int) -> dict[str, Any]:
-        return {"look": standing.looks, "as_of_ms": now_ms, "actor": self._actor, "drift": task.name}
+    def _fields(self, rule_state: RuleState, task: "_Task", now_ms: int) -> dict[str, Any]:
+        return {"scan": rule_state.scans, "as_of_ms": now_ms, "actor": self._actor, "drift": task.name}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The changes to Temporal after which it holds the declared schedules, and no others. Pure.
 
-An `Entry` expresses a schedule in terms of Temporal, completely: every setting that it does not name has a fixed value
-of Amends, so two equal entries behave alike. Entries are read back from Temporal in the same form. A schedule that
-cannot be read back as an entry differs from every entry.
+A `TemporalSchedule` expresses a schedule in terms of Temporal, completely: every setting that it does not name has a
+fixed value of Amends, so two equal ones behave alike. They are read back from Temporal in the same form. A schedule
+that cannot be read back in this form differs from every other.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from amends.reconciler.schedules.facts import Schedule, Timetable
 __all__ = [
     "PREFIX",
     "Changes",
-    "Copy",
-    "Entry",
     "Reconciled",
     "TakenRun",
+    "TemporalSchedule",
+    "TemporalScheduleStatus",
     "align",
     "entries",
     "entry_id",
@@ -33,7 +33,7 @@ _CATCHUP_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TemporalSchedule:
     """A schedule in terms of Temporal.
 
     Attributes:
@@ -71,8 +71,8 @@ class Changes:
         delete: Ids of schedules in Temporal that the store does not declare.
     """
 
-    create: Mapping[str, Entry]
-    update: Mapping[str, Entry]
+    create: Mapping[str, TemporalSchedule]
+    update: Mapping[str, TemporalSchedule]
     delete: tuple[str, ...]
 
 
@@ -83,16 +83,16 @@ class TakenRun:
     Attributes:
         workflow_id: Id of the run's workflow.
         due_ms: When it was due, jitter included, in milliseconds since the epoch.
-        begun_ms: When it was started, in milliseconds since the epoch.
+        started_ms: When it was started, in milliseconds since the epoch.
     """
 
     workflow_id: str
     due_ms: int
-    begun_ms: int
+    started_ms: int
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class TemporalScheduleStatus:
     """Temporal's report about a schedule since `created_ms`: it knows nothing of an earlier copy.
 
     Attributes:
@@ -106,7 +106,7 @@ class Copy:
         next_ms: When the next runs are due, in milliseconds since the epoch.
     """
 
-    entry: Entry | None
+    entry: TemporalSchedule | None
     created_ms: int
     taken: int
     missed: int
@@ -121,7 +121,7 @@ class Reconciled:
     """The result of a scheduled run, which its workflow returns.
 
     Attributes:
-        looked: The number of rules that could scan.
+        scanned: The number of rules that could scan.
         blind: The number of rules that could not.
         seen: The number of drifts found.
         corrected: The number of drifts corrected.
@@ -129,7 +129,7 @@ class Reconciled:
         problem: The rules, none of which could scan, and the command that explains why; `None` when one could.
     """
 
-    looked: int = 0
+    scanned: int = 0
     blind: int = 0
     seen: int = 0
     corrected: int = 0
@@ -148,10 +148,10 @@ def name_of(entry: str, store_id: str) -> str | None:
     return entry.removeprefix(own) if entry.startswith(own) else None
 
 
-def entry_of(store_id: str, schedule: Schedule) -> Entry:
+def entry_of(store_id: str, schedule: Schedule) -> TemporalSchedule:
     """Return a schedule in terms of Temporal."""
     declared = schedule.declared
-    return Entry(
+    return TemporalSchedule(
         every_ms=declared.every_ms,
         calendars=() if declared.cron is None else parse_cron(declared.cron),
         time_zone=declared.time_zone,
@@ -166,12 +166,12 @@ def entry_of(store_id: str, schedule: Schedule) -> Entry:
     )
 
 
-def entries(store_id: str, timetable: Timetable) -> dict[str, Entry]:
+def entries(store_id: str, timetable: Timetable) -> dict[str, TemporalSchedule]:
     """Return every schedule of a store in terms of Temporal, by id."""
     return {entry_id(store_id, name): entry_of(store_id, schedule) for name, schedule in timetable.schedules.items()}
 
 
-def align(wanted: Mapping[str, Entry], held: Mapping[str, Entry | None]) -> Changes:
+def align(wanted: Mapping[str, TemporalSchedule], held: Mapping[str, TemporalSchedule | None]) -> Changes:
     """Return the changes that bring Temporal in line with the declarations.
 
     Args:

@@ -27,13 +27,13 @@ from amends.reconciler.schedules.facts import (
 __all__ = [
     "Schedules",
     "after_run",
-    "by_themselves",
     "declare",
     "pause",
     "remove",
     "resume",
     "schedule_of",
     "schedules_of",
+    "sync_automatic_schedules",
 ]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
@@ -219,7 +219,7 @@ def remove(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> Sched
 # ---- automatic decisions
 
 
-def by_themselves(
+def sync_automatic_schedules(
     timetable: Timetable, rules: Mapping[str, int], now_ms: int, *, actor: str, task_queue: str
 ) -> list[ScheduleFact]:
     """Return the facts that schedule each rule on its own, by the rule's `every` and on the worker's queue.

@@ -26,7 +26,7 @@ from amends.aggregates.journal import Tx
 from amends.aggregates.text import one_line
 from amends.aggregates.values.strict_json import clean_text
 from amends.reconciler.drift.rule import Rule
-from amends.reconciler.runtime.check import standing_of
+from amends.reconciler.runtime.check import rule_state_of
 from amends.reconciler.runtime.reconciler import Reconciler, Store
 from amends.reconciler.schedules.alignment import Reconciled
 from amends.reconciler.schedules.decide import Schedules, after_run, schedules_of
@@ -193,11 +193,11 @@ class ScheduledRuns:
         said = []
         for name in done.rules:
             try:
-                why = (await standing_of(self._store, name)).unobservable
+                why = (await rule_state_of(self._store, name)).unobservable
             except JournalError as error:
                 why = str(error)
             unknown = f"the worker knows no drift rule {name!r}; restart it if the rule is new"
-            said.append(f"rule {name} could not look: {why}" if why else unknown)
+            said.append(f"rule {name} could not scan: {why}" if why else unknown)
         return clean_text(one_line("; ".join(said)))
 
     async def _conclude(self, name: str, run: str, problem: str | None, actor: str) -> None:
@@ -229,16 +229,16 @@ async def _run_rule(with_: Equipment, name: str, done: "_Done") -> None:
         done.rules[name] = (True, 0, 0)
         return
     try:
-        verdict = await with_.reconciler.look(rule)
+        verdict = await with_.reconciler.scan(rule)
     except JournalError:  # the rule's own stream is damaged: the other rules still run
-        _log.error("rule %s could not look: its own stream cannot be read; amends db check shows the fault", name)
+        _log.error("rule %s could not scan: its own stream cannot be read; amends db check shows the fault", name)
         done.rules[name] = (True, 0, 0)
         return
     corrected = 0
     for drift in verdict.due:
         made = await with_.reconciler.correct(rule, drift, verdict.seen[drift])
         corrected += made.problem is None
-    done.rules[name] = (verdict.standing.unobservable is not None, len(verdict.seen), corrected)
+    done.rules[name] = (verdict.rule_state.unobservable is not None, len(verdict.seen), corrected)
     with suppress(RuntimeError):  # outside of Temporal, in tests
         activity.heartbeat(done.details())
 
@@ -264,7 +264,7 @@ class _Done:
         problem = f"{', '.join(self.rules)}; amends reconciliations says why" if blind else None
         unable = sum(each for each, _, _ in self.rules.values())
         return Reconciled(
-            looked=len(self.rules) - unable,
+            scanned=len(self.rules) - unable,
             blind=unable,
             seen=sum(each for _, each, _ in self.rules.values()),
             corrected=sum(each for _, _, each in self.rules.values()),

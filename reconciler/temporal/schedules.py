@@ -34,10 +34,10 @@ from amends.aggregates.errors import InputError, NotFoundError, UnreachableError
 from amends.aggregates.text import one_line
 from amends.reconciler.schedules.alignment import (
     Changes,
-    Copy,
-    Entry,
     Reconciled,
     TakenRun,
+    TemporalSchedule,
+    TemporalScheduleStatus,
     align,
     entries,
     entry_id,
@@ -81,7 +81,7 @@ class TemporalSchedules:
         self._client = client
         self._store_id = store_id
 
-    async def copies(self, names: Iterable[str]) -> dict[str, Copy]:
+    async def copies(self, names: Iterable[str]) -> dict[str, TemporalScheduleStatus]:
         """Read Temporal's copies of these schedules; skip schedules that Temporal does not have.
 
         Raises:
@@ -156,13 +156,13 @@ class TemporalSchedules:
             raise UnreachableError(f"Temporal does not list its schedules: {one_line(error.message)}") from None
         return [name for name in found if name]
 
-    async def _copy(self, name: str) -> Copy | None:
+    async def _copy(self, name: str) -> TemporalScheduleStatus | None:
         each = entry_id(self._store_id, name)
         with suppress(NotFoundError):
             return self._read(await _answered(self._client.get_schedule_handle(each).describe(), each))
         return None
 
-    async def _create(self, each: str, entry: Entry) -> None:
+    async def _create(self, each: str, entry: TemporalSchedule) -> None:
         with suppress(ScheduleAlreadyRunningError):
             await _answered(self._client.create_schedule(each, _schedule(entry)), each)
 
@@ -170,16 +170,16 @@ class TemporalSchedules:
         with suppress(NotFoundError):
             await _answered(self._client.get_schedule_handle(each).delete(), each)
 
-    async def _update(self, each: str, entry: Entry) -> None:
+    async def _update(self, each: str, entry: TemporalSchedule) -> None:
         schedule = _schedule(entry)
         with suppress(NotFoundError):
             await _answered(
                 self._client.get_schedule_handle(each).update(lambda _: ScheduleUpdate(schedule=schedule)), each
             )
 
-    def _read(self, description: ScheduleDescription) -> Copy:
+    def _read(self, description: ScheduleDescription) -> TemporalScheduleStatus:
         info = description.info
-        return Copy(
+        return TemporalScheduleStatus(
             entry=self._entry(description.schedule),
             created_ms=_epoch_ms(info.created_at),
             taken=info.num_actions,
@@ -198,7 +198,7 @@ class TemporalSchedules:
             next_ms=tuple(map(_epoch_ms, info.next_action_times)),
         )
 
-    def _entry(self, schedule: Schedule) -> Entry | None:
+    def _entry(self, schedule: Schedule) -> TemporalSchedule | None:
         """Read a schedule back as an entry; return `None` for a schedule that an entry cannot express."""
         action, spec = schedule.action, schedule.spec
         if not isinstance(action, ScheduleActionStartWorkflow) or len(action.args) != 1:
@@ -207,7 +207,7 @@ class TemporalSchedules:
             run = self._client.data_converter.payload_converter.from_payload(action.args[0], ScheduledRun)
         except Exception:  # noqa: BLE001 - any error means that we did not write it
             return None
-        entry = Entry(
+        entry = TemporalSchedule(
             every_ms=spec.intervals[0].every // _MS if spec.intervals else None,
             calendars=tuple(map(_calendar, spec.calendars)),
             time_zone=spec.time_zone_name or "UTC",
@@ -222,7 +222,7 @@ class TemporalSchedules:
         return entry if _plain(_schedule(entry)) == _plain(schedule) else None
 
 
-def _schedule(entry: Entry) -> Schedule:
+def _schedule(entry: TemporalSchedule) -> Schedule:
     each = entry_id(entry.store_id, entry.schedule)
     return Schedule(
         action=ScheduleActionStartWorkflow(

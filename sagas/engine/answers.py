@@ -23,10 +23,10 @@ from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeStatus
 from amends.sagas.engine.calls import Direction, generation_of
-from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.outcome import Failed, Outcome, Succeeded
 
-__all__ = ["Answer", "Called", "Settled", "fact_of_answer"]
+__all__ = ["Called", "LateAnswer", "Settled", "fact_of_answer"]
 
 _N = NodeStatus
 # The step is not over: an answer under its key is its outcome.
@@ -47,7 +47,7 @@ class Settled(NamedTuple):
 
 
 class Called(Protocol):
-    """The part of a call that its answer refers to; a `Task` is one."""
+    """The part of a call that its answer refers to; a `EffectCall` is one."""
 
     @property
     def node(self) -> str:
@@ -70,7 +70,7 @@ class Called(Protocol):
         ...
 
 
-class Answer(NamedTuple):
+class LateAnswer(NamedTuple):
     """The fact to write about an answer.
 
     Attributes:
@@ -82,21 +82,21 @@ class Answer(NamedTuple):
     late: bool
 
 
-def fact_of_answer(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Answer:
+def fact_of_answer(record: RunRecord, called: Called, outcome: Outcome, writer: FactWriter) -> LateAnswer:
     """Return the fact that records an answer, in time or late.
 
     Args:
         record: The run at its head.
         called: The call.
         outcome: Its answer.
-        scribe: Writes the next fact of the record.
+        writer: Writes the next fact of the record.
     """
     if _is_current(record, called):
         node = record.state.plan.nodes[called.node]
-        return Answer(scribe.outcome(node, called.direction, called.attempt, outcome), late=False)
+        return LateAnswer(writer.outcome(node, called.direction, called.attempt, outcome), late=False)
     if isinstance(outcome, Failed) or _is_known(record, called, outcome):
-        return Answer(None, late=True)
-    return Answer(_late(record, called, outcome, scribe), late=True)
+        return LateAnswer(None, late=True)
+    return LateAnswer(_late(record, called, outcome, writer), late=True)
 
 
 def _is_current(record: RunRecord, called: Called) -> bool:
@@ -120,17 +120,17 @@ def _is_known(record: RunRecord, called: Called, outcome: Outcome) -> bool:
     return answers.of(generation, undo=undo)
 
 
-def _late(record: RunRecord, called: Called, outcome: Outcome, scribe: Scribe) -> Fact | None:
+def _late(record: RunRecord, called: Called, outcome: Outcome, writer: FactWriter) -> Fact | None:
     at = record.state.node(called.node)
     node = record.state.plan.nodes[called.node]
     if called.direction is Direction.PROBE and at.status is _N.STARTED and not isinstance(outcome, Succeeded):
         # The probe asked about the attempts before this one, and this one may still act.
         return None
-    fact = scribe.outcome(node, called.direction, called.attempt, outcome, generation=called.generation)
+    fact = writer.outcome(node, called.direction, called.attempt, outcome, generation=called.generation)
     if called.direction is not Direction.UNDO and isinstance(outcome, Succeeded):
         waiting = at.generation == called.generation and at.status in _OPEN and not record.state.closed
         if not waiting:
-            fact = scribe.late(called.node, called.attempt, called.generation, outcome.result)
+            fact = writer.late(called.node, called.attempt, called.generation, outcome.result)
     try:
         record.apply(fact)
     except TransitionError:

@@ -18,7 +18,7 @@ from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Re
 
 __all__ = [
     "Direction",
-    "Task",
+    "EffectCall",
     "generation_of",
     "key_of",
     "outcome_of_error",
@@ -32,7 +32,7 @@ _CANCELLED = "asyncio.exceptions.CancelledError"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class EffectCall:
     """One call of an effect, its compensation or its probe.
 
     Attributes:
@@ -85,7 +85,7 @@ def generation_of(at: NodeState, direction: Direction) -> int:
 
 def task_for(
     registry: Registry, record: RunRecord, node: PlanNode, direction: Direction, *, attempt: int, cause: str
-) -> Task:
+) -> EffectCall:
     """Return the task of one call: function, arguments, context and key.
 
     Raises:
@@ -105,7 +105,7 @@ def task_for(
         plan=record.state.plan,
         do_key=do_key,
     )
-    return Task(record.run_id, node.name, direction, attempt, generation, key, arguments, call, node.step, cause)
+    return EffectCall(record.run_id, node.name, direction, attempt, generation, key, arguments, call, node.step, cause)
 
 
 def unit_of_work_for(

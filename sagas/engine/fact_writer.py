@@ -48,7 +48,7 @@ from amends.sagas.engine.decide import (
 )
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 
-__all__ = ["Scribe"]
+__all__ = ["FactWriter"]
 
 F = TypeVar("F", bound=Fact)
 
@@ -65,7 +65,7 @@ _STILL_POSTPONED = frozenset({"StepStarted", "CompensationStarted", *(cls.__name
 
 
 @dataclass(frozen=True, slots=True)
-class Scribe:
+class FactWriter:
     """Writes the facts that follow a record, one at a time.
 
     Attributes:

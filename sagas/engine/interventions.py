@@ -33,9 +33,9 @@ from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStat
 from amends.compensations.order import undo_order
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.decide import Decision, decide
-from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.fact_writer import FactWriter
 
-__all__ = ["Intervention", "Preview", "Verb", "apply", "fact_of", "open_for_decision", "preview"]
+__all__ = ["Intervention", "InterventionKind", "Preview", "apply", "fact_of", "open_for_decision", "preview"]
 
 _N = NodeStatus
 _UNDOING = frozenset({_N.UNDO_WAITING, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
@@ -44,7 +44,7 @@ _CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
 _ANSWERED = frozenset({_N.REJECTED, _N.FAILED})
 
 
-class Verb(StrEnum):
+class InterventionKind(StrEnum):
     """The decisions that an operator can take."""
 
     RETRY = "retry"
@@ -66,7 +66,7 @@ class Intervention:
     - `CANCEL`: undo the run.
 
     Attributes:
-        verb: The decision.
+        kind: The decision.
         actor: The person who decides.
         reason: The reason, in the operator's words.
         node: The node; `None` for the only open node, and for `CANCEL`.
@@ -75,7 +75,7 @@ class Intervention:
         causation: Id of the fact that caused the decision, such as the fact of a drift; `None` for the head of the run.
     """
 
-    verb: Verb
+    kind: InterventionKind
     actor: str
     reason: str
     node: str | None = None
@@ -178,9 +178,9 @@ def fact_of(
     """
     if not intervention.reason.strip():
         raise InputError("an intervention needs a reason, which the journal keeps; give one: --reason")
-    scribe = Scribe(record, now_ms, recorded_at_ms, actor=intervention.actor, cause=intervention.causation)
-    case = _Case(registry, record, intervention, scribe)
-    if intervention.verb is Verb.CANCEL:
+    writer = FactWriter(record, now_ms, recorded_at_ms, actor=intervention.actor, cause=intervention.causation)
+    case = _Case(registry, record, intervention, writer)
+    if intervention.kind is InterventionKind.CANCEL:
         return _cancel(case)
     name = _node(record, intervention)
     at = record.state.node(name)
@@ -191,7 +191,7 @@ def fact_of(
     except TransitionError as error:
         raise RefusedError(
             f"run {record.run_id!r}: node {name!r} is {at.status} and the run is {record.state.status}; "
-            f"{intervention.verb} does not fit: {error}"
+            f"{intervention.kind} does not fit: {error}"
         ) from None
     return fact
 
@@ -200,7 +200,7 @@ class _Case(NamedTuple):
     registry: Registry
     record: RunRecord
     intervention: Intervention
-    scribe: Scribe
+    writer: FactWriter
 
 
 def _cancel(case: _Case) -> Fact | None:
@@ -219,7 +219,7 @@ def _cancel(case: _Case) -> Fact | None:
             f"run {run_id!r} has passed its pivot and only goes forward; it cannot be cancelled; "
             f"see amends explain {run_id}"
         )
-    return case.scribe.write(CancelRequested, reason=case.intervention.reason)
+    return case.writer.write(CancelRequested, reason=case.intervention.reason)
 
 
 def _node(record: RunRecord, intervention: Intervention) -> str:
@@ -258,30 +258,30 @@ def _refuse_live_claim(record: RunRecord, name: str, at: NodeState, now_ms: int)
 
 
 def _decision(case: _Case, name: str, at: NodeState) -> OperatorFact:
-    scribe, intervention, undoing = case.scribe, case.intervention, case.record.state.backward
+    writer, intervention, undoing = case.writer, case.intervention, case.record.state.backward
     fields: dict[str, Any] = {"node": name, "reason": intervention.reason, "evidence": intervention.evidence}
     generation = at.undo_generation if undoing else at.generation
-    match intervention.verb:
-        case Verb.RETRY:
+    match intervention.kind:
+        case InterventionKind.RETRY:
             return _retry(case, name, at, fields)
-        case Verb.SKIP if undoing:
-            return scribe.write(CompensationSkipped, generation=generation, **fields)
-        case Verb.SKIP:
-            return scribe.write(StepSkipped, generation=generation, result=_output(case, name), **fields)
-        case Verb.RULE_OUT:
+        case InterventionKind.SKIP if undoing:
+            return writer.write(CompensationSkipped, generation=generation, **fields)
+        case InterventionKind.SKIP:
+            return writer.write(StepSkipped, generation=generation, result=_output(case, name), **fields)
+        case InterventionKind.RULE_OUT:
             _need_evidence(intervention)
-            return scribe.write(StepRuledOut, generation=at.generation, **fields)
+            return writer.write(StepRuledOut, generation=at.generation, **fields)
         case _:
             _need_evidence(intervention)
             # In a run that compensates, the undo is the open part; but if only the effect is in doubt, no undo has
             # started.
             if undoing and at.status in {*_UNDOING, _N.SUCCEEDED, _N.SKIPPED}:
-                return scribe.write(CompensationResolved, generation=generation, **fields)
-            return scribe.write(StepResolved, generation=at.generation, result=_output(case, name), **fields)
+                return writer.write(CompensationResolved, generation=generation, **fields)
+            return writer.write(StepResolved, generation=at.generation, result=_output(case, name), **fields)
 
 
 def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> OperatorFact:
-    record, scribe = case.record, case.scribe
+    record, writer = case.record, case.writer
     if at.status not in _RETRIABLE:
         raise RefusedError(
             f"run {record.run_id!r}: {name!r} is {at.status}, there is nothing to try again; "
@@ -292,17 +292,17 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
         # the key. Only a refused undo gets a new key: under the old one the participant would repeat its answer.
         made = at.attempt if at.status is _N.UNDO_WAITING else 0
         redo = at.status is _N.UNDO_REJECTED
-        return scribe.write(RetryRequested, generation=at.undo_generation + redo, attempt=made, **fields)
+        return writer.write(RetryRequested, generation=at.undo_generation + redo, attempt=made, **fields)
     made = at.attempt if at.status in {_N.WAITING, _N.PROBE_WAITING} else 0
     # A participant that has refused under a key repeats its refusal, so a refused step needs a new key. A step in doubt
     # must keep its key: only the same key is safe.
-    return scribe.write(RetryRequested, generation=at.generation + (at.status in _ANSWERED), attempt=made, **fields)
+    return writer.write(RetryRequested, generation=at.generation + (at.status in _ANSWERED), attempt=made, **fields)
 
 
 def _need_evidence(intervention: Intervention) -> None:
     if not (intervention.evidence or "").strip():
         raise InputError(
-            f"to {intervention.verb} is to say what happened, so it needs evidence, which the journal keeps; "
+            f"to {intervention.kind} is to say what happened, so it needs evidence, which the journal keeps; "
             f"give it: --evidence"
         )
 

@@ -40,7 +40,7 @@ from amends.sagas.engine.answers import Settled, fact_of_answer
 from amends.sagas.engine.arguments import Arguments, arguments_of
 from amends.sagas.engine.calls import (
     Direction,
-    Task,
+    EffectCall,
     outcome_of_error,
     outcome_of_result,
     postponement_of,
@@ -57,14 +57,14 @@ from amends.sagas.engine.decide import (
     Work,
     decide,
 )
-from amends.sagas.engine.fact_writer import Scribe
+from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.interventions import Intervention
 from amends.sagas.engine.outcome import Failed, FailedAttempt, Outcome, Postponed, Succeeded
 
 __all__ = [
     "LEASE_GRACE_MS",
     "Followed",
-    "Protocol",
+    "RunProtocol",
     "Settled",
     "Start",
     "direction_of",
@@ -171,7 +171,7 @@ def _kind(record: RunRecord, work: Work) -> StepKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class RunProtocol:
     """The writing side of a driver.
 
     Attributes:
@@ -242,8 +242,8 @@ class Protocol:
         record = self._read(tx, run_id)
         if record.driver == driver:
             return record
-        scribe = Scribe(record, now_ms, tx.recorded_at_ms, actor=actor)
-        return tx.append(record, (scribe.write(DriverTaken, driver=driver, epoch=record.epoch + 1, reason=reason),))
+        writer = FactWriter(record, now_ms, tx.recorded_at_ms, actor=actor)
+        return tx.append(record, (writer.write(DriverTaken, driver=driver, epoch=record.epoch + 1, reason=reason),))
 
     def intervene(
         self, tx: Tx, run_id: str, intervention: Intervention, now_ms: int, *, position: int | None = None
@@ -297,7 +297,7 @@ class Protocol:
 
     def claim(
         self, tx: Tx, run_id: str, work: Work, now_ms: int, *, delivery: str = "", takeover: bool = False
-    ) -> tuple[RunRecord, Task | None]:
+    ) -> tuple[RunRecord, EffectCall | None]:
         """Declare the intent to call, if the head of the stream asks for this function; the attempt may differ.
 
         Args:
@@ -334,7 +334,7 @@ class Protocol:
         asked: frozenset[str] = frozenset(),
         *,
         can_begin: Callable[[PlanNode, Direction], bool] = lambda *_: True,
-    ) -> tuple[RunRecord, tuple[Task, ...], tuple[CannotContinueError, ...]]:
+    ) -> tuple[RunRecord, tuple[EffectCall, ...], tuple[CannotContinueError, ...]]:
         """Claim every effect that is due and can start; none if another driver advances the run.
 
         Args:
@@ -347,7 +347,7 @@ class Protocol:
         Returns:
             The run's record, the tasks, and the reasons why the deployed code cannot make the other calls.
         """
-        tasks: list[Task] = []
+        tasks: list[EffectCall] = []
         waits: list[CannotContinueError] = []
         for due in effects_due(record, now_ms) if self.drives(record) else ():
             if isinstance(due, RunProbe) and due.node in asked:
@@ -362,7 +362,7 @@ class Protocol:
                 tasks.append(task)
         return record, tuple(tasks), tuple(waits)
 
-    def settle(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Settled:
+    def settle(self, tx: Tx, task: EffectCall, outcome: Outcome, now_ms: int) -> Settled:
         """Append the outcome of a call, and every conclusion from it.
 
         The process that made a call may settle it, even if another driver advances the run now, and more than once:
@@ -372,12 +372,12 @@ class Protocol:
         """
         self._tell(task.run_id, task.node, task.direction, task.attempt, outcome)
         record = self._read(tx, task.run_id, any_driver=True)
-        answer = fact_of_answer(record, task, outcome, Scribe(record, now_ms, tx.recorded_at_ms, cause=task.cause))
+        answer = fact_of_answer(record, task, outcome, FactWriter(record, now_ms, tx.recorded_at_ms, cause=task.cause))
         if answer.fact is None:
             return Settled(record, late=False)
         return Settled(self._conclude(tx, tx.append(record, (answer.fact,)), now_ms), late=answer.late)
 
-    def settle_and_follow(self, tx: Tx, task: Task, outcome: Outcome, now_ms: int) -> Followed:
+    def settle_and_follow(self, tx: Tx, task: EffectCall, outcome: Outcome, now_ms: int) -> Followed:
         """Settle a call, then run the transactions that are due, as far as the deployed code can.
 
         Run none of them if another driver advances the run now.
@@ -426,9 +426,11 @@ class Protocol:
             conclusion = next((each for each in decide(record.state, now_ms) if isinstance(each, Conclusion)), None)
             if conclusion is None:
                 return record
-            record = tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).conclusion(conclusion),))
+            record = tx.append(record, (FactWriter(record, now_ms, tx.recorded_at_ms).conclusion(conclusion),))
 
-    def _declare(self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = "") -> tuple[RunRecord, Task]:
+    def _declare(
+        self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = ""
+    ) -> tuple[RunRecord, EffectCall]:
         node = record.state.plan.nodes[due.node]
         direction = direction_of(due)
         probing = direction is Direction.PROBE  # a probe changes nothing, so it needs no durable intent
@@ -438,8 +440,8 @@ class Protocol:
         if not probing:
             bound = node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms
             lease = now_ms + (bound or 0) + LEASE_GRACE_MS
-            scribe = Scribe(record, now_ms, tx.recorded_at_ms)
-            intent = scribe.intent(node, direction, due.attempt, self.worker, lease, delivery=delivery)
+            writer = FactWriter(record, now_ms, tx.recorded_at_ms)
+            intent = writer.intent(node, direction, due.attempt, self.worker, lease, delivery=delivery)
             record = tx.append(record, (intent,))
         return record, task
 
@@ -450,7 +452,7 @@ class Protocol:
         if at.status is not held:
             return record
         node = record.state.plan.nodes[work.node]
-        return tx.append(record, (Scribe(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
+        return tx.append(record, (FactWriter(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
 
     def _transact(
         self, tx: Tx, record: RunRecord, due: Work, now_ms: int
@@ -465,7 +467,7 @@ class Protocol:
         arguments = arguments_of(self.registry, record, node, direction)
         outcome = self._run_transaction(tx, record, node, due, arguments)
         self._tell(record.run_id, node.name, direction, due.attempt, outcome)
-        fact = Scribe(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
+        fact = FactWriter(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
         postponed = outcome.error(record.run_id, node.name) if isinstance(outcome, Postponed) else None
         return tx.append(record, (fact,)), postponed
 

@@ -8,10 +8,10 @@ from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.protocol import LEASE_GRACE_MS
 
-__all__ = ["backward_ms", "forward_ms", "longest_span"]
+__all__ = ["backward_ms", "forward_ms", "max_run_duration"]
 
 
-def longest_span(saga: Saga[Any]) -> timedelta | None:
+def max_run_duration(saga: Saga[Any]) -> timedelta | None:
     """Return an upper bound of the time from a run's first call to its last, undo included, if there are no outages.
 
     The bound assumes that every attempt lasts until its claim expires, and that every delay and every compensation is

@@ -97,7 +97,7 @@ class StopDeadline:
             if self._at is None:
                 self._at = self._now() + self._drain_s + self._rest_s
 
-    def hurry(self) -> None:
+    def shorten_drain(self) -> None:
         """End the drain now."""
         with self._lock:
             at = self._now() + self._rest_s

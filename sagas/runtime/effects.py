@@ -19,7 +19,7 @@ from dis import opname
 from typing import Any
 
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Task, outcome_of_error, outcome_of_result
+from amends.sagas.engine.calls import EffectCall, outcome_of_error, outcome_of_result
 from amends.sagas.engine.outcome import Failed, Outcome, Refused
 from amends.sagas.engine.seats import Seat, blocks
 from amends.sagas.runtime.seats import Seats
@@ -64,7 +64,7 @@ class Begun:
     """
 
     def __init__(
-        self, registry: Registry, task: Task, running: Running | None, seats: Seats | None, seat: Seat | None
+        self, registry: Registry, task: EffectCall, running: Running | None, seats: Seats | None, seat: Seat | None
     ) -> None:
         self.task = task
         self._registry = registry
@@ -164,7 +164,7 @@ class Begun:
 
 
 def begin_call(
-    registry: Registry, task: Task, threads: Threads, seat: Seat | None, seats: Seats | None = None
+    registry: Registry, task: EffectCall, threads: Threads, seat: Seat | None, seats: Seats | None = None
 ) -> Begun:
     """Start to call an effect, its compensation or its probe.
 
@@ -183,13 +183,13 @@ def begin_call(
     return Begun(registry, task, threads.start(seat, _call, task), None, None)
 
 
-def _call(task: Task) -> object:
+def _call(task: EffectCall) -> object:
     # The mapping of the argument runs here, because it is the user's code: its exception is an outcome like the
     # function's own.
     return task.operation.function(task.argument, task.call)
 
 
-async def guard_coroutine(task: Task, work: Callable[[], Awaitable[Any]]) -> Ended:  # noqa: ARG001 - the watch reads it
+async def guard_coroutine(task: EffectCall, work: Callable[[], Awaitable[Any]]) -> Ended:  # noqa: ARG001 - the watch reads it
     """Return how a coroutine ended; every exception becomes data here, including a cancellation.
 
     `amends.sagas.runtime.loop_watch` finds this frame, and in it the call that keeps the event loop busy.

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from amends.sagas.engine.calls import Task
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.seats import Function
 from amends.sagas.runtime.effects import guard_coroutine
 
@@ -65,7 +65,7 @@ def busy_call(frame: FrameType | None) -> BusyCall | None:
         frames.append(frame)
         frame = frame.f_back
     task = None if frame is None else frame.f_locals.get("task")
-    if not isinstance(task, Task) or not frames:
+    if not isinstance(task, EffectCall) or not frames:
         return None
     own_file = task.operation.function.__code__.co_filename
     place = next((each for each in frames if each.f_code.co_filename == own_file), frames[-1])

@@ -44,11 +44,11 @@ from amends.aggregates.run.state import OPEN, NodeStatus
 from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.engine.calls import Direction, Task
+from amends.sagas.engine.calls import Direction, EffectCall
 from amends.sagas.engine.decide import decide
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.outcome import Postponed
-from amends.sagas.engine.protocol import Followed, Protocol, next_due_ms, work_due
+from amends.sagas.engine.protocol import Followed, RunProtocol, next_due_ms, work_due
 from amends.sagas.engine.result import RunResult
 from amends.sagas.engine.seats import functions_of
 from amends.sagas.engine.start import prepare_start
@@ -87,7 +87,7 @@ class _Stepped(NamedTuple):
     """
 
     record: RunRecord
-    tasks: tuple[Task, ...]
+    tasks: tuple[EffectCall, ...]
     waits: tuple[CannotContinueError, ...] = ()
 
 
@@ -134,7 +134,7 @@ class Runner:
         self._journal = journal
         self._registry = registry
         self._clock = clock or SystemClock()
-        self._protocol = Protocol(registry, worker, DRIVER, ErrorLog(ErrorDetail(errors)).failed)
+        self._protocol = RunProtocol(registry, worker, DRIVER, ErrorLog(ErrorDetail(errors)).failed)
         self._actor = actor
         self._patience = patience
         self._drives: dict[str, _Drive] = {}
@@ -283,7 +283,9 @@ class Runner:
             NotFoundError: There is no such run.
             RefusedError: The run has passed its pivot, or has completed.
         """
-        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
+        return await self.intervene(
+            run_id, Intervention(kind=InterventionKind.CANCEL, actor=self._actor, reason=reason)
+        )
 
     async def take_over(self, run_id: str, reason: str) -> RunResult:
         """Drive a run of another driver to its end; that driver must no longer advance it.
@@ -439,7 +441,9 @@ class Runner:
             return _Stepped(await self._journal.record(run_id) or record, ())
 
     @asynccontextmanager
-    async def _watching(self, record: RunRecord, own: Collection[Task], waker: asyncio.Event) -> AsyncIterator[None]:
+    async def _watching(
+        self, record: RunRecord, own: Collection[EffectCall], waker: asyncio.Event
+    ) -> AsyncIterator[None]:
         """Read the journal repeatedly while the context lasts, if another process may write an answer to the run."""
         claimed = {name for name, at in record.state.nodes.items() if at.status in _CLAIMED}
         if record.epoch == 1 and claimed <= {task.node for task in own}:

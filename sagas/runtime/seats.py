@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from amends.aggregates.errors import MissingCodeError
 from amends.aggregates.run.plan import PlanNode
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Direction, Task
+from amends.sagas.engine.calls import Direction, EffectCall
 from amends.sagas.engine.seats import Function, Seat, SeatsInUse, blocks, describe_use, may_take
 
 __all__ = ["Request", "Seating", "Seats", "Wanted"]
@@ -259,9 +259,9 @@ class Seating:
         self._taken[node.name] = seat
         return True
 
-    def seat(self, tasks: Iterable[Task]) -> list[tuple[Task, Seat | None]]:
+    def seat(self, tasks: Iterable[EffectCall]) -> list[tuple[EffectCall, Seat | None]]:
         """Assign its seat to each call that the committed unit has claimed, and queue the calls that found none."""
-        seated: list[tuple[Task, Seat | None]] = []
+        seated: list[tuple[EffectCall, Seat | None]] = []
         for task in tasks:
             seat = self._taken.pop(task.node, None)
             if seat is None and blocks(task.operation):

@@ -59,11 +59,11 @@ from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.engine.answers import Settled
 from amends.sagas.engine.arguments import arguments_of
-from amends.sagas.engine.calls import Direction, Task
+from amends.sagas.engine.calls import Direction, EffectCall
 from amends.sagas.engine.decide import RunCompensation, RunProbe, RunStep, Work
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.outcome import Outcome, Postponed
-from amends.sagas.engine.protocol import Followed, Protocol
+from amends.sagas.engine.protocol import Followed, RunProtocol
 from amends.sagas.engine.seats import Function, Seat, functions_of, operation_of
 from amends.sagas.runtime.clock import elapsed_s
 from amends.sagas.runtime.effects import Begun, begin_call
@@ -143,7 +143,7 @@ class Activities:
         at_once: The most calls of `async def` functions at the same time.
         threads: The most plain `def` functions that run at the same time.
         temporal_was_away: Returns whether Temporal's silence about a worker proves nothing.
-        rouse: Wakes a run in Temporal after an answer for which no delivery waited; `None` to wake none.
+        wake: Wakes a run in Temporal after an answer for which no delivery waited; `None` to wake none.
         errors: The log of errors.
         heartbeats: Sends heartbeats while the event loop cannot; `None` to send none.
 
@@ -162,14 +162,14 @@ class Activities:
         at_once: int = 200,
         threads: int = 200,
         temporal_was_away: Callable[[], bool] = lambda: False,
-        rouse: Callable[[RunRecord], Awaitable[None]] | None = None,
+        wake: Callable[[RunRecord], Awaitable[None]] | None = None,
         errors: ErrorLog | None = None,
         heartbeats: Heartbeats | None = None,
     ) -> None:
         self._journal = journal
         self._registry = registry
         self._errors = errors or ErrorLog()
-        self._protocol = Protocol(registry, worker, DRIVER, self._errors.failed)
+        self._protocol = RunProtocol(registry, worker, DRIVER, self._errors.failed)
         self.threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
         self._places = Seats(at_once, functions_of(registry.steps.values(), in_threads=False))
         self.slots = 2 * (at_once + threads)
@@ -181,7 +181,7 @@ class Activities:
         self._begun: set[asyncio.Task[Any]] = set()
         self._draining = asyncio.Event()
         self._given_up = False
-        self._rouse = rouse
+        self._wake = wake
         self._told: dict[tuple[str, str], str] = {}
         self._heartbeats = heartbeats
 
@@ -263,7 +263,7 @@ class Activities:
     def _cancel(self, tx: Tx, request: AdvanceRequest) -> None:
         """Append the request to cancel that Temporal received, if the run can still be cancelled."""
         record = tx.record(request.run_id)
-        wish = Intervention(verb=Verb.CANCEL, actor=DRIVER, reason="the workflow was cancelled in Temporal")
+        wish = Intervention(kind=InterventionKind.CANCEL, actor=DRIVER, reason="the workflow was cancelled in Temporal")
         if record is not None:
             try:
                 interventions.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)
@@ -323,7 +323,7 @@ class Activities:
         try:
             while now_ms() < request.lease_until_ms:
                 self._check_serving()
-                record = await self._looked_at(request.run_id)
+                record = await self._read_record(request.run_id)
                 if record is not None:
                     at = record.state.node(request.node)
                     if (at.status, at.due_ms) != claim:
@@ -353,7 +353,7 @@ class Activities:
             if self._heartbeats is not None:
                 self._heartbeats.end(token)
 
-    async def _looked_at(self, run_id: str) -> RunRecord | None:
+    async def _read_record(self, run_id: str) -> RunRecord | None:
         """Read a run; `None` while the store is away."""
         try:
             return await self._journal.record(run_id)
@@ -432,7 +432,7 @@ class Activities:
         # The committer's thread sets it; from then on the claim may be in the store.
         claimed = threading.Event()
 
-        def claim(tx: Tx) -> tuple[RunRecord, Task | None]:
+        def claim(tx: Tx) -> tuple[RunRecord, EffectCall | None]:
             if self._draining.is_set():
                 raise _GivenBackError
             claimed.set()
@@ -538,13 +538,13 @@ class Activities:
 
     async def _tell_of(self, record: RunRecord) -> None:
         """Wake a run in Temporal, which has given up the call whose answer was recorded."""
-        if self._rouse is not None:
+        if self._wake is not None:
             try:
-                await self._rouse(record)
+                await self._wake(record)
             except UnreachableError as error:
                 _log.warning("%s", error)
 
-    async def _settle(self, task: Task, outcome: Outcome, now_ms: int) -> Settled:
+    async def _settle(self, task: EffectCall, outcome: Outcome, now_ms: int) -> Settled:
         """Record an outcome, for as long as it takes, because a lost outcome means another call."""
         if isinstance(outcome, Postponed):
             self._log_once(outcome.error(task.run_id, task.node))

@@ -23,13 +23,13 @@ from amends.aggregates.run.record import RunSummary
 from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.engine.interventions import Intervention, Verb
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.interventions import Intervention, InterventionKind
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.result import RunResult
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import SystemClock
 from amends.sagas.temporal.messages import DRIVER
-from amends.sagas.temporal.start_workflow import rouse, start_workflow
+from amends.sagas.temporal.start_workflow import start_workflow, wake
 
 __all__ = ["Client", "RunHandle"]
 
@@ -103,7 +103,7 @@ class Client:
         self._journal = journal
         self._temporal = temporal
         self._registry = registry
-        self._protocol = Protocol(registry, actor, DRIVER)
+        self._protocol = RunProtocol(registry, actor, DRIVER)
         self._task_queue = task_queue
         self._actor = actor
         self._eager = eager
@@ -209,7 +209,7 @@ class Client:
             lambda tx: self._protocol.intervene(tx, run_id, intervention, now_ms, position=position), runs=(run_id,)
         )
         if not record.state.closed:
-            await rouse(self._temporal, record, task_queue=self._task_queue)
+            await wake(self._temporal, record, task_queue=self._task_queue)
         return RunResult(record)
 
     async def cancel(self, run_id: str, reason: str) -> RunResult:
@@ -220,7 +220,9 @@ class Client:
             RefusedError: The run has passed its pivot, or has completed.
             UnreachableError: As for `intervene`.
         """
-        return await self.intervene(run_id, Intervention(verb=Verb.CANCEL, actor=self._actor, reason=reason))
+        return await self.intervene(
+            run_id, Intervention(kind=InterventionKind.CANCEL, actor=self._actor, reason=reason)
+        )
 
     async def result(self, run_id: str, *, timeout: timedelta | None = None) -> RunResult:
         """Wait until a run is closed.

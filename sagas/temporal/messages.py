@@ -13,7 +13,7 @@ __all__ = [
     "ADVANCE",
     "DRIVER",
     "JOIN",
-    "NUDGE",
+    "WAKE",
     "AdvanceRequest",
     "CallRequest",
     "Progress",
@@ -33,7 +33,7 @@ ADVANCE = "advance"
 JOIN = "claim/join"
 """Activity type that waits for a claim that another workflow made; no step's name contains a `/`."""
 
-NUDGE = "nudge"
+WAKE = "wake"
 """Signal that wakes the workflow, so that it reads the journal now."""
 
 

@@ -178,7 +178,7 @@ class Shifts:
             shift.end()
         ending = asyncio.gather(*(shift.wait() for shift in shifts))
         await self._drain()
-        deadline.hurry()
+        deadline.shorten_drain()
         # The reserve is for transactions in flight, and for answers on their way to Temporal.
         await asyncio.wait([ending], timeout=deadline.left_s(TASKS_RESERVE_S))
         await self.calls.give_up(deadline.left_s(CANCEL_RESERVE_S))

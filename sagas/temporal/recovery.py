@@ -146,7 +146,7 @@ async def _recover_one(
             recovery.refused[row.run_id] = why
             return
     await start_workflow(
-        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue, nudge=True
+        client, saga=row.saga, run_id=row.run_id, store_id=journal.store_id, task_queue=task_queue, wake=True
     )
     (recovery.driven if status is WorkflowExecutionStatus.RUNNING else recovery.started).append(row.run_id)
 

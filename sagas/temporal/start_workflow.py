@@ -14,9 +14,9 @@ from temporalio.service import RPCError
 
 from amends.aggregates.errors import UnreachableError
 from amends.aggregates.run.record import RunRecord
-from amends.sagas.temporal.messages import NUDGE, RunArguments
+from amends.sagas.temporal.messages import WAKE, RunArguments
 
-__all__ = ["Poller", "pollers", "rouse", "start_workflow", "worker_identity"]
+__all__ = ["Poller", "pollers", "start_workflow", "wake", "worker_identity"]
 
 TASK_TIMEOUT = timedelta(seconds=10)
 """The time after which Temporal counts a silent worker as lost; its transactions wait that long for another worker.
@@ -87,7 +87,7 @@ async def start_workflow(
     store_id: str,
     task_queue: str,
     eager: bool = False,
-    nudge: bool = False,
+    wake: bool = False,
 ) -> temporalio.client.WorkflowHandle[Any, Any]:
     """Start the workflow of an accepted run; do nothing if Temporal drives the run already.
 
@@ -98,7 +98,7 @@ async def start_workflow(
         store_id: The store that accepted it.
         task_queue: Queue of the workers.
         eager: Whether a worker of this process, with the same client, may take the first task at once.
-        nudge: Whether to wake the workflow if Temporal drives the run already.
+        wake: Whether to wake the workflow if Temporal drives the run already.
 
     Raises:
         UnreachableError: Temporal cannot be reached; the run stays accepted and is started later.
@@ -114,8 +114,8 @@ async def start_workflow(
             # lost one.
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            request_eager_start=eager and not nudge,
-            start_signal=NUDGE if nudge else None,
+            request_eager_start=eager and not wake,
+            start_signal=WAKE if wake else None,
         )
     except RPCError as error:
         raise UnreachableError(
@@ -123,7 +123,7 @@ async def start_workflow(
         ) from None
 
 
-async def rouse(client: temporalio.client.Client, record: RunRecord, *, task_queue: str) -> None:
+async def wake(client: temporalio.client.Client, record: RunRecord, *, task_queue: str) -> None:
     """Wake a run in Temporal after another process has written to it; start its workflow if none runs.
 
     Raises:
@@ -135,5 +135,5 @@ async def rouse(client: temporalio.client.Client, record: RunRecord, *, task_que
         run_id=record.run_id,
         store_id=record.started.store_id,
         task_queue=task_queue,
-        nudge=True,
+        wake=True,
     )

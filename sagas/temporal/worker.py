@@ -37,7 +37,7 @@ from amends.sagas.temporal.heartbeats import Heartbeats
 from amends.sagas.temporal.outages import StoreWatch, TemporalWatch
 from amends.sagas.temporal.polling import PAUSE_AFTER, Shifts
 from amends.sagas.temporal.recovery import recover
-from amends.sagas.temporal.start_workflow import rouse, worker_identity
+from amends.sagas.temporal.start_workflow import wake, worker_identity
 from amends.sagas.temporal.workflow import SagaWorkflow
 
 __all__ = ["AlsoServed", "running_worker", "worker_name"]
@@ -125,7 +125,7 @@ async def running_worker(
         at_once=at_once,
         threads=at_once if threads is None else threads,
         temporal_was_away=temporal.was_away,
-        rouse=partial(rouse, client, task_queue=task_queue),
+        wake=partial(wake, client, task_queue=task_queue),
         errors=log,
         heartbeats=heartbeats,
     )

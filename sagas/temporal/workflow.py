@@ -20,7 +20,7 @@ from amends.sagas.engine.protocol import LEASE_GRACE_MS
 from amends.sagas.temporal.messages import (
     ADVANCE,
     JOIN,
-    NUDGE,
+    WAKE,
     AdvanceRequest,
     CallRequest,
     JoinRequest,
@@ -63,8 +63,8 @@ class SagaWorkflow:
         # For a transaction that the deployed code cannot run: since when, until when to wait, and at which position.
         self._waits: tuple[int, int, int] | None = None
 
-    @workflow.signal(name=NUDGE)
-    def nudge(self) -> None:
+    @workflow.signal(name=WAKE)
+    def wake(self) -> None:
         """Wake the workflow: another process has written to the journal."""
         self._nudged = True
 

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from amends.aggregates.inbox.sql import Inbox
     from amends.aggregates.journal import RunQuery
     from amends.aggregates.run.state import RunStatus
-    from amends.reconciler.drift.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene
+    from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, ScanFailed
     from amends.reconciler.drift.observation import Observation
     from amends.reconciler.drift.rule import drift_rule
     from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
     from amends.sagas.definition.steps import Effect, Retry, Step, Transaction, effect, transaction
-    from amends.sagas.engine.interventions import Intervention, Verb
+    from amends.sagas.engine.interventions import Intervention, InterventionKind
     from amends.sagas.engine.result import RunResult
-    from amends.sagas.engine.time_limits import longest_span
+    from amends.sagas.engine.time_limits import max_run_duration
     from amends.sagas.runtime.runner import Runner
     from amends.sagas.temporal.client import Client, RunHandle
 
@@ -47,7 +47,6 @@ __all__ = [
     "Cause",
     "Client",
     "Command",
-    "CouldNotLook",
     "DefinitionError",
     "Done",
     "Drift",
@@ -57,6 +56,7 @@ __all__ = [
     "InputError",
     "Intervene",
     "Intervention",
+    "InterventionKind",
     "KeyConflictError",
     "NotFoundError",
     "Observation",
@@ -69,16 +69,16 @@ __all__ = [
     "RunStatus",
     "Runner",
     "Saga",
+    "ScanFailed",
     "StartConflictError",
     "Step",
     "Transaction",
     "UnitOfWork",
     "UnreachableError",
-    "Verb",
     "drift_rule",
     "effect",
     "irreversible",
-    "longest_span",
+    "max_run_duration",
     "parallel",
     "pivot",
     "retriable",
@@ -103,17 +103,17 @@ _HOMES = {
     "aggregates.inbox.sql": ("Inbox",),
     "aggregates.journal": ("RunQuery",),
     "aggregates.run.state": ("RunStatus",),
-    "reconciler.drift.drift": ("Cause", "Command", "CouldNotLook", "Drift", "DriftKind", "Intervene"),
+    "reconciler.drift.drift": ("Cause", "Command", "ScanFailed", "Drift", "DriftKind", "Intervene"),
     "reconciler.drift.observation": ("Observation",),
     "reconciler.drift.rule": ("drift_rule",),
     "sagas.temporal.client": ("Client", "RunHandle"),
     "sagas.definition.context": ("Attempted", "Call", "Done", "UnitOfWork"),
     "sagas.definition.steps": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
-    "sagas.engine.interventions": ("Intervention", "Verb"),
+    "sagas.engine.interventions": ("Intervention", "InterventionKind"),
     "sagas.engine.result": ("RunResult",),
     "sagas.runtime.runner": ("Runner",),
     "sagas.definition.saga": ("Saga", "irreversible", "parallel", "pivot", "retriable"),
-    "sagas.engine.time_limits": ("longest_span",),
+    "sagas.engine.time_limits": ("max_run_duration",),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -88,7 +88,7 @@ class Service:
         with self.engine.begin() as connection:
             return self.inbox.purge(connection, limit=limit)
 
-    def standing(self) -> list[str]:
+    def rule_state(self) -> list[str]:
         """Return the keys of the existing effects."""
         with self.engine.begin() as connection:
             return sorted(connection.scalars(select(self.effects.c.key)))
@@ -145,7 +145,7 @@ def test_the_same_call_again_gets_the_recorded_result(service: Service) -> None:
     assert again == Answer("done", {"charged": "k"}, operation="charge", repeated=True)
     assert service.find("k") == again
     assert service.settle("k") == again
-    assert service.standing() == ["k"]
+    assert service.rule_state() == ["k"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_another_call_under_a_used_key_is_a_conflict(
     for key in ("done", "refused", "undone"):
         with pytest.raises(KeyConflictError, match=rf"key '{key}' was used for something else {difference}"):
             service.do(key, content, operation=operation)
-    assert service.standing() == ["done"]
+    assert service.rule_state() == ["done"]
 
 
 def test_a_no_stays_a_no(service: Service) -> None:
@@ -176,7 +176,7 @@ def test_a_no_stays_a_no(service: Service) -> None:
     assert refusal == Answer("refused", reason="card\N{REPLACEMENT CHARACTER} declined", operation="charge")
     assert service.do("k").outcome == "refused"
     assert service.do("k").reason == refusal.reason
-    assert service.standing() == []
+    assert service.rule_state() == []
 
 
 def test_any_other_failure_leaves_the_key_free(service: Service) -> None:
@@ -189,7 +189,7 @@ def test_any_other_failure_leaves_the_key_free(service: Service) -> None:
         )
     with service.engine.begin() as connection, pytest.raises(InputError, match="result of charge under key 'k': <ob"):
         service.inbox.do(connection, "k", "charge", PRICE, object)
-    assert (service.standing(), service.remembered()) == ([], 0)
+    assert (service.rule_state(), service.remembered()) == ([], 0)
     assert not service.do("k").repeated
 
 
@@ -208,7 +208,7 @@ def test_a_crash_between_effect_and_commit_leaves_neither(
     program = [sys.executable, "-P", "-c", crash, *map(str, folders), url]
     done = subprocess.run(program, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (service.standing(), service.remembered()) == ([], 0)
+    assert (service.rule_state(), service.remembered()) == ([], 0)
     assert not service.do("k").repeated
 
 
@@ -223,7 +223,7 @@ def test_undo_after_do_takes_back_once(service: Service) -> None:
     assert service.undo("u2", "k") == Answer("done", operation="undo")
     late = service.do("k")
     assert late == Answer("cancelled", {"charged": "k"}, operation="charge", cancelled_by="u", repeated=True)
-    assert service.standing() == []
+    assert service.rule_state() == []
 
 
 def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
@@ -232,7 +232,7 @@ def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
     for content in (PRICE, {"amount": "1"}):
         assert service.do("k", content) == Answer("cancelled", cancelled_by="u", repeated=True)
     assert service.undo("u", "k").repeated
-    assert service.standing() == []
+    assert service.rule_state() == []
 
 
 def test_a_refused_do_and_a_refused_undo(service: Service) -> None:
@@ -243,7 +243,7 @@ def test_a_refused_do_and_a_refused_undo(service: Service) -> None:
     service.do("k")
     assert service.undo("u2", "k", raises=Rejected("spent")) == Answer("refused", reason="spent", operation="undo")
     assert service.undo("u2", "k").outcome == "refused"
-    assert (service.do("k").outcome, service.standing()) == ("done", ["k"])
+    assert (service.do("k").outcome, service.rule_state()) == ("done", ["k"])
     assert service.undo("u3", "k").result == {"refunded": "k"}
 
 
@@ -252,7 +252,7 @@ def test_an_undo_that_fails_leaves_everything_as_it_was(service: Service) -> Non
     service.do("k")
     with pytest.raises(OSError, match="disk"):
         service.undo("u", "k", raises=OSError("disk"))
-    assert (service.do("k").outcome, service.find("u"), service.standing()) == ("done", None, ["k"])
+    assert (service.do("k").outcome, service.find("u"), service.rule_state()) == ("done", None, ["k"])
     assert service.undo("u", "k").result == {"refunded": "k"}
 
 
@@ -275,7 +275,7 @@ def test_a_settled_no_stays_true(service: Service) -> None:
     assert service.settle("k") == Answer("cancelled")
     assert service.do("k") == Answer("cancelled", repeated=True)
     assert service.undo("u", "k") == Answer("done", operation="undo")
-    assert service.standing() == []
+    assert service.rule_state() == []
 
 
 def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
@@ -302,7 +302,7 @@ def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
             settling.result(0.05)
         go_on.set()
         assert doing.result().outcome == settling.result().outcome == "done"
-    assert service.standing() == ["k"]
+    assert service.rule_state() == ["k"]
 
 
 def test_two_calls_at_once_are_one(service: Service) -> None:
@@ -311,7 +311,7 @@ def test_two_calls_at_once_are_one(service: Service) -> None:
     assert Counter(answer.repeated for answer in answers) == {False: 1, True: 5}
     assert {answer.outcome for answer in answers} == {"done"}
     assert [answer.result for answer in answers] == [{"charged": "k"}] * 6
-    assert service.standing() == ["k"]
+    assert service.rule_state() == ["k"]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -329,7 +329,7 @@ def test_do_undo_and_settle_at_once_agree(service: Service, number: int) -> None
         assert len(took_back) == (done.outcome == "done")
         assert settled.outcome in (("done", "cancelled") if done.outcome == "done" else ("cancelled",))
         assert service.do(key).outcome == "cancelled"
-    assert service.standing() == []
+    assert service.rule_state() == []
 
 
 # --- the window ---
@@ -349,7 +349,7 @@ def test_a_key_is_remembered_for_the_retention_and_forgotten_after_it(service: S
     assert not service.do("a").repeated
     service.now_s += DAY.total_seconds() + 1
     assert service.purge() == 3
-    assert service.standing() == ["a", "a", "b", "c"]
+    assert service.rule_state() == ["a", "a", "b", "c"]
 
 
 def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) -> None:
@@ -359,7 +359,7 @@ def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) ->
         service.now_s += DAY.total_seconds() + 1
         answer, _ = together(lambda: service.do("old"), service.purge)
         assert answer.outcome == "done"
-        assert len(service.standing()) <= number + 2
+        assert len(service.rule_state()) <= number + 2
 
 
 def test_a_window_shorter_than_the_retention_is_refused(service: Service) -> None:
@@ -421,7 +421,7 @@ async def test_an_async_engine_uses_run_sync(postgres_url: str) -> None:
                 lambda sync: service.inbox.do(sync, "k", "charge", PRICE, lambda: service._take_effect(sync, "k", None))
             )
         assert (answer.outcome, answer.repeated) == ("done", repeated)
-    assert service.standing() == ["k"]
+    assert service.rule_state() == ["k"]
     await engine.dispose()
     service.engine.dispose()
 
@@ -433,7 +433,7 @@ def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> Non
         pytest.raises(InputError, match="commits every statement by itself"),
     ):
         service.inbox.do(connection, "k", "charge", PRICE, lambda: service._take_effect(connection, "k", None))
-    assert (service.standing(), service.remembered()) == ([], 0)
+    assert (service.rule_state(), service.remembered()) == ([], 0)
 
 
 def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) -> None:
@@ -451,7 +451,7 @@ def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) ->
     for ask in (service.do, service.find, service.settle):
         with pytest.raises(InputError, match="key 'k' has no result: its operation committed by itself"):
             ask("k")
-    assert service.standing() == ["k"]
+    assert service.rule_state() == ["k"]
 
 
 def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url: str) -> None:
@@ -464,7 +464,7 @@ def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url
             strict.inbox.settle(connection, "k")
         connection.rollback()
     assert strict.do("k").repeated
-    assert strict.standing() == ["k"]
+    assert strict.rule_state() == ["k"]
     strict.engine.dispose()
 
 
@@ -475,7 +475,7 @@ def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
         service.inbox.undo(connection, "u", "late", lambda _: None)
         service.inbox.settle(connection, "asked")
         connection.rollback()
-    assert (service.standing(), service.remembered()) == ([], 0)
+    assert (service.rule_state(), service.remembered()) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +597,7 @@ class InboxMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         """Check that the existing effects, and the finding under every key, are the model's."""
-        assert self.service.standing() == sorted(self.effects)
+        assert self.service.rule_state() == sorted(self.effects)
         for key in ("a", "b", "c", "u", "v"):
             found, known = self.service.find(key), self.model.get(key)
             assert (found and found.outcome) == (known and known[0])

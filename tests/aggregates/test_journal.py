@@ -38,11 +38,11 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.record import fold_facts
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql import batch as batch_module
-from amends.aggregates.sql.batch import Known
+from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.schema import plans, run_keys, saga_index, stored_events
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ async def test_a_log_that_became_shorter_is_read_again(journal: SqlJournal) -> N
 async def test_closed_runs_are_not_remembered(journal: SqlJournal) -> None:
     """The memory holds open runs only, so large inputs of finished runs do not stay; they are still found."""
     known = journal._committer._known
-    assert isinstance(known, Known)
+    assert isinstance(known, StoreCache)
     await journal.commit(accept("r"))
     assert list(known.runs) == ["r"]
     for unit in (succeed("r", "reserve"), succeed("r", "confirm"), complete("r")):
@@ -304,7 +304,7 @@ async def test_runs_are_found_by_saga_status_and_keys(journal: SqlJournal) -> No
 async def test_a_run_that_is_taken_over_is_listed_with_its_new_driver(journal: SqlJournal) -> None:
     """Recovery finds runs by the driver that the list names, though taking over changes no status."""
     await journal.commit(accept("r"))
-    protocol = Protocol(Registry(()), "op")
+    protocol = RunProtocol(Registry(()), "op")
     await journal.commit(lambda tx: protocol.take_over(tx, "r", "temporal", 1_000, actor="op", reason="why"))
     assert [row.driver for row in await journal.runs(RunQuery())] == ["temporal"]
 

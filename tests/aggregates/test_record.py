@@ -40,7 +40,7 @@ def after(*outcomes: tuple[str, Succeeded | Refused | Failed]) -> World:
     """Create a run whose steps have these outcomes, with every conclusion drawn."""
     world = World.begin(PLAN)
     for name, outcome in outcomes:
-        world.append(world.scribe.outcome(PLAN.nodes[name], Direction.DO, 1, outcome))
+        world.append(world.writer.outcome(PLAN.nodes[name], Direction.DO, 1, outcome))
     world.conclude()
     return world
 
@@ -118,7 +118,7 @@ def test_a_record_keeps_a_bounded_number_of_heads() -> None:
     plan = plan_of(*(plan_node(f"n{index}") for index in range(100)))
     world = World.begin(plan)
     for index in range(100):
-        world.append(world.scribe.outcome(plan.nodes[f"n{index}"], Direction.DO, 1, Succeeded(None)))
+        world.append(world.writer.outcome(plan.nodes[f"n{index}"], Direction.DO, 1, Succeeded(None)))
     assert len(world.record.recent) == RECENT
     assert world.record.heads_after(101 - RECENT - 1) is None
     assert world.record.heads_after(101 - RECENT) == world.record.recent
@@ -196,7 +196,7 @@ def test_the_summary_of_a_run_that_needs_attention_names_what_is_open() -> None:
         world.now_ms += 1_000
         assert isinstance(work, RunCompensation)
         outcome = Failed("E", "no") if work.node == "a" else Succeeded(None)
-        world.append(world.scribe.outcome(PLAN.nodes[work.node], Direction.UNDO, work.attempt, outcome))
+        world.append(world.writer.outcome(PLAN.nodes[work.node], Direction.UNDO, work.attempt, outcome))
         world.now_ms += 1_000
         world.conclude()
     last = world.facts[-1]
@@ -220,6 +220,6 @@ def test_the_head_of_a_fact_says_what_decides_and_no_more() -> None:
 def test_records_are_values() -> None:
     """Applying a fact creates another record and leaves the first as it was."""
     first = RunRecord.begin(PLAN, started(PLAN))
-    second = first.apply(World.begin(PLAN).scribe.outcome(PLAN.nodes["a"], Direction.DO, 1, Succeeded(1)))
+    second = first.apply(World.begin(PLAN).writer.outcome(PLAN.nodes["a"], Direction.DO, 1, Succeeded(1)))
     assert (first.results, first.state.position) == ({}, 1)
     assert (second.results, second.state.position) == ({"a": 1}, 2)

@@ -362,10 +362,10 @@ def test_a_dumped_state_holds_no_user_data() -> None:
     """The dump contains the plan, statuses, counts and times: no input, result, reason or error text."""
     marked = "user-data-that-must-not-travel"
     world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b")))))
-    scribe = world.scribe
+    writer = world.writer
     nodes = world.record.state.plan.nodes
-    world.append(scribe.outcome(nodes["a"], Direction.DO, 1, Succeeded({"x": marked})))
-    world.append(world.scribe.outcome(nodes["b"], Direction.DO, 1, Failed(marked, marked)))
+    world.append(writer.outcome(nodes["a"], Direction.DO, 1, Succeeded({"x": marked})))
+    world.append(world.writer.outcome(nodes["b"], Direction.DO, 1, Failed(marked, marked)))
     assert marked not in json.dumps(dump_state(world.record.state))
     assert marked in world.facts[-1].model_dump_json()
 

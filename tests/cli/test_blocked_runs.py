@@ -20,7 +20,7 @@ from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.arguments import Direction
 from amends.sagas.engine.blockers import blockers, grouped
 from amends.sagas.engine.outcome import Postponed
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 
 FORMER = f"""
@@ -62,7 +62,7 @@ def record_in_the_middle(code: Code, run_id: str = "r") -> RunRecord:
         start = prepare_start(
             version.registry, version.saga, Order(id="o"), run_id=run_id, driver="in-process", actor="test"
         )
-        return journal.commit_blocking(lambda tx: Protocol(version.registry, "w").accept(tx, start, 1))
+        return journal.commit_blocking(lambda tx: RunProtocol(version.registry, "w").accept(tx, start, 1))
     finally:
         journal.close_blocking()
 
@@ -121,7 +121,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
     value = former.Order(order_id="o-1")
     start = prepare_start(registry, former.order, value, run_id="o-1", driver="temporal", actor="test")
     now_ms = time.time_ns() // 1_000_000
-    journal.commit_blocking(lambda tx: Protocol(registry, "w").accept(tx, start, now_ms))
+    journal.commit_blocking(lambda tx: RunProtocol(registry, "w").accept(tx, start, now_ms))
     journal.close_blocking()
     found.write("shop.py", PRESENT)
     return found

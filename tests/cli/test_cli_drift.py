@@ -61,10 +61,10 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     assert second.code == 0
     assert spoilt("drift", "read-model", "streams").code == 0
     assert spoilt("db", "check").code == 0
-    looks = spoilt("reconciliations", "--json").json
-    assert [(each["id"], each["corrected"]) for each in looks] == [("read-model:2", 1), ("read-model:1", 0)]
+    scans = spoilt("reconciliations", "--json").json
+    assert [(each["id"], each["corrected"]) for each in scans] == [("read-model:2", 1), ("read-model:1", 0)]
     kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:2", "--json").json]
-    assert kinds == ["DriftApproved", "RuleLooked", "CorrectionBegun", "DriftCorrected"]
+    assert kinds == ["DriftApproved", "RuleScanned", "CorrectionStarted", "DriftCorrected"]
     shown = spoilt("reconciliation", "read-model:1").out
     assert re.search(r"DriftDetected +\S+ +\S+ +\S+: different, .* expected, .* found; ", shown)
     assert re.search(r"RuleLooked .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
@@ -83,11 +83,11 @@ def test_looks_are_read_from_the_end_and_without_the_rules(
     assert found == ["streams:1", "read-model:4", "read-model:3", "read-model:2", "read-model:1"]
     assert [each["id"] for each in spoilt("reconciliations", "--limit", "2", "--json").json] == found[:2]
     (first,) = spoilt("reconciliations", "streams", "--json").json
-    assert (first["seen"], first["mode"], first["could_not_look"]) == ([], "observe", None)
+    assert (first["seen"], first["mode"], first["scan_failed"]) == ([], "observe", None)
     assert [each["id"] for each in spoilt("reconciliations", "--found", "--limit", "2", "--json").json] == found[1:3]
-    assert spoilt("reconciliations", "streams", "--found").err == "amends: no look found anything\n"
+    assert spoilt("reconciliations", "streams", "--found").err == "amends: no scan found drift\n"
     kinds = [each["fact"] for each in spoilt("reconciliation", "read-model:1", "--json").json]
-    assert kinds == ["DriftDetected", "RuleLooked"]
+    assert kinds == ["DriftDetected", "RuleScanned"]
 
 
 def test_of_several_approvals_all_are_recorded_or_none(spoilt: Amends) -> None:
@@ -149,7 +149,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         assert amends("db", "upgrade").code == 0
         blind = amends("drift", "shelf", "catalogue")
         assert blind.code == 3
-        assert "rule catalogue could not look: the library is closed" in blind.err
+        assert "rule catalogue could not scan: the library is closed" in blind.err
         proposed = amends("reconcile", "shelf", "--json").json[0]["drift"][0]
         assert proposed["held"] == "waits for approval"
         assert f"amends reconcile shelf --approve {proposed['id']}" in amends("reconcile", "shelf").err
@@ -179,7 +179,7 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
         (("reconcile", "--approve", "x.1"), "no open drift of these rules has the id 'x.1'; none is open"),
         (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
         (("reconcile", "--reason", "why not"), "--reason says why a drift is approved, and none is; add --approve ID"),
-        (("reconciliations", "nosuch"), "no look by a rule 'nosuch' is recorded; nobody has looked yet"),
+        (("reconciliations", "nosuch"), "no scan by a rule 'nosuch' is recorded; no rule has scanned yet"),
         (("history", "Shelf/none"), "no stream is called 'Shelf/none' in this store"),
         (("history", "Shelf/none:0"), "no stream is called 'Shelf/none:0' in this store"),
         (("history", "Shelf/s", "--watch"), "--watch goes on until a run is closed, and 'Shelf/s' is none"),

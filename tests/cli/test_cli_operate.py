@@ -24,7 +24,7 @@ from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
 from amends.cli.project.settings import load_settings
 from amends.cli.runtime.wiring import load_project, open_store
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 
 MODULE = """
@@ -372,7 +372,7 @@ def open_claim(project: CommandProject, driver: str) -> None:
     """Create a store with a run whose step was claimed long ago by a process that is gone."""
     settings = load_settings(project.path)
     loaded = load_project(settings)
-    protocol, registry = Protocol(loaded.registry, "gone"), loaded.registry
+    protocol, registry = RunProtocol(loaded.registry, "gone"), loaded.registry
     saga = registry.saga("ship")
     start = prepare_start(registry, saga, saga.input_type(), run_id="old-1", driver=driver, actor="x")
     journal = open_store(settings)

@@ -75,7 +75,7 @@ def test_every_command_works(project: CommandProject) -> None:
     amends("drift")
     last = read("reconciliations")[0]
     kinds = [each["fact"] for each in read("reconciliation", last["id"])]
-    assert kinds == ["RuleLooked", "DriftCorrected"]
+    assert kinds == ["RuleScanned", "DriftCorrected"]
     assert read("history", "Shelf/s")[1]["fields"] == {"books": 3, "drift": name}
     amends("db", "check")
 

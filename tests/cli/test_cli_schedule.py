@@ -144,8 +144,8 @@ def test_a_schedule_runs_by_itself_until_it_is_paused(served: Amends) -> None:
     """A schedule runs under its name, stops while it is paused, starts again after that, and can be removed."""
     added = served("schedule", "add", "books", "shelf", "--every", "1s", "--jitter", "10ms")
     assert "schedule books runs shelf, every 1 s, next " in added.out
-    looked = until(lambda: said if (said := served("reconciliations", "shelf", "--json")).code == 0 else None)
-    assert looked.json[-1]["actor"] == "schedule books"
+    scanned = until(lambda: said if (said := served("reconciliations", "shelf", "--json")).code == 0 else None)
+    assert scanned.json[-1]["actor"] == "schedule books"
     assert served("schedule", "pause", "books", "--reason", "stocktaking").code == 0
     shown = served("schedule", "list")
     assert "stocktaking" in shown.out
@@ -195,9 +195,9 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
     for _ in range(2):
         came = served("schedule", "trigger", "closed", "--wait")
         told = "catalogue; amends reconciliations says why"
-        assert (came.code, came.out) == (3, f"schedule closed ran, and could not look: {told}\n")
+        assert (came.code, came.out) == (3, f"schedule closed ran, and could not scan: {told}\n")
     paused = served("schedule", "show", "closed", "--json").json
-    assert paused["paused"] == "2 runs in a row failed: rule catalogue could not look: the library is closed"
+    assert paused["paused"] == "2 runs in a row failed: rule catalogue could not scan: the library is closed"
     assert paused["paused_by"] == "schedule closed"
     # Not the id of the workflow: two runs within a second share it.
     assert str(uuid.UUID(paused["failed_run"])) == paused["failed_run"]
@@ -303,9 +303,9 @@ async def test_a_run_that_is_taken_over_goes_on_with_the_rest(amends: Amends, te
         await decide_on_schedules(journal, books)
         request = ScheduledRun("books", journal.store_id)
         first = await runs.run(request, "run-1")
-        assert (first.looked, first.blind, first.seen) == (1, 1, 0)
+        assert (first.scanned, first.blind, first.seen) == (1, 1, 0)
         again = await runs.run(request, "run-1", [["shelf", False, 4, 3]])
-        assert (again.looked, again.blind, again.seen, again.corrected) == (1, 1, 4, 3)
+        assert (again.scanned, again.blind, again.seen, again.corrected) == (1, 1, 4, 3)
         assert (amends.folder / "shelf.looks").read_text() == "look\n"
         await decide_on_schedules(journal, lambda known: [pause(known, "books", 0, actor="ann", reason="r")])
         assert (await runs.run(request, "run-2")).idle == "the schedule is paused"

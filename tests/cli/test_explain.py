@@ -16,7 +16,7 @@ from amends.aggregates.run.record import RunRecord
 from amends.cli.views.explanation import Contact, explain, sections
 from amends.cli.views.table import escaped
 from amends.sagas.engine.decide import WaitUntil, decide
-from amends.sagas.engine.interventions import Verb, open_for_decision
+from amends.sagas.engine.interventions import InterventionKind, open_for_decision
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "explain.txt"
@@ -66,7 +66,7 @@ def later(world: World, ms: int) -> World:
     return world
 
 
-def operated(world: World, verb: Verb, node: str | None = None) -> World:
+def operated(world: World, verb: InterventionKind, node: str | None = None) -> World:
     """Decide as an operator."""
     operate(world, verb, node)
     return world
@@ -119,15 +119,15 @@ STATES: dict[str, Callable[[], World]] = {
     "a read-only effect that is given up": lambda: after(("reserve", DONE), ("ask", LOST), ("ask", LOST), plan=READS),
     "a doubtful pivot": lambda: after(("reserve", DONE), ("pivot", LOST), plan=DECIDED),
     "given up behind the pivot": behind,
-    "cancelled while a call is under way": lambda: operated(called(after(("reserve", DONE))), Verb.CANCEL),
+    "cancelled while a call is under way": lambda: operated(called(after(("reserve", DONE))), InterventionKind.CANCEL),
     "completed": lambda: after(("reserve", DONE), ("pay", DONE), ("ship", DONE)),
     "compensated after a late effect": late,
-    "skipped by an operator": lambda: operated(exhausted(), Verb.SKIP, "reserve"),
+    "skipped by an operator": lambda: operated(exhausted(), InterventionKind.SKIP, "reserve"),
     "undone in doubt": lambda: after(*DOUBT, ("ship", DONE), ("pay", DONE), ("reserve", DONE)),
     "left in doubt by an operator": lambda: operated(
-        after(*DOUBT, ("ship", LOST), ("ship", LOST), ("pay", DONE), ("reserve", DONE)), Verb.SKIP, "ship"
+        after(*DOUBT, ("ship", LOST), ("ship", LOST), ("pay", DONE), ("reserve", DONE)), InterventionKind.SKIP, "ship"
     ),
-    "resolved by an operator": lambda: operated(behind(), Verb.RESOLVE, "after"),
+    "resolved by an operator": lambda: operated(behind(), InterventionKind.RESOLVE, "after"),
     "an error that is hostile": lambda: after(("reserve", Failed("Bad", "[red]\x1b[31mred\nnext line"))),
 }
 

@@ -15,7 +15,7 @@ from amends.cli.views.interventions import Driven, plan_fields, preview_json, wh
 from amends.cli.views.recovery import Recovered
 from amends.cli.views.table import as_json, node_style
 from amends.sagas.engine.decide import RunStep, decide
-from amends.sagas.engine.interventions import Intervention, Verb, fact_of, preview
+from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, preview
 from amends.sagas.engine.outcome import Failed, Outcome, Refused, Succeeded
 
 REGISTRY: Any = AnyResults()
@@ -53,9 +53,9 @@ def example(kind: str) -> facts.Fact:
     return facts.FACTS[kind](**common, originator_version=2, as_of_ms=0, actor="the actor", **wanted)
 
 
-def wish(verb: Verb, node: str | None = None) -> Intervention:
+def wish(verb: InterventionKind, node: str | None = None) -> Intervention:
     """Return an operator's decision."""
-    return Intervention(verb=verb, node=node, actor="op", reason="because", evidence="seen")
+    return Intervention(kind=verb, node=node, actor="op", reason="because", evidence="seen")
 
 
 def do(world: World, name: str, outcome: Outcome) -> None:
@@ -112,7 +112,7 @@ def test_what_was_skipped_looks_unlike_what_goes_on(status: NodeStatus) -> None:
 def test_a_node_says_who_decided_about_it() -> None:
     """In `show`, the decision replaces the error that led to it, until the next fact."""
     world = stuck_undo()
-    fact = fact_of(REGISTRY, world.record, wish(Verb.SKIP, "b"), world.now_ms, 7)
+    fact = fact_of(REGISTRY, world.record, wish(InterventionKind.SKIP, "b"), world.now_ms, 7)
     assert fact is not None
     world.append(fact)
     view = next(each for each in node_views(world.record, world.facts) if each.node.name == "b")
@@ -133,7 +133,7 @@ def test_a_step_that_succeeded_shows_its_result() -> None:
 def test_attempts_are_counted_anew_with_a_new_budget() -> None:
     """After a retry of the undo, the attempts of the step stay, and those of the undo start from one."""
     world = stuck_undo()
-    fact = fact_of(REGISTRY, world.record, wish(Verb.RETRY, "b"), world.now_ms, 7)
+    fact = fact_of(REGISTRY, world.record, wish(InterventionKind.RETRY, "b"), world.now_ms, 7)
     assert fact is not None
     before = next(each for each in node_views(world.record, world.facts) if each.node.name == "b")
     world.append(fact)
@@ -145,8 +145,8 @@ def test_attempts_are_counted_anew_with_a_new_budget() -> None:
 @given(world=eventful_histories())
 def test_every_decision_has_words(world: World) -> None:
     """Every possible decision about a run in any state has a description, for people and programs."""
-    for verb in Verb:
-        for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
+    for verb in InterventionKind:
+        for node in [None] if verb is InterventionKind.CANCEL else [*world.record.state.plan.nodes]:
             try:
                 seen = preview(REGISTRY, world.record, wish(verb, node), world.now_ms)
             except AmendsError:
@@ -164,7 +164,7 @@ def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), plan_node("c"), PIVOT))
     do(world, "a", Succeeded(None))
     do(world, "b", Succeeded(None))
-    assert shown(world, wish(Verb.CANCEL)) == {
+    assert shown(world, wish(InterventionKind.CANCEL)) == {
         "now": f"RUNNING at position {world.record.state.position}",
         "to write": "CancelRequested, by op: because",
         "then": "CANCELLING",
@@ -178,17 +178,17 @@ def test_the_plan_of_a_cancel_names_the_call_in_flight() -> None:
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
     do(world, "a", Succeeded(None))
     world.call(RunStep("b", 1))
-    assert shown(world, wish(Verb.CANCEL))["in flight"] == "b: awaited, and undone if it may have acted"
+    assert shown(world, wish(InterventionKind.CANCEL))["in flight"] == "b: awaited, and undone if it may have acted"
 
 
 def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
     """The plan of a repeated request states that nothing more can be requested."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     world.call(RunStep("a", 1))
-    fact = fact_of(REGISTRY, world.record, wish(Verb.CANCEL), world.now_ms, 7)
+    fact = fact_of(REGISTRY, world.record, wish(InterventionKind.CANCEL), world.now_ms, 7)
     assert fact is not None
     world.append(fact)
-    assert shown(world, wish(Verb.CANCEL))["to write"] == "nothing: it is being undone already, or was"
+    assert shown(world, wish(InterventionKind.CANCEL))["to write"] == "nothing: it is being undone already, or was"
 
 
 def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
@@ -196,7 +196,7 @@ def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
-    assert shown(world, wish(Verb.RETRY)) == {
+    assert shown(world, wish(InterventionKind.RETRY)) == {
         "now": f"NEEDS_ATTENTION at position {world.record.state.position}",
         "to write": "RetryRequested for after (under a new key), by op: because; evidence: seen",
         "then": "RUNNING",
@@ -211,13 +211,13 @@ def test_the_plan_of_asking_a_refused_undo_again_names_the_new_key() -> None:
     do(world, "b", Succeeded(None))
     do(world, "pivot", Refused("no"))
     do(world, "b", Refused("the day is being closed"))
-    written = shown(world, wish(Verb.RETRY))["to write"]
+    written = shown(world, wish(InterventionKind.RETRY))["to write"]
     assert written == "RetryRequested for b (under a new key), by op: because; evidence: seen"
 
 
 def test_the_plan_of_leaving_an_undo_says_that_the_run_is_closed() -> None:
     """Nothing is undone any more, and the run counts as compensated by decision."""
-    assert shown(stuck_undo(), wish(Verb.SKIP, "b")) == {
+    assert shown(stuck_undo(), wish(InterventionKind.SKIP, "b")) == {
         "now": f"NEEDS_ATTENTION at position {stuck_undo().record.state.position}",
         "to write": "CompensationSkipped for b, by op: because; evidence: seen",
         "then": "COMPENSATING",
@@ -232,13 +232,13 @@ def test_what_is_said_afterwards_names_who_goes_on() -> None:
     """An open run is continued by Temporal, by a worker that must be started, or by the process that drives it."""
     record = World.begin(plan_of(plan_node("a"))).record
     ours = type(record)(record.started, record.state, {}, None, driver="temporal")
-    assert what_next(ours, Driven(roused=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
+    assert what_next(ours, Driven(woken=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
     assert "it goes on when a worker starts: nothing runs" in what_next(
-        ours, Driven(roused=False, why_not="nothing runs")
+        ours, Driven(woken=False, why_not="nothing runs")
     )
     other = type(record)(record.started, record.state, {}, None, driver="in-process")
-    assert what_next(other, Driven(roused=False)).endswith("amends recover --take-over run-1")
-    assert what_next(stuck_undo().record, Driven(roused=False)).endswith("open is b; see: amends show run-1")
+    assert what_next(other, Driven(woken=False)).endswith("amends recover --take-over run-1")
+    assert what_next(stuck_undo().record, Driven(woken=False)).endswith("open is b; see: amends show run-1")
 
 
 def test_what_recovery_found_wrong_is_counted() -> None:

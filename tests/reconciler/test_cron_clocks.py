@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amends.cli.views.schedule import Shown, fields_of, json_of, row_of
-from amends.reconciler.schedules.alignment import Copy, entries
+from amends.cli.views.schedule import ScheduleView, fields_of, json_of, row_of
+from amends.reconciler.schedules.alignment import TemporalScheduleStatus, entries
 from amends.reconciler.schedules.cron import skipped_by_clocks
 from amends.reconciler.schedules.facts import ScheduleDeclared, Timetable
 
@@ -67,8 +67,8 @@ def test_a_time_that_clocks_leave_out_counts_as_missed() -> None:
     )
     timetable = Timetable().apply(declared)
     (entry,) = entries("s", timetable).values()
-    copy = Copy(entry, since, taken=1, missed=3, skipped=0, running=(), recent=(), next_ms=(until,))
-    shown = Shown(timetable.schedules["nightly"], entry, copy, asked=True)
+    copy = TemporalScheduleStatus(entry, since, taken=1, missed=3, skipped=0, running=(), recent=(), next_ms=(until,))
+    shown = ScheduleView(timetable.schedules["nightly"], entry, copy, asked=True)
     assert row_of(shown, since)[5] == "3"
     assert row_of(shown, until)[5] == "4"
     assert dict(fields_of(shown, until))["no such time"] == "1 times, when the clocks went forward"

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.reconciler.drift.decide import Look, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
+from amends.reconciler.drift.decide import ScanResult, Verdict, approve, decide, hold_reason, ignore, stop_ignoring
 from amends.reconciler.drift.drift import Command, Correction, Drift, DriftKind, Intervene, described
-from amends.reconciler.drift.facts import CorrectionBegun, CorrectionFailed, DriftCorrected
+from amends.reconciler.drift.facts import CorrectionFailed, CorrectionStarted, DriftCorrected
 from amends.reconciler.drift.rule import Mode, Rule, drift_rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import RECONCILIATION_FACTS, Reconciliation
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 
-APART = 10_000
+CONFIRM_AFTER = 10_000
 
 
 def mend(*_: object) -> None:
@@ -47,41 +47,46 @@ class Past:
 
     def __init__(self, by: Rule = stock) -> None:
         self.rule = by
-        self.standing = Standing()
+        self.rule_state = RuleState()
         self.now_ms = 1_000_000
 
-    def look(self, *drifts: Drift, after: int = APART, **look: Any) -> Verdict:  # noqa: ANN401 - any field of a scan
+    def scan(self, *drifts: Drift, after: int = CONFIRM_AFTER, **scan: Any) -> Verdict:  # noqa: ANN401 - any field of a scan
         """Scan some time later."""
         self.now_ms += after
-        verdict = decide(self.standing, self.rule, Look(drifts=drifts, **look), self.now_ms, actor="test")
-        self.standing = verdict.standing
+        verdict = decide(self.rule_state, self.rule, ScanResult(drifts=drifts, **scan), self.now_ms, actor="test")
+        self.rule_state = verdict.rule_state
         return verdict
 
     def correct(self, name: str, *, error: str | None = None) -> None:
         """Record that a correction was made, or failed."""
-        common: dict[str, Any] = {"look": self.standing.looks, "as_of_ms": self.now_ms, "actor": "test", "drift": name}
+        common: dict[str, Any] = {
+            "scan": self.rule_state.scans,
+            "as_of_ms": self.now_ms,
+            "actor": "test",
+            "drift": name,
+        }
         fact = (
             DriftCorrected(**common, correction="mend", changed=())
             if error is None
             else CorrectionFailed(**common, error=error)
         )
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     def begin(self, name: str) -> None:
         """Record that a correction is about to be made."""
-        fact = CorrectionBegun(
-            look=self.standing.looks, as_of_ms=self.now_ms, actor="test", drift=name, correction="mend"
+        fact = CorrectionStarted(
+            scan=self.rule_state.scans, as_of_ms=self.now_ms, actor="test", drift=name, correction="mend"
         )
-        self.standing = self.standing.apply(fact)
+        self.rule_state = self.rule_state.apply(fact)
 
     def approve(self, name: str) -> None:
         """Approve a drift."""
-        self.standing = self.standing.apply(approve(self.standing, name, self.now_ms, actor="ann"))
+        self.rule_state = self.rule_state.apply(approve(self.rule_state, name, self.now_ms, actor="ann"))
 
     def seen_twice(self, *drifts: Drift) -> Verdict:
         """Scan twice, far enough apart."""
-        self.look(*drifts)
-        return self.look(*drifts)
+        self.scan(*drifts)
+        return self.scan(*drifts)
 
 
 def only(verdict: Verdict) -> str:
@@ -102,54 +107,54 @@ def held(verdict: Verdict) -> str:
 def test_one_look_is_not_enough() -> None:
     """A drift is corrected after two scans saw it far enough apart, and not after two that are closer."""
     past = Past()
-    assert "seen again" in held(past.look(drift()))
-    assert "seen again" in held(past.look(drift(), after=APART - 1))
-    assert len(past.look(drift(), after=1).due) == 1
+    assert "seen again" in held(past.scan(drift()))
+    assert "seen again" in held(past.scan(drift(), after=CONFIRM_AFTER - 1))
+    assert len(past.scan(drift(), after=1).due) == 1
 
 
 def test_two_looks_are_needed_however_close() -> None:
     """A drift that one scan saw is not corrected, even when scans may follow at once or somebody has approved it."""
-    past = Past(rule(apart_ms=0))
-    name = only(past.look(drift()))
+    past = Past(rule(confirm_after_ms=0))
+    name = only(past.scan(drift()))
     past.approve(name)
-    reason = hold_reason(past.standing, name, drift(), past.rule.policy, past.now_ms, in_flight={}, maintenance=None)
+    reason = hold_reason(past.rule_state, name, drift(), past.rule.policy, past.now_ms, in_flight={}, maintenance=None)
     assert reason is not None
     assert "seen again" in reason
-    assert "seen again" in held(past.look(drift("sku-2")))
-    assert past.look(drift("sku-2"), after=0).due
+    assert "seen again" in held(past.scan(drift("sku-2")))
+    assert past.scan(drift("sku-2"), after=0).due
 
 
 def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
     """A drift first seen by a clock a day ahead is corrected after two scans apart by the other clocks."""
     past = Past()
-    past.look(drift(), after=24 * 3_600_000)
-    assert "seen again" in held(past.look(drift(), after=-24 * 3_600_000))
-    assert past.look(drift()).due
+    past.scan(drift(), after=24 * 3_600_000)
+    assert "seen again" in held(past.scan(drift(), after=-24 * 3_600_000))
+    assert past.scan(drift()).due
 
 
 def test_a_version_that_is_compared_takes_the_place_of_the_second_look() -> None:
     """A drift with a version is due at once, if its correction compares the version."""
-    decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
-    assert Past().look(drift(version=3, correction=Intervene("run-1", decision))).due
-    assert "seen again" in held(Past().look(drift(version=3)))
+    decision = Intervention(kind=InterventionKind.RETRY, actor="", reason="stuck")
+    assert Past().scan(drift(version=3, correction=Intervene("run-1", decision))).due
+    assert "seen again" in held(Past().scan(drift(version=3)))
 
 
 def test_a_look_that_could_not_look_changes_nothing() -> None:
     """A scan that could not scan neither clears nor corrects drift, and does not count as a sighting."""
     past = Past()
-    name = only(past.look(drift()))
-    blind = past.look(unobservable="the bank is away")
+    name = only(past.scan(drift()))
+    blind = past.scan(unobservable="the bank is away")
     assert [type(fact).__name__ for fact in blind.facts] == ["DriftUnobservable"]
     assert not blind.due
-    assert past.standing.drifts[name].sightings == 1
-    assert past.standing.unobservable == "the bank is away"
+    assert past.rule_state.drifts[name].sightings == 1
+    assert past.rule_state.unobservable == "the bank is away"
 
 
 def test_a_drift_is_corrected_once() -> None:
     """A drift that was corrected and is still there is not corrected again."""
     past = Past()
     past.correct(only(past.seen_twice(drift())))
-    assert "find out why" in held(past.look(drift()))
+    assert "find out why" in held(past.scan(drift()))
 
 
 def test_the_same_difference_after_it_was_gone_is_another_drift() -> None:
@@ -157,7 +162,7 @@ def test_the_same_difference_after_it_was_gone_is_another_drift() -> None:
     past = Past()
     first = only(past.seen_twice(drift()))
     past.correct(first)
-    assert [type(fact).__name__ for fact in past.look().facts] == ["DriftCleared", "RuleLooked"]
+    assert [type(fact).__name__ for fact in past.scan().facts] == ["DriftCleared", "RuleScanned"]
     again = past.seen_twice(drift())
     assert again.due == (only(again),)
     assert only(again) != first
@@ -167,33 +172,33 @@ def test_what_another_one_corrects_is_left_to_it_until_its_lease_ends() -> None:
     """A correction under way is not repeated before its lease ends; a clock a day ahead does not change that."""
     past = Past()
     past.begin(only(past.seen_twice(drift())))
-    assert held(past.look(drift(), after=1_000)) == "is being corrected"
-    assert past.look(drift(), after=past.rule.policy.lease_ms).due
+    assert held(past.scan(drift(), after=1_000)) == "is being corrected"
+    assert past.scan(drift(), after=past.rule.policy.lease_ms).due
     past.now_ms += 24 * 3_600_000
-    past.begin(only(past.look(drift())))
+    past.begin(only(past.scan(drift())))
     past.now_ms -= 24 * 3_600_000
-    assert past.look(drift()).due
+    assert past.scan(drift()).due
 
 
 def test_nothing_in_flight_is_touched() -> None:
     """A run that is driven, or that has a call under way, is not touched."""
-    decision = Intervention(verb=Verb.RETRY, actor="", reason="stuck")
+    decision = Intervention(kind=InterventionKind.RETRY, actor="", reason="stuck")
     found = drift(version=3, correction=Intervene("run-1", decision))
     past = Past()
-    assert held(past.look(found, in_flight={"run-1": "its workflow runs"})) == "its workflow runs"
-    assert past.look(found, in_flight={"run-2": "its workflow runs"}).due
+    assert held(past.scan(found, in_flight={"run-1": "its workflow runs"})) == "its workflow runs"
+    assert past.scan(found, in_flight={"run-2": "its workflow runs"}).due
 
 
 def test_in_a_maintenance_window_nothing_is_corrected() -> None:
     """In an open window, scans continue and nothing is corrected, approved or not; afterwards everything is."""
     past = Past()
-    name = only(past.look(drift()))
+    name = only(past.scan(drift()))
     past.approve(name)
-    assert held(past.look(drift(), maintenance="the bank moves")) == "the bank moves"
+    assert held(past.scan(drift(), maintenance="the bank moves")) == "the bank moves"
     proposing = Past(rule(mode=Mode.PROPOSE))
-    kinds = [type(fact).__name__ for fact in proposing.look(drift(), maintenance="the bank moves").facts]
-    assert kinds == ["DriftDetected", "DriftProposed", "RuleLooked"]
-    assert past.look(drift()).due
+    kinds = [type(fact).__name__ for fact in proposing.scan(drift(), maintenance="the bank moves").facts]
+    assert kinds == ["DriftDetected", "DriftProposed", "RuleScanned"]
+    assert past.scan(drift()).due
 
 
 def test_above_the_cap_nothing_is_corrected() -> None:
@@ -207,13 +212,13 @@ def test_above_the_cap_nothing_is_corrected() -> None:
     assert len(Past(rule(cap=3)).seen_twice(*many).due) == 3
     assert "share of 0.1" in str(_shared(0.1, many, 29).stopped)
     assert len(_shared(0.1, many, 30).due) == 3
-    assert "does not say" in str(_shared(0.1, many, None).stopped)
+    assert "does not report" in str(_shared(0.1, many, None).stopped)
 
 
 def _shared(share: float, drifts: list[Drift], count: int | None) -> Verdict:
     past = Past(rule(share=share))
-    past.look(*drifts)
-    return past.look(*drifts, count=count)
+    past.scan(*drifts)
+    return past.scan(*drifts, count=count)
 
 
 def test_what_is_approved_does_not_count_against_the_cap() -> None:
@@ -221,8 +226,8 @@ def test_what_is_approved_does_not_count_against_the_cap() -> None:
     drifts = [drift(f"sku-{number}") for number in range(3)]
     past = Past(rule(cap=2))
     assert past.seen_twice(*drifts).stopped is not None
-    past.approve(next(iter(past.standing.drifts)))
-    assert len(past.look(*drifts).due) == 3
+    past.approve(next(iter(past.rule_state.drifts)))
+    assert len(past.scan(*drifts).due) == 3
 
 
 def test_a_subject_that_flips_is_left_alone() -> None:
@@ -230,12 +235,12 @@ def test_a_subject_that_flips_is_left_alone() -> None:
     past = Past()
     for _ in range(past.rule.policy.flips):
         past.correct(only(past.seen_twice(drift())))
-        past.look()
+        past.scan()
     flipping = past.seen_twice(drift())
     assert "drifts again" in held(flipping)
     assert past.seen_twice(drift("sku-1"), drift("sku-2")).due, "other subjects are not concerned"
     past.approve(only(flipping))
-    assert only(flipping) in past.look(drift()).due
+    assert only(flipping) in past.scan(drift()).due
 
 
 def test_corrections_of_long_ago_break_nothing() -> None:
@@ -245,7 +250,7 @@ def test_corrections_of_long_ago_break_nothing() -> None:
         verdict = past.seen_twice(drift())
         assert verdict.due
         past.correct(only(verdict))
-        past.look(after=past.rule.policy.flips_within_ms)
+        past.scan(after=past.rule.policy.flips_within_ms)
 
 
 def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
@@ -255,10 +260,10 @@ def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
     name = only(past.seen_twice(drift()))
     for failed in range(past.rule.policy.attempts - 1):
         past.correct(name, error="no")
-        assert "tried again" in held(past.look(drift(), after=wait_ms * 2**failed - 1))
-        assert past.look(drift(), after=1).due
+        assert "tried again" in held(past.scan(drift(), after=wait_ms * 2**failed - 1))
+        assert past.scan(drift(), after=1).due
     past.correct(name, error="no")
-    assert "failed 3 times: no" in held(past.look(drift(), after=1_000 * wait_ms))
+    assert "failed 3 times: no" in held(past.scan(drift(), after=1_000 * wait_ms))
 
 
 def test_a_success_gives_the_budget_back() -> None:
@@ -268,9 +273,9 @@ def test_a_success_gives_the_budget_back() -> None:
     for _ in range(past.rule.policy.attempts - 1):
         past.correct(name, error="no")
     past.correct(name)
-    past.look()
+    past.scan()
     past.correct(only(past.seen_twice(drift())), error="no")
-    assert "tried again" in held(past.look(drift(), after=0))
+    assert "tried again" in held(past.scan(drift(), after=0))
 
 
 def test_an_approval_is_for_one_try() -> None:
@@ -279,9 +284,9 @@ def test_an_approval_is_for_one_try() -> None:
         past = Past(by)
         name = only(past.seen_twice(drift()))
         past.approve(name)
-        assert past.look(drift()).due == (name,)
+        assert past.scan(drift()).due == (name,)
         past.correct(name, error="no")
-        assert said in held(past.look(drift(), after=0))
+        assert said in held(past.scan(drift(), after=0))
 
 
 def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
@@ -290,7 +295,7 @@ def test_a_failure_by_a_clock_that_is_ahead_is_waited_out_by_no_one() -> None:
     name = only(past.seen_twice(drift()))
     past.now_ms += 24 * 3_600_000
     past.correct(name, error="no")
-    assert past.look(drift(), after=-24 * 3_600_000).due == (name,)
+    assert past.scan(drift(), after=-24 * 3_600_000).due == (name,)
 
 
 @pytest.mark.parametrize(("mode", "said"), [(Mode.OBSERVE, "only observes"), (Mode.PROPOSE, "waits for approval")])
@@ -302,14 +307,14 @@ def test_a_rule_goes_as_far_as_its_mode(mode: Mode, said: str) -> None:
     assert set(verdict.held.values()) == {f"the rule {said}" if mode is Mode.OBSERVE else said}
     assert not verdict.due
     past.approve(next(iter(verdict.seen)))
-    assert past.look(*both).due == (next(iter(verdict.seen)),)
+    assert past.scan(*both).due == (next(iter(verdict.seen)),)
 
 
 def test_a_proposal_is_made_once() -> None:
     """A rule that proposes records one proposal for each drift that has a correction, and none for other drift."""
     past = Past(rule(mode=Mode.PROPOSE))
     found = drift(), drift("sku-2", correction=None)
-    proposals = [fact for _ in range(3) for fact in past.look(*found).facts if type(fact).__name__ == "DriftProposed"]
+    proposals = [fact for _ in range(3) for fact in past.scan(*found).facts if type(fact).__name__ == "DriftProposed"]
     assert len(proposals) == 1
 
 
@@ -319,18 +324,18 @@ def test_what_is_ignored_is_left_alone_until_then(by_subject: bool) -> None:  # 
     past = Past()
     name = only(past.seen_twice(drift()))
     what = "sku-1" if by_subject else name
-    until_ms = past.now_ms + 2 * APART
-    fact = ignore(past.standing, what, past.now_ms, actor="ann", reason="stocktaking", until_ms=until_ms)
-    past.standing = past.standing.apply(fact)
-    assert held(past.look(drift())) == "ignored by ann: stocktaking"
-    removed = past.standing.apply(stop_ignoring(past.standing, what, past.now_ms, actor="ann"))
-    assert decide(removed, past.rule, Look(drifts=(drift(),)), past.now_ms, actor="test").due
-    assert past.look(drift()).due
+    until_ms = past.now_ms + 2 * CONFIRM_AFTER
+    fact = ignore(past.rule_state, what, past.now_ms, actor="ann", reason="stocktaking", until_ms=until_ms)
+    past.rule_state = past.rule_state.apply(fact)
+    assert held(past.scan(drift())) == "ignored by ann: stocktaking"
+    removed = past.rule_state.apply(stop_ignoring(past.rule_state, what, past.now_ms, actor="ann"))
+    assert decide(removed, past.rule, ScanResult(drifts=(drift(),)), past.now_ms, actor="test").due
+    assert past.scan(drift()).due
 
 
 # ---- invariants for any scans
 
-looks = st.lists(
+scans = st.lists(
     st.tuples(
         st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), max_size=4),
         st.sampled_from([-50_000, 1, 5_000, 20_000, 90_000_000]),
@@ -341,51 +346,51 @@ looks = st.lists(
 )
 
 
-@given(looks=looks, cap=st.integers(1, 3))
+@given(scans=scans, cap=st.integers(1, 3))
 def test_whatever_is_seen_no_drift_is_corrected_twice(
-    looks: list[tuple[list[tuple[str, int]], int, bool, bool]], cap: int
+    scans: list[tuple[list[tuple[str, int]], int, bool, bool]], cap: int
 ) -> None:
     """For any scans and clocks: at most one correction a drift, at most the cap a scan, and only of seen drift."""
     past = Past(rule(cap=cap))
     corrected: list[str] = []
-    for found, after, blind, fails in looks:
+    for found, after, blind, fails in scans:
         drifts = [drift(subject, actual=actual) for subject, actual in found]
-        verdict = past.look(*drifts, after=after, unobservable="away" if blind else None)
+        verdict = past.scan(*drifts, after=after, unobservable="away" if blind else None)
         assert len(verdict.due) <= cap
         assert set(verdict.due) | set(verdict.held) == set(verdict.seen)
         assert not (blind and verdict.due)
         for name in verdict.due:
-            assert past.standing.drifts[name].sightings > 1
+            assert past.rule_state.drifts[name].sightings > 1
             past.correct(name, error="no" if fails else None)
             corrected += [] if fails else [name]
     assert len(corrected) == len(set(corrected))
 
 
-@given(looks=looks)
+@given(scans=scans)
 @settings(max_examples=20)
 def test_the_stream_folds_to_what_was_decided_on(
-    looks: list[tuple[list[tuple[str, int]], int, bool, bool]],
+    scans: list[tuple[list[tuple[str, int]], int, bool, bool]],
 ) -> None:
     """The facts of every scan, stored and read back, fold to the same state; so do snapshots."""
     past = Past()
     codec = EventCodec([Reconciliation])
-    aggregate = Reconciliation(id="stock", standing=Standing())
-    for found, after, blind, _ in looks:
+    aggregate = Reconciliation(id="stock", rule_state=RuleState())
+    for found, after, blind, _ in scans:
         drifts = [drift(subject, actual=actual) for subject, actual in found]
-        verdict = past.look(*drifts, after=after, unobservable="away" if blind else None)
+        verdict = past.scan(*drifts, after=after, unobservable="away" if blind else None)
         for fact in verdict.facts:
             aggregate.record(fact)
     events = aggregate.collect_events()
     read: Any = None
     for each in events:
         read = codec.to_domain(codec.to_stored(each)).mutate(read)
-    assert read.standing == past.standing
-    assert read.standing.position == read.version
+    assert read.rule_state == past.rule_state
+    assert read.rule_state.position == read.version
     taken = take_snapshot(aggregate)
     assert isinstance(taken, Snapshot), taken
     restored = restore_snapshot(Reconciliation, taken)
     assert restored is not None
-    assert restored.standing == past.standing
+    assert restored.rule_state == past.rule_state
 
 
 def test_every_kind_of_fact_can_be_recorded() -> None:
@@ -454,14 +459,14 @@ def test_a_correction_names_what_it_calls() -> None:
 def test_people_can_decide_only_about_what_is_there() -> None:
     """An approval needs an open drift with a correction; a decision to ignore needs a reason and a time to come."""
     past = Past()
-    name = only(past.look(drift(correction=None)))
+    name = only(past.scan(drift(correction=None)))
     with pytest.raises(RefusedError, match="no correction"):
-        approve(past.standing, name, 0, actor="ann")
+        approve(past.rule_state, name, 0, actor="ann")
     with pytest.raises(NotFoundError, match="no open drift"):
-        approve(past.standing, "other", 0, actor="ann")
+        approve(past.rule_state, "other", 0, actor="ann")
     with pytest.raises(InputError, match="reason"):
-        ignore(past.standing, name, 0, actor="ann", reason=" ", until_ms=1)
+        ignore(past.rule_state, name, 0, actor="ann", reason=" ", until_ms=1)
     with pytest.raises(InputError, match="to come"):
-        ignore(past.standing, name, 5, actor="ann", reason="why", until_ms=5)
+        ignore(past.rule_state, name, 5, actor="ann", reason="why", until_ms=5)
     with pytest.raises(NotFoundError, match="not ignored"):
-        stop_ignoring(past.standing, name, 0, actor="ann")
+        stop_ignoring(past.rule_state, name, 0, actor="ann")

@@ -29,18 +29,18 @@ from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.sql import check as store_check
 from amends.aggregates.sql.journal import SqlJournal
-from amends.cli.runtime.rule_context import Hands
-from amends.reconciler.drift.decide import Look
+from amends.cli.runtime.rule_context import TemporalCorrections
+from amends.reconciler.drift.decide import ScanResult
 from amends.reconciler.drift.drift import Drift, DriftKind, Rebuild, Rouse
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.rules import sql as sql_module
 from amends.reconciler.rules import temporal as temporal_module
 from amends.reconciler.rules.sql import store_rules
 from amends.reconciler.rules.temporal import drive_rules, driven_runs
-from amends.reconciler.runtime.check import look
+from amends.reconciler.runtime.check import scan
 from amends.reconciler.runtime.reconciler import Reconciler
 from amends.sagas.temporal.start_workflow import pollers, start_workflow
 
@@ -72,9 +72,9 @@ def damage(journal: SqlJournal, statement: str) -> None:
         connection.execute(text(statement))
 
 
-async def seen(journal: SqlJournal, rule: Rule) -> Look:
+async def seen(journal: SqlJournal, rule: Rule) -> ScanResult:
     """Scan by a rule, long after the last event."""
-    return await look(rule, journal, Standing(), LATER_MS)
+    return await scan(rule, journal, RuleState(), LATER_MS)
 
 
 def rules(journal: SqlJournal) -> dict[str, Rule]:
@@ -84,7 +84,7 @@ def rules(journal: SqlJournal) -> dict[str, Rule]:
 
 def reconciler(journal: SqlJournal, at_ms: int = LATER_MS) -> Reconciler:
     """Return a reconciler of the journal."""
-    hands = Hands(journal, None, "q")
+    hands = TemporalCorrections(journal, None, "q")
     return Reconciler(journal, ANYTHING, hands, clock=lambda: at_ms, actor="test", driven={})
 
 
@@ -120,7 +120,7 @@ async def test_a_wrong_row_is_found_and_made_again(journal: SqlJournal, statemen
     assert "open" in [each.subject for each in found]
     for each in found:
         assert each.correction == Rebuild((each.subject,))
-        await Hands(journal, None, "q").rebuild((each.subject,))
+        await TemporalCorrections(journal, None, "q").rebuild((each.subject,))
     assert (await seen(journal, rules(journal)["read-model"])).drifts == ()
 
 
@@ -129,13 +129,13 @@ async def test_many_wrong_rows_are_one_drift_until_none_is_left(journal: SqlJour
     finish(journal, *(f"run-{number:02}" for number in range(25)))
     damage(journal, "DELETE FROM saga_index")
     rule = rules(journal)["read-model"]
-    verdict = await reconciler(journal, 0).look(rule)
+    verdict = await reconciler(journal, 0).scan(rule)
     assert [each.subject for each in verdict.seen.values()] == ["read model"]
     by = reconciler(journal)
-    verdict = await by.look(rule)
+    verdict = await by.scan(rule)
     (done,) = [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
     assert (done.problem, done.correction) == (None, "rebuild the read model")
-    assert (await by.look(rule)).seen == {}
+    assert (await by.scan(rule)).seen == {}
     assert len(journal.runs_blocking(RunQuery(limit=100))) == 27
 
 
@@ -156,14 +156,14 @@ async def test_a_look_reads_what_is_new_and_no_more(
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 0)
     monkeypatch.setattr(store_check, "CHANGES_A_PAGE", 3)
     by, rule = reconciler(journal), rules(journal)[name]
-    await by.look(rule)
+    await by.scan(rule)
     finish(journal, "new")
     journal.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
     journal.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
     damage(journal, f"UPDATE {WRONG[name]}")
-    found = {each.subject.removeprefix("run/") for each in (await by.look(rule)).seen.values()}
+    found = {each.subject.removeprefix("run/") for each in (await by.scan(rule)).seen.values()}
     assert found == ({"new"} if name == "read-model" else {"new", "Counter/c"})
-    assert len((await by.look(rule)).seen) == len(found), "they are looked at again"
+    assert len((await by.scan(rule)).seen) == len(found), "the new scan sees them again"
 
 
 @pytest.mark.parametrize("name", ["read-model", "streams"])
@@ -175,11 +175,11 @@ async def test_a_sweep_goes_on_where_the_last_look_ended(
     damage(small, f"UPDATE {WRONG[name]}")
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     places: list[str] = []
-    rule, last = rules(small)[name], Standing()
+    rule, last = rules(small)[name], RuleState()
     while len(places) < 2 or places[-1]:
         # As after a restart: only recorded positions remain.
-        verdict = await reconciler(small).look(rule)
-        last = verdict.standing
+        verdict = await reconciler(small).scan(rule)
+        last = verdict.rule_state
         places.append(last.sweep)
     assert len(places) == len(set(places)) > 3
     assert len(last.drifts) == 6
@@ -190,13 +190,13 @@ async def test_looking_at_everything_comes_around(small: SqlJournal, monkeypatch
     finish(small, *(f"run-{number}" for number in range(6)))
     monkeypatch.setattr(sql_module, "SWEPT_EVENTS", 5)
     by, rule = reconciler(small), rules(small)["read-model"]
-    assert (await by.look(rule)).standing.sweep
-    assert (await by.look(rule)).standing.sweep
+    assert (await by.scan(rule)).rule_state.sweep
+    assert (await by.scan(rule)).rule_state.sweep
     damage(small, "UPDATE saga_index SET error = 'none' WHERE run_id = 'run-0'")
-    verdicts = [verdict async for verdict in by.looks(rule)]
+    verdicts = [verdict async for verdict in by.scans(rule)]
     assert [each.subject for each in verdicts[-1].seen.values()] == ["run-0"]
-    assert verdicts[-1].standing.sweep == ""
-    again = [verdict async for verdict in by.looks(rule)]
+    assert verdicts[-1].rule_state.sweep == ""
+    again = [verdict async for verdict in by.scans(rule)]
     assert len(again) < len(verdicts), "from the beginning it takes one turn"
 
 
@@ -208,7 +208,7 @@ async def test_a_sweep_that_does_not_come_on_ends(small: SqlJournal) -> None:
         return []
 
     rule = replace(rules(small)["streams"], name="stuck", function=stuck)
-    assert len([verdict async for verdict in reconciler(small).looks(rule)]) == 2
+    assert len([verdict async for verdict in reconciler(small).scans(rule)]) == 2
 
 
 async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ async def test_much_damage_is_named_in_part(small: SqlJournal, monkeypatch: pyte
     damage(small, f"UPDATE {WRONG['streams']}")
     by, rule = reconciler(small), rules(small)["streams"]
     for _ in range(3):
-        found = [each.subject for each in (await by.look(rule)).seen.values()]
+        found = [each.subject for each in (await by.scan(rule)).seen.values()]
         assert found == ["run/run-0", "run/run-1", "other streams"]
 
 
@@ -233,13 +233,13 @@ async def test_that_there_is_more_damage_is_said_for_as_long_as_there_is(
     for number in range(3):
         damage(small, f"{topic} = topic || '?' WHERE originator_version = 4 AND originator_id = 'run/run-{number}'")
     by, rule = reconciler(small), rules(small)["streams"]
-    verdicts = [verdict async for verdict in by.looks(rule)]
+    verdicts = [verdict async for verdict in by.scans(rule)]
     assert len(verdicts) > 4
-    for verdict in (*verdicts[1:], await by.look(rule)):
+    for verdict in (*verdicts[1:], await by.scan(rule)):
         assert [each.subject for each in verdict.seen.values()] == ["run/run-0", "run/run-1", "other streams"]
-    assert verdict.standing.sweep, "there is more to be swept"
+    assert verdict.rule_state.sweep, "there is more to be swept"
     damage(small, f"{topic} = rtrim(topic, '?') WHERE originator_id = 'run/run-1'")
-    assert [each.subject for each in (await by.look(rule)).seen.values()] == ["run/run-0", "run/run-2"]
+    assert [each.subject for each in (await by.scan(rule)).seen.values()] == ["run/run-0", "run/run-2"]
 
 
 async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJournal) -> None:
@@ -247,11 +247,11 @@ async def test_damage_in_a_stream_is_found_and_left_to_people(journal: SqlJourna
     rule, by = rules(journal)["streams"], reconciler(journal)
     damage(journal, "UPDATE stored_events SET originator_version = 2 WHERE originator_id = 'run/open'")
     seal(journal.engine)
-    (drift,) = (await by.look(rule)).seen.values()
+    (drift,) = (await by.scan(rule)).seen.values()
     assert (drift.subject, drift.kind, drift.correction) == ("run/open", DriftKind.MISSING, None)
     damage(journal, "UPDATE stored_events SET originator_version = 1 WHERE originator_id = 'run/open'")
     seal(journal.engine)
-    assert (await by.look(rule)).seen == {}
+    assert (await by.scan(rule)).seen == {}
 
 
 # ---- with Temporal
@@ -301,14 +301,14 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
     """A run that was never started, and one whose workflow was terminated, are found; waking them corrects it."""
     journal, run_id, queue = open_prepared(sqlite_url), f"run-{uuid.uuid4().hex}", f"q-{uuid.uuid4().hex}"
     await journal.commit(accept_for_temporal(run_id))
-    hands, driven = Hands(journal, client, queue), drive(client, queue)["driven"]
+    hands, driven = TemporalCorrections(journal, client, queue), drive(client, queue)["driven"]
     try:
         drift = await only(journal, driven)
         assert (drift.kind, drift.actual) == (DriftKind.MISSING, "Temporal does not know it")
         assert drift.correction == Rouse(run_id)
-        assert (await look(driven, journal, Standing(), 2_000)).drifts == (), "it was accepted a second ago"
-        await hands.rouse(run_id)
-        assert await seen(journal, driven) == Look(count=1)
+        assert (await scan(driven, journal, RuleState(), 2_000)).drifts == (), "it was accepted a second ago"
+        await hands.wake(run_id)
+        assert await seen(journal, driven) == ScanResult(count=1)
         await client.get_workflow_handle(run_id).terminate("by somebody")
         await until_listed(client, queue, 1, "Terminated")
         drift = await only(journal, driven)
@@ -346,8 +346,8 @@ async def test_an_open_run_whose_workflow_ended_badly_is_found_and_started(
         drift = await only(journal, driven)
         assert (drift.kind, drift.actual) == (DriftKind.DIFFERENT, f"its workflow is {status}")
         assert drift.correction == Rouse(run_id)
-        await Hands(journal, client, queue).rouse(run_id)
-        assert await seen(journal, driven) == Look(count=1)
+        await TemporalCorrections(journal, client, queue).wake(run_id)
+        assert await seen(journal, driven) == ScanResult(count=1)
         await client.get_workflow_handle(run_id).terminate()
     finally:
         await journal.close()
@@ -402,7 +402,7 @@ async def test_a_queue_that_nobody_polls_is_found(sqlite_url: str, client: tempo
         async with Worker(client, task_queue=far, activities=[anything]):
             while not await pollers(client, far, effects=True):  # noqa: ASYNC110 - Temporal has no event for it
                 await asyncio.sleep(0.05)
-            assert await seen(journal, driven) == Look(count=1)
+            assert await seen(journal, driven) == ScanResult(count=1)
     finally:
         await client.get_workflow_handle(run_id).terminate()
         await journal.close()
@@ -410,9 +410,9 @@ async def test_a_queue_that_nobody_polls_is_found(sqlite_url: str, client: tempo
 
 async def test_without_temporal_nobody_could_look_if_there_was_something_to_ask(journal: SqlJournal) -> None:
     """While Temporal is away the rules could not scan, unless no run needs it and none can be running."""
-    assert await seen(journal, drive(None, "q")["driven"]) == Look(), "no run is driven by Temporal"
+    assert await seen(journal, drive(None, "q")["driven"]) == ScanResult(), "no run is driven by Temporal"
     assert (await seen(journal, drive(None, "q")["orphans"])).unobservable == "no answer"
-    assert (await seen(journal, drive(None, "q", nothing_runs=True)["orphans"])) == Look()
+    assert (await seen(journal, drive(None, "q", nothing_runs=True)["orphans"])) == ScanResult()
     await journal.commit(accept_for_temporal("theirs"))
     assert (await seen(journal, drive(None, "q", nothing_runs=True)["driven"])).unobservable == "no answer"
 
@@ -464,12 +464,12 @@ async def test_a_temporal_that_is_down_for_periods_is_caught_up_once(
         with suppress(RuntimeError):
             found = await temporalio.client.Client.connect(server.address)
         driven = None if found is None else await driven_runs(found, queue)
-        hands, at_ms = Hands(journal, found, queue), LATER_MS + period * 60_000
+        hands, at_ms = TemporalCorrections(journal, found, queue), LATER_MS + period * 60_000
         by = Reconciler(journal, ANYTHING, hands, clock=lambda: at_ms, actor="test", driven=driven)
         rule = drive(found, queue)["driven"]
-        verdict = await by.look(rule)
+        verdict = await by.scan(rule)
         made = [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
-        return verdict.standing.unobservable, sum(each.problem is None for each in made)
+        return verdict.rule_state.unobservable, sum(each.problem is None for each in made)
 
     with server.serving():
         assert await reconcile(0) == (None, 0), "seen once"

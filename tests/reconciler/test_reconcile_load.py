@@ -15,7 +15,7 @@ from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.project.settings import load_settings
 from amends.cli.runtime.wiring import load_project, open_store
-from amends.reconciler.drift.facts import DriftCorrected, DriftDetected, RuleLooked
+from amends.reconciler.drift.facts import DriftCorrected, DriftDetected, RuleScanned
 from amends.reconciler.drift.stream import Reconciliation
 from amends.sagas.runtime.runner import Runner
 
@@ -113,7 +113,7 @@ def books_agree(observation: Observation):
     with bank() as books:
         theirs = dict(books.execute("SELECT payment, amount FROM entries"))
     for payment in sorted((theirs.keys() | ours.keys()) - on_their_way):
-        observation.looked_at(1)
+        observation.scanned(1)
         if theirs.get(payment) != ours.get(payment):
             yield Drift(
                 subject=f"payment/{payment}",
@@ -138,9 +138,9 @@ async def until(journal: SqlJournal, enough: Callable[[list[Any]], bool]) -> Non
         await asyncio.sleep(0.1)
 
 
-def looks(facts: list[Any]) -> int:
+def scans(facts: list[Any]) -> int:
     """Count the scans."""
-    return sum(isinstance(each, RuleLooked) for each in facts)
+    return sum(isinstance(each, RuleScanned) for each in facts)
 
 
 def corrections(facts: list[Any]) -> list[DriftCorrected]:
@@ -169,12 +169,12 @@ async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path)
                 await asyncio.sleep(0.05)
             damage(tmp_path)
             await until(journal, lambda facts: len(corrections(facts)) == DAMAGED)
-            seen = looks(recorded(journal))
-            await until(journal, lambda facts: looks(facts) >= seen + 2)
+            seen = scans(recorded(journal))
+            await until(journal, lambda facts: scans(facts) >= seen + 2)
             loaded.loaded.modules[0].GATE.set()
             assert {each.status.value for each in await asyncio.gather(*running)} == {"COMPLETED"}
-            seen = looks(recorded(journal))
-            await until(journal, lambda facts: looks(facts) >= seen + 2)
+            seen = scans(recorded(journal))
+            await until(journal, lambda facts: scans(facts) >= seen + 2)
             facts = recorded(journal)
     found = {each.drift: each.subject for each in facts if isinstance(each, DriftDetected)}
     assert sorted(found[each.drift] for each in corrections(facts)) == sorted(f"payment/p-{n}" for n in range(DAMAGED))

@@ -17,15 +17,15 @@ from amends.aggregates.journal import StepWork
 from amends.aggregates.run.facts import RetryRequested, StepAttemptFailed, StepStarted
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.drift.decide import Verdict
-from amends.reconciler.drift.drift import Cause, Command, CouldNotLook, Drift, DriftKind, Intervene, Rebuild
+from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, Rebuild, ScanFailed
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule, drift_rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.maintenance_windows import maintenance_of, start_maintenance
-from amends.reconciler.runtime.check import look, standing_of
+from amends.reconciler.runtime.check import rule_state_of, scan
 from amends.reconciler.runtime.reconciler import Corrected, Reconciler
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 
 EXPECTED = 3
 REGISTRY: Any = AnyResults()
@@ -48,7 +48,7 @@ def fail(_: object, __: Cause, uow: StepWork) -> None:
 def counter_is_behind(observation: Observation) -> Iterator[Drift]:
     """The counter should have come to three."""
     counter = observation.load(Counter, "c")
-    observation.looked_at(1)
+    observation.scanned(1)
     if counter is not None and counter.count < EXPECTED:
         yield Drift(
             subject="Counter/c",
@@ -67,7 +67,7 @@ class NoActions:
         self.rebuilt = 0
         self.failing = failing
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         """Do nothing."""
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - the signature of the port
@@ -97,7 +97,7 @@ def reconciler(journal: SqlJournal, actions: NoActions | None = None, now_ms: in
 
 async def reconcile(by: Reconciler, rule: Rule) -> list[Corrected]:
     """Scan, and correct the drift that is due."""
-    verdict = await by.look(rule)
+    verdict = await by.scan(rule)
     return [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
 
 
@@ -122,8 +122,8 @@ async def test_a_correction_commits_with_the_fact_that_says_so(journal: SqlJourn
     assert await reconcile(reconciler(journal), counter_is_behind) == []
     assert topics(journal) == [
         "ReconciliationOpened",
-        *("DriftDetected", "RuleLooked", "DriftCorrected"),
-        *("DriftCleared", "RuleLooked"),
+        *("DriftDetected", "RuleScanned", "DriftCorrected"),
+        *("DriftCleared", "RuleScanned"),
     ]
 
 
@@ -131,7 +131,7 @@ async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, 
     """Both reconcilers see the drift and find it due; the second one finds it corrected."""
     other = open_journal(store_url, aggregates=[Counter, Reconciliation])
     try:
-        verdicts = [await reconciler(each).look(counter_is_behind) for each in (journal, other)]
+        verdicts = [await reconciler(each).scan(counter_is_behind) for each in (journal, other)]
         name = verdicts[0].due[0]
         assert verdicts[1].due == (name,)
         drift = verdicts[0].seen[name]
@@ -165,19 +165,19 @@ class Gate:
         """Start a scan that waits at the gate; return its task and the event that opens the gate."""
         there, opened = threading.Event(), threading.Event()
         self._waiting.append((there, opened))
-        held = asyncio.create_task(by.look(rule))
+        held = asyncio.create_task(by.scan(rule))
         assert await asyncio.to_thread(there.wait, HANG_S)
         return held, opened
 
 
 async def test_a_look_that_was_overtaken_clears_nothing_and_sets_no_sweep_back(journal: SqlJournal) -> None:
     """Drift that others found during a scan stays open, and the sweep continues from their position."""
-    gate, parts, looked_at = Gate(), ["a", "b", "c"], list[str]()
+    gate, parts, scanned = Gate(), ["a", "b", "c"], list[str]()
 
     def sweeping(observation: Observation) -> Iterator[Drift]:
         place = int(observation.sweep or 0)
         gate.through()
-        looked_at.append(parts[place])
+        scanned.append(parts[place])
         for subject in sorted({*observation.known, parts[place]} & {"b"}):
             yield Drift(subject=subject, kind=DriftKind.DIFFERENT)
         observation.sweep = str((place + 1) % len(parts) or "")
@@ -185,13 +185,13 @@ async def test_a_look_that_was_overtaken_clears_nothing_and_sets_no_sweep_back(j
     rule = replace(counter_is_behind, name="parts", function=sweeping)
     slow, opened = await gate.hold(reconciler(journal), rule)
     for _ in range(2):
-        verdict = await reconciler(journal).look(rule)
+        verdict = await reconciler(journal).scan(rule)
     assert [each.subject for each in verdict.seen.values()] == ["b"]
     opened.set()
     late = await slow
     assert late.seen == verdict.seen, "found again under the same id"
-    assert looked_at == ["a", "b", "a", "c"]
-    assert (late.standing.sweep, late.standing.looks) == ("", 3), "the look that was overtaken is not recorded"
+    assert scanned == ["a", "b", "a", "c"]
+    assert (late.rule_state.sweep, late.rule_state.scans) == ("", 3), "the look that was overtaken is not recorded"
 
 
 async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -> None:
@@ -207,7 +207,7 @@ async def test_looks_that_were_overtaken_are_no_sightings(journal: SqlJournal) -
 
     # The rule reports no versions, so it takes two scans.
     rule = replace(counter_is_behind, function=world)
-    await reconciler(journal, now_ms=0).look(rule)
+    await reconciler(journal, now_ms=0).scan(rule)
     overtaken = [await gate.hold(reconciler(journal, now_ms=now_ms), rule) for now_ms in (15_000, 30_000)]
     (done,) = await reconcile(reconciler(journal, now_ms=31_000), rule)
     assert done.problem is None
@@ -224,15 +224,15 @@ async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: 
     """After three scans that others overtook, the rule counts as unable to scan, and drift stays as it was."""
 
     async def overtaken(observation: Observation) -> list[Drift]:
-        await reconciler(journal).look(counter_is_behind)
+        await reconciler(journal).scan(counter_is_behind)
         observation.sweep = "never recorded"
         return []
 
-    verdict = await reconciler(journal).look(replace(counter_is_behind, function=overtaken))
-    said = "others looked by this rule meanwhile, 3 times in a row; look again when they are through"
-    assert verdict.standing.unobservable == said
-    assert (verdict.standing.sweep, len(verdict.standing.drifts)) == ("", 1)
-    assert topics(journal)[1:] == ["DriftDetected", *["RuleLooked"] * 3, "DriftUnobservable"]
+    verdict = await reconciler(journal).scan(replace(counter_is_behind, function=overtaken))
+    said = "other processes scanned with this rule meanwhile, 3 times in a row; scan again when they have ended"
+    assert verdict.rule_state.unobservable == said
+    assert (verdict.rule_state.sweep, len(verdict.rule_state.drifts)) == ("", 1)
+    assert topics(journal)[1:] == ["DriftDetected", *["RuleScanned"] * 3, "DriftUnobservable"]
 
 
 # ---- reasons to hold a correction
@@ -241,7 +241,7 @@ async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: 
 async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: SqlJournal) -> None:
     """A window declared between scan and correction holds: the transaction of the correction reads it."""
     by = reconciler(journal)
-    verdict = await by.look(counter_is_behind)
+    verdict = await by.scan(counter_is_behind)
 
     def close(uow: StepWork, until_ms: int) -> None:
         for fact in start_maintenance([], 0, actor="ann", reason="stocktaking", until_ms=until_ms):
@@ -250,7 +250,7 @@ async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: Sq
     await journal.commit(step(lambda uow: close(uow, 2_000)))
     done = await by.correct(counter_is_behind, verdict.due[0], verdict.seen[verdict.due[0]])
     assert done.problem == "maintenance window until 1970-01-01 00:00:02+00:00, by ann: stocktaking"
-    again = await by.look(counter_is_behind)
+    again = await by.scan(counter_is_behind)
     assert set(again.held.values()) == {done.problem}
     assert count(journal) == EXPECTED - 1
     assert (await reconcile(reconciler(journal, now_ms=2_000), counter_is_behind))[0].problem is None
@@ -260,7 +260,7 @@ async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: Sq
 async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> None:
     """A drift whose aggregate changed between scan and correction is not corrected."""
     by = reconciler(journal)
-    verdict = await by.look(counter_is_behind)
+    verdict = await by.scan(counter_is_behind)
     await journal.commit(step(lambda uow: uow.get(Counter, "c").add_one()))
     done = await by.correct(counter_is_behind, verdict.due[0], verdict.seen[verdict.due[0]])
     assert done.problem == "c has gone on from position 3 to 4"
@@ -278,7 +278,7 @@ async def test_a_correction_that_fails_leaves_nothing_and_is_recorded(journal: S
     assert done.problem == "ValueError: no more paper"
     assert count(journal) == EXPECTED - 1
     assert topics(journal)[-1] == "CorrectionFailed"
-    verdict = await reconciler(journal).look(rule)
+    verdict = await reconciler(journal).scan(rule)
     assert "no more paper" in next(iter(verdict.held.values()))
 
 
@@ -291,9 +291,9 @@ async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: 
     damaged = Drift(subject="read model", kind=DriftKind.DIFFERENT, correction=Rebuild())
     rule = replace(counter_is_behind, name="damage", function=lambda _: [damaged])
     killed, again = NoActions(failing=True), NoActions()
-    first = await reconciler(journal).look(rule)
+    first = await reconciler(journal).scan(rule)
     assert first.due == ()
-    second = await reconciler(journal, now_ms=20_000).look(rule)
+    second = await reconciler(journal, now_ms=20_000).scan(rule)
     with pytest.raises(asyncio.CancelledError):
         await reconciler(journal, killed, 20_000).correct(rule, second.due[0], damaged)
     late = await reconciler(journal, again, 20_000).correct(rule, second.due[0], damaged)
@@ -303,7 +303,7 @@ async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: 
     (done,) = await reconcile(reconciler(journal, again, 90_000), rule)
     assert done.problem is None
     assert again.rebuilt == 1
-    assert topics(journal, "damage")[-3:] == ["RuleLooked", "CorrectionBegun", "DriftCorrected"]
+    assert topics(journal, "damage")[-3:] == ["RuleScanned", "CorrectionStarted", "DriftCorrected"]
 
 
 def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit
@@ -331,7 +331,7 @@ async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(jo
     driven = Reconciler(
         journal, REGISTRY, NoActions(), clock=lambda: 1_000, actor="test", driven={"run-1": "its workflow runs"}
     )
-    assert [*(await driven.look(rule)).held.values()] == ["in flight: its workflow runs"]
+    assert [*(await driven.scan(rule)).held.values()] == ["in flight: its workflow runs"]
     (done,) = await reconcile(reconciler(journal), rule)
     assert done.problem is None, done
     (fact,) = await journal.facts("run-1", 3)
@@ -346,7 +346,7 @@ def stuck_rule(*, versioned: bool) -> Rule:
 
     def stuck(observation: Observation) -> Iterable[Drift]:
         record = observation.record("run-1")
-        wish = Intervention(verb=Verb.RETRY, actor="", reason="the participant is back", node="reserve")
+        wish = Intervention(kind=InterventionKind.RETRY, actor="", reason="the participant is back", node="reserve")
         version = (0 if record is None else record.state.position) if versioned else None
         return [Drift(subject="run-1", kind=DriftKind.DIFFERENT, version=version, correction=Intervene("run-1", wish))]
 
@@ -377,14 +377,14 @@ async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
     rule, early, by = stuck_rule(versioned=False), reconciler(journal), reconciler(journal, now_ms=20_000)
-    await early.look(rule)
-    verdict = await by.look(rule)
+    await early.scan(rule)
+    verdict = await by.scan(rule)
     assert len(verdict.due) == 1
     await journal.commit(_claim(4))
     done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
     assert done.problem == "in flight: reserve is being worked on"
-    assert [*(await by.look(rule)).held.values()] == ["in flight: reserve is being worked on"]
-    assert (await reconciler(journal, now_ms=60_000).look(rule)).due, "the claim has ended"
+    assert [*(await by.scan(rule)).held.values()] == ["in flight: reserve is being worked on"]
+    assert (await reconciler(journal, now_ms=60_000).scan(rule)).due, "the claim has ended"
     await journal.close()
 
 
@@ -394,7 +394,7 @@ async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
     rule, by = stuck_rule(versioned=True), reconciler(journal, now_ms=60_000)
-    verdict = await by.look(rule)
+    verdict = await by.scan(rule)
     await journal.commit(_claim(4))
     done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
     assert done.problem == "the run has gone on from position 3 to 4"
@@ -406,7 +406,7 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
     journal = open_prepared(sqlite_url)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
-    look_blind = await look(stuck_rule(versioned=True), journal, Standing(), 60_000, driven=None)
+    look_blind = await scan(stuck_rule(versioned=True), journal, RuleState(), 60_000, driven=None)
     assert look_blind.in_flight == {"run-1": "nobody can tell whether its workflow runs"}
     await journal.close()
 
@@ -414,7 +414,7 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
 async def test_a_run_that_is_not_there_is_left_alone(sqlite_url: str) -> None:
     """A decision about a run that the journal does not know is held, and does not fail again and again."""
     journal = open_prepared(sqlite_url)
-    (verdict,) = [verdict async for verdict in reconciler(journal).looks(stuck_rule(versioned=True))]
+    (verdict,) = [verdict async for verdict in reconciler(journal).scans(stuck_rule(versioned=True))]
     assert [*verdict.held.values()] == ["there is no such run"]
     await journal.close()
 
@@ -431,9 +431,9 @@ def _raising(_: Observation) -> Iterator[Drift]:
     raise TimeoutError("the bank does not answer")
 
 
-async def _away(_: Observation) -> AsyncIterator[Drift | CouldNotLook]:
+async def _away(_: Observation) -> AsyncIterator[Drift | ScanFailed]:
     yield Drift(subject="s", kind=DriftKind.MISSING)
-    yield CouldNotLook("the bank is closed")
+    yield ScanFailed("the bank is closed")
 
 
 def _late(_: Observation) -> list[Drift]:
@@ -478,7 +478,7 @@ async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: An
     try:
         policy = replace(counter_is_behind.policy, timeout_ms=200 if "answered" in said else 60_000)
         rule = replace(counter_is_behind, function=function, policy=policy)
-        seen = await look(rule, journal, Standing(), 0)
+        seen = await scan(rule, journal, RuleState(), 0)
     finally:
         await journal.close()
     assert said in str(seen.unobservable)
@@ -491,19 +491,19 @@ async def test_a_rule_reads_what_is_new_from_where_the_last_look_ended(journal: 
 
     async def reading(observation: Observation) -> list[Drift]:
         read.append(
-            [each.id for each in observation.news() if not str(each.originator_id).startswith("reconciliation/")]
+            [each.id for each in observation.new_events() if not str(each.originator_id).startswith("reconciliation/")]
         )
         if len(read) == 2:
-            raise CouldNotLook("not now")
+            raise ScanFailed("not now")
         return []
 
     rule = replace(counter_is_behind, name="news", function=reading)
     by = reconciler(journal)
     for unit in [*run_to_end("run-1", "c"), None]:
-        await by.look(rule)
+        await by.scan(rule)
         if unit is not None:
             await journal.commit(unit)
     assert read[0] == [1, 2, 3]
     assert len(read[1]) == 1
-    assert read[2][0] == read[1][0], "what was read by a look that could not look is read again"
-    assert (await standing_of(journal, "news")).looks == len(read)
+    assert read[2][0] == read[1][0], "what was read by a failed scan is read again"
+    assert (await rule_state_of(journal, "news")).scans == len(read)

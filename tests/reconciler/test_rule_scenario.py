@@ -12,18 +12,18 @@ from amends import (
     Call,
     Cause,
     Command,
-    CouldNotLook,
     Drift,
     DriftKind,
     Intervene,
     Intervention,
+    InterventionKind,
     Observation,
     Rejected,
     RunQuery,
     RunStatus,
     Saga,
+    ScanFailed,
     UnitOfWork,
-    Verb,
     drift_rule,
     effect,
 )
@@ -76,7 +76,7 @@ def lamps_are_on(observation: Observation) -> Iterator[Drift]:
     """The lamp is on; the drift has no version, so two scans are needed."""
     lamp = observation.load(Lamp, "hall")
     if lamp is None:
-        raise CouldNotLook("there is no lamp")
+        raise ScanFailed("there is no lamp")
     if not lamp.on:
         yield Drift(subject="hall", kind=DriftKind.DIFFERENT, actual="off", correction=Command(switch_on, "hall"))
 
@@ -85,7 +85,7 @@ def lamps_are_on(observation: Observation) -> Iterator[Drift]:
 def apologies_are_made(observation: Observation) -> Iterator[Drift]:
     """A failed apology is made again."""
     for run in observation.runs(RunQuery(statuses=frozenset({RunStatus.NEEDS_ATTENTION}))):
-        again = Intervention(verb=Verb.RETRY, actor="", reason="they are at home by now")
+        again = Intervention(kind=InterventionKind.RETRY, actor="", reason="they are at home by now")
         yield Drift(
             subject=run.run_id,
             kind=DriftKind.MISSING,
@@ -95,25 +95,25 @@ def apologies_are_made(observation: Observation) -> Iterator[Drift]:
 
 
 def test_each_reconciliation_is_later_than_the_last() -> None:
-    """A drift that needs two scans is held by the first and corrected by the second; `look` does not count."""
+    """A drift that needs two scans is held by the first and corrected by the second; `scan` does not count."""
     with Scenario(calling) as scenario:
         rule = RuleScenario(lamps_are_on, scenario.given(Lamp("hall")))
         before = scenario.journal.notifications_blocking()
-        assert len(rule.look()) == len(rule.look()) == 1
+        assert len(rule.scan()) == len(rule.scan()) == 1
         assert scenario.journal.notifications_blocking() == before
         first = rule.reconcile()
         assert (first.corrected, first.held) == ((), {"hall": "waits to be seen again, at least 10 s apart"})
         (corrected,) = rule.reconcile().corrected
         assert (corrected.subject, corrected.changed) == ("hall", ("Lamp/hall:2",))
-        assert rule.look() == ()
+        assert rule.scan() == ()
 
 
-def test_what_could_not_be_looked_at_is_raised() -> None:
+def test_a_failed_scan_is_raised() -> None:
     """A test receives the rule's own reason, for both methods."""
     with Scenario(calling) as scenario:
         rule = RuleScenario(lamps_are_on, scenario)
-        for looking in (rule.look, rule.reconcile):
-            with pytest.raises(CouldNotLook, match="there is no lamp"):
+        for looking in (rule.scan, rule.reconcile):
+            with pytest.raises(ScanFailed, match="there is no lamp"):
                 looking()
 
 
@@ -130,4 +130,4 @@ def test_a_run_that_was_decided_about_goes_on() -> None:
         record = scenario.journal.record_blocking("run-1")
         assert record is not None
         assert record.state.status is RunStatus.COMPENSATED
-        assert rule.look() == ()
+        assert rule.scan() == ()

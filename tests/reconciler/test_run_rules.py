@@ -23,11 +23,11 @@ from amends import (
     transaction,
 )
 from amends.aggregates.sql.journal import SqlJournal, open_journal
-from amends.reconciler.drift.decide import Look
+from amends.reconciler.drift.decide import ScanResult
 from amends.reconciler.drift.drift import Intervene, Rouse, described
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.rules.runs import run_rules
-from amends.reconciler.runtime.check import look
+from amends.reconciler.runtime.check import scan
 from amends.sagas.definition.registry import Registry
 from amends.testing import RuleScenario, Scenario
 
@@ -43,12 +43,12 @@ def journal(shop: Shop) -> Iterator[SqlJournal]:
     opened.close_blocking()
 
 
-async def seen(journal: SqlJournal, name: str, registry: Registry | None, after_ms: int, **options: Any) -> Look:  # noqa: ANN401 - those of run_rules
+async def seen(journal: SqlJournal, name: str, registry: Registry | None, after_ms: int, **options: Any) -> ScanResult:  # noqa: ANN401 - those of run_rules
     """Scan by a rule, some time after the last fact of all."""
     (rule,) = [each for each in run_rules(registry, driver="temporal", **options) if each.name == name]
     with journal.engine.connect() as connection:
         last_ms = connection.exec_driver_sql("SELECT max(updated_ms) FROM saga_index").scalar_one()
-    return await look(rule, journal, Standing(), last_ms + after_ms, driven={})
+    return await scan(rule, journal, RuleState(), last_ms + after_ms, driven={})
 
 
 async def test_an_exhausted_compensation_is_drift_at_once_with_a_retry(shop: Shop, journal: SqlJournal) -> None:
@@ -91,7 +91,7 @@ def test_all_exhausted_compensations_of_a_run_are_retried_together() -> None:
             scenario.answers(step, "done").compensation_answers(step, OSError("closed"), None)
         scenario.when("a book").needs_attention("charge", "ship")
         rule = RuleScenario(attention, scenario)
-        (drift,) = rule.look()
+        (drift,) = rule.scan()
         assert described(drift.correction) == "retry charge, retry ship of run run-1"  # type: ignore[arg-type]  # it has one
         assert rule.reconcile().held == {"run-1": "waits for approval"}
         (done,) = rule.reconcile(approving=True).corrected
@@ -101,7 +101,7 @@ def test_all_exhausted_compensations_of_a_run_are_retried_together() -> None:
         assert {getattr(each, "reason", "") for each in retries} == {"its attempts were spent, and it is still open"}
         assert {str(each.causation_id) for each in retries} == {"reconciliation/attention:2"}
         assert scenario.journal.runs_blocking(RunQuery())[0].status is RunStatus.COMPENSATED
-        assert rule.look() == ()
+        assert rule.scan() == ()
 
 
 async def test_what_only_people_can_decide_is_drift_after_a_while(
@@ -116,7 +116,7 @@ async def test_what_only_people_can_decide_is_drift_after_a_while(
     assert {each.correction for each in late} == {None}
 
 
-async def test_what_is_due_and_not_done_is_roused_and_what_is_slow_is_said(shop: Shop, journal: SqlJournal) -> None:
+async def test_what_is_due_and_not_done_is_woken_and_slow_runs_are_reported(shop: Shop, journal: SqlJournal) -> None:
     """A run that Temporal should drive and does not is woken; a call that takes too long is for people to see."""
     registry = shop.project.registry
     assert (await seen(journal, "overdue", registry, 0)).drifts == ()
@@ -132,8 +132,8 @@ async def test_the_facts_of_runs_that_cannot_be_overdue_yet_are_not_read(
 ) -> None:
     """For young runs the rule reads only the records, which are read together."""
     monkeypatch.setattr(journal, "facts_blocking", lambda run_id, after=0: pytest.fail(f"{run_id} after {after}"))
-    look = await seen(journal, "overdue", shop.project.registry, 0)
-    assert (look.count, look.drifts, look.unobservable) == (3, (), None)
+    scan = await seen(journal, "overdue", shop.project.registry, 0)
+    assert (scan.count, scan.drifts, scan.unobservable) == (3, (), None)
 
 
 _AHEAD, _ALL = {"order-hang", "order-accepted"}, {"order-hang", "order-accepted", "order-slow-undo"}
@@ -182,6 +182,6 @@ def test_the_retry_of_a_refused_step_says_that_it_was_refused() -> None:
     with Scenario(Saga("buy", str, pivot(confirm), retriable(send))) as scenario:
         scenario.answers(send, Rejected("no such street"))
         scenario.when("a book").needs_attention("send")
-        (drift,) = RuleScenario(attention, scenario).look()
+        (drift,) = RuleScenario(attention, scenario).scan()
         assert isinstance(drift.correction, Intervene)
         assert drift.correction.intervention.reason == "it was refused, and it is still open"

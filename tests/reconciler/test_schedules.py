@@ -10,18 +10,26 @@ from hypothesis import strategies as st
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot, take_snapshot
-from amends.cli.views.schedule import Shown, row_of
-from amends.reconciler.schedules.alignment import Changes, Copy, Entry, align, entries, entry_id, name_of
+from amends.cli.views.schedule import ScheduleView, row_of
+from amends.reconciler.schedules.alignment import (
+    Changes,
+    TemporalSchedule,
+    TemporalScheduleStatus,
+    align,
+    entries,
+    entry_id,
+    name_of,
+)
 from amends.reconciler.schedules.cron import Calendar, Span, parse_cron, shortest_gap_ms
 from amends.reconciler.schedules.decide import (
     Schedules,
     after_run,
-    by_themselves,
     declare,
     pause,
     remove,
     resume,
     schedule_of,
+    sync_automatic_schedules,
 )
 from amends.reconciler.schedules.facts import SCHEDULE_FACTS, ScheduleFact, Timetable
 
@@ -52,7 +60,7 @@ class Past:
 
     def follow(self, rules: dict[str, int], *, task_queue: str = "q") -> list[ScheduleFact]:
         """Schedule every rule automatically."""
-        facts = by_themselves(self.known, rules, 0, actor="amends dev", task_queue=task_queue)
+        facts = sync_automatic_schedules(self.known, rules, 0, actor="amends dev", task_queue=task_queue)
         self.record(*facts)
         return facts
 
@@ -344,7 +352,7 @@ def test_aligned_once_temporal_holds_what_is_declared(
     foreign: bool,  # noqa: FBT001 - drawn
 ) -> None:
     """For any content of Temporal, the changes lead to exactly the declarations; then nothing is left to change."""
-    held: dict[str, Entry | None] = dict(entries("s", played(before).known))
+    held: dict[str, TemporalSchedule | None] = dict(entries("s", played(before).known))
     held |= {entry_id("s", name): None for name in spoilt}
     held |= {entry_id("s", "foreign"): None} if foreign else {}
     wanted = entries("s", played(after).known)
@@ -382,12 +390,12 @@ def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
     past = Past()
     past.declare(pause_after=2)
 
-    def shown(*copies: Copy) -> Shown:
+    def shown(*copies: TemporalScheduleStatus) -> ScheduleView:
         (schedule,), (entry,) = past.known.schedules.values(), entries("s", past.known).values()
-        return Shown(schedule, entry, copies[0] if copies else None, asked=True)
+        return ScheduleView(schedule, entry, copies[0] if copies else None, asked=True)
 
-    def copy(entry: Entry | None) -> Copy:
-        return Copy(entry, 0, taken=0, missed=3, skipped=4, running=(), recent=(), next_ms=(MINUTE,))
+    def copy(entry: TemporalSchedule | None) -> TemporalScheduleStatus:
+        return TemporalScheduleStatus(entry, 0, taken=0, missed=3, skipped=4, running=(), recent=(), next_ms=(MINUTE,))
 
     (wanted,) = entries("s", past.known).values()
     assert replace(shown(), asked=False).problem is None

@@ -373,13 +373,13 @@ def test_members_of_a_group_are_undone_together() -> None:
     plan = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
     world = World.begin(plan)
     for name in "abc":
-        world.append(world.scribe.outcome(plan.nodes[name], Direction.DO, 1, SUCCEEDED))
-    world.append(world.scribe.outcome(plan.nodes["d"], Direction.DO, 1, Refused("no")))
+        world.append(world.writer.outcome(plan.nodes[name], Direction.DO, 1, SUCCEEDED))
+    world.append(world.writer.outcome(plan.nodes["d"], Direction.DO, 1, Refused("no")))
     world.conclude()
     assert decide(world.record.state, 0) == (RunCompensation("c", 1), RunCompensation("b", 1))
-    world.append(world.scribe.outcome(plan.nodes["c"], Direction.UNDO, 1, SUCCEEDED))
+    world.append(world.writer.outcome(plan.nodes["c"], Direction.UNDO, 1, SUCCEEDED))
     assert decide(world.record.state, 0) == (RunCompensation("b", 1),)
-    world.append(world.scribe.outcome(plan.nodes["b"], Direction.UNDO, 1, SUCCEEDED))
+    world.append(world.writer.outcome(plan.nodes["b"], Direction.UNDO, 1, SUCCEEDED))
     assert decide(world.record.state, 0) == (RunCompensation("a", 1),)
 
 
@@ -445,15 +445,15 @@ def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outc
     """Only a probe can find nothing; anything else is the driver's error, and the message names it."""
     world = World.begin(plan_of(EFFECT))
     with pytest.raises(JournalError, match=r"node 'a': NotFound\(\) is no outcome of (do|undo)"):
-        world.scribe.outcome(EFFECT, direction, 1, outcome)
+        world.writer.outcome(EFFECT, direction, 1, outcome)
 
 
 def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
     """A participant that refuses to undo gets no further call: the node waits for an operator."""
     world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
     nodes = world.record.state.plan.nodes
-    world.append(world.scribe.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))
-    world.append(world.scribe.outcome(nodes["b"], Direction.DO, 1, Refused("no")))
+    world.append(world.writer.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))
+    world.append(world.writer.outcome(nodes["b"], Direction.DO, 1, Refused("no")))
     world.conclude()
     world.answer(world.call(RunCompensation("a", 1)), Refused("too late"))
     world.conclude()

@@ -257,7 +257,7 @@ async def test_every_end_is_recorded_on_temporal(journal: SqlJournal, temporal_a
 class Idle:
     """An aggregate that does nothing outside of the journal."""
 
-    async def rouse(self, run_id: str) -> None:
+    async def wake(self, run_id: str) -> None:
         """Do nothing."""
 
     async def rebuild(self, runs: Sequence[str] = ()) -> None:
@@ -289,7 +289,7 @@ async def test_every_end_of_a_drift_rule_is_recorded(journal: SqlJournal, kind: 
     by = Reconciler(journal, Registry([]), Idle(), clock=lambda: 1_000, actor="test", driven={})
     found = []
     for how in ENDS:
-        said = (await by.look(rule_that_ends(kind, how))).standing.unobservable or ""
+        said = (await by.scan(rule_that_ends(kind, how))).rule_state.unobservable or ""
         # Python itself turns these into a RuntimeError before they leave a coroutine or a generator.
         turned = kind != "plain" and how in {"StopIteration", "StopAsyncIteration"} and said.startswith("RuntimeError")
         found += [] if said.startswith(how) or turned else [f"{how}: {said}"]
@@ -307,7 +307,7 @@ async def test_every_end_of_a_correction_is_recorded(journal: SqlJournal) -> Non
     now_ms = 1_000
     by = Reconciler(journal, Registry([]), Idle(), clock=lambda: now_ms, actor="test", driven={})
 
-    @drift_rule("wrong", every=timedelta(hours=1), mode="apply", apart=timedelta(0))
+    @drift_rule("wrong", every=timedelta(hours=1), mode="apply", confirm_after=timedelta(0))
     def wrong(_: Observation) -> list[Drift]:
         """Find a difference for each way to end."""
         return [
@@ -315,9 +315,9 @@ async def test_every_end_of_a_correction_is_recorded(journal: SqlJournal) -> Non
             for how in ENDS
         ]
 
-    await by.look(wrong)
+    await by.scan(wrong)
     now_ms += 60_000
-    verdict = await by.look(wrong)
+    verdict = await by.scan(wrong)
     made = [await by.correct(wrong, name, verdict.seen[name]) for name in verdict.due]
     assert sorted(each.subject for each in made) == sorted(ENDS)
     assert [each for each in made if not (each.problem or "").startswith(each.subject)] == []

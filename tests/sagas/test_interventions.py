@@ -24,7 +24,7 @@ from amends.aggregates.run.state import NodeStatus, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
 from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
-from amends.sagas.engine.interventions import Intervention, Verb, fact_of, open_for_decision, preview
+from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, open_for_decision, preview
 from amends.sagas.engine.outcome import Failed, NotFound, Postponed, Refused, Succeeded
 
 REGISTRY: Any = AnyResults()
@@ -32,13 +32,13 @@ PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
 AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
 ONCE = plan_node("x").retry.model_copy(update={"max_attempts": 1})
 LOST = Failed("TimeoutError", "no answer")
-HONEST = (Verb.RETRY, Verb.CANCEL)
+HONEST = (InterventionKind.RETRY, InterventionKind.CANCEL)
 
 
-def wish(verb: Verb, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
+def wish(verb: InterventionKind, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
     """Create an operator's decision."""
     return Intervention(
-        **{"verb": verb, "node": node, "actor": "op", "reason": "because", "evidence": "seen", **changes}
+        **{"kind": verb, "node": node, "actor": "op", "reason": "because", "evidence": "seen", **changes}
     )
 
 
@@ -50,7 +50,7 @@ def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
     world.conclude()
 
 
-def operate(world: World, verb: Verb, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
+def operate(world: World, verb: InterventionKind, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
     """Write an operator's decision."""
     fact = fact_of(REGISTRY, world.record, wish(verb, node, **changes), world.now_ms, 7)
     if fact is not None:
@@ -211,7 +211,7 @@ def test_attention_names_exactly_what_is_open(world: World) -> None:
         assert set(world.record.current) <= set(open_for_decision(world.record.state))
 
 
-@given(world=eventful_histories((Verb.CANCEL,)))
+@given(world=eventful_histories((InterventionKind.CANCEL,)))
 def test_a_cancel_turns_the_run_or_comes_too_late(world: World) -> None:
     """A cancelled run begins nothing new before it turns; only its pivot, when it was in flight, overtakes it."""
     state = begin(world.record.state.plan, world.facts[0].head)
@@ -230,8 +230,8 @@ def test_a_cancel_turns_the_run_or_comes_too_late(world: World) -> None:
 @given(world=eventful_histories())
 def test_a_preview_is_what_happens(world: World) -> None:
     """A preview shows the decision's actual consequence, at every state and for every verb."""
-    for verb in Verb:
-        for node in [None] if verb is Verb.CANCEL else [*world.record.state.plan.nodes]:
+    for verb in InterventionKind:
+        for node in [None] if verb is InterventionKind.CANCEL else [*world.record.state.plan.nodes]:
             intervention = wish(verb, node)
             try:
                 shown = preview(REGISTRY, world.record, intervention, world.now_ms)
@@ -265,7 +265,7 @@ def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
     assert status(world) is RunStatus.NEEDS_ATTENTION
-    operate(world, Verb.RETRY)
+    operate(world, InterventionKind.RETRY)
     assert decide(world.record.state, world.now_ms) == (RunStep("after", 1),)
     do(world, "after", Succeeded(None))
     assert status(world) is RunStatus.COMPLETED
@@ -280,10 +280,10 @@ def test_a_redone_step_that_is_in_doubt_is_tried_again_under_its_new_key() -> No
     world = World.begin(plan_of(PIVOT, AFTER))
     do(world, "pivot", Succeeded(None))
     do(world, "after", Refused("closed today"))
-    operate(world, Verb.RETRY)
+    operate(world, InterventionKind.RETRY)
     do(world, "after", Failed("TimeoutError", "no answer", final=True))
     assert kinds(world)[-2:] == ["StepInDoubt", "AttentionRequested"]
-    operate(world, Verb.RETRY)
+    operate(world, InterventionKind.RETRY)
     do(world, "after", Succeeded(None))
     keys = [fact.key for fact in world.facts if isinstance(fact, StepStarted) and fact.node == "after"]
     assert keys == ["run-1/after/do/0", "run-1/after/do/1", "run-1/after/do/1"]
@@ -296,7 +296,7 @@ def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
     do(world, "pivot", Refused("no"))
     do(world, "a", Failed("TimeoutError", "gone", final=True))
     assert open_nodes(world) == ("a",)
-    operate(world, Verb.RETRY, "a")
+    operate(world, InterventionKind.RETRY, "a")
     assert open_nodes(world) == ()
     assert decide(world.record.state, world.now_ms) == (RunCompensation("a", 1),)
     do(world, "a", Succeeded(None))
@@ -304,8 +304,11 @@ def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
     assert {fact.key for fact in world.facts if isinstance(fact, CompensationStarted)} == {"run-1/a/undo/0"}
 
 
-@pytest.mark.parametrize(("verb", "fact"), [(Verb.SKIP, "CompensationSkipped"), (Verb.RESOLVE, "CompensationResolved")])
-def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "fact"),
+    [(InterventionKind.SKIP, "CompensationSkipped"), (InterventionKind.RESOLVE, "CompensationResolved")],
+)
+def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: InterventionKind, fact: str) -> None:
     """Either decision closes the run, and the journal has its author and the reason."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", Succeeded(None))
@@ -320,12 +323,12 @@ def test_an_exhausted_undo_can_be_left_or_be_done_by_hand(verb: Verb, fact: str)
 @pytest.mark.parametrize(
     ("verb", "expected"),
     [
-        (Verb.RESOLVE, RunStatus.COMPLETED),
-        (Verb.SKIP, RunStatus.COMPLETED),
-        (Verb.RULE_OUT, RunStatus.COMPENSATED),
+        (InterventionKind.RESOLVE, RunStatus.COMPLETED),
+        (InterventionKind.SKIP, RunStatus.COMPLETED),
+        (InterventionKind.RULE_OUT, RunStatus.COMPENSATED),
     ],
 )
-def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: Verb, expected: RunStatus) -> None:
+def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: InterventionKind, expected: RunStatus) -> None:
     """A pivot in doubt waits until an operator finds out whether it happened: then the run continues, or turns back."""
     world = World.begin(plan_of(plan_node("a"), PIVOT.model_copy(update={"retry": plan_node("x").retry})))
     do(world, "a", Succeeded(None))
@@ -335,7 +338,7 @@ def test_a_pivot_in_doubt_goes_as_the_operator_found_out(verb: Verb, expected: R
     while not world.closed:
         do(world, "a", Succeeded(None))
     assert status(world) is expected
-    assert ("pivot" in world.record.results) is (verb is not Verb.RULE_OUT)
+    assert ("pivot" in world.record.results) is (verb is not InterventionKind.RULE_OUT)
 
 
 def test_a_cancel_waits_for_what_is_in_flight_and_undoes_it() -> None:
@@ -343,14 +346,14 @@ def test_a_cancel_waits_for_what_is_in_flight_and_undoes_it() -> None:
     world = World.begin(plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), PIVOT))
     do(world, "a", Succeeded(None))
     call = world.call(RunStep("b", 1))
-    operate(world, Verb.CANCEL)
+    operate(world, InterventionKind.CANCEL)
     assert status(world) is RunStatus.CANCELLING
-    assert operate(world, Verb.CANCEL) is None
+    assert operate(world, InterventionKind.CANCEL) is None
     world.answer(call, Succeeded(None))
     world.conclude()
     assert status(world) is RunStatus.COMPENSATING
     assert world.record.error == "cancelled by op: because"
-    assert operate(world, Verb.CANCEL) is None
+    assert operate(world, InterventionKind.CANCEL) is None
     assert set(decide(world.record.state, 0)) == {RunCompensation("a", 1), RunCompensation("b", 1)}
 
 
@@ -358,7 +361,7 @@ def test_a_cancel_while_a_step_waits_works_at_once() -> None:
     """A cancel does not await the next attempt of a step: the step is in doubt, and undone."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     do(world, "a", LOST)
-    operate(world, Verb.CANCEL)
+    operate(world, InterventionKind.CANCEL)
     assert kinds(world)[-3:] == ["CancelRequested", "StepInDoubt", "SagaFailed"]
 
 
@@ -366,13 +369,13 @@ def test_a_pivot_in_flight_overtakes_a_cancel() -> None:
     """When the pivot succeeds after all, the cancel came too late and the run goes forward."""
     world = World.begin(plan_of(PIVOT, AFTER))
     call = world.call(RunStep("pivot", 1))
-    operate(world, Verb.CANCEL)
+    operate(world, InterventionKind.CANCEL)
     world.answer(call, Succeeded(None))
     world.conclude()
     assert status(world) is RunStatus.RUNNING
     assert decide(world.record.state, 0) == (RunStep("after", 1),)
     with pytest.raises(RefusedError, match="has passed its pivot and only goes forward"):
-        operate(world, Verb.CANCEL)
+        operate(world, InterventionKind.CANCEL)
 
 
 def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -> None:
@@ -381,7 +384,7 @@ def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
     world.conclude()
-    operate(world, Verb.CANCEL)
+    operate(world, InterventionKind.CANCEL)
     do(world, "a", Succeeded(None))
     assert status(world) is RunStatus.COMPENSATED
     world.answer(first, Succeeded({"late": True}))
@@ -400,12 +403,12 @@ def test_an_exhausted_second_undo_is_tried_again_under_the_second_key() -> None:
     first = world.call(RunStep("a", 1))
     world.now_ms = 10_000
     world.conclude()
-    operate(world, Verb.CANCEL)
+    operate(world, InterventionKind.CANCEL)
     do(world, "a", Succeeded(None))
     world.answer(first, Succeeded(None))
     do(world, "a", Failed("TimeoutError", "gone", final=True))
     assert open_nodes(world) == ("a",)
-    operate(world, Verb.RETRY)
+    operate(world, InterventionKind.RETRY)
     do(world, "a", Succeeded(None))
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted)]
     assert undos == ["run-1/a/undo/0", "run-1/a/undo/1", "run-1/a/undo/1"]
@@ -421,7 +424,7 @@ def test_a_refused_undo_is_asked_again_under_a_new_key() -> None:
     do(world, "a", Succeeded(None))
     assert kinds(world)[-1] == "AttentionRequested"
     assert (open_nodes(world), world.record.state.node("b").status) == (("b",), NodeStatus.UNDO_REJECTED)
-    operate(world, Verb.RETRY)
+    operate(world, InterventionKind.RETRY)
     do(world, "b", Succeeded(None))
     assert status(world) is RunStatus.COMPENSATED
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted) and fact.node == "b"]
@@ -458,9 +461,9 @@ def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> No
     world, call = attempted(probe=found_by == "a probe", role=Role.COMPENSATABLE)
     if found_by == "a probe":
         do(world, "a", Succeeded("receipt"))
-        operate(world, Verb.CANCEL)
+        operate(world, InterventionKind.CANCEL)
     elif found_by == "an operator":
-        operate(world, Verb.RESOLVE, "a", output="receipt")
+        operate(world, InterventionKind.RESOLVE, "a", output="receipt")
     else:
         world.calls.append(call)
         world.answer(call, Succeeded("receipt"))
@@ -497,7 +500,7 @@ def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refuse
     world, call = attempted(probe=isinstance(late, NotFound))
     if isinstance(late, NotFound):
         call = world.call(RunProbe("a", 1))
-        operate(world, Verb.CANCEL)
+        operate(world, InterventionKind.CANCEL)
         do(world, "a", Failed("TimeoutError", "nobody to ask", final=True))
         world.calls.append(call)
     while not world.closed:
@@ -525,7 +528,7 @@ def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
         assert status(world) is RunStatus.COMPENSATED
         return
     assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
-    retried = operate(world, Verb.RETRY)
+    retried = operate(world, InterventionKind.RETRY)
     assert isinstance(retried, NodeFact)
     assert retried.generation == 1
 
@@ -551,7 +554,7 @@ def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
     call = world.call(RunStep("after", 1))
     world.now_ms = 10_000
     world.conclude()
-    operate(world, Verb.SKIP, "after", output="by hand")
+    operate(world, InterventionKind.SKIP, "after", output="by hand")
     assert status(world) is RunStatus.COMPLETED
     world.answer(call, Succeeded("by the service"))
     assert kinds(world)[-1] == "LateEffectObserved"
@@ -565,23 +568,23 @@ def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     world.call(RunStep("a", 1))
     with pytest.raises(BusyError, match=r"'a' is being worked on, and its claim ends in 1 s") as busy:
-        operate(world, Verb.RETRY, "a")
+        operate(world, InterventionKind.RETRY, "a")
     assert busy.value.until_ms == 1_000
     with pytest.raises(BusyError, match=r"'a' is being worked on"):
-        operate(world, Verb.RETRY)
+        operate(world, InterventionKind.RETRY)
 
 
 @pytest.mark.parametrize(
     ("intervention", "error", "message"),
     [
-        (wish(Verb.RETRY, "z"), InputError, "has no step 'z'; it has a, pivot"),
-        (wish(Verb.RETRY, reason=" "), InputError, "needs a reason"),
-        (wish(Verb.RETRY), RefusedError, "there is nothing to decide"),
-        (wish(Verb.RETRY, "a"), RefusedError, "'a' is succeeded, there is nothing to try again"),
-        (wish(Verb.SKIP, "a"), RefusedError, "skip does not fit"),
-        (wish(Verb.RESOLVE, "a"), RefusedError, "resolve does not fit"),
-        (wish(Verb.RESOLVE, "a", evidence=None), InputError, "needs evidence"),
-        (wish(Verb.RULE_OUT, "a", evidence=""), InputError, "needs evidence"),
+        (wish(InterventionKind.RETRY, "z"), InputError, "has no step 'z'; it has a, pivot"),
+        (wish(InterventionKind.RETRY, reason=" "), InputError, "needs a reason"),
+        (wish(InterventionKind.RETRY), RefusedError, "there is nothing to decide"),
+        (wish(InterventionKind.RETRY, "a"), RefusedError, "'a' is succeeded, there is nothing to try again"),
+        (wish(InterventionKind.SKIP, "a"), RefusedError, "skip does not fit"),
+        (wish(InterventionKind.RESOLVE, "a"), RefusedError, "resolve does not fit"),
+        (wish(InterventionKind.RESOLVE, "a", evidence=None), InputError, "needs evidence"),
+        (wish(InterventionKind.RULE_OUT, "a", evidence=""), InputError, "needs evidence"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
@@ -605,7 +608,7 @@ def test_of_several_open_nodes_one_has_to_be_named() -> None:
     for name in ("a", "b"):
         do(world, name, Refused("never"))
     with pytest.raises(InputError, match="several open steps; name one of them: a, b"):
-        operate(world, Verb.RETRY)
+        operate(world, InterventionKind.RETRY)
 
 
 def test_a_completed_run_cannot_be_cancelled() -> None:
@@ -613,4 +616,4 @@ def test_a_completed_run_cannot_be_cancelled() -> None:
     world = World.begin(plan_of(plan_node("a")))
     do(world, "a", Succeeded(None))
     with pytest.raises(RefusedError, match="is COMPLETED and cannot be cancelled"):
-        operate(world, Verb.CANCEL)
+        operate(world, InterventionKind.CANCEL)

@@ -8,13 +8,13 @@ from hard_parts import opened, until
 from pydantic import BaseModel
 from temporalio.testing import ActivityEnvironment
 
-from amends import Call, Intervention, Retry, Saga, UnitOfWork, Verb, effect, pivot, retriable, transaction
+from amends import Call, Intervention, InterventionKind, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeStatus
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.calls import Direction
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.seats import Function
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.temporal.activities import Activities
@@ -66,7 +66,7 @@ class Run:
         self.journal = journal
         self.saga = saga
         self.registry = Registry([saga])
-        self.protocol = Protocol(self.registry, "operator", DRIVER)
+        self.protocol = RunProtocol(self.registry, "operator", DRIVER)
         self.now_ms = 1_000
 
     @property
@@ -96,9 +96,9 @@ class Run:
         progress: Progress = await environment.run(worker.call, request, SEND)
         return progress
 
-    async def decide(self, verb: Verb) -> None:
+    async def decide(self, verb: InterventionKind) -> None:
         """Decide about the step as an operator."""
-        wish = Intervention(verb=verb, actor="op", reason="asked them", node="send", evidence="their log")
+        wish = Intervention(kind=verb, actor="op", reason="asked them", node="send", evidence="their log")
         await self.journal.commit(
             lambda tx: self.protocol.intervene(tx, "r", wish, self.now_ms, position=None), runs=("r",)
         )
@@ -109,13 +109,13 @@ async def test_a_delivery_is_told_how_the_run_stands_now(sqlite_url: str) -> Non
     HELD.update(begun=asyncio.Event(), gate=asyncio.Event())
     told, reached = asyncio.Event(), asyncio.Event()
 
-    async def rouse(_: RunRecord) -> None:
+    async def wake(_: RunRecord) -> None:
         told.set()
         await reached.wait()  # Temporal is away
 
     async with opened(sqlite_url) as journal:
         run = Run(journal)
-        slow, quick = (Activities(journal, run.registry, worker=name, rouse=rouse) for name in ("slow", "quick"))
+        slow, quick = (Activities(journal, run.registry, worker=name, wake=wake) for name in ("slow", "quick"))
         await run.begin(slow)
         calls = []
         for attempt, worker in ((1, slow), (2, quick)):
@@ -123,8 +123,8 @@ async def test_a_delivery_is_told_how_the_run_stands_now(sqlite_url: str) -> Non
             calls.append(asyncio.create_task(run.deliver(worker, attempt)))
             await HELD["begun"].wait()
             await run.advance(slow, later_ms=400_000)  # its lease has ended
-        await run.decide(Verb.RULE_OUT)
-        await run.decide(Verb.RETRY)
+        await run.decide(InterventionKind.RULE_OUT)
+        await run.decide(InterventionKind.RETRY)
         HELD["gate"].set()
         await told.wait()
         await run.deliver(quick, 1)
@@ -181,7 +181,7 @@ async def test_an_answer_that_nobody_waits_for_wakes_the_run(sqlite_url: str) ->
     told: asyncio.Queue[RunRecord] = asyncio.Queue()
     async with opened(sqlite_url) as journal:
         run = Run(journal, filed)
-        worker = Activities(journal, run.registry, worker="w", rouse=told.put)
+        worker = Activities(journal, run.registry, worker="w", wake=told.put)
         await run.begin(worker)
         delivery = asyncio.create_task(run.deliver(worker, 1))
         await HELD["begun"].wait()

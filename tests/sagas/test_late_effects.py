@@ -17,10 +17,10 @@ from amends.aggregates.journal import Tx
 from amends.aggregates.run.facts import Fact, LateEffectObserved
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Task
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import RunStep
 from amends.sagas.engine.outcome import Succeeded
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.runtime.runner import Runner
@@ -127,12 +127,12 @@ async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal
 async def test_an_answer_after_a_take_over_is_recorded_and_undone(store_url: str, tmp_path: Path) -> None:
     """The process that made a call settles it, whatever drives the run by then; the new driver undoes the effect."""
     clock, registry = VirtualClock(), Registry(SAGAS)
-    worker = Protocol(registry, "worker", DRIVER)
+    worker = RunProtocol(registry, "worker", DRIVER)
     start = prepare_start(registry, ONCE, Order(folder=str(tmp_path)), run_id="r", driver=DRIVER, actor="test")
     async with opened(store_url) as journal:
         runner = Runner(journal, registry, clock=clock)
 
-        def begin(tx: Tx) -> Task | None:
+        def begin(tx: Tx) -> EffectCall | None:
             worker.accept(tx, start, 0)
             worker.advance(tx, "r", clock.now_ms())
             return worker.claim(tx, "r", RunStep("pay", 1), clock.now_ms())[1]
@@ -156,7 +156,7 @@ async def test_a_former_driver_runs_no_transaction(store_url: str, tmp_path: Pat
         runner = Runner(journal, Registry(SAGAS), clock=VirtualClock())
         driven = asyncio.create_task(runner.run(PATIENT, order, id="r"))
         await ledger.until_called("r", "pay/do/0")
-        anybody = Protocol(Registry(SAGAS), "operator")
+        anybody = RunProtocol(Registry(SAGAS), "operator")
         await journal.commit(lambda tx: anybody.take_over(tx, "r", DRIVER, 0, actor="op", reason="moved"), runs=("r",))
         ledger.open_gate("r")
         with pytest.raises(WrongDriverError):

@@ -13,10 +13,10 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.committer import OnCommit
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Task
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import RunStep
 from amends.sagas.engine.outcome import Succeeded
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock
 
@@ -59,9 +59,9 @@ class Scene:
         self.run_id = f"later-{journal.store_id}"
         self.clock = VirtualClock()
         self.runner = Runner(journal, registry, clock=self.clock)
-        self._worker = Protocol(registry, "worker", "temporal")
+        self._worker = RunProtocol(registry, "worker", "temporal")
         self._registry = registry
-        self._task: Task | None = None
+        self._task: EffectCall | None = None
 
     async def claim(self) -> None:
         """Claim the call for the former driver."""

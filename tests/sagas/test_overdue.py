@@ -100,7 +100,7 @@ def test_a_new_budget_begins_anew() -> None:
     answer(world, LOST)
     assert overdue(world, 0) == (Overdue("a", 0, Why.ATTENTION),)
     world.now_ms = 1_000
-    world.append(world.scribe.write(RetryRequested, node="a", reason="r", evidence=None, attempt=0, generation=0))
+    world.append(world.writer.write(RetryRequested, node="a", reason="r", evidence=None, attempt=0, generation=0))
     assert overdue(world, 1_099) == ()
     assert overdue(world, 1_100) == (Overdue("a", 1_100, Why.SLOW),)
 

@@ -18,9 +18,9 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
 from amends.aggregates.sql.journal import SqlJournal
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.rules.temporal import drive_rules
-from amends.reconciler.runtime.check import look
+from amends.reconciler.runtime.check import scan
 from amends.sagas.temporal.recovery import Recovery, recover, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
@@ -213,7 +213,7 @@ async def test_a_store_older_than_temporal_is_refused(tmp_path: Path, temporal_a
                 f"{queue}-ended": True,
             }
             driven, _ = drive_rules(temporal, "", task_queue=queue, nothing_runs=False)
-            seen = await look(driven, journal, Standing(), 10**15)
+            seen = await scan(driven, journal, RuleState(), 10**15)
             assert {drift.subject: drift.evidence for drift in seen.drifts} == found.refused
             assert {drift.correction for drift in seen.drifts} == {None}
             for run_id in found.refused:

@@ -23,11 +23,11 @@ from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.runtime.runner import Runner
 from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.recovery import recover
-from amends.sagas.temporal.start_workflow import rouse
+from amends.sagas.temporal.start_workflow import wake
 
 CLOSED = {"SagaCompleted", "SagaCompensated", "AttentionRequested"}
 
@@ -179,11 +179,11 @@ async def test_temporal_takes_a_run_over_in_the_middle_of_a_call(
         runner = Runner(journal, Registry(SAGAS))
         driven = asyncio.create_task(runner.run(PATIENT, scene.order, id=scene.run_id))
         await scene.ledger.until_called(scene.run_id, "pay/do/0")
-        anybody = Protocol(Registry(SAGAS), "operator")
+        anybody = RunProtocol(Registry(SAGAS), "operator")
         record = await journal.commit(
             lambda tx: anybody.take_over(tx, scene.run_id, DRIVER, 0, actor="op", reason="moved"), runs=(scene.run_id,)
         )
-        await rouse(temporal, record, task_queue=scene.queue)
+        await wake(temporal, record, task_queue=scene.queue)
         async with working(temporal, journal, scene.queue):
             await met(scene.looked)
             scene.check(await scene.end())

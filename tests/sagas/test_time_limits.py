@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amends import Attempted, Call, Effect, Retry, Saga, effect, longest_span, parallel, retriable
+from amends import Attempted, Call, Effect, Retry, Saga, effect, max_run_duration, parallel, retriable
 from amends.aggregates.run.plan import RetryPolicy
 from amends.sagas.definition.steps import Part
 from amends.sagas.engine.protocol import LEASE_GRACE_MS
@@ -66,7 +66,7 @@ TWICE = Retry(max_attempts=2, first=SECOND)
 )
 def test_the_span_is_the_sum_of_all_that_may_be_attempted(parts: tuple[Part[int], ...], span: timedelta | None) -> None:
     """Stages add up, members of a group overlap, undos count with their own policy, and no limit means no bound."""
-    assert longest_span(Saga("s", int, *parts)) == span
+    assert max_run_duration(Saga("s", int, *parts)) == span
 
 
 @given(

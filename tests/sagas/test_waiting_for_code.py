@@ -39,7 +39,7 @@ from amends.aggregates.run.facts import Fact, NodeFact
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.steps import Step
 from amends.sagas.engine.calls import postponement_of
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.temporal.worker import running_worker
 
@@ -465,7 +465,7 @@ async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> N
     """A cancel is accepted under code that cannot continue the run; its undo waits, and never becomes exhausted."""
     clock, run_id = VirtualClock(), uuid4().hex
     first, second = load(Code(down=True)), load(Code(model=WithCountry))
-    cancel = Intervention(verb=Verb.CANCEL, actor="op", reason="asked")
+    cancel = Intervention(kind=InterventionKind.CANCEL, actor="op", reason="asked")
     async with opened(store_url) as journal:
         process = asyncio.create_task(
             Runner(journal, first.registry, clock=clock).run(first.saga, Order(id="o"), id=run_id)

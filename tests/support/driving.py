@@ -33,7 +33,7 @@ from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeStatus
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 
 __all__ = [
     "CASES",
@@ -213,8 +213,8 @@ class Case(NamedTuple):
     status: RunStatus
 
 
-def _decide(verb: Verb, node: str | None = None, output: str | None = None) -> Intervention:
-    return Intervention(verb=verb, actor="ann", reason="so be it", node=node, evidence="seen", output=output)
+def _decide(verb: InterventionKind, node: str | None = None, output: str | None = None) -> Intervention:
+    return Intervention(kind=verb, actor="ann", reason="so be it", node=node, evidence="seen", output=output)
 
 
 CASES = {
@@ -240,31 +240,45 @@ _DOUBTFUL_BEHIND = Order(order_id="x", stuck=("thank",))
 _WAITING = Order(order_id="x", stuck=("ponder",))
 
 DECIDED = {
-    "an undo is tried again": Case(SAGA, _STUBBORN, (_decide(Verb.RETRY, "charge"),), RunStatus.NEEDS_ATTENTION),
-    "an undo is skipped": Case(SAGA, _STUBBORN, (_decide(Verb.SKIP, "charge"),), RunStatus.COMPENSATED),
+    "an undo is tried again": Case(
+        SAGA, _STUBBORN, (_decide(InterventionKind.RETRY, "charge"),), RunStatus.NEEDS_ATTENTION
+    ),
+    "an undo is skipped": Case(SAGA, _STUBBORN, (_decide(InterventionKind.SKIP, "charge"),), RunStatus.COMPENSATED),
     "an undo is resolved": Case(
         SAGA,
         _STUBBORN,
-        (_decide(Verb.RETRY, "charge"), _decide(Verb.RESOLVE, "charge")),
+        (_decide(InterventionKind.RETRY, "charge"), _decide(InterventionKind.RESOLVE, "charge")),
         RunStatus.COMPENSATED,
     ),
-    "a refused step is redone": Case(SAGA, _REFUSED_BEHIND, (_decide(Verb.RETRY, "thank"),), RunStatus.NEEDS_ATTENTION),
-    "a refused step is skipped": Case(SAGA, _REFUSED_BEHIND, (_decide(Verb.SKIP, "thank", "-"),), RunStatus.COMPLETED),
+    "a refused step is redone": Case(
+        SAGA, _REFUSED_BEHIND, (_decide(InterventionKind.RETRY, "thank"),), RunStatus.NEEDS_ATTENTION
+    ),
+    "a refused step is skipped": Case(
+        SAGA, _REFUSED_BEHIND, (_decide(InterventionKind.SKIP, "thank", "-"),), RunStatus.COMPLETED
+    ),
     "a doubtful step took effect": Case(
-        SAGA, _DOUBTFUL_BEHIND, (_decide(Verb.RESOLVE, "thank", "sent"),), RunStatus.COMPLETED
+        SAGA, _DOUBTFUL_BEHIND, (_decide(InterventionKind.RESOLVE, "thank", "sent"),), RunStatus.COMPLETED
     ),
     "a doubtful step took none": Case(
         SAGA,
         _DOUBTFUL_BEHIND,
-        (_decide(Verb.RULE_OUT, "thank"), _decide(Verb.SKIP, "thank", "-")),
+        (_decide(InterventionKind.RULE_OUT, "thank"), _decide(InterventionKind.SKIP, "thank", "-")),
         RunStatus.COMPLETED,
     ),
-    "cancelled while it waits": Case(SLOW, _WAITING, (_decide(Verb.CANCEL),), RunStatus.COMPENSATED),
-    "hurried while it waits": Case(SLOW, _WAITING, (_decide(Verb.RETRY, "ponder"),), RunStatus.COMPENSATED),
-    "skipped while it waits": Case(SLOW, _WAITING, (_decide(Verb.SKIP, "ponder", "-"),), RunStatus.COMPLETED),
-    "resolved while it waits": Case(SLOW, _WAITING, (_decide(Verb.RESOLVE, "ponder", "yes"),), RunStatus.COMPLETED),
-    "ruled out while it waits": Case(SLOW, _WAITING, (_decide(Verb.RULE_OUT, "ponder"),), RunStatus.COMPENSATED),
-    "cancelled in flight": Case(SLOW, Order(order_id="x", held=True), (_decide(Verb.CANCEL),), RunStatus.COMPENSATED),
+    "cancelled while it waits": Case(SLOW, _WAITING, (_decide(InterventionKind.CANCEL),), RunStatus.COMPENSATED),
+    "retried while it waits": Case(SLOW, _WAITING, (_decide(InterventionKind.RETRY, "ponder"),), RunStatus.COMPENSATED),
+    "skipped while it waits": Case(
+        SLOW, _WAITING, (_decide(InterventionKind.SKIP, "ponder", "-"),), RunStatus.COMPLETED
+    ),
+    "resolved while it waits": Case(
+        SLOW, _WAITING, (_decide(InterventionKind.RESOLVE, "ponder", "yes"),), RunStatus.COMPLETED
+    ),
+    "ruled out while it waits": Case(
+        SLOW, _WAITING, (_decide(InterventionKind.RULE_OUT, "ponder"),), RunStatus.COMPENSATED
+    ),
+    "cancelled in flight": Case(
+        SLOW, Order(order_id="x", held=True), (_decide(InterventionKind.CANCEL),), RunStatus.COMPENSATED
+    ),
 }
 """Runs in which operators intervene."""
 

@@ -21,7 +21,7 @@ from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.app import main
 from amends.cli.project.settings import load_settings
 from amends.cli.runtime.wiring import Project, load_project
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.runtime.runner import Runner
@@ -249,7 +249,7 @@ async def accept(
     saga = project.registry.sagas["place-order"]
     given = saga.input_type(order_id="accepted", fail=fail)
     request = prepare_start(project.registry, saga, given, run_id=run_id, driver=driver, actor="test")
-    await journal.commit(lambda tx: Protocol(project.registry, "test").accept(tx, request, now_ms), runs=(run_id,))
+    await journal.commit(lambda tx: RunProtocol(project.registry, "test").accept(tx, request, now_ms), runs=(run_id,))
 
 
 async def accept_in(url: str, project: Project, run_id: str, *, driver: str, fail: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from eventsourcing.domain import event
 
-from amends import Aggregate, Cause, Command, CouldNotLook, Drift, DriftKind, Observation, UnitOfWork, drift_rule
+from amends import Aggregate, Cause, Command, Drift, DriftKind, Observation, ScanFailed, UnitOfWork, drift_rule
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import Reconciliation
@@ -95,20 +95,20 @@ def bank_rule(bank: Path, wish: str = "") -> Rule:
         "bank",
         every=timedelta(seconds=2),
         mode="apply",
-        apart=timedelta(milliseconds=APART_MS),
+        confirm_after=timedelta(milliseconds=APART_MS),
         timeout=timedelta(milliseconds=500),
     )
     def bank_agrees(observation: Observation) -> Iterator[Drift]:
         """Check that every account has the bank's balance."""
         text = bank.read_text()
         if not text:
-            raise CouldNotLook("the bank says nothing")
+            raise ScanFailed("the bank says nothing")
         answer = json.loads(text)
         if len(answer["accounts"]) != answer["count"]:
-            raise CouldNotLook("the bank's answer is not complete")
+            raise ScanFailed("the bank's answer is not complete")
         for name, balance in answer["accounts"].items():
             account = observation.load(Account, name)
-            observation.looked_at(1)
+            observation.scanned(1)
             if account is not None and account.balance != balance:
                 yield Drift(
                     subject=f"Account/{name}",
@@ -166,14 +166,14 @@ class Process:
 async def reconcile_once(journal: SqlJournal, bank: Path, now_ms: int, wish: str) -> dict[str, Any]:
     """Scan, and correct the drifts that are due."""
     by, rule = reconciler(journal, now_ms), bank_rule(bank, wish)
-    verdict = await by.look(rule)
+    verdict = await by.scan(rule)
     if verdict.due and wish == "die before correcting":
         os.kill(os.getpid(), signal.SIGKILL)
     made = [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
     if made and wish == "die after correcting":
         os.kill(os.getpid(), signal.SIGKILL)
     return {
-        "blind": verdict.standing.unobservable,
+        "blind": verdict.rule_state.unobservable,
         "seen": len(verdict.seen),
         "held": sorted(set(verdict.held.values())),
         "corrected": sum(each.problem is None for each in made),

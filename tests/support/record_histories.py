@@ -40,7 +40,7 @@ _DECIDED = (
     "an undo is tried again",
     "a refused step is redone",
     "cancelled while it waits",
-    "hurried while it waits",
+    "retried while it waits",
     "cancelled in flight",
 )
 _TOGETHER = "a call and a transaction are undone together"

@@ -1,7 +1,7 @@
 """Random plans, and random legal histories of them: a world that answers as unhelpfully as a real one.
 
 `make_plan` and `make_history` take a `Chooser`, so that Hypothesis can choose (and shrink), and a seeded random number
-generator can too. They build a history as a driver does: `decide`, act, write with `Scribe`, and decide again.
+generator can too. They build a history as a driver does: `decide`, act, write with `FactWriter`, and decide again.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from amends.aggregates.run.state import RunState
 from amends.sagas.engine.answers import fact_of_answer
 from amends.sagas.engine.calls import Direction, generation_of
 from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
-from amends.sagas.engine.fact_writer import Scribe
-from amends.sagas.engine.interventions import Intervention, Verb, fact_of
+from amends.sagas.engine.fact_writer import FactWriter
+from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class World:
     dropped: list[tuple[RunState, CallInFlight, Outcome]] = field(default_factory=list)
     eventful: bool = False
     events: int = 0
-    verbs: tuple[Verb, ...] = ()
+    verbs: tuple[InterventionKind, ...] = ()
 
     @classmethod
     def begin(cls, plan: Plan) -> "World":
@@ -193,9 +193,9 @@ class World:
         return cls(RunRecord.begin(plan, first), [first], eventful=True)
 
     @property
-    def scribe(self) -> Scribe:
+    def writer(self) -> FactWriter:
         """The writer of the next fact."""
-        return Scribe(self.record, self.now_ms, 7)
+        return FactWriter(self.record, self.now_ms, 7)
 
     @property
     def closed(self) -> bool:
@@ -210,7 +210,7 @@ class World:
     def conclude(self) -> None:
         """Append every conclusion that needs no I/O."""
         while found := [each for each in decide(self.record.state, self.now_ms) if isinstance(each, Conclusion)]:
-            self.append(self.scribe.conclusion(found[0]))
+            self.append(self.writer.conclusion(found[0]))
 
     def work(self) -> list[Work]:
         """Return the work that is due and not in flight already, unless its claim is over."""
@@ -230,7 +230,7 @@ class World:
         node = self.record.state.plan.nodes[work.node]
         direction = _DIRECTIONS[type(work)]
         if direction is not Direction.PROBE and node.kind is StepKind.EFFECT:
-            self.append(self.scribe.intent(node, direction, work.attempt, "worker", self.now_ms + LEASE_MS))
+            self.append(self.writer.intent(node, direction, work.attempt, "worker", self.now_ms + LEASE_MS))
         self.calls.append(self._in_flight(work))
         return self.calls[-1]
 
@@ -258,8 +258,8 @@ class World:
         if isinstance(outcome, Succeeded) or (isinstance(outcome, Refused) and call.direction is not Direction.PROBE):
             self.answers[key] = outcome
         if node.kind is StepKind.TRANSACTION:  # runs inside the unit that asks for it
-            self.append(self.scribe.outcome(node, call.direction, call.attempt, outcome))
-        elif (fact := fact_of_answer(self.record, call, outcome, self.scribe).fact) is None:
+            self.append(self.writer.outcome(node, call.direction, call.attempt, outcome))
+        elif (fact := fact_of_answer(self.record, call, outcome, self.writer).fact) is None:
             self.dropped.append((self.record.state, call, outcome))
         elif self.eventful or not isinstance(fact, LateEffectObserved):
             self.append(fact)
@@ -267,9 +267,9 @@ class World:
     def decisions(self) -> list[Fact]:
         """Return every fact that an operator could add now."""
         wishes = [
-            Intervention(verb=verb, actor="op", reason="because", evidence="seen", node=node, output={"op": node})
+            Intervention(kind=verb, actor="op", reason="because", evidence="seen", node=node, output={"op": node})
             for verb in self.verbs
-            for node in ([None] if verb is Verb.CANCEL else self.record.state.nodes)
+            for node in ([None] if verb is InterventionKind.CANCEL else self.record.state.nodes)
         ]
         found: list[Fact] = []
         for wish in wishes:
@@ -360,7 +360,9 @@ BOUND = 2_000
 """More moves than any random plan can need."""
 
 
-def make_history(plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[Verb, ...] = tuple(Verb)) -> World:
+def make_history(
+    plan: Plan, choose: Chooser, *, events: int = 0, verbs: tuple[InterventionKind, ...] = tuple(InterventionKind)
+) -> World:
     """Drive a run of a plan to its end.
 
     Args:
@@ -408,7 +410,7 @@ def histories(draw: st.DrawFn) -> World:
 
 
 @st.composite
-def eventful_histories(draw: st.DrawFn, verbs: tuple[Verb, ...] = tuple(Verb)) -> World:
+def eventful_histories(draw: st.DrawFn, verbs: tuple[InterventionKind, ...] = tuple(InterventionKind)) -> World:
     """Generate any plan with any legal history, in which workers are paused and resume, and operators decide."""
     plan = draw(plans())
     chooser = draw(st.randoms(use_true_random=False))

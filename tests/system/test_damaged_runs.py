@@ -22,12 +22,12 @@ from amends.aggregates.sql.schema import stored_events
 from amends.reconciler.drift.drift import Drift, DriftKind, Intervene
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule, drift_rule
-from amends.reconciler.drift.rule_state import Standing
+from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.rules.runs import run_rules
 from amends.reconciler.rules.temporal import drive_rules
-from amends.reconciler.runtime.check import look
+from amends.reconciler.runtime.check import scan
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.temporal.recovery import recover, running_workflows, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
@@ -121,7 +121,7 @@ async def test_a_rule_reports_a_damaged_run_once_and_looks_at_the_others(
     """A built-in rule and a user's rule report drifts in sound runs, and the damaged run as a separate drift."""
     other = damaged(journal, kind)
     try:
-        seen = await look(rules()[name], other, Standing(), LATER_MS, driven={})
+        seen = await scan(rules()[name], other, RuleState(), LATER_MS, driven={})
     finally:
         await other.close()
     assert seen.unobservable is None
@@ -138,12 +138,14 @@ async def test_a_correction_of_a_damaged_run_is_held(journal: SqlJournal) -> Non
     @drift_rule("blind", every=EVERY, mode="apply")
     def blind(observation: Observation) -> Iterator[Drift]:
         for row in observation.runs():
-            retry = Intervene(row.run_id, Intervention(verb=Verb.RETRY, actor="", reason="to see", node="pack"))
+            retry = Intervene(
+                row.run_id, Intervention(kind=InterventionKind.RETRY, actor="", reason="to see", node="pack")
+            )
             yield Drift(subject=row.run_id, kind=DriftKind.DIFFERENT, expected="x", correction=retry)
 
     other = damaged(journal, "a middle fact is missing")
     try:
-        seen = await look(blind, other, Standing(), LATER_MS, driven={})
+        seen = await scan(blind, other, RuleState(), LATER_MS, driven={})
     finally:
         await other.close()
     assert "position 2: the event is missing" in seen.in_flight["bad"]
@@ -154,14 +156,14 @@ async def test_news_leave_out_what_was_changed_and_report_it(journal: SqlJournal
     """A rule that follows the log neither receives a changed event nor stops at it, and the event is reported."""
 
     @drift_rule("news", every=EVERY)
-    def news(observation: Observation) -> Iterator[Drift]:
-        events = [f"{each.originator_id}:{each.originator_version}" for each in observation.news()]
+    def new_events(observation: Observation) -> Iterator[Drift]:
+        events = [f"{each.originator_id}:{each.originator_version}" for each in observation.new_events()]
         yield Drift(subject="all", kind=DriftKind.DIFFERENT, expected="", evidence=" ".join(events))
 
-    everything = await look(news, journal, Standing(), LATER_MS, driven={})
+    everything = await scan(new_events, journal, RuleState(), LATER_MS, driven={})
     (before,) = everything.drifts
     flip_state(journal.engine, "run/bad", 2)
-    seen = await look(news, journal, Standing(), LATER_MS, driven={})
+    seen = await scan(new_events, journal, RuleState(), LATER_MS, driven={})
     after, damage = seen.drifts
     assert set(before.evidence.split()) - set(after.evidence.split()) == {"run/bad:2"}
     assert damage.subject == "bad"
@@ -246,7 +248,7 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
             assert (found.started, found.driven, list(found.damaged)) == ([], [], [bad])
             assert await unknown_to_store(temporal, journal, task_queue=queue) == []
             for rule in drive_rules(temporal, "", task_queue=queue, nothing_runs=False):
-                seen = await look(rule, journal, Standing(), LATER_MS)
+                seen = await scan(rule, journal, RuleState(), LATER_MS)
                 assert seen.unobservable is None
                 assert [drift.subject for drift in seen.drifts] == ([bad] if rule.name == "driven" else [])
             with journal.engine.begin() as connection:
@@ -272,7 +274,7 @@ async def test_a_damaged_run_that_temporal_runs_is_no_orphan(sqlite_url: str, te
             while queue not in await running_workflows(temporal, queue):  # noqa: ASYNC110 - Temporal has no event for it
                 await asyncio.sleep(0.05)
             (_, orphans) = drive_rules(temporal, "", task_queue=queue, nothing_runs=False)
-            (drift,) = (await look(orphans, journal, Standing(), LATER_MS)).drifts
+            (drift,) = (await scan(orphans, journal, RuleState(), LATER_MS)).drifts
             assert (drift.subject, drift.expected, drift.correction) == (queue, "facts that can be read", None)
             assert await unknown_to_store(temporal, journal, task_queue=queue) == []
         finally:

@@ -475,7 +475,7 @@ def test_what_is_wrong_with_a_drift_rule_is_said(ruled: CommandProject) -> None:
     lines = ended.err.splitlines()
     assert [line.split()[2] for line in lines] == list(says)
     for line, words in zip(lines, says.values(), strict=True):
-        assert re.fullmatch(rf"amends: rule \S+ could not look: .*{re.escape(words)}", PLACE.sub("", line)), line
+        assert re.fullmatch(rf"amends: rule \S+ could not scan: .*{re.escape(words)}", PLACE.sub("", line)), line
         assert line.isprintable()
     placed = [name for name, line in zip(says, lines, strict=True) if PLACE.search(line)]
     assert placed == ["raising", "wrong-kind", "unwrapped", "exiting"], "what was raised in the rule says where"

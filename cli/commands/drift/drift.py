@@ -11,18 +11,18 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.project.settings import Settings
-from amends.cli.runtime.rule_context import chosen, now_ms, project_of, surroundings
+from amends.cli.runtime.rule_context import chosen, now_ms, project_of, rule_context
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
 from amends.cli.views.table import WHOLE, Column, json_text, table
 from amends.reconciler.drift.decide import Verdict, decide, ignored
 from amends.reconciler.drift.drift import described
-from amends.reconciler.drift.facts import RuleLooked
+from amends.reconciler.drift.facts import RuleScanned
 from amends.reconciler.drift.observation import Reading
 from amends.reconciler.drift.rule import Rule
-from amends.reconciler.runtime.check import look, looks_at_all, standing_of
+from amends.reconciler.runtime.check import rule_state_of, scan, scan_all
 
-__all__ = ["NEW", "Seen", "drift", "look_only", "seen_json", "show_seen", "status_of"]
+__all__ = ["NEW", "ScanReport", "drift", "scan_only", "seen_json", "show_seen", "status_of"]
 
 NEW = "Scan once, only new records and the next part of a sweep, as schedules do."
 """Help text of the option `--new`."""
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScanReport:
     """The result of one rule's scan.
 
     Attributes:
@@ -57,11 +57,11 @@ class Seen:
     @property
     def unobservable(self) -> str | None:
         """Why the rule could not scan; `None` if it could."""
-        return self.verdict.standing.unobservable
+        return self.verdict.rule_state.unobservable
 
     def is_ignored(self, name: str) -> bool:
         """Whether the drift is ignored at the time of the scan."""
-        return ignored(self.verdict.standing, name, self.verdict.seen[name].subject, self.at_ms) is not None
+        return ignored(self.verdict.rule_state, name, self.verdict.seen[name].subject, self.at_ms) is not None
 
 
 def drift(
@@ -77,7 +77,7 @@ def drift(
     Exit status 0 means that there is no drift, 1 that there is some, 3 that a rule could not scan, even if others found
     drift. The command shows ignored drift but does not count it.
     """
-    seen = asyncio.run(look_only(settings_of(ctx), rules or [], new=new))
+    seen = asyncio.run(scan_only(settings_of(ctx), rules or [], new=new))
     if as_json:
         print_json([seen_json(each) for each in seen])
     else:
@@ -85,7 +85,7 @@ def drift(
     return status_of(seen)
 
 
-async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> list[Seen]:
+async def scan_only(settings: Settings, names: Sequence[str], *, new: bool) -> list[ScanReport]:
     """Scan by the chosen rules, without any means to write.
 
     Args:
@@ -99,35 +99,35 @@ async def look_only(settings: Settings, names: Sequence[str], *, new: bool) -> l
     """
     project = project_of(settings)
     with open_for_reading(settings) as journal:
-        around = await surroundings(settings, journal, project)
+        around = await rule_context(settings, journal, project)
         wanted = chosen(around.rules, names)
         found = []
         for number, rule in enumerate(wanted, 1):
             with busy(f"looking by rule {rule.name}, {number} of {len(wanted)}"):
-                found.append(await _look(journal, rule, around.driven, new=new))
+                found.append(await _scan(journal, rule, around.driven, new=new))
         return found
 
 
-async def _look(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> Seen:
+async def _scan(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> ScanReport:
     at_ms = now_ms()
-    standing = await standing_of(journal, rule.name)
+    rule_state = await rule_state_of(journal, rule.name)
 
     async def once() -> Verdict:
         # Each scan acts as if it were recorded. All of them share one time, so that none counts as a second sighting.
-        nonlocal standing
-        seen = await look(rule, journal, standing, at_ms, driven=driven)
-        verdict = decide(standing, rule, seen, at_ms, actor="amends drift")
-        standing = verdict.standing
+        nonlocal rule_state
+        seen = await scan(rule, journal, rule_state, at_ms, driven=driven)
+        verdict = decide(rule_state, rule, seen, at_ms, actor="amends drift")
+        rule_state = verdict.rule_state
         return verdict
 
     if new:
-        return Seen(rule, await once(), at_ms)
-    standing = standing.model_copy(update={"sweep": ""})
-    verdicts = [verdict async for verdict in looks_at_all(once, "")]
-    return Seen(rule, verdicts[-1], at_ms)
+        return ScanReport(rule, await once(), at_ms)
+    rule_state = rule_state.model_copy(update={"sweep": ""})
+    verdicts = [verdict async for verdict in scan_all(once, "")]
+    return ScanReport(rule, verdicts[-1], at_ms)
 
 
-def status_of(seen: Sequence[Seen]) -> ExitCode:
+def status_of(seen: Sequence[ScanReport]) -> ExitCode:
     """Return the exit status for the findings."""
     if any(each.unobservable is not None for each in seen):
         return ExitCode.UNREACHABLE
@@ -135,7 +135,7 @@ def status_of(seen: Sequence[Seen]) -> ExitCode:
     return ExitCode.FOUND if counts else ExitCode.OK
 
 
-def show_seen(seen: Sequence[Seen]) -> None:
+def show_seen(seen: Sequence[ScanReport]) -> None:
     """Print the findings."""
     shown = screen()
     rows = [row for each in seen for row in _rows(each)]
@@ -145,12 +145,12 @@ def show_seen(seen: Sequence[Seen]) -> None:
         shown.show(f"no drift, by {len(seen)} rule{'s' * (len(seen) != 1)}")
     for each in seen:
         if each.unobservable is not None:
-            note(f"rule {each.rule.name} could not look: {each.unobservable}")
+            note(f"rule {each.rule.name} could not scan: {each.unobservable}")
         if each.verdict.stopped is not None:
             note(f"rule {each.rule.name}: {each.verdict.stopped}")
 
 
-def _rows(seen: Seen) -> list[tuple[str, ...]]:
+def _rows(seen: ScanReport) -> list[tuple[str, ...]]:
     return [
         (
             name,
@@ -166,7 +166,7 @@ def _rows(seen: Seen) -> list[tuple[str, ...]]:
     ]
 
 
-def _done(seen: Seen, name: str) -> str:
+def _done(seen: ScanReport, name: str) -> str:
     correction = seen.verdict.seen[name].correction
     if correction is None:
         return "ignored" if seen.is_ignored(name) else "nothing: it takes people to mend it"
@@ -174,14 +174,14 @@ def _done(seen: Seen, name: str) -> str:
     return described(correction) + ("" if reason is None else f"; not now: {reason}")
 
 
-def seen_json(seen: Seen) -> dict[str, Any]:
+def seen_json(seen: ScanReport) -> dict[str, Any]:
     """Return the findings of one rule as JSON."""
     return {
         "rule": seen.rule.name,
         "mode": seen.rule.policy.mode.value,
         "as_of_ms": seen.at_ms,
-        "looked_at": next((fact.count for fact in seen.verdict.facts if isinstance(fact, RuleLooked)), None),
-        "could_not_look": seen.unobservable,
+        "scanned": next((fact.count for fact in seen.verdict.facts if isinstance(fact, RuleScanned)), None),
+        "scan_failed": seen.unobservable,
         "stopped": seen.verdict.stopped,
         "drift": [
             {

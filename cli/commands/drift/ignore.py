@@ -20,9 +20,9 @@ from amends.cli.runtime.wiring import open_store, settings_of
 from amends.cli.views.table import Column, moment, table
 from amends.reconciler.drift.decide import ignore, stop_ignoring
 from amends.reconciler.drift.facts import ReconciliationFact
-from amends.reconciler.drift.rule_state import Ignore, Standing
+from amends.reconciler.drift.rule_state import Ignore, RuleState
 from amends.reconciler.drift.stream import reconciliation_of
-from amends.reconciler.runtime.check import standing_of
+from amends.reconciler.runtime.check import rule_state_of
 
 __all__ = ["add", "app", "list_ignores", "remove"]
 
@@ -59,10 +59,10 @@ def add(  # noqa: PLR0917 - Typer passes options by name
     until_ms = now_ms() + round(days * _DAY_MS)
     found = False
 
-    def decide(standing: Standing) -> ReconciliationFact:
+    def decide(rule_state: RuleState) -> ReconciliationFact:
         nonlocal found
-        found = any(what in {name, each.found.subject} for name, each in standing.drifts.items())
-        return ignore(standing, what, now_ms(), actor=who, reason=reason, until_ms=until_ms)
+        found = any(what in {name, each.found.subject} for name, each in rule_state.drifts.items())
+        return ignore(rule_state, what, now_ms(), actor=who, reason=reason, until_ms=until_ms)
 
     _write(settings_of(ctx), rule, decide)
     say(f"{what} is ignored by rule {rule} until {moment(until_ms)}")
@@ -75,7 +75,7 @@ def add(  # noqa: PLR0917 - Typer passes options by name
 def remove(ctx: typer.Context, rule: _Rule, what: _What, actor: ActorOption = None) -> ExitCode:
     """Stop ignoring a drift or a subject."""
     who = actor_name(actor)
-    _write(settings_of(ctx), rule, lambda standing: stop_ignoring(standing, what, now_ms(), actor=who))
+    _write(settings_of(ctx), rule, lambda rule_state: stop_ignoring(rule_state, what, now_ms(), actor=who))
     say(f"{what} counts again for rule {rule}")
     return ExitCode.OK
 
@@ -113,11 +113,11 @@ async def _ignores(settings: Settings) -> list[tuple[str, str, Ignore]]:
         return [
             (name, what, each)
             for name in recorded_rules(journal)
-            for what, each in (await standing_of(journal, name)).ignores.items()
+            for what, each in (await rule_state_of(journal, name)).ignores.items()
         ]
 
 
-def _write(settings: Settings, name: str, make: Callable[[Standing], ReconciliationFact]) -> None:
+def _write(settings: Settings, name: str, make: Callable[[RuleState], ReconciliationFact]) -> None:
     require_store(settings)
     project = project_of(settings)
     journal = open_store(settings)
@@ -127,7 +127,7 @@ def _write(settings: Settings, name: str, make: Callable[[Standing], Reconciliat
         def unit(tx: Tx) -> None:
             with tx.unit_of_work() as uow:
                 stream = reconciliation_of(uow, rule.name)
-                stream.record(make(stream.standing))
+                stream.record(make(stream.rule_state))
 
         journal.commit_blocking(unit)
     finally:

@@ -56,9 +56,9 @@ def start(
     """
     who = actor_name(actor)
     settings = settings_of(ctx)
-    begun_ms = now_ms()
-    until_ms = begun_ms + span_ms(length, "--for", least_ms=1_000, most_ms=_MOST_MS)
-    facts = start_maintenance(rules or [], begun_ms, actor=who, reason=reason, until_ms=until_ms)
+    started_ms = now_ms()
+    until_ms = started_ms + span_ms(length, "--for", least_ms=1_000, most_ms=_MOST_MS)
+    facts = start_maintenance(rules or [], started_ms, actor=who, reason=reason, until_ms=until_ms)
     _write(settings, lambda _: facts, rules or [])
     say(f"nothing is corrected by {_named(rules)} until {moment(until_ms)}")
     return ExitCode.OK

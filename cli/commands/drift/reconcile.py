@@ -9,24 +9,24 @@ import typer
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.journal import Tx
 from amends.aggregates.text import shorten
-from amends.cli.commands.drift.drift import NEW, Seen, look_only, seen_json, show_seen, status_of
+from amends.cli.commands.drift.drift import NEW, ScanReport, scan_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import busy, print_json
 from amends.cli.output.remarks import note, say
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.operator import ActorOption, actor_name, known_actor
-from amends.cli.runtime.rule_context import Hands, chosen, now_ms, project_of, registry_of, surroundings
+from amends.cli.runtime.rule_context import TemporalCorrections, chosen, now_ms, project_of, registry_of, rule_context
 from amends.cli.runtime.store import require_store
 from amends.cli.runtime.wiring import open_store, settings_of
 from amends.reconciler.drift.decide import WAITS, Verdict, approve
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import reconciliation_of
-from amends.reconciler.runtime.check import standing_of
+from amends.reconciler.runtime.check import rule_state_of
 from amends.reconciler.runtime.reconciler import Corrected, Reconciler, Store
 
 __all__ = ["reconcile"]
 
-Done = tuple[Seen, list[Corrected]]
+Done = tuple[ScanReport, list[Corrected]]
 
 _NAMED = 5
 _PROGRAM = "amends reconcile"
@@ -59,7 +59,7 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
     if dry_run:
         if approved:
             raise InputError("--dry-run does nothing, so it cannot approve; use one of --dry-run and --approve")
-        seen = asyncio.run(look_only(settings, rules or [], new=new))
+        seen = asyncio.run(scan_only(settings, rules or [], new=new))
         print_json([seen_json(each) for each in seen]) if as_json else show_seen(seen)
         return status_of(seen)
     # An approval is a person's decision, so it needs a name. Decisions of the rules may be recorded under the program's
@@ -85,14 +85,14 @@ async def _reconcile(
     project = project_of(settings)
     journal = open_store(settings, () if project is None else project.aggregates)
     try:
-        around = await surroundings(settings, journal, project)
+        around = await rule_context(settings, journal, project)
         wanted = chosen(around.rules, names)
         if approved:
             await _approve(journal, wanted, approved, reason, actor)
         reconciler = Reconciler(
             journal,
             registry_of(project),
-            Hands(journal, around.client, settings.task_queue),
+            TemporalCorrections(journal, around.client, settings.task_queue),
             clock=now_ms,
             actor=actor,
             driven=around.driven,
@@ -115,13 +115,13 @@ async def _reconcile(
 async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, quiet: bool) -> Done:
     """Scan by one rule and make the due corrections, scan by scan; return the last scan and all corrections."""
     made: list[Corrected] = []
-    looks = aiter(_once(reconciler, rule) if new else reconciler.looks(rule))
+    scans = aiter(_once(reconciler, rule) if new else reconciler.scans(rule))
     while True:
         with busy(what):
-            verdict = await anext(looks, None)
+            verdict = await anext(scans, None)
         if verdict is None:
             break
-        seen = Seen(rule, verdict, now_ms())
+        seen = ScanReport(rule, verdict, now_ms())
         if verdict.due and not quiet:
             show_seen([seen])
         for name in verdict.due:
@@ -135,7 +135,7 @@ async def _work(reconciler: Reconciler, rule: Rule, what: str, *, new: bool, qui
     return seen, made
 
 
-def _remind(seen: Seen) -> None:
+def _remind(seen: ScanReport) -> None:
     """Print the command that approves the corrections waiting for approval."""
     waiting = [name for name, reason in seen.verdict.held.items() if reason == WAITS]
     if waiting:
@@ -144,14 +144,14 @@ def _remind(seen: Seen) -> None:
 
 
 async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
-    yield await reconciler.look(rule)
+    yield await reconciler.scan(rule)
 
 
 async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None, actor: str) -> None:
     """Record that an operator approves corrections: either every drift is known, or nothing is recorded."""
     found: dict[str, str] = {}
     for rule in rules:
-        found |= dict.fromkeys((await standing_of(store, rule.name)).drifts, rule.name)
+        found |= dict.fromkeys((await rule_state_of(store, rule.name)).drifts, rule.name)
     for drift in drifts:
         if drift not in found:
             raise NotFoundError(f"no open drift of these rules has the id {shorten(drift)}; {_open(list(found))}")
@@ -160,7 +160,7 @@ async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], r
         with tx.unit_of_work() as uow:
             for drift in dict.fromkeys(drifts):
                 stream = reconciliation_of(uow, found[drift])
-                stream.record(approve(stream.standing, drift, now_ms(), actor=actor, reason=reason))
+                stream.record(approve(stream.rule_state, drift, now_ms(), actor=actor, reason=reason))
 
     await store.commit(unit)
 

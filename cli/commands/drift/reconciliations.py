@@ -15,13 +15,13 @@ from amends.aggregates.text import shorten
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note
-from amends.cli.runtime.rule_context import Told, latest_first, recorded_rules, rule_and_look
+from amends.cli.runtime.rule_context import RecordedFact, latest_first, recorded_rules, rule_and_scan
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
 from amends.cli.views.table import WHOLE, Column, json_text, moment, table
 from amends.reconciler.drift.facts import (
-    CorrectionBegun,
     CorrectionFailed,
+    CorrectionStarted,
     DriftApproved,
     DriftCleared,
     DriftCorrected,
@@ -31,12 +31,12 @@ from amends.reconciler.drift.facts import (
     DriftUnobservable,
     IgnoreRemoved,
     ReconciliationFact,
-    RuleLooked,
+    RuleScanned,
 )
 
 __all__ = ["reconciliation", "reconciliations"]
 
-_LOOKS = (
+_SCANS = (
     Column("id", 10, copied=True),
     Column("when", 25),
     Column("by", 6),
@@ -56,11 +56,11 @@ _FACTS = (
 )
 
 
-class _Look(NamedTuple):
+class _Scan(NamedTuple):
     """A scan that ended, with the number of corrections that followed it and the number of those that failed."""
 
     rule: str
-    end: RuleLooked | DriftUnobservable
+    end: RuleScanned | DriftUnobservable
     corrected: int
     failed: int
 
@@ -79,67 +79,67 @@ def reconciliations(
         names = recorded_rules(journal)
         for rule in rules or ():
             if rule not in names:
-                there_are = f"there are: {', '.join(names)}" if names else "nobody has looked yet"
-                raise NotFoundError(f"no look by a rule {shorten(rule)} is recorded; {there_are}")
-        looks = [
-            look
+                there_are = f"there are: {', '.join(names)}" if names else "no rule has scanned yet"
+                raise NotFoundError(f"no scan by a rule {shorten(rule)} is recorded; {there_are}")
+        scans = [
+            scan
             for rule in dict.fromkeys(rules or names)
-            for look in islice(filter(_found_something if found else None, _looks(latest_first(journal, rule))), limit)
+            for scan in islice(filter(_found_something if found else None, _scans(latest_first(journal, rule))), limit)
         ]
-    looks = sorted(looks, key=lambda each: each.end.as_of_ms, reverse=True)[:limit]
+    scans = sorted(scans, key=lambda each: each.end.as_of_ms, reverse=True)[:limit]
     if as_json:
-        print_json([_look_json(each) for each in looks])
-    elif not looks:
-        note("no look found anything" if found and names else "nobody has looked yet; look: amends reconcile")
+        print_json([_scan_json(each) for each in scans])
+    elif not scans:
+        note("no scan found drift" if found and names else "no rule has scanned yet; scan: amends reconcile")
     else:
         shown = screen()
-        shown.show(table(_LOOKS, [_look_row(each) for each in looks], shown.width))
+        shown.show(table(_SCANS, [_scan_row(each) for each in scans], shown.width))
     return ExitCode.OK
 
 
-def _looks(told: Iterable[Told]) -> Iterator[_Look]:
+def _scans(told: Iterable[RecordedFact]) -> Iterator[_Scan]:
     """Yield a rule's scans, the last one first; corrections stand after the end of their scan."""
     made: list[ReconciliationFact] = []
     for rule, _, fact in told:
-        if isinstance(fact, RuleLooked | DriftUnobservable):
-            corrected = sum(isinstance(each, DriftCorrected) and each.look == fact.look for each in made)
-            failed = sum(isinstance(each, CorrectionFailed) and each.look == fact.look for each in made)
-            yield _Look(rule, fact, corrected, failed)
+        if isinstance(fact, RuleScanned | DriftUnobservable):
+            corrected = sum(isinstance(each, DriftCorrected) and each.scan == fact.scan for each in made)
+            failed = sum(isinstance(each, CorrectionFailed) and each.scan == fact.scan for each in made)
+            yield _Scan(rule, fact, corrected, failed)
             made = []
         made.append(fact)
 
 
-def _found_something(look: _Look) -> bool:
-    return isinstance(look.end, DriftUnobservable) or bool(look.end.seen)
+def _found_something(scan: _Scan) -> bool:
+    return isinstance(scan.end, DriftUnobservable) or bool(scan.end.seen)
 
 
-def _look_json(look: _Look) -> dict[str, Any]:
-    end = look.end
-    saw = end if isinstance(end, RuleLooked) else None
+def _scan_json(scan: _Scan) -> dict[str, Any]:
+    end = scan.end
+    saw = end if isinstance(end, RuleScanned) else None
     return {
-        "id": f"{look.rule}:{end.look}",
-        "rule": look.rule,
-        "look": end.look,
+        "id": f"{scan.rule}:{end.scan}",
+        "rule": scan.rule,
+        "scan": end.scan,
         "as_of_ms": end.as_of_ms,
         "actor": end.actor,
         "mode": None if saw is None else saw.mode.value,
-        "could_not_look": end.reason if isinstance(end, DriftUnobservable) else None,
-        "looked_at": None if saw is None else saw.count,
+        "scan_failed": end.reason if isinstance(end, DriftUnobservable) else None,
+        "scanned": None if saw is None else saw.count,
         "seen": [] if saw is None else [*saw.seen],
         "held": {} if saw is None else {**saw.held},
         "stopped": None if saw is None else saw.stopped,
-        "corrected": look.corrected,
-        "failed": look.failed,
+        "corrected": scan.corrected,
+        "failed": scan.failed,
     }
 
 
-def _look_row(look: _Look) -> tuple[str, ...]:
-    end = look.end
-    start = (f"{look.rule}:{end.look}", moment(end.as_of_ms), end.actor)
+def _scan_row(scan: _Scan) -> tuple[str, ...]:
+    end = scan.end
+    start = (f"{scan.rule}:{end.scan}", moment(end.as_of_ms), end.actor)
     if isinstance(end, DriftUnobservable):
-        return (*start, "", "", "", "", f"could not look: {end.reason}")
-    failed = str(look.failed) if look.failed else ""
-    return (*start, end.mode.value, str(len(end.seen)), str(look.corrected), failed, end.stopped or "")
+        return (*start, "", "", "", "", f"could not scan: {end.reason}")
+    failed = str(scan.failed) if scan.failed else ""
+    return (*start, end.mode.value, str(len(end.seen)), str(scan.corrected), failed, end.stopped or "")
 
 
 def reconciliation(
@@ -148,9 +148,9 @@ def reconciliation(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
     """Show the findings and corrections of a scan."""
-    rule, look = rule_and_look(id)
+    rule, scan = rule_and_scan(id)
     with open_for_reading(settings_of(ctx)) as journal:
-        facts = _of_look(latest_first(journal, rule), look)
+        facts = _of_scan(latest_first(journal, rule), scan)
     if not facts:
         raise NotFoundError(f"there is no reconciliation {shorten(id)}; amends reconciliations lists them")
     if as_json:
@@ -174,19 +174,19 @@ def reconciliation(
     return ExitCode.OK
 
 
-def _of_look(told: Iterable[Told], look: int) -> list[Told]:
+def _of_scan(told: Iterable[RecordedFact], scan: int) -> list[RecordedFact]:
     """Return the facts of a scan, in order, with the earlier approvals that its corrections needed."""
-    found: list[Told] = []
+    found: list[RecordedFact] = []
     acted: set[str] = set()
     for each in told:
         fact = each.fact
-        if fact.look < look - 1:
+        if fact.scan < scan - 1:
             break
-        if fact.look == look:
+        if fact.scan == scan:
             found.append(each)
-            if isinstance(fact, CorrectionBegun | DriftCorrected | CorrectionFailed):
+            if isinstance(fact, CorrectionStarted | DriftCorrected | CorrectionFailed):
                 acted.add(fact.drift)
-        elif isinstance(fact, DriftApproved) and fact.drift in acted and fact.look == look - 1:
+        elif isinstance(fact, DriftApproved) and fact.drift in acted and fact.scan == scan - 1:
             found.append(each)
     return found[::-1]
 
@@ -201,7 +201,7 @@ def _told(fact: ReconciliationFact) -> str:
         case DriftDetected():
             found = f"{fact.subject}: {fact.kind}, {json_text(fact.expected)} expected, {json_text(fact.actual)} found"
             return f"{found}; {fact.evidence}" if fact.evidence else found
-        case DriftProposed() | CorrectionBegun():
+        case DriftProposed() | CorrectionStarted():
             return fact.correction
         case DriftCorrected():
             return f"{fact.correction}, which wrote {', '.join(fact.changed)}" if fact.changed else fact.correction
@@ -215,8 +215,8 @@ def _told(fact: ReconciliationFact) -> str:
             return fact.reason or ""
         case DriftCleared():
             return "is not found any more"
-        case RuleLooked():
-            looked = "" if fact.count is None else f" at {fact.count}"
+        case RuleScanned():
+            scanned = "" if fact.count is None else f" {fact.count}"
             held = "".join(f"; {name} {why}" for name, why in fact.held.items())
-            return f"looked{looked}, saw {len(fact.seen)}{held}" + (f"; {fact.stopped}" if fact.stopped else "")
+            return f"scanned{scanned}, saw {len(fact.seen)}{held}" + (f"; {fact.stopped}" if fact.stopped else "")
     return ""

@@ -20,7 +20,7 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.output.remarks import note, say
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.operator import ActorOption, actor_name
-from amends.cli.runtime.rule_context import chosen, now_ms, project_of, surroundings
+from amends.cli.runtime.rule_context import chosen, now_ms, project_of, rule_context
 from amends.cli.runtime.schedules import decide_on_schedules
 from amends.cli.runtime.store import require_store
 from amends.cli.runtime.wiring import open_store, settings_of
@@ -161,7 +161,7 @@ def trigger(
 
     def decide(known: Timetable) -> Sequence[ScheduleFact]:
         if (paused := schedule_of(known, name).paused) is not None:
-            raise RefusedError(f"schedule {name!r} is paused ({paused}); resume it, or look yourself: amends reconcile")
+            raise RefusedError(f"schedule {name!r} is paused ({paused}); resume it, or scan now: amends reconcile")
         return []
 
     async def begin(schedules: "TemporalSchedules") -> str:
@@ -176,9 +176,11 @@ def trigger(
         if came.idle is not None:
             return f"schedule {name} ran nothing: {came.idle}"
         if came.problem is not None:
-            return f"schedule {name} ran, and could not look: {came.problem}"
-        others = f", {blind} could not look" if blind else ""
-        return f"schedule {name} ran: {came.looked} rules looked{others}; drift {came.seen}, corrected {came.corrected}"
+            return f"schedule {name} ran, and could not scan: {came.problem}"
+        others = f", {blind} could not scan" if blind else ""
+        return (
+            f"schedule {name} ran: {came.scanned} rules scanned{others}; drift {came.seen}, corrected {came.corrected}"
+        )
 
     said = _decide(settings_of(ctx), decide, begin, needs_temporal=True)
     say(said[1] or "")
@@ -224,7 +226,7 @@ def _decide(
 
         journal = open_store(settings)
         try:
-            around = await surroundings(settings, journal, project)
+            around = await rule_context(settings, journal, project)
             chosen(around.rules, rules)
             timetable = await decide_on_schedules(journal, decide)
             problem = around.problem or ""

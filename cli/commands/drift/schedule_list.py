@@ -12,9 +12,9 @@ from amends.cli.project.settings import Settings
 from amends.cli.runtime.rule_context import now_ms
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.schedule import COLUMNS, Shown, fields_of, json_of, row_of
+from amends.cli.views.schedule import COLUMNS, ScheduleView, fields_of, json_of, row_of
 from amends.cli.views.table import fields, table
-from amends.reconciler.schedules.alignment import Copy, entry_of
+from amends.reconciler.schedules.alignment import TemporalScheduleStatus, entry_of
 from amends.reconciler.schedules.decide import Schedules, schedule_of
 from amends.reconciler.schedules.facts import Timetable
 
@@ -51,7 +51,7 @@ def show(
     return ExitCode.OK
 
 
-def _shown(settings: Settings, name: str | None) -> list[Shown]:
+def _shown(settings: Settings, name: str | None) -> list[ScheduleView]:
     """Read the schedules, or one of them, and query Temporal about them."""
     with open_for_reading(settings) as journal:
         found = journal.load_blocking(Schedules, Schedules.ID)
@@ -63,12 +63,12 @@ def _shown(settings: Settings, name: str | None) -> list[Shown]:
         return asyncio.run(_asked(settings, timetable, journal.store_id))
 
 
-async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> list[Shown]:
-    from amends.cli.runtime.temporal import QUICK, look_at_temporal  # noqa: PLC0415 - imports Temporal
+async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> list[ScheduleView]:
+    from amends.cli.runtime.temporal import QUICK, probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.reconciler.temporal.schedules import TemporalSchedules  # noqa: PLC0415 - as above
 
-    reach = await look_at_temporal(settings, QUICK)
-    copies: dict[str, Copy] | None = None
+    reach = await probe_temporal(settings, QUICK)
+    copies: dict[str, TemporalScheduleStatus] | None = None
     if reach.client is None:
         note(f"what Temporal knows of them is not shown: {reach.problem}")
     else:
@@ -76,7 +76,9 @@ async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> lis
     return shown_schedules(timetable, store_id, copies)
 
 
-def shown_schedules(timetable: Timetable, store_id: str, copies: dict[str, Copy] | None) -> list[Shown]:
+def shown_schedules(
+    timetable: Timetable, store_id: str, copies: dict[str, TemporalScheduleStatus] | None
+) -> list[ScheduleView]:
     """Return each declared schedule with Temporal's copy of it.
 
     Args:
@@ -85,6 +87,6 @@ def shown_schedules(timetable: Timetable, store_id: str, copies: dict[str, Copy]
         copies: Temporal's copies, by name; `None` if Temporal did not answer.
     """
     return [
-        Shown(schedule, entry_of(store_id, schedule), (copies or {}).get(name), asked=copies is not None)
+        ScheduleView(schedule, entry_of(store_id, schedule), (copies or {}).get(name), asked=copies is not None)
         for name, schedule in timetable.schedules.items()
     ]

@@ -36,7 +36,7 @@ from amends.sagas.runtime.deadline import REST
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal
-    from amends.cli.runtime.temporal import Reach
+    from amends.cli.runtime.temporal import TemporalProbe
 
 __all__ = ["Check", "doctor"]
 
@@ -292,10 +292,10 @@ def _permissions(path: Path) -> Iterator[Check]:
 
 
 def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
-    from amends.cli.runtime.temporal import NOTHING_RUNS, look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.cli.runtime.temporal import NOTHING_RUNS, probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.temporal.embedded_server import dev_running  # noqa: PLC0415 - as above
 
-    reach = asyncio.run(look_at_temporal(settings, PATIENCE))
+    reach = asyncio.run(probe_temporal(settings, PATIENCE))
     if reach.problem == NOTHING_RUNS:
         yield from _startable(settings, NOTHING_RUNS)
     else:
@@ -309,7 +309,7 @@ def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
         yield from _schedules(reach, store.store_id, store.timetable)
 
 
-def _schedules(reach: "Reach", store_id: str, timetable: Timetable) -> Iterator[Check]:
+def _schedules(reach: "TemporalProbe", store_id: str, timetable: Timetable) -> Iterator[Check]:
     from amends.reconciler.temporal.schedules import TemporalSchedules  # noqa: PLC0415 - imports Temporal
 
     copies = None
@@ -342,7 +342,7 @@ def _startable(settings: Settings, found: str) -> Iterator[Check]:
         yield _wrong("temporal", lost)
 
 
-def _server(reach: "Reach") -> Check:
+def _server(reach: "TemporalProbe") -> Check:
     if reach.target is None or reach.client is None:
         return _wrong("temporal", str(reach.problem))
     what = "embedded server" if reach.target.embedded else "configured server"
@@ -358,7 +358,7 @@ def _holder(data_dir: Path) -> str:
         return "unknown"
 
 
-def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Check]:
+def _workers(settings: Settings, reach: "TemporalProbe", store: _Store) -> Iterator[Check]:
     queue = f"queue {settings.task_queue!r}"
     if store.away and reach.client is not None:
         yield _wrong("workers", f"{_pausing(reach, queue)}; they go on by themselves when the store answers")
@@ -380,7 +380,7 @@ def _workers(settings: Settings, reach: "Reach", store: _Store) -> Iterator[Chec
     yield from _effect_queues(settings, reach, store.queues - {settings.task_queue})
 
 
-def _effect_queues(settings: Settings, reach: "Reach", queues: frozenset[str]) -> Iterator[Check]:
+def _effect_queues(settings: Settings, reach: "TemporalProbe", queues: frozenset[str]) -> Iterator[Check]:
     """Check that a worker polls each queue of effects of open runs."""
     from amends.cli.runtime.temporal import alive_pollers  # noqa: PLC0415 - imports Temporal
 
@@ -418,7 +418,7 @@ def _threads(settings: Settings) -> Iterator[Check]:
         yield _ok("threads", f"{count} for plain def functions; no worker that uses {settings.data_dir} lacks any")
 
 
-def _pausing(reach: "Reach", queue: str) -> str:
+def _pausing(reach: "TemporalProbe", queue: str) -> str:
     """Return the effect on workers of an absent store; Temporal remembers a poll for over a minute."""
     if not reach.workers:
         return f"none polls {queue}: workers pause while the store is away"

@@ -12,7 +12,7 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.output.remarks import silence_logs
 from amends.cli.runtime.operator import ActorOption, actor_name
 from amends.cli.runtime.wiring import settings_of
-from amends.sagas.engine.interventions import Intervention, Verb
+from amends.sagas.engine.interventions import Intervention, InterventionKind
 
 __all__ = ["cancel", "resolve", "retry", "skip"]
 
@@ -58,7 +58,7 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
     The run starts nothing new, calls in flight settle, and then every step that was done is undone. A second request
     changes nothing. The command first shows the consequences and asks; it refuses if the run has gone on meanwhile.
     """
-    wanted = Intervention(verb=Verb.CANCEL, actor=actor_name(actor), reason=reason)
+    wanted = Intervention(kind=InterventionKind.CANCEL, actor=actor_name(actor), reason=reason)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)
 
 
@@ -78,7 +78,9 @@ def retry(  # noqa: PLR0917 - as above
     The new attempt starts at once, with a new budget if the old one is spent. A step that was refused or failed is
     tried under a new key, and so is a refused undo; everything else keeps the key that the participant knows.
     """
-    wanted = Intervention(verb=Verb.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence)
+    wanted = Intervention(
+        kind=InterventionKind.RETRY, actor=actor_name(actor), reason=reason, node=step, evidence=evidence
+    )
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry)
 
 
@@ -100,7 +102,12 @@ def skip(  # noqa: PLR0917 - as above
     step stays.
     """
     wanted = Intervention(
-        verb=Verb.SKIP, actor=actor_name(actor), reason=reason, node=step, evidence=evidence, output=_json(output)
+        kind=InterventionKind.SKIP,
+        actor=actor_name(actor),
+        reason=reason,
+        node=step,
+        evidence=evidence,
+        output=_json(output),
     )
     return _decide(
         ctx, run_id, wanted, yes=yes, as_json=as_json, after_expiry=after_expiry, has_output=output is not None
@@ -128,7 +135,7 @@ def resolve(  # noqa: PLR0917 - as above
     if not_done and output is not None:
         raise InputError("--not-done says that the step took no effect, so it has no result; leave --output out")
     wanted = Intervention(
-        verb=Verb.RULE_OUT if not_done else Verb.RESOLVE,
+        kind=InterventionKind.RULE_OUT if not_done else InterventionKind.RESOLVE,
         actor=actor_name(actor),
         reason=reason,
         node=step,

@@ -17,7 +17,7 @@ from amends.cli.runtime.wiring import open_store, settings_of
 from amends.cli.views.recovery import COLUMNS, Recovered
 from amends.cli.views.table import table
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.protocol import Protocol
+from amends.sagas.engine.protocol import RunProtocol
 
 __all__ = ["recover"]
 
@@ -72,7 +72,7 @@ def recover(
 
 
 async def _recover(settings: Settings, take_over: list[str], actor: str, *, accept_older_store: bool) -> Recovered:
-    from amends.cli.runtime.temporal import look_at_temporal  # noqa: PLC0415 - imports Temporal
+    from amends.cli.runtime.temporal import probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.runtime.clock import SystemClock  # noqa: PLC0415 - needed only for writing
     from amends.sagas.temporal import recovery  # noqa: PLC0415 - as above
     from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
@@ -82,12 +82,12 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
     try:
         for run_id in take_over:
             record_of(journal, run_id)  # finds a wrong id before anything is written
-        reach = await look_at_temporal(settings, _REACH)
+        reach = await probe_temporal(settings, _REACH)
         if reach.client is None:
             for damage in (await recovery.damaged_runs(journal)).values():
                 note(str(damage))
             raise UnreachableError(f"{reach.problem}; nothing was done")
-        protocol, taken, refused = Protocol(Registry(()), actor), [], dict[str, str]()
+        protocol, taken, refused = RunProtocol(Registry(()), actor), [], dict[str, str]()
         for run_id in dict.fromkeys(take_over):
             now_ms = SystemClock().now_ms()
             try:

@@ -17,7 +17,7 @@ from amends.cli.project.settings import Settings
 from amends.cli.runtime.blocked_runs import blockers_of
 from amends.cli.runtime.store import open_for_reading, reading_of, report_damage
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.driver_status import Driving
+from amends.cli.views.driver_status import DriverStatus
 from amends.cli.views.facts import (
     Next,
     NodeView,
@@ -100,15 +100,15 @@ def show(
     return report_damage(reading)
 
 
-def _driving(settings: Settings, record: RunRecord, store_id: str) -> Driving:
+def _driving(settings: Settings, record: RunRecord, store_id: str) -> DriverStatus:
     if record.driver != _TEMPORAL:
-        return Driving(f"driven by the process that started it ({record.driver}), which may have ended")
+        return DriverStatus(f"driven by the process that started it ({record.driver}), which may have ended")
     from amends.cli.runtime.temporal import driving_of  # noqa: PLC0415 - imports Temporal, which closed runs do not need
 
     return asyncio.run(driving_of(settings, record.run_id, store_id))
 
 
-def _as_json(record: RunRecord, facts: Sequence[Fact], driving: Driving | None, now_ms: int) -> dict[str, object]:
+def _as_json(record: RunRecord, facts: Sequence[Fact], driving: DriverStatus | None, now_ms: int) -> dict[str, object]:
     attention = attention_of(record, facts)
     return {
         **record_json(record),
@@ -122,7 +122,7 @@ def _as_json(record: RunRecord, facts: Sequence[Fact], driving: Driving | None, 
 
 
 def _layout(
-    record: RunRecord, facts: Sequence[Fact], driving: Driving | None, now_ms: int, width: int
+    record: RunRecord, facts: Sequence[Fact], driving: DriverStatus | None, now_ms: int, width: int
 ) -> list[RenderableType]:
     state = record.state
     nodes = node_views(record, facts)
