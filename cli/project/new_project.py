@@ -1,133 +1,35 @@
-"""The files of the project that `amends init` creates; a test runs them, and every command printed with them."""
+"""The files of the project that `amends init` creates; a test runs them, and every command of their README.
+
+The files lie in `new_project_files`, next to this module. Their names end in `.txt` there, so that no tool takes them
+for modules, tests or settings of Amends. Reading fails only if the installed package is incomplete.
+"""
+
+from collections.abc import Iterator
+from importlib.resources import files
 
 __all__ = ["FILES", "SAGA", "TRY_NEXT"]
 
 SAGA = "book-trip"
 """Name of the saga that the project defines."""
 
-_SETTINGS = """\
-# Settings of this project; `amends doctor` shows them all. AMENDS_MODULES and so on override them.
-modules = ["trips"]
-"""
-
-_MODULE = '''\
-"""Booking a trip: a room of our own, a payment at somebody else's, and what undoes them."""
-
-import asyncio
-from datetime import timedelta
-
-from eventsourcing.domain import event
-from pydantic import BaseModel, PositiveInt
-
-from amends import Aggregate, Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, transaction
+_SUFFIX = ".txt"
+# In the order in which `amends init` creates and lists them.
+_NAMES = ("amends.toml", "trips.py", "test_trips.py", "README.md")
 
 
-class Trip(BaseModel):
-    """What a run of the saga is started with."""
-
-    guest: str
-    hotel: str
-    nights: PositiveInt
-    card: str
+def _read(name: str) -> str:
+    return files("amends.cli.project").joinpath("new_project_files", name + _SUFFIX).read_text(encoding="utf-8")
 
 
-class Hotel(Aggregate):
-    """Rooms that we let; its events are kept in the same store as the journal."""
-
-    @event("Opened")
-    def __init__(self, id: str, rooms: int) -> None:
-        self.rooms = rooms
-
-    @event("RoomReserved")
-    def reserve(self, guest: str) -> None:
-        if self.rooms == 0:
-            raise Rejected("no room is free")
-        self.rooms -= 1
-
-    @event("RoomReleased")
-    def release(self, guest: str) -> None:
-        self.rooms += 1
+def _commands(readme: str) -> Iterator[tuple[str, str]]:
+    _, _, block = readme.partition("```sh\n")
+    for line in block.partition("```")[0].splitlines():
+        command, _, purpose = line.partition("  # ")
+        yield command, purpose
 
 
-@transaction
-def reserve_room(trip: Trip, uow: UnitOfWork) -> int:
-    """Reserve a room; committed together with the fact that this step succeeded."""
-    hotel = uow.find(Hotel, trip.hotel) or uow.add(Hotel(trip.hotel, rooms=10))
-    hotel.reserve(trip.guest)
-    return hotel.rooms
-
-
-@reserve_room.compensation
-def release_room(done: Done[Trip, int], uow: UnitOfWork) -> None:
-    uow.get(Hotel, done.input.hotel).release(done.input.guest)
-
-
-@effect(timeout=timedelta(seconds=10), retry=Retry(max_attempts=5))
-async def pay(trip: Trip, call: Call) -> str:
-    """Charge the card at the payment provider; give it `call.key`, so that it recognises a repeated call."""
-    await asyncio.sleep(0.5)  # the call of your payment provider stands here
-    if trip.card == "declined":
-        raise Rejected("the card was declined")
-    return f"receipt-{call.key}"
-
-
-@pay.compensation
-async def refund(tried: Attempted[Trip, str], call: Call) -> None:
-    """Pay back; `tried.result` is None where it is not known whether the card was charged."""
-    await asyncio.sleep(0.5)
-
-
-@transaction
-def confirm(trip: Trip, uow: UnitOfWork) -> str:
-    return f"{trip.guest} stays {trip.nights} nights: {uow.result_of(pay)}"
-
-
-book_trip = Saga("book-trip", Trip, reserve_room, pay, pivot(confirm), keys=("guest",))
-'''
-
-_TEST = '''\
-"""Tests of the saga without a server: given, when, then. Run them with `python -m pytest`."""
-
-from trips import Hotel, Trip, book_trip, pay
-
-from amends import Rejected
-from amends.testing import Scenario
-
-TRIP = Trip(guest="Ada", hotel="Seaside", nights=2, card="4242")
-
-
-def test_a_paid_trip_takes_a_room() -> None:
-    with Scenario(book_trip) as scenario:
-        then = scenario.given(Hotel("Seaside", rooms=3)).answers(pay, "receipt-1").when(TRIP).completed()
-        assert then.aggregate(Hotel, "Seaside").rooms == 2
-
-
-def test_a_declined_card_gives_the_room_back() -> None:
-    with Scenario(book_trip) as scenario:
-        scenario.given(Hotel("Seaside", rooms=3)).answers(pay, Rejected("declined"))
-        then = scenario.when(TRIP).compensated("reserve_room")
-        assert then.aggregate(Hotel, "Seaside").rooms == 3
-'''
-
-TRY_NEXT = (
-    (
-        """amends run book-trip '{"guest": "Ada", "hotel": "Seaside", "nights": 2, "card": "4242"}' --id ada-1""",
-        "completes",
-    ),
-    (
-        """amends run book-trip '{"guest": "Bob", "hotel": "Seaside", "nights": 1, "card": "declined"}' --id bob-1""",
-        "is compensated",
-    ),
-    ("amends list", "both runs"),
-    ("amends history bob-1", "every fact of one"),
-    ("python -m pytest", "the saga's tests; needs pytest"),
-    ("amends dev", "keeps server and worker running, with a web page; Ctrl-C ends it"),
-)
-"""Commands to try in the new project, in this order, each with its purpose."""
-
-_README = "# Trips\n\nA project of Amends: its sagas stand in `trips.py`.\n\n" + "\n".join(
-    ["```sh", *(f"{command}  # {what}" for command, what in TRY_NEXT), "```", ""]
-)
-
-FILES = {"amends.toml": _SETTINGS, "trips.py": _MODULE, "test_trips.py": _TEST, "README.md": _README}
+FILES = {name: _read(name) for name in _NAMES}
 """Content by file name."""
+
+TRY_NEXT = tuple(_commands(FILES["README.md"]))
+"""Commands to try in the new project, in the order of its README, each with its purpose."""

@@ -59,7 +59,7 @@ def test_the_files_are_well_typed(tmp_path: Path) -> None:
     checked = subprocess.run(
         [sys.executable, "-P", "-m", "mypy", "--strict", tmp_path / "trips.py", tmp_path / "test_trips.py"],
         cwd=ROOT,
-        env={**os.environ, "MYPYPATH": str(ROOT / "build" / "tree")},
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
         check=False,
@@ -67,10 +67,18 @@ def test_the_files_are_well_typed(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_readme_names_the_same_commands() -> None:
-    """The project's README and the printed output name the same commands."""
-    assert all(command in FILES["README.md"] for command, _ in TRY_NEXT)
+def test_every_command_of_the_readme_has_a_purpose() -> None:
+    """Each line of the README's block is a command with its purpose, and the saga that they run is the defined one."""
+    assert TRY_NEXT
+    assert all(command and purpose for command, purpose in TRY_NEXT)
+    assert f"amends run {SAGA} " in TRY_NEXT[0][0]
     assert f'Saga("{SAGA}"' in FILES["trips.py"]
+
+
+def test_every_file_of_the_folder_is_created() -> None:
+    """The folder that the package ships holds the files of a new project and no other."""
+    shipped = {path.name for path in (ROOT / "cli" / "project" / "new_project_files").iterdir()}
+    assert shipped == {f"{name}.txt" for name in FILES}
 
 
 @pytest.mark.parametrize("name", FILES)

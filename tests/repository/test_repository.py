@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
-from repository import FACADE, LAYERS, ROOT, is_facade, module_name, package_files, python_files, repository_files
+from repository import (
+    FACADE,
+    LAYERS,
+    ROOT,
+    is_facade,
+    module_name,
+    package_files,
+    python_files,
+    repository_files,
+    shipped_files,
+)
 
 MAX_LINES = 700
 
@@ -317,25 +327,37 @@ def test_every_layer_is_linked_into_the_package() -> None:
     assert links == {layer: ROOT / layer for layer in LAYERS}
 
 
-def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
-    """A wheel holds every module of the package, typed, under `amends/`, and no other top-level name."""
-    source = tmp_path / "source"
-    for path in [*package_files(), Path("pyproject.toml"), Path("README.md"), Path(FACADE, "py.typed")]:
+def test_wheel_and_sdist_hold_the_package_alone(tmp_path: Path) -> None:
+    """A wheel, built from a checkout or from the sdist, holds every shipped file and no other top-level name."""
+    source, shipped = tmp_path / "source", shipped_files()
+    for path in [*shipped, Path("pyproject.toml"), Path("README.md")]:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, source / path)
     for layer in LAYERS:
         (source / FACADE / layer).symlink_to(Path("../..", layer))
+    sdist = build_sdist(source, tmp_path)
+    expected = {f"amends/{path.relative_to(FACADE) if is_facade(path) else path}" for path in shipped}
+    for origin in (source, sdist):
+        assert wheel_files(origin, tmp_path / f"from-{origin.name}") == expected
+
+
+def build_sdist(source: Path, target: Path) -> Path:
+    """Build the source distribution of a checkout, and return its file."""
+    build = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    run = [sys.executable, "-P", "-c", build, target]
+    subprocess.run(run, cwd=source, check=True, capture_output=True)
+    (sdist,) = target.glob("*.tar.gz")
+    return sdist
+
+
+def wheel_files(origin: Path, target: Path) -> set[str]:
+    """Build a wheel from a checkout or a source distribution, and list its files without the metadata."""
     subprocess.run(
-        [sys.executable, *("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)],
+        [sys.executable, *("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", target, origin)],
         check=True,
     )
-    (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {
-        f"amends/{path.relative_to(FACADE) if is_facade(path) else path}"
-        for path in [*package_files(), Path(FACADE, "py.typed")]
-    }
-    assert held == expected
+    (wheel,) = target.glob("*.whl")
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
 def test_ci_runs_what_people_run() -> None:

@@ -34,6 +34,11 @@ def package_files() -> list[Path]:
     return [path for path in python_files() if path.parts[0] in LAYERS or str(path).startswith(FACADE)]
 
 
+def shipped_files() -> list[Path]:
+    """List every file that is installed: the Python files, and the others that lie next to them."""
+    return [path for path in repository_files() if path.parts[0] in LAYERS or str(path).startswith(FACADE)]
+
+
 def is_facade(path: Path) -> bool:
     """Return whether the file belongs to the facade, which imports all layers and so is as impure as they are."""
     return str(path).startswith(FACADE)
