@@ -192,7 +192,7 @@ _SECTIONS = (
     _Section(
         "Starting runs",
         "",
-        dict.fromkeys(("Client", "RunHandle", "RunResult", "RunStatus", "Runner"), _MEMBERS),
+        dict.fromkeys(("Client", "RunHandle", "RunResult", "RunSummary", "RunStatus", "Runner"), _MEMBERS),
     ),
     _Section(
         "Deciding about runs",

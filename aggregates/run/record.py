@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from amends.aggregates.errors import JournalError
+from amends.aggregates.errors import InputError, JournalError
 from amends.aggregates.run.fact import ClaimFact
 from amends.aggregates.run.facts import (
     AttentionRequested,
@@ -41,6 +41,7 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.state import UNDO_STATUSES, NodeState, NodeStatus, RunState, RunStatus
 from amends.aggregates.run.transitions import begin, evolve, told_only
+from amends.aggregates.text import shorten
 
 RECENT = 64
 """The number of heads that a record keeps; one step of a driver never adds as many."""
@@ -78,6 +79,28 @@ class RunSummary(NamedTuple):
     keys: Mapping[str, str]
     driver: str
     fingerprint: str
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the row as JSON, as `amends list --json` prints it: a key for each attribute."""
+        return {**self._asdict(), "status": self.status.value, "keys": dict(self.keys)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "RunSummary":
+        """Return the summary in a JSON object: that of a summary, of a `RunResult` or of `amends show --json`.
+
+        Args:
+            row: The object; further keys do not matter.
+
+        Raises:
+            InputError: A key is missing, or the status does not exist.
+        """
+        try:
+            values = {name: row[name] for name in cls._fields}
+            return cls(**{**values, "status": RunStatus(values["status"])})
+        except KeyError as error:
+            raise InputError(f"a run in JSON has no key {error}; pass an object of `amends list --json`") from None
+        except ValueError:
+            raise InputError(f"{shorten(row['status'])} is no status; use {', '.join(RunStatus)}") from None
 
 
 @dataclass(frozen=True, slots=True)

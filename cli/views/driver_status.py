@@ -27,7 +27,7 @@ class DriverStatus:
     workers: int | None = None
     pending: tuple[tuple[str, int, str], ...] = ()
 
-    def as_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the status as JSON."""
         return {
             "text": self.text,

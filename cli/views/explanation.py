@@ -109,7 +109,7 @@ class Explanation:
     waits: tuple[Blocker, ...] = ()
     trace: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the explanation as JSON; times are in milliseconds since the epoch."""
         return {
             "run_id": self.record.run_id,
@@ -120,7 +120,7 @@ class Explanation:
             "open": [_open_json(each) for each in self.open],
             "undone_later": [list(group) for group in self.later],
             "in_doubt": [{"node": node, "why": why} for node, why in self.doubts],
-            "blockers": [each.as_json() for each in self.waits],
+            "blockers": [each.to_json() for each in self.waits],
             "decided": [_fact_json(fact) for fact in self.decisions],
             "trace": list(self.trace),
             "commands": [{"command": line, "what": what} for line, what in self.commands],

@@ -39,7 +39,7 @@ from amends.aggregates.run.facts import (
     StepSucceeded,
 )
 from amends.aggregates.run.plan import PlanNode, RetryPolicy
-from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.views.table import Column, clip, duration, json_text
 from amends.cli.views.wording import who_and_why
@@ -73,9 +73,7 @@ __all__ = [
     "node_json",
     "node_views",
     "on_decision",
-    "record_json",
     "still_to_undo",
-    "summary_json",
     "timeline_row",
     "timeline_widths",
     "trace_of",
@@ -93,16 +91,6 @@ _UNDO_FACTS = (
 
 
 # ---- runs
-
-
-def summary_json(summary: RunSummary) -> dict[str, JsonValue]:
-    """Return a run's row as JSON; times are in milliseconds since the epoch."""
-    return {**summary._asdict(), "status": summary.status.value, "keys": dict(summary.keys)}
-
-
-def record_json(record: RunRecord) -> dict[str, JsonValue]:
-    """Return a run, without its nodes, as JSON."""
-    return {**summary_json(record.summary), "input": record.started.input, "actor": record.started.actor}
 
 
 def damage_json(damage: Damage) -> dict[str, JsonValue]:

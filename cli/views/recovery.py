@@ -65,7 +65,7 @@ class Recovered:
             text += f"; {len(self.unknown)} missing in this store"
         return text
 
-    def as_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the outcome as JSON."""
         return {
             "taken_over": list(self.taken),

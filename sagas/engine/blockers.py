@@ -51,7 +51,7 @@ class Blocker(NamedTuple):
         waits = "waits" if self.now else "will wait"
         return f"run {self.run_id!r} {waits} at step {self.node!r}: {self.why}; {self.remedy}"
 
-    def as_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the blocker as JSON."""
         return {"node": self.node, "kind": self.kind, "why": self.why, "remedy": self.remedy, "now": self.now}
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pydantic import JsonValue
+
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.text import shorten
@@ -64,6 +66,22 @@ class RunResult:
         have changed nothing.
         """
         return self.record.in_doubt
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the run as JSON; `amends show --json` prints the same keys and values, and more.
+
+        The keys are the attributes of `RunSummary`; `input` and `actor` of the start; `in_doubt`; and `results`: the
+        results of the steps that have one, by step. Times are in milliseconds since the epoch. Input and results are
+        your users' data: choose keys before you send the object to somebody else.
+        """
+        started = self.record.started
+        return {
+            **self.record.summary.to_json(),
+            "input": started.input,
+            "actor": started.actor,
+            "in_doubt": list(self.in_doubt),
+            "results": dict(self.record.results),
+        }
 
     def result_of(self, step: ResultSource[R]) -> R | None:
         """Return the result of a step; `None` if it has not succeeded."""

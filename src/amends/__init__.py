@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from amends.aggregates.inbox.rules import Answer
     from amends.aggregates.inbox.sql import Inbox
     from amends.aggregates.journal import RunQuery
+    from amends.aggregates.run.record import RunSummary
     from amends.aggregates.run.state import RunStatus
     from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, ScanFailed
     from amends.reconciler.drift.observation import Observation
@@ -67,6 +68,7 @@ __all__ = [
     "RunQuery",
     "RunResult",
     "RunStatus",
+    "RunSummary",
     "Runner",
     "Saga",
     "ScanFailed",
@@ -102,6 +104,7 @@ _HOMES = {
     "aggregates.inbox.rules": ("Answer",),
     "aggregates.inbox.sql": ("Inbox",),
     "aggregates.journal": ("RunQuery",),
+    "aggregates.run.record": ("RunSummary",),
     "aggregates.run.state": ("RunStatus",),
     "reconciler.drift.drift": ("Cause", "Command", "ScanFailed", "Drift", "DriftKind", "Intervene"),
     "reconciler.drift.observation": ("Observation",),

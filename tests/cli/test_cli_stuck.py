@@ -92,4 +92,4 @@ def test_a_run_with_many_open_nodes_fits_a_screen() -> None:
     assert stuck.why == (
         "step_0, step_1, step_2 and 197 more: waits for an operator; late has been open for longer than its threshold"
     )
-    assert len(stuck.as_json()["overdue"]) == 201  # type: ignore[arg-type]  # a list
+    assert len(stuck.to_json()["overdue"]) == 201  # type: ignore[arg-type]  # a list

@@ -165,7 +165,7 @@ def test_every_state_can_be_explained(world: World) -> None:
         said = "\n".join(line for _, lines in sections(told, fact.as_of_ms, UTC) for line in lines)
         assert all(name in said for name in named)
         assert all(command.startswith("amends ") and record.run_id in command for command, _ in told.commands)
-        assert told.as_json()["status"] == record.state.status.value
+        assert told.to_json()["status"] == record.state.status.value
 
 
 # ---- the command

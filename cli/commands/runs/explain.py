@@ -48,7 +48,7 @@ def explain_run(
     now_ms = time.time_ns() // 1_000_000
     told = explain(record, facts, now_ms, _contacts(settings), waits=blockers_of(settings, record))
     if as_json:
-        print_json({**told.as_json(), "damage": [damage_json(each) for each in reading.damage]})
+        print_json({**told.to_json(), "damage": [damage_json(each) for each in reading.damage]})
     else:
         screen().show(*_layout(told, now_ms))
     return report_damage(reading)

@@ -19,7 +19,6 @@ from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.facts import summary_json
 from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, duration, styled, table
 from amends.cli.views.wording import and_more
 
@@ -99,7 +98,7 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
         known = () if found else journal.runs_blocking(RunQuery(limit=_LOOKED_AT))
     rows = found[:limit]
     if as_json:
-        print_json([summary_json(row) for row in rows])
+        print_json([row.to_json() for row in rows])
         return ExitCode.OK
     if not rows:
         note(_why_none(query, known))

@@ -21,7 +21,7 @@ from amends.cli.output.remarks import note
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.blocked_runs import registry_of
 from amends.cli.runtime.store import open_for_reading
-from amends.cli.views.facts import damage_json, summary_json
+from amends.cli.views.facts import damage_json
 from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, styled, table
 from amends.cli.views.wording import WORDS, and_more
 from amends.sagas.definition.registry import Registry
@@ -86,17 +86,17 @@ class Stuck:
             for words, names in waiting.items()
         )
 
-    def as_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the run as JSON."""
         overdue: list[JsonValue] = [
             {"node": each.node, "since_ms": each.since_ms, "why": each.why.value} for each in self.overdue
         ]
         damage = None if self.damage is None else damage_json(self.damage)
         return {
-            **summary_json(self.run),
+            **self.run.to_json(),
             "stuck_since_ms": self.since_ms,
             "overdue": overdue,
-            "blockers": [each.as_json() for each in self.blockers],
+            "blockers": [each.to_json() for each in self.blockers],
             "damage": damage,
         }
 
@@ -130,7 +130,7 @@ def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted:
                 break
     shown = found[: query.limit - 1]
     if json_wanted:
-        print_json([each.as_json() for each in shown])
+        print_json([each.to_json() for each in shown])
     elif not shown:
         note("no runs are stuck")
     else:

@@ -62,7 +62,7 @@ def recover(
     who = actor_name(actor) if take_over or actor is not None else known_actor() or "amends recover"
     found = asyncio.run(_recover(settings, take_over or [], who, accept_older_store=accept_older_store))
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_json())
     else:
         shown = screen()
         if rows := found.rows():

@@ -26,7 +26,6 @@ from amends.cli.views.facts import (
     next_steps,
     node_json,
     node_views,
-    record_json,
     still_to_undo,
     trace_of,
 )
@@ -44,6 +43,7 @@ from amends.cli.views.table import (
     styled,
     table,
 )
+from amends.sagas.engine.result import RunResult
 
 __all__ = ["show"]
 
@@ -90,7 +90,7 @@ def show(
     if as_json:
         damage = [damage_json(each) for each in reading.damage]
         told = _as_json(record, facts, driving, now_ms)
-        print_json({**told, "blockers": [each.as_json() for each in waits], "damage": damage})
+        print_json({**told, "blockers": [each.to_json() for each in waits], "damage": damage})
     else:
         shown = screen()
         shown.show(*_layout(record, facts, driving, now_ms, shown.width))
@@ -111,13 +111,12 @@ def _driving(settings: Settings, record: RunRecord, store_id: str) -> DriverStat
 def _as_json(record: RunRecord, facts: Sequence[Fact], driving: DriverStatus | None, now_ms: int) -> dict[str, object]:
     attention = attention_of(record, facts)
     return {
-        **record_json(record),
+        **RunResult(record).to_json(),
         "nodes": [node_json(view) for view in node_views(record, facts)],
         "next": [step._asdict() for step in next_steps(record.state, now_ms)],
         "still_to_undo": [list(group) for group in still_to_undo(record.state)],
-        "in_doubt": list(record.in_doubt),
         "attention": attention and {"nodes": list(attention.nodes), "reason": attention.reason},
-        "driving": driving and driving.as_json(),
+        "driving": driving and driving.to_json(),
     }
 
 
