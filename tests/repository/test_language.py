@@ -31,29 +31,32 @@ def package_of(path: Path) -> str:
 
 
 @cache
-def prose() -> dict[Path, list[Passage]]:
-    """Return the prose of every file that has any."""
-    found = {}
+def files() -> dict[str, list[Path]]:
+    """Return the files with prose, by package."""
+    found: dict[str, list[Path]] = {}
     for path in repository_files():
-        if path in EXEMPT or path.suffix not in {".py", ".md"}:
-            continue
-        read = passages_of_python if path.suffix == ".py" else passages_of_page
-        found[path] = read((ROOT / path).read_text(encoding="utf-8"))
+        if path not in EXEMPT and path.suffix in {".py", ".md"}:
+            found.setdefault(package_of(path), []).append(path)
     return found
 
 
-def packages() -> list[str]:
-    """Return the names of the packages that have a budget."""
-    return sorted({package_of(path) for path in prose()})
+@cache
+def prose(package: str) -> dict[Path, list[Passage]]:
+    """Return the prose of every file of a package; collecting tests reads none, since that takes seconds."""
+    return {
+        path: (passages_of_python if path.suffix == ".py" else passages_of_page)(
+            (ROOT / path).read_text(encoding="utf-8")
+        )
+        for path in files()[package]
+    }
 
 
 def in_1000_words(package: str, pattern: re.Pattern[str]) -> tuple[float, list[str]]:
     """Return how often a pattern occurs in 1,000 words of a package, and where."""
     count, places = 0, []
-    for path, passages in prose().items():
-        if package_of(path) == package:
-            count += sum(len(words(passage.text)) for passage in passages)
-            places += list(found_in(path, passages, pattern))
+    for path, passages in prose(package).items():
+        count += sum(len(words(passage.text)) for passage in passages)
+        places += list(found_in(path, passages, pattern))
     return 1000 * len(places) / count, places
 
 
@@ -65,34 +68,33 @@ def found_in(path: Path, passages: list[Passage], pattern: re.Pattern[str]) -> I
             yield f"{path}:{passage.line}: ...{' '.join(around.split())}..."
 
 
-@pytest.mark.parametrize("package", packages())
+@pytest.mark.parametrize("package", sorted(files()))
 def test_sentences_name_their_subject(package: str) -> None:
     """Words that hide the subject of a sentence are rare in every package."""
     rate, places = in_1000_words(package, NOUNLESS)
     assert rate <= NOUNLESS_IN_1000, f"{rate:.1f} in 1,000 words:\n" + "\n".join(places[:40])
 
 
-@pytest.mark.parametrize("package", packages())
+@pytest.mark.parametrize("package", sorted(files()))
 def test_sentences_name_their_actor(package: str) -> None:
     """Passives that hide the actor are rare in every package."""
     rate, places = in_1000_words(package, PASSIVE)
     assert rate <= PASSIVE_IN_1000, f"{rate:.1f} in 1,000 words:\n" + "\n".join(places[:40])
 
 
-@pytest.mark.parametrize("package", packages())
+@pytest.mark.parametrize("package", sorted(files()))
 def test_function_docstrings_start_with_the_verb_for_their_result(package: str) -> None:
     """No docstring of a function starts with a verb that says nothing about its result."""
     found = [
         f"{path}:{passage.line}: {passage.text.splitlines()[0]}"
-        for path, passages in prose().items()
-        if package_of(path) == package
+        for path, passages in prose(package).items()
         for passage in passages
         if passage.kind == "function docstring" and EMPTY_VERBS.match(passage.text)
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("package", packages())
+@pytest.mark.parametrize("package", sorted(files()))
 def test_words_that_no_colleague_says_are_absent(package: str) -> None:
     """Words that readers had to decode occur nowhere."""
     _, places = in_1000_words(package, BANNED)
@@ -103,14 +105,14 @@ def test_words_that_no_colleague_says_are_absent(package: str) -> None:
     "path",
     [
         path
-        for path in prose()
+        for path in files()[PAGES]
         if path.parent.name == "how-to" or path.name == "tutorial.md" or path == Path("README.md")
     ],
     ids=str,
 )
 def test_pages_speak_to_their_reader(path: Path) -> None:
     """The README, the tutorial and each how-to page address the reader."""
-    text = " ".join(passage.text for passage in prose()[path])
+    text = " ".join(passage.text for passage in prose(PAGES)[path])
     rate = 1000 * len(YOU.findall(text)) / len(words(text))
     assert rate >= YOU_IN_1000, f"{path}: 'you' occurs {rate:.1f} times in 1,000 words; speak to the reader"
 
