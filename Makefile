@@ -46,8 +46,8 @@ timed-test:
 timed-%:
 	@start=$$(date +%s); $(MAKE) --no-print-directory $*; echo "make: $* took $$(($$(date +%s) - start)) s"
 
-soak: $(READY) ## the tests that take too long for every change, marked `soak`
-	@exec $(GUARD) $(PY) -P -m pytest -m soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
+soak: $(READY) ## the tests marked `soak`, which take too long for every change, and property tests with many examples
+	@exec $(GUARD) $(PY) -P -m pytest -m "soak or hypothesis" --hypothesis-profile=soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py

@@ -18,14 +18,16 @@ import psycopg
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
+from property_parts import EXAMPLES
 from reading_shop import Amends, Shop, as_it_was, make_shop
 from reaper import Reaper
 from temporal_parts import TemporalServer
 
 # The duration of an example depends on the load of the machine. The check before a landing tries the same examples
-# every time, so that only a change can turn it red; `--hypothesis-profile=explore` searches for others.
-settings.register_profile("landing", deadline=None, derandomize=True, max_examples=60)
-settings.register_profile("explore", deadline=None, max_examples=2000)
+# every time, so that only a change can turn it red; `make soak` and `--hypothesis-profile=explore` search for others.
+settings.register_profile("landing", deadline=None, derandomize=True, max_examples=EXAMPLES)
+settings.register_profile("soak", deadline=None, max_examples=10 * EXAMPLES)
+settings.register_profile("explore", deadline=None, max_examples=80 * EXAMPLES)
 settings.load_profile("landing")
 
 # The background jobs of a shell that is not interactive ignore Ctrl-C, and so would every process that a test starts.

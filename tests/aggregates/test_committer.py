@@ -390,19 +390,23 @@ async def test_a_store_that_is_gone_is_said_to_be(postgres_server: str, postgres
     await journal.close()
 
 
+RUNS = 15
+"""Runs of each process."""
+
+
 async def test_two_processes_lose_nothing(store_url: str) -> None:
     """Streams have no gaps under two processes and this one; a reader of the log never finds a gap filled later."""
     journal = open_prepared(store_url)
     await add_counter(journal, "shared")
     script = Path(journal_parts.__file__)
     writers = [
-        await asyncio.create_subprocess_exec(sys.executable, script, store_url, name, "40", stderr=subprocess.PIPE)
+        await asyncio.create_subprocess_exec(sys.executable, script, store_url, name, str(RUNS), stderr=subprocess.PIPE)
         for name in ("one", "two")
     ]
     seen: list[tuple[int, str, int]] = []
 
     async def write() -> None:
-        for number in range(40):
+        for number in range(RUNS):
             for unit in run_to_end(f"here-{number}", "shared"):
                 await journal.commit(unit)
 
@@ -421,8 +425,8 @@ async def test_two_processes_lose_nothing(store_url: str) -> None:
     for _, stream, position in seen:
         streams.setdefault(stream, []).append(position)
     assert streams == {stream: list(range(1, len(positions) + 1)) for stream, positions in streams.items()}
-    assert {len(streams[stream_of_run(f"{name}-{n}")]) for name in ("one", "two", "here") for n in range(40)} == {4}
-    assert await count_of(journal, "shared") == 120
+    assert {len(streams[stream_of_run(f"{name}-{n}")]) for name in ("one", "two", "here") for n in range(RUNS)} == {4}
+    assert await count_of(journal, "shared") == 3 * RUNS
     await journal.close()
 
 

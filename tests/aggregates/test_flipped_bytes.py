@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from journal_parts import Counter, accept, common, complete, open_prepared, plan_of, step, succeed
+from property_parts import try_out
 from sqlalchemy import Connection, Table, exc, literal_column, select, update
 
 from amends.aggregates.errors import AmendsError
@@ -123,7 +124,7 @@ def test_every_flipped_bit_is_found_and_no_changed_event_is_read(journal: SqlJou
     before = reads(journal)
     assert list(check(journal.engine, CODEC)) == []
 
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+    @settings(max_examples=try_out(8), suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
     @given(st.data())
     def flipping(data: st.DataObject) -> None:
         columns = [column.name for column in table.columns if column is not UNCOVERED]

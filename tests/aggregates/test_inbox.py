@@ -18,6 +18,7 @@ from bounds import HANG_S
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from property_parts import try_out
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, Text, create_engine, delete, func, select
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection
@@ -605,5 +606,5 @@ class InboxMachine(RuleBasedStateMachine):
 
 def test_any_sequence_of_calls_agrees_with_a_model(service: Service) -> None:
     """Calls, refusals, failures, undos, probes, waits and purges in any order have the results of a dictionary."""
-    few = settings(max_examples=15, stateful_step_count=20, deadline=None)
+    few = settings(max_examples=try_out(8), stateful_step_count=20, deadline=None)
     run_state_machine_as_test(cast("type[InboxMachine]", lambda: InboxMachine(service)), settings=few)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journal_parts import PLAN, Counter, accept, common, complete, open_prepared, plan_of, started, step, succeed
+from property_parts import try_out
 from sqlalchemy import func, insert, select, text
 
 from amends.aggregates.errors import (
@@ -366,7 +367,7 @@ _ACTION = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=try_out(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_ACTION, max_size=30))
 def test_the_read_model_equals_the_fold(actions: list[tuple[int, str, int, str, bool]]) -> None:
     """After any history, written by two processes in turn and with failing units, rows and records are folds."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_parts import try_out
 from strategies import RUN, World, eventful_histories, histories, plan_node, plan_of, retry_policy, started
 
 from amends.aggregates.errors import JournalError, TransitionError
@@ -60,7 +61,7 @@ def test_a_record_has_the_results_of_what_succeeded(world: World) -> None:
 
 
 # Few histories have a step that is undone in doubt.
-@settings(max_examples=300)
+@settings(max_examples=try_out(100))
 @given(world=eventful_histories())
 def test_a_record_names_what_nobody_knows(world: World) -> None:
     """In doubt is, at every position, each node given up unanswered and neither found out nor tried again since."""

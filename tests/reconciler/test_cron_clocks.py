@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_parts import try_out
 
 from amends.cli.views.schedule import ScheduleView, fields_of, json_of, row_of
 from amends.reconciler.schedules.alignment import TemporalScheduleStatus, entries
@@ -14,7 +15,7 @@ from amends.reconciler.schedules.facts import ScheduleDeclared, Timetable
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Tehran", "America/Santiago"]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=try_out(5))
 @given(
     zone=st.sampled_from(ZONES),
     year=st.integers(2005, 2026),

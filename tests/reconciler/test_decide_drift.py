@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, RefusedError
@@ -367,7 +367,6 @@ def test_whatever_is_seen_no_drift_is_corrected_twice(
 
 
 @given(scans=scans)
-@settings(max_examples=20)
 def test_the_stream_folds_to_what_was_decided_on(
     scans: list[tuple[list[tuple[str, int]], int, bool, bool]],
 ) -> None:

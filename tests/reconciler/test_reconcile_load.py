@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from bounds import HANG_S
 from commands import CommandProject
 from reading_shop import as_it_was
@@ -19,7 +20,6 @@ from amends.reconciler.drift.facts import DriftCorrected, DriftDetected, RuleSca
 from amends.reconciler.drift.stream import Reconciliation
 from amends.sagas.runtime.runner import Runner
 
-RUNS = 500
 DAMAGED = 20
 
 MODULE = """
@@ -148,11 +148,13 @@ def corrections(facts: list[Any]) -> list[DriftCorrected]:
     return [each for each in facts if isinstance(each, DriftCorrected)]
 
 
-async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path) -> None:
-    """While 500 payments run, 20 others are changed at the bank: these are corrected, once each."""
+@pytest.mark.parametrize("runs", [100, pytest.param(500, marks=pytest.mark.soak)])
+async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path, runs: int) -> None:
+    """While payments run, 20 others are changed at the bank: these are corrected, once each."""
     project = CommandProject(tmp_path)
-    project.write("amends.toml", 'modules = ["load_shop"]\n')
-    project.write("load_shop.py", MODULE)
+    module = f"load_shop_{runs}"  # Python keeps the module of an earlier test
+    project.write("amends.toml", f'modules = ["{module}"]\n')
+    project.write(f"{module}.py", MODULE)
     with project.started("dev") as dev, as_it_was():
         dev.read_until("Ready")
         assert project.run("schedule", "add", "books", "books", "--every", "2s").code == 0
@@ -163,9 +165,9 @@ async def test_what_is_damaged_while_sagas_run_is_corrected_once(tmp_path: Path)
         async with Runner(journal, loaded.registry) as runner:
             for n in range(DAMAGED):
                 await runner.run(saga, payment(id=f"p-{n}", amount=n), id=f"p-{n}")
-            held = [payment(id=f"p-{n}", amount=n, held=True) for n in range(DAMAGED, DAMAGED + RUNS)]
+            held = [payment(id=f"p-{n}", amount=n, held=True) for n in range(DAMAGED, DAMAGED + runs)]
             running = [asyncio.create_task(runner.run(saga, each, id=each.id)) for each in held]
-            while entries(tmp_path) < DAMAGED + RUNS:  # noqa: ASYNC110 - the bank is a file
+            while entries(tmp_path) < DAMAGED + runs:  # noqa: ASYNC110 - the bank is a file
                 await asyncio.sleep(0.05)
             damage(tmp_path)
             await until(journal, lambda facts: len(corrections(facts)) == DAMAGED)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
@@ -307,7 +307,6 @@ def played(steps: list[tuple[str, Any, int]]) -> Past:
 
 
 @given(steps=decisions)
-@settings(max_examples=40)
 def test_the_stream_folds_to_what_was_decided_on(steps: list[tuple[str, Any, int]]) -> None:
     """After any decisions, the facts read back fold to the same schedules; so do snapshots."""
     past = played(steps)
@@ -343,7 +342,6 @@ def test_every_kind_of_fact_can_be_recorded() -> None:
 # ---- Temporal's copy
 
 
-@settings(max_examples=50)
 @given(before=decisions, after=decisions, spoilt=st.sets(names), foreign=st.booleans())
 def test_aligned_once_temporal_holds_what_is_declared(
     before: list[tuple[str, Any, int]],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import strategies
 from hypothesis import given, settings
+from property_parts import try_out
 from strategies import (
     LEASE_MS,
     World,
@@ -496,7 +497,7 @@ def test_decisions_do_not_depend_on_the_hash_seed() -> None:
 
 
 @given(world=histories())
-@settings(max_examples=30)
+@settings(max_examples=try_out(15))
 def test_deciding_changes_nothing_and_time_only_ends_waits(world: World) -> None:
     """Deciding twice gives the same answer; later in time, only waits have become work."""
     state = begin(world.record.state.plan, world.facts[0].head)

@@ -17,6 +17,7 @@ import temporalio.client
 from bounds import HANG
 from hard_parts import opened, until
 from pydantic import BaseModel, ConfigDict
+from stores import on_one_store
 
 from amends import (
     Attempted,
@@ -432,7 +433,7 @@ async def test_a_run_in_this_process_waits_for_code(store_url: str, name: str) -
         check_end(case, result.status, await journal.facts(run_id))
 
 
-@pytest.mark.parametrize("name", ON_TEMPORAL)
+@pytest.mark.parametrize(("store_url", "name"), on_one_store(ON_TEMPORAL), indirect=["store_url"])
 async def test_a_run_on_temporal_waits_for_code(
     store_url: str, temporal_address: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

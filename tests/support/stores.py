@@ -1,0 +1,22 @@
+"""Cases that run on one database before a landing, and on the other in `make soak`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+__all__ = ["on_one_store"]
+
+STORES = ("sqlite", "postgresql")
+
+
+def on_one_store(cases: Iterable[Any]) -> list[Any]:
+    """Return the parameters `store_url` and the case's own: each case on each database, one of which is left to soak.
+
+    The databases take turns, so that each of them has half of the cases.
+    """
+    return [
+        pytest.param(store, case, marks=() if (number + at) % 2 == 0 else (pytest.mark.soak,), id=f"{store}-{case}")
+        for number, case in enumerate(cases)
+        for at, store in enumerate(STORES)
+    ]
