@@ -21,7 +21,8 @@ from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.sagas.definition.context import Call, ResultSource
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.definition.steps import Effect, Operation, Step
+from amends.sagas.definition.step_definition import Operation
+from amends.sagas.definition.steps import Effect, Step
 from amends.sagas.engine.result import RunResult
 from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.runtime.effects import DriverAbort

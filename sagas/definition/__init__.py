@@ -2,5 +2,5 @@
 
 This folder owns all that authors of sagas write down, checks it while modules are loaded, and compiles a saga into a
 plan. It runs nothing and does no I/O. It may import `amends.compensations` and `amends.aggregates`, and nothing else of
-`amends.sagas`. Start reading with `steps.py`, then `saga.py`.
+`amends.sagas`. Start reading with `decorators.py`, then `steps.py` and `saga.py`.
 """

@@ -11,7 +11,8 @@ from amends.aggregates.values.json_codec import DEFAULT_LIMITS, JsonCodec, Limit
 from amends.aggregates.values.strict_json import digest
 from amends.compensations.catalog import Catalog, CatalogEntry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.definition.steps import Operation, Step, StepDefinition
+from amends.sagas.definition.step_definition import Operation, StepDefinition
+from amends.sagas.definition.steps import Step
 
 __all__ = ["Registry"]
 

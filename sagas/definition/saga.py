@@ -12,16 +12,9 @@ from amends.aggregates.errors import DefinitionError, InputError
 from amends.aggregates.run.plan import Plan, PlanNode, Role, Stage, StepKind
 from amends.aggregates.text import shorten
 from amends.aggregates.values.json_codec import JsonCodec
+from amends.sagas.definition.retry import EFFECT_RETRY, TRANSACTION_RETRY, Retry, check_retry, milliseconds
 from amends.sagas.definition.signatures import fits, label, mapping_types, type_name
-from amends.sagas.definition.steps import (
-    EFFECT_RETRY,
-    TRANSACTION_RETRY,
-    Part,
-    Retry,
-    Step,
-    check_retry,
-    milliseconds,
-)
+from amends.sagas.definition.steps import Part, Step
 
 __all__ = ["Group", "Placed", "Saga", "irreversible", "parallel", "pivot", "retriable"]
 

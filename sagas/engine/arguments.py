@@ -20,7 +20,7 @@ from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.definition.context import Attempted, Done
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.signatures import mapping_types
-from amends.sagas.definition.steps import Operation
+from amends.sagas.definition.step_definition import Operation
 
 __all__ = ["Arguments", "BlockerKind", "Direction", "arguments_of"]
 

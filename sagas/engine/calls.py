@@ -12,7 +12,7 @@ from amends.aggregates.values.error_report import class_name, describe, is_a, le
 from amends.aggregates.values.json_codec import clean_text
 from amends.sagas.definition.context import Call, UnitOfWork
 from amends.sagas.definition.registry import Registry
-from amends.sagas.definition.steps import Operation
+from amends.sagas.definition.step_definition import Operation
 from amends.sagas.engine.arguments import Arguments, BlockerKind, Direction, arguments_of
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 

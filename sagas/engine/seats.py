@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from amends.aggregates.run.plan import StepKind
-from amends.sagas.definition.steps import Operation, StepDefinition
+from amends.sagas.definition.step_definition import Operation, StepDefinition
 from amends.sagas.engine.calls import Direction
 
 __all__ = [

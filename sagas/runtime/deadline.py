@@ -11,7 +11,7 @@ from datetime import timedelta
 from threading import Lock
 
 from amends.aggregates.run.plan import StepKind
-from amends.sagas.definition.steps import StepDefinition
+from amends.sagas.definition.step_definition import StepDefinition
 
 __all__ = [
     "CALLS_RESERVE_S",

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from amends.reconciler.drift.observation import Observation
     from amends.reconciler.drift.rule import drift_rule
     from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
+    from amends.sagas.definition.decorators import effect, transaction
+    from amends.sagas.definition.retry import Retry
     from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
-    from amends.sagas.definition.steps import Effect, Retry, Step, Transaction, effect, transaction
+    from amends.sagas.definition.steps import Effect, Step, Transaction
     from amends.sagas.engine.interventions import Intervention, InterventionKind
     from amends.sagas.engine.result import RunResult
     from amends.sagas.engine.time_limits import max_run_duration
@@ -111,7 +113,9 @@ _HOMES = {
     "reconciler.drift.rule": ("drift_rule",),
     "sagas.temporal.client": ("Client", "RunHandle"),
     "sagas.definition.context": ("Attempted", "Call", "Done", "UnitOfWork"),
-    "sagas.definition.steps": ("Effect", "Retry", "Step", "Transaction", "effect", "transaction"),
+    "sagas.definition.decorators": ("effect", "transaction"),
+    "sagas.definition.retry": ("Retry",),
+    "sagas.definition.steps": ("Effect", "Step", "Transaction"),
     "sagas.engine.interventions": ("Intervention", "InterventionKind"),
     "sagas.engine.result": ("RunResult",),
     "sagas.runtime.runner": ("Runner",),
