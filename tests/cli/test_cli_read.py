@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,10 @@ from reading_shop import (
     resume,
 )
 
-from amends.aggregates.errors import InputError
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import open_journal
 from amends.cli.app import main
-from amends.cli.commands.runs.list import read_since, read_status, read_where
+from amends.cli.commands.runs.list import read_status, read_where
 from amends.cli.views.facts import Next, next_steps
 
 # ---- list
@@ -131,31 +129,6 @@ def test_a_list_that_is_cut_says_so(amends: Amends) -> None:
     """When there are more runs than the limit, a remark on stderr says so."""
     assert "the newest 2 are shown" in amends("list", "--limit", "2").err
     assert amends("list", "--limit", "9").err == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "ms"),
-    [
-        ("90s", 1_000_000_000_000 - 90_000),
-        ("1d12h", 1_000_000_000_000 - 129_600_000),
-        ("2 h", 1_000_000_000_000 - 7_200_000),
-        ("7D", 1_000_000_000_000 - 604_800_000),
-        ("5min", 1_000_000_000_000 - 300_000),
-        ("1970-01-01T00:00:01Z", 1_000),
-        ("1960-01-01T00:00:00+00:00", -315_619_200_000),
-        ("2026-01-31", int(datetime(2026, 1, 31).astimezone(UTC).timestamp()) * 1000),
-    ],
-)
-def test_times_are_read_as_people_write_them(text: str, ms: int) -> None:
-    """A time is an age or a point in time, in local time unless it names a zone."""
-    assert read_since(text, 1_000_000_000_000) == ms
-
-
-@pytest.mark.parametrize("text", ["", "2", "h", "2x", "-2h", "2h!", "2026-13-01", "9999999999d", "\x1b"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    """Any other text is an error that shows the value."""
-    with pytest.raises(InputError, match="is no time"):
-        read_since(text, 0)
 
 
 def test_statuses_and_keys_are_read_leniently() -> None:

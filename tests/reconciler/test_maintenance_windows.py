@@ -9,7 +9,6 @@ from reading_shop import Amends, Shop, change, copy_of, one_line
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.events.event_codec import EventCodec
-from amends.cli.durations import span_ms
 from amends.reconciler.maintenance_windows import (
     EVERY_RULE,
     MAINTENANCE_FACTS,
@@ -70,21 +69,6 @@ def test_a_window_needs_a_reason_and_a_time_to_come() -> None:
         start_maintenance([], 0, actor="ann", reason=" ", until_ms=1)
     with pytest.raises(InputError, match="before it begins"):
         start_maintenance([], 1, actor="ann", reason="r", until_ms=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "ms"), [("90s", 90_000), ("5 min", 300_000), ("2h", 7_200_000), ("1h30m", 5_400_000), ("250ms", 250)]
-)
-def test_a_duration_is_read_as_it_is_typed(text: str, ms: int) -> None:
-    """Numbers with units are read as milliseconds."""
-    assert span_ms(text, "--for") == ms
-
-
-@pytest.mark.parametrize("text", ["", "5", "-5s", "5 parsecs", "5.5s", "1e9s", "s", "5minutes", "9999d", "\x1b[2J"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    """Any other text is refused in one line, which names the valid form."""
-    with pytest.raises(InputError, match=r"--for is .*(such as 90s|use )"):
-        span_ms(text, "--for")
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """`amends list`: runs from the read model, newest first; needs neither modules nor Temporal."""
 
-import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -14,6 +12,7 @@ from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import CLOSED, RunStatus
 from amends.aggregates.text import shorten
 from amends.cli.commands.runs.list_stuck import list_stuck
+from amends.cli.durations import since_ms
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note
@@ -22,12 +21,11 @@ from amends.cli.runtime.wiring import settings_of
 from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, duration, styled, table
 from amends.cli.views.wording import and_more
 
-__all__ = ["list_runs", "read_since", "read_status", "read_where"]
+__all__ = ["list_runs", "read_status", "read_where"]
 
 _MOST = 100_000
 _LOOKED_AT = 200
 _ERROR_CHARS = 200
-_MAX_MS = 2**53
 
 _COLUMNS = (
     Column("run", 12, copied=True),
@@ -38,9 +36,6 @@ _COLUMNS = (
     Column("at", 12, below=True),
     Column("last error", 30, below=True),
 )
-
-_PART = re.compile(r"(\d{1,9})(ms|min|s|m|h|d|w)")
-_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
 def list_runs(  # noqa: PLR0917 - Typer passes options by name
@@ -86,7 +81,7 @@ def list_runs(  # noqa: PLR0917 - Typer passes options by name
     query = RunQuery(
         statuses=frozenset(map(read_status, status or ())),
         saga=saga,
-        since_ms=None if since is None else read_since(since, now_ms),
+        since_ms=None if since is None else since_ms(since, now_ms),
         where=tuple(map(read_where, where or ())),
         # One more than the limit shows whether there are more.
         limit=limit + 1,
@@ -171,32 +166,3 @@ def read_where(text: str) -> tuple[str, str]:
     if not separator or not field.strip():
         raise InputError(f"--where {shorten(text)} is not FIELD=VALUE; write it like --where order_id=42")
     return field.strip(), value
-
-
-def read_since(text: str, now_ms: int) -> int:
-    """Read a time: how long ago (`90s`, `2h`, `1d12h`), or in ISO 8601, by default in local time.
-
-    Args:
-        text: The text that the user typed.
-        now_ms: The present time, in milliseconds since the epoch.
-
-    Returns:
-        Milliseconds since the epoch.
-
-    Raises:
-        InputError: The text is neither.
-    """
-    compact = text.strip().lower().replace(" ", "")
-    parts = _PART.findall(compact)
-    if parts and "".join(number + unit for number, unit in parts) == compact:
-        past_ms = sum(int(number) * _UNITS[unit] for number, unit in parts)
-        return max(now_ms - past_ms, -_MAX_MS)
-    try:
-        # The difference works for every time: functions of some platforms refuse times before 1970.
-        moment = datetime.fromisoformat(text.strip())
-        zoned = moment if moment.tzinfo is not None else moment.astimezone()
-        return (zoned - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    except (ValueError, OverflowError, OSError):
-        raise InputError(
-            f"--since {shorten(text)} is no time; write how long ago (90s, 2h, 7d) or when (2026-01-31T12:00)"
-        ) from None
