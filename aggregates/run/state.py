@@ -12,14 +12,17 @@ from typing import Any, NamedTuple
 from amends.aggregates.run.plan import Plan, PlanNode, Role, StepKind
 
 __all__ = [
+    "CLAIMED",
     "CLOSED",
     "NO_ANSWERS",
     "OPEN",
     "PENDING",
+    "REFUSED",
     "SETTLED_BADLY",
     "SETTLED_WELL",
     "UNDO_STATUSES",
     "Answers",
+    "Direction",
     "NodeState",
     "NodeStatus",
     "RunState",
@@ -74,11 +77,28 @@ class NodeStatus(StrEnum):
     UNDO_SKIPPED = "undo skipped"
 
 
+class Direction(StrEnum):
+    """Which of a step's functions is called."""
+
+    DO = "do"
+    UNDO = "undo"
+    PROBE = "probe"
+
+
+CLAIMED: Mapping[NodeStatus, Direction] = {
+    NodeStatus.STARTED: Direction.DO,
+    NodeStatus.UNDO_STARTED: Direction.UNDO,
+}
+"""Statuses in which a worker holds a claim on the node, with the direction of its call. A probe needs no claim."""
+
 SETTLED_BADLY = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.IN_DOUBT})
 """Statuses in which a step has ended and did not certainly succeed."""
 
 SETTLED_WELL = frozenset({NodeStatus.SUCCEEDED, NodeStatus.SKIPPED})
 """Statuses in which the next stage does not wait for the step."""
+
+REFUSED = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDO_REJECTED})
+"""Statuses in which a key has a definite refusal: another attempt needs a new key, or it gets the same answer."""
 
 UNDO_STATUSES = frozenset(
     {

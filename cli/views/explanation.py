@@ -27,7 +27,7 @@ from amends.aggregates.run.facts import (
 )
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
+from amends.aggregates.run.state import CLAIMED, NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
 from amends.cli.views.facts import Next, next_steps, still_to_undo, trace_of
 from amends.cli.views.table import ago, duration, moment
 from amends.cli.views.wording import WORDS
@@ -39,7 +39,6 @@ from amends.sagas.engine.overdue import Overdue, Why, overdue_nodes
 __all__ = ["Contact", "Explanation", "OpenNode", "explain", "sections"]
 
 _N = NodeStatus
-_CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
 
 _MEANINGS = {
     RunStatus.RUNNING: "It is going forward.",
@@ -268,7 +267,7 @@ def _commands(record: RunRecord, overdue: Iterable[Overdue], now_ms: int) -> lis
                 for verb in InterventionKind
                 if verb is not InterventionKind.CANCEL and _fits(record, verb, name, now_ms)
             ]
-        elif state.node(name).status in _CLAIMED and state.status is not RunStatus.CANCELLING:
+        elif state.node(name).status in CLAIMED and state.status is not RunStatus.CANCELLING:
             line = f"amends retry {run_id} {name} {_REASON} --after-expiry"
             found.append((line, f"waits until the claim of {name} has ended, and tries again if it gave no answer"))
     if (

@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import CLOSED, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.state import CLOSED, REFUSED, NodeStatus, RunState, RunStatus
 from amends.cli.views.facts import Next, fact_json, on_decision
 from amends.cli.views.table import Cell, duration, json_text
 from amends.cli.views.wording import Decided, who_and_why
@@ -15,8 +15,6 @@ from amends.sagas.engine.interventions import Preview
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
 
 _TEMPORAL = "temporal"
-# The participant, or its probe, has refused: more attempts would not help.
-_ANSWERED = frozenset({NodeStatus.REJECTED, NodeStatus.FAILED, NodeStatus.UNDO_REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def written(fact: Fact, before: RunState) -> str:
 
 
 def _retried(fact: RetryRequested, status: NodeStatus) -> str:
-    if status in _ANSWERED:
+    if status in REFUSED:
         return "under a new key"
     return "with a new budget" if fact.attempt == 0 else f"after {fact.attempt} attempts"
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.run.state import CLAIMED
 from amends.aggregates.text import shorten
 from amends.reconciler.drift.drift import Command, Drift, Intervene, corrected_run, described
 from amends.reconciler.drift.facts import (
@@ -58,7 +58,6 @@ __all__ = [
 ]
 
 _TWICE = 2
-_CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +310,7 @@ def ignored(rule_state: RuleState, name: str, subject: str, now_ms: int) -> Igno
 def live_claim(record: RunRecord, now_ms: int) -> str | None:
     """Return why a run must not be touched now, because a call is under way; `None` when no call is."""
     for name, node in record.state.nodes.items():
-        if node.status in _CLAIMED and node.due_ms is not None and now_ms < node.due_ms:
+        if node.status in CLAIMED and node.due_ms is not None and now_ms < node.due_ms:
             return f"{name} is being worked on"
     return None
 

@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 from amends.aggregates.errors import TransitionError
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
-from amends.sagas.engine.calls import Direction, generation_of
+from amends.aggregates.run.state import CLAIMED, Direction, NodeStatus
+from amends.sagas.engine.calls import generation_of
 from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.outcome import Failed, Outcome, Succeeded
 
@@ -104,10 +104,8 @@ def _is_current(record: RunRecord, called: Called) -> bool:
     if record.state.closed or generation_of(at, called.direction) != called.generation:
         return False
     match called.direction:
-        case Direction.DO:
-            return at.status is _N.STARTED and at.attempt == called.attempt
-        case Direction.UNDO:
-            return at.status is _N.UNDO_STARTED and at.attempt == called.attempt
+        case Direction.DO | Direction.UNDO:
+            return CLAIMED.get(at.status) is called.direction and at.attempt == called.attempt
         case Direction.PROBE:
             return at.status in {_N.WAITING, _N.SPENT, _N.PROBE_WAITING}
 

@@ -16,21 +16,14 @@ from pydantic import JsonValue
 from amends.aggregates.errors import CannotContinueError, DefinitionError, InputError, MissingCodeError
 from amends.aggregates.run.plan import PlanNode, StepKind
 from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import Direction
 from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.definition.context import Attempted, Done
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.signatures import mapping_types
 from amends.sagas.definition.step_definition import Operation
 
-__all__ = ["Arguments", "BlockerKind", "Direction", "arguments_of"]
-
-
-class Direction(StrEnum):
-    """Which of a step's functions is called."""
-
-    DO = "do"
-    UNDO = "undo"
-    PROBE = "probe"
+__all__ = ["Arguments", "BlockerKind", "arguments_of"]
 
 
 class BlockerKind(StrEnum):

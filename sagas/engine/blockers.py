@@ -12,16 +12,15 @@ from pydantic import JsonValue
 from amends.aggregates.errors import CannotContinueError
 from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import SETTLED_WELL, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.state import SETTLED_WELL, Direction, NodeStatus, RunState, RunStatus
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.arguments import Direction, arguments_of
+from amends.sagas.engine.arguments import arguments_of
 from amends.sagas.engine.decide import RunCompensation, RunProbe, RunStep, decide
 
 __all__ = ["Blocker", "blockers", "grouped"]
 
 _UNDO_OVER = frozenset({NodeStatus.UNDONE, NodeStatus.UNDO_SKIPPED})
 _FAR_MS = 2**62
-_DIRECTIONS = {RunStep: Direction.DO, RunProbe: Direction.PROBE, RunCompensation: Direction.UNDO}
 
 
 class Blocker(NamedTuple):
@@ -115,7 +114,7 @@ def _due(state: RunState) -> Iterator[tuple[str, Direction]]:
     """Return the calls that are next, no matter when they are due."""
     for work in decide(state, _FAR_MS):
         if isinstance(work, RunStep | RunProbe | RunCompensation):
-            yield work.node, _DIRECTIONS[type(work)]
+            yield work.node, work.direction
 
 
 def _needs(state: RunState) -> Iterator[tuple[PlanNode, Direction]]:

@@ -7,17 +7,16 @@ from amends.aggregates.errors import CannotContinueError, InputError, NewerFactE
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeState
+from amends.aggregates.run.state import Direction, NodeState
 from amends.aggregates.values.error_report import class_name, describe, is_a, leaves, lineage, reason_of, text_of
 from amends.aggregates.values.json_codec import clean_text
 from amends.sagas.definition.context import Call, UnitOfWork
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.step_definition import Operation
-from amends.sagas.engine.arguments import Arguments, BlockerKind, Direction, arguments_of
+from amends.sagas.engine.arguments import Arguments, BlockerKind, arguments_of
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Postponed, Refused, Succeeded
 
 __all__ = [
-    "Direction",
     "EffectCall",
     "generation_of",
     "key_of",

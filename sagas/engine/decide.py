@@ -10,11 +10,13 @@ them acts. Pure: equal state and `now_ms` give equal decisions, in equal order.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from amends.aggregates.run.plan import PlanNode, StepKind
 from amends.aggregates.run.state import (
     PENDING,
     SETTLED_BADLY,
+    Direction,
     NodeState,
     NodeStatus,
     RunState,
@@ -48,6 +50,7 @@ __all__ = [
 class RunStep:
     """Attempt the step."""
 
+    direction: ClassVar[Direction] = Direction.DO
     node: str
     attempt: int
 
@@ -56,6 +59,7 @@ class RunStep:
 class RunProbe:
     """Call the probe: did the step take effect?"""
 
+    direction: ClassVar[Direction] = Direction.PROBE
     node: str
     attempt: int
 
@@ -64,6 +68,7 @@ class RunProbe:
 class RunCompensation:
     """Attempt to undo the step."""
 
+    direction: ClassVar[Direction] = Direction.UNDO
     node: str
     attempt: int
 

@@ -33,8 +33,8 @@ from amends.aggregates.run.facts import (
 )
 from amends.aggregates.run.plan import PlanNode, RetryPolicy, StepKind
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
-from amends.sagas.engine.calls import Direction, generation_of, key_of
+from amends.aggregates.run.state import Direction, NodeStatus
+from amends.sagas.engine.calls import generation_of, key_of
 from amends.sagas.engine.decide import (
     CloseCompensated,
     CloseCompleted,

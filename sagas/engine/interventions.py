@@ -29,7 +29,7 @@ from amends.aggregates.run.facts import (
     StepSkipped,
 )
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.state import CLAIMED, REFUSED, SETTLED_WELL, NodeState, NodeStatus, RunState, RunStatus
 from amends.compensations.order import undo_order
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.decide import Decision, decide
@@ -40,8 +40,6 @@ __all__ = ["Intervention", "InterventionKind", "Preview", "apply", "fact_of", "o
 _N = NodeStatus
 _UNDOING = frozenset({_N.UNDO_WAITING, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
 _RETRIABLE = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.REJECTED, _N.FAILED, _N.IN_DOUBT, *_UNDOING})
-_CLAIMED = frozenset({_N.STARTED, _N.UNDO_STARTED})
-_ANSWERED = frozenset({_N.REJECTED, _N.FAILED})
 
 
 class InterventionKind(StrEnum):
@@ -115,7 +113,7 @@ def open_for_decision(state: RunState) -> tuple[str, ...]:
 def _decidable(state: RunState, at: NodeState) -> bool:
     if not state.backward:
         return at.status in _RETRIABLE
-    unmendable = at.status in {_N.SUCCEEDED, _N.SKIPPED, _N.IN_DOUBT} and state.status is RunStatus.NEEDS_ATTENTION
+    unmendable = at.status in {*SETTLED_WELL, _N.IN_DOUBT} and state.status is RunStatus.NEEDS_ATTENTION
     return at.status in _UNDOING or unmendable
 
 
@@ -159,11 +157,9 @@ def preview(registry: Registry, record: RunRecord, intervention: Intervention, n
     state = after.state
     turning = state.backward or state.status is RunStatus.CANCELLING
     ahead = () if turning else state.plan.stages[state.cursor :]
-    remaining = [node.name for stage in ahead for node in stage.nodes if state.node(node.name).status not in _SETTLED]
-    return Preview(fact, record, after, decide(state, now_ms), undo_order(state) if turning else (), tuple(remaining))
-
-
-_SETTLED = frozenset({_N.SUCCEEDED, _N.SKIPPED})
+    names = (node.name for stage in ahead for node in stage.nodes)
+    remaining = tuple(name for name in names if state.node(name).status not in SETTLED_WELL)
+    return Preview(fact, record, after, decide(state, now_ms), undo_order(state) if turning else (), remaining)
 
 
 def fact_of(
@@ -242,11 +238,11 @@ def _node(record: RunRecord, intervention: Intervention) -> str:
 
 
 def _claimed(state: RunState) -> tuple[str, ...]:
-    return tuple(name for name, at in state.nodes.items() if at.status in _CLAIMED)
+    return tuple(name for name, at in state.nodes.items() if at.status in CLAIMED)
 
 
 def _refuse_live_claim(record: RunRecord, name: str, at: NodeState, now_ms: int) -> None:
-    if at.status not in _CLAIMED:
+    if at.status not in CLAIMED:
         return
     until = at.due_ms or now_ms
     left = max(0, until - now_ms) / 1000
@@ -275,7 +271,7 @@ def _decision(case: _Case, name: str, at: NodeState) -> OperatorFact:
             _need_evidence(intervention)
             # In a run that compensates, the undo is the open part; but if only the effect is in doubt, no undo has
             # started.
-            if undoing and at.status in {*_UNDOING, _N.SUCCEEDED, _N.SKIPPED}:
+            if undoing and at.status in _UNDOING | SETTLED_WELL:
                 return writer.write(CompensationResolved, generation=generation, **fields)
             return writer.write(StepResolved, generation=at.generation, result=_output(case, name), **fields)
 
@@ -287,16 +283,16 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
             f"run {record.run_id!r}: {name!r} is {at.status}, there is nothing to try again; "
             f"open are: {', '.join(open_for_decision(record.state)) or 'none'}"
         )
+    redo = at.status in REFUSED
     if at.status in _UNDOING:
         # Retry a waiting undo now and keep its attempt count; restart one that was given up at attempt 0. Both reuse
         # the key. Only a refused undo gets a new key: under the old one the participant would repeat its answer.
         made = at.attempt if at.status is _N.UNDO_WAITING else 0
-        redo = at.status is _N.UNDO_REJECTED
         return writer.write(RetryRequested, generation=at.undo_generation + redo, attempt=made, **fields)
     made = at.attempt if at.status in {_N.WAITING, _N.PROBE_WAITING} else 0
     # A participant that has refused under a key repeats its refusal, so a refused step needs a new key. A step in doubt
     # must keep its key: only the same key is safe.
-    return writer.write(RetryRequested, generation=at.generation + (at.status in _ANSWERED), attempt=made, **fields)
+    return writer.write(RetryRequested, generation=at.generation + redo, attempt=made, **fields)
 
 
 def _need_evidence(intervention: Intervention) -> None:

@@ -32,14 +32,13 @@ from amends.aggregates.journal import Tx
 from amends.aggregates.run.facts import DriverTaken, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.run.state import CLAIMED, Direction
 from amends.aggregates.values.json_codec import difference, same_json
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.engine.answers import Settled, fact_of_answer
 from amends.sagas.engine.arguments import Arguments, arguments_of
 from amends.sagas.engine.calls import (
-    Direction,
     EffectCall,
     outcome_of_error,
     outcome_of_result,
@@ -50,9 +49,7 @@ from amends.sagas.engine.calls import (
 from amends.sagas.engine.decide import (
     Conclusion,
     Decision,
-    RunCompensation,
     RunProbe,
-    RunStep,
     WaitUntil,
     Work,
     decide,
@@ -67,7 +64,6 @@ __all__ = [
     "RunProtocol",
     "Settled",
     "Start",
-    "direction_of",
     "effects_due",
     "next_due_ms",
     "transactions_due",
@@ -124,12 +120,6 @@ class Followed(NamedTuple):
 
 
 _ATTEMPTS = {Direction.DO: "attempt", Direction.UNDO: "undo attempt", Direction.PROBE: "probe attempt"}
-_DIRECTIONS = {RunStep: Direction.DO, RunCompensation: Direction.UNDO, RunProbe: Direction.PROBE}
-
-
-def direction_of(work: Work) -> Direction:
-    """Return the direction of the function that a piece of work calls."""
-    return _DIRECTIONS[type(work)]
 
 
 def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
@@ -352,7 +342,7 @@ class RunProtocol:
         for due in effects_due(record, now_ms) if self.drives(record) else ():
             if isinstance(due, RunProbe) and due.node in asked:
                 continue
-            if not can_begin(record.state.plan.nodes[due.node], direction_of(due)):
+            if not can_begin(record.state.plan.nodes[due.node], due.direction):
                 continue
             try:
                 record, task = self._declare(tx, record, due, now_ms)
@@ -432,7 +422,7 @@ class RunProtocol:
         self, tx: Tx, record: RunRecord, due: Work, now_ms: int, delivery: str = ""
     ) -> tuple[RunRecord, EffectCall]:
         node = record.state.plan.nodes[due.node]
-        direction = direction_of(due)
+        direction = due.direction
         probing = direction is Direction.PROBE  # a probe changes nothing, so it needs no durable intent
         cause = f"{record.run_id}:{record.state.position + (not probing)}"
         # Built before the intent is written, because a call that the code cannot make must not be claimed.
@@ -447,12 +437,11 @@ class RunProtocol:
 
     def _take_over(self, tx: Tx, record: RunRecord, work: Work, now_ms: int) -> RunRecord:
         at = record.state.node(work.node)
-        direction = direction_of(work)
-        held = {Direction.DO: NodeStatus.STARTED, Direction.UNDO: NodeStatus.UNDO_STARTED}.get(direction)
-        if at.status is not held:
+        if CLAIMED.get(at.status) is not work.direction:
             return record
         node = record.state.plan.nodes[work.node]
-        return tx.append(record, (FactWriter(record, now_ms, tx.recorded_at_ms).lost(node, direction, at.attempt),))
+        fact = FactWriter(record, now_ms, tx.recorded_at_ms).lost(node, work.direction, at.attempt)
+        return tx.append(record, (fact,))
 
     def _transact(
         self, tx: Tx, record: RunRecord, due: Work, now_ms: int
@@ -463,7 +452,7 @@ class RunProtocol:
             CannotContinueError: The deployed code cannot make the call; nothing was run or written.
         """
         node = record.state.plan.nodes[due.node]
-        direction = direction_of(due)
+        direction = due.direction
         arguments = arguments_of(self.registry, record, node, direction)
         outcome = self._run_transaction(tx, record, node, due, arguments)
         self._tell(record.run_id, node.name, direction, due.attempt, outcome)
@@ -476,7 +465,7 @@ class RunProtocol:
             self.on_failure(FailedAttempt(run_id, node, _ATTEMPTS[direction], attempt, outcome))
 
     def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work, arguments: Arguments) -> Outcome:
-        direction = direction_of(due)
+        direction = due.direction
         try:
             with tx.unit_of_work() as work:
                 context = unit_of_work_for(record, node, direction, attempt=due.attempt, work=work)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.state import Direction
 from amends.sagas.definition.step_definition import Operation, StepDefinition
-from amends.sagas.engine.calls import Direction
 
 __all__ = [
     "Function",
@@ -45,7 +45,7 @@ class Function(NamedTuple):
     direction: Direction
 
     def __str__(self) -> str:
-        """Return the name for logs, the same as on Temporal's web pages."""
+        """Return the name for logs; it is also the type of the activity on Temporal's web pages."""
         suffix = {Direction.DO: "", Direction.UNDO: ".compensation", Direction.PROBE: ".probe"}[self.direction]
         return f"{self.step}{suffix}"
 

@@ -40,11 +40,11 @@ from amends.aggregates.errors import (
 )
 from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import OPEN, NodeStatus
+from amends.aggregates.run.state import CLAIMED, OPEN, Direction
 from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.engine.calls import Direction, EffectCall
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.outcome import Postponed
@@ -71,7 +71,6 @@ _PATIENCE = timedelta(minutes=2)
 # one run would take each other's claims for those of a lost process when their clocks differ.
 _BUSY: dict[tuple[int, str], list["Runner"]] = {}
 _LOOK_S = 0.5
-_CLAIMED = frozenset({NodeStatus.STARTED, NodeStatus.UNDO_STARTED})
 _THREADS = 100
 
 _log = logging.getLogger("amends.worker")
@@ -445,7 +444,7 @@ class Runner:
         self, record: RunRecord, own: Collection[EffectCall], waker: asyncio.Event
     ) -> AsyncIterator[None]:
         """Read the journal repeatedly while the context lasts, if another process may write an answer to the run."""
-        claimed = {name for name, at in record.state.nodes.items() if at.status in _CLAIMED}
+        claimed = {name for name, at in record.state.nodes.items() if at.status in CLAIMED}
         if record.epoch == 1 and claimed <= {task.node for task in own}:
             yield
             return

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from amends.aggregates.errors import MissingCodeError
 from amends.aggregates.run.plan import PlanNode
+from amends.aggregates.run.state import Direction
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Direction, EffectCall
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.seats import Function, Seat, SeatsInUse, blocks, describe_use, may_take
 
 __all__ = ["Request", "Seating", "Seats", "Wanted"]

@@ -31,7 +31,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,12 +54,12 @@ from amends.aggregates.errors import (
 from amends.aggregates.journal import Journal, Tx, Unit
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.run.state import CLAIMED, Direction
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.engine.answers import Settled
 from amends.sagas.engine.arguments import arguments_of
-from amends.sagas.engine.calls import Direction, EffectCall
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import RunCompensation, RunProbe, RunStep, Work
 from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.outcome import Outcome, Postponed
@@ -80,7 +80,6 @@ from amends.sagas.temporal.messages import (
     CallRequest,
     JoinRequest,
     Progress,
-    activity_name,
     check_seen,
 )
 
@@ -103,8 +102,7 @@ _ADVANCE_PATIENCE = timedelta(seconds=20)
 _CALL_PATIENCE = timedelta(days=365)
 _MOST_TOLD = 10_000
 _LONGEST_WAIT_S = 60
-_CLAIMED = {"do": NodeStatus.STARTED, "undo": NodeStatus.UNDO_STARTED}
-_WORK: dict[str, type[Work]] = {"do": RunStep, "undo": RunCompensation, "probe": RunProbe}
+_WORK: Mapping[str, type[Work]] = {each.direction: each for each in (RunStep, RunCompensation, RunProbe)}
 
 
 class _GivenBackError(Exception):
@@ -225,7 +223,7 @@ class Activities:
             finally:
                 self._delivered[place] -= 1
 
-        return activity.defn(name=activity_name(function.step, function.direction))(call)
+        return activity.defn(name=str(function))(call)
 
     def _missing_activity(self) -> Callable[..., Any]:
         """Return the activity for steps that are not loaded; it reports the code for which the run waits."""
@@ -318,7 +316,7 @@ class Activities:
         self._check_store(request.store_id, request.run_id)
         now_ms = _clock(request.as_of_ms)
         key = (request.run_id, request.node, request.direction)
-        claim = _CLAIMED[request.direction], request.lease_until_ms
+        claim = request.direction, request.lease_until_ms
         beat = asyncio.create_task(self._beat())
         try:
             while now_ms() < request.lease_until_ms:
@@ -326,7 +324,7 @@ class Activities:
                 record = await self._read_record(request.run_id)
                 if record is not None:
                     at = record.state.node(request.node)
-                    if (at.status, at.due_ms) != claim:
+                    if (CLAIMED.get(at.status), at.due_ms) != claim:
                         return Progress.of_call(record, request.known)
                 call = self._calls.get(key)
                 if call is None:
@@ -453,7 +451,7 @@ class Activities:
             if task is not None:
                 break
             seats.release(seat)
-            if record.state.node(work.node).status is not _CLAIMED.get(request.direction):
+            if CLAIMED.get(record.state.node(work.node).status) is not work.direction:
                 return record
             # The doubt counts from the first read, because before it the store may have been away for the other
             # process, too.

@@ -19,7 +19,6 @@ __all__ = [
     "Progress",
     "RunArguments",
     "RunEnd",
-    "activity_name",
     "check_seen",
     "older_store",
 ]
@@ -219,8 +218,3 @@ def older_store(run_id: str, position: int, seen: str) -> str:
         f"run {run_id!r} is at position {position} in the store, but Temporal has seen position {seen}: "
         f"the store is an older copy; restore a newer one, or decide about the run by hand"
     )
-
-
-def activity_name(step: str, direction: str) -> str:
-    """Return the activity type of one of a step's functions, readable on Temporal's own pages."""
-    return {"do": step, "undo": f"{step}.compensation", "probe": f"{step}.probe"}[direction]

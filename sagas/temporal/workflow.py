@@ -14,9 +14,10 @@ from temporalio.common import RawValue, RetryPolicy
 from temporalio.workflow import ActivityHandle
 
 from amends.aggregates.run.plan import PlanNode, StepKind
-from amends.aggregates.run.state import NodeStatus, RunState
-from amends.sagas.engine.decide import Conclusion, Decision, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
+from amends.aggregates.run.state import CLAIMED, Direction, RunState
+from amends.sagas.engine.decide import Conclusion, Decision, WaitUntil, Work, decide
 from amends.sagas.engine.protocol import LEASE_GRACE_MS
+from amends.sagas.engine.seats import Function
 from amends.sagas.temporal.messages import (
     ADVANCE,
     JOIN,
@@ -27,7 +28,6 @@ from amends.sagas.temporal.messages import (
     Progress,
     RunArguments,
     RunEnd,
-    activity_name,
 )
 
 __all__ = ["SagaWorkflow"]
@@ -43,8 +43,6 @@ _HEARTBEAT = timedelta(seconds=5)
 _RECORDING_BOUND = timedelta(minutes=10)
 # The workflow asks again, because other code may have been deployed. The wait doubles from the shortest to the longest.
 _SHORTEST_WAIT_MS, _LONGEST_WAIT_MS = 1_000, 60_000
-_DIRECTIONS: dict[type[Work], str] = {RunStep: "do", RunCompensation: "undo", RunProbe: "probe"}
-_CLAIMED = {NodeStatus.STARTED: "do", NodeStatus.UNDO_STARTED: "undo"}
 
 
 @workflow.defn(dynamic=True, sandboxed=False)
@@ -98,7 +96,7 @@ class SagaWorkflow:
             if state is None or not isinstance(work, Work | WaitUntil) or work.node in self._calls:
                 continue
             if isinstance(work, WaitUntil):
-                if state.node(work.node).status in _CLAIMED:
+                if state.node(work.node).status in CLAIMED:
                     self._calls[work.node] = self._begin_join(state, work)
                 continue
             node = state.plan.nodes[work.node]
@@ -106,12 +104,12 @@ class SagaWorkflow:
                 self._calls[work.node] = self._begin_call(node, work, state.position)
 
     def _begin_call(self, node: PlanNode, work: Work, known: int) -> ActivityHandle[Progress]:
-        direction = _DIRECTIONS[type(work)]
+        direction = work.direction
         request = CallRequest(
             self._run.run_id, self._run.store_id, node.name, direction, work.attempt, known, _now_ms()
         )
-        name = activity_name(node.step, direction)
-        bound = (node.undo.timeout_ms if direction == "undo" and node.undo else node.timeout_ms) or 0
+        name = str(Function(node.step, direction))
+        bound = (node.undo.timeout_ms if direction is Direction.UNDO and node.undo else node.timeout_ms) or 0
         start_to_close = timedelta(milliseconds=bound + LEASE_GRACE_MS) + _RECORDING_BOUND
         if node.local:
             return workflow.start_local_activity(
@@ -134,7 +132,7 @@ class SagaWorkflow:
 
     def _begin_join(self, state: RunState, work: WaitUntil) -> ActivityHandle[Progress]:
         """Start to wait for a claim that this workflow did not request, but the workflow that it replaced."""
-        direction = _CLAIMED[state.node(work.node).status]
+        direction = CLAIMED[state.node(work.node).status]
         lease = timedelta(milliseconds=max(0, work.due_ms - _now_ms()))
         return workflow.start_activity(
             JOIN,

@@ -27,9 +27,8 @@ from amends.aggregates.run.facts import (
 )
 from amends.aggregates.run.plan import Stage
 from amends.aggregates.run.record import RECENT, RunRecord, fold_facts
-from amends.aggregates.run.state import RunStatus
+from amends.aggregates.run.state import Direction, RunStatus
 from amends.aggregates.run.transitions import fold, told_only
-from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.decide import RunCompensation, RunStep
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 from amends.sagas.engine.result import RunResult

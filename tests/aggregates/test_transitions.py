@@ -18,6 +18,7 @@ from amends.aggregates.run.state import (
     CLOSED,
     NO_ANSWERS,
     SETTLED_BADLY,
+    Direction,
     NodeState,
     NodeStatus,
     RunState,
@@ -36,7 +37,6 @@ from amends.aggregates.run.transitions import (
     evolve,
     fold,
 )
-from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.outcome import Failed, Succeeded
 
 NODE_KINDS = sorted(kind for kind, cls in FACTS.items() if issubclass(cls, NodeFact))

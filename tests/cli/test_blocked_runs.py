@@ -13,11 +13,11 @@ from strategies import World, plan_node, plan_of
 from test_waiting_for_code import CANARY, CASES, MAPPED, Code, Order, load
 
 from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import Direction
 from amends.aggregates.sql.engine import create_store_engine
 from amends.aggregates.sql.journal import open_journal
 from amends.aggregates.sql.migrations import upgrade
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.arguments import Direction
 from amends.sagas.engine.blockers import blockers, grouped
 from amends.sagas.engine.outcome import Postponed
 from amends.sagas.engine.protocol import RunProtocol

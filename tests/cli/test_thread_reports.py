@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from amends.sagas.engine.calls import Direction
+from amends.aggregates.run.state import Direction
 from amends.sagas.engine.seats import Function, Seat, SeatsInUse
 from amends.sagas.runtime.thread_report import keep_report, reports
 

@@ -39,9 +39,9 @@ from amends.aggregates.run.facts import (
     StepSucceeded,
 )
 from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
-from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
+from amends.aggregates.run.state import Direction, NodeState, NodeStatus, RunState, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.sagas.engine.calls import Direction, key_of
+from amends.sagas.engine.calls import key_of
 from amends.sagas.engine.decide import (
     CloseCompensated,
     CloseCompleted,

@@ -21,9 +21,8 @@ from amends.aggregates.run.facts import (
     StepStarted,
 )
 from amends.aggregates.run.plan import Role, Stage, StepKind
-from amends.aggregates.run.state import NodeStatus, RunStatus
+from amends.aggregates.run.state import Direction, NodeStatus, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, open_for_decision, preview
 from amends.sagas.engine.outcome import Failed, NotFound, Postponed, Refused, Succeeded

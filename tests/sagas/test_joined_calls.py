@@ -10,10 +10,9 @@ from temporalio.testing import ActivityEnvironment
 
 from amends import Call, Intervention, InterventionKind, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.run.state import Direction, NodeStatus
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
-from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.seats import Function
 from amends.sagas.engine.start import prepare_start

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amends.sagas.engine.calls import Direction
+from amends.aggregates.run.state import Direction
 from amends.sagas.engine.seats import Function, Seat, describe_use, may_take
 from amends.sagas.runtime.seats import Request, Seats
 

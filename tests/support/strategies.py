@@ -14,9 +14,9 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.run.facts import Fact, LateEffectObserved, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind, UndoPolicy
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import RunState
+from amends.aggregates.run.state import Direction, RunState
 from amends.sagas.engine.answers import fact_of_answer
-from amends.sagas.engine.calls import Direction, generation_of
+from amends.sagas.engine.calls import generation_of
 from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, WaitUntil, Work, decide
 from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of
