@@ -186,7 +186,7 @@ _KINDS: dict[type[EventError], FindingKind] = {
 def _gap(last: int, position: int) -> tuple[int, str]:
     """Return the wrong position in a stream that does not continue with the next one, and the problem."""
     if position <= last:
-        return position, f"position {position} is not possible after {last}"
+        return position, f"position {position} cannot follow position {last}"
     if position == last + 2:
         return last + 1, "the event is missing"
     return last + 1, f"the events from here to position {position - 1} are missing"
@@ -316,7 +316,7 @@ class AggregateAudit(StreamAudit):
             self._found(
                 FindingKind.SNAPSHOT,
                 snapshot.position,
-                f"the snapshot has another {lost.path or 'state'} than the events",
+                f"the snapshot and the events differ in {lost.path or 'the state'}",
                 DELETE_SNAPSHOTS,
             )
 

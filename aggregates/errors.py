@@ -175,7 +175,7 @@ class AppendConflictError(JournalError):
     def __init__(self, stream: str, *, expected: int, actual: int) -> None:
         super().__init__(
             f"stream {stream!r}: expected its head at position {expected}, found {actual}; "
-            f"read it again and decide anew"
+            f"read the stream again and repeat the decision"
         )
         self.stream = stream
         self.expected = expected

@@ -61,7 +61,7 @@ class CatalogEntry(BaseModel):
         if self.read_only:
             return "nothing to undo: read-only"
         if self.irreversible is not None:
-            return f"stays: {self.irreversible}"
+            return f"irreversible: {self.irreversible}"
         return "not undone: " + (" and ".join(self.roles) or "in no saga")
 
 
@@ -102,7 +102,7 @@ def _plan_faults(plan: Plan, locations: dict[str, str]) -> list[str]:
             forward_since = forward_since or node
         elif forward_since is None and node.undo is None and node.irreversible is None and not node.read_only:
             faults.append(
-                f"{where} can be undone by nothing; add @{node.step}.compensation, or mark it pivot(...), "
+                f"{where} has no compensation; add @{node.step}.compensation, or mark it pivot(...), "
                 f"retriable(...), irreversible(..., reason) or read_only=True"
             )
     return faults

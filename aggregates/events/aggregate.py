@@ -41,7 +41,7 @@ def checked_aggregate_id(id: object) -> str:  # noqa: A002 - the word that aggre
         raise InputError(f"aggregate id {shorten(id)} has {len(id)} characters; use 1 to {_MAX_ID_CHARS}")
     if not id.isprintable() or id != id.strip():
         raise InputError(
-            f"aggregate id {shorten(id)} has control characters, or white space at its ends; use printable text"
+            f"aggregate id {shorten(id)} has control characters, or whitespace at its ends; use printable text"
         )
     return id
 
@@ -158,8 +158,9 @@ class Aggregate(BaseAggregate[str]):
         own = vars(type(self)).get(event_class.__name__)
         if own is not event_class and not (isinstance(own, type) and issubclass(own, event_class)):
             raise DefinitionError(
-                f"aggregate {type(self).__qualname__} {self.id!r}: {event_class.__qualname__} is another's event; "
-                f"define it within {type(self).__qualname__}"
+                f"aggregate {type(self).__qualname__} {self.id!r}: {event_class.__qualname__} belongs to another "
+                "aggregate; "
+                f"define the event within {type(self).__qualname__}"
             )
         super().trigger_event(own, **kwargs)
 

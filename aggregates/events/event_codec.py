@@ -102,8 +102,8 @@ class _Stored:
             raise NewerFactError(
                 str(stored.originator_id),
                 stored.originator_version,
-                f"{self.topic} has version {found}, this program knows {self.version}",
-                "upgrade it",
+                f"{self.topic} has version {found}, this program reads versions up to {self.version}",
+                "upgrade this program",
             )
         for version in range(found, self.version):
             self._upcast(stored, state, version)
@@ -139,7 +139,7 @@ class _StoredFact(_Stored):
             raw = self._write(fact, exclude=_IN_COLUMNS, warnings=False)
         except ValueError as error:
             raise InputError(
-                f"{self.topic} in stream {fact.originator_id!r}: {one_line(str(error))}; clean its texts first"
+                f"{self.topic} in stream {fact.originator_id!r}: {one_line(str(error))}; remove such characters first"
             ) from None
         return StoredEvent(fact.originator_id, fact.originator_version, self.topic, self.marked(raw))
 
@@ -165,8 +165,8 @@ class _StoredAggregateEvent(_Stored):
         types = event_types(cls)
         if _VERSION_KEY in types:
             raise DefinitionError(
-                f"event {topic}: {_VERSION_KEY} is one of its fields, which is reserved; "
-                f"rename it, or write it without annotation if it is the version of the class"
+                f"event {topic}: the field name {_VERSION_KEY} is reserved; "
+                f"rename the field, or remove its annotation if it is the version of the class"
             )
         super().__init__(cls, topic)
         self._prefix = f"{category}/"
@@ -225,7 +225,7 @@ class _StoredAggregateEvent(_Stored):
     def read(self, stored: StoredEvent) -> Any:  # noqa: ANN401 - a user's event
         stream = str(stored.originator_id)
         if not stream.startswith(self._prefix):
-            raise _damaged(stored, f"it belongs into a stream {self._prefix}...")
+            raise _damaged(stored, f"the event belongs in a stream {self._prefix}...")
         raw = self.current(stored)
         try:
             state = self._from_json(raw, by_alias=True, by_name=True)
@@ -251,7 +251,8 @@ def _topic_of(aggregate: type[Aggregate]) -> str:
         return get_topic(aggregate)
     except TopicError:
         raise DefinitionError(
-            f"aggregate {aggregate.__module__}.{aggregate.__qualname__} is defined twice; keep one, or restart"
+            f"aggregate {aggregate.__module__}.{aggregate.__qualname__} is defined twice; keep one definition, or "
+            "restart the process"
         ) from None
 
 
@@ -260,13 +261,13 @@ def _damaged(stored: StoredEvent, why: str) -> EventError:
         str(stored.originator_id),
         stored.originator_version,
         f"the stored {shorten(stored.topic)[1:-1]} cannot be read: {why}",
-        "restore the row, or add an upcaster if its class was changed",
+        "restore the row, or add an upcaster if the class of the event has changed",
     )
 
 
 def changed_error(stored: StoredEvent) -> ChangedEventError:
     """Return the error for a stored event that does not match its checksum."""
-    problem = "the stored event was changed: it does not fit its checksum"
+    problem = "the stored event was changed: its checksum does not match"
     notification_id = stored.id if isinstance(stored, Notification) else None
     return ChangedEventError(
         str(stored.originator_id), stored.originator_version, problem, RESTORE, notification_id=notification_id
@@ -369,11 +370,11 @@ class EventCodec(Mapper[str]):
             raise UnknownTopicError(
                 str(stored.originator_id),
                 stored.originator_version,
-                f"topic {shorten(stored.topic)} is not known to this program",
-                "load the module that defines it, or upgrade",
+                f"topic {shorten(stored.topic)} is unknown to this program",
+                "load the module that defines the topic, or upgrade this program",
             )
         if isinstance(entry, _StoredFact) and str(stored.originator_id).partition("/")[0] in self._categories:
-            raise _damaged(stored, "a fact does not belong into an aggregate's stream")
+            raise _damaged(stored, "a fact does not belong in the stream of an aggregate")
         return entry.read(stored)
 
     def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> StoredEvent:

@@ -85,7 +85,9 @@ def take_snapshot(aggregate: Aggregate) -> Snapshot | SnapshotSkipped:
         return SnapshotSkipped(f"{what}: no snapshot: {loss_message(lost)}")
     shared = _shared_attribute(state)
     if shared is not None:
-        return SnapshotSkipped(f"{what}: no snapshot: {shared} holds an object that is held elsewhere too; copy it")
+        return SnapshotSkipped(
+            f"{what}: no snapshot: {shared} shares an object with another part of the state; store a copy"
+        )
     return Snapshot(cls.stream_of(aggregate.id), aggregate.version, snapshot_key(cls), raw)
 
 

@@ -83,8 +83,8 @@ class Recorded:
         """
         if self.outcome == "open":
             raise InputError(
-                f"key {shorten(self.key)} has no result: its operation committed by itself, or calls itself; leave the "
-                f"commit to the caller of Inbox.do, and delete this row by hand once its effect is known"
+                f"key {shorten(self.key)} has no result: its operation committed on its own, or calls itself; "
+                f"let the caller of Inbox.do commit, and delete this row by hand once its effect is known"
             )
         return Answer(
             self.outcome,
@@ -116,8 +116,7 @@ def answer_again(recorded: Recorded, operation: str, content: str) -> Answer:
             found += difference(json.loads(recorded.content), json.loads(content), first="first call")
         if found:
             raise KeyConflictError(
-                f"key {shorten(recorded.key)} was used for something else ({'; '.join(found)}); "
-                f"a new operation needs a new key"
+                f"key {shorten(recorded.key)} was used for another operation ({'; '.join(found)}); use a new key"
             )
     return recorded.answer(repeated=True)
 
@@ -129,13 +128,15 @@ def check_key(key: str) -> None:
         InputError: The key is empty, longer than 2,000 bytes, or not text that a database can store.
     """
     if not key or "\0" in key:
-        raise InputError(f"idempotency key {shorten(key)}: give text that is not empty and has no NUL")
+        raise InputError(f"idempotency key {shorten(key)} is empty or has a NUL character; use text without NUL")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
-        raise InputError(f"idempotency key {shorten(key)} has a lone surrogate, which is not text") from None
+        raise InputError(f"idempotency key {shorten(key)} has a lone surrogate; use valid Unicode text") from None
     if size > MAX_KEY_BYTES:
-        raise InputError(f"idempotency key {shorten(key)} has {size} bytes, at most {MAX_KEY_BYTES}; use a hash of it")
+        raise InputError(
+            f"idempotency key {shorten(key)} has {size} bytes, the limit is {MAX_KEY_BYTES}; use a hash of the key"
+        )
 
 
 def content_text(value: object, what: str) -> str:

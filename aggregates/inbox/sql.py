@@ -355,8 +355,8 @@ class Inbox:
         if getattr(driver, "autocommit", False) is True or not getattr(driver, "in_transaction", True):
             connection.execute(delete(self.table).where(self.table.c.key == key))
             raise InputError(
-                "Inbox: the connection commits every statement by itself (AUTOCOMMIT), so a key and its effect would "
-                "not be recorded together; give it one that begins transactions"
+                "Inbox: the connection commits each statement on its own (AUTOCOMMIT), so a key and its effect would "
+                "not be recorded together; pass a connection that begins transactions"
             )
 
     def _now_ms(self) -> int:

@@ -26,7 +26,7 @@ class StepKind(StrEnum):
 class Guarantee(StrEnum):
     """The guarantee for a node's effect, pinned in `SagaStarted`."""
 
-    ONCE = "exactly once, in our store"
+    ONCE = "exactly once, in this store"
     BY_KEY = "at least once, by idempotency key"
 
 

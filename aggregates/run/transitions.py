@@ -311,7 +311,7 @@ def _known(node: NodeState, head: Head) -> str | None:
             if answers.of(generation, undo=undo):
                 return f"has a definite answer {'to its undo ' * undo}under generation {generation}"
             if generation < (node.undo_generation if undo else node.generation):
-                return f"is not called under the former generation {generation} again"
+                return f"must not be called again under the former generation {generation}"
         case "StepSucceeded" | "LateEffectObserved" if generation in answers.acted:
             return f"is known to have acted under generation {generation}"
         case "StepRejected" if answers.of(generation, undo=False):
@@ -366,14 +366,14 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
     if kind == "StepInDoubt" and plan.read_only:
         return "is read-only; it changes nothing, so it is not in doubt"
     if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not (plan.probe or plan.read_only):
-        return "is an effect that may have acted; only a probe can tell that it did not"
+        return "is an effect that may have acted; only a probe can rule that out"
     redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
     if kind in _NOT_DONE and state.status not in _FORWARD and node.status is not NodeStatus.IN_DOUBT:
-        return "was not in doubt, and is not attempted any more"
+        return "was not in doubt, and a run that is being undone attempts no step"
     if state.backward and (redo or kind == "StepSkipped"):
-        return "is not attempted any more, the run has turned round"
+        return "must not be attempted, because the run is being undone"
     if not state.backward and kind in _UNDO_DECIDED:
-        return "is not to be undone, the run has not turned round"
+        return "cannot be undone, because the run is not being undone"
     stage = state.plan.stage_of[plan.name]
     anywhere = (state.backward and kind not in _UNDO) or (kind in _UNDO and node.status in _ANSWERED_LATE)
     if stage != state.cursor and not anywhere:
@@ -424,11 +424,11 @@ def _not_completed(state: RunState) -> str | None:
 
 def _not_compensated(state: RunState) -> str | None:
     left = undo_open_nodes(state)
-    return f"not accounted for: {', '.join(left)}" if left else None
+    return f"not undone yet: {', '.join(left)}" if left else None
 
 
 def _not_cancellable(state: RunState) -> str | None:
-    return f"stage {state.cursor} lies behind the pivot" if state.plan.forward_only(state.cursor) else None
+    return f"stage {state.cursor} is past the pivot" if state.plan.forward_only(state.cursor) else None
 
 
 def _not_failed(state: RunState) -> str | None:
@@ -444,14 +444,14 @@ def _not_stuck(state: RunState) -> str | None:
     if state.backward:
         if state.cursor >= 0:
             return f"stage {state.cursor} can still be undone"
-        return None if undo_open_nodes(state) else "nothing is open"
+        return None if undo_open_nodes(state) else "no step is open"
     if unsettled := unsettled_effects(state):
         return f"may still act: {', '.join(unsettled)}"
     if not _bad(state):
         return f"no node of stage {state.cursor} has failed"
     if doubtful_pivots(state) or state.plan.forward_only(state.cursor):
         return None
-    return "what was done can be compensated"
+    return "the steps that acted can still be compensated"
 
 
 def _bad(state: RunState) -> bool:

@@ -276,7 +276,7 @@ def _snapshot_page(connection: Connection, after: str) -> _Part:
         rows = select(snapshots).where(name > bindable(after), name <= bindable(streams[-1]))
         for row in connection.execute(rows.order_by(name, snapshots.c.originator_version)):
             if not snapshot_fits(*row):
-                problem = "the snapshot was changed: it does not fit its checksum"
+                problem = "the snapshot was changed: its checksum does not match"
                 subject = clean_text(row.originator_id)
                 findings.append(
                     Finding(FindingKind.SNAPSHOT, subject, row.originator_version, problem, DELETE_SNAPSHOTS)
@@ -285,12 +285,12 @@ def _snapshot_page(connection: Connection, after: str) -> _Part:
 
 
 def _damaged_name(stream: str) -> Finding:
-    problem = "the name of the stream is no valid text"
+    problem = "the name of the stream is not valid text"
     return Finding(FindingKind.CHANGED, clean_text(stream), None, problem, RESTORE)
 
 
 def _lost_run(table: Any, run_id: str) -> Finding:  # noqa: ANN401 - as above
-    problem = f"the run is in {table.name} and has no facts in the journal"
+    problem = f"the run is in {table.name} but has no facts in the journal"
     return Finding(FindingKind.READ_MODEL, stream_of_run(clean_text(run_id)), None, problem, REBUILD)
 
 

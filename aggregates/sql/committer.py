@@ -190,7 +190,7 @@ class Committer:
 
     def _submit(self, job: _Job) -> None:
         if threading.current_thread() is self._thread:
-            raise JournalError("a unit may not wait for another one; submit it after this one has ended")
+            raise JournalError("a unit cannot wait for another unit; submit the second one after the first has ended")
         with self._closing:
             if self._closed:
                 raise JournalError("the journal is closed; open it again before writing")
@@ -256,7 +256,7 @@ class Committer:
         error = _unreachable(failure)
         patient = isinstance(error, UnreachableError) and any(job.until > time.monotonic() for job in jobs)
         if patient and pause == HOLD_FIRST_S:
-            _log.warning("%s; what is to be written is held until it answers", _said(failure))
+            _log.warning("%s; the journal keeps pending writes until the store answers", _said(failure))
         end = time.monotonic() + pause
         while patient and not self._ending and (left := end - time.monotonic()) > 0:
             with suppress(Empty):
@@ -337,7 +337,7 @@ class Committer:
                 try:
                     on_opened(record)
                 except Exception:  # noqa: BLE001 - the commit took place, and its callers must learn so
-                    _log.exception("a listener failed on run %s, which was opened again", record.run_id)
+                    _log.exception("a listener failed after run %s was reopened", record.run_id)
 
     def _run(self, job: _Job, batch: Batch) -> None:
         job.value, job.error = None, None
@@ -357,7 +357,7 @@ def _said(error: BaseException) -> AmendsError:
 def _unreachable(error: BaseException, *, doubtful: bool = False) -> Exception:
     known = _said(error)
     if doubtful:
-        return UnreachableError(f"{known}; whether the last write arrived is not known, so read before repeating it")
+        return UnreachableError(f"{known}; the last write may have arrived: read before you repeat it")
     if isinstance(known, UnreachableError) and "nothing was written" not in str(known):
         return UnreachableError(f"{known}; nothing was written")
     return known

@@ -62,11 +62,11 @@ def damaged_plans(engine: Engine) -> Iterator[Finding]:
 
 def _wrong_with_plan(row: Any) -> tuple[FindingKind, str, str] | None:  # noqa: ANN401 - a row
     if not plan_fits(row.fingerprint, row.saga, row.plan, row.recorded_at_ms, row.checksum):
-        return FindingKind.CHANGED, "the plan was changed: it does not fit its checksum", RESTORE_PLAN
+        return FindingKind.CHANGED, "the plan was changed: its checksum does not match", RESTORE_PLAN
     try:
         found = Plan.model_validate_json(row.plan).fingerprint
     except ValidationError as error:
-        problem = f"cannot be read, {error.error_count()} fields do not fit"
+        problem = f"cannot be read: {error.error_count()} fields are not valid"
         return FindingKind.DAMAGED, problem, "upgrade this program or restore the plan"
     if found == row.fingerprint:
         return None

@@ -147,8 +147,8 @@ def check_writable(engine: Engine) -> None:
         raise UnreachableError(f"store {safe_url(engine)!r} is read-only; connect to the primary server")
     if not granted:
         raise UnreachableError(
-            f"store {safe_url(engine)!r} may not be written by this user; "
-            f"grant it SELECT, INSERT, UPDATE and DELETE on all tables of the schema"
+            f"store {safe_url(engine)!r} cannot be written by this user; "
+            f"grant the user SELECT, INSERT, UPDATE and DELETE on all tables of the schema"
         )
 
 
@@ -253,7 +253,7 @@ def _check_file(path: Path, *, readonly: bool) -> None:
         raise no_directory(path)
     if readonly:
         if not path.exists():
-            raise InputError(f"store {str(path)!r} does not exist; it is created by the first run")
+            raise InputError(f"store {str(path)!r} does not exist; the first run creates it")
         return
     try:
         with _creating:
@@ -263,7 +263,7 @@ def _check_file(path: Path, *, readonly: bool) -> None:
         for needed in (path, path.parent):
             if not os.access(needed, os.R_OK | os.W_OK):
                 raise UnreachableError(
-                    f"store {str(path)!r}: {str(needed)!r} may not be written by this user; change its permissions"
+                    f"store {str(path)!r}: this user may not write {str(needed)!r}; change its permissions"
                 ) from None
     except OSError as error:
         raise UnreachableError(

@@ -45,7 +45,7 @@ _REMEDIES = (
     ("53300", "raise the server's max_connections or use fewer processes"),
     ("25006", "the server or connection is read-only; connect to the primary server"),
     ("28", "check the user and password"),
-    ("42501", "grant the user what it lacks"),
+    ("42501", "grant the user the missing privilege"),
 )
 _REFUSALS = (
     # The server's words, where there is no code.
@@ -58,10 +58,10 @@ _REFUSALS = (
     ),
     (
         r"unsupported startup parameter",
-        "a pooler stands before the server and refuses `options`; remove them from the URL and set them for the role",
+        "a connection pooler refuses `options`; remove them from the URL and set them for the role",
     ),
-    (r"no pg_hba.conf entry", "let the user in from this machine, in the server's pg_hba.conf"),
-    (r"starting up|shutting down|recovery mode", "it will answer soon; try again"),
+    (r"no pg_hba.conf entry", "allow the user from this machine in the server's pg_hba.conf"),
+    (r"starting up|shutting down|recovery mode", "try again in a moment"),
     (r"failed to resolve host|could not translate host name", "check the host in the URL"),
 )
 _NO_TABLE = re.compile(r"no such table: (?:main\.)?(\S+)|relation \"(?:[^\".]+\.)?([^\"]+)\" does not exist")
@@ -91,7 +91,7 @@ def as_amends_error(error: BaseException) -> AmendsError:
     if missing := _NO_TABLE.search(reason):
         return _missing_table(store, missing[1] or missing[2])
     if code.startswith(_BROKEN):
-        return JournalError(f"{store} is not a sound SQLite database ({reason}); restore it from a backup")
+        return JournalError(f"{store} is not a valid SQLite database ({reason}); restore it from a backup")
     if code == _NO_SCHEMA:
         return InputError(f"{store}: {reason}; create the schema that its search_path names, or correct the URL")
     remedy = next((remedy for prefix, remedy in _REMEDIES if code.startswith(prefix)), None)
@@ -99,7 +99,7 @@ def as_amends_error(error: BaseException) -> AmendsError:
         remedy = next((remedy for words, remedy in _REFUSALS if re.search(words, reason)), None)
         remedy = remedy or "check that it runs and that the URL is right"
     if remedy is None:
-        return JournalError(f"{store} refused: {reason}; `amends db check` looks for damage")
+        return JournalError(f"{store} refused: {reason}; check for damage: amends db check")
     return UnreachableError(f"{store}: {reason}; {remedy}")
 
 

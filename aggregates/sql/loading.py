@@ -63,7 +63,8 @@ class Plans:
                 self._known[fingerprint] = Plan.model_validate_json(text)
             except ValidationError as error:
                 raise JournalError(
-                    f"plan {fingerprint} cannot be read: {error.error_count()} fields do not fit this version's"
+                    f"plan {fingerprint} cannot be read: {error.error_count()} fields are not valid in this version "
+                    "of amends"
                 ) from error
         return self._known[fingerprint]
 

@@ -86,7 +86,7 @@ class _Datastore(SQLAlchemyDatastore):
             running = Transaction(self._write() if commit else self._read(), commit=commit, lock=None)
             running.token = transactions.set(running)
         elif commit and not running.commit:
-            raise ProgrammingError("a transaction for reading was begun already; end it before writing")
+            raise ProgrammingError("a read transaction is open; end it before writing")
         return running
 
     @classmethod

@@ -166,7 +166,7 @@ def read_plan(connection: Connection, fingerprint: str) -> str | None:
     if not rows:
         return None
     if not plan_fits(*rows[0]):
-        raise JournalError(f"plan {fingerprint} was changed: it does not fit its checksum")
+        raise JournalError(f"plan {fingerprint} was changed: its checksum does not match")
     plan: str = rows[0][2]
     return plan
 

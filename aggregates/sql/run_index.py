@@ -120,7 +120,7 @@ def find_runs(
     if query.before is not None:
         started_ms = connection.execute(select(row.started_ms).where(row.run_id == query.before)).scalar()
         if started_ms is None:
-            raise NotFoundError(f"there is no run {query.before!r} to list on from; begin at the first page")
+            raise NotFoundError(f"there is no run {query.before!r} to continue the list from; start at the first page")
         found = found.where(
             or_(row.started_ms < started_ms, and_(row.started_ms == started_ms, row.run_id < query.before))
         )

@@ -102,7 +102,9 @@ class SqlStepWork:
         if stream in self._used or self._batch.stream_exists(stream):
             raise InputError(f"{cls.__name__} {aggregate.id!r} exists already; use get() to change it")
         if aggregate.version != len(aggregate.pending_events):
-            raise InputError(f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() takes new ones")
+            raise InputError(
+                f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() accepts only new aggregates"
+            )
         self._used[stream] = LoadedAggregate(aggregate, 0, 0)
         return aggregate
 
@@ -150,7 +152,8 @@ class SqlStepWork:
         """
         if self._spoiled is not None:
             raise UnitOfWorkError(
-                f"a statement of this step failed ({_line(self._spoiled)}), so nothing of it counts; let its error pass"
+                f"a statement of this step failed ({_line(self._spoiled)}), so the step cannot commit; let the error "
+                "propagate"
             ) from self._spoiled
         for stream, held in self._used.items():
             if held.aggregate.version != held.version:
@@ -175,7 +178,9 @@ class SqlStepWork:
         held.snapshot_version = held.version
         if isinstance(taken, SnapshotSkipped):
             # No id and no reason, which may quote the state: a log must not contain user data.
-            _log.warning("no snapshot can be taken of aggregate %s; its events are folded", _class_of(held.aggregate))
+            _log.warning(
+                "cannot take a snapshot of aggregate %s; Amends folds its events instead", _class_of(held.aggregate)
+            )
             return
         self._batch.snapshots.append(StoredEvent(taken.stream, taken.position, taken.key, taken.state))
 
@@ -193,10 +198,10 @@ class SqlStepWork:
 
     def _check(self) -> None:
         if self._ended:
-            raise UnitOfWorkError("this unit of work has ended with its step; do not keep it")
+            raise UnitOfWorkError("this unit of work ended with its step; do not use it afterwards")
         if self._spoiled is not None:
             raise UnitOfWorkError(
-                f"an earlier statement of this step failed ({_line(self._spoiled)}); let its error pass"
+                f"an earlier statement of this step failed ({_line(self._spoiled)}); let the error propagate"
             )
 
 
@@ -326,7 +331,7 @@ class SqlTx:
             JournalError: Another step of the same unit has not ended yet.
         """
         if len(self._batch.savepoints) > 1:
-            raise JournalError("a step is running in this unit; steps of one unit run one after the other")
+            raise JournalError("a step is running in this unit; run the steps of one unit one after the other")
         return _Step(self._batch)
 
 

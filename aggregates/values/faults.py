@@ -16,10 +16,10 @@ _SHOWN_ERRORS: Final = 3
 _NAME_CHARS: Final = 60
 _KNOWN: Final = frozenset(get_args(ErrorType))
 _WORDS: Final[Mapping[str, str]] = {
-    "missing": "is required and was not stored",
-    "extra_forbidden": "was stored and is not a field any more",
-    "enum": "is no member of its enum any more",
-    "literal_error": "is none of the allowed values any more",
+    "missing": "is required but was not stored",
+    "extra_forbidden": "was stored but is no longer a field",
+    "enum": "is no longer a member of its enum",
+    "literal_error": "is no longer an allowed value",
     "value_error": "is refused by a validator",
     "assertion_error": "is refused by a validator",
 }

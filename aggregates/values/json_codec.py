@@ -238,7 +238,7 @@ def unwritable_remedy(
     """
     if "utf-8" in found:
         return (
-            "for bytes that are no text set ser_json_bytes='base64' and val_json_bytes='base64' in the model's "
+            "for bytes that are not text, set ser_json_bytes='base64' and val_json_bytes='base64' in the model's "
             "config, or declare a result pydantic.Base64Bytes"
         )
     return otherwise
@@ -275,8 +275,8 @@ def _loss_remedy(written: object, read: object) -> str:
         case deque() if isinstance(read, deque) and written.maxlen != read.maxlen:
             return "use a deque without maxlen, and keep maxlen in a field of its own"
         case _ if type(written) is type(read):
-            return "have its field written and read as it is: no init=False, no exclude, no serializer of its own"
-    return "declare the type that it has, or use plain JSON data"
+            return "write and read the field as it is: no init=False, no exclude, no custom serializer"
+    return "declare its actual type, or use plain JSON data"
 
 
 def _never(_: object, __: object) -> bool:

@@ -191,7 +191,7 @@ def _strict_decoder(what: str) -> json.JSONDecoder:
             Decimal(format(value, f".{_FLOAT_DIGITS}g")),
         ):
             raise InputError(
-                f"{what}: number {shorten(text)[1:-1]} is not kept by a double; write it as text in quotes"
+                f"{what}: number {shorten(text)[1:-1]} loses digits as a double; write it as text in quotes"
             )
         return value
 
@@ -203,7 +203,7 @@ def _strict_decoder(what: str) -> json.JSONDecoder:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{what}: key {shorten(twice)} is given twice; keep one")
+            raise InputError(f"{what}: key {shorten(twice)} appears twice; keep one")
         return found
 
     def integer(text: str) -> int:
@@ -228,7 +228,8 @@ def too_deep(limits: Limits) -> str:
 def _refuse_large(size: int, what: str, limits: Limits) -> None:
     if size > limits.max_bytes:
         raise InputError(
-            f"{what}: {size} bytes of JSON, the limit is {limits.max_bytes}; keep it elsewhere and pass a reference"
+            f"{what}: {size} bytes of JSON, the limit is {limits.max_bytes}; keep the data elsewhere and pass a "
+            "reference"
         )
 
 
@@ -305,9 +306,9 @@ def _unwritable(value: object, path: str, depth: int) -> Iterator[tuple[str, str
     elif isinstance(value, float) and value - value != 0:
         yield path, f"{value} is not JSON; use a finite number or None"
     elif isinstance(value, str) and not _encodable(value):
-        yield path, f"{shorten(value)} has a lone surrogate, which is not text; replace it"
+        yield path, f"{shorten(value)} has a lone surrogate; use valid Unicode text"
     elif not isinstance(value, str | int | float | None):
-        yield path, f"{shorten(value)} is {type(value).__name__}, which JSON cannot hold; use plain data"
+        yield path, f"{shorten(value)} is {type(value).__name__}, which JSON cannot represent; use plain data"
 
 
 def _encodable(text: str) -> bool:

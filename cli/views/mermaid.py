@@ -73,7 +73,7 @@ def _node(node: PlanNode, name: str) -> str:
         what.append("read-only")
     lines = [_label(node.name), ", ".join(what)]
     if node.irreversible is not None:
-        lines.append(f"stays: {_label(node.irreversible)}")
+        lines.append(f"irreversible: {_label(node.irreversible)}")
     return f'{name}{before}"{"<br/>".join(lines)}"{after}'
 
 

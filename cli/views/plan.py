@@ -100,7 +100,7 @@ def undone_by(node: PlanNode, entry: CatalogEntry) -> str:
     if node.read_only:
         return "nothing to undo"
     if node.irreversible is not None:
-        return f"stays: {node.irreversible}"
+        return f"irreversible: {node.irreversible}"
     return "decides" if node.role is Role.PIVOT else "only goes forward"
 
 

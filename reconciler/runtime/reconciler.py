@@ -157,7 +157,7 @@ class Reconciler:
             )
             with suppress(_Overtaken):
                 return await self._record_scan(rule, seen, now_ms, before=rule_state.scans)
-        reason = f"other processes scanned with this rule meanwhile, {_SCANS} times in a row; scan again later"
+        reason = f"other processes scanned with this rule {_SCANS} times in the meantime; scan again later"
         return await self._record_scan(rule, ScanResult(unobservable=reason), self._clock(), before=0)
 
     async def _record_scan(self, rule: Rule, seen: ScanResult, now_ms: int, *, before: int) -> Verdict:

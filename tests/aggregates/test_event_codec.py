@@ -264,8 +264,8 @@ def test_an_unknown_topic_imports_nothing(codec: EventCodec, tmp_path: Path, mon
         with pytest.raises(UnknownTopicError) as refusal:
             codec.to_domain(StoredEvent("StockItem/s", 1, topic, b"{}"))
         assert str(refusal.value) == (
-            f"stream 'StockItem/s' position 1: topic {topic!r} is not known to this program; "
-            "load the module that defines it, or upgrade"
+            f"stream 'StockItem/s' position 1: topic {topic!r} is unknown to this program; "
+            "load the module that defines the topic, or upgrade this program"
         )
     assert "planted_module" not in sys.modules
 
@@ -284,8 +284,8 @@ def test_a_class_that_is_not_registered_is_refused() -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (("Other/s", 2, "StockItem.Reserved", b"{}"), "it belongs into a stream StockItem/..."),
-        (("StockItem/s", 2, "amends.StepSucceeded", b"{}"), "a fact does not belong into an aggregate's stream"),
+        (("Other/s", 2, "StockItem.Reserved", b"{}"), "the event belongs in a stream StockItem/..."),
+        (("StockItem/s", 2, "amends.StepSucceeded", b"{}"), "a fact does not belong in the stream of an aggregate"),
         (("StockItem/s", 2, "StockItem.Reserved", b""), "its payload is not a JSON object"),
         (("StockItem/s", 2, "StockItem.Reserved", b"[]"), "its payload is not a JSON object"),
         (("run/r", 2, "amends.Noticed", b'{"text":12'), "its payload is not a JSON object"),
@@ -318,7 +318,7 @@ def test_a_damaged_row_is_named(codec: EventCodec, row: tuple[str, int, str, byt
         codec.to_domain(StoredEvent(*row))
     message = str(refusal.value)
     assert message.startswith(f"stream {row[0]!r} position {row[1]}: the stored {row[2]} cannot be read: {why}")
-    assert message.endswith("; restore the row, or add an upcaster if its class was changed")
+    assert message.endswith("; restore the row, or add an upcaster if the class of the event has changed")
     assert message.isprintable()
 
 
@@ -375,7 +375,7 @@ def test_a_newer_version_is_refused(codec: EventCodec, row: StoredEvent, known: 
         codec.to_domain(row)
     assert str(refusal.value) == (
         f"stream '{row.originator_id}' position 2: {row.topic} has version {known + 1}, "
-        f"this program knows {known}; upgrade it"
+        f"this program reads versions up to {known}; upgrade this program"
     )
 
 
@@ -467,7 +467,7 @@ def undeclared(value: object) -> Callable[[StockItem], None]:
             lambda item: item.set_price("1.0"),
             (
                 "price: '1.0' (str) would be read back as Decimal('1.0') (Decimal); "
-                "declare the type that it has, or use plain JSON data"
+                "declare its actual type, or use plain JSON data"
             ),
         ),
         (
@@ -478,7 +478,7 @@ def undeclared(value: object) -> Callable[[StockItem], None]:
             ),
         ),
         (undeclared(float("nan")), "anything: nan is not JSON; use a finite number or None"),
-        (undeclared("\ud800"), "anything: '\\ud800' has a lone surrogate, which is not text; replace it"),
+        (undeclared("\ud800"), "anything: '\\ud800' has a lone surrogate; use valid Unicode text"),
         (
             undeclared({1: 2}),
             "anything: key 1 would be read back as '1'; use text keys, or declare the type of the keys",
@@ -487,7 +487,7 @@ def undeclared(value: object) -> Callable[[StockItem], None]:
             undeclared(Address(city="x")),
             (
                 "anything: Address(city='x', zip=None) (Address) would be read back as {'city': 'x', 'zip': None} "
-                "(dict); declare the type that it has, or use plain JSON data"
+                "(dict); declare its actual type, or use plain JSON data"
             ),
         ),
         (
@@ -498,7 +498,7 @@ def undeclared(value: object) -> Callable[[StockItem], None]:
             ),
         ),
         (undeclared({"_type_": 1}), "key '_type_' is reserved; rename it"),
-        (undeclared("x" * 1000), "1057 bytes of JSON, the limit is 1000; keep it elsewhere and pass a reference"),
+        (undeclared("x" * 1000), "1057 bytes of JSON, the limit is 1000; keep the data elsewhere and pass a reference"),
     ],
 )
 def test_an_event_that_would_not_come_back_is_refused(call: Callable[[StockItem], None], message: str) -> None:
@@ -536,7 +536,7 @@ def test_definitions_that_cannot_work_are_refused() -> None:
         class Made(Aggregate.Event):
             class_version: int = 2
 
-    with pytest.raises(DefinitionError, match=r"^event Versioned.Made: class_version is one of its fields"):
+    with pytest.raises(DefinitionError, match=r"^event Versioned.Made: the field name class_version is reserved"):
         EventCodec([Versioned])
 
     for category in ("run", "amends", "a/b", "a.b", ""):
@@ -566,7 +566,9 @@ def test_a_subclass_has_streams_and_topics_of_its_own() -> None:
     assert rows[0].originator_id == Special.stream_of("s") == "Special/s"
     assert replayed(codec, rows) == item
     assert type(replayed(codec, rows)) is Special
-    with pytest.raises(DefinitionError, match=r"Account\.Deposited is another's event; define it within Special"):
+    with pytest.raises(
+        DefinitionError, match=r"Account\.Deposited belongs to another aggregate; define the event within Special"
+    ):
         item.trigger_event(Account.Deposited, amount=Decimal(1), currency="EUR")
 
 
@@ -630,14 +632,14 @@ def test_typed_state_gets_a_snapshot() -> None:
         (
             (1, 2),
             (
-                "anything: (1, 2) (tuple) would be read back as [1, 2] (list); declare the type that it has, or use "
+                "anything: (1, 2) (tuple) would be read back as [1, 2] (list); declare its actual type, or use "
                 "plain JSON data"
             ),
         ),
         (
             Decimal(1),
             (
-                "anything: Decimal('1') (Decimal) would be read back as '1' (str); declare the type that it has, or "
+                "anything: Decimal('1') (Decimal) would be read back as '1' (str); declare its actual type, or "
                 "use plain JSON data"
             ),
         ),
@@ -659,7 +661,7 @@ def test_equal_is_not_enough_for_a_snapshot() -> None:
     item.on_hand = Decimal(2)  # type: ignore[assignment]  # as `2 * Decimal(1)` would make it
     assert take_snapshot(item) == SnapshotSkipped(
         "aggregate StockItem 's': no snapshot: on_hand: Decimal('2') (Decimal) would be read back as 2 (int); "
-        "declare the type that it has, or use plain JSON data"
+        "declare its actual type, or use plain JSON data"
     )
 
 
@@ -669,7 +671,7 @@ def test_shared_objects_get_no_snapshot() -> None:
     item.anything = item.extra = [1]
     skipped = take_snapshot(item)
     assert isinstance(skipped, SnapshotSkipped)
-    assert skipped.reason.endswith("holds an object that is held elsewhere too; copy it")
+    assert skipped.reason.endswith("shares an object with another part of the state; store a copy")
 
 
 def test_a_snapshot_of_other_code_is_not_used() -> None:

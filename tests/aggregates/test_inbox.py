@@ -166,7 +166,7 @@ def test_another_call_under_a_used_key_is_a_conflict(
     service.do("undone")
     service.undo("undo", "undone")
     for key in ("done", "refused", "undone"):
-        with pytest.raises(KeyConflictError, match=rf"key '{key}' was used for something else {difference}"):
+        with pytest.raises(KeyConflictError, match=rf"key '{key}' was used for another operation {difference}"):
             service.do(key, content, operation=operation)
     assert service.rule_state() == ["done"]
 
@@ -431,7 +431,7 @@ def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> Non
     """An autocommit connection is refused, as key and effect would be recorded apart; no row remains."""
     with (
         service.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        pytest.raises(InputError, match="commits every statement by itself"),
+        pytest.raises(InputError, match="commits each statement on its own"),
     ):
         service.inbox.do(connection, "k", "charge", PRICE, lambda: service._take_effect(connection, "k", None))
     assert (service.rule_state(), service.remembered()) == ([], 0)
@@ -450,7 +450,7 @@ def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) ->
             service.inbox.do(connection, "k", "charge", PRICE, work)
         connection.commit()
     for ask in (service.do, service.find, service.settle):
-        with pytest.raises(InputError, match="key 'k' has no result: its operation committed by itself"):
+        with pytest.raises(InputError, match="key 'k' has no result: its operation committed on its own"):
             ask("k")
     assert service.rule_state() == ["k"]
 
@@ -482,10 +482,10 @@ def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("", "idempotency key '': give text that is not empty"),
-        ("a\0b", "idempotency key 'a.*b': give text that is not empty and has no NUL"),
+        ("", "idempotency key '' is empty"),
+        ("a\0b", "idempotency key 'a.*b' is empty or has a NUL character"),
         ("\ud800", "has a lone surrogate"),
-        ("é" * 1001, "has 2002 bytes, at most 2000"),
+        ("é" * 1001, "has 2002 bytes, the limit is 2000"),
     ],
 )
 def test_a_key_that_cannot_be_kept_is_refused(service: Service, key: str, message: str) -> None:

@@ -305,8 +305,8 @@ LOST: list[tuple[Any, Any, str]] = [
     (re.Pattern[str], re.compile("a", re.IGNORECASE), "write the flags into the pattern, such as (?i)"),
     (SecretStr, SecretStr("x"), "keep the secret elsewhere and pass its name, or declare str or bytes"),
     (Account, Account(1, SecretStr("x")), "keep the secret elsewhere and pass its name, or declare str or bytes"),
-    (Forgetful, Forgetful(1).remember(), "no init=False, no exclude, no serializer of its own"),
-    (Alike, Alike(id=1, hidden=2), "no init=False, no exclude, no serializer of its own"),
+    (Forgetful, Forgetful(1).remember(), "no init=False, no exclude, no custom serializer"),
+    (Alike, Alike(id=1, hidden=2), "no init=False, no exclude, no custom serializer"),
     (bytes, b"\xff", "set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config"),
 ]
 
@@ -418,8 +418,8 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (float, float("nan"), "nan is not JSON; use a finite number or None"),
     (dict[str, list[float]], {"a": [1.0, float("inf")]}, "a[1]: inf is not JSON; use a finite number or None"),
     (Any, {"a": float("-inf")}, "a: -inf is not JSON; use a finite number or None"),
-    (Any, {"a": "x\ud800"}, "a: 'x\\ud800' has a lone surrogate, which is not text; replace it"),
-    (str, "\udfff", "'\\udfff' has a lone surrogate, which is not text; replace it"),
+    (Any, {"a": "x\ud800"}, "a: 'x\\ud800' has a lone surrogate; use valid Unicode text"),
+    (str, "\udfff", "'\\udfff' has a lone surrogate; use valid Unicode text"),
     (
         Any,
         {"a": {1: "x"}},
@@ -433,27 +433,24 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (
         Any,
         {"a": {7}},
-        "a: {7} (set) would be read back as [7] (list); declare the type that it has, or use plain JSON data",
+        "a: {7} (set) would be read back as [7] (list); declare its actual type, or use plain JSON data",
     ),
     (
         Any,
         (1, 2),
-        "(1, 2) (tuple) would be read back as [1, 2] (list); declare the type that it has, or use plain JSON data",
+        "(1, 2) (tuple) would be read back as [1, 2] (list); declare its actual type, or use plain JSON data",
     ),
     (
         Any,
         Decimal("1.0"),
-        (
-            "Decimal('1.0') (Decimal) would be read back as '1.0' (str); "
-            "declare the type that it has, or use plain JSON data"
-        ),
+        ("Decimal('1.0') (Decimal) would be read back as '1.0' (str); declare its actual type, or use plain JSON data"),
     ),
     (
         Any,
         Line(sku="s", quantity=1),
         (
             "Line(sku='s', quantity=1) (Line) would be read back as {'quantity': 1, 'sku': 's'} (dict); "
-            "declare the type that it has, or use plain JSON data"
+            "declare its actual type, or use plain JSON data"
         ),
     ),
     (
@@ -461,7 +458,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
         [Animal(name="a"), Dog(name="rex")],
         (
             "[1]: Dog(name='rex', breed='mutt') (Dog) would be read back as Animal(name='rex') (Animal); "
-            "declare the type that it has, or use plain JSON data"
+            "declare its actual type, or use plain JSON data"
         ),
     ),
     (
@@ -478,14 +475,15 @@ REFUSED: list[tuple[Any, Any, str]] = [
         b"\xff",
         (
             "b'\\xff' cannot be written as JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid utf-8); "
-            "for bytes that are no text set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config, "
+            "for bytes that are not text, set ser_json_bytes='base64' and val_json_bytes='base64' in the model's "
+            "config, "
             "or declare a result pydantic.Base64Bytes"
         ),
     ),
     (
         int,
         "12",
-        "'12' (str) would be read back as 12 (int); declare the type that it has, or use plain JSON data",
+        "'12' (str) would be read back as 12 (int); declare its actual type, or use plain JSON data",
     ),
     (
         Line,
@@ -494,8 +492,8 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ),
     (Any, {"a": [{"_type_": 1}]}, "key '_type_' is reserved; rename it"),
     (Any, {"_type_": "x", "_data_": 1}, "key '_data_' is reserved; rename it"),
-    (Any, "x" * 1000, "1002 bytes of JSON, the limit is 1000; keep it elsewhere and pass a reference"),
-    (Any, "é" * 500, "1002 bytes of JSON, the limit is 1000; keep it elsewhere and pass a reference"),
+    (Any, "x" * 1000, "1002 bytes of JSON, the limit is 1000; keep the data elsewhere and pass a reference"),
+    (Any, "é" * 500, "1002 bytes of JSON, the limit is 1000; keep the data elsewhere and pass a reference"),
     (Any, deep, "nested deeper than 64 levels, or refers to itself; flatten it"),
     (Any, endless, "nested deeper than 64 levels, or refers to itself; flatten it"),
 ]
@@ -534,14 +532,14 @@ UNREADABLE: list[tuple[str | bytes, str]] = [
     ),
     ('{"sku": NaN}', "NaN is not JSON; use a finite number or null"),
     ("[-Infinity]", "-Infinity is not JSON; use a finite number or null"),
-    ("[1e400]", "number 1e400 is not kept by a double; write it as text in quotes"),
+    ("[1e400]", "number 1e400 loses digits as a double; write it as text in quotes"),
     (
         "[1234567890123456789.25]",
-        "number 1234567890123456789.25 is not kept by a double; write it as text in quotes",
+        "number 1234567890123456789.25 loses digits as a double; write it as text in quotes",
     ),
     ("[" + "1" * 5000 + "]", "a number of 5000 digits is too long; write it as text in quotes"),
-    ('{"a": {"sku": 1, "sku": 2}}', "key 'sku' is given twice; keep one"),
-    ('{"a": "\\ud800"}', "a: '\\ud800' has a lone surrogate, which is not text; replace it"),
+    ('{"a": {"sku": 1, "sku": 2}}', "key 'sku' appears twice; keep one"),
+    ('{"a": "\\ud800"}', "a: '\\ud800' has a lone surrogate; use valid Unicode text"),
     (
         b'"\xff"',
         "not UTF-8 text ('utf-8' codec can't decode byte 0xff in position 1: invalid start byte); send JSON as UTF-8",
@@ -549,7 +547,10 @@ UNREADABLE: list[tuple[str | bytes, str]] = [
     ('{"_type_": 1}', "key '_type_' is reserved; rename it"),
     ("[" * 65 + "]" * 65, "nested deeper than 64 levels, or refers to itself; flatten it"),
     ("[" * 100_000, "nested deeper than 64 levels, or refers to itself; flatten it"),
-    ('"' + "x" * 200_000 + '"', "200002 bytes of JSON, the limit is 150000; keep it elsewhere and pass a reference"),
+    (
+        '"' + "x" * 200_000 + '"',
+        "200002 bytes of JSON, the limit is 150000; keep the data elsewhere and pass a reference",
+    ),
     ("{}", "sku: Field required; quantity: Field required"),
     (
         '{"quantity": "x"}',

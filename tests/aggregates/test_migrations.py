@@ -165,7 +165,9 @@ def test_a_database_with_foreign_tables_is_refused(engine: Engine) -> None:
         connection.execute(text("CREATE TABLE plans (price INTEGER)"))
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
-    with pytest.raises(JournalError, match="has tables that are not ours: plans; use another database or schema"):
+    with pytest.raises(
+        JournalError, match="has tables that Amends did not create: plans; use another database or schema"
+    ):
         upgrade(engine)
     with writing(engine) as connection:
         connection.execute(text("DROP TABLE plans"))

@@ -48,8 +48,12 @@ CASES = {
     "too many connections": ("crowd:right@{host}/shop", 3, "raise the limit of connections or use fewer processes"),
     "missing tables": ("app:right@{host}/empty", 2, "run `amends db upgrade`"),
     "a missing schema": ("app:right@{host}/shop?options=-csearch_path%3Dnope", 2, "run `amends db upgrade`"),
-    "a user without rights": ("stranger:right@{host}/shop", 3, "grant the user what it lacks"),
-    "a read-only user": ("reader:right@{host}/shop", 3, "may not be written by this user; grant it SELECT, INSERT,"),
+    "a user without rights": ("stranger:right@{host}/shop", 3, "grant the user the missing privilege"),
+    "a read-only user": (
+        "reader:right@{host}/shop",
+        3,
+        "cannot be written by this user; grant the user SELECT, INSERT,",
+    ),
     "a read-only server": (
         "app:right@{host}/shop?options=-cdefault_transaction_read_only%3Don",
         3,
@@ -87,7 +91,7 @@ def test_the_program_says_the_same(
         assert amends("list").code == ExitCode.OK
         found = amends("doctor", "--json")
         assert found.code == ExitCode.FOUND
-        assert "may not be written by this user" in found.out
+        assert "cannot be written by this user" in found.out
 
 
 def test_a_missing_schema_cannot_be_filled(

@@ -100,9 +100,9 @@ def test_only_late_effects_and_operators_open_a_closed_run() -> None:
 
 
 GUARDS = (
-    "is not attempted any more, the run has turned round",
-    "is not to be undone, the run has not turned round",
-    "was not in doubt, and is not attempted any more",
+    "must not be attempted, because the run is being undone",
+    "cannot be undone, because the run is not being undone",
+    "was not in doubt, and a run that is being undone attempts no step",
 )
 
 
@@ -203,7 +203,7 @@ RETRIABLE = plan_node("a", undo=False, role=Role.RETRIABLE)
         ),
         (plan_of(BARE), "succeeded", "COMPENSATING", "CompensationStarted", "node 'a' has no compensation"),
         (plan_of(EFFECT), "spent", "RUNNING", "ProbeAttemptFailed", "node 'a' has no probe"),
-        (plan_of(EFFECT), "spent", "RUNNING", "StepFailed", "an effect that may have acted; only a probe can tell"),
+        (plan_of(EFFECT), "spent", "RUNNING", "StepFailed", "an effect that may have acted; only a probe can rule"),
         (plan_of(EFFECT), "probe waiting", "RUNNING", "StepFailed", "an effect that may have acted"),
         (plan_of(READS), "spent", "RUNNING", "StepInDoubt", "node 'a' is read-only; it changes nothing"),
         (plan_of(READS), "waiting", "CANCELLING", "StepInDoubt", "node 'a' is read-only; it changes nothing"),
@@ -220,22 +220,28 @@ RETRIABLE = plan_node("a", undo=False, role=Role.RETRIABLE)
             "succeeded",
             "COMPENSATING",
             "SagaCompensated",
-            "SagaCompensated at 10: not accounted for: a",
+            "SagaCompensated at 10: not undone yet: a",
         ),
-        (plan_of(EFFECT), "in doubt", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(EFFECT), "undo started", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(EFFECT), "undo waiting", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(EFFECT), "undo spent", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(EFFECT), "undo exhausted", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(TRANSACTION), "succeeded", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(BARE), "succeeded", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
-        (plan_of(STAYS), "in doubt", "COMPENSATING", "SagaCompensated", "not accounted for: a"),
+        (plan_of(EFFECT), "in doubt", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(EFFECT), "undo started", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(EFFECT), "undo waiting", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(EFFECT), "undo spent", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(EFFECT), "undo exhausted", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(TRANSACTION), "succeeded", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(BARE), "succeeded", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
+        (plan_of(STAYS), "in doubt", "COMPENSATING", "SagaCompensated", "not undone yet: a"),
         (plan_of(EFFECT), "started", "RUNNING", "AttentionRequested", "may still act: a"),
         (plan_of(EFFECT), "pending", "RUNNING", "AttentionRequested", "no node of stage 0 has failed"),
-        (plan_of(EFFECT), "rejected", "RUNNING", "AttentionRequested", "what was done can be compensated"),
-        (plan_of(EFFECT), "in doubt", "CANCELLING", "AttentionRequested", "what was done can be compensated"),
+        (plan_of(EFFECT), "rejected", "RUNNING", "AttentionRequested", "the steps that acted can still be compensated"),
+        (
+            plan_of(EFFECT),
+            "in doubt",
+            "CANCELLING",
+            "AttentionRequested",
+            "the steps that acted can still be compensated",
+        ),
         (plan_of(EFFECT), "succeeded", "COMPENSATING", "AttentionRequested", "stage 0 can still be undone"),
-        (plan_of(RETRIABLE), "pending", "RUNNING", "CancelRequested", "stage 0 lies behind the pivot"),
+        (plan_of(RETRIABLE), "pending", "RUNNING", "CancelRequested", "stage 0 is past the pivot"),
     ],
 )
 def test_what_evidence_does_not_bear_out_is_refused(plan: Plan, status: str, run: str, fact: str, message: str) -> None:
@@ -265,7 +271,7 @@ def test_a_run_never_turns_behind_its_pivot(role: Role) -> None:
         "a": NodeState(NodeStatus.SUCCEEDED, 1, None, 0, 2),
         "b": NodeState(NodeStatus.REJECTED, 1, None, 0, 3),
     }
-    with pytest.raises(TransitionError, match="SagaFailed at 10: stage 1 lies behind the pivot"):
+    with pytest.raises(TransitionError, match="SagaFailed at 10: stage 1 is past the pivot"):
         evolve(RunState(plan, RunStatus.RUNNING, 9, nodes, 1, 0, 0), head("SagaFailed"))
 
 

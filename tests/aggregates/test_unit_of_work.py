@@ -288,7 +288,7 @@ async def test_a_unit_of_work_ends_with_its_step(journal: SqlJournal) -> None:
     """The unit of work refuses every call after the step, and a second step inside the first."""
     kept: list[StepWork] = []
     await journal.commit(step(kept.append))
-    with pytest.raises(UnitOfWorkError, match="has ended with its step"):
+    with pytest.raises(UnitOfWorkError, match="ended with its step"):
         kept[0].find(Stock, "sku")
 
     def nested(tx: Tx) -> None:

@@ -51,7 +51,7 @@ order = Saga("order", Order, book, pivot(confirm))
 """
 PRESENT = FORMER.replace(f'note: str = "{CANARY}"', "note: int = 1\n    country: str")
 SAYS = "the recorded input is not valid for the input type of saga 'order' any more: "
-FAULTS = "country is required and was not stored"
+FAULTS = "country is required but was not stored"
 
 
 def record_in_the_middle(code: Code, run_id: str = "r") -> RunRecord:

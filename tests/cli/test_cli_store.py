@@ -80,7 +80,7 @@ def test_the_catalog_says_how_everything_is_undone(amends: Amends) -> None:
     assert entries["charge_card"]["undone_by"] == f"{MODULE}:refund_card"
     assert entries["charge_card"]["probe"] == f"{MODULE}:find_charge"
     assert entries["quote_shipping"]["undone_by"] == "nothing to undo: read-only"
-    assert entries["reserve_stock"]["guarantee"] == "exactly once, in our store"
+    assert entries["reserve_stock"]["guarantee"] == "exactly once, in this store"
     out = amends("catalog").out
     assert "https://wiki.example/[stock]" in out
     assert "stock team" in out
@@ -183,10 +183,10 @@ def test_a_file_that_is_no_database_is_damage(tmp_path: Path, capsys: pytest.Cap
     amends = Amends(tmp_path, capsys)
     found = amends("db", "check", "--json")
     assert found.code == 1
-    assert "not a sound SQLite database" in found.json[0]["message"]
+    assert "not a valid SQLite database" in found.json[0]["message"]
     refused = amends("list")
     assert refused.code == 2
-    assert "not a sound SQLite database" in one_line(refused)
+    assert "not a valid SQLite database" in one_line(refused)
 
 
 # ---- doctor

@@ -122,7 +122,7 @@ def saga(*body: Any, name: str = "s", input: Any = Order) -> Saga[Any]:  # noqa:
 def bare(name: str) -> str:
     """Return the catalog's fault for a step without a compensation."""
     return (
-        f"saga 's': step {name!r} ({MODULE}:{name}) can be undone by nothing; add @{name}.compensation, or mark it "
+        f"saga 's': step {name!r} ({MODULE}:{name}) has no compensation; add @{name}.compensation, or mark it "
         f"pivot(...), retriable(...), irreversible(..., reason) or read_only=True"
     )
 
@@ -248,7 +248,7 @@ def test_how_a_step_is_undone_is_said_in_a_few_words() -> None:
         "book": f"{MODULE}:unbook",
         "charge": f"{MODULE}:refund",
         "quote": "nothing to undo: read-only",
-        "print_label": "stays: paper is cheap",
+        "print_label": "irreversible: paper is cheap",
         "go": "not undone: pivot",
         "tell": "not undone: retriable",
         "look": "nothing to undo: read-only",

@@ -229,7 +229,7 @@ async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: 
         return []
 
     verdict = await reconciler(journal).scan(replace(counter_is_behind, function=overtaken))
-    said = "other processes scanned with this rule meanwhile, 3 times in a row; scan again when they have ended"
+    said = "other processes scanned with this rule 3 times in the meantime; scan again later"
     assert verdict.rule_state.unobservable == said
     assert (verdict.rule_state.sweep, len(verdict.rule_state.drifts)) == ("", 1)
     assert topics(journal)[1:] == ["DriftDetected", *["RuleScanned"] * 3, "DriftUnobservable"]

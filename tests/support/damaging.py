@@ -63,8 +63,8 @@ DAMAGE: Mapping[str, tuple[Callable[[Engine], None], int, str]] = {
     "a fact does not follow": (_forged(_COMPLETED), 2, "SagaCompleted"),
     "a payload is no JSON": (_forged("state = :raw", raw=b'{"node": '), 2, "cannot be read"),
     "a payload lacks its fields": (_forged("state = :raw", raw=b"{}"), 2, "cannot be read"),
-    "a topic is unknown": (_forged("topic = 'os:system'"), 2, "is not known to this program"),
-    "a byte is flipped": (lambda engine: flip_state(engine, "run/bad", 2), 2, "does not fit its checksum"),
+    "a topic is unknown": (_forged("topic = 'os:system'"), 2, "is unknown to this program"),
+    "a byte is flipped": (lambda engine: flip_state(engine, "run/bad", 2), 2, "its checksum does not match"),
     "the plan is missing": (
         lambda engine: change(engine, "DELETE FROM plans WHERE saga = 'bad'"),
         1,
@@ -73,7 +73,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Engine], None], int, str]] = {
     "the plan is changed": (
         lambda engine: change(engine, "UPDATE plans SET plan = replace(plan, 'Order', 'Other') WHERE saga = 'bad'"),
         1,
-        "does not fit its checksum",
+        "its checksum does not match",
     ),
 }
 """Ways to damage the run `bad`, which alone has its plan: the change, the named position, words of the problem."""

@@ -251,7 +251,7 @@ def test_another_call_under_a_used_key_is_a_conflict(bank: ServiceProcess, op: s
     answer = post(bank, op, "conflict", **body)
     assert answer.status_code == 409
     assert answer.json()["error"] == "conflict"
-    assert answer.json()["reason"].startswith("key 'conflict' was used for something else (")
+    assert answer.json()["reason"].startswith("key 'conflict' was used for another operation (")
     assert get(bank, "log?outcome=all") == before
 
 

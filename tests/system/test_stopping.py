@@ -286,7 +286,7 @@ def test_a_worker_ends_while_the_database_is_away(
         outage.begin()
         try:
             (project.path / "s-gated.reached.gate").touch()
-            worker.read_until("is held until it answers")
+            worker.read_until("keeps pending writes until")
             assert worker.stop(signal.SIGTERM) == 0
         finally:
             outage.end()

@@ -132,7 +132,7 @@ def _is_older(engine: Engine, revision: str | None) -> bool:
 def _refuse_foreign_tables(engine: Engine, connection: Connection) -> None:
     if foreign := sorted(metadata.tables.keys() & set(inspect(connection).get_table_names())):
         raise JournalError(
-            f"store {safe_url(engine)!r} has tables that are not ours: {', '.join(foreign)}; "
+            f"store {safe_url(engine)!r} has tables that Amends did not create: {', '.join(foreign)}; "
             "use another database or schema"
         )
 
