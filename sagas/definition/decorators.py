@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, overload
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.run.plan import StepKind
 from amends.sagas.definition.context import Call, UnitOfWork
+from amends.sagas.definition.participants import Participant, check_participant
 from amends.sagas.definition.retry import EFFECT_TIMEOUT, Retry, check_overdue, check_retry, check_timeout
 from amends.sagas.definition.signatures import check_name, check_target, parameters, refuse_async
 from amends.sagas.definition.step_definition import Operation, StepDefinition
@@ -61,6 +62,7 @@ class _TransactionOptions:
         timeout: timedelta | None = None,
         queue: str | None = None,
         local: bool = False,
+        participant: Participant | None = None,
     ) -> StepDefinition:
         check_target(kind, target)
         step = check_name(target.__name__ if self.name is None else self.name, "step")
@@ -72,6 +74,7 @@ class _TransactionOptions:
         parameters(target, 2, where)
         check_retry(self.retry, where)
         check_overdue(self.overdue, where)
+        check_participant(participant, where)
         if local and queue is not None:
             raise DefinitionError(f"{where}: local=True and queue={queue!r}; remove one, a local effect is not routed")
         return StepDefinition(
@@ -84,6 +87,7 @@ class _TransactionOptions:
             self.owner,
             self.runbook,
             self.overdue,
+            participant,
         )
 
 
@@ -92,6 +96,7 @@ class _EffectOptions(_TransactionOptions):
     timeout: timedelta = EFFECT_TIMEOUT
     queue: str | None = None
     local: bool = False
+    participant: Participant | None = None
 
 
 @overload
@@ -152,6 +157,7 @@ def effect(
     owner: str | None = None,
     runbook: str | None = None,
     overdue: timedelta | None = None,
+    participant: Participant | None = None,
 ) -> _EffectDecorator: ...
 def effect(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Define a step whose function calls somebody else's system, at least once and by idempotency key.
@@ -170,6 +176,7 @@ def effect(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         runbook: Link to the instructions for operators.
         overdue: How long the step, or its compensation, may be open before `amends list --stuck` names the run, at
             least 1 ms; by default the sum of its attempts and delays, or an hour if its attempts are unlimited.
+        participant: The service that it calls, with the contract that `amends prove` relies on; `None` for none.
 
     Raises:
         DefinitionError: The function does not take two parameters, or an option is not valid.
@@ -178,7 +185,14 @@ def effect(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
 
     def decorate(target: Callable[..., Any]) -> Effect[Any, Any]:
         return Effect(
-            chosen.define(StepKind.EFFECT, target, timeout=chosen.timeout, queue=chosen.queue, local=chosen.local)
+            chosen.define(
+                StepKind.EFFECT,
+                target,
+                timeout=chosen.timeout,
+                queue=chosen.queue,
+                local=chosen.local,
+                participant=chosen.participant,
+            )
         )
 
     return decorate if function is None else decorate(function)

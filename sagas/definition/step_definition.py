@@ -11,6 +11,7 @@ from amends.aggregates.errors import DefinitionError
 from amends.aggregates.run.plan import StepKind, UndoPolicy
 from amends.aggregates.values.json_codec import JsonCodec
 from amends.sagas.definition.context import Call, UnitOfWork
+from amends.sagas.definition.participants import Participant
 from amends.sagas.definition.retry import UNDO_RETRY, Retry, check_retry, check_timeout, milliseconds
 from amends.sagas.definition.signatures import annotations, label, parameters, refuse_async, type_name
 
@@ -53,6 +54,7 @@ class StepDefinition:
         owner: The person or team to ask when it needs attention.
         runbook: Link to the instructions for operators.
         overdue: How long the step may be open before it counts as overdue; `None` for as long as its policy allows.
+        participant: The service that the effect calls; `None` for a transaction, or if the effect names none.
         sealed: Whether a plan contains it; then a compensation or probe can no longer be attached.
     """
 
@@ -65,6 +67,7 @@ class StepDefinition:
     owner: str | None = None
     runbook: str | None = None
     overdue: timedelta | None = None
+    participant: Participant | None = None
     undo: Operation | None = None
     probe: Operation | None = None
     sealed: bool = False

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition.decorators import effect, transaction
     from amends.sagas.definition.retry import Retry
+    from amends.sagas.definition.participants import Contract, Participant
     from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
     from amends.sagas.definition.steps import Effect, Step, Transaction
     from amends.sagas.engine.interventions import Intervention, InterventionKind
@@ -50,6 +51,7 @@ __all__ = [
     "Cause",
     "Client",
     "Command",
+    "Contract",
     "DefinitionError",
     "Done",
     "Drift",
@@ -63,6 +65,7 @@ __all__ = [
     "KeyConflictError",
     "NotFoundError",
     "Observation",
+    "Participant",
     "RefusedError",
     "Rejected",
     "Retry",
@@ -116,6 +119,7 @@ _HOMES = {
     "sagas.definition.decorators": ("effect", "transaction"),
     "sagas.definition.retry": ("Retry",),
     "sagas.definition.steps": ("Effect", "Step", "Transaction"),
+    "sagas.definition.participants": ("Contract", "Participant"),
     "sagas.engine.interventions": ("Intervention", "InterventionKind"),
     "sagas.engine.result": ("RunResult",),
     "sagas.runtime.runner": ("Runner",),

@@ -1,0 +1,33 @@
+"""Prove: explore every way in which a saga can fail, before it is deployed.
+
+This folder owns the search and its model of the world. It may import `amends.sagas.engine`, `amends.sagas.definition`,
+`amends.compensations` and `amends.aggregates`. It drives the same protocol as the drivers, on a journal in memory whose
+records are frozen, so that forking a world costs one pointer. Only `runtime` reads a clock.
+
+Public names, which the command line, the pytest plugin and the pages build on:
+
+| name | module | use |
+|---|---|---|
+| `explore(saga, input, ...)` | `runtime.explore` | explore, and return a `Report` |
+| `replay(token, saga, input, ...)` | `runtime.explore` | play a story again, and return a `Story` |
+| `Experiment`, `Prepared` | `experiment` | the question of a search; `run_experiment` answers it |
+| `Report`, `BrokenLaw`, `Verdict` | `report` | the answer |
+| `Story`, `StoryLine`, `BookLine` | `story` | a story in words, with its facts and the participants' books |
+| `End` | `end` | what a user's invariant receives |
+| `Law`, `LAWS` | `laws` | the laws, each with a sentence for users |
+| `Coverage`, `Row` | `coverage` | the transitions that stories have used |
+| `Participant`, `Contract` | `amends.sagas.definition.participants` | the promises of the services that effects call |
+
+The parts, from below, in the order in which to read them:
+
+    books        what participants remember, and the answers that they give
+    memory       the journal in memory: `MemoryTx`, aggregates, own tables
+    functions    the user's functions, run for real or replaced
+    world        one state of the search, and the part of it on which the future depends
+    moves        the kinds of moves, with cost and sentence
+    units        units of the journal on a world, each one repeated
+    network      calls that arrive, answers that come back, workers that die
+    player       all moves of a world
+    laws         the laws
+    search       breadth by faults, equal worlds once, random stories at the end of the budget
+"""

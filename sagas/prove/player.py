@@ -1,0 +1,192 @@
+"""The player: everything that can happen next in a world, played through the protocol that the drivers use. Pure.
+
+`Player.expand` is a deterministic function of a world, so the index of a move in its result names the move, and a story
+is a list of indices. `units` runs the units of the journal, `network` plays calls and answers, and this module lists
+the moves of drivers and operators.
+"""
+
+from collections.abc import Iterator
+
+from amends.aggregates.errors import BusyError, InputError, RefusedError
+from amends.aggregates.run.facts import CompensationResolved, StepResolved, StepRuledOut
+from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.run.state import NodeStatus, RunStatus
+from amends.sagas.engine.calls import Direction, key_of
+from amends.sagas.engine.decide import Conclusion, Decision, RunCompensation, RunStep, WaitUntil, Work, decide
+from amends.sagas.engine.interventions import Intervention, InterventionKind, open_for_decision
+from amends.sagas.engine.outcome import Succeeded
+from amends.sagas.engine.protocol import direction_of
+from amends.sagas.prove.functions import TransactionFault
+from amends.sagas.prove.moves import Move, MoveKind
+from amends.sagas.prove.network import Network
+from amends.sagas.prove.units import Played, Units
+from amends.sagas.prove.world import Listener, OpenCall, World
+
+__all__ = ["Player"]
+
+_CLAIMED = {NodeStatus.STARTED: Direction.DO, NodeStatus.UNDO_STARTED: Direction.UNDO}
+_DECISIONS = tuple(kind for kind in InterventionKind if kind is not InterventionKind.CANCEL)
+
+
+class Player:
+    """Plays moves.
+
+    Args:
+        units: Runs the units of the journal.
+
+    Attributes:
+        terms: The terms of every effect, by name of its step.
+    """
+
+    def __init__(self, units: Units) -> None:
+        self.terms = units.terms
+        self._units = units
+        self._network = Network(units)
+
+    def expand(self, world: World) -> list[Played]:
+        """Return every move that is possible in a world, with the world after it.
+
+        Raises:
+            ProveError: A function of the user does not fit the search.
+        """
+        moves: list[Played] = []
+        for run, record in enumerate(world.runs):
+            decisions = decide(record.state, world.now_ms)
+            driving = list(self._drive(world, run, decisions))
+            moves += driving
+            moves += self._operate(world, run, record)
+            if not driving:
+                moves += self._redeliver(world, run, record)
+            moves += self._network.moves(world, run, driving=bool(driving))
+        if not any(each.move.kind is MoveKind.DRIVE for each in moves):
+            moves += self._wait(world)
+        return moves
+
+    # ---- the driver
+
+    def _drive(self, world: World, run: int, decisions: tuple[Decision, ...]) -> Iterator[Played]:
+        if not self._due(world, run, decisions):
+            return
+        played = self._units.drive(world, Move(MoveKind.DRIVE, run))
+        if played.changed:
+            yield played
+        if not world.faults:
+            return
+        for index, ran in enumerate(played.ran):
+            for fault in TransactionFault:
+                if fault is TransactionFault.REFUSED and ran.undo and not self._units.registry.refuses_undo:
+                    continue
+                name = f"the undo of {ran.node!r}" if ran.undo else f"the transaction {ran.node!r}"
+                move = Move(MoveKind.TRANSACTION, run, ran.node, f"{name} {fault.value}")
+                yield self._units.drive(world, move, (index, fault))
+
+    def _due(self, world: World, run: int, decisions: tuple[Decision, ...]) -> bool:
+        nodes = world.runs[run].state.plan.nodes
+        probed = world.probed(run)
+        return any(
+            isinstance(each, Conclusion)
+            or (isinstance(each, Work) and (nodes[each.node].kind is StepKind.TRANSACTION or each.node not in probed))
+            for each in decisions
+        )
+
+    def _wait(self, world: World) -> Iterator[Played]:
+        """Let time pass until the next decision; the claim of a call that is answered in time does not expire."""
+        waits = [
+            (each.due_ms, run, each.node)
+            for run, record in enumerate(world.runs)
+            for each in decide(record.state, world.now_ms)
+            if isinstance(each, WaitUntil)
+        ]
+        if not waits:
+            return
+        due_ms, run, _ = min(waits)
+        prompt = {(each.run, each.call.node) for each in world.calls if each.listener is Listener.PROMPT}
+        for due, of, node in waits:
+            if due == due_ms and (of, node) in prompt:
+                return
+        seconds = (due_ms - world.now_ms) / 1000
+        yield self._units.wait(world, Move(MoveKind.WAIT, run, "", f"{seconds:g} s pass"), due_ms)
+
+    def _redeliver(self, world: World, run: int, record: RunRecord) -> Iterator[Played]:
+        for name, at in record.state.nodes.items():
+            direction = _CLAIMED.get(at.status)
+            if direction is None:
+                continue
+            prompt = [each for each in world.calls_of(run, Listener.PROMPT) if each.call.node == name]
+            kind = MoveKind.TAKE_OVER_LIVE if prompt else MoveKind.REDELIVER
+            if kind.cost > world.faults:
+                continue
+            work: Work = (RunStep if direction is Direction.DO else RunCompensation)(name, at.attempt)
+            move = Move(kind, run, _words(name, direction_of(work), at.attempt))
+            yield self._units.take_over(world, move, work, prompt[0] if prompt else None)
+
+    # ---- operators
+
+    def _operate(self, world: World, run: int, record: RunRecord) -> Iterator[Played]:
+        if world.faults and record.state.status is RunStatus.RUNNING:
+            yield from self._decide(world, Move(MoveKind.CANCEL, run), _intervention(InterventionKind.CANCEL))
+        if not world.decisions:
+            return
+        for node in open_for_decision(record.state):
+            for kind in _DECISIONS:
+                output = self._output(world, run, node)
+                move = Move(MoveKind.DECIDE, run, node, f"{node!r}: {kind}")
+                yield from self._decide(world, move, _intervention(kind, node, output))
+
+    def _decide(self, world: World, move: Move, intervention: Intervention) -> Iterator[Played]:
+        """Play a decision, if the protocol accepts it and an operator who checked the books could make it."""
+        try:
+            played = self._units.intervene(world, move, intervention)
+        except (RefusedError, BusyError, InputError):
+            return
+        if not played.changed:
+            return
+        fact = played.appended[0].fact
+        match fact:
+            case StepResolved() if not self._stands(world, move.run, fact.node):
+                return
+            case StepRuledOut() if self._may_act(world, move.run, fact.node):
+                return
+            case CompensationResolved():
+                played = played._replace(world=_undone_by_hand(played.world, move.run, fact.node))
+        yield played
+
+    def _stands(self, world: World, run: int, node: str) -> bool:
+        record = world.runs[run]
+        key = key_of(record.run_id, node, Direction.DO, record.state.node(node).generation)
+        return world.books.page(key, run, node).standing > 0
+
+    def _may_act(self, world: World, run: int, node: str) -> bool:
+        coming = any(
+            each.run == run and each.call.node == node and each.answer is None and each.call.direction is Direction.DO
+            for each in world.calls
+        )
+        return coming or any(page.acted for page in world.books.of(run, node))
+
+    def _output(self, world: World, run: int, node: str) -> object:
+        answers = (page.answer for page in world.books.of(run, node) if page.answer is not None)
+        return next((each.outcome.result for each in answers if isinstance(each.outcome, Succeeded)), None)
+
+
+def _intervention(kind: InterventionKind, node: str | None = None, output: object = None) -> Intervention:
+    return Intervention(
+        kind=kind,
+        actor="operator",
+        reason="decided by the search",
+        node=node,
+        evidence="checked in the books",
+        output=output,  # type: ignore[arg-type]  # JSON, as the participant answered it
+    )
+
+
+def _undone_by_hand(world: World, run: int, node: str) -> World:
+    books = world.books
+    for key, page in world.books.pages.items():
+        if page.run == run and page.node == node:
+            books = books.having(key, page._replace(undone=page.acted, by_hand=True))
+    return world.with_books(books)
+
+
+def _words(node: str, direction: Direction, attempt: int) -> str:
+    return OpenCall.words_of(node, direction, attempt)

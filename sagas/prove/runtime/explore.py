@@ -1,0 +1,133 @@
+"""Explore a saga within a time budget. The only module of the search that reads a clock."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from amends.aggregates.events.aggregate import Aggregate
+from amends.sagas.definition.saga import Saga
+from amends.sagas.prove.end import Invariant, judge_of
+from amends.sagas.prove.experiment import Contracts, Experiment, Prepared, Results
+from amends.sagas.prove.memory import Tables
+from amends.sagas.prove.problem import ProveError
+from amends.sagas.prove.report import Report, report_of
+from amends.sagas.prove.search import Search
+from amends.sagas.prove.story import Story, story_of
+from amends.sagas.prove.token import ReplayToken
+
+__all__ = ["explore", "replay", "run_experiment"]
+
+I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
+
+SECONDS = 60.0
+
+
+def explore(
+    saga: Saga[I],
+    input: I,  # noqa: A002 - the word that sagas use
+    *,
+    invariant: Invariant | None = None,
+    always: Invariant | None = None,
+    given: Sequence[Aggregate] = (),
+    others: Sequence[tuple[Saga[Any], Any]] = (),
+    faults: int = 2,
+    operators: int = 0,
+    contracts: Contracts | None = None,
+    results: Results | None = None,
+    seconds: float = SECONDS,
+    seed: int = 0,
+) -> Report:
+    """Explore every way in which a run can fail, and return a report.
+
+    Args:
+        saga: The saga.
+        input: The input of the run.
+        invariant: Your own law, checked at every end; it raises if the end is wrong. `None` for none.
+        always: The same, checked in every state.
+        given: Aggregates that exist before the run.
+        others: Further runs in the same world, each a saga and its input; they share aggregates and participants.
+        faults: The number of faults in one story.
+        operators: The number of decisions that operators may make in one story.
+        contracts: Contracts to explore in place of those that the participants declare, by participant or its name.
+        results: Results of steps in place of their functions, by step; an exception is raised.
+        seconds: The time budget. When 70 % of it are spent, random stories follow, and the report says "sampled".
+        seed: The seed of random stories.
+
+    Returns:
+        The report; its `holds` is false if a story breaks a law.
+
+    Raises:
+        InputError: The input, a contract or a result does not fit, or a function of the saga cannot be explored.
+        DefinitionError: The saga has a fault.
+    """
+    experiment = Experiment(
+        saga=saga,
+        input=input,
+        others=others,
+        given=given,
+        faults=faults,
+        operators=operators,
+        contracts=contracts or {},
+        results=results or {},
+    )
+    return run_experiment(
+        experiment.prepare(), invariant=invariant, always=always, budget=timedelta(seconds=seconds), seed=seed
+    )
+
+
+def run_experiment(
+    prepared: Prepared,
+    *,
+    invariant: Invariant | None = None,
+    always: Invariant | None = None,
+    budget: timedelta = timedelta(seconds=SECONDS),
+    seed: int = 0,
+) -> Report:
+    """Explore a prepared experiment within a time budget.
+
+    Raises:
+        ProveError: The budget is not positive, or a function of the saga cannot be explored.
+    """
+    bound_s = budget.total_seconds()
+    if bound_s <= 0:
+        raise ProveError(f"seconds={bound_s:g}: give a budget of more than 0 s")
+    began = time.monotonic()
+    search = Search(
+        prepared.player,
+        judge=judge_of(invariant),
+        always=judge_of(always),
+        budget=lambda _: (time.monotonic() - began) / bound_s,
+        seed=seed,
+    )
+    return report_of(prepared, search.explore(prepared.root), seed=seed)
+
+
+def replay(
+    token: str,
+    saga: Saga[I],
+    input: I,  # noqa: A002 - the word that sagas use
+    *,
+    given: Sequence[Aggregate] = (),
+    others: Sequence[tuple[Saga[Any], Any]] = (),
+    results: Results | None = None,
+    tables: Tables | None = None,
+) -> Story:
+    """Play the story of a token again; faults, operators and contracts come from the token.
+
+    Args:
+        token: The token of a report.
+        saga: The saga, as for `explore`.
+        input: Its input, as for `explore`.
+        given: As for `explore`.
+        others: As for `explore`.
+        results: As for `explore`.
+        tables: As for `explore`.
+
+    Raises:
+        InputError: The text is no token, or it belongs to another saga or input.
+    """
+    experiment = Experiment(saga=saga, input=input, others=others, given=given, tables=tables, results=results or {})
+    read = ReplayToken.read(token)
+    prepared = Prepared.of_token(experiment, read)
+    return story_of(prepared.player, prepared.root, read.path)

@@ -1,0 +1,221 @@
+"""The units of the journal, run on a world: drive, claim, settle, intervene. Pure.
+
+Each unit is repeated at once, as a driver does that has lost the reply to its commit. A repetition that changes
+anything breaks a law.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError
+from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.record import RunRecord
+from amends.sagas.engine.calls import EffectCall
+from amends.sagas.engine.decide import Work
+from amends.sagas.engine.interventions import Intervention
+from amends.sagas.engine.outcome import Outcome
+from amends.sagas.engine.protocol import RunProtocol, Start, transactions_due
+from amends.sagas.prove.books import Books
+from amends.sagas.prove.functions import Functions, ProvedRegistry, Ran, TransactionFault
+from amends.sagas.prove.memory import Appended, MemoryTx, Shelf
+from amends.sagas.prove.moves import Move
+from amends.sagas.prove.terms import Terms
+from amends.sagas.prove.world import Listener, Log, OpenCall, World
+
+__all__ = ["Played", "Units"]
+
+T = TypeVar("T")
+
+REPEATED = "a repeated unit changes the run"
+"""The beginning of the message about a unit that is not idempotent."""
+
+
+class Played(NamedTuple):
+    """A move that was played.
+
+    Attributes:
+        move: The move.
+        before: The world before it.
+        world: The world after it.
+        appended: The facts that it appended.
+        ran: The transactions that ran, in order.
+        settled: The call whose outcome the move records, with the outcome; `None` if it records none.
+        fault: Why the move itself breaks a law; `None` if it does not.
+    """
+
+    move: Move
+    before: World
+    world: World
+    appended: tuple[Appended, ...] = ()
+    ran: tuple[Ran, ...] = ()
+    settled: tuple[EffectCall, Outcome] | None = None
+    fault: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the move has any consequence."""
+        return bool(self.appended) or self.world is not self.before or self.fault is not None
+
+
+class Units:
+    """Runs units on worlds.
+
+    Args:
+        registry: The user's functions.
+        terms: The terms of every effect, by name of its step.
+
+    Attributes:
+        registry: The user's functions.
+        functions: Carries out the calls of effects.
+        terms: The terms of every effect, by name of its step.
+    """
+
+    def __init__(self, registry: ProvedRegistry, terms: dict[str, Terms]) -> None:
+        self.registry = registry
+        self.functions = Functions(registry)
+        self.terms = terms
+        self._protocol = RunProtocol(registry, "worker")
+        self._codec = EventCodec()
+
+    def begin(self, starts: list[Start], shelf: Shelf, *, faults: int, decisions: int) -> World:
+        """Return the world in which the runs were accepted and nothing else has happened."""
+        tx = MemoryTx({}, Books(), shelf, 0, self._codec)
+        runs = tuple(self._protocol.accept(tx, start, 0) for start in starts)
+        log: Log | None = None
+        for record in runs:
+            log = Log(record.started, log)
+        return World(runs, 0, (), Books(), shelf, faults, decisions, log)
+
+    def drive(self, world: World, move: Move, fault: tuple[int, TransactionFault] | None = None) -> Played:
+        """Append conclusions, run the transactions that are due, and claim the calls that are due."""
+        run_id = world.runs[move.run].run_id
+        asked = world.probed(move.run)
+
+        def unit(tx: MemoryTx) -> tuple[EffectCall, ...]:
+            record = self._protocol.follow(tx, run_id, world.now_ms).record
+            record, tasks, _ = self._protocol.claim_all(tx, record, world.now_ms, asked)
+            if fault is None and tx.appended and not transactions_due(record, world.now_ms):
+                ran = len(self.registry.script.ran)
+                self._repeat(tx, lambda: self._protocol.follow(tx, run_id, world.now_ms), "the driver goes on twice")
+                del self.registry.script.ran[ran:]
+            return tasks
+
+        def calls(tasks: tuple[EffectCall, ...]) -> tuple[OpenCall, ...]:
+            return (*world.calls, *(OpenCall(move.run, task, Listener.PROMPT) for task in tasks))
+
+        return self._run(world, move, unit, calls, fault)
+
+    def take_over(self, world: World, move: Move, work: Work, live: OpenCall | None) -> Played:
+        """Deliver a claimed call again, to another worker."""
+        run_id = world.runs[move.run].run_id
+
+        def unit(tx: MemoryTx) -> EffectCall | None:
+            return self._protocol.claim(tx, run_id, work, world.now_ms, takeover=True)[1]
+
+        def calls(task: EffectCall | None) -> tuple[OpenCall, ...]:
+            others = tuple(each._replace(listener=Listener.LATE) if each is live else each for each in world.calls)
+            return others if task is None else (*others, OpenCall(move.run, task, Listener.PROMPT))
+
+        return self._run(world, move, unit, calls)
+
+    def intervene(self, world: World, move: Move, intervention: Intervention) -> Played:
+        """Record the decision of an operator.
+
+        Raises:
+            RefusedError: The decision does not fit the run.
+            BusyError: A call of the node is in flight.
+            InputError: The output does not fit.
+        """
+        run_id = world.runs[move.run].run_id
+
+        def unit(tx: MemoryTx) -> None:
+            self._protocol.intervene(tx, run_id, intervention, world.now_ms)
+
+        played = self._run(world, move, unit, lambda _: world.calls, passing=(RefusedError, BusyError, InputError))
+        if played.appended and move.kind.cost == 0:
+            left = replace(played.world, decisions=world.decisions - 1)
+            return played._replace(world=left)
+        return played
+
+    def settle(self, world: World, move: Move, call: OpenCall, outcome: Outcome, calls: tuple[OpenCall, ...]) -> Played:
+        """Record the outcome of a call, twice.
+
+        Args:
+            world: The world, with the books after the call.
+            move: The move.
+            call: The call.
+            outcome: Its outcome.
+            calls: The calls that are under way afterwards.
+        """
+
+        def unit(tx: MemoryTx) -> None:
+            self._protocol.settle(tx, call.call, outcome, world.now_ms)
+            again = "an answer is recorded twice"
+            self._repeat(tx, lambda: self._protocol.settle(tx, call.call, outcome, world.now_ms), again)
+
+        played = self._run(world, move, unit, lambda _: calls)
+        return played._replace(settled=(call.call, outcome))
+
+    def wait(self, world: World, move: Move, until_ms: int) -> Played:
+        """Let time pass."""
+        return Played(move, world, replace(world, now_ms=until_ms))
+
+    def without_unit(self, world: World, move: Move, books: Books, calls: tuple[OpenCall, ...]) -> Played:
+        """Return the world after a move that writes nothing to the journal."""
+        left = world.faults - move.kind.cost
+        return Played(move, world, replace(world, books=books, calls=calls, faults=left))
+
+    def _repeat(self, tx: MemoryTx, unit: Callable[[], object], name: str) -> None:
+        count, records = len(tx.appended), dict(tx.records)
+        unit()
+        if len(tx.appended) > count:
+            kinds = ", ".join(each.fact.kind for each in tx.appended[count:])
+            tx.records = records
+            raise _RepeatedError(f"{REPEATED}: {name}, and the second time appends {kinds}")
+
+    def _run(
+        self,
+        world: World,
+        move: Move,
+        unit: Callable[[MemoryTx], T],
+        calls: Callable[[T], tuple[OpenCall, ...]],
+        fault: tuple[int, TransactionFault] | None = None,
+        *,
+        passing: tuple[type[AmendsError], ...] = (),
+    ) -> Played:
+        script = self.registry.script
+        script.start(move.run, fault)
+        tx = MemoryTx(
+            {record.run_id: record for record in world.runs}, world.books, world.shelf, world.now_ms, self._codec
+        )
+        problem: str | None = None
+        under_way = world.calls
+        try:
+            under_way = calls(unit(tx))
+        except passing:
+            raise
+        except _RepeatedError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - the protocol itself must never fail
+            problem = f"the unit fails: {type(error).__name__}: {error}"
+        if script.problem is not None:
+            raise script.problem
+        after = _after(world, move, tx, under_way)
+        return Played(move, world, after, tuple(tx.appended), tuple(script.ran), fault=problem)
+
+
+class _RepeatedError(Exception):
+    """A unit that was repeated has changed the run."""
+
+
+def _after(world: World, move: Move, tx: MemoryTx, calls: tuple[OpenCall, ...]) -> World:
+    log = world.log
+    for each in tx.appended:
+        log = Log(each.fact, log)
+    runs: tuple[RunRecord, ...] = tuple(tx.records[record.run_id] for record in world.runs)
+    same = not tx.appended and calls is world.calls and not move.kind.cost
+    if same and tx.books is world.books and tx.shelf is world.shelf:
+        return world
+    left = world.faults - move.kind.cost
+    return World(runs, world.now_ms, calls, tx.books, tx.shelf, left, world.decisions, log)

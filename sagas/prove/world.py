@@ -1,0 +1,166 @@
+"""A world: runs, calls under way, the participants' books, aggregates, and the time. It never changes. Pure.
+
+`World.key` is the part on which the future depends: two worlds with equal keys have the same possible stories. Times in
+it are relative to now, positions are only their order, and errors are left out, because no decision depends on them.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.record import RunRecord
+from amends.sagas.engine.calls import Direction, EffectCall
+from amends.sagas.prove.books import Books, RecordedAnswer
+from amends.sagas.prove.memory import Shelf
+
+__all__ = ["Listener", "Log", "OpenCall", "World"]
+
+
+class Listener(IntEnum):
+    """Who waits for the answer of a call."""
+
+    PROMPT = 0
+    """A worker, within the timeout of the call: the claim cannot expire before the answer."""
+    LATE = 1
+    """A worker that was paused, or has counted the call as timed out, and records the answer when it comes."""
+    NONE = 2
+    """No one: the worker is gone, or it is a copy that the network delivers again."""
+
+
+class OpenCall(NamedTuple):
+    """A call under way.
+
+    Attributes:
+        run: Index of the run.
+        call: The call.
+        listener: Who waits for its answer.
+        answer: The participant's answer, on its way back; `None` if the call has not arrived yet.
+    """
+
+    run: int
+    call: EffectCall
+    listener: Listener
+    answer: RecordedAnswer | None = None
+
+    @property
+    def words(self) -> str:
+        """The call in words."""
+        return self.words_of(self.call.node, self.call.direction, self.call.attempt)
+
+    @staticmethod
+    def words_of(node: str, direction: Direction, attempt: int) -> str:
+        """Return a call in words."""
+        name = {Direction.DO: "the call", Direction.UNDO: "the undo", Direction.PROBE: "the probe"}[direction]
+        return f"{name} of {node!r} (attempt {attempt})"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The part on which the future depends."""
+        call, answer = self.call, self.answer
+        text = "" if answer is None else answer.text
+        return self.run, call.key, call.direction.value, call.attempt, self.listener.value, text
+
+
+class Log(NamedTuple):
+    """The facts of a world, the last one first.
+
+    Attributes:
+        fact: The last fact.
+        before: The facts before it; `None` if there are none.
+    """
+
+    fact: Fact
+    before: "Log | None"
+
+    def facts(self) -> list[Fact]:
+        """Return all facts, the first one first."""
+        facts: list[Fact] = []
+        log: Log | None = self
+        while log is not None:
+            facts.append(log.fact)
+            log = log.before
+        return facts[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A state of the search.
+
+    Attributes:
+        runs: The runs, in the order in which they were started.
+        now_ms: The time, in milliseconds.
+        calls: The calls under way.
+        books: The participants' books.
+        shelf: The aggregates and own tables of the user.
+        faults: The number of faults that may still happen.
+        decisions: The number of decisions that operators may still make.
+        log: The facts of all runs; `None` if there are none.
+    """
+
+    runs: tuple[RunRecord, ...]
+    now_ms: int
+    calls: tuple[OpenCall, ...]
+    books: Books
+    shelf: Shelf
+    faults: int
+    decisions: int
+    log: Log | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """The part on which the future depends."""
+        return (
+            self.faults,
+            self.decisions,
+            tuple(_run_key(record, self.now_ms) for record in self.runs),
+            tuple(sorted(call.key for call in self.calls)),
+            self.books.key,
+            self.shelf.key,
+        )
+
+    def with_books(self, books: Books) -> "World":
+        """Return the world with other books."""
+        if books is self.books:
+            return self
+        return World(self.runs, self.now_ms, self.calls, books, self.shelf, self.faults, self.decisions, self.log)
+
+    def calls_of(self, run: int, listener: Listener) -> Iterator[OpenCall]:
+        """Return the calls of a run that have this listener."""
+        return (call for call in self.calls if call.run == run and call.listener is listener)
+
+    def probed(self, run: int) -> frozenset[str]:
+        """Return the nodes of a run whose probe is under way."""
+        prompt = self.calls_of(run, Listener.PROMPT)
+        return frozenset(each.call.node for each in prompt if each.call.direction is Direction.PROBE)
+
+
+def _run_key(record: RunRecord, now_ms: int) -> Hashable:
+    state = record.state
+    # Nodes are in the order of their first facts, on which the order of undoing depends.
+    nodes = tuple(
+        (name, at[0].name, at[1], _left(at[2], now_ms), at[3], at[5], at[6]) for name, at in state.nodes.items()
+    )
+    cancelled = record.cancel is not None
+    return state.status.name, state.cursor, nodes, cancelled, record.current, _results_key(record.results)
+
+
+def _left(due_ms: int | None, now_ms: int) -> int | None:
+    return None if due_ms is None else max(0, due_ms - now_ms)
+
+
+_RESULTS: dict[int, tuple[Mapping[str, Any], Hashable]] = {}
+_MOST_RESULTS = 10_000
+
+
+def _results_key(results: Mapping[str, Any]) -> Hashable:
+    """Return the content of results; a record shares the mapping with the records before it, so it is remembered."""
+    remembered = _RESULTS.get(id(results))
+    if remembered is not None and remembered[0] is results:
+        return remembered[1]
+    key = frozenset((name, repr(value)) for name, value in results.items())
+    if len(_RESULTS) > _MOST_RESULTS:
+        _RESULTS.clear()
+    _RESULTS[id(results)] = (results, key)
+    return key
