@@ -177,6 +177,8 @@ _SECTIONS = (
             "Step": (),
             "Transaction": ("members: using, compensation",),
             "Effect": ("members: using, compensation, probe",),
+            "Participant": (),
+            "Contract": ("members:",),
         },
     ),
     _Section(

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from amends.reconciler.drift.rule import drift_rule
     from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
     from amends.sagas.definition.decorators import effect, transaction
-    from amends.sagas.definition.retry import Retry
     from amends.sagas.definition.participants import Contract, Participant
+    from amends.sagas.definition.retry import Retry
     from amends.sagas.definition.saga import Saga, irreversible, parallel, pivot, retriable
     from amends.sagas.definition.steps import Effect, Step, Transaction
     from amends.sagas.engine.interventions import Intervention, InterventionKind

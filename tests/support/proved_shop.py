@@ -39,7 +39,7 @@ class StockItem(Aggregate):
 
     @event("Reserved")
     def reserve(self) -> None:
-        """Take one piece."""
+        """Reserve one piece."""
         self.free -= 1
 
     @event("Released")
