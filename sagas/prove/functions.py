@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 from amends.aggregates.errors import Rejected
 from amends.aggregates.run.plan import StepKind
+from amends.aggregates.run.state import Direction
 from amends.aggregates.values.error_report import lineage
 from amends.sagas.definition.context import UnitOfWork
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.step_definition import Operation
 from amends.sagas.definition.steps import Step
-from amends.sagas.engine.calls import Direction, EffectCall, outcome_of_error, outcome_of_result
+from amends.sagas.engine.calls import EffectCall, outcome_of_error, outcome_of_result
 from amends.sagas.engine.outcome import Outcome
 from amends.sagas.prove.memory import MemoryWork
 from amends.sagas.prove.problem import ProveError

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from amends.aggregates.run.facts import stream_of_run
 from amends.aggregates.run.plan import PlanNode, RetryPolicy, Role, StepKind
 from amends.aggregates.run.record import RunRecord, fold_facts
-from amends.aggregates.run.state import NodeState, NodeStatus, RunStatus
-from amends.sagas.engine.calls import Direction, key_of
+from amends.aggregates.run.state import Direction, NodeState, NodeStatus, RunStatus
+from amends.sagas.engine.calls import key_of
 from amends.sagas.engine.outcome import Refused, Succeeded
 from amends.sagas.prove.books import Page
 from amends.sagas.prove.memory import Appended

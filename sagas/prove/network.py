@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from amends.aggregates.run.state import Direction
 from amends.sagas.definition.participants import Contract
-from amends.sagas.engine.calls import Direction
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Refused, Succeeded
 from amends.sagas.prove.books import Books, Page, RecordedAnswer, receive, receive_probe, receive_undo
 from amends.sagas.prove.moves import Move, MoveKind

@@ -11,12 +11,11 @@ from amends.aggregates.errors import BusyError, InputError, RefusedError
 from amends.aggregates.run.facts import CompensationResolved, StepResolved, StepRuledOut
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import NodeStatus, RunStatus
-from amends.sagas.engine.calls import Direction, key_of
+from amends.aggregates.run.state import CLAIMED, Direction, RunStatus
+from amends.sagas.engine.calls import key_of
 from amends.sagas.engine.decide import Conclusion, Decision, RunCompensation, RunStep, WaitUntil, Work, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, open_for_decision
 from amends.sagas.engine.outcome import Succeeded
-from amends.sagas.engine.protocol import direction_of
 from amends.sagas.prove.functions import TransactionFault
 from amends.sagas.prove.moves import Move, MoveKind
 from amends.sagas.prove.network import Network
@@ -25,7 +24,6 @@ from amends.sagas.prove.world import Listener, OpenCall, World
 
 __all__ = ["Player"]
 
-_CLAIMED = {NodeStatus.STARTED: Direction.DO, NodeStatus.UNDO_STARTED: Direction.UNDO}
 _DECISIONS = tuple(kind for kind in InterventionKind if kind is not InterventionKind.CANCEL)
 
 
@@ -110,7 +108,7 @@ class Player:
 
     def _redeliver(self, world: World, run: int, record: RunRecord) -> Iterator[Played]:
         for name, at in record.state.nodes.items():
-            direction = _CLAIMED.get(at.status)
+            direction = CLAIMED.get(at.status)
             if direction is None:
                 continue
             prompt = [each for each in world.calls_of(run, Listener.PROMPT) if each.call.node == name]
@@ -118,7 +116,7 @@ class Player:
             if kind.cost > world.faults:
                 continue
             work: Work = (RunStep if direction is Direction.DO else RunCompensation)(name, at.attempt)
-            move = Move(kind, run, _words(name, direction_of(work), at.attempt))
+            move = Move(kind, run, _words(name, direction, at.attempt))
             yield self._units.take_over(world, move, work, prompt[0] if prompt else None)
 
     # ---- operators

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunRecord
-from amends.sagas.engine.calls import Direction, EffectCall
+from amends.aggregates.run.state import Direction
+from amends.sagas.engine.calls import EffectCall
 from amends.sagas.prove.books import Books, RecordedAnswer
 from amends.sagas.prove.memory import Shelf
 
