@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+from eventsourcing.persistence import Notification
+
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.run.facts import Fact, SagaStarted
 from amends.aggregates.run.plan import Plan
@@ -18,7 +20,7 @@ from amends.aggregates.run.reading import RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import RunStatus
 
-__all__ = ["Journal", "OnOpened", "RunQuery", "StepWork", "Tx", "Unit"]
+__all__ = ["Journal", "JournalReader", "OnOpened", "RunQuery", "StepWork", "Tx", "Unit"]
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
@@ -150,17 +152,64 @@ class RunQuery:
     before: str | None = None
 
 
-class Journal(Protocol):
-    """The event store, which one or many processes use.
+class JournalReader(Protocol):
+    """The reading part of the journal: nothing in it can write.
 
-    Guarantees: an append is all or nothing, and gapless per stream. The order of commits is the order of notification
-    ids. A caller gets the answer of its unit only after the commit is on disk.
+    Each method blocks the calling thread until the store answers, and its answer shows the committed state at that
+    moment.
     """
 
     @property
     def store_id(self) -> str:
         """Identity of the store, chosen when its schema was created."""
         ...
+
+    def record_blocking(self, run_id: str) -> RunRecord | None:
+        """Read a run's record; `None` when there is no such run.
+
+        Raises:
+            DamagedRunError: Some facts of the run are unreadable.
+        """
+        ...
+
+    def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
+        """Read the records of several runs; an unreadable run does not stop the others."""
+        ...
+
+    def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
+        """Read a run's facts after a position, in order.
+
+        Raises:
+            DamagedRunError: A fact is missing or unreadable.
+        """
+        ...
+
+    def runs_blocking(self, query: RunQuery) -> list[RunSummary]:
+        """List runs from the read model."""
+        ...
+
+    def load_blocking(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
+        """Read an aggregate; `None` when there is none. The journal does not save changes to it."""
+        ...
+
+    def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
+        """Read the notification log after an id, in order; a reader that has seen an id never finds a new smaller one.
+
+        Raises:
+            ChangedEventError: The first notification does not match its checksum. A page ends before such a
+                notification.
+        """
+        ...
+
+
+class Journal(JournalReader, Protocol):
+    """The event store, which one or many processes use.
+
+    Guarantees: an append is all or nothing, and gapless per stream. The order of commits is the order of notification
+    ids. A caller gets the answer of its unit only after the commit is on disk.
+
+    The methods without `_blocking` are for event loops: they read in threads.
+    """
 
     async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
         """Run a unit in the committer, and wait until its writes are durable.
@@ -178,6 +227,7 @@ class Journal(Protocol):
         Raises:
             UnreachableError: The store is unreachable. Either the unit wrote nothing, or the message states that its
                 outcome is unknown.
+            JournalError: The journal is closed, or the database refuses the unit's writes.
             Exception: The error that the unit raised; none of its writes remain.
         """
         ...
@@ -203,31 +253,23 @@ class Journal(Protocol):
         ...
 
     async def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record as committed; `None` when there is no such run.
-
-        Raises:
-            DamagedRunError: Some facts of the run are unreadable.
-        """
+        """Run `record_blocking` in a thread."""
         ...
 
     async def records(self, run_ids: Sequence[str]) -> RunRecords:
-        """Read the records of several runs as committed; an unreadable run does not stop the others."""
+        """Run `records_blocking` in a thread."""
         ...
 
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Read a run's facts after a position, in order.
-
-        Raises:
-            DamagedRunError: A fact is missing or unreadable.
-        """
+        """Run `facts_blocking` in a thread."""
         ...
 
     async def runs(self, query: RunQuery) -> list[RunSummary]:
-        """List runs from the read model."""
+        """Run `runs_blocking` in a thread."""
         ...
 
     async def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate as committed; the journal does not save changes to it."""
+        """Run `load_blocking` in a thread."""
         ...
 
     async def close(self) -> None:

@@ -12,12 +12,13 @@ from typing import TypeVar, cast
 
 from eventsourcing.persistence import Notification, StoredEvent
 from sqlalchemy import Connection, Engine, select
+from typing_extensions import override
 
 from amends.aggregates.audit import StreamAudit
 from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec, changed_error
-from amends.aggregates.journal import OnOpened, RunQuery, Unit
+from amends.aggregates.journal import Journal, OnOpened, RunQuery, Unit
 from amends.aggregates.run.facts import Fact, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
@@ -72,10 +73,10 @@ def open_journal(
         raise
 
 
-class SqlJournal:
+class SqlJournal(Journal):
     """A `Journal` on an SQL database.
 
-    The methods without `_blocking` are for event loops and read in threads. The others are for programs without a loop.
+    The methods with `_blocking` are for programs without an event loop, and for threads.
 
     Args:
         engine: Engine from `create_store_engine`; the journal closes it together with itself.
@@ -92,8 +93,8 @@ class SqlJournal:
         self._committer = Committer(engine, StoreCache(codec, self._plans), store_id, on_commit)
 
     @property
+    @override
     def store_id(self) -> str:
-        """Identity of the store, chosen when its schema was created."""
         return self._store_id
 
     @property
@@ -108,45 +109,20 @@ class SqlJournal:
 
     # ---- writing
 
+    @override
     async def commit(self, unit: Unit[T], *, runs: Sequence[str] = (), patience: timedelta = timedelta(0)) -> T:
-        """Run a unit in the committer, and wait until its writes are durable.
-
-        Args:
-            unit: The function; it may run more than once, and must have no effect except through its `Tx`.
-            runs: Ids of the runs that the unit will read, where the caller knows them: the committer then reads the
-                streams of a whole batch at once.
-            patience: Longest wait for a store that is unreachable. An outage that ends within it leaves nothing in
-                doubt.
-
-        Returns:
-            The value that the unit returned.
-
-        Raises:
-            UnreachableError: The store is unreachable. Either the unit wrote nothing, or the message states that its
-                outcome is unknown.
-            JournalError: The journal is closed, or the database refuses the unit's writes.
-            Exception: The error that the unit raised; none of its writes remain.
-        """
         return cast("T", await self._committer.commit(unit, runs, patience))
 
     def commit_blocking(self, unit: Unit[T], *, runs: Sequence[str] = ()) -> T:
         """Run `commit` and block the calling thread."""
         return cast("T", self._committer.commit_blocking(unit, runs))
 
+    @override
     def listen(self, on_opened: OnOpened) -> Callable[[], None]:
-        """Call a function for every run that a commit of this process opens again.
-
-        Args:
-            on_opened: The function. The committer's thread calls it after the commit and before the callers get their
-                answers, so it must return at once.
-
-        Returns:
-            A function that ends the subscription; it may be called more than once.
-        """
         return self._committer.listen(on_opened)
 
+    @override
     async def close(self) -> None:
-        """Commit the waiting units, then close the database."""
         await asyncio.to_thread(self.close_blocking)
 
     def close_blocking(self) -> None:
@@ -156,32 +132,24 @@ class SqlJournal:
 
     # ---- reading
 
+    @override
     async def ping(self) -> None:
-        """Check that the store answers.
-
-        Raises:
-            UnreachableError: The store does not answer.
-        """
         await asyncio.to_thread(self._read, lambda connection: connection.execute(select(store_identity)).first())
 
+    @override
     async def record(self, run_id: str) -> RunRecord | None:
-        """Read a run's record as committed; `None` when there is no such run.
-
-        Raises:
-            DamagedRunError: Some facts of the run are unreadable.
-        """
         return await asyncio.to_thread(self.record_blocking, run_id)
 
+    @override
     def record_blocking(self, run_id: str) -> RunRecord | None:
-        """Run `record` and block the calling thread."""
         return self._read(lambda connection: load_record(connection, self._codec, self._plans, run_id))
 
+    @override
     async def records(self, run_ids: Sequence[str]) -> RunRecords:
-        """Read the records of several runs as committed; an unreadable run does not stop the others."""
         return await asyncio.to_thread(self.records_blocking, run_ids)
 
+    @override
     def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
-        """Run `records` and block the calling thread."""
         known: dict[str, RunRecord | None] = dict.fromkeys(run_ids)
         return self._read(lambda connection: load_records(connection, self._codec, self._plans, known))
 
@@ -189,16 +157,12 @@ class SqlJournal:
         """Read the readable part of a run; `None` when there is no such run."""
         return self._read(lambda connection: read_run(connection, self._codec, self._plans, run_id))
 
+    @override
     async def facts(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Read a run's facts after a position, in order.
-
-        Raises:
-            DamagedRunError: A fact is missing or unreadable.
-        """
         return await asyncio.to_thread(self.facts_blocking, run_id, after)
 
+    @override
     def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Run `facts` and block the calling thread."""
         audit = StreamAudit(stream_of_run(run_id), self._codec, after=after, keep=True)
         for stored in self.events_blocking(audit.stream, after):
             audit.feed(stored)
@@ -206,24 +170,24 @@ class SqlJournal:
             raise DamagedRunError(audit.findings[0].damage)
         return audit.events
 
+    @override
     async def runs(self, query: RunQuery) -> list[RunSummary]:
-        """List runs from the read model."""
         return await asyncio.to_thread(self.runs_blocking, query)
 
+    @override
     def runs_blocking(self, query: RunQuery) -> list[RunSummary]:
-        """Run `runs` and block the calling thread."""
         return self._read(lambda connection: find_runs(connection, query, partial(self._summary, connection)))
 
     def _summary(self, connection: Connection, run_id: str) -> RunSummary | None:
         reading = read_run(connection, self._codec, self._plans, run_id) if is_text(run_id) else None
         return None if reading is None or reading.damage or reading.record is None else reading.record.summary
 
-    async def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate as committed; the journal does not save changes to it."""
+    @override
+    async def load(self, cls: type[A], id: str) -> A | None:
         return await asyncio.to_thread(self.load_blocking, cls, id)
 
-    def load_blocking(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Run `load` and block the calling thread."""
+    @override
+    def load_blocking(self, cls: type[A], id: str) -> A | None:
         stream = cls.stream_of(id)
         self._codec.register(cls)
         held = self._read(lambda connection: load_aggregate(connection, self._codec, cls, stream))
@@ -250,16 +214,11 @@ class SqlJournal:
         return self._read(lambda connection: event_rows.streams_of(connection, category))
 
     async def notifications(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Read the notification log after an id, in order; a reader that has seen an id never finds a new smaller one.
-
-        Raises:
-            ChangedEventError: The first notification does not match its checksum. A page ends before such a
-                notification.
-        """
+        """Run `notifications_blocking` in a thread."""
         return await asyncio.to_thread(self.notifications_blocking, after, limit)
 
+    @override
     def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Run `notifications` and block the calling thread."""
         page = self._read(lambda connection: event_rows.read_notifications(connection, after, limit))
         changed = next((index for index, each in enumerate(page) if isinstance(each, ChangedNotification)), None)
         if changed == 0:

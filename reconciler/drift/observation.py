@@ -4,56 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from eventsourcing.persistence import Notification
 
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import ChangedEventError, DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
-from amends.aggregates.journal import RunQuery
+from amends.aggregates.journal import JournalReader, RunQuery
 from amends.aggregates.run.facts import Fact, run_of, stream_of_run
-from amends.aggregates.run.reading import RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 
-__all__ = ["Observation", "Reading"]
+__all__ = ["Observation"]
 
 A = TypeVar("A", bound=Aggregate)
 
 _PAGE = 500
-
-
-class Reading(Protocol):
-    """The reading part of the journal; each answer shows the committed state at its own moment."""
-
-    @property
-    def store_id(self) -> str:
-        """Identity of the store."""
-        ...
-
-    def record_blocking(self, run_id: str) -> RunRecord | None:
-        """Read a run's record; `None` when there is no such run."""
-        ...
-
-    def records_blocking(self, run_ids: Sequence[str]) -> RunRecords:
-        """Read the records of several runs; a run that cannot be read does not stop the others."""
-        ...
-
-    def facts_blocking(self, run_id: str, after: int = 0) -> list[Fact]:
-        """Read a run's facts after a position, in order."""
-        ...
-
-    def runs_blocking(self, query: RunQuery) -> list[RunSummary]:
-        """List runs from the read model."""
-        ...
-
-    def load_blocking(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Read an aggregate; changes to it are not saved."""
-        ...
-
-    def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
-        """Read the notification log after an id, in order."""
-        ...
 
 
 @dataclass
@@ -77,7 +43,7 @@ class Observation:
             rule finds, so that one of them does not stop the scan of the others.
     """
 
-    _reading: Reading = field(repr=False)
+    _journal: JournalReader = field(repr=False)
     now_ms: int
     known: tuple[str, ...] = ()
     log_position: int = 0
@@ -93,7 +59,7 @@ class Observation:
     @property
     def store_id(self) -> str:
         """Identity of the store."""
-        return self._reading.store_id
+        return self._journal.store_id
 
     def scanned(self, subjects: int) -> None:
         """Add to the number of scanned subjects; a rule with a `share` must call this."""
@@ -102,7 +68,7 @@ class Observation:
     def record(self, run_id: str) -> RunRecord | None:
         """Read a run's record; return `None` when no such run exists, and for a damaged run, which is then reported."""
         try:
-            return self._reading.record_blocking(run_id)
+            return self._journal.record_blocking(run_id)
         except DamagedRunError as error:
             self._report(error.damage)
             return None
@@ -110,7 +76,7 @@ class Observation:
     def facts(self, run_id: str, after: int = 0) -> Sequence[Fact]:
         """Read a run's facts after a position, in order; none of a damaged run, which is then reported."""
         try:
-            return self._reading.facts_blocking(run_id, after)
+            return self._journal.facts_blocking(run_id, after)
         except DamagedRunError as error:
             self._report(error.damage)
             return ()
@@ -119,7 +85,7 @@ class Observation:
         """List runs from the read model with their records, page by page; report those that cannot be read."""
         rows = self.runs(query)
         while page := [*islice(rows, query.limit)]:
-            found = self._reading.records_blocking([row.run_id for row in page])
+            found = self._journal.records_blocking([row.run_id for row in page])
             for damage in found.damaged.values():
                 self._report(damage)
             for row in page:
@@ -136,7 +102,7 @@ class Observation:
     def runs(self, query: RunQuery | None = None) -> Iterator[RunSummary]:
         """List runs from the read model, newest first, in pages of the query's limit, to the last one."""
         query = query or RunQuery(limit=_PAGE)
-        while page := self._reading.runs_blocking(query):
+        while page := self._journal.runs_blocking(query):
             yield from page
             query = RunQuery(
                 statuses=query.statuses,
@@ -149,7 +115,7 @@ class Observation:
 
     def load(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
         """Read an aggregate, or return `None` when there is none; changes to it are not saved."""
-        return self._reading.load_blocking(cls, id)
+        return self._journal.load_blocking(cls, id)
 
     def new_events(self) -> Iterator[Notification]:
         """Read the events written since the last scan that succeeded, in order.
@@ -159,7 +125,7 @@ class Observation:
         """
         while True:
             try:
-                page = self._reading.notifications_blocking(self.log_position, _PAGE)
+                page = self._journal.notifications_blocking(self.log_position, _PAGE)
             except ChangedEventError as error:
                 if error.notification_id is None:
                     raise

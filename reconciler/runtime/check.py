@@ -1,6 +1,6 @@
 """Run a rule: every execution returns a scan, and a rule that fails *could not scan*.
 
-Nothing here can write: this module and the rules receive only a `Reading`.
+Nothing here can write: this module and the rules receive only a `JournalReader`.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from amends.aggregates.errors import DamagedRunError, JournalError
+from amends.aggregates.journal import JournalReader
 from amends.aggregates.text import one_line, shorten
 from amends.aggregates.values.error_report import NO_REASON, is_a, line_of, reason_of, traceback_of
 from amends.reconciler.drift.decide import ScanResult, Verdict, live_claim
 from amends.reconciler.drift.drift import Drift, DriftKind, ScanFailed, corrected_run
-from amends.reconciler.drift.observation import Observation, Reading
+from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Found, Rule
 from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation
@@ -34,19 +35,19 @@ _NAMED = 100
 """The number of damaged streams that a scan names."""
 
 
-async def rule_state_of(reading: Reading, rule: str) -> RuleState:
+async def rule_state_of(journal: JournalReader, rule: str) -> RuleState:
     """Read the state of a rule's drift.
 
     Raises:
         UnreachableError: The store cannot be reached.
     """
-    found = await asyncio.to_thread(reading.load_blocking, Reconciliation, rule)
+    found = await asyncio.to_thread(journal.load_blocking, Reconciliation, rule)
     return RuleState() if found is None else found.rule_state
 
 
 async def scan(
     rule: Rule,
-    reading: Reading,
+    journal: JournalReader,
     rule_state: RuleState,
     now_ms: int,
     *,
@@ -62,7 +63,7 @@ async def scan(
 
     Args:
         rule: The rule.
-        reading: The journal.
+        journal: The journal to read.
         rule_state: The state of the rule's drift.
         now_ms: Time of the scan, in milliseconds since the epoch.
         driven: Runs that a driver works on, with the reason not to touch them; `None` when no driver can be asked, and
@@ -70,13 +71,13 @@ async def scan(
         on_error: Called with an error that the rule raises; `None` to ignore the error.
     """
     known = tuple(sorted({each.found.subject for each in rule_state.drifts.values()}))
-    observation = Observation(reading, now_ms, known, rule_state.log_position, rule_state.sweep)
+    observation = Observation(journal, now_ms, known, rule_state.log_position, rule_state.sweep)
     try:
         found = await _in_time(rule, observation)
         runs = {run_id for each in found if (run_id := corrected_run(each.correction)) is not None}
-        touched = await asyncio.to_thread(in_flight, reading, runs, now_ms, driven)
+        touched = await asyncio.to_thread(in_flight, journal, runs, now_ms, driven)
         found += _damage(observation, found)
-        held = await asyncio.to_thread(_hands_off, reading, rule.name, now_ms)
+        held = await asyncio.to_thread(_hands_off, journal, rule.name, now_ms)
     except ScanFailed as answer:
         return ScanResult(unobservable=one_line(answer.reason) or "the rule does not say why")
     except _RaisedError as raised:
@@ -95,10 +96,10 @@ async def scan(
     )
 
 
-def _hands_off(reading: Reading, rule: str, now_ms: int) -> str | None:
+def _hands_off(journal: JournalReader, rule: str, now_ms: int) -> str | None:
     """Return why nothing may be corrected now; `None` when corrections are allowed."""
     try:
-        maintenance = reading.load_blocking(Maintenance, Maintenance.ID)
+        maintenance = journal.load_blocking(Maintenance, Maintenance.ID)
     except JournalError as error:
         return f"the maintenance windows cannot be read: {error}"
     return None if maintenance is None else maintenance.windows.closed_for(rule, now_ms)
@@ -263,13 +264,13 @@ async def scan_all(scan_once: Callable[[], Awaitable[Verdict]], sweep: str) -> A
 
 
 def in_flight(
-    reading: Reading, runs: Iterable[str], now_ms: int, driven: Mapping[str, str] | None
+    journal: JournalReader, runs: Iterable[str], now_ms: int, driven: Mapping[str, str] | None
 ) -> Mapping[str, str]:
     """Return the runs that must not be touched, each with the reason."""
     touched: dict[str, str] = {}
     for run_id in runs:
         try:
-            record = reading.record_blocking(run_id)
+            record = journal.record_blocking(run_id)
         except DamagedRunError as error:
             touched[run_id] = str(error)
             continue

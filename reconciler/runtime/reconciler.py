@@ -15,13 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
 from amends.aggregates.events.aggregate import Aggregate
-from amends.aggregates.journal import StepWork, Tx, Unit
+from amends.aggregates.journal import Journal, StepWork, Tx
 from amends.aggregates.text import one_line
 from amends.aggregates.values.error_report import ErrorReport, describe, line_of
 from amends.reconciler.drift.decide import ScanResult, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
 from amends.reconciler.drift.facts import CorrectionFailed, CorrectionStarted, DriftCorrected, ReconciliationFact
-from amends.reconciler.drift.observation import Reading
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.drift.stream import Reconciliation, reconciliation_of
@@ -31,21 +30,12 @@ from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.runtime.error_log import ErrorLog
 
-__all__ = ["Actions", "Corrected", "Reconciler", "Store"]
+__all__ = ["Actions", "Corrected", "Reconciler"]
 
 A = TypeVar("A", bound=Aggregate)
-T = TypeVar("T")
 
 _SCANS = 3
 """The number of attempts at a scan when other scans keep being recorded first."""
-
-
-class Store(Reading, Protocol):
-    """A journal that can be read and written."""
-
-    async def commit(self, unit: Unit[T]) -> T:
-        """Run a unit in the committer, and wait until its writes are durable."""
-        ...
 
 
 class Actions(Protocol):
@@ -94,7 +84,7 @@ class Reconciler:
     """Scans by rules, records the scans, and corrects drift.
 
     Args:
-        store: The journal.
+        journal: The store.
         registry: Registry in which interventions find the types of results.
         actions: Corrections outside of the journal.
         clock: Returns the time in milliseconds since the epoch.
@@ -105,7 +95,7 @@ class Reconciler:
 
     def __init__(
         self,
-        store: Store,
+        journal: Journal,
         registry: Registry,
         actions: Actions,
         *,
@@ -114,7 +104,7 @@ class Reconciler:
         driven: Mapping[str, str] | None,
         errors: ErrorLog | None = None,
     ) -> None:
-        self._store = store
+        self._journal = journal
         self._registry = registry
         self._actions = actions
         self._clock = clock
@@ -128,7 +118,7 @@ class Reconciler:
         Raises:
             UnreachableError: The store cannot be reached.
         """
-        rule_state = await rule_state_of(self._store, rule.name)
+        rule_state = await rule_state_of(self._journal, rule.name)
         async for verdict in scan_all(lambda: self.scan(rule), rule_state.sweep):
             yield verdict
 
@@ -146,10 +136,10 @@ class Reconciler:
         """
         for _ in range(_SCANS):
             now_ms = self._clock()
-            rule_state = await rule_state_of(self._store, rule.name)
+            rule_state = await rule_state_of(self._journal, rule.name)
             seen = await scan(
                 rule,
-                self._store,
+                self._journal,
                 rule_state,
                 now_ms,
                 driven=self._driven,
@@ -178,7 +168,7 @@ class Reconciler:
                     stream.record(fact)
                 return verdict
 
-        return await self._store.commit(unit)
+        return await self._journal.commit(unit)
 
     async def correct(self, rule: Rule, name: str, drift: Drift) -> Corrected:
         """Correct one drift, unless it is no longer due.
@@ -196,7 +186,7 @@ class Reconciler:
                 case Rouse() | Rebuild():
                     changed = await self._act(task, drift.correction)
                 case Command() | Intervene():
-                    changed = await self._store.commit(lambda tx: self._change(tx, task))
+                    changed = await self._journal.commit(lambda tx: self._change(tx, task))
         except _Held as held:
             return Corrected(name, drift.subject, task.words, problem=held.reason)
         except Exception as error:  # noqa: BLE001 - any error is recorded, and the correction is tried again later
@@ -280,7 +270,7 @@ class Reconciler:
                     self._cause(uow, stream.rule_state, task, now_ms)
                 stream.record(make(self._fields(stream.rule_state, task, now_ms)))
 
-        await self._store.commit(unit)
+        await self._journal.commit(unit)
 
     def _fields(self, rule_state: RuleState, task: "_Task", now_ms: int) -> dict[str, Any]:
         return {"scan": rule_state.scans, "as_of_ms": now_ms, "actor": self._actor, "drift": task.name}

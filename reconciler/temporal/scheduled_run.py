@@ -22,12 +22,12 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
 from amends.aggregates.errors import AmendsError, JournalError
-from amends.aggregates.journal import Tx
+from amends.aggregates.journal import Journal, Tx
 from amends.aggregates.text import one_line
 from amends.aggregates.values.strict_json import clean_text
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.runtime.check import rule_state_of
-from amends.reconciler.runtime.reconciler import Reconciler, Store
+from amends.reconciler.runtime.reconciler import Reconciler
 from amends.reconciler.schedules.alignment import Reconciled
 from amends.reconciler.schedules.decide import Schedules, after_run, schedules_of
 from amends.reconciler.schedules.facts import ScheduleFact, Timetable
@@ -81,13 +81,13 @@ class ReconcileWorkflow:
         return came
 
 
-async def timetable_of(store: Store) -> Timetable:
+async def timetable_of(journal: Journal) -> Timetable:
     """Read the declared schedules.
 
     Raises:
         UnreachableError: The store cannot be reached.
     """
-    found = await asyncio.to_thread(store.load_blocking, Schedules, Schedules.ID)
+    found = await asyncio.to_thread(journal.load_blocking, Schedules, Schedules.ID)
     return Timetable() if found is None else found.timetable
 
 
@@ -95,7 +95,7 @@ class ScheduledRuns:
     """The activities of a worker for scheduled runs.
 
     Args:
-        store: The journal.
+        journal: The store.
         schedules: Temporal's copy of the schedules.
         equip: Loads the rules and their reconciler, again for each run; called with the run's actor.
         clock: Returns the time in milliseconds since the epoch.
@@ -104,14 +104,14 @@ class ScheduledRuns:
 
     def __init__(
         self,
-        store: Store,
+        journal: Journal,
         schedules: TemporalSchedules,
         equip: Callable[[str], Awaitable[Equipment]],
         *,
         clock: Callable[[], int],
         errors: ErrorLog | None = None,
     ) -> None:
-        self._store = store
+        self._journal = journal
         self._schedules = schedules
         self._equip = equip
         self._clock = clock
@@ -163,15 +163,15 @@ class ScheduledRuns:
         return await self._run(request, run, _Done(done))
 
     async def _run(self, request: ScheduledRun, run: str, done: "_Done") -> Reconciled:
-        if request.store_id != self._store.store_id:
+        if request.store_id != self._journal.store_id:
             _log.warning(
                 "schedule %s belongs to store %s, this worker writes to store %s; give both the same store_url",
                 request.schedule,
                 request.store_id,
-                self._store.store_id,
+                self._journal.store_id,
             )
             raise stated("WrongStoreError", schedule=request.schedule, lasting=True)
-        timetable = await timetable_of(self._store)
+        timetable = await timetable_of(self._journal)
         schedule = timetable.schedules.get(request.schedule)
         if schedule is None or schedule.paused is not None:
             await self._schedules.align(timetable, gone=[request.schedule])
@@ -193,7 +193,7 @@ class ScheduledRuns:
         said = []
         for name in done.rules:
             try:
-                why = (await rule_state_of(self._store, name)).unobservable
+                why = (await rule_state_of(self._journal, name)).unobservable
             except JournalError as error:
                 why = str(error)
             unknown = f"the worker knows no drift rule {name!r}; restart it if the rule is new"
@@ -213,9 +213,9 @@ class ScheduledRuns:
                     stream.record(fact)
                 return stream.timetable
 
-        if not follows(await timetable_of(self._store)):
+        if not follows(await timetable_of(self._journal)):
             return
-        timetable = await self._store.commit(unit)
+        timetable = await self._journal.commit(unit)
         schedule = timetable.schedules.get(name)
         if schedule is not None and schedule.paused is not None:
             _log.warning("schedule %s is paused; amends schedule show %s says why", name, name)

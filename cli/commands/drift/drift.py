@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amends.aggregates.journal import JournalReader
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
@@ -18,7 +19,6 @@ from amends.cli.views.table import WHOLE, Column, json_text, table
 from amends.reconciler.drift.decide import Verdict, decide, ignored
 from amends.reconciler.drift.drift import described
 from amends.reconciler.drift.facts import RuleScanned
-from amends.reconciler.drift.observation import Reading
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.runtime.check import rule_state_of, scan, scan_all
 
@@ -108,7 +108,7 @@ async def scan_only(settings: Settings, names: Sequence[str], *, new: bool) -> l
         return found
 
 
-async def _scan(journal: Reading, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> ScanReport:
+async def _scan(journal: JournalReader, rule: Rule, driven: Mapping[str, str] | None, *, new: bool) -> ScanReport:
     at_ms = now_ms()
     rule_state = await rule_state_of(journal, rule.name)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from amends.aggregates.errors import InputError, NotFoundError
-from amends.aggregates.journal import Tx
+from amends.aggregates.journal import Journal, Tx
 from amends.aggregates.text import shorten
 from amends.cli.commands.drift.drift import NEW, ScanReport, scan_only, seen_json, show_seen, status_of
 from amends.cli.exit_codes import ExitCode
@@ -22,7 +22,7 @@ from amends.reconciler.drift.decide import WAITS, Verdict, approve
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import reconciliation_of
 from amends.reconciler.runtime.check import rule_state_of
-from amends.reconciler.runtime.reconciler import Corrected, Reconciler, Store
+from amends.reconciler.runtime.reconciler import Corrected, Reconciler
 
 __all__ = ["reconcile"]
 
@@ -147,11 +147,13 @@ async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
     yield await reconciler.scan(rule)
 
 
-async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None, actor: str) -> None:
+async def _approve(
+    journal: Journal, rules: Sequence[Rule], drifts: Sequence[str], reason: str | None, actor: str
+) -> None:
     """Record that an operator approves corrections: either every drift is known, or nothing is recorded."""
     found: dict[str, str] = {}
     for rule in rules:
-        found |= dict.fromkeys((await rule_state_of(store, rule.name)).drifts, rule.name)
+        found |= dict.fromkeys((await rule_state_of(journal, rule.name)).drifts, rule.name)
     for drift in drifts:
         if drift not in found:
             raise NotFoundError(f"no open drift of these rules has the id {shorten(drift)}; {_open(list(found))}")
@@ -162,7 +164,7 @@ async def _approve(store: Store, rules: Sequence[Rule], drifts: Sequence[str], r
                 stream = reconciliation_of(uow, found[drift])
                 stream.record(approve(stream.rule_state, drift, now_ms(), actor=actor, reason=reason))
 
-    await store.commit(unit)
+    await journal.commit(unit)
 
 
 def _open(drifts: Sequence[str]) -> str:
