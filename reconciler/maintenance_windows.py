@@ -12,7 +12,7 @@ from eventsourcing.domain import event
 from pydantic import BaseModel, ConfigDict
 
 from amends.aggregates.errors import InputError, NotFoundError
-from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.fact_stream import FactStream
 from amends.aggregates.journal import StepWork
 
 __all__ = [
@@ -124,7 +124,7 @@ class Windows(BaseModel):
         return f"maintenance window until {until}, by {last.actor}: {last.reason}"
 
 
-class Maintenance(Aggregate):
+class Maintenance(FactStream, facts=MAINTENANCE_FACTS.values(), folds="windows"):
     """The maintenance windows of a store."""
 
     CATEGORY = "reconciliation_maintenance"
@@ -137,18 +137,6 @@ class Maintenance(Aggregate):
     def __init__(self, id: str, windows: Windows) -> None:  # noqa: A002, ARG002 - the signature of aggregates
         # The event carries the empty value so that snapshots know its type.
         self.windows = windows
-
-    def record(self, fact: MaintenanceFact) -> None:
-        """Record a fact; each kind is an event of its own, whose only field is the fact."""
-        self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
-
-    @event("MaintenanceStarted")
-    def _started(self, fact: MaintenanceStarted) -> None:
-        self.windows = self.windows.apply(fact)
-
-    @event("MaintenanceEnded")
-    def _ended(self, fact: MaintenanceEnded) -> None:
-        self.windows = self.windows.apply(fact)
 
 
 def maintenance_of(uow: StepWork) -> Maintenance:

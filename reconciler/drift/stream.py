@@ -6,7 +6,7 @@ reconcilers of a rule take turns there.
 
 from eventsourcing.domain import event
 
-from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.fact_stream import FactStream
 from amends.aggregates.journal import StepWork
 from amends.reconciler.drift.facts import (
     CorrectionFailed,
@@ -45,7 +45,7 @@ RECONCILIATION_FACTS: dict[str, type[ReconciliationFact]] = {
 """Every kind of fact of a reconciliation, by its name."""
 
 
-class Reconciliation(Aggregate):
+class Reconciliation(FactStream, facts=RECONCILIATION_FACTS.values(), folds="rule_state"):
     """The drift of one rule; its id is the rule's name."""
 
     CATEGORY = "reconciliation"
@@ -56,57 +56,6 @@ class Reconciliation(Aggregate):
     def __init__(self, id: str, rule_state: RuleState) -> None:  # noqa: A002, ARG002 - the signature of aggregates
         # The event carries the empty value so that snapshots know its type.
         self.rule_state = rule_state
-
-    def record(self, fact: ReconciliationFact) -> None:
-        """Record a fact.
-
-        Each kind is an event of its own, `reconciliation.<kind>` in the journal, whose only field is the fact.
-        """
-        self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
-
-    @event("DriftDetected")
-    def _drift_detected(self, fact: DriftDetected) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftProposed")
-    def _drift_proposed(self, fact: DriftProposed) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftApproved")
-    def _drift_approved(self, fact: DriftApproved) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("CorrectionStarted")
-    def _correction_begun(self, fact: CorrectionStarted) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftCorrected")
-    def _drift_corrected(self, fact: DriftCorrected) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("CorrectionFailed")
-    def _correction_failed(self, fact: CorrectionFailed) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftCleared")
-    def _drift_cleared(self, fact: DriftCleared) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftUnobservable")
-    def _drift_unobservable(self, fact: DriftUnobservable) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("RuleScanned")
-    def _rule_scanned(self, fact: RuleScanned) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("DriftIgnored")
-    def _drift_ignored(self, fact: DriftIgnored) -> None:
-        self.rule_state = self.rule_state.apply(fact)
-
-    @event("IgnoreRemoved")
-    def _ignore_removed(self, fact: IgnoreRemoved) -> None:
-        self.rule_state = self.rule_state.apply(fact)
 
 
 def reconciliation_of(uow: StepWork, rule: str) -> Reconciliation:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from eventsourcing.domain import event
 
 from amends.aggregates.errors import InputError, NotFoundError, RefusedError
-from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.events.fact_stream import FactStream
 from amends.aggregates.journal import StepWork
 from amends.aggregates.text import shorten
 from amends.reconciler.schedules.facts import (
+    SCHEDULE_FACTS,
     Schedule,
     ScheduleDeclared,
     ScheduleFact,
@@ -46,7 +47,7 @@ _HOUR_MS = 3_600_000
 _JITTER_MS = 30_000
 
 
-class Schedules(Aggregate):
+class Schedules(FactStream, facts=SCHEDULE_FACTS.values(), folds="timetable"):
     """The schedules of a store."""
 
     CATEGORY = "reconciliation_schedules"
@@ -59,34 +60,6 @@ class Schedules(Aggregate):
     def __init__(self, id: str, timetable: Timetable) -> None:  # noqa: A002, ARG002 - the signature of aggregates
         # The event carries the empty value so that snapshots know its type.
         self.timetable = timetable
-
-    def record(self, fact: ScheduleFact) -> None:
-        """Record a fact; each kind is an event of its own, whose only field is the fact."""
-        self.trigger_event(getattr(type(self), type(fact).__name__), fact=fact)
-
-    @event("ScheduleDeclared")
-    def _declared(self, fact: ScheduleDeclared) -> None:
-        self.timetable = self.timetable.apply(fact)
-
-    @event("SchedulePaused")
-    def _paused(self, fact: SchedulePaused) -> None:
-        self.timetable = self.timetable.apply(fact)
-
-    @event("ScheduleResumed")
-    def _resumed(self, fact: ScheduleResumed) -> None:
-        self.timetable = self.timetable.apply(fact)
-
-    @event("ScheduleFailed")
-    def _failed(self, fact: ScheduleFailed) -> None:
-        self.timetable = self.timetable.apply(fact)
-
-    @event("ScheduleRecovered")
-    def _recovered(self, fact: ScheduleRecovered) -> None:
-        self.timetable = self.timetable.apply(fact)
-
-    @event("ScheduleRemoved")
-    def _removed(self, fact: ScheduleRemoved) -> None:
-        self.timetable = self.timetable.apply(fact)
 
 
 def schedules_of(uow: StepWork) -> Schedules:
