@@ -13,62 +13,29 @@ work is never repeated, so a replay, a lost reply, a parallel step and an operat
 Pure except for `Tx`: no clock, no environment; the driver passes `now_ms`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pydantic import JsonValue
-
-from amends.aggregates.errors import (
-    CannotContinueError,
-    JournalError,
-    NotFoundError,
-    StartConflictError,
-    UnitLost,
-    WrongDriverError,
-    WrongStoreError,
-)
+from amends.aggregates.errors import CannotContinueError, NotFoundError, WrongDriverError, WrongStoreError
 from amends.aggregates.journal import Tx
 from amends.aggregates.run.facts import DriverTaken, SagaStarted, stream_of_run
-from amends.aggregates.run.plan import Plan, PlanNode, StepKind
+from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLAIMED, Direction
-from amends.aggregates.values.json_codec import difference, same_json
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine import interventions
 from amends.sagas.engine.answers import Settled, fact_of_answer
-from amends.sagas.engine.arguments import Arguments, arguments_of
-from amends.sagas.engine.calls import (
-    EffectCall,
-    outcome_of_error,
-    outcome_of_result,
-    postponement_of,
-    task_for,
-    unit_of_work_for,
-)
-from amends.sagas.engine.decide import (
-    Conclusion,
-    Decision,
-    RunProbe,
-    WaitUntil,
-    Work,
-    decide,
-)
+from amends.sagas.engine.calls import EffectCall, task_for
+from amends.sagas.engine.decide import Conclusion, RunProbe, Work, decide
+from amends.sagas.engine.due import effects_due, transactions_due
 from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.interventions import Intervention
-from amends.sagas.engine.outcome import Failed, FailedAttempt, Outcome, Postponed, Succeeded
+from amends.sagas.engine.outcome import Failed, FailedAttempt, Outcome, Postponed
+from amends.sagas.engine.start import Start, check_same_start
+from amends.sagas.engine.transactions import run_transaction
 
-__all__ = [
-    "LEASE_GRACE_MS",
-    "Followed",
-    "RunProtocol",
-    "Settled",
-    "Start",
-    "effects_due",
-    "next_due_ms",
-    "transactions_due",
-    "work_due",
-]
+__all__ = ["LEASE_GRACE_MS", "Followed", "RunProtocol", "Settled"]
 
 LEASE_GRACE_MS = 75_000
 """The time by which a claim outlives the timeout of its call, in milliseconds, so that a call in time can be recorded.
@@ -80,31 +47,6 @@ Temporal delivers a call again, the loss of its worker is known at once.
 
 TRANSACTIONS_PER_UNIT = 20
 """The most steps that one run may take in a unit, because a unit shares its database transaction with other units."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A request to start a run.
-
-    Attributes:
-        run_id: The id of the run.
-        plan: The plan that it will follow.
-        input: Its input as JSON, validated.
-        keys: Business keys and their values.
-        driver: The driver that advances it.
-        actor: The person or program that asks for it.
-        correlation_id: The id that all facts of the business process share; `None` for the run's id.
-        causation_id: Id of the message that caused it; `None` if there is none.
-    """
-
-    run_id: str
-    plan: Plan
-    input: JsonValue
-    keys: dict[str, str]
-    driver: str
-    actor: str
-    correlation_id: str | None = None
-    causation_id: str | None = None
 
 
 class Followed(NamedTuple):
@@ -120,44 +62,6 @@ class Followed(NamedTuple):
 
 
 _ATTEMPTS = {Direction.DO: "attempt", Direction.UNDO: "undo attempt", Direction.PROBE: "probe attempt"}
-
-
-def effects_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
-    """Return the calls of effects, their compensations and probes that are due."""
-    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.EFFECT)
-
-
-def transactions_due(record: RunRecord, now_ms: int) -> tuple[Work, ...]:
-    """Return the transactions and their compensations that are due."""
-    return tuple(work for work in _work(record, now_ms) if _kind(record, work) is StepKind.TRANSACTION)
-
-
-def work_due(record: RunRecord, now_ms: int, asked: frozenset[str], queued: frozenset[str] = frozenset()) -> bool:
-    """Check whether there is work that can start and that no driver has started.
-
-    Args:
-        record: The run.
-        now_ms: The driver's time.
-        asked: Nodes whose probe is in flight.
-        queued: Nodes whose call waits for a thread.
-    """
-    return any(
-        work.node not in queued and not (isinstance(work, RunProbe) and work.node in asked)
-        for work in _work(record, now_ms)
-    )
-
-
-def next_due_ms(decisions: tuple[Decision, ...]) -> int | None:
-    """Return the time of the next decision if no fact arrives before; `None` for never."""
-    return min((each.due_ms for each in decisions if isinstance(each, WaitUntil)), default=None)
-
-
-def _work(record: RunRecord, now_ms: int) -> Iterator[Work]:
-    return (each for each in decide(record.state, now_ms) if isinstance(each, Work))
-
-
-def _kind(record: RunRecord, work: Work) -> StepKind:
-    return record.state.plan.nodes[work.node].kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +89,8 @@ class RunProtocol:
         """
         present = tx.record(start.run_id)
         if present is not None:
-            return self._same_start(present, start)
+            check_same_start(self.registry, present, start)
+            return present
         fact = SagaStarted(
             originator_id=stream_of_run(start.run_id),
             originator_version=1,
@@ -204,23 +109,6 @@ class RunProtocol:
             guarantees=start.plan.guarantees,
         )
         return tx.accept(start.plan, fact)
-
-    def _same_start(self, present: RunRecord, start: Start) -> RunRecord:
-        first = present.started
-        if first.saga != start.plan.saga:
-            raise StartConflictError(
-                f"run {start.run_id!r} exists already, of saga {first.saga!r}, not {start.plan.saga!r}; use another id"
-            )
-        if first.input != start.input and not same_json(first.input, start.input):
-            saga = self.registry.sagas.get(first.saga)
-            # Both inputs are read through the loaded model, so that a new field with a default is no difference.
-            then = first.input if saga is None else saga.input_codec.dump(saga.input_codec.load(first.input))
-            if not same_json(then, start.input):
-                lines = "; ".join(difference(then, start.input))
-                raise StartConflictError(
-                    f"run {start.run_id!r} exists already with another input ({lines}); use another id"
-                )
-        return present
 
     def take_over(self, tx: Tx, run_id: str, driver: str, now_ms: int, *, actor: str, reason: str) -> RunRecord:
         """Record that another driver advances the run from here on; write nothing if it does so already.
@@ -453,8 +341,7 @@ class RunProtocol:
         """
         node = record.state.plan.nodes[due.node]
         direction = due.direction
-        arguments = arguments_of(self.registry, record, node, direction)
-        outcome = self._run_transaction(tx, record, node, due, arguments)
+        outcome = run_transaction(tx, self.registry, record, due)
         self._tell(record.run_id, node.name, direction, due.attempt, outcome)
         fact = FactWriter(record, now_ms, tx.recorded_at_ms).outcome(node, direction, due.attempt, outcome)
         postponed = outcome.error(record.run_id, node.name) if isinstance(outcome, Postponed) else None
@@ -463,32 +350,3 @@ class RunProtocol:
     def _tell(self, run_id: str, node: str, direction: Direction, attempt: int, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
             self.on_failure(FailedAttempt(run_id, node, _ATTEMPTS[direction], attempt, outcome))
-
-    def _run_transaction(self, tx: Tx, record: RunRecord, node: PlanNode, due: Work, arguments: Arguments) -> Outcome:
-        direction = due.direction
-        try:
-            with tx.unit_of_work() as work:
-                context = unit_of_work_for(record, node, direction, attempt=due.attempt, work=work)
-                value = arguments.operation.function(arguments.first(), context)
-                outcome = outcome_of_result(self.registry, node.step, direction, value)
-                if not isinstance(outcome, Succeeded):
-                    raise _RollBackError(outcome)  # noqa: TRY301 - leaving the savepoint is the point
-        except _RollBackError as rolled_back:
-            return rolled_back.outcome
-        except (JournalError, UnitLost) as error:
-            # An event that this code cannot read needs a deploy. Any other such error comes from our own
-            # infrastructure, not from the step: the whole unit runs again, and no attempt is used up.
-            if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:
-                return postponed
-            raise
-        except BaseException as error:  # noqa: BLE001 - every way in which a step can end is an outcome of it
-            return outcome_of_error(error)
-        return outcome
-
-
-class _RollBackError(Exception):
-    """Leaves the savepoint with an outcome other than a success."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome

@@ -1,18 +1,48 @@
-"""Check a request to start a run before anything is written: a valid id and a valid input."""
+"""A request to start a run, and its checks: a valid id, a valid input, and the same request if the run exists."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from amends.aggregates.errors import InputError
+from pydantic import JsonValue
+
+from amends.aggregates.errors import InputError, StartConflictError
+from amends.aggregates.run.plan import Plan
+from amends.aggregates.run.record import RunRecord
+from amends.aggregates.values.json_codec import difference, same_json
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.engine.protocol import Start
 
-__all__ = ["check_run_id", "prepare_start", "read_input"]
+__all__ = ["Start", "check_run_id", "check_same_start", "prepare_start", "read_input"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
 _SHOWN_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request to start a run.
+
+    Attributes:
+        run_id: The id of the run.
+        plan: The plan that it will follow.
+        input: Its input as JSON, validated.
+        keys: Business keys and their values.
+        driver: The driver that advances it.
+        actor: The person or program that asks for it.
+        correlation_id: The id that all facts of the business process share; `None` for the run's id.
+        causation_id: Id of the message that caused it; `None` if there is none.
+    """
+
+    run_id: str
+    plan: Plan
+    input: JsonValue
+    keys: dict[str, str]
+    driver: str
+    actor: str
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
 
 def check_run_id(run_id: object) -> str:
@@ -83,3 +113,25 @@ def prepare_start(
         correlation_id=correlation_id,
         causation_id=causation_id,
     )
+
+
+def check_same_start(registry: Registry, present: RunRecord, start: Start) -> None:
+    """Check that an existing run was started by the same request.
+
+    Raises:
+        StartConflictError: A run of another saga or with another input has the id; the message shows the difference.
+    """
+    first = present.started
+    if first.saga != start.plan.saga:
+        raise StartConflictError(
+            f"run {start.run_id!r} exists already, of saga {first.saga!r}, not {start.plan.saga!r}; use another id"
+        )
+    if first.input != start.input and not same_json(first.input, start.input):
+        saga = registry.sagas.get(first.saga)
+        # Both inputs are read through the loaded model, so that a new field with a default is no difference.
+        then = first.input if saga is None else saga.input_codec.dump(saga.input_codec.load(first.input))
+        if not same_json(then, start.input):
+            lines = "; ".join(difference(then, start.input))
+            raise StartConflictError(
+                f"run {start.run_id!r} exists already with another input ({lines}); use another id"
+            )

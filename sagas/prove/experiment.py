@@ -11,8 +11,7 @@ from amends.aggregates.values.strict_json import digest
 from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.steps import Step
-from amends.sagas.engine.protocol import Start
-from amends.sagas.engine.start import prepare_start
+from amends.sagas.engine.start import Start, prepare_start
 from amends.sagas.prove.functions import ProvedRegistry, results_by_name
 from amends.sagas.prove.memory import Kept, Shelf, Tables
 from amends.sagas.prove.player import Player

@@ -10,7 +10,7 @@ from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
 from amends.sagas.definition.participants import Contract
 from amends.sagas.definition.step_definition import Operation, StepDefinition
-from amends.sagas.engine.protocol import Start
+from amends.sagas.engine.start import Start
 from amends.sagas.prove.functions import ProvedRegistry
 from amends.sagas.prove.memory import Shelf
 from amends.sagas.prove.player import Player

@@ -13,9 +13,11 @@ from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.run.record import RunRecord
 from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import Work
+from amends.sagas.engine.due import transactions_due
 from amends.sagas.engine.interventions import Intervention
 from amends.sagas.engine.outcome import Outcome
-from amends.sagas.engine.protocol import RunProtocol, Start, transactions_due
+from amends.sagas.engine.protocol import RunProtocol
+from amends.sagas.engine.start import Start
 from amends.sagas.prove.books import Books
 from amends.sagas.prove.functions import Functions, ProvedRegistry, Ran, TransactionFault
 from amends.sagas.prove.memory import Appended, MemoryTx, Shelf

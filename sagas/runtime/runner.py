@@ -46,9 +46,10 @@ from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.calls import EffectCall
 from amends.sagas.engine.decide import decide
+from amends.sagas.engine.due import next_due_ms, work_due
 from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.outcome import Postponed
-from amends.sagas.engine.protocol import Followed, RunProtocol, next_due_ms, work_due
+from amends.sagas.engine.protocol import Followed, RunProtocol
 from amends.sagas.engine.result import RunResult
 from amends.sagas.engine.seats import functions_of
 from amends.sagas.engine.start import prepare_start
