@@ -2,7 +2,8 @@
 
 This folder owns the search and its model of the world. It may import `amends.sagas.engine`, `amends.sagas.definition`,
 `amends.compensations` and `amends.aggregates`. It drives the same protocol as the drivers, on a journal in memory whose
-records are frozen, so that forking a world costs one pointer. Only `runtime` reads a clock.
+records are frozen, so that forking a world costs one pointer. Only `runtime` reads a clock, and only `sql` imports
+SQLAlchemy.
 
 Public names, which the command line, the pytest plugin and the pages build on:
 

@@ -98,8 +98,6 @@ class Experiment:
     def _shelf(self) -> Shelf:
         kept: dict[str, Kept] = {}
         for aggregate in self.given:
-            if not isinstance(aggregate, Aggregate):
-                raise ProveError(f"given=[{aggregate!r}]: give aggregates, such as StockItem('teapot', free=10)")
             copy = fork_aggregate(aggregate)
             copy.collect_events()
             kept[type(copy).stream_of(copy.id)] = Kept(copy, content_of(copy))

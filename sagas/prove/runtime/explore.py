@@ -3,9 +3,10 @@
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.text import shorten
 from amends.sagas.definition.saga import Saga
 from amends.sagas.prove.end import Invariant, judge_of
 from amends.sagas.prove.experiment import Contracts, Experiment, Prepared, Results
@@ -15,6 +16,9 @@ from amends.sagas.prove.report import Report, report_of
 from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
 from amends.sagas.prove.token import ReplayToken
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
 
 __all__ = ["explore", "replay", "run_experiment"]
 
@@ -29,7 +33,8 @@ def explore(
     *,
     invariant: Invariant | None = None,
     always: Invariant | None = None,
-    given: Sequence[Aggregate] = (),
+    given: Sequence[object] = (),
+    tables: "MetaData | None" = None,
     others: Sequence[tuple[Saga[Any], Any]] = (),
     faults: int = 2,
     operators: int = 0,
@@ -45,7 +50,8 @@ def explore(
         input: The input of the run.
         invariant: Your own law, checked at every end; it raises if the end is wrong. `None` for none.
         always: The same, checked in every state.
-        given: Aggregates that exist before the run.
+        given: Aggregates that exist before the run, and statements that insert rows into `tables`.
+        tables: Your own tables, which the search keeps in an SQLite database in memory; `None` if there are none.
         others: Further runs in the same world, each a saga and its input; they share aggregates and participants.
         faults: The number of faults in one story.
         operators: The number of decisions that operators may make in one story.
@@ -65,7 +71,8 @@ def explore(
         saga=saga,
         input=input,
         others=others,
-        given=given,
+        given=_aggregates(given, tables),
+        tables=_tables(given, tables),
         faults=faults,
         operators=operators,
         contracts=contracts or {},
@@ -108,10 +115,10 @@ def replay(
     saga: Saga[I],
     input: I,  # noqa: A002 - the word that sagas use
     *,
-    given: Sequence[Aggregate] = (),
+    given: Sequence[object] = (),
+    tables: "MetaData | None" = None,
     others: Sequence[tuple[Saga[Any], Any]] = (),
     results: Results | None = None,
-    tables: Tables | None = None,
 ) -> Story:
     """Play the story of a token again; faults, operators and contracts come from the token.
 
@@ -120,14 +127,41 @@ def replay(
         saga: The saga, as for `explore`.
         input: Its input, as for `explore`.
         given: As for `explore`.
+        tables: As for `explore`.
         others: As for `explore`.
         results: As for `explore`.
-        tables: As for `explore`.
 
     Raises:
         InputError: The text is no token, or it belongs to another saga or input.
     """
-    experiment = Experiment(saga=saga, input=input, others=others, given=given, tables=tables, results=results or {})
+    experiment = Experiment(
+        saga=saga,
+        input=input,
+        others=others,
+        given=_aggregates(given, tables),
+        tables=_tables(given, tables),
+        results=results or {},
+    )
     read = ReplayToken.read(token)
     prepared = Prepared.of_token(experiment, read)
     return story_of(prepared.player, prepared.root, read.path)
+
+
+def _aggregates(given: Sequence[object], tables: "MetaData | None") -> list[Aggregate]:
+    aggregates = [each for each in given if isinstance(each, Aggregate)]
+    others = [each for each in given if not isinstance(each, Aggregate)]
+    if others and tables is None:
+        raise ProveError(
+            f"given=[{shorten(others[0])}]: give aggregates, such as StockItem('teapot', free=10); "
+            f"a statement that inserts rows needs tables=your MetaData"
+        )
+    return aggregates
+
+
+def _tables(given: Sequence[object], tables: "MetaData | None") -> Tables | None:
+    if tables is None:
+        return None
+    # SQLAlchemy takes a while to load, and most sagas have no tables of their own.
+    from amends.sagas.prove.sql.tables import create_tables  # noqa: PLC0415 - as said above
+
+    return create_tables(tables, [each for each in given if not isinstance(each, Aggregate)])
