@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.text import shorten
@@ -16,9 +16,6 @@ from amends.sagas.prove.report import Report, report_of
 from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
 from amends.sagas.prove.token import ReplayToken
-
-if TYPE_CHECKING:
-    from sqlalchemy import MetaData
 
 __all__ = ["explore", "replay", "run_experiment"]
 
@@ -34,7 +31,7 @@ def explore(
     invariant: Invariant | None = None,
     always: Invariant | None = None,
     given: Sequence[object] = (),
-    tables: "MetaData | None" = None,
+    tables: object | None = None,
     others: Sequence[tuple[Saga[Any], Any]] = (),
     faults: int = 2,
     operators: int = 0,
@@ -51,7 +48,7 @@ def explore(
         invariant: Your own law, checked at every end; it raises if the end is wrong. `None` for none.
         always: The same, checked in every state.
         given: Aggregates that exist before the run, and statements that insert rows into `tables`.
-        tables: Your own tables, which the search keeps in an SQLite database in memory; `None` if there are none.
+        tables: Your own tables, as SQLAlchemy's `MetaData`, which the search keeps in an SQLite database in memory; `None` if there are none.
         others: Further runs in the same world, each a saga and its input; they share aggregates and participants.
         faults: The number of faults in one story.
         operators: The number of decisions that operators may make in one story.
@@ -116,7 +113,7 @@ def replay(
     input: I,  # noqa: A002 - the word that sagas use
     *,
     given: Sequence[object] = (),
-    tables: "MetaData | None" = None,
+    tables: object | None = None,
     others: Sequence[tuple[Saga[Any], Any]] = (),
     results: Results | None = None,
 ) -> Story:
@@ -147,7 +144,7 @@ def replay(
     return story_of(prepared.player, prepared.root, read.path)
 
 
-def _aggregates(given: Sequence[object], tables: "MetaData | None") -> list[Aggregate]:
+def _aggregates(given: Sequence[object], tables: object | None) -> list[Aggregate]:
     aggregates = [each for each in given if isinstance(each, Aggregate)]
     others = [each for each in given if not isinstance(each, Aggregate)]
     if others and tables is None:
@@ -158,7 +155,7 @@ def _aggregates(given: Sequence[object], tables: "MetaData | None") -> list[Aggr
     return aggregates
 
 
-def _tables(given: Sequence[object], tables: "MetaData | None") -> Tables | None:
+def _tables(given: Sequence[object], tables: object | None) -> Tables | None:
     if tables is None:
         return None
     # SQLAlchemy takes a while to load, and most sagas have no tables of their own.

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import StaticPool
 
 from amends.aggregates.errors import InputError
+from amends.aggregates.text import shorten
 from amends.sagas.prove.problem import ProveError
 
 __all__ = ["SqlTables", "create_tables"]
@@ -86,7 +87,7 @@ class SqlTables:
         return rows, matched, SqlTables(database, image, database.content())
 
 
-def create_tables(metadata: MetaData, rows: Iterable[object] = ()) -> SqlTables:
+def create_tables(metadata: object, rows: Iterable[object] = ()) -> SqlTables:
     """Create the tables, and run statements that fill them.
 
     Args:
@@ -96,6 +97,8 @@ def create_tables(metadata: MetaData, rows: Iterable[object] = ()) -> SqlTables:
     Raises:
         ProveError: A statement is none, or the database refuses a table or a statement.
     """
+    if not isinstance(metadata, MetaData):
+        raise ProveError(f"tables={shorten(metadata)}: give the MetaData of your tables")
     database = _Database()
     try:
         with database.engine.connect() as connection:

@@ -83,6 +83,12 @@ def test_wrong_rows_are_refused_in_one_line(given: list[object]) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_tables_are_a_metadata() -> None:
+    """A single table is not enough; the message names the type to pass."""
+    with pytest.raises(InputError, match="give the MetaData of your tables"):
+        explore(SAGA, ORDER, tables=STOCK)
+
+
 def test_states_of_tables_are_independent() -> None:
     """Each state keeps its rows, whichever state ran the last statement; equal rows are equal states."""
     first = create_tables(METADATA, GIVEN)
