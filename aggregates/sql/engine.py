@@ -38,9 +38,7 @@ __all__ = [
     "is_readonly",
     "no_directory",
     "safe_url",
-    "take_writer_lock",
     "writing",
-    "writing_engine",
 ]
 
 CONNECT_TIMEOUT_S = 5
@@ -114,23 +112,6 @@ def writing(bind: Engine | Connection) -> Iterator[Connection]:
             yield bind
     finally:
         bind.execution_options(**{_WRITING: False})
-
-
-def writing_engine(engine: Engine) -> Engine:
-    """Return a view of the engine whose every transaction begins as `writing` does.
-
-    It is for code that begins its own transactions, such as an ORM session.
-    """
-    return engine.execution_options(**{_WRITING: True})
-
-
-def take_writer_lock(connection: Connection) -> None:
-    """Acquire the writer's lock until the end of the connection's transaction, unless it has the lock.
-
-    On SQLite this has no effect: the first write takes the lock, if the transaction did not begin with it.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_TAKE_WRITER_LOCK, {"lock": WRITER_LOCK})
 
 
 def check_writable(engine: Engine) -> None:
@@ -402,4 +383,3 @@ _MAY_WRITE = text(
     "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on', "
     "has_table_privilege('stored_events', 'INSERT')"
 )
-_TAKE_WRITER_LOCK = text(f"SELECT {_LOCK}")

@@ -75,7 +75,7 @@ def as_amends_error(error: BaseException) -> AmendsError:
     The message contains neither the statement nor its parameters, because they may contain user data.
 
     Args:
-        error: An SQLAlchemy error, or an error of the recorders that wraps one; an `AmendsError` is returned unchanged.
+        error: An SQLAlchemy error; an `AmendsError` is returned unchanged.
 
     Returns:
         `UnreachableError` when the operation failed now and may succeed later; `JournalError` when this version cannot
@@ -83,8 +83,6 @@ def as_amends_error(error: BaseException) -> AmendsError:
     """
     if isinstance(error, AmendsError):
         return error
-    while not isinstance(error, exc.SQLAlchemyError) and error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
     name = getattr(error, STORE, None)
     store = f"store {name!r}" if name else "the store"
     reason, code = _reason(error)

@@ -1,9 +1,4 @@
-"""Tables of the store, as SQLAlchemy metadata; the migrations create exactly this schema.
-
-Code that inserts through this metadata, such as a recorder of `eventsourcing`, gets the row's checksum by default.
-"""
-
-from typing import Any
+"""Tables of the store, as SQLAlchemy metadata; the migrations create exactly this schema."""
 
 from sqlalchemy import (
     BigInteger,
@@ -20,13 +15,10 @@ from sqlalchemy import (
     literal,
 )
 
-from amends.aggregates.values.checksum import event_checksum, plan_checksum, snapshot_checksum
-
 __all__ = [
     "bindable",
     "is_text",
     "metadata",
-    "notification_tracking",
     "plans",
     "run_keys",
     "saga_index",
@@ -40,22 +32,6 @@ metadata = MetaData()
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
 
-
-def _event_default(context: Any) -> bytes:  # noqa: ANN401 - SQLAlchemy's context of an INSERT
-    row = context.get_current_parameters()
-    return event_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
-
-
-def _snapshot_default(context: Any) -> bytes:  # noqa: ANN401 - as above
-    row = context.get_current_parameters()
-    return snapshot_checksum(row["originator_id"], row["originator_version"], row["topic"], row["state"])
-
-
-def _plan_default(context: Any) -> bytes:  # noqa: ANN401 - as above
-    row = context.get_current_parameters()
-    return plan_checksum(row["fingerprint"], row["saga"], row["plan"], row["recorded_at_ms"])
-
-
 stored_events = Table(
     "stored_events",
     metadata,
@@ -65,7 +41,7 @@ stored_events = Table(
     Column("originator_version", _BIG, nullable=False),
     Column("topic", Text(), nullable=False),
     Column("state", LargeBinary(), nullable=False),
-    Column("checksum", LargeBinary(), nullable=False, default=_event_default),
+    Column("checksum", LargeBinary(), nullable=False),
     Index("stored_events_stream_position", "originator_id", "originator_version", unique=True),
     sqlite_autoincrement=True,
 )
@@ -78,17 +54,9 @@ snapshots = Table(
     Column("originator_version", _BIG, primary_key=True),
     Column("topic", Text(), nullable=False),
     Column("state", LargeBinary(), nullable=False),
-    Column("checksum", LargeBinary(), nullable=False, default=_snapshot_default),
+    Column("checksum", LargeBinary(), nullable=False),
 )
 """Folded aggregates, so that a load does not have to read the whole stream."""
-
-notification_tracking = Table(
-    "notification_tracking",
-    metadata,
-    Column("application_name", String(32), primary_key=True),
-    Column("notification_id", _BIG, nullable=False),
-)
-"""The progress of each reader of the notification log."""
 
 store_identity = Table(
     "store_identity",
@@ -105,7 +73,7 @@ plans = Table(
     Column("saga", Text(), nullable=False),
     Column("plan", Text(), nullable=False),
     Column("recorded_at_ms", _BIG, nullable=False),
-    Column("checksum", LargeBinary(), nullable=False, default=_plan_default),
+    Column("checksum", LargeBinary(), nullable=False),
 )
 """Every plan that a run follows, stored once."""
 

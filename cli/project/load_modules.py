@@ -20,20 +20,12 @@ from typing import NoReturn, Protocol, TypeVar
 
 from amends.aggregates.errors import AmendsError, DefinitionError
 from amends.aggregates.text import one_line, shorten
+from amends.cli.project.needed_packages import needed_packages
 from amends.cli.project.settings import CONFIG_FILE, ENV_PREFIX, Settings
 
 __all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]
 
 _MAX_REASON_CHARS = 300
-
-# Packages that Amends imports, perhaps only after the user's modules: a project often has an `alembic/` of its own. A
-# test compares this list with the installed requirements.
-_OUR_PACKAGES = frozenset(
-    "alembic amends annotated_doc annotated_types click colorama dateutil dotenv eventsourcing "  # noqa: SIM905 - readable
-    "eventsourcing_sqlalchemy google greenlet mako markdown_it markupsafe mdurl nexusrpc psycopg psycopg_binary "
-    "psycopg_pool pydantic pydantic_core pydantic_settings pygments rich shellingham sqlalchemy sqlalchemy_utils "
-    "temporalio typer typing_extensions typing_inspection".split()
-)
 
 
 class Named(Protocol):
@@ -160,7 +152,7 @@ def _make_importable(folders: Sequence[Path]) -> None:
     last = max((at for at, entry in enumerate(sys.path) if _is_stdlib(entry)), default=len(sys.path) - 1)
     sys.path[last + 1 : last + 1] = [str(folder) for folder in folders]
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _OurPackages)]
-    sys.meta_path.insert(0, _OurPackages(frozenset(str(folder) for folder in folders)))
+    sys.meta_path.insert(0, _OurPackages(folders))
     importlib.invalidate_caches()
 
 
@@ -172,10 +164,13 @@ def _is_stdlib(entry: str) -> bool:
 
 
 class _OurPackages(importlib.abc.MetaPathFinder):
-    """An import finder that takes the packages Amends needs from everywhere but the project."""
+    """An import finder that takes the packages Amends needs from everywhere but the project.
 
-    def __init__(self, folders: frozenset[str]) -> None:
-        self._folders = folders
+    Amends may import them after the user's modules, and a project often has an `alembic/` of its own.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [str(folder) for folder in folders]
 
     def find_spec(
         self,
@@ -183,18 +178,23 @@ class _OurPackages(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if path is not None or fullname not in _OUR_PACKAGES:
+        # The reading of metadata imports modules of the standard library, which no project can replace.
+        if path is not None or fullname in sys.stdlib_module_names or not self._is_in_project(fullname):
             return None
         elsewhere = [entry for entry in sys.path if entry not in self._folders]
-        return importlib.machinery.PathFinder.find_spec(fullname, elsewhere, target)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, elsewhere, target)
+        return spec if spec is not None and fullname in needed_packages() else None
+
+    def _is_in_project(self, name: str) -> bool:
+        return importlib.machinery.PathFinder.find_spec(name, self._folders) is not None
 
 
 def _owner(top: str, folders: Sequence[Path]) -> str | None:
     """Return the owner of a top-level name, or None if the name is free for the project."""
     if top in sys.stdlib_module_names or top == "__main__":
         return "a module of Python's standard library"
-    ours = _OurPackages(frozenset(str(folder) for folder in folders))
-    return "a package that Amends itself needs" if top == "amends" or ours.find_spec(top, None) else None
+    needed = top == "amends" or _OurPackages(folders).find_spec(top, None)
+    return "a package that Amends itself needs" if needed else None
 
 
 def _hidden(folders: Sequence[Path]) -> tuple[Path, ...]:

@@ -38,9 +38,9 @@ from amends.aggregates.errors import (
     UnreachableError,
     WrongDriverError,
 )
-from amends.aggregates.journal import Journal, RunQuery, Tx, Unit
+from amends.aggregates.journal import Journal, Tx, Unit
 from amends.aggregates.run.record import RunRecord
-from amends.aggregates.run.state import CLAIMED, OPEN, Direction
+from amends.aggregates.run.state import CLAIMED, Direction
 from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
@@ -66,7 +66,6 @@ I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 T = TypeVar("T")
 
 DRIVER = "in-process"
-_PAGE = 200
 _PATIENCE = timedelta(minutes=2)
 # By identity of the journal and id of the run: the runners of this process that write to the run now. Two that drive
 # one run would take each other's claims for those of a lost process when their clocks differ.
@@ -226,25 +225,6 @@ class Runner:
             CannotContinueError: The loaded code cannot continue the run, which stays open.
         """
         return RunResult(await self._resumed(run_id))
-
-    async def resume_all(self) -> list[RunResult]:
-        """Drive every unfinished run of this driver to its end, one by one.
-
-        If the loaded code cannot continue a run, its result shows it still open, and the runner logs a warning.
-        """
-        finished: list[RunResult] = []
-        last: str | None = None
-        while page := await self._journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
-            last = page[-1].run_id
-            finished += [await self._resume_or_leave(row.run_id) for row in page if row.driver == DRIVER]
-        return finished
-
-    async def _resume_or_leave(self, run_id: str) -> RunResult:
-        try:
-            return await self.resume(run_id)
-        except CannotContinueError as error:
-            _log.warning("%s", error)
-            return await self.result(run_id)
 
     async def intervene(self, run_id: str, intervention: Intervention, *, position: int | None = None) -> RunResult:
         """Append the decision of an operator about a run.

@@ -20,7 +20,6 @@ from amends.aggregates.sql.engine import (
     is_readonly,
     safe_url,
     writing,
-    writing_engine,
 )
 from amends.aggregates.sql.errors import as_amends_error, store_errors
 
@@ -175,14 +174,6 @@ def test_writing_inside_a_transaction_is_refused(engine: Engine) -> None:
         writing(connection),
     ):
         pytest.fail("began twice")
-
-
-def test_the_view_for_writers_begins_as_writing_does(engine: Engine, store_url: str) -> None:
-    """Every transaction of `writing_engine` takes the lock, for every caller."""
-    impatient = impatient_engine(store_url)
-    with writing(engine), pytest.raises(exc.OperationalError), writing_engine(impatient).begin():
-        pytest.fail("two writers at once")
-    impatient.dispose()
 
 
 def test_order_of_ids_is_order_of_commits(engine: Engine) -> None:

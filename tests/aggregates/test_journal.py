@@ -42,6 +42,7 @@ from amends.aggregates.sql import batch as batch_module
 from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.schema import plans, run_keys, saga_index, stored_events
+from amends.aggregates.values.checksum import event_checksum
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.protocol import RunProtocol
 
@@ -235,12 +236,10 @@ async def test_closed_runs_are_not_remembered(journal: SqlJournal) -> None:
 
 async def test_topics_outside_the_allow_list_import_nothing(journal: SqlJournal) -> None:
     """A planted row that names a module raises for its reader, and the module is not imported."""
+    row = ("run/planted", 1, "turtledemo.clock:main", b"{}")
+    values = dict(zip(stored_events.c.keys()[1:], (*row, event_checksum(*row)), strict=True))
     with journal.engine.begin() as connection:
-        connection.execute(
-            insert(stored_events).values(
-                originator_id="run/planted", originator_version=1, topic="turtledemo.clock:main", state=b"{}"
-            )
-        )
+        connection.execute(insert(stored_events).values(values))
     for read in (journal.facts, journal.record):
         with pytest.raises(DamagedRunError, match="turtledemo"):
             await read("planted")

@@ -486,30 +486,6 @@ async def test_a_cancelled_run_waits_for_code_with_its_undo(store_url: str) -> N
         assert result.status is RunStatus.COMPENSATED
 
 
-async def test_one_waiting_run_does_not_stop_the_others() -> None:
-    """All runs are resumed; a run that waits for code is returned as it is."""
-    clock = VirtualClock()
-    first, second = load(replace(MAPPED, down=True)), load(Code())
-    other = Saga("other", str, pivot(_plain("tick")))
-    async with opened("sqlite://") as journal:
-        process = asyncio.create_task(
-            Runner(journal, first.registry, clock=clock).run(first.saga, Order(id="o"), id="r")
-        )
-        await until_pay_has_failed(journal, "r")
-        process.cancel()
-        await asyncio.gather(process, return_exceptions=True)
-        runner = Runner(journal, Registry([second.saga, other]), clock=clock)
-        waiting = await runner.resume_all()
-        assert [(result.run_id, result.status) for result in waiting] == [("r", RunStatus.RUNNING)]
-
-
-def _plain(name: str) -> Step[Any, Any]:
-    @transaction(name=name, read_only=True)
-    def tick(_: str, __: UnitOfWork) -> None: ...
-
-    return tick
-
-
 async def test_an_answer_in_flight_is_kept_when_a_parallel_step_waits() -> None:
     """The call of a parallel step is settled before the process gives the run up, so it happens once."""
     calls: list[str] = []

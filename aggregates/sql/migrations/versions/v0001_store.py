@@ -47,11 +47,6 @@ def _create_journal() -> None:
         sa.Column("checksum", sa.LargeBinary(), nullable=False),
     )
     op.create_table(
-        "notification_tracking",
-        sa.Column("application_name", sa.String(32), primary_key=True),
-        sa.Column("notification_id", _BIG, nullable=False),
-    )
-    op.create_table(
         "plans",
         sa.Column("fingerprint", sa.String(64), primary_key=True),
         sa.Column("saga", sa.Text(), nullable=False),
