@@ -48,7 +48,8 @@ def explore(
         invariant: Your own law, checked at every end; it raises if the end is wrong. `None` for none.
         always: The same, checked in every state.
         given: Aggregates that exist before the run, and statements that insert rows into `tables`.
-        tables: Your own tables, as SQLAlchemy's `MetaData`, which the search keeps in an SQLite database in memory; `None` if there are none.
+        tables: Your own tables, as SQLAlchemy's `MetaData`; the search keeps them in an SQLite database in memory.
+            `None` if there are none.
         others: Further runs in the same world, each a saga and its input; they share aggregates and participants.
         faults: The number of faults in one story.
         operators: The number of decisions that operators may make in one story.
