@@ -21,7 +21,7 @@ from amends.sagas.engine.blockers import blockers
 from amends.sagas.runtime.deadline import WORKERS_RESERVE_S
 from amends.sagas.temporal.client import Client
 from amends.sagas.temporal.connection import configured_target
-from amends.sagas.temporal.embedded_server import dev_running
+from amends.sagas.temporal.server.locks import dev_running
 from amends.sagas.temporal.start_workflow import pollers
 
 __all__ = ["Session", "StoppedError", "open_session"]

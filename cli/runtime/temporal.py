@@ -19,7 +19,8 @@ from amends.cli.project.settings import Settings
 from amends.cli.views.driver_status import DriverStatus
 from amends.sagas.runtime.alive import ended_workers
 from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
-from amends.sagas.temporal.embedded_server import ServerRecord, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.server_record import ServerRecord
 from amends.sagas.temporal.start_workflow import Poller, pollers
 
 __all__ = ["NOTHING_RUNS", "TemporalProbe", "alive_pollers", "driving_of", "probe_temporal"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
     from amends.aggregates.sql.journal import SqlJournal
-    from amends.sagas.temporal.embedded_server import EmbeddedServer
+    from amends.sagas.temporal.server.embedded_server import EmbeddedServer
 
 __all__ = [
     "Project",
@@ -216,7 +216,7 @@ async def use_embedded(
     Raises:
         UnreachableError: The server cannot be started.
     """
-    from amends.sagas.temporal.embedded_server import EmbeddedServer  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.server.embedded_server import EmbeddedServer  # noqa: PLC0415 - imports Temporal
 
     data_dir = ensure_data_dir(settings)
     patience_s = None if stop is None else lambda: stop.deadline.left_s(SERVER_RESERVE_S)

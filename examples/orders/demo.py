@@ -26,7 +26,8 @@ from types import FrameType
 from rich.console import Console
 from services.process import ServiceProcess, ServiceProcessError
 
-from amends.sagas.temporal.embedded_server import dev_running, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.locks import dev_running
 
 HERE = Path(__file__).resolve().parent
 TRANSFER = HERE.parent / "transfer"

@@ -12,7 +12,7 @@ from reading_shop import Amends, as_it_was, project_at
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.sql.journal import open_journal
 from amends.cli.exit_codes import ExitCode, exit_code_of
-from amends.sagas.temporal.embedded_server import free_port
+from amends.sagas.temporal.server.ports import free_port
 
 ROLES = (
     "CREATE ROLE app LOGIN PASSWORD 'right'",

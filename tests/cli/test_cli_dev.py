@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from commands import CommandProject, Started
 
-from amends.sagas.temporal.embedded_server import ServerRecord, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.server_record import ServerRecord
 
 MODULE = """
 import asyncio

@@ -16,7 +16,7 @@ from commands import AMENDS, CommandProject
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.sql.journal import open_journal
-from amends.sagas.temporal.embedded_server import running
+from amends.sagas.temporal.server.embedded_server import running
 
 MODULE = """
 import asyncio

@@ -10,7 +10,7 @@ import pytest
 from pages import Block, PageError, PageRun, normalised, prints_as_shown, read_blocks, read_needs
 from repository import ROOT, module_name, package_files, repository_files
 
-from amends.sagas.temporal.embedded_server import free_port
+from amends.sagas.temporal.server.ports import free_port
 
 PAGES = [
     path for path in repository_files() if path.suffix == ".md" and path.parts[0] in {"README.md", "docs", "examples"}

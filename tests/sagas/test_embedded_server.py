@@ -22,20 +22,17 @@ from amends import UnreachableError
 from amends.cli.project.settings import load_settings
 from amends.cli.runtime.wiring import Temporal, keep_alive, use_embedded
 from amends.sagas.temporal.connection import TemporalTarget, connect
-from amends.sagas.temporal.embedded_server import (
-    EmbeddedServer,
-    ServerRecord,
-    dev_lock,
-    find_binary,
-    free_port,
-    running,
-)
+from amends.sagas.temporal.server.embedded_server import EmbeddedServer, running
+from amends.sagas.temporal.server.locks import dev_lock
+from amends.sagas.temporal.server.ports import free_port
+from amends.sagas.temporal.server.process import find_binary
+from amends.sagas.temporal.server.server_record import ServerRecord
 
 USER = textwrap.dedent(
     """
     import asyncio, sys
     from pathlib import Path
-    from amends.sagas.temporal.embedded_server import EmbeddedServer
+    from amends.sagas.temporal.server.embedded_server import EmbeddedServer
 
     async def main():
         async with EmbeddedServer.shared(Path(sys.argv[1])) as server:
@@ -238,7 +235,7 @@ def first_time(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> N
     program = folder / "temporal"
     program.write_text(FIRST_TIME.format(folder=folder, first=command, real=find_binary()))
     program.chmod(0o700)
-    monkeypatch.setattr("amends.sagas.temporal.embedded_server.find_binary", lambda: str(program))
+    monkeypatch.setattr("amends.sagas.temporal.server.process.find_binary", lambda: str(program))
 
 
 async def test_a_server_that_ends_at_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +283,7 @@ async def test_a_program_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch:
     program = tmp_path / "temporal"
     program.write_text("no program")
     program.chmod(0o700)
-    monkeypatch.setattr("amends.sagas.temporal.embedded_server.find_binary", lambda: str(program))
+    monkeypatch.setattr("amends.sagas.temporal.server.process.find_binary", lambda: str(program))
     with pytest.raises(UnreachableError, match=rf"^the program {program} cannot be run \(Exec format error\); install"):
         async with EmbeddedServer.shared(tmp_path):
             pass

@@ -20,7 +20,7 @@ from outage_parts import own_server
 
 from amends import Aggregate, Attempted, Call, Done, Rejected, Runner, Saga, UnitOfWork, effect, transaction
 from amends.aggregates.errors import UnreachableError
-from amends.sagas.temporal.embedded_server import free_port
+from amends.sagas.temporal.server.ports import free_port
 
 __all__ = ["SAGA", "Counter", "Pooled", "drive", "pgbouncer", "pooled"]
 

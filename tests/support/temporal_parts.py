@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bounds import HANG_S
 
-from amends.sagas.temporal.embedded_server import free_port
+from amends.sagas.temporal.server.ports import free_port
 
 __all__ = ["TemporalServer"]
 

@@ -17,7 +17,8 @@ from bounds import HANG_S
 from forked import AMENDS, run_forked
 from repository import ROOT
 
-from amends.sagas.temporal.embedded_server import dev_lock, dev_running, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.locks import dev_lock, dev_running
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.cli.exit_codes import ExitCode
 from amends.sagas.definition.saga import Saga
 from amends.sagas.temporal.client import Client
-from amends.sagas.temporal.embedded_server import ServerRecord, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.server_record import ServerRecord
 
 BANK = Path(__file__).resolve().parents[2] / "examples" / "transfer"
 HELD = {"delay_ms": 600_000}

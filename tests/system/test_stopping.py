@@ -18,7 +18,9 @@ import pytest
 from commands import CommandProject, Started
 from outage_parts import Outage
 
-from amends.sagas.temporal.embedded_server import ServerRecord, _alive, running
+from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.server.process import server_alive
+from amends.sagas.temporal.server.server_record import ServerRecord
 
 MODULE = """
 import asyncio
@@ -145,7 +147,7 @@ def reach(project: CommandProject, saga: str, env: dict[str, str] | None = None)
 def assert_nothing_left(project: CommandProject) -> None:
     """Check that the embedded server has ended; a killed server's lock becomes free a moment later."""
     assert running(project.path / ".amends") is None
-    wait_until(lambda: not _alive(project.path / ".amends"))
+    wait_until(lambda: not server_alive(project.path / ".amends"))
 
 
 def server_of(project: CommandProject) -> ServerRecord:

@@ -18,8 +18,8 @@ from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.temporal.client import Client
 from amends.sagas.temporal.connection import TemporalTarget, connect
-from amends.sagas.temporal.embedded_server import EmbeddedServer
 from amends.sagas.temporal.outages import TemporalWatch
+from amends.sagas.temporal.server.embedded_server import EmbeddedServer
 
 
 async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ def _project(settings: Settings) -> Project:
 
 
 async def _dev(project: Project, stop: Stop, port: int | None, ui_port: int | None) -> ExitCode:
-    from amends.sagas.temporal.embedded_server import dev_lock  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.server.locks import dev_lock  # noqa: PLC0415 - imports Temporal
 
     settings = project.settings
     try:

@@ -293,7 +293,7 @@ def _permissions(path: Path) -> Iterator[Check]:
 
 def _temporal(settings: Settings, store: _Store) -> Iterator[Check]:
     from amends.cli.runtime.temporal import NOTHING_RUNS, probe_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.embedded_server import dev_running  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.server.locks import dev_running  # noqa: PLC0415 - as above
 
     reach = asyncio.run(probe_temporal(settings, PATIENCE))
     if reach.problem == NOTHING_RUNS:
@@ -331,7 +331,7 @@ def _schedules(reach: "TemporalProbe", store_id: str, timetable: Timetable) -> I
 
 def _startable(settings: Settings, found: str) -> Iterator[Check]:
     """Check whether an embedded server could start; it is no fault that none runs, since `amends run` starts one."""
-    from amends.sagas.temporal.embedded_server import find_binary  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.server.process import find_binary  # noqa: PLC0415 - as above
 
     try:
         yield _ok("temporal", f"{found}, which runs {find_binary()}")

@@ -32,7 +32,7 @@ def worker(ctx: typer.Context) -> ExitCode:
 
 def _project(settings: Settings) -> Project:
     from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.embedded_server import running  # noqa: PLC0415 - as above
+    from amends.sagas.temporal.server.embedded_server import running  # noqa: PLC0415 - as above
 
     project = load_project(settings)
     if configured_target() is None and running(settings.data_dir) is None:
