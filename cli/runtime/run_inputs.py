@@ -19,7 +19,8 @@ from amends.aggregates.errors import InputError
 from amends.aggregates.text import one_line, shorten
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
-from amends.sagas.engine.start import prepare_start, read_input
+from amends.sagas.engine.start import Start, prepare_start, read_input
+from amends.sagas.temporal.messages import DRIVER
 
 __all__ = ["ACTOR", "Job", "read_jobs"]
 
@@ -36,14 +37,17 @@ class Job:
     """One run to start.
 
     Attributes:
-        run_id: Its id.
-        value: Its validated input.
+        start: The request, checked.
         place: The place of the input, such as `orders.jsonl:3`; empty for a single input.
     """
 
-    run_id: str
-    value: object
+    start: Start
     place: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.start.run_id
 
 
 def read_jobs(
@@ -70,9 +74,7 @@ def read_jobs(
         if run_id is not None:
             raise InputError("--id and --id-field both name the run; give one of them")
         chosen = _field(text, id_field)
-    job = Job(chosen if chosen is not None else uuid4().hex, value)
-    _check(registry, saga, job)
-    return [job]
+    return [Job(_prepared(registry, saga, value, chosen if chosen is not None else uuid4().hex))]
 
 
 def _read(argument: str | None) -> str | bytes:
@@ -147,8 +149,7 @@ def _jobs_of_lines(
                 digest = _digest(line)
                 seen[digest] += 1
                 run_id = f"{begin}{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
-            job = Job(run_id, value, place)
-            _check(registry, saga, job)
+            job = Job(_prepared(registry, saga, value, run_id), place)
         except InputError as error:
             raise InputError(f"{place}: {error}; nothing was started") from None
         if (first := jobs.setdefault(run_id, job)) is not job:
@@ -183,5 +184,5 @@ def _field(text: str | bytes, name: str) -> str:
     return str(found)
 
 
-def _check(registry: Registry, saga: Saga[Any], job: Job) -> None:
-    prepare_start(registry, saga, job.value, run_id=job.run_id, driver="", actor=ACTOR)
+def _prepared(registry: Registry, saga: Saga[Any], value: object, run_id: str) -> Start:
+    return prepare_start(registry, saga, value, run_id=run_id, driver=DRIVER, actor=ACTOR)

@@ -27,7 +27,6 @@ from amends.cli.runtime.run_inputs import Job
 from amends.cli.runtime.run_session import Session, StoppedError, open_session
 from amends.cli.runtime.signals import Stop
 from amends.cli.runtime.wiring import Project, close_store, open_store
-from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.result import RunResult
 
 __all__ = ["Order", "carry_out"]
@@ -43,7 +42,6 @@ class Order:
     """The request of the command line.
 
     Attributes:
-        saga: The saga.
         jobs: The runs, at least one, all valid.
         several: Whether they come from a file of lines, and appear as such even if it has one line.
         detach: Whether to end as soon as they are accepted.
@@ -51,7 +49,6 @@ class Order:
         json: Whether to print the outcome as JSON, and nothing else.
     """
 
-    saga: Saga[Any]
     jobs: list[Job]
     several: bool
     detach: bool
@@ -138,7 +135,7 @@ async def _run_one(
 ) -> ExitCode:
     job = order.jobs[0]
     began_ms = _now_ms()
-    handle = await session.client.start(order.saga, job.value, id=job.run_id)
+    handle = await session.client.accept(job.start)
     accepted.add(job.run_id)
     status = await handle.status()
     if order.detach:
@@ -265,7 +262,7 @@ async def _run_line(session: Session, order: Order, job: Job, deadline: float | 
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
             raise UnreachableError(f"not started within {order.timeout_s:g} s; the same command starts it")
         began_ms = _now_ms()
-        handle = await session.client.start(order.saga, job.value, id=job.run_id)
+        handle = await session.client.accept(job.start)
         accepted.add(job.run_id)
         if order.detach:
             return _Ended(job, None)

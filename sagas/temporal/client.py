@@ -26,7 +26,7 @@ from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.interventions import Intervention, InterventionKind
 from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.result import RunResult
-from amends.sagas.engine.start import prepare_start
+from amends.sagas.engine.start import Start, prepare_start
 from amends.sagas.runtime.clock import SystemClock
 from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.start_workflow import start_workflow, wake
@@ -174,13 +174,22 @@ class Client:
                 the accepted run starts later.
         """
         run_id = id or uuid4().hex
-        request = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
-        now_ms = self._clock.now_ms()
-        record = await self._journal.commit(lambda tx: self._protocol.accept(tx, request, now_ms), runs=(run_id,))
+        return await self.accept(
+            prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+        )
+
+    async def accept(self, start: Start) -> RunHandle[Any]:
+        """Accept a run whose input and id were checked before, and start its workflow; otherwise as `start`.
+
+        Args:
+            start: The request, from `prepare_start`.
+        """
+        run_id, now_ms = start.run_id, self._clock.now_ms()
+        record = await self._journal.commit(lambda tx: self._protocol.accept(tx, start, now_ms), runs=(run_id,))
         if not record.state.closed and record.driver == DRIVER:
             await start_workflow(
                 self._temporal,
-                saga=saga.name,
+                saga=start.plan.saga,
                 run_id=run_id,
                 store_id=self._journal.store_id,
                 task_queue=self._task_queue,

@@ -61,5 +61,5 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
     several = input_ is not None and input_.startswith("@") and input_.endswith(".jsonl")
     from amends.cli.runtime.run_work import Order, carry_out  # noqa: PLC0415 - imports Temporal and the database
 
-    order = Order(chosen, jobs, several, detach, timeout, as_json)
+    order = Order(jobs, several, detach, timeout, as_json)
     return run_stoppable(lambda stop: carry_out(project, order, stop), code=ExitCode.INTERRUPTED)
