@@ -1,8 +1,9 @@
 """The command line: the program `amends`, its commands and what they print.
 
 The folder owns the parsing of arguments, the settings of a project, the choice of adapters (store, Temporal) and every
-text on the screen. It may import all other packages except `amends.testing`; none of them imports it. Inside, imports
-run downwards: `app`, `commands`, `runtime`, `output`, then `project` and `views`, then `durations` and `exit_codes`.
+text on the screen. The public `Client` and `Worker` are in `runtime`, because they read the same settings. The folder
+may import all other packages except `amends.testing`; none of them imports it. Inside, imports run downwards: `app`,
+`commands`, `runtime`, `output`, then `project` and `views`, then `durations` and `exit_codes`.
 Start reading in `app`, which lists the commands; the function of a command is in `commands`, its work in `runtime`.
 """
 

@@ -194,7 +194,16 @@ _SECTIONS = (
     _Section(
         "Starting runs",
         "",
-        dict.fromkeys(("Client", "RunHandle", "RunResult", "RunSummary", "RunStatus", "Runner"), _MEMBERS),
+        {
+            "Client": _ALL_MEMBERS,
+            **dict.fromkeys(("RunHandle", "RunResult", "RunSummary", "RunStatus", "Runner"), _MEMBERS),
+        },
+    ),
+    _Section(
+        "Running a worker",
+        "`amends worker` is such a process; see "
+        "[Call a saga from a web application](../how-to/web-application.md#a-worker-in-your-own-process).",
+        {"Worker": _MEMBERS},
     ),
     _Section(
         "Deciding about runs",

@@ -26,7 +26,7 @@ from amends.aggregates.text import one_line, shorten
 from amends.cli.durations import span_ms
 from amends.cli.project.store_url import MAX_PORT, absolute, mask_store_url, resolve_store_url
 
-__all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings"]
+__all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings", "settings_from"]
 
 CONFIG_FILE = "amends.toml"
 ENV_PREFIX = "AMENDS_"
@@ -207,7 +207,35 @@ class Settings(BaseSettings):
         return port
 
 
+class _Arguments(Settings):
+    """Settings that a caller passes; neither a file nor the environment changes them."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - as in the class that it extends
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 # ---- Finding and reading them
+
+
+def settings_from(**values: Any) -> Settings:  # noqa: ANN401 - any value, which is checked
+    """Check settings that a caller passes; relative paths start from the current directory.
+
+    Raises:
+        InputError: A setting is wrong.
+    """
+    try:
+        return _Arguments(project_dir=Path.cwd(), **values)
+    except ValidationError as error:
+        # Without the cause: it may hold the store's password.
+        raise InputError(_message(error, None, environment=False)) from None
 
 
 def load_settings(project: Path | None = None) -> Settings:
@@ -305,12 +333,12 @@ def _refuse_misspelt_variables(known: set[str]) -> None:
             )
 
 
-def _message(error: ValidationError, file: Path | None) -> str:
+def _message(error: ValidationError, file: Path | None, *, environment: bool = True) -> str:
     found = [each for each in error.errors(include_url=False) if each["type"] != "default_factory_not_called"]
     first = found[0]
     key = str(first["loc"][0])
     value = first["input"]
-    variable = next((name for name in os.environ if name.upper() == f"{ENV_PREFIX}{key.upper()}"), None)
+    variable = next((name for name in os.environ if environment and name.upper() == f"{ENV_PREFIX}{key.upper()}"), None)
     if key == "store_url":
         value = mask_store_url(value) if isinstance(value, str) else type(value)
     shown = shorten(value)

@@ -123,10 +123,10 @@ def rules_of(
         *drive_rules(client, problem, task_queue=settings.task_queue, nothing_runs=nothing_runs),
     ]
     rules = {each.name: each for each in built_in}
-    for name, rule in (project.loaded.collect(Rule) if project is not None else {}).items():
-        if name in rules:
-            raise DefinitionError(f"drift rule {name!r} has the name of a built-in one; rename it")
-        rules[name] = rule
+    for rule in () if project is None else (*project.loaded.collect(Rule).values(), *project.rules):
+        if rule.name in rules:
+            raise DefinitionError(f"drift rule {rule.name!r} has the name of another or a built-in one; rename it")
+        rules[rule.name] = rule
     return rules
 
 

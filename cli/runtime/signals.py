@@ -71,6 +71,13 @@ class Stop:
         """Whether a signal asked the process to stop."""
         return self._told
 
+    def request(self) -> None:
+        """Request the stop from the event loop, as the first signal does; a further request ends the drain."""
+        if self.requested.is_set():
+            self.deadline.shorten_drain()
+        self.deadline.begin()
+        self.requested.set()
+
     def ready(self) -> None:
         """Record that the start-up is over: from now on the command waits for `requested` where it can."""
         self._starting = False

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
     from amends.aggregates.sql.journal import SqlJournal
+    from amends.reconciler.drift.rule import Rule
+    from amends.sagas.temporal.connection import TemporalTarget
     from amends.sagas.temporal.server.embedded_server import EmbeddedServer
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "close_store",
     "drain_of",
     "ensure_data_dir",
+    "find_temporal",
     "keep_alive",
     "load_project",
     "open_store",
@@ -62,12 +65,14 @@ class Project:
         loaded: The modules.
         registry: Their sagas and steps.
         aggregates: Their aggregate classes.
+        rules: Drift rules in addition to those in the modules.
     """
 
     settings: Settings
     loaded: LoadedProject
     registry: Registry
     aggregates: tuple[type[Aggregate], ...]
+    rules: "tuple[Rule, ...]" = ()
 
 
 def settings_of(ctx: typer.Context) -> Settings:
@@ -141,7 +146,7 @@ def open_store(settings: Settings, aggregates: tuple[type[Aggregate], ...] = ())
     return open_journal(settings.store_url, aggregates=aggregates)
 
 
-async def close_store(journal: "SqlJournal", stop: Stop) -> None:
+async def close_store(journal: "SqlJournal", stop: Stop, *, note: Callable[[str], None] = note) -> None:
     """Close the store, but wait no longer than the bound allows; report a store that does not end."""
     stop.deadline.begin()
     if not await stop.within(journal.close(), STORE_RESERVE_S):
@@ -184,6 +189,26 @@ async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> Async
 
     async with use_embedded(settings, stop=stop) if configured_target() is None else use_configured() as temporal:
         yield temporal
+
+
+def find_temporal(settings: Settings) -> "TemporalTarget":
+    """Find the Temporal that commands would use, without starting one.
+
+    Raises:
+        UnreachableError: None is configured, and the embedded one does not run.
+        InputError: Temporal's own configuration cannot be read.
+    """
+    from amends.sagas.temporal.connection import TemporalTarget, configured_target  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.server.embedded_server import running  # noqa: PLC0415 - as above
+
+    if (target := configured_target()) is not None:
+        return target
+    if (server := running(settings.data_dir)) is not None:
+        return TemporalTarget(server.address, embedded=True)
+    raise UnreachableError(
+        f"no Temporal is configured and no embedded server runs in {str(settings.data_dir)!r}; "
+        f"set TEMPORAL_ADDRESS, or use amends dev, which starts one"
+    )
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amends.aggregates.errors import AmendsError
@@ -21,13 +22,34 @@ if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal
     from amends.sagas.temporal.activities import PendingCall
 
-__all__ = ["serve", "serve_until"]
+__all__ = ["ON_SCREEN", "Report", "serve", "serve_until"]
 
 # The notice takes longer than a round of the watch plus a restart. With very many open runs the worker begins before it
 # has checked all of them.
 _LOOK_AT_RUNS_S = 30.0
 _NOTICE_S = 20.0
 _RESTORING_S = 0.3
+
+
+@dataclass(frozen=True)
+class Report:
+    """The places to which a worker reports.
+
+    Attributes:
+        say: Writes a line about the worker's start and end.
+        note: Writes a line about a problem.
+        ready: Called once when the worker serves.
+        files: Whether the data directory shows `amends doctor` that the worker is alive.
+    """
+
+    say: Callable[[str], None]
+    note: Callable[[str], None]
+    ready: Callable[[], None]
+    files: bool = True
+
+
+ON_SCREEN = Report(say, note, lambda: say("Ready; Ctrl-C ends it."))
+"""Reports of a command."""
 
 
 def serve(
@@ -37,6 +59,7 @@ def serve(
     stop: Stop,
     *,
     on_open_runs: Callable[[int], None] | None = None,
+    files: bool = True,
 ) -> "AbstractAsyncContextManager[str]":
     """Run a worker for the project's sagas, and for scheduled runs, while the context lasts; yield the worker's name.
 
@@ -46,6 +69,7 @@ def serve(
         temporal: The source of the work.
         stop: Bounds the end of the worker, and learns which calls are under way.
         on_open_runs: Called with the number of unfinished runs that were found.
+        files: As in `Report`.
     """
     from amends.reconciler.temporal.scheduled_run import ReconcileWorkflow  # noqa: PLC0415 - imports Temporal
     from amends.sagas.runtime.error_log import ErrorDetail  # noqa: PLC0415 - as above
@@ -62,7 +86,7 @@ def serve(
         at_once=project.settings.worker_concurrency,
         errors=ErrorDetail(project.settings.errors or ErrorDetail.TYPE),
         threads=project.settings.worker_threads,
-        report_in=project.settings.data_dir,
+        report_in=project.settings.data_dir if files else None,
         also=AlsoServed([ReconcileWorkflow], scheduled_runs(project, journal, temporal.client).all()),
         on_open_runs=on_open_runs,
         deadline=stop.deadline,
@@ -70,14 +94,22 @@ def serve(
     )
 
 
-async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every_rule: bool | None = None) -> None:
-    """Serve the project's sagas until a request to stop, and print which ones are served.
+async def serve_until(
+    project: Project,
+    temporal: Temporal,
+    stop: Stop,
+    *,
+    every_rule: bool | None = None,
+    report: Report = ON_SCREEN,
+) -> None:
+    """Serve the project's sagas until a request to stop, and report which ones are served.
 
     Args:
         project: The sagas.
         temporal: The source of the work; an embedded server that dies starts again.
         stop: Ends the worker.
         every_rule: Whether each drift rule gets a schedule of its own; `None` for no change.
+        report: The places to which the worker reports.
 
     Raises:
         UnreachableError: The store or Temporal cannot be reached, or the server cannot be started again.
@@ -93,47 +125,52 @@ async def serve_until(project: Project, temporal: Temporal, stop: Stop, *, every
             from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports the needs of workers
 
             said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
-            note(f"schedules were not restored: {said}")
+            report.note(f"schedules were not restored: {said}")
             return
         if timetable.schedules:
             restored = f", {len(changes.create)} of them put into Temporal" if changes.create else ""
-            say(f"schedules {len(timetable.schedules)}{restored}")
+            report.say(f"schedules {len(timetable.schedules)}{restored}")
 
     try:
-        say(f"store     {settings.safe_store_url}")
-        say(f"queue     {settings.task_queue}")
-        say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
-        async with _kept_alive(temporal, stop) as server, AsyncExitStack() as stack:
-            await _begin(stack, lambda: serve(project, journal, temporal, stop, on_open_runs=_say_open), server, stop)
-            await _say_blocked(project, journal, stop)
-            say("Ready; Ctrl-C ends it.")
+        report.say(f"store     {settings.safe_store_url}")
+        report.say(f"queue     {settings.task_queue}")
+        report.say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
+        async with _kept_alive(temporal, stop, report) as server, AsyncExitStack() as stack:
+            await _begin(stack, lambda: _served(project, journal, temporal, stop, report), server, stop)
+            await _report_blocked(project, journal, stop, report)
+            report.ready()
             stop.ready()
             await _until(stop, server, schedules)
             drain_s = stop.deadline.drain_s
             bound = f" within {drain_s:g} s" if drain_s else ""
-            say(f"Stopping: calls in flight may end{bound}; no new ones begin.")
+            report.say(f"Stopping: calls in flight may end{bound}; no new ones begin.")
     except Exception as error:
         stop.ends_with(exit_code_of(error))
         raise
     finally:
-        await close_store(journal, stop)
+        await close_store(journal, stop, note=report.note)
 
 
-def _say_open(found: int) -> None:
-    if found:
-        say(f"resumed   {found} open {'run' if found == 1 else 'runs'}")
+def _served(
+    project: Project, journal: "SqlJournal", temporal: Temporal, stop: Stop, report: Report
+) -> "AbstractAsyncContextManager[str]":
+    def on_open_runs(found: int) -> None:
+        if found:
+            report.say(f"resumed   {found} open {'run' if found == 1 else 'runs'}")
+
+    return serve(project, journal, temporal, stop, on_open_runs=on_open_runs, files=report.files)
 
 
-async def _say_blocked(project: Project, journal: "SqlJournal", stop: Stop) -> None:
+async def _report_blocked(project: Project, journal: "SqlJournal", stop: Stop, report: Report) -> None:
     """Report the open runs that the loaded code cannot continue: one line for each saga, step and reason."""
     reading = asyncio.create_task(asyncio.to_thread(lambda: grouped(open_blockers(journal, project.registry))))
     stopping = asyncio.create_task(stop.requested.wait())
     try:
         await asyncio.wait([reading, stopping], timeout=_LOOK_AT_RUNS_S, return_when=asyncio.FIRST_COMPLETED)
         for line in reading.result() if reading.done() else ():
-            note(line)
+            report.note(line)
     except AmendsError as error:  # the store went away: the worker waits for it
-        note(f"whether the loaded code can continue all open runs is not known: {error}")
+        report.note(f"whether the loaded code can continue all open runs is not known: {error}")
     finally:
         for task in (reading, stopping):
             task.cancel()
@@ -148,21 +185,22 @@ class _Server:
         on_restart: Called after each restart.
     """
 
-    def __init__(self, temporal: Temporal) -> None:
+    def __init__(self, temporal: Temporal, report: Report) -> None:
         self.restarts = 0
+        self._report = report
         self.on_restart: Callable[[], None] = lambda: None
         self.watch = asyncio.create_task(keep_alive(temporal, self._restarted))
 
     def _restarted(self) -> None:
-        note("the Temporal server was gone; started again")
+        self._report.note("the Temporal server was gone; started again")
         self.restarts += 1
         self.on_restart()
 
 
 @asynccontextmanager
-async def _kept_alive(temporal: Temporal, stop: Stop) -> AsyncIterator[_Server]:
+async def _kept_alive(temporal: Temporal, stop: Stop, report: Report) -> AsyncIterator[_Server]:
     """Keep the embedded server alive while the context lasts."""
-    server = _Server(temporal)
+    server = _Server(temporal, report)
     try:
         yield server
     finally:

@@ -28,6 +28,7 @@ from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.result import RunResult
 from amends.sagas.engine.start import Start, prepare_start
 from amends.sagas.runtime.clock import SystemClock
+from amends.sagas.temporal.connection import connect_to
 from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.start_workflow import start_workflow, wake
 
@@ -137,15 +138,12 @@ class Client:
         registry = Registry(sagas)
         registry.catalog  # noqa: B018 - faults are raised before anything is started
         journal = open_journal(store_url)
-        if isinstance(temporal, str):
-            try:
-                temporal = await temporalio.client.Client.connect(temporal, namespace=namespace)
-            except (RPCError, RuntimeError) as error:
-                await journal.close()
-                raise UnreachableError(
-                    f"Temporal at {temporal} cannot be reached ({error}); start it, or give its address"
-                ) from None
-        return cls(journal, temporal, registry, task_queue=task_queue, actor=actor)
+        try:
+            client = await connect_to(temporal, namespace)
+        except BaseException:
+            await journal.close()
+            raise
+        return cls(journal, client, registry, task_queue=task_queue, actor=actor)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 
 from amends.aggregates.errors import InputError, UnreachableError
 
-__all__ = ["TemporalTarget", "configured_target", "connect", "connect_configured"]
+__all__ = ["TemporalTarget", "configured_target", "connect", "connect_configured", "connect_to"]
 
 CONNECT_BOUND = timedelta(seconds=5)
 _LOOK_S = 0.05
@@ -34,11 +34,13 @@ class TemporalTarget:
         address: `host:port`.
         namespace: Temporal's namespace.
         embedded: Whether it is the embedded server.
+        remedy: How to correct a target that cannot be reached; `None` for the remedy that fits where it comes from.
     """
 
     address: str
     namespace: str = "default"
     embedded: bool = False
+    remedy: str | None = None
 
 
 @cache
@@ -111,6 +113,21 @@ async def connect(target: TemporalTarget) -> temporalio.client.Client:
     raise _unreachable(target, said)
 
 
+async def connect_to(temporal: temporalio.client.Client | str, namespace: str) -> temporalio.client.Client:
+    """Connect to the Temporal that a caller named.
+
+    Args:
+        temporal: Its address as `host:port`; or a connected client, which is returned as it is.
+        namespace: Temporal's namespace; ignored for a client.
+
+    Raises:
+        UnreachableError: Temporal does not answer within five seconds.
+    """
+    if not isinstance(temporal, str):
+        return temporal
+    return await connect(TemporalTarget(temporal, namespace, remedy="start it, or correct the address"))
+
+
 async def _connect_once(target: TemporalTarget) -> temporalio.client.Client:
     client = await temporalio.client.Client.connect(
         target.address, namespace=target.namespace, runtime=_quiet_runtime()
@@ -121,7 +138,9 @@ async def _connect_once(target: TemporalTarget) -> temporalio.client.Client:
 
 
 def _unreachable(target: TemporalTarget, error: BaseException) -> UnreachableError:
-    if target.embedded:
+    if target.remedy is not None:
+        remedy = target.remedy
+    elif target.embedded:
         remedy = "start it: amends dev"
     elif "TEMPORAL_ADDRESS" in os.environ:
         remedy = "start it, or correct TEMPORAL_ADDRESS"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from amends.aggregates.journal import RunQuery
     from amends.aggregates.run.record import RunSummary
     from amends.aggregates.run.state import RunStatus
+    from amends.cli.runtime.project_client import Client
+    from amends.cli.runtime.project_worker import Worker
     from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, ScanFailed
     from amends.reconciler.drift.observation import Observation
     from amends.reconciler.drift.rule import drift_rule
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from amends.sagas.engine.result import RunResult
     from amends.sagas.engine.time_limits import max_run_duration
     from amends.sagas.runtime.runner import Runner
-    from amends.sagas.temporal.client import Client, RunHandle
+    from amends.sagas.temporal.client import RunHandle
 
 __all__ = [
     "Aggregate",
@@ -82,6 +84,7 @@ __all__ = [
     "Transaction",
     "UnitOfWork",
     "UnreachableError",
+    "Worker",
     "drift_rule",
     "effect",
     "irreversible",
@@ -114,7 +117,9 @@ _HOMES = {
     "reconciler.drift.drift": ("Cause", "Command", "ScanFailed", "Drift", "DriftKind", "Intervene"),
     "reconciler.drift.observation": ("Observation",),
     "reconciler.drift.rule": ("drift_rule",),
-    "sagas.temporal.client": ("Client", "RunHandle"),
+    "cli.runtime.project_client": ("Client",),
+    "cli.runtime.project_worker": ("Worker",),
+    "sagas.temporal.client": ("RunHandle",),
     "sagas.definition.context": ("Attempted", "Call", "Done", "UnitOfWork"),
     "sagas.definition.decorators": ("effect", "transaction"),
     "sagas.definition.retry": ("Retry",),

@@ -4,12 +4,10 @@ import asyncio
 
 import typer
 
-from amends.aggregates.errors import UnreachableError
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.remarks import log_to_stderr, say
-from amends.cli.project.settings import Settings
 from amends.cli.runtime.signals import Stop, run_stoppable
-from amends.cli.runtime.wiring import Project, drain_of, load_project, settings_of, use_temporal
+from amends.cli.runtime.wiring import Project, drain_of, find_temporal, load_project, settings_of, use_temporal
 from amends.cli.runtime.worker import serve_until
 
 __all__ = ["worker"]
@@ -25,22 +23,10 @@ def worker(ctx: typer.Context) -> ExitCode:
     """
     log_to_stderr()
     settings = settings_of(ctx)
-    project = _project(settings)
+    project = load_project(settings)
+    find_temporal(settings)
     drain = drain_of(settings, project.registry)
     return run_stoppable(lambda stop: _worker(project, stop), code=ExitCode.OK, drain=drain)
-
-
-def _project(settings: Settings) -> Project:
-    from amends.sagas.temporal.connection import configured_target  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.server.embedded_server import running  # noqa: PLC0415 - as above
-
-    project = load_project(settings)
-    if configured_target() is None and running(settings.data_dir) is None:
-        raise UnreachableError(
-            f"no Temporal is configured and no embedded server runs in {str(settings.data_dir)!r}; "
-            f"set TEMPORAL_ADDRESS, or use amends dev, which starts one"
-        )
-    return project
 
 
 async def _worker(project: Project, stop: Stop) -> ExitCode:
