@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from amends.aggregates.sql.journal import SqlJournal
-    from amends.sagas.temporal.activities import PendingCall
+    from amends.sagas.temporal.effect_calls import PendingCall
 
 __all__ = ["ON_SCREEN", "Report", "serve", "serve_until"]
 

@@ -1,4 +1,4 @@
-"""Send heartbeats from a thread while the event loop cannot.
+"""Send heartbeats for a call in flight, from a thread while the event loop cannot.
 
 How it can fail: Temporal does not answer, or has given up the call already; then no heartbeat is sent and no error is
 raised.
@@ -7,13 +7,17 @@ raised.
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import temporalio.client
+from temporalio import activity
 from temporalio.client import AsyncActivityCancelledError
 from temporalio.service import RPCError
 
-__all__ = ["Heartbeats"]
+__all__ = ["Heartbeats", "beating"]
 
+_BEAT_S = 1.0
 _ANSWER_S = 2.0
 # A call needs heartbeats for this long after its end, because its reply may still be on its way to Temporal.
 _REPLY_S = 10.0
@@ -68,3 +72,36 @@ class Heartbeats:
         except (TimeoutError, RPCError, AsyncActivityCancelledError):
             with self._lock:
                 self._ended.pop(token, None)
+
+
+@asynccontextmanager
+async def beating(heartbeats: Heartbeats | None) -> AsyncIterator[None]:
+    """Send heartbeats for the present activity while the context lasts; a local activity has none.
+
+    Args:
+        heartbeats: Sends heartbeats while the event loop cannot; `None` to send none.
+    """
+    if activity.info().is_local:
+        yield
+        return
+    beat = asyncio.create_task(_beat(heartbeats))
+    try:
+        yield
+    finally:
+        beat.cancel()
+        with suppress(asyncio.CancelledError):
+            await beat
+
+
+async def _beat(heartbeats: Heartbeats | None) -> None:
+    """Send heartbeats until cancelled; a thread does so while the event loop stands still."""
+    token = activity.info().task_token
+    if heartbeats is not None:
+        heartbeats.add(token)
+    try:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(_BEAT_S)
+    finally:
+        if heartbeats is not None:
+            heartbeats.end(token)

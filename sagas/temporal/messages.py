@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from amends.aggregates.errors import StoreBehindError
+from amends.aggregates.errors import StoreBehindError, WrongStoreError
 from amends.aggregates.run.facts import Head
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import RunState, dump_state, load_state
@@ -19,7 +19,9 @@ __all__ = [
     "Progress",
     "RunArguments",
     "RunEnd",
+    "check_known",
     "check_seen",
+    "check_store",
     "older_store",
 ]
 
@@ -204,6 +206,34 @@ def check_seen(run_id: str, position: int, seen: int) -> None:
     """
     if seen > position:
         raise StoreBehindError(older_store(run_id, position, str(seen)))
+
+
+def check_store(request: AdvanceRequest | CallRequest | JoinRequest, store_id: str) -> None:
+    """Check that a request is for the store of this worker.
+
+    Raises:
+        WrongStoreError: The run belongs to another store.
+    """
+    if request.store_id != store_id:
+        raise WrongStoreError(
+            f"run {request.run_id!r} belongs to store {request.store_id}, this worker writes to store {store_id}; "
+            f"give worker and client the same store_url"
+        )
+
+
+def check_known(request: AdvanceRequest | CallRequest, record: RunRecord | None) -> None:
+    """Refuse to advance a run of which Temporal has seen more than the store holds.
+
+    Args:
+        request: The request of a workflow, which names the furthest position that Temporal has seen.
+        record: The run in the store; `None` if there is no such run.
+
+    Raises:
+        StoreBehindError: The store was restored from an older copy.
+    """
+    if record is not None:
+        seen = max(request.known, request.seen) if isinstance(request, AdvanceRequest) else request.known
+        check_seen(request.run_id, record.state.position, seen)
 
 
 def older_store(run_id: str, position: int, seen: str) -> str:

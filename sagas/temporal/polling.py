@@ -30,7 +30,7 @@ from amends.sagas.runtime.deadline import (
     WORKERS_RESERVE_S,
     StopDeadline,
 )
-from amends.sagas.temporal.activities import PendingCall
+from amends.sagas.temporal.effect_calls import PendingCall
 from amends.sagas.temporal.outages import StoreWatch
 
 __all__ = ["PAUSE_AFTER", "Calls", "Shifts", "pending_line"]
@@ -52,7 +52,7 @@ _log = logging.getLogger("amends.worker")
 
 
 class Calls(Protocol):
-    """The calls of a process; `Activities` implements it."""
+    """The calls of a process; `EffectCalls` implements it."""
 
     def pending(self) -> list[PendingCall]:
         """List the calls in flight."""

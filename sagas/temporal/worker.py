@@ -31,7 +31,8 @@ from amends.sagas.runtime.deadline import StopDeadline
 from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog
 from amends.sagas.runtime.loop_watch import LoopWatch
 from amends.sagas.runtime.thread_report import keep_report
-from amends.sagas.temporal.activities import Activities, PendingCall
+from amends.sagas.temporal.activities import Activities
+from amends.sagas.temporal.effect_calls import PendingCall
 from amends.sagas.temporal.failures import closed
 from amends.sagas.temporal.heartbeats import Heartbeats
 from amends.sagas.temporal.outages import StoreWatch, TemporalWatch
@@ -130,7 +131,7 @@ async def running_worker(
         heartbeats=heartbeats,
     )
     if on_calls is not None:
-        on_calls(activities.pending)
+        on_calls(activities.calls.pending)
     identity = worker_identity(name, journal.store_id, registry.code)
 
     async def recovered() -> int:
@@ -158,13 +159,13 @@ async def running_worker(
         ),
         StoreWatch(journal),
         resumed=resume,
-        calls=activities,
+        calls=activities.calls,
         deadline=deadline or StopDeadline(),
         pause_after=pause_after,
     )
     watches = [asyncio.create_task(temporal.watch())]
     if report_in is not None:
-        watches.append(asyncio.create_task(keep_report(report_in, os.getpid(), activities.threads.seats.in_use)))
+        watches.append(asyncio.create_task(keep_report(report_in, os.getpid(), activities.seats.threads.seats.in_use)))
     alive = nullcontext() if report_in is None else marked_alive(report_in, name)
     try:
         with alive, LoopWatch(heartbeats.send).watching():
@@ -177,7 +178,7 @@ async def running_worker(
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
-        activities.threads.close()
+        activities.seats.threads.close()
 
 
 @cache
@@ -219,8 +220,8 @@ def _workers(
             activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
             identity=identity,
             deployment_config=_deployment(),
-            max_concurrent_activities=activities.slots,
-            max_concurrent_local_activities=activities.slots,
+            max_concurrent_activities=activities.seats.slots,
+            max_concurrent_local_activities=activities.seats.slots,
             max_cached_workflows=1_000,
             graceful_shutdown_timeout=_PAUSED,
             **options,

@@ -92,7 +92,7 @@ class Run:
         request = CallRequest("r", self.journal.store_id, "send", "do", attempt, self.position, self.now_ms)
         environment = ActivityEnvironment()
         environment.info = replace(environment.info, workflow_run_id=workflow)
-        progress: Progress = await environment.run(worker.call, request, SEND)
+        progress: Progress = await environment.run(worker.calls.call, request, SEND)
         return progress
 
     async def decide(self, verb: InterventionKind) -> None:
