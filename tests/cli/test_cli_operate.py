@@ -2,11 +2,8 @@
 
 import json
 import logging
-import os
-import pty
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +13,8 @@ from typing import Any
 
 import pytest
 from bounds import HANG_S
-from commands import AMENDS, CommandProject
+from commands import CommandProject
+from forked import run_on_terminal
 from reading_shop import Amends, Answer, as_it_was
 
 from amends.aggregates.run.facts import Fact, RetryRequested
@@ -337,17 +335,8 @@ def test_nothing_is_written_without_a_yes(served: CommandProject, amends: Amends
 
 def answered(project: CommandProject, answer: str, *arguments: str) -> int:
     """Run a command on a terminal, answer its question, and return its exit status."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [AMENDS, *arguments], cwd=project.path, env=project.environment, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        said = b""
-        while b"Do it?" not in said:
-            said += os.read(ours, 1_000)
-        os.write(ours, f"{answer}\n".encode())
-        code = process.wait(HANG_S)
-    os.close(ours)
+    code, printed = run_on_terminal(arguments, folder=project.path, environment=project.environment, answer=answer)
+    assert "Do it?" in printed
     return code
 
 

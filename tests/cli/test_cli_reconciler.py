@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from commands import CommandProject
 from reading_shop import SHELF
+from stores import POSTGRESQL_IN_SOAK
 
 
 def library(folder: Path, **environment: str) -> CommandProject:
@@ -30,6 +31,7 @@ def project(tmp_path: Path, store_url: str) -> Iterator[CommandProject]:
         assert dev.stop() == 0
 
 
+@POSTGRESQL_IN_SOAK
 def test_every_command_works(project: CommandProject) -> None:
     """Drift is found, ignored, held, scheduled, approved and corrected, and each command reports it."""
 

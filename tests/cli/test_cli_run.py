@@ -1,8 +1,6 @@
 """Test `amends run`: one run and many, followed to their end, on pipes and on terminals."""
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import AMENDS, CommandProject
+from forked import run_on_terminal
 
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
@@ -364,27 +363,8 @@ def test_more_lines_than_run_at_once_all_run(served: CommandProject) -> None:
 
 def on_a_terminal(project: CommandProject, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Run the program on a terminal of its own, and return its status and all its output."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [AMENDS, *arguments],
-        cwd=project.path,
-        env={**project.environment, "TERM": "xterm", "COLUMNS": "100", **(env or {})},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    drawn = b""
-    while True:
-        try:
-            part = os.read(ours, 65_536)
-        except OSError:  # Linux reports the end this way after the last writer has closed
-            break
-        if not part:
-            break
-        drawn += part
-    os.close(ours)
-    return process.wait(), drawn.decode()
+    environment = {**project.environment, "TERM": "xterm", "COLUMNS": "100", **(env or {})}
+    return run_on_terminal(arguments, folder=project.path, environment=environment)
 
 
 def test_a_terminal_shows_steps_and_then_their_undo(served: CommandProject) -> None:

@@ -128,7 +128,14 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("killed", ["the only process", "a worker", "the controller"])
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param("the only process", marks=pytest.mark.soak),
+        "a worker",
+        pytest.param("the controller", marks=pytest.mark.soak),
+    ],
+)
 def test_servers_end_with_a_test_process_that_is_killed(tmp_path: Path, killed: str) -> None:
     """After SIGKILL of a test process its Temporal, its PostgreSQL, its `amends dev` and the server of that end."""
     options = () if killed == "the only process" else ("-n", "1", "--max-worker-restart", "0")

@@ -7,6 +7,7 @@ import pytest
 import temporalio.client
 from bounds import HANG
 from hard_parts import HOURLY, PATIENT, Ledger, Order, client_of, opened, until, working
+from stores import POSTGRESQL_IN_SOAK
 
 from amends import RunStatus, Saga
 from amends.aggregates.errors import RefusedError
@@ -129,11 +130,8 @@ async def play(url: str, temporal: temporalio.client.Client, folder: Path) -> No
         assert scene.ledger.called(undoing.id).count("pay/undo/0") == 2
 
 
-async def test_a_cancelled_run_is_undone(
-    sqlite_url: str, postgres_url: str, temporal_address: str, tmp_path: Path
-) -> None:
+@POSTGRESQL_IN_SOAK
+async def test_a_cancelled_run_is_undone(store_url: str, temporal_address: str, tmp_path: Path) -> None:
     """A cancel before the pivot acts at once, exactly once, and the undo is never cut short."""
     temporal = await temporalio.client.Client.connect(temporal_address)
-    await asyncio.gather(
-        play(sqlite_url, temporal, tmp_path / "sqlite"), play(postgres_url, temporal, tmp_path / "postgresql")
-    )
+    await play(store_url, temporal, tmp_path / "ledger")

@@ -7,6 +7,7 @@ import pytest
 import temporalio.client
 from bounds import HANG
 from driving import CASES, DECIDED, SAGA, SLOW, Case, Goods, Order, comparable, decided_by_client, decided_by_runner
+from stores import POSTGRESQL_IN_SOAK
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from amends import Client, Runner, RunResult, RunStatus, StartConflictError
@@ -45,6 +46,7 @@ async def by_runner(journal: SqlJournal, order: Order, run_id: str) -> tuple[Run
     return result, await journal.facts(run_id)
 
 
+@POSTGRESQL_IN_SOAK
 async def test_both_drivers_write_the_same_journal(
     journal: SqlJournal, temporal: temporalio.client.Client, store_url: str
 ) -> None:
@@ -76,6 +78,7 @@ async def test_both_drivers_write_the_same_journal(
     assert (goods.held, goods.sold) == (0, 2 * sold)
 
 
+@POSTGRESQL_IN_SOAK
 async def test_decisions_of_others_come_to_the_same_with_both_drivers(
     journal: SqlJournal, temporal: temporalio.client.Client
 ) -> None:

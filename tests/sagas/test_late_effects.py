@@ -10,6 +10,7 @@ import temporalio.client
 from bounds import HANG
 from driving import comparable
 from hard_parts import ONCE, PATIENT, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
+from stores import POSTGRESQL_IN_SOAK
 
 from amends import RunResult, RunStatus
 from amends.aggregates.errors import WrongDriverError
@@ -81,23 +82,18 @@ async def by_runners(journal: SqlJournal, folder: Path) -> list[Fact]:
     return facts
 
 
+@POSTGRESQL_IN_SOAK
 async def test_a_paused_worker_s_success_is_recorded_and_undone(
-    sqlite_url: str, postgres_url: str, temporal_address: str, tmp_path: Path
+    store_url: str, temporal_address: str, tmp_path: Path
 ) -> None:
-    """A success that comes after the run was closed opens it again, and is undone; with both drivers and stores."""
+    """A success that comes after the run was closed opens it again, and is undone; with both drivers."""
     temporal = await temporalio.client.Client.connect(temporal_address)
-    urls = (sqlite_url, postgres_url)
-    folders = [tmp_path / name for name in ("sqlite", "postgresql")]
-    for folder in folders:
-        folder.mkdir()
-    driven = await asyncio.gather(
-        *(by_paused_worker(url, temporal, temporal_address, folder) for url, folder in zip(urls, folders, strict=True))
-    )
-    for url, folder, facts in zip(urls, folders, driven, strict=True):
-        async with opened(url) as journal:
-            assert comparable(await by_runners(journal, folder)) == comparable(facts)
+    facts = await by_paused_worker(store_url, temporal, temporal_address, tmp_path)
+    async with opened(store_url) as journal:
+        assert comparable(await by_runners(journal, tmp_path)) == comparable(facts)
 
 
+@pytest.mark.soak
 async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
     """A worker paused in attempt 1 answers after attempt 2 succeeded and was undone: nothing follows from it."""
     temporal, ledger = await temporalio.client.Client.connect(temporal_address), Ledger(tmp_path)

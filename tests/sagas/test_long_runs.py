@@ -80,7 +80,9 @@ def queues_in(history: WorkflowHistory) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("refused", [False, True], ids=["to its end", "and back"])
+@pytest.mark.parametrize(
+    "refused", [pytest.param(False, id="to its end", marks=pytest.mark.soak), pytest.param(True, id="and back")]
+)
 async def test_a_long_run_goes_on_in_further_workflows(
     temporal_executable: Path, tmp_path: Path, *, refused: bool
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import temporalio.client
 from hard_parts import opened
 from pydantic import BaseModel
+from stores import POSTGRESQL_IN_SOAK
 from temporal_parts import TemporalServer
 
 from amends import Call, Client, RunStatus, Saga, StartConflictError, effect
@@ -107,6 +108,7 @@ async def serving(server: TemporalServer) -> AsyncIterator[temporalio.client.Cli
         yield await temporalio.client.Client.connect(server.address)
 
 
+@POSTGRESQL_IN_SOAK
 async def test_fifty_starts_make_one_run(store_url: str, temporal_executable: Path, tmp_path: Path) -> None:
     """Fifty starts at once give one run and one workflow, for every form of the input, also after Temporal lost it."""
     server = TemporalServer(temporal_executable, tmp_path)

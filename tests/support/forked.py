@@ -8,6 +8,7 @@ import functools
 import json
 import multiprocessing
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from amends.cli.app import COMMANDS
 
-__all__ = ["AMENDS", "Forked", "Running", "can_fork", "run_forked"]
+__all__ = ["AMENDS", "Forked", "Running", "can_fork", "read_terminal", "run_forked", "run_on_terminal"]
 
 AMENDS = Path(sysconfig.get_path("scripts")) / "amends"
 
@@ -176,6 +178,40 @@ def run_forked(
         return Forked(process.exitcode, (ends / "out").read_bytes(), b"" if merged else (ends / "err").read_bytes())
 
 
+def run_on_terminal(
+    arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], answer: str = ""
+) -> tuple[int, str]:
+    """Run the program on a separate terminal, and type the answer when it asks, which is when a line ends in a colon.
+
+    Returns:
+        Its exit status, and the terminal's content.
+    """
+    ours, theirs = pty.openpty()
+    with Connection(theirs) as ends:
+        process = _CONTEXT.Process(
+            target=_be_the_program,
+            args=(list(arguments), folder, dict(environment), _fresh_path(), ends),
+            kwargs={"terminal": True},
+        )
+        process.start()
+    printed = read_terminal(ours, answer)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, printed
+
+
+def read_terminal(terminal: int, answer: str) -> str:
+    """Return all that a terminal shows until its last writer has closed it; type the answer to each question."""
+    printed = b""
+    # Linux reports an error at the terminal's end.
+    with os.fdopen(terminal, "r+b", buffering=0) as file, suppress(OSError):
+        while more := file.read(4096):
+            printed += more
+            if answer and printed.endswith(b": "):
+                file.write(f"{answer}\n".encode())
+    return printed.decode()
+
+
 @functools.cache
 def _fresh_path() -> list[str]:
     """Ask a new interpreter for the import path with which it starts."""
@@ -185,7 +221,13 @@ def _fresh_path() -> list[str]:
 
 
 def _be_the_program(
-    arguments: list[str], folder: Path, environment: dict[str, str], path: list[str], ends: Path | Connection
+    arguments: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    path: list[str],
+    ends: Path | Connection,
+    *,
+    terminal: bool = False,
 ) -> None:
     """Become the program in this process.
 
@@ -196,6 +238,7 @@ def _be_the_program(
         path: The import path.
         ends: Folder of the files for input and outputs, in which standard error without a file goes to standard output;
             or the file for both outputs.
+        terminal: Whether that file is a terminal, from which the program reads as well.
     """
     if isinstance(ends, Path):
         for number, name, mode in ((0, "in", "rb"), (1, "out", "wb"), (2, "err", "wb")):
@@ -206,7 +249,7 @@ def _be_the_program(
                 os.dup2(1, number)
     else:
         with ends, Path(os.devnull).open("rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
+            os.dup2(ends.fileno() if terminal else nothing.fileno(), 0)
             os.dup2(ends.fileno(), 1)
             os.dup2(ends.fileno(), 2)
     sys.stdin = os.fdopen(0, closefd=False)

@@ -42,13 +42,13 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 from bounds import HANG_S
-from forked import Running, can_fork, run_forked
+from forked import Running, can_fork, read_terminal, run_forked, run_on_terminal
 
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
@@ -159,6 +159,11 @@ def _language(info: str, place: str) -> str:
     raise PageError(f"{place}: a block needs a language, one of {known}; found {info.strip()!r}")
 
 
+# Texts in which a shell replaces nothing, and ends of lines that it ignores.
+_QUOTED = re.compile(r"'[^']*'" r'|"[^"$`\\]*"')
+_CONTINUED = re.compile(r"(?P<quoted>'[^']*'" r'|"[^"]*")|\\\n')
+
+
 class PageRun:
     """Runs the blocks of one page.
 
@@ -262,6 +267,11 @@ class PageRun:
     def _run_command(self, command: str, answer: str | None) -> tuple[int, str]:
         """Run one command in the state that the previous command left; return its exit status and its output."""
         if answer is not None:
+            if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
+                self._status, printed = run_on_terminal(
+                    arguments, folder=Path.cwd(), environment=self._variables, answer=answer
+                )
+                return self._status, printed.replace("\r\n", "\n")
             return in_terminal(command, answer, self._variables)
         if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
             forked = run_forked(
@@ -333,7 +343,8 @@ class PageRun:
 
 def plain_arguments(command: str) -> list[str] | None:
     """Return the arguments of a call of `amends` from which a shell would only split words; otherwise return None."""
-    unquoted = re.sub(r"'[^']*'", "", command)
+    command = _CONTINUED.sub(lambda found: found["quoted"] or " ", command)
+    unquoted = _QUOTED.sub("", command)
     if not command.startswith("amends ") or set(unquoted) & set("()<>|&;$`*?[]{}~!\\#\n\"'"):
         return None
     return shlex.split(command)[1:]
@@ -346,17 +357,10 @@ def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tupl
         Its exit status, and the terminal's content.
     """
     ours, theirs = pty.openpty()
-    with os.fdopen(ours, "r+b", buffering=0) as terminal:
-        process = subprocess.Popen(["bash", "-c", command], env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        printed = b""
-        # Linux reports an error at the terminal's end.
-        with suppress(OSError):
-            while more := terminal.read(4096):
-                printed += more
-                if printed.endswith(b": "):
-                    terminal.write(f"{answer}\n".encode())
-        return process.wait(HANG_S), printed.decode().replace("\r\n", "\n")
+    process = subprocess.Popen(["bash", "-c", command], env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    printed = read_terminal(ours, answer)
+    return process.wait(HANG_S), printed.replace("\r\n", "\n")
 
 
 @contextmanager

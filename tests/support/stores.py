@@ -1,13 +1,18 @@
-"""Cases that run on one database before a landing, and on the other in `make soak`."""
+"""Tests that run on one database before a landing, and on the other in `make soak`."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-__all__ = ["on_one_store"]
+__all__ = ["POSTGRESQL_IN_SOAK", "on_one_store"]
 
 STORES = ("sqlite", "postgresql")
+
+POSTGRESQL_IN_SOAK = pytest.mark.parametrize(
+    "store_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
+"""Leaves a test on PostgreSQL to soak, where nothing in it is likely to depend on the database."""
 
 
 def on_one_store(cases: Iterable[Any]) -> list[Any]:

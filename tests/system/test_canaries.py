@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import temporalio.client
 from commands import CommandProject
 
@@ -144,7 +145,8 @@ async def _crossed(address: str) -> bytes:
     return b"".join(told)
 
 
-def test_no_canary_reaches_temporal_or_the_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3, pytest.param(1, id="all", marks=pytest.mark.soak)])
+def test_no_canary_reaches_temporal_or_the_log(tmp_path: Path, step: int) -> None:
     """Inputs, results, keys and errors of every class, raised anywhere, are nowhere but in the journal."""
     project = CommandProject(tmp_path / "shop", {"AMENDS_ERRORS": "type"})
     project.write("amends.toml", 'modules = ["shop"]\n')
@@ -152,7 +154,10 @@ def test_no_canary_reaches_temporal_or_the_log(tmp_path: Path) -> None:
     said: list[str] = []
     with project.started("dev") as dev:
         dev.read_until("Ready")
-        plots = [f"{place}/{end}" for place in PLACES for end in ENDS]
+        # Every place and every end, but not every pair of them.
+        plots = [
+            f"{place}/{end}" for at, place in enumerate(PLACES) for to, end in enumerate(ENDS) if (at + to) % step == 0
+        ]
         lines = "\n".join(json.dumps({"number": f"{CANARY}-{n}", "ends": plot}) for n, plot in enumerate(plots))
         project.write("cards.jsonl", lines + "\n")
         assert project.run("run", "pay", "@cards.jsonl", "--json").out.count("run_id") == len(plots)

@@ -364,6 +364,7 @@ def test_the_server_that_a_killed_dev_left_is_adopted(served: Scene, dev: Kept) 
     served.judge()
 
 
+@pytest.mark.soak
 def test_worker_and_server_may_die_together(served: Scene, dev: Kept) -> None:
     """Both die with calls in every place; the next `amends dev` continues from their files."""
     in_places(served)
@@ -453,7 +454,7 @@ def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
     alone.judge()
 
 
-@pytest.mark.parametrize("place", UNDOS)
+@pytest.mark.parametrize("place", ["undoing", pytest.param("undone", marks=pytest.mark.soak)])
 def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
     """`amends run` stops in the middle of an undo; the next worker ends the run, each undo took effect once."""
     with run_of(alone, place) as command:
@@ -466,6 +467,7 @@ def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
     alone.judge()
 
 
+@pytest.mark.soak
 def test_a_killed_server_of_a_single_run_is_started_again(alone: Scene) -> None:
     """The server dies under `amends run`, which starts it again and drives its run to the end."""
     with run_of(alone, "landed") as command:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import outage_parts
+import pytest
 import temporalio.client
 from bounds import HANG
 from commands import CommandProject
@@ -109,8 +110,11 @@ async def check(journal: SqlJournal, trace: Trace, run_ids: Sequence[str], among
     assert shelf.held == completed
 
 
-async def test_a_restart_in_the_middle_loses_and_doubles_nothing(temporal_address: str, tmp_path: Path) -> None:
-    """Forty runs on two workers: workers keep answers that come while the server is away, and all runs end once."""
+@pytest.mark.parametrize(("runs", "gated"), [(10, 4), pytest.param(40, 12, marks=pytest.mark.soak)])
+async def test_a_restart_in_the_middle_loses_and_doubles_nothing(
+    temporal_address: str, tmp_path: Path, runs: int, gated: int
+) -> None:
+    """Many runs on two workers: workers keep answers that come while the server is away, and all runs end once."""
     trace = Trace(tmp_path)
     with own_server() as server:
         journal = open_journal(prepare(server.url), aggregates=[Shelf])
@@ -118,21 +122,21 @@ async def test_a_restart_in_the_middle_loses_and_doubles_nothing(temporal_addres
         temporal = await temporalio.client.Client.connect(temporal_address)
         client = Client(journal, temporal, Registry([OUTAGE]), task_queue=queue)
         await journal.commit(step(lambda uow: uow.add(Shelf("shelf"))))
-        handles = await start(client, queue, tmp_path, 40, gated=12)
+        handles = await start(client, queue, tmp_path, runs, gated)
         async with (
             worker_process(server.url, temporal_address, queue),
             worker_process(server.url, temporal_address, queue),
         ):
-            await trace.until("call", 24)
+            await trace.until("call", 2 * gated)
             await asyncio.to_thread(server.restart)
-            await trace.until("paid", 28)
+            await trace.until("paid", runs - gated)
             await asyncio.to_thread(server.stop)
             trace.open_gate()
-            await trace.until("paid", 40)
+            await trace.until("paid", runs)
             await asyncio.to_thread(server.start)
             for handle in handles:
                 await handle.result(timeout=HANG)
-        await check(journal, trace, [handle.id for handle in handles], 40)
+        await check(journal, trace, [handle.id for handle in handles], runs)
         await journal.close()
 
 
@@ -171,7 +175,8 @@ async def test_polling_pauses_while_the_store_is_away(
     await journal.close()
 
 
-async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [5, pytest.param(20, marks=pytest.mark.soak)])
+async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path: Path, runs: int) -> None:
     """Four processes share an aggregate; a reader that follows the log sees every fact, in order, while they write."""
     trace = Trace(tmp_path)
     journal = open_journal(prepare(postgres_url), aggregates=[Shelf])
@@ -179,7 +184,7 @@ async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path:
     names = ("one", "two", "three", "four")
     writers = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, PARTS, "writer", postgres_url, name, "20", tmp_path), stderr=subprocess.PIPE
+            *(sys.executable, PARTS, "writer", postgres_url, name, str(runs), tmp_path), stderr=subprocess.PIPE
         )
         for name in names
     ]
@@ -194,5 +199,5 @@ async def test_four_writers_lose_and_double_nothing(postgres_url: str, tmp_path:
     assert [writer.returncode for writer in writers] == [0] * 4, await ended
     found = await journal.notifications(0, 10_000)
     assert seen == [(each.id, each.originator_id, each.originator_version) for each in found]
-    await check(journal, trace, [f"{name}-{number}" for name in names for number in range(20)], 20)
+    await check(journal, trace, [f"{name}-{number}" for name in names for number in range(runs)], runs)
     await journal.close()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from commands import CommandProject, Started
@@ -157,26 +157,31 @@ def server_of(project: CommandProject) -> ServerRecord:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    ("saga", "said"),
-    [
-        ("s-thread", "Stopped."),
-        ("s-stubborn", "under way, which another worker takes over: 1 call: stubborn of run s-stubborn-1"),
-        ("s-blocking", "ended with work under way: blocking of run s-blocking-1"),
-        ("s-local", "Stopped."),
-        ("s-unit", "the store does not come to its end"),
-    ],
-)
-def test_dev_ends_whatever_user_code_does(
-    project: CommandProject, saga: str, said: str, number: signal.Signals
-) -> None:
+LAST_WORDS = {
+    "s-thread": "Stopped.",
+    "s-stubborn": "under way, which another worker takes over: 1 call: stubborn of run s-stubborn-1",
+    "s-blocking": "ended with work under way: blocking of run s-blocking-1",
+    "s-local": "Stopped.",
+    "s-unit": "the store does not come to its end",
+}
+
+
+def each_with_one_signal() -> Iterator[Any]:
+    """Yield every saga with each signal; the signals take turns, and the other one is left to soak."""
+    for number, saga in enumerate(LAST_WORDS):
+        for at, sent in enumerate((signal.SIGTERM, signal.SIGINT)):
+            marks = () if (number + at) % 2 == 0 else (pytest.mark.soak,)
+            yield pytest.param(saga, sent, marks=marks, id=f"{saga}-{sent.name}")
+
+
+@pytest.mark.parametrize(("saga", "number"), list(each_with_one_signal()))
+def test_dev_ends_whatever_user_code_does(project: CommandProject, saga: str, number: signal.Signals) -> None:
     """One signal ends dev with status 0 while a step hangs; its server stops, and dev names the abandoned calls."""
     with project.started("dev") as dev:
         dev.read_until("Ready")
         reach(project, saga)
         assert dev.stop(number) == 0
-    assert said in "".join(dev.lines)
+    assert LAST_WORDS[saga] in "".join(dev.lines)
     assert_nothing_left(project)
 
 
@@ -213,7 +218,10 @@ def test_dev_ends_with_a_server_that_is_silent(project: CommandProject) -> None:
     assert_nothing_left(project)
 
 
-@pytest.mark.parametrize("saga", ["s-thread", "s-stubborn", "s-blocking", "s-unit"])
+@pytest.mark.parametrize(
+    "saga",
+    ["s-thread", *(pytest.param(each, marks=pytest.mark.soak) for each in ("s-stubborn", "s-blocking")), "s-unit"],
+)
 def test_run_ends_whatever_user_code_does(project: CommandProject, saga: str) -> None:
     """Ctrl-C ends a run that serves itself with status 130, reports the run's future, and stops its server."""
     reached = project.path / "reached"
