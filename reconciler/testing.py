@@ -54,7 +54,7 @@ class RuleScenario:
         ...         yield Drift(subject=run.run_id, kind=DriftKind.DIFFERENT, actual=run.status.value)
         >>> with Scenario(Saga("ask", str, ask)) as scenario:
         ...     _ = scenario.answers(ask, "42").when("what is it?")
-        ...     (drift,) = RuleScenario(answered, scenario).look()
+        ...     (drift,) = RuleScenario(answered, scenario).scan()
         >>> drift.subject, drift.actual
         ('run-1', 'COMPLETED')
     """
@@ -76,7 +76,7 @@ class RuleScenario:
         """Scan as `amends drift` does, and write nothing.
 
         Raises:
-            CouldNotLook: The rule could not scan.
+            ScanFailed: The rule could not scan.
         """
         return blocking(self._scan())
 
@@ -87,7 +87,7 @@ class RuleScenario:
             approving: Whether somebody has approved all the drift found so far.
 
         Raises:
-            CouldNotLook: The rule could not scan.
+            ScanFailed: The rule could not scan.
         """
         return blocking(self._reconcile(approving=approving))
 

@@ -15,12 +15,12 @@ RULES = (
     SHELF
     + """
 
-from amends import CouldNotLook
+from amends import ScanFailed
 
 
 @drift_rule("catalogue", every=timedelta(minutes=1))
 async def catalogue_is_right(observation: Observation):
-    raise CouldNotLook("the library is closed")
+    raise ScanFailed("the library is closed")
 """
 )
 
@@ -67,7 +67,7 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     assert kinds == ["DriftApproved", "RuleScanned", "CorrectionStarted", "DriftCorrected"]
     shown = spoilt("reconciliation", "read-model:1").out
     assert re.search(r"DriftDetected +\S+ +\S+ +\S+: different, .* expected, .* found; ", shown)
-    assert re.search(r"RuleLooked .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
+    assert re.search(r"RuleScanned .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
 
 
 def test_looks_are_read_from_the_end_and_without_the_rules(

@@ -38,7 +38,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from amends import CouldNotLook, Observation, drift_rule
+from amends import ScanFailed, Observation, drift_rule
 
 HERE = Path(__file__).parent
 
@@ -53,7 +53,7 @@ def shelf_is_full(observation: Observation):
 
 @drift_rule("catalogue", every=timedelta(hours=1))
 def catalogue_is_right(observation: Observation):
-    raise CouldNotLook("the library is closed")
+    raise ScanFailed("the library is closed")
 
 
 @drift_rule("slow", every=timedelta(hours=1))

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, field_validator
 from amends import (
-    Aggregate, Attempted, Call, CouldNotLook, Done, Drift, Rejected, Retry, Saga, UnitOfWork, drift_rule, effect,
+    Aggregate, Attempted, Call, ScanFailed, Done, Drift, Rejected, Retry, Saga, UnitOfWork, drift_rule, effect,
     pivot, transaction,
 )
 
@@ -127,7 +127,7 @@ def raising(observation):
 
 @drift_rule("unable", every=timedelta(hours=1))
 async def unable(observation):
-    raise CouldNotLook("4111CANARY-reason")
+    raise ScanFailed("4111CANARY-reason")
 """
 
 PLACES = ("transaction", "undo of a transaction", "effect", "undo", "probe", "mapping")

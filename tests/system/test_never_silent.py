@@ -99,7 +99,7 @@ RULES = """
 import sys
 from datetime import timedelta
 
-from amends import Command, CouldNotLook, Drift, drift_rule
+from amends import Command, ScanFailed, Drift, drift_rule
 
 daily = timedelta(days=1)
 
@@ -134,7 +134,7 @@ def no_drift(observation):
 
 @drift_rule("closed", every=daily)
 async def closed(observation):
-    yield CouldNotLook("the library\\nis closed")
+    yield ScanFailed("the library\\nis closed")
 
 
 @drift_rule("exiting", every=daily)
