@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Tx
-from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.facts import CompensationSucceeded, Fact
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.sagas.definition.context import Call, ResultSource
@@ -222,7 +222,7 @@ class Then:
             nodes: The nodes that were undone, in this order; without any, the assertion does not check nodes.
         """
         self._is(RunStatus.COMPENSATED)
-        undone = tuple(getattr(fact, "node", "") for fact in self.history if fact.kind == "CompensationSucceeded")
+        undone = tuple(fact.node for fact in self.history if isinstance(fact, CompensationSucceeded))
         if nodes and undone != nodes:
             self._fail(f"expected to be undone: {', '.join(nodes)}; undone were: {', '.join(undone) or 'none'}")
         return self

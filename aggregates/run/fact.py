@@ -7,7 +7,8 @@ and decide from them.
 A fact's id, `<run id>:<position>`, is deterministic, so a second write of the same fact is recognised.
 """
 
-from typing import ClassVar, NamedTuple
+from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,7 @@ __all__ = [
     "AttemptFact",
     "ClaimFact",
     "Fact",
+    "FactKind",
     "FailureFact",
     "Head",
     "NodeFact",
@@ -36,12 +38,49 @@ def run_of(stream: str) -> str | None:
     return stream.removeprefix(_PREFIX) if stream.startswith(_PREFIX) else None
 
 
+class FactKind(StrEnum):
+    """The kinds of facts of a run; each is the name of its class."""
+
+    SAGA_STARTED = "SagaStarted"
+    STEP_STARTED = "StepStarted"
+    STEP_SUCCEEDED = "StepSucceeded"
+    STEP_REJECTED = "StepRejected"
+    STEP_ATTEMPT_FAILED = "StepAttemptFailed"
+    STEP_POSTPONED = "StepPostponed"
+    PROBE_ATTEMPT_FAILED = "ProbeAttemptFailed"
+    PROBE_POSTPONED = "ProbePostponed"
+    STEP_FAILED = "StepFailed"
+    STEP_IN_DOUBT = "StepInDoubt"
+    COMPENSATION_STARTED = "CompensationStarted"
+    COMPENSATION_SUCCEEDED = "CompensationSucceeded"
+    COMPENSATION_REJECTED = "CompensationRejected"
+    COMPENSATION_ATTEMPT_FAILED = "CompensationAttemptFailed"
+    COMPENSATION_POSTPONED = "CompensationPostponed"
+    COMPENSATION_EXHAUSTED = "CompensationExhausted"
+    LATE_EFFECT_OBSERVED = "LateEffectObserved"
+    SAGA_FAILED = "SagaFailed"
+    SAGA_COMPLETED = "SagaCompleted"
+    SAGA_COMPENSATED = "SagaCompensated"
+    ATTENTION_REQUESTED = "AttentionRequested"
+    DRIVER_TAKEN = "DriverTaken"
+    CANCEL_REQUESTED = "CancelRequested"
+    RETRY_REQUESTED = "RetryRequested"
+    STEP_SKIPPED = "StepSkipped"
+    STEP_RESOLVED = "StepResolved"
+    STEP_RULED_OUT = "StepRuledOut"
+    COMPENSATION_SKIPPED = "CompensationSkipped"
+    COMPENSATION_RESOLVED = "CompensationResolved"
+
+
+_KINDS = {kind.value: kind for kind in FactKind}
+
+
 class Head(NamedTuple):
     """The part of a fact that folding needs; it contains no user data.
 
     Attributes:
         position: Position in the run's stream, from 1.
-        kind: Name of the fact's class.
+        kind: The kind of the fact, a value of `FactKind`.
         as_of_ms: The driver's time of the fact, in milliseconds since the epoch.
         node: The node; empty for facts about the run.
         attempt: The attempt, from 1; 0 where there is none.
@@ -71,10 +110,12 @@ class Fact(BaseModel):
         correlation_id: Id that all facts of one business process share; the run's id unless the caller sets one.
         causation_id: Id of the fact or message that caused this one; `None` for a cause outside that has no id.
         actor: The person or component that caused it.
+        kind: The kind of the fact; a class that facts share has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     class_version: ClassVar[int] = 1
+    kind: ClassVar[FactKind]
 
     originator_id: str
     originator_version: int
@@ -84,10 +125,10 @@ class Fact(BaseModel):
     causation_id: str | None
     actor: str
 
-    @property
-    def kind(self) -> str:
-        """Name of the fact's class."""
-        return type(self).__name__
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - as pydantic passes them
+        super().__init_subclass__(**kwargs)
+        if (kind := _KINDS.get(cls.__name__)) is not None:
+            cls.kind = kind
 
     @property
     def run_id(self) -> str:
@@ -107,7 +148,7 @@ class Fact(BaseModel):
     @property
     def head(self) -> Head:
         """The part on which decisions depend."""
-        return Head(self.originator_version, type(self).__name__, self.as_of_ms)
+        return Head(self.originator_version, self.kind, self.as_of_ms)
 
 
 class NodeFact(Fact):
@@ -124,7 +165,7 @@ class NodeFact(Fact):
     @property
     def head(self) -> Head:
         """The part on which decisions depend."""
-        return Head(self.originator_version, type(self).__name__, self.as_of_ms, self.node, 0, None, self.generation)
+        return Head(self.originator_version, self.kind, self.as_of_ms, self.node, 0, None, self.generation)
 
 
 class AttemptFact(NodeFact):
@@ -146,7 +187,7 @@ class AttemptFact(NodeFact):
         """The part on which decisions depend."""
         return Head(
             self.originator_version,
-            type(self).__name__,
+            self.kind,
             self.as_of_ms,
             self.node,
             self.attempt,

@@ -5,12 +5,15 @@ run, then decisions of operators, which always record the operator, the reason a
 facts share are in `amends.aggregates.run.fact`.
 """
 
+from collections.abc import Iterator
+
 from pydantic import JsonValue
 
 from amends.aggregates.run.fact import (
     AttemptFact,
     ClaimFact,
     Fact,
+    FactKind,
     FailureFact,
     Head,
     NodeFact,
@@ -33,6 +36,7 @@ __all__ = [
     "CompensationSucceeded",
     "DriverTaken",
     "Fact",
+    "FactKind",
     "Head",
     "LateEffectObserved",
     "NodeFact",
@@ -322,15 +326,11 @@ class CompensationResolved(OperatorFact):
     """An operator found out that the step is undone, or undid it by other means."""
 
 
-_COMMON = frozenset({NodeFact, AttemptFact, ClaimFact, FailureFact, PostponedFact, OperatorFact})
-
-
-def _concrete(cls: type[Fact]) -> list[type[Fact]]:
-    below: list[type[Fact]] = []
+def _below(cls: type[Fact]) -> Iterator[type[Fact]]:
     for sub in cls.__subclasses__():
-        below += [*([] if sub in _COMMON else [sub]), *_concrete(sub)]
-    return below
+        yield sub
+        yield from _below(sub)
 
 
-FACTS: dict[str, type[Fact]] = {cls.__name__: cls for cls in _concrete(Fact)}
+FACTS: dict[str, type[Fact]] = {cls.kind: cls for cls in _below(Fact) if cls.__name__ in set(FactKind)}
 """Every kind of fact by its name: the allow-list for run streams."""

@@ -29,7 +29,7 @@ The module is pure: it reads no user data, no clock and no random number.
 from collections.abc import Callable, Iterable, Mapping
 
 from amends.aggregates.errors import TransitionError
-from amends.aggregates.run.fact import Head
+from amends.aggregates.run.fact import FactKind, Head
 from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.aggregates.run.state import (
     CLOSED,
@@ -62,48 +62,59 @@ __all__ = [
 _N = NodeStatus
 _R = RunStatus
 
-_ATTEMPT = {
-    "StepStarted": _N.STARTED,
-    "StepSucceeded": _N.SUCCEEDED,
-    "StepRejected": _N.REJECTED,
-    "StepAttemptFailed": _N.WAITING,
-    "StepPostponed": _N.WAITING,
+_K = FactKind
+_Table = Mapping[str, NodeStatus]
+_ATTEMPT: _Table = {
+    _K.STEP_STARTED: _N.STARTED,
+    _K.STEP_SUCCEEDED: _N.SUCCEEDED,
+    _K.STEP_REJECTED: _N.REJECTED,
+    _K.STEP_ATTEMPT_FAILED: _N.WAITING,
+    _K.STEP_POSTPONED: _N.WAITING,
 }
-_PROBED = {
-    "StepSucceeded": _N.SUCCEEDED,
-    "ProbeAttemptFailed": _N.PROBE_WAITING,
-    "ProbePostponed": _N.PROBE_WAITING,
-    "StepFailed": _N.FAILED,
-    "StepInDoubt": _N.IN_DOUBT,
+_PROBED: _Table = {
+    _K.STEP_SUCCEEDED: _N.SUCCEEDED,
+    _K.PROBE_ATTEMPT_FAILED: _N.PROBE_WAITING,
+    _K.PROBE_POSTPONED: _N.PROBE_WAITING,
+    _K.STEP_FAILED: _N.FAILED,
+    _K.STEP_IN_DOUBT: _N.IN_DOUBT,
 }
-_UNDO = {
-    "CompensationStarted": _N.UNDO_STARTED,
-    "CompensationSucceeded": _N.UNDONE,
-    "CompensationRejected": _N.UNDO_REJECTED,
-    "CompensationAttemptFailed": _N.UNDO_WAITING,
-    "CompensationPostponed": _N.UNDO_WAITING,
+_UNDO: _Table = {
+    _K.COMPENSATION_STARTED: _N.UNDO_STARTED,
+    _K.COMPENSATION_SUCCEEDED: _N.UNDONE,
+    _K.COMPENSATION_REJECTED: _N.UNDO_REJECTED,
+    _K.COMPENSATION_ATTEMPT_FAILED: _N.UNDO_WAITING,
+    _K.COMPENSATION_POSTPONED: _N.UNDO_WAITING,
 }
 # Answers of an undo that the run gave up: the participant may have carried it out, or refused it, all the same.
-_UNDO_LATE = {"CompensationSucceeded": _N.UNDONE, "CompensationRejected": _N.UNDO_REJECTED}
+_UNDO_LATE: _Table = {_K.COMPENSATION_SUCCEEDED: _N.UNDONE, _K.COMPENSATION_REJECTED: _N.UNDO_REJECTED}
 # Late answers by which the step took no effect.
-_NOT_DONE = {"StepRejected": _N.REJECTED, "StepFailed": _N.FAILED}
-_LATE = {"LateEffectObserved": _N.SUCCEEDED}
+_NOT_DONE: _Table = {_K.STEP_REJECTED: _N.REJECTED, _K.STEP_FAILED: _N.FAILED}
+_LATE: _Table = {_K.LATE_EFFECT_OBSERVED: _N.SUCCEEDED}
 # Decisions that operators may make: about a step, and about an undo.
-_DECIDED = {"StepSkipped": _N.SKIPPED, "StepResolved": _N.SUCCEEDED}
-_RULED_OUT = {"StepRuledOut": _N.FAILED}
-_UNDO_DECIDED = {"CompensationSkipped": _N.UNDO_SKIPPED, "CompensationResolved": _N.UNDONE}
+_DECIDED: _Table = {_K.STEP_SKIPPED: _N.SKIPPED, _K.STEP_RESOLVED: _N.SUCCEEDED}
+_RULED_OUT: _Table = {_K.STEP_RULED_OUT: _N.FAILED}
+_UNDO_DECIDED: _Table = {_K.COMPENSATION_SKIPPED: _N.UNDO_SKIPPED, _K.COMPENSATION_RESOLVED: _N.UNDONE}
 
-NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
+# Kinds that the functions below name. A lookup in an enumeration costs more than one in the module.
+_REJECTED, _FAILED, _IN_DOUBT = _K.STEP_REJECTED, _K.STEP_FAILED, _K.STEP_IN_DOUBT
+_UNDO_SUCCEEDED, _UNDO_REJECTED = _K.COMPENSATION_SUCCEEDED, _K.COMPENSATION_REJECTED
+_EXHAUSTED, _RETRY, _SKIP = _K.COMPENSATION_EXHAUSTED, _K.RETRY_REQUESTED, _K.STEP_SKIPPED
+_SUCCESSES = frozenset({_K.STEP_SUCCEEDED, _K.LATE_EFFECT_OBSERVED})
+_PROBING = frozenset({_K.PROBE_ATTEMPT_FAILED, _K.PROBE_POSTPONED})
+# The intents to call, and whether the call is an undo.
+_CLAIMS: Mapping[str, bool] = {_K.STEP_STARTED: False, _K.COMPENSATION_STARTED: True}
+
+NODE_TRANSITIONS: Mapping[NodeStatus, _Table] = {
     # A transaction goes from pending to its outcome in one fact; an effect writes its intent first.
     _N.PENDING: _ATTEMPT,
     # The same attempt may still answer, although a worker may have claimed a later one meanwhile.
-    _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != "StepStarted"},
+    _N.STARTED: {k: v for k, v in _ATTEMPT.items() if k != _K.STEP_STARTED},
     # A waiting node is probed or given up when another member of its stage has failed: it gets no further attempt.
-    _N.WAITING: {**_ATTEMPT, **_PROBED, "RetryRequested": _N.WAITING, **_DECIDED, **_RULED_OUT},
+    _N.WAITING: {**_ATTEMPT, **_PROBED, _K.RETRY_REQUESTED: _N.WAITING, **_DECIDED, **_RULED_OUT},
     # Attempts are spent: the probe, if there is one, or a late refusal reveals their outcome.
     _N.SPENT: {**_PROBED, **_NOT_DONE},
-    _N.PROBE_WAITING: {**_PROBED, **_NOT_DONE, "RetryRequested": _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
-    _N.PROBE_SPENT: {"StepInDoubt": _N.IN_DOUBT},
+    _N.PROBE_WAITING: {**_PROBED, **_NOT_DONE, _K.RETRY_REQUESTED: _N.PROBE_WAITING, **_DECIDED, **_RULED_OUT},
+    _N.PROBE_SPENT: {_K.STEP_IN_DOUBT: _N.IN_DOUBT},
     # If the step has no compensation, an operator decides how it ends.
     _N.SUCCEEDED: {**_UNDO, **_UNDO_DECIDED},
     _N.SKIPPED: {**_UNDO, **_UNDO_DECIDED},
@@ -111,23 +122,23 @@ NODE_TRANSITIONS: Mapping[NodeStatus, Mapping[str, NodeStatus]] = {
     _N.IN_DOUBT: {
         **_UNDO,
         **_UNDO_DECIDED,
-        "RetryRequested": _N.WAITING,
+        _K.RETRY_REQUESTED: _N.WAITING,
         **_DECIDED,
         **_RULED_OUT,
         **_NOT_DONE,
         **_LATE,
     },
-    _N.REJECTED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
-    _N.FAILED: {"RetryRequested": _N.WAITING, **_DECIDED, **_LATE},
-    _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != "CompensationStarted"}, **_LATE},
-    _N.UNDO_WAITING: {**_UNDO, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    _N.REJECTED: {_K.RETRY_REQUESTED: _N.WAITING, **_DECIDED, **_LATE},
+    _N.FAILED: {_K.RETRY_REQUESTED: _N.WAITING, **_DECIDED, **_LATE},
+    _N.UNDO_STARTED: {**{k: v for k, v in _UNDO.items() if k != _K.COMPENSATION_STARTED}, **_LATE},
+    _N.UNDO_WAITING: {**_UNDO, _K.RETRY_REQUESTED: _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
     # An undo that the run gave up may still answer.
-    _N.UNDO_SPENT: {"CompensationExhausted": _N.UNDO_EXHAUSTED, **_UNDO_LATE, **_LATE},
-    _N.UNDO_EXHAUSTED: {**_UNDO_LATE, "RetryRequested": _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
+    _N.UNDO_SPENT: {_K.COMPENSATION_EXHAUSTED: _N.UNDO_EXHAUSTED, **_UNDO_LATE, **_LATE},
+    _N.UNDO_EXHAUSTED: {**_UNDO_LATE, _K.RETRY_REQUESTED: _N.UNDO_WAITING, **_UNDO_DECIDED, **_LATE},
     # An earlier attempt under the same key may have taken effect and answer late.
     _N.UNDO_REJECTED: {
-        "CompensationSucceeded": _N.UNDONE,
-        "RetryRequested": _N.UNDO_WAITING,
+        _K.COMPENSATION_SUCCEEDED: _N.UNDONE,
+        _K.RETRY_REQUESTED: _N.UNDO_WAITING,
         **_UNDO_DECIDED,
         **_LATE,
     },
@@ -146,25 +157,25 @@ SPENT_WITHOUT_DUE: Mapping[NodeStatus, NodeStatus] = {
 
 RUN_TRANSITIONS: Mapping[RunStatus, Mapping[str, RunStatus]] = {
     _R.RUNNING: {
-        "CancelRequested": _R.CANCELLING,
-        "SagaFailed": _R.COMPENSATING,
-        "SagaCompleted": _R.COMPLETED,
-        "AttentionRequested": _R.NEEDS_ATTENTION,
-        "DriverTaken": _R.RUNNING,
+        _K.CANCEL_REQUESTED: _R.CANCELLING,
+        _K.SAGA_FAILED: _R.COMPENSATING,
+        _K.SAGA_COMPLETED: _R.COMPLETED,
+        _K.ATTENTION_REQUESTED: _R.NEEDS_ATTENTION,
+        _K.DRIVER_TAKEN: _R.RUNNING,
     },
     _R.CANCELLING: {
-        "SagaFailed": _R.COMPENSATING,
-        "AttentionRequested": _R.NEEDS_ATTENTION,
-        "DriverTaken": _R.CANCELLING,
+        _K.SAGA_FAILED: _R.COMPENSATING,
+        _K.ATTENTION_REQUESTED: _R.NEEDS_ATTENTION,
+        _K.DRIVER_TAKEN: _R.CANCELLING,
     },
     _R.COMPENSATING: {
-        "SagaCompensated": _R.COMPENSATED,
-        "AttentionRequested": _R.NEEDS_ATTENTION,
-        "DriverTaken": _R.COMPENSATING,
+        _K.SAGA_COMPENSATED: _R.COMPENSATED,
+        _K.ATTENTION_REQUESTED: _R.NEEDS_ATTENTION,
+        _K.DRIVER_TAKEN: _R.COMPENSATING,
     },
     _R.COMPLETED: {},
     _R.COMPENSATED: {},
-    _R.NEEDS_ATTENTION: {"DriverTaken": _R.NEEDS_ATTENTION},
+    _R.NEEDS_ATTENTION: {_K.DRIVER_TAKEN: _R.NEEDS_ATTENTION},
 }
 """By status of a run and kind of fact about the run: the status that follows."""
 
@@ -174,15 +185,15 @@ _ATTENTION = frozenset({_R.NEEDS_ATTENTION})
 
 WHILE: Mapping[str, frozenset[RunStatus]] = {
     **dict.fromkeys([*_ATTEMPT, *_PROBED], _FORWARD),
-    **dict.fromkeys([*_UNDO, "CompensationExhausted"], _BACKWARD),
+    **dict.fromkeys([*_UNDO, _K.COMPENSATION_EXHAUSTED], _BACKWARD),
     # A late refusal may come in any of these statuses; most statuses of the node accept it only while going forward.
     **dict.fromkeys(_NOT_DONE, _FORWARD | _BACKWARD | _ATTENTION),
     **dict.fromkeys(_UNDO_LATE, _BACKWARD | _ATTENTION),
-    "LateEffectObserved": frozenset(_R),
-    "RetryRequested": _FORWARD | _BACKWARD | _ATTENTION,
-    "StepSkipped": _FORWARD | _ATTENTION,
-    "StepResolved": frozenset(_R) - {_R.COMPLETED},
-    "StepRuledOut": _FORWARD | _BACKWARD | _ATTENTION,
+    _K.LATE_EFFECT_OBSERVED: frozenset(_R),
+    _K.RETRY_REQUESTED: _FORWARD | _BACKWARD | _ATTENTION,
+    _K.STEP_SKIPPED: _FORWARD | _ATTENTION,
+    _K.STEP_RESOLVED: frozenset(_R) - {_R.COMPLETED},
+    _K.STEP_RULED_OUT: _FORWARD | _BACKWARD | _ATTENTION,
     **dict.fromkeys(_UNDO_DECIDED, _BACKWARD | _ATTENTION),
 }
 """By kind of fact about a node: the statuses of the run in which it can come."""
@@ -196,16 +207,16 @@ _ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _
 
 # By kind of fact: the part of `Answers` to which the fact adds its generation.
 _ANSWERS: Mapping[str, str] = {
-    **dict.fromkeys(("StepSucceeded", "StepResolved", "LateEffectObserved"), "acted"),
-    **dict.fromkeys(("StepRejected", "StepFailed", "StepRuledOut"), "refused"),
-    **dict.fromkeys(("CompensationSucceeded", "CompensationResolved"), "undone"),
-    "CompensationRejected": "undo_refused",
+    **dict.fromkeys((_K.STEP_SUCCEEDED, _K.STEP_RESOLVED, _K.LATE_EFFECT_OBSERVED), "acted"),
+    **dict.fromkeys((_K.STEP_REJECTED, _K.STEP_FAILED, _K.STEP_RULED_OUT), "refused"),
+    **dict.fromkeys((_K.COMPENSATION_SUCCEEDED, _K.COMPENSATION_RESOLVED), "undone"),
+    _K.COMPENSATION_REJECTED: "undo_refused",
 }
 
 TOLD_ONLY: Mapping[NodeStatus, frozenset[str]] = {
     **dict.fromkeys(UNDO_STATUSES, frozenset(_NOT_DONE)),
-    _N.SKIPPED: frozenset(_NOT_DONE) | {"LateEffectObserved"},
-    _N.UNDO_SKIPPED: frozenset(_NOT_DONE) | frozenset(_UNDO_LATE) | {"LateEffectObserved"},
+    _N.SKIPPED: frozenset(_NOT_DONE) | {_K.LATE_EFFECT_OBSERVED},
+    _N.UNDO_SKIPPED: frozenset(_NOT_DONE) | frozenset(_UNDO_LATE) | {_K.LATE_EFFECT_OBSERVED},
 }
 """By status of a node: late answers that add to the knowledge about its keys and change nothing else."""
 
@@ -220,7 +231,7 @@ def begin(plan: Plan, head: Head) -> RunState:
     Raises:
         TransitionError: The head is not that of a `SagaStarted` at position 1.
     """
-    if head.kind != "SagaStarted" or head.position != 1:
+    if head.kind != _K.SAGA_STARTED or head.position != 1:
         raise TransitionError(f"a run begins with SagaStarted at position 1, not with {head.kind} at {head.position}")
     return RunState(plan, RunStatus.RUNNING, 1, {}, 0, head.as_of_ms, head.as_of_ms)
 
@@ -293,33 +304,28 @@ def told_only(state: RunState, head: Head) -> bool:
     node = state.node(head.node)
     if head.kind in TOLD_ONLY.get(node.status, ()):
         return True
-    match head.kind:
-        case "LateEffectObserved":
-            return head.generation < node.generation
-        case "CompensationSucceeded" | "CompensationRejected":
-            return head.generation < node.undo_generation
-        case _:
-            return False
+    if head.kind in _LATE:
+        return head.generation < node.generation
+    return head.kind in _UNDO_LATE and head.generation < node.undo_generation
 
 
 def _known(node: NodeState, head: Head) -> str | None:
     """Return why a fact repeats a known outcome of a key, or a call with a known outcome; `None` if it does not."""
-    answers, generation = node.answers, head.generation
-    match head.kind:
-        case "StepStarted" | "CompensationStarted":
-            undo = head.kind == "CompensationStarted"
-            if answers.of(generation, undo=undo):
-                return f"has a definite answer {'to its undo ' * undo}under generation {generation}"
-            if generation < (node.undo_generation if undo else node.generation):
-                return f"must not be called again under the former generation {generation}"
-        case "StepSucceeded" | "LateEffectObserved" if generation in answers.acted:
-            return f"is known to have acted under generation {generation}"
-        case "StepRejected" if answers.of(generation, undo=False):
-            return f"has a definite answer under generation {generation}"
-        case "CompensationSucceeded" if generation in answers.undone:
-            return f"is known to be undone under generation {generation}"
-        case "CompensationRejected" if answers.of(generation, undo=True):
-            return f"has a definite answer to its undo under generation {generation}"
+    answers, kind, generation = node.answers, head.kind, head.generation
+    if kind in _CLAIMS:
+        undo = _CLAIMS[kind]
+        if answers.of(generation, undo=undo):
+            return f"has a definite answer {'to its undo ' * undo}under generation {generation}"
+        if generation < (node.undo_generation if undo else node.generation):
+            return f"is not called under the former generation {generation} again"
+    elif kind in _SUCCESSES and generation in answers.acted:
+        return f"is known to have acted under generation {generation}"
+    elif kind == _REJECTED and answers.of(generation, undo=False):
+        return f"has a definite answer under generation {generation}"
+    elif kind == _UNDO_SUCCEEDED and generation in answers.undone:
+        return f"is known to be undone under generation {generation}"
+    elif kind == _UNDO_REJECTED and answers.of(generation, undo=True):
+        return f"has a definite answer to its undo under generation {generation}"
     return None
 
 
@@ -335,7 +341,7 @@ def _answered(answers: Answers, head: Head) -> Answers:
 def _changed(node: NodeState, status: NodeStatus, head: Head) -> NodeState:
     # Generations never fall, because under a former key a participant would repeat its former answer.
     generation, undo_generation = node.generation, node.undo_generation
-    if head.kind == "LateEffectObserved":
+    if head.kind in _LATE:
         # The new undo needs a new key, or the participant takes it for a repetition of the undo before the late effect.
         undo_generation += node.status in UNDO_STATUSES
     elif status in UNDO_STATUSES:
@@ -358,19 +364,19 @@ def _followed(state: RunState, kind: str, cursor: int) -> RunStatus:
 
 def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -> str | None:
     """Return why the plan or the direction of the run forbids a fact that the table allows; `None` if neither does."""
-    undoing = kind in _UNDO or kind == "CompensationExhausted"
+    undoing = kind in _UNDO or kind == _EXHAUSTED
     if undoing and plan.undo is None:
         return "has no compensation"
-    if kind in {"ProbeAttemptFailed", "ProbePostponed"} and not plan.probe:
+    if kind in _PROBING and not plan.probe:
         return "has no probe"
-    if kind == "StepInDoubt" and plan.read_only:
+    if kind == _IN_DOUBT and plan.read_only:
         return "is read-only; it changes nothing, so it is not in doubt"
-    if kind == "StepFailed" and plan.kind is StepKind.EFFECT and not (plan.probe or plan.read_only):
+    if kind == _FAILED and plan.kind is StepKind.EFFECT and not (plan.probe or plan.read_only):
         return "is an effect that may have acted; only a probe can rule that out"
-    redo = kind == "RetryRequested" and node.status not in UNDO_STATUSES
+    redo = kind == _RETRY and node.status not in UNDO_STATUSES
     if kind in _NOT_DONE and state.status not in _FORWARD and node.status is not NodeStatus.IN_DOUBT:
         return "was not in doubt, and a run that is being undone attempts no step"
-    if state.backward and (redo or kind == "StepSkipped"):
+    if state.backward and (redo or kind == _SKIP):
         return "must not be attempted, because the run is being undone"
     if not state.backward and kind in _UNDO_DECIDED:
         return "cannot be undone, because the run is not being undone"
@@ -460,9 +466,9 @@ def _bad(state: RunState) -> bool:
 
 
 _EVIDENCE: Mapping[str, Callable[[RunState], str | None]] = {
-    "CancelRequested": _not_cancellable,
-    "SagaFailed": _not_failed,
-    "SagaCompleted": _not_completed,
-    "SagaCompensated": _not_compensated,
-    "AttentionRequested": _not_stuck,
+    _K.CANCEL_REQUESTED: _not_cancellable,
+    _K.SAGA_FAILED: _not_failed,
+    _K.SAGA_COMPLETED: _not_completed,
+    _K.SAGA_COMPENSATED: _not_compensated,
+    _K.ATTENTION_REQUESTED: _not_stuck,
 }

@@ -69,7 +69,7 @@ def written(fact: Fact, before: RunState) -> str:
         fact: The fact.
         before: The run as it is without the fact.
     """
-    text = fact.kind
+    text: str = fact.kind
     if isinstance(fact, NodeFact):
         text += f" for {fact.node}"
     if isinstance(fact, RetryRequested):

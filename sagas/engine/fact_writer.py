@@ -61,7 +61,7 @@ _POSTPONED: dict[Direction, type[PostponedFact]] = {
     Direction.PROBE: ProbePostponed,
     Direction.UNDO: CompensationPostponed,
 }
-_STILL_POSTPONED = frozenset({"StepStarted", "CompensationStarted", *(cls.__name__ for cls in _POSTPONED.values())})
+_STILL_POSTPONED = frozenset({StepStarted.kind, CompensationStarted.kind, *(cls.kind for cls in _POSTPONED.values())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class FactWriter:
                 continue
             if head.kind not in _STILL_POSTPONED:
                 break
-            if head.kind == cls.__name__:
+            if head.kind == cls.kind:
                 since_ms = head.as_of_ms
         wait_ms = min(max(_SHORTEST_WAIT_MS, self.now_ms - since_ms), _LONGEST_WAIT_MS)
         fields["attempt"] -= 1

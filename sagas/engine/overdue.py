@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from amends.aggregates.run.fact import Head
+from amends.aggregates.run.fact import FactKind, Head
 from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import RunState, RunStatus
@@ -70,7 +70,7 @@ def overdue_nodes(record: RunRecord, heads: Sequence[Head], now_ms: int) -> tupl
     """
     state = record.state
     if state.status is RunStatus.NEEDS_ATTENTION:
-        asked_ms = next(head.as_of_ms for head in reversed(heads) if head.kind == "AttentionRequested")
+        asked_ms = next(head.as_of_ms for head in reversed(heads) if head.kind == FactKind.ATTENTION_REQUESTED)
         return tuple(Overdue(name, asked_ms, Why.ATTENTION) for name in record.current)
     names = [getattr(decision, "node", "") for decision in decide(state, now_ms)]
     found = [_limit(state, heads, name) for name in names]
@@ -104,9 +104,9 @@ def _own(heads: Sequence[Head], name: str) -> list[Head]:
     """Return the heads of the node's step, or of its compensation, since the count of its attempts last restarted."""
     own: list[Head] = []
     for head in heads:
-        turned = head.kind == "SagaFailed"
+        turned = head.kind == FactKind.SAGA_FAILED
         anew = head.node == name and (
-            head.kind == "LateEffectObserved" or (head.kind == "RetryRequested" and head.attempt == 0)
+            head.kind == FactKind.LATE_EFFECT_OBSERVED or (head.kind == FactKind.RETRY_REQUESTED and head.attempt == 0)
         )
         if turned or anew:
             own = []

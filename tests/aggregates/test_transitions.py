@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from strategies import World, histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import TransitionError
-from amends.aggregates.run.facts import FACTS, Head, NodeFact, OperatorFact
+from amends.aggregates.run import facts
+from amends.aggregates.run.facts import FACTS, FactKind, Head, NodeFact, OperatorFact
 from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
 from amends.aggregates.run.state import (
     CLOSED,
@@ -62,6 +63,13 @@ def states(world: World) -> Iterable[RunState]:
     for fact in world.facts[1:]:
         state = evolve(state, fact.head)
         yield state
+
+
+def test_every_fact_has_a_kind() -> None:
+    """Each class of facts that no other class extends has the kind of its name, and each kind has a class."""
+    classes = [each for each in vars(facts).values() if isinstance(each, type) and issubclass(each, facts.Fact)]
+    assert {each.__name__ for each in classes if not each.__subclasses__()} == set(FactKind) == set(FACTS)
+    assert all(cls.kind is FactKind(name) for name, cls in FACTS.items())
 
 
 def test_the_tables_cover_every_fact_and_every_status() -> None:
