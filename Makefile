@@ -17,7 +17,7 @@ MERMAID := build/mermaid/.fetched
 # Each example is a project of its own: typed and tested on its own, with its own folder importable.
 EXAMPLES := $(sort $(dir $(wildcard examples/*/*.py)))
 # Parents of Python files outside of the package and of the examples.
-TYPED := tests benchmarks $(wildcard docs/*.py)
+TYPED := tests benchmarks docs/conf.py docs/_tools
 # Ends everything that a command has started when `make` is killed; fails when a process outlives the command by 60 s.
 GUARD := $(PY) -P tests/support/reaper.py guard 60
 PIP := $(PY) -m pip -qq --disable-pip-version-check
@@ -56,7 +56,7 @@ docs: $(READY) $(MERMAID) ## build the documentation into site/; a broken link f
 	@echo "docs: sphinx"
 	@$(PY) -P -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs site
 
-# The script that draws the diagrams; docs/diagram_directive.py knows its hash. Without npm the pages show the sources.
+# The script that draws the diagrams; docs/conf.py knows its hash. Without npm the pages show the sources.
 $(MERMAID):
 	@mkdir -p $(@D)
 	@if ( cd $(@D) && npm pack --silent mermaid@$(MERMAID_VERSION) >/dev/null 2>&1 ); then \

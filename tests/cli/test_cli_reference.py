@@ -13,11 +13,11 @@ from amends.cli.app import COMMANDS
 @pytest.fixture(scope="module")
 def generator() -> dict[str, Any]:
     """Load the program that writes the page."""
-    return runpy.run_path(str(ROOT / "docs" / "cli_reference.py"))
+    return runpy.run_path(str(ROOT / "docs" / "_tools" / "cli_reference.py"))
 
 
 def test_the_page_is_what_is_generated(generator: dict[str, Any]) -> None:
-    """The page in the repository equals the generated one; `python docs/cli_reference.py` writes it."""
+    """The page in the repository equals the generated one; `python docs/_tools/cli_reference.py` writes it."""
     assert generator["PAGE"].read_text(encoding="utf-8") == generator["reference"]()
 
 

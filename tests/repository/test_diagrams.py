@@ -13,11 +13,11 @@ from amends.aggregates.run.transitions import NODE_TRANSITIONS, RUN_TRANSITIONS,
 @pytest.fixture(scope="module")
 def diagrams() -> dict[str, Any]:
     """Load the program that draws them; `docs` is no package."""
-    return runpy.run_path(str(ROOT / "docs" / "diagrams.py"))
+    return runpy.run_path(str(ROOT / "docs" / "_tools" / "diagrams.py"))
 
 
 def test_the_page_is_what_is_drawn(diagrams: dict[str, Any]) -> None:
-    """The page in the repository equals the drawing of today's tables; `python docs/diagrams.py` writes it."""
+    """The page in the repository equals the drawing of today's tables; `python docs/_tools/diagrams.py` writes it."""
     assert diagrams["PAGE"].read_text(encoding="utf-8") == diagrams["state_diagram"]()
 
 

@@ -18,7 +18,7 @@ from amends.reconciler.drift.stream import RECONCILIATION_FACTS
 from amends.reconciler.maintenance_windows import MAINTENANCE_FACTS
 from amends.reconciler.schedules.facts import SCHEDULE_FACTS
 
-PROGRAM = ROOT / "docs" / "references.py"
+PROGRAM = ROOT / "docs" / "_tools" / "references.py"
 PAGES = ("settings.md", "exit-codes.md", "facts.md", "python.md")
 
 
@@ -30,7 +30,7 @@ def generator() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_what_is_generated(generator: dict[str, Any], name: str) -> None:
-    """The page in the repository equals the page that today's code generates; `python docs/references.py` writes it."""
+    """The page in the repository equals the generated one; `python docs/_tools/references.py` writes it."""
     path = ROOT / "docs" / "reference" / name
     assert path.read_text(encoding="utf-8") == generator["PAGES"][path]()
 

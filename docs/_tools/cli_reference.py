@@ -1,9 +1,9 @@
 """Write the reference of the command line from the commands themselves.
 
-`python docs/cli_reference.py` writes the page; a test compares it with the generated text.
+`python docs/_tools/cli_reference.py` writes the page; a test compares it with the generated text.
 """
 
-# ruff: noqa: INP001 - a program next to the pages, not a package
+# ruff: noqa: INP001 - a program, not a package
 
 import inspect
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from amends.cli.app import DEBUG, app
 
 __all__ = ["PAGE", "commands", "reference"]
 
-PAGE = Path(__file__).parent / "reference" / "cli.md"
+PAGE = Path(__file__).parents[1] / "reference" / "cli.md"
 
 TEXT = """\
 # Command line
 
-<!-- Written by docs/cli_reference.py from the commands themselves; do not edit. -->
+<!-- Written by docs/_tools/cli_reference.py from the commands themselves; do not edit. -->
 
 This page is for you if you look up a command or an option. Every command has `--help`, or `-h`. Write the options of
 `amends` itself before the command: `amends -C shop list`. Answers go to stdout, remarks and errors to stderr, each

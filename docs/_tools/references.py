@@ -1,9 +1,9 @@
 """Write the reference pages of settings, exit codes, facts and the Python interface from the code that defines them.
 
-`python docs/references.py` writes the pages; a test compares them with the generated text.
+`python docs/_tools/references.py` writes the pages; a test compares them with the generated text.
 """
 
-# ruff: noqa: INP001 - a program next to the pages, not a package
+# ruff: noqa: INP001 - a program, not a package
 
 import inspect
 import re
@@ -27,13 +27,13 @@ from amends.reconciler.schedules.facts import SCHEDULE_FACTS, ScheduleFact
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "python_page", "settings_page"]
 
 _Reconciling = ReconciliationFact | MaintenanceFact | ScheduleFact
-_FOLDER = Path(__file__).parent / "reference"
+_FOLDER = Path(__file__).parents[1] / "reference"
 _NOT_SET = frozenset({"project_dir", "config_file"})
 
 SETTINGS = """\
 # Settings
 
-<!-- Written by docs/references.py from cli/project/settings.py; do not edit. -->
+<!-- Written by docs/_tools/references.py from cli/project/settings.py; do not edit. -->
 
 This page is for you if you configure Amends. You write settings into `amends.toml`, or into the table `[tool.amends]`
 of `pyproject.toml`. Amends reads the file in the current directory or in its nearest parent that has one. With `amends
@@ -82,7 +82,7 @@ file that `TEMPORAL_CONFIG_FILE` names. If you configure no address, Amends uses
 EXIT_CODES = """\
 # Exit codes
 
-<!-- Written by docs/references.py from cli/exit_codes.py; do not edit. -->
+<!-- Written by docs/_tools/references.py from cli/exit_codes.py; do not edit. -->
 
 This page is for you if a script or a scheduler of yours runs `amends`. It can act on the exit code of every command:
 one number has one meaning.
@@ -112,7 +112,7 @@ the remedy. The class of the error determines the exit code:
 FACTS_TEXT = """\
 # Facts
 
-<!-- Written by docs/references.py from the classes of the facts; do not edit. -->
+<!-- Written by docs/_tools/references.py from the classes of the facts; do not edit. -->
 
 This page is for you if you read the history of a run, or write a program that does. A run is one stream of facts in the
 journal, in past tense, never changed and never deleted. You list them with `amends history ID`, and see every field
@@ -196,7 +196,9 @@ _SECTIONS = (
         "",
         {
             "Client": _ALL_MEMBERS,
-            **dict.fromkeys(("RunHandle", "RunResult", "RunSummary", "RunStatus", "Runner"), _MEMBERS),
+            **dict.fromkeys(("RunHandle", "RunResult"), _MEMBERS),
+            "RunSummary": ("members: to_json",),  # its docstring describes the attributes
+            **dict.fromkeys(("RunStatus", "Runner"), _MEMBERS),
         },
     ),
     _Section(
@@ -268,7 +270,7 @@ _SECTIONS = (
 PYTHON = """\
 # Python
 
-<!-- Written by docs/references.py from the public names; do not edit. -->
+<!-- Written by docs/_tools/references.py from the public names; do not edit. -->
 
 This page is for you if you write code with Amends. You import every name from `amends`, and the test kit from
 `amends.testing`; the modules below them may move. Python loads a name when you first use it: a module that only defines

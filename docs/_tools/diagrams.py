@@ -1,10 +1,10 @@
 """Draw the state diagrams of the documentation from the transition tables of the code.
 
-`python docs/diagrams.py` writes the page, and the diagram of a run in the architecture; a test compares both with the
-tables.
+`python docs/_tools/diagrams.py` writes the page, and the diagram of a run in the architecture; a test compares both
+with the tables.
 """
 
-# ruff: noqa: INP001 - a program next to the pages, not a package
+# ruff: noqa: INP001 - a program, not a package
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -15,13 +15,13 @@ from amends.aggregates.run.transitions import NODE_TRANSITIONS, REOPENING, RUN_T
 
 __all__ = ["ARCHITECTURE", "PAGE", "architecture", "draw", "node_diagram", "run_diagram", "state_diagram"]
 
-PAGE = Path(__file__).parent / "reference" / "state-diagram.md"
-ARCHITECTURE = Path(__file__).parent / "architecture.md"
+PAGE = Path(__file__).parents[1] / "reference" / "state-diagram.md"
+ARCHITECTURE = Path(__file__).parents[1] / "architecture.md"
 
 TEXT = """\
 # States of a run and of its nodes
 
-<!-- Drawn by docs/diagrams.py from the tables in aggregates/run/transitions.py; do not edit. -->
+<!-- Drawn by docs/_tools/diagrams.py from the tables in aggregates/run/transitions.py; do not edit. -->
 
 This page is for you if you want to know which fact may follow another. Both diagrams are drawn from the transition
 tables of the code. An arrow is a kind of fact. Amends refuses every fact that has no arrow, from every writer. Some
