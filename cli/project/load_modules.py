@@ -23,7 +23,7 @@ from amends.aggregates.text import one_line, shorten
 from amends.cli.project.needed_packages import needed_packages
 from amends.cli.project.settings import CONFIG_FILE, ENV_PREFIX, Settings
 
-__all__ = ["LoadedProject", "Named", "collect", "find", "load_modules"]
+__all__ = ["LoadedProject", "Named", "collect", "find", "is_own", "load_modules"]
 
 _MAX_REASON_CHARS = 300
 
@@ -285,6 +285,11 @@ def _reason(error: BaseException) -> str:
 def _is_users(filename: str) -> bool:
     """Check whether a frame belongs neither to Amends nor to Python's import system."""
     return not filename.startswith("<frozen importlib") and filename not in {__file__, importlib.__file__}
+
+
+def is_own(filename: str, project_dir: Path) -> bool:
+    """Check whether a file belongs to the project itself, and not to a package that is installed in its folder."""
+    return _is_within(filename, (project_dir,))
 
 
 def _is_within(filename: str, folders: Sequence[Path]) -> bool:

@@ -10,6 +10,7 @@ from amends.aggregates.errors import InputError
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.remarks import log_to_stderr, note, say
 from amends.cli.project.settings import Settings
+from amends.cli.runtime.code_watch import watching_code
 from amends.cli.runtime.signals import Stop, run_stoppable
 from amends.cli.runtime.wiring import Project, ensure_data_dir, load_project, settings_of, use_embedded
 from amends.cli.runtime.worker import serve_until
@@ -42,7 +43,8 @@ def dev(ctx: typer.Context, port: _Port = None, ui_port: _UiPort = None) -> Exit
     """Run the embedded Temporal server and a worker.
 
     The worker continues open runs. Every drift rule runs on a schedule of its own, unless the setting schedule_rules is
-    false. Ctrl-C ends the command with status 0; the server stops with its last user.
+    false. If a loaded file changes, the command names the change and asks for a restart. Ctrl-C ends the command with
+    status 0; the server stops with its last user.
     """
     log_to_stderr()
     settings = settings_of(ctx)
@@ -77,6 +79,7 @@ async def _dev(project: Project, stop: Stop, port: int | None, ui_port: int | No
                     note(f"the server runs already; it listens on {temporal.server.record.port}, not on {port}")
                 say(f"Temporal  {temporal.address}")
                 say(f"web page  {temporal.server.ui_url}")
+            await stack.enter_async_context(watching_code(settings))
             await serve_until(project, temporal, stop, every_rule=settings.schedule_rules)
     except asyncio.CancelledError:
         if not stop.told:
