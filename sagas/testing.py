@@ -67,8 +67,7 @@ class _Script:
         if what == "compensation":
             return None
         raise _UnansweredError(
-            f"{what} of effect {step!r} was called, and the scenario gives it no answer; add "
-            f"scenario.answers({step}, ...)"
+            f"{what} of effect {step!r} has no answer in the scenario; add scenario.answers({step}, ...)"
         )
 
 
@@ -224,14 +223,14 @@ class Then:
         self._is(RunStatus.COMPENSATED)
         undone = tuple(fact.node for fact in self.history if isinstance(fact, CompensationSucceeded))
         if nodes and undone != nodes:
-            self._fail(f"expected to be undone: {', '.join(nodes)}; undone were: {', '.join(undone) or 'none'}")
+            self._fail(f"expected undone steps: {', '.join(nodes)}; undone steps: {', '.join(undone) or 'none'}")
         return self
 
     def needs_attention(self, *nodes: str) -> Self:
         """Assert that the run waits for an operator, about exactly these nodes."""
         self._is(RunStatus.NEEDS_ATTENTION)
         if nodes and set(nodes) != set(self.result.open_nodes):
-            self._fail(f"expected to be open: {', '.join(nodes)}; open are: {', '.join(self.result.open_nodes)}")
+            self._fail(f"expected open steps: {', '.join(nodes)}; open steps: {', '.join(self.result.open_nodes)}")
         return self
 
     def facts(self, *kinds: str) -> Self:

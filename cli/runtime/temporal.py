@@ -136,7 +136,7 @@ def _judge(
     elif not ours:
         text = f"nobody: no worker polls queue {settings.task_queue!r}; start one: amends worker (or amends dev)"
     elif status is None:
-        text = "nobody: Temporal does not know the run; it is started when a worker starts"
+        text = "nobody: Temporal does not know the run; the next worker that starts will start it"
     elif not runs:
         text = f"nobody: its workflow is {status.name}; it is started again when a worker starts"
     else:

@@ -119,5 +119,5 @@ def what_next(record: RunRecord, driven: Driven) -> str:
             f"or have Temporal drive it: amends recover --take-over {run_id}"
         )
     if driven.why_not is not None:
-        return f"{head}: it goes on when a worker starts: {driven.why_not}; see: amends show {run_id}"
+        return f"{head}: it continues when a worker starts: {driven.why_not}; see: amends show {run_id}"
     return f"{head}: Temporal goes on with it; see: amends history {run_id} --watch"

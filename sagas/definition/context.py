@@ -91,14 +91,14 @@ class _Context:
                 self.run_id,
                 self.node,
                 kind="plan",
-                why=f"it asks for the result of {step.name!r}, which is not in the plan that the run was started with "
-                f"(saga {self.plan.saga!r}, plan {self.plan.fingerprint[:_PLAN_CHARS]})",
-                remedy=f"deploy code that gives result_of({step.name}, default=...) a default, or a new saga name for "
-                f"the new steps",
+                why=f"the step asks for the result of {step.name!r}, which the plan of the run does not contain (saga "
+                f"{self.plan.saga!r}, plan {self.plan.fingerprint[:_PLAN_CHARS]})",
+                remedy=f"deploy code that passes a default, result_of({step.name}, default=...), or put the new steps "
+                "into a saga with another name",
             )
         raise NotFoundError(
             f"run {self.run_id!r}: {self.node!r} asks for the result of {step.name!r}, which has not succeeded "
-            f"before it; put it into an earlier stage of the saga"
+            f"before it; put that step into an earlier stage of the saga"
         )
 
     def _loaded(self, step: ResultSource[R_co]) -> R_co:
@@ -109,9 +109,9 @@ class _Context:
                 self.run_id,
                 self.node,
                 kind="result",
-                why=f"the recorded result of {step.name!r} is not valid for its type any more: "
+                why=f"the recorded result of {step.name!r} is no longer valid for its type: "
                 f"{error.fault or 'its codec refuses it'}",
-                remedy=f"deploy a result type of {step.name!r} that accepts what was recorded",
+                remedy=f"deploy a result type of {step.name!r} that accepts the recorded result",
             ) from None
 
 

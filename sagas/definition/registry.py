@@ -85,7 +85,7 @@ class Registry:
         """
         if name not in self.steps:
             raise MissingCodeError(
-                f"no step is called {name!r} here; a run in flight needs it: deploy the module that defines it"
+                f"no step is called {name!r} here, but an open run needs it; deploy the module that defines it"
             )
         return self.steps[name]
 
@@ -97,7 +97,7 @@ class Registry:
         """
         if name not in self._mappings:
             raise MissingCodeError(
-                f"no step uses the mapping {name!r} here; a run in flight needs it: deploy its module"
+                f"no step uses the mapping {name!r} here, but an open run needs it; deploy its module"
             )
         return self._mappings[name]
 
@@ -111,7 +111,7 @@ class Registry:
         found = known.undo if undo else known.probe if probe else known.run
         if found is None:
             what = "compensation" if undo else "probe"
-            raise MissingCodeError(f"step {step!r} has no {what} here; a run in flight needs it: deploy its module")
+            raise MissingCodeError(f"step {step!r} has no {what} here, but an open run needs it; deploy its module")
         return found
 
     def input_codec(self, saga: Saga[Any]) -> JsonCodec[Any]:

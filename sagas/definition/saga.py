@@ -83,11 +83,12 @@ class Group(Part[I_contra]):
 
     def __init__(self, members: Sequence[Placed[I_contra]], *, ordered: bool) -> None:
         if not members:
-            raise DefinitionError("parallel(): it has no members; give at least one step")
+            raise DefinitionError("parallel() has no members; pass at least one step")
         for member in members:
             if member.role is Role.PIVOT:
                 raise DefinitionError(
-                    f"parallel({member.step.name!r}): a pivot stands alone, it decides for all; put it after the group"
+                    f"parallel({member.step.name!r}): a pivot decides for the whole run and cannot run in a group; "
+                    "put it after the group"
                 )
             if member.role is not members[0].role:
                 raise DefinitionError(
@@ -190,7 +191,8 @@ class Saga(Generic[I]):
         _check_saga_name(name)
         if isinstance(input, Part):
             raise DefinitionError(
-                f"saga {name!r}: {input!r} stands where its input type belongs; Saga(name, input, ...)"
+                f"saga {name!r}: the second argument is {input!r} instead of the type of the input; write Saga(name, "
+                "Input, step, ...)"
             )
         self.name = name
         self.input_type = input
@@ -238,8 +240,8 @@ class Saga(Generic[I]):
             item = value.get(key) if isinstance(value, dict) else None
             if isinstance(item, dict | list):
                 raise InputError(
-                    f"saga {self.name!r}: business key {key!r} is {shorten(item)}; give a single value, a list "
-                    f"or an object cannot be looked up"
+                    f"saga {self.name!r}: business key {key!r} is {shorten(item)}; use a single value, because Amends "
+                    "cannot look up a list or an object"
                 )
             if item is not None:
                 found[key] = item if isinstance(item, str) else str(item)
@@ -256,13 +258,13 @@ def _check_saga_name(name: object) -> None:
 
 def _check_reason(step: str, reason: object) -> None:
     if not isinstance(reason, str) or not reason.strip():
-        raise DefinitionError(f"irreversible({step!r}, {reason!r}): give the reason in words, operators will ask")
+        raise DefinitionError(f"irreversible({step!r}, {reason!r}): write the reason in words; operators read it")
 
 
 def _marked(mark: str, step: Step[I, Any], role: Role, retry: Retry | None, reason: str | None = None) -> Placed[I]:
     where = f"{mark}()"
     if isinstance(step, Placed):
-        raise DefinitionError(f"{where}: step {step.step.name!r} is marked already; a step has one mark, remove one")
+        raise DefinitionError(f"{where}: step {step.step.name!r} has a mark already; remove one of the two")
     if isinstance(step, Group):
         raise DefinitionError(f"{where}: a parallel group cannot be marked; mark its members")
     _placed(step, where)
@@ -276,28 +278,28 @@ def _placed(part: object, where: str) -> Placed[Any]:
     if isinstance(part, Step):
         return Placed(part, Role.COMPENSATABLE)
     if isinstance(part, Group):
-        raise DefinitionError(f"{where}: a parallel group cannot stand in another; list all steps in one parallel(...)")
+        raise DefinitionError(f"{where}: a parallel group cannot contain another; list all steps in one parallel(...)")
     hint = (
-        "decorate it with @transaction or @effect" if callable(part) else "give steps made by @transaction or @effect"
+        "decorate it with @transaction or @effect" if callable(part) else "pass steps made by @transaction or @effect"
     )
     raise DefinitionError(f"{where}: {label(part)} is not a step; {hint}")
 
 
 def _lay_out(name: str, body: Sequence[object]) -> _Layout:
     if not body:
-        raise DefinitionError(f"saga {name!r}: it has no steps; give at least one")
+        raise DefinitionError(f"saga {name!r}: the saga has no steps; pass at least one")
     stages: list[tuple[tuple[Placed[Any], ...], bool]] = [
         (part.members, part.ordered) if isinstance(part, Group) else ((_placed(part, f"saga {name!r}"),), False)
         for part in body
     ]
     layout = _Layout(tuple(stages))
     if len(layout.placed) > MAX_NODES:
-        raise DefinitionError(f"saga {name!r}: {len(layout.placed)} steps; at most {MAX_NODES}, use several sagas")
+        raise DefinitionError(f"saga {name!r}: {len(layout.placed)} steps, the limit is {MAX_NODES}; use several sagas")
     seen: set[str] = set()
     for placed in layout.placed:
         if placed.step.name in seen:
             raise DefinitionError(
-                f"saga {name!r}: the node {placed.step.name!r} stands in it twice; give one of them a name: "
+                f"saga {name!r}: the node {placed.step.name!r} occurs twice; give one of the two a name: "
                 f".using(mapping, name=...)"
             )
         seen.add(placed.step.name)
@@ -317,7 +319,8 @@ def _check_fit(name: str, given: Any, placed: Sequence[Placed[Any]]) -> None:  #
                 )
         if not fits(actual, expected):
             raise DefinitionError(
-                f"saga {name!r}: step {step.name!r} takes {type_name(expected)}, it would get {type_name(actual)}; "
+                f"saga {name!r}: step {step.name!r} takes {type_name(expected)}, but would receive "
+                f"{type_name(actual)}; "
                 f"use {step.definition.name}.using(a function from {type_name(given)} to {type_name(expected)})"
             )
 

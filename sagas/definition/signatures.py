@@ -43,11 +43,11 @@ def check_target(decorator: str, function: object) -> None:
         DefinitionError: The target is not a function, or has no name.
     """
     if isinstance(function, str):
-        raise DefinitionError(f"@{decorator}({function!r}): options are given by name, name={function!r}")
+        raise DefinitionError(f"@{decorator}({function!r}): pass options by name: name={function!r}")
     if not isinstance(function, types.FunctionType):
         raise DefinitionError(f"@{decorator} of {label(function)}: decorate a function, written with def")
     if function.__name__ == "<lambda>":
-        raise DefinitionError(f"@{decorator} of a lambda: write it with def, a plan must be able to name it")
+        raise DefinitionError(f"@{decorator} of a lambda: write a def, because a plan refers to functions by name")
 
 
 def check_name(name: object, what: str) -> str:
@@ -78,7 +78,9 @@ def parameters(function: Callable[..., Any], count: int, where: str) -> tuple[st
     if len(positional) < count or len(required) > count or required_others:
         signature = ", ".join(p.name for p in found) or "nothing"
         arguments = "1 argument" if count == 1 else f"{count} arguments"
-        raise DefinitionError(f"{where}: takes {signature}; it is called with {arguments}, give it as many parameters")
+        raise DefinitionError(
+            f"{where}: takes {signature}, but Amends calls it with {arguments}; declare as many parameters"
+        )
     return tuple(p.name for p in positional[:count])
 
 
@@ -105,8 +107,8 @@ def refuse_async(function: Callable[..., Any], where: str) -> None:
     """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(
-            f"{where}: {function.__qualname__!r} is async; a transaction does no I/O of its own, write it as def, or "
-            f"make the step an @effect"
+            f"{where}: {function.__qualname__!r} is async, but a transaction does no I/O of its own; write a plain "
+            "def, or make the step an @effect"
         )
 
 
@@ -120,7 +122,7 @@ def mapping_types(mapping: Callable[..., Any], where: str) -> tuple[Any, Any]:
     parameter = parameters(mapping, 1, where)[0]
     for needed in (parameter, "return"):
         if needed not in hints:
-            raise DefinitionError(f"{where}: annotate {needed!r}, so that it can be checked against saga and step")
+            raise DefinitionError(f"{where}: annotate {needed!r}, so that Amends can check it against saga and step")
     return hints[parameter], hints["return"]
 
 

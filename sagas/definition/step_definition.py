@@ -84,7 +84,7 @@ class StepDefinition:
         hints = annotations(self.run.function, f"@{self.kind} {self.name!r}")
         for name in (*names, "return"):
             if name not in hints:
-                raise DefinitionError(f"@{self.kind} {self.name!r}: annotate {name!r}, its type is what is validated")
+                raise DefinitionError(f"@{self.kind} {self.name!r}: annotate {name!r}, so that Amends can validate it")
         if hints[names[1]] is not context:
             raise DefinitionError(
                 f"@{self.kind} {self.name!r}: its second parameter {names[1]!r} is annotated "
@@ -129,7 +129,9 @@ class StepDefinition:
                 f"{where}: the step has {present.location} already; remove one, a step has one {what}"
             )
         if self.sealed:
-            raise DefinitionError(f"{where}: a plan was made without it; attach it before the saga is used")
+            raise DefinitionError(
+                f"{where}: a plan was compiled without this function; attach the function before the saga is used"
+            )
         if self.read_only:
             raise DefinitionError(
                 f"{where}: the step is read_only, there is nothing to undo or to find; remove one of them"

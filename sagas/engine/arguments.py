@@ -133,8 +133,8 @@ class _Gather:
             self._input_codec(saga),
             self.record.started.input,
             BlockerKind.INPUT,
-            f"the recorded input is not valid for the input type of saga {saga!r} any more",
-            "deploy an input type that accepts what was recorded, such as a default for a new field",
+            f"the recorded input is no longer valid for the input type of saga {saga!r}",
+            "deploy an input type that accepts the recorded input, for example with a default for a new field",
         )
 
     def _input_codec(self, name: str) -> JsonCodec[Any]:
@@ -158,8 +158,8 @@ class _Gather:
             self.registry.result_codec(self.node.step),
             self.record.results[self.node.name],
             BlockerKind.RESULT,
-            f"the recorded result is not valid for the result type of step {self.node.step!r} any more",
-            "deploy a result type that accepts what was recorded, such as a default for a new field",
+            f"the recorded result is no longer valid for the result type of step {self.node.step!r}",
+            "deploy a result type that accepts the recorded result, for example with a default for a new field",
         )
 
     def _load(self, codec: JsonCodec[Any], value: JsonValue, kind: BlockerKind, why: str, remedy: str) -> Any:  # noqa: ANN401 - of the codec's type

@@ -173,7 +173,7 @@ def postponement_of(error: BaseException) -> Postponed | None:
         if is_a(each, UnknownTopicError) or is_a(each, NewerFactError):
             return Postponed(
                 BlockerKind.AGGREGATE.value,
-                "a stored event of an aggregate that it uses cannot be read",
+                "a stored event of an aggregate that the step uses cannot be read",
                 "deploy the module with the classes of the aggregate and its events (amends db check names the event)",
             )
     return None

@@ -236,9 +236,7 @@ class FactWriter:
             case CloseCompensated():
                 return self.write(SagaCompensated)
             case RequestAttention(names):
-                reason = (
-                    f"cannot go on by itself: {', '.join(f'{name} is {state.node(name).status}' for name in names)}"
-                )
+                reason = f"needs an operator: {', '.join(f'{name} is {state.node(name).status}' for name in names)}"
                 return self.write(AttentionRequested, nodes=names, reason=reason)
 
     def _of_node(self, cls: type[NodeFact], name: str, direction: Direction, **fields: Any) -> Fact:  # noqa: ANN401 - as in `write`
@@ -252,11 +250,11 @@ class FactWriter:
     def _doubt(self, name: str) -> str:
         node = self.record.state.plan.nodes[name]
         asked = self.record.state.node(name).status is NodeStatus.PROBE_SPENT
-        why = "the probe gave no answer" if asked else "there is no probe" if not node.probe else "it was given up"
-        return f"attempts ended without an answer, {why}"
+        why = "neither did the probe" if asked else "the step has no probe" if not node.probe else "Amends gave up"
+        return f"no attempt received an answer, and {why}"
 
     def _cancelled(self) -> str:
-        return self.record.cancel or "it was cancelled"
+        return self.record.cancel or "the run was cancelled"
 
     def _reason(self, name: str) -> str:
         node = self.record.state.plan.nodes[name]

@@ -137,8 +137,8 @@ def apply(
     """
     if position is not None and record.state.position != position:
         raise RefusedError(
-            f"run {record.run_id!r} has gone on from position {position} to {record.state.position} meanwhile; "
-            f"look at it again: amends show {record.run_id}"
+            f"run {record.run_id!r} has moved from position {position} to {record.state.position} in the meantime; "
+            f"check it again: amends show {record.run_id}"
         )
     fact = fact_of(registry, record, intervention, now_ms, tx.recorded_at_ms)
     return record if fact is None else tx.append(record, (fact,))
@@ -173,7 +173,7 @@ def fact_of(
         InputError: The reason, the evidence or the output is missing or wrong.
     """
     if not intervention.reason.strip():
-        raise InputError("an intervention needs a reason, which the journal keeps; give one: --reason")
+        raise InputError("an intervention needs a reason; pass --reason (it is recorded with the decision)")
     writer = FactWriter(record, now_ms, recorded_at_ms, actor=intervention.actor, cause=intervention.causation)
     case = _Case(registry, record, intervention, writer)
     if intervention.kind is InterventionKind.CANCEL:
@@ -186,8 +186,8 @@ def fact_of(
         record.apply(fact)
     except TransitionError as error:
         raise RefusedError(
-            f"run {record.run_id!r}: node {name!r} is {at.status} and the run is {record.state.status}; "
-            f"{intervention.kind} does not fit: {error}"
+            f"run {record.run_id!r}: cannot {intervention.kind} node {name!r}, which is {at.status} in a run that is "
+            f"{record.state.status}: {error}"
         ) from None
     return fact
 
@@ -203,18 +203,15 @@ def _cancel(case: _Case) -> Fact | None:
     record, state, run_id = case.record, case.record.state, case.record.run_id
     if state.status is RunStatus.NEEDS_ATTENTION:
         raise RefusedError(
-            f"run {run_id!r} waits for a decision about {', '.join(record.current)}, and cannot be cancelled before; "
-            f"see amends explain {run_id}"
+            f"run {run_id!r} waits for a decision about {', '.join(record.current)}, and cannot be cancelled before "
+            f"that; see: amends explain {run_id}"
         )
     if state.backward or state.status is RunStatus.CANCELLING:
         return None
     if state.status is RunStatus.COMPLETED:
-        raise RefusedError(f"run {run_id!r} is COMPLETED and cannot be cancelled; run a saga that takes it back")
+        raise RefusedError(f"run {run_id!r} is COMPLETED and cannot be cancelled; run another saga that reverses it")
     if state.plan.forward_only(state.cursor):
-        raise RefusedError(
-            f"run {run_id!r} has passed its pivot and only goes forward; it cannot be cancelled; "
-            f"see amends explain {run_id}"
-        )
+        raise RefusedError(f"run {run_id!r} has passed its pivot and cannot be cancelled; see: amends explain {run_id}")
     return case.writer.write(CancelRequested, reason=case.intervention.reason)
 
 
@@ -247,8 +244,8 @@ def _refuse_live_claim(record: RunRecord, name: str, at: NodeState, now_ms: int)
     until = at.due_ms or now_ms
     left = max(0, until - now_ms) / 1000
     raise BusyError(
-        f"run {record.run_id!r}: {name!r} is being worked on, and its claim ends in {left:.0f} s; "
-        f"wait for its answer, or until then: --after-expiry",
+        f"run {record.run_id!r}: {name!r} has a call in flight, whose claim ends in {left:.0f} s; wait for the "
+        "answer, or pass --after-expiry to act after that time",
         until_ms=until,
     )
 
@@ -280,8 +277,8 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
     record, writer = case.record, case.writer
     if at.status not in _RETRIABLE:
         raise RefusedError(
-            f"run {record.run_id!r}: {name!r} is {at.status}, there is nothing to try again; "
-            f"open are: {', '.join(open_for_decision(record.state)) or 'none'}"
+            f"run {record.run_id!r}: {name!r} is {at.status}, so there is nothing to retry; open steps: "
+            f"{', '.join(open_for_decision(record.state)) or 'none'}"
         )
     redo = at.status in REFUSED
     if at.status in _UNDOING:
@@ -298,8 +295,8 @@ def _retry(case: _Case, name: str, at: NodeState, fields: dict[str, Any]) -> Ope
 def _need_evidence(intervention: Intervention) -> None:
     if not (intervention.evidence or "").strip():
         raise InputError(
-            f"to {intervention.kind} is to say what happened, so it needs evidence, which the journal keeps; "
-            f"give it: --evidence"
+            f"to {intervention.kind} a step, you need evidence of its outcome; pass --evidence (it is recorded with "
+            "the decision)"
         )
 
 
@@ -308,4 +305,6 @@ def _output(case: _Case, name: str) -> JsonValue:
     try:
         return codec.dump(codec.load(case.intervention.output))
     except InputError as error:
-        raise InputError(f"the output that later steps of {name!r} get is not valid: {error}; use --output") from None
+        raise InputError(
+            f"the output of {name!r} for later steps is not valid: {error}; pass it with --output"
+        ) from None

@@ -136,6 +136,5 @@ def describe_use(use: SeatsInUse) -> str:
     waiting = ", ".join(f"{each} {count}" for each, count in sorted(use.waiting.items()))
     return (
         f"calls wait for one of {use.size} threads, the oldest for {use.longest_s:.0f} s: {waiting}; {holders}; "
-        f"no attempt is used up by waiting; give the client of a participant that hangs a timeout of its own, or raise "
-        f"worker_threads"
+        f"waiting uses up no attempt; set a timeout in the client of a participant that hangs, or raise worker_threads"
     )

@@ -119,10 +119,10 @@ class LoopWatch:
                 busy = busy_call(sys._current_frames().get(thread_id)) or busy  # noqa: SLF001 - made for this
                 if busy is not None and still_s >= max(_REPORT_S, reported_s * 2):
                     reported_s = still_s
-                    _log.warning("the event loop stands still, for %.0f s now, in %s", still_s, busy)
+                    _log.warning("the event loop has been blocked for %.0f s in %s", still_s, busy)
             elif busy is not None:
                 _log.warning(
-                    "the event loop stood still for %.1f s in %s; blocking code keeps every other call waiting: write "
+                    "the event loop was blocked for %.1f s in %s; blocking code delays every other call: write "
                     "the step as a plain def, or use asyncio.to_thread",
                     still_s,
                     busy,

@@ -96,7 +96,7 @@ class Threads:
         self._closed = True
         for seat in self.seats.in_use().held:
             _log.warning(
-                "%s of run %s still runs in its thread, for %.0f s; nobody waits for its answer any more",
+                "%s of run %s has run in its thread for %.0f s; no caller waits for its answer any longer",
                 seat.function,
                 seat.run_id,
                 time.monotonic() - seat.since,
@@ -127,8 +127,8 @@ def _post(loop: asyncio.AbstractEventLoop, seat: Seat, future: asyncio.Future[An
     except RuntimeError:  # the loop is closed
         if value is not None:
             _log.warning(
-                "%s of run %s ended in its thread after the process had stopped waiting for it; its answer is lost, "
-                "and the step stays in doubt until it is attempted or probed again",
+                "%s of run %s ended in its thread after the process had stopped waiting; the answer is lost, and the "
+                "step stays in doubt until its next attempt or probe",
                 seat.function,
                 seat.run_id,
             )

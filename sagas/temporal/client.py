@@ -249,7 +249,7 @@ class Client:
             while not (result := await self.status(run_id)).closed:
                 if fault is not None:
                     raise UnreachableError(
-                        f"run {run_id!r} is open, but its workflow ended: {fault}; it goes on when a worker starts"
+                        f"run {run_id!r} is open, but its workflow ended: {fault}; it continues when a worker starts"
                     )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LOOK_LONGEST_S)

@@ -63,7 +63,7 @@ def configured_target() -> TemporalTarget | None:
         config = ClientConfig.load_client_connect_config()
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
-            f"Temporal's client configuration cannot be read: {error}; mend its file or TEMPORAL_*"
+            f"Temporal's client configuration cannot be read: {error}; correct its file or TEMPORAL_*"
         ) from None
     address = config.get("target_host")
     if not address:

@@ -187,7 +187,7 @@ class Progress:
             fresh = load_state(self.state)
             return fresh if state is None or fresh.position > state.position else state
         if state is None:
-            raise ValueError("a workflow that knows nothing of its run was told only what is new")
+            raise ValueError("a workflow without the state of its run received only new facts")
         return fold(state, (Head(*row) for row in self.heads))
 
 

@@ -112,7 +112,9 @@ class TemporalWatch:
         while True:
             answered = await self._answers()
             if answers and not answered:
-                _log.info("Temporal does not answer; calls that it gives up meanwhile are waited for")
+                _log.info(
+                    "Temporal does not answer; the worker waits for the calls that Temporal gives up in the meantime"
+                )
             answers = answered
             if not answered:
                 self._missed = self._monotonic()

@@ -155,7 +155,7 @@ class Shifts:
         began, look_s = time.monotonic(), _LOOK_S
         while not await _set_within(stop, look_s):
             if await self._trouble(stop) == (True, None):
-                _log.warning("the store answers again; polling goes on after %.0f s", time.monotonic() - began)
+                _log.warning("the store answers again; polling continues after %.0f s", time.monotonic() - began)
                 return True
             look_s = min(look_s * 2, _LOOK_LONGEST_S)
         return False
@@ -185,8 +185,12 @@ class Shifts:
         await asyncio.wait([ending], timeout=deadline.left_s(WORKERS_RESERVE_S))
         if not ending.done():
             pending = self.calls.pending()
-            left = pending_line(pending) if pending else "units that cannot commit, or answers that Temporal is owed"
-            _log.warning("the worker ends with work under way, which another worker takes over: %s", left)
+            left = (
+                pending_line(pending)
+                if pending
+                else "units that cannot commit, or answers that Temporal has not received"
+            )
+            _log.warning("the worker stops with work in flight, which another worker takes over: %s", left)
             for shift in shifts:
                 shift.abandon()
             await asyncio.wait([ending], timeout=_ABANDON_S)

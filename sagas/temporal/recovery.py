@@ -185,7 +185,7 @@ async def store_behind(client: temporalio.client.Client, run_id: str, position: 
         error: BaseException | None = failure
         while error is not None:
             if isinstance(error, ApplicationError) and error.type == StoreBehindError.__name__:
-                return older_store(run_id, position, "further on")
+                return older_store(run_id, position, "a later one")
             error = getattr(error, "cause", None)
     except RPCError as error:
         raise UnreachableError(f"Temporal does not answer about run {run_id!r}: {error}") from None

@@ -119,7 +119,8 @@ async def start_workflow(
         )
     except RPCError as error:
         raise UnreachableError(
-            f"run {run_id!r} is accepted, but Temporal could not start it ({error}); it is started when a worker starts"
+            f"run {run_id!r} is accepted, but Temporal could not start it ({error}); the next worker that starts will "
+            "start it"
         ) from None
 
 

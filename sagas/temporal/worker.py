@@ -137,16 +137,16 @@ async def running_worker(
     async def recovered() -> int:
         recovery = await recover(client, journal, task_queue=task_queue, sagas=sagas)
         for why in recovery.refused.values():
-            _log.error("left alone: %s", why)
+            _log.error("skipped: %s", why)
         for damage in recovery.damaged.values():
-            _log.error("left alone: %s", log.line(DamagedRunError(damage)))
+            _log.error("skipped: %s", log.line(DamagedRunError(damage)))
         return recovery.found - len(recovery.refused) - len(recovery.damaged)
 
     async def resume() -> None:
         try:
             await recovered()
         except UnreachableError as error:
-            _log.warning("open runs were not looked for: %s", error)
+            _log.warning("could not look for open runs: %s", error)
 
     shifts = Shifts(
         lambda: _workers(

@@ -162,7 +162,7 @@ def test_a_gap_in_a_stream_is_refused() -> None:
         ([("a", Succeeded(None))], None),
         ([("a", Refused("sold out"))], "a: sold out"),
         ([("a", Failed("TimeoutError", "took too long"))], "a: TimeoutError: took too long"),
-        ([("a", Failed("TimeoutError", "took too long")), ("b", Refused("no"))], "a: attempts ended without an answer"),
+        ([("a", Failed("TimeoutError", "took too long")), ("b", Refused("no"))], "a: no attempt received an answer"),
     ],
     ids=["none", "refusal", "failure", "the last of several"],
 )
@@ -201,7 +201,7 @@ def test_the_summary_of_a_run_that_needs_attention_names_what_is_open() -> None:
         world.conclude()
     last = world.facts[-1]
     assert isinstance(last, AttentionRequested)
-    assert last.reason == "cannot go on by itself: a is undo exhausted"
+    assert last.reason == "needs an operator: a is undo exhausted"
     assert world.record.summary.current == "a"
     assert [fact.node for fact in world.facts if isinstance(fact, CompensationSucceeded)] == ["b"]
 

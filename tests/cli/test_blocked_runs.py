@@ -50,7 +50,7 @@ def confirm(order: Order, uow: UnitOfWork) -> None: ...
 order = Saga("order", Order, book, pivot(confirm))
 """
 PRESENT = FORMER.replace(f'note: str = "{CANARY}"', "note: int = 1\n    country: str")
-SAYS = "the recorded input is not valid for the input type of saga 'order' any more: "
+SAYS = "the recorded input is no longer valid for the input type of saga 'order': "
 FAULTS = "country is required but was not stored"
 
 
@@ -148,7 +148,7 @@ def test_a_command_says_for_which_code_a_run_waits(
     assert SAYS in said, said
     assert FAULTS in said
     assert "note does not fit its type (int_parsing)" in said
-    assert "deploy an input type that accepts what was recorded" in said
+    assert "deploy an input type that accepts the recorded result" in said
     assert "o-1" in said
     assert "'book'" in said or "book" in said
 

@@ -254,7 +254,7 @@ def test_a_refused_step_behind_the_pivot_is_skipped_with_a_result(served: Comman
     reached(served, "bill-1", "AttentionRequested")
     code, said = decide(amends, "skip", "bill-1", "--output", '"seven"')
     assert code == 2
-    assert "the output that later steps of 'bill' get is not valid" in said
+    assert "the output of 'bill' for later steps is not valid" in said
     ended = amends("skip", "bill-1", "--reason", "paid in cash", "--output", "8", "--yes", "--json")
     answer = json.loads(ended.out)
     assert (ended.code, answer["written"], answer["status"]) == (0, True, "COMPLETED")
@@ -292,7 +292,7 @@ def test_a_run_behind_its_pivot_is_not_cancelled(served: CommandProject, amends:
     reached(served, "pivot-1", "StepAttemptFailed")
     code, said = decide(amends, "cancel", "pivot-1")
     assert code == 2
-    assert said.startswith("amends: run 'pivot-1' has passed its pivot and only goes forward; it cannot be cancelled")
+    assert said.startswith("amends: run 'pivot-1' has passed its pivot and cannot be cancelled")
     assert facts_of(served, "pivot-1")[-1].kind == "StepAttemptFailed"
 
 
@@ -304,7 +304,7 @@ def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, am
     reached(served, "hang-1", "StepStarted")
     code, said = decide(amends, "retry", "hang-1")
     assert code == 3
-    assert "'pack' is being worked on, and its claim ends in" in said
+    assert "'pack' has a call in flight, whose claim ends in" in said
     arguments = ("retry", "hang-1", "pack", "--reason", "slow", "--yes", "--after-expiry")
     with served.started(*arguments) as waiting:
         waiting.read_until("being worked on; waiting for its answer")
@@ -379,7 +379,7 @@ def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProjec
     code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0
     assert said.splitlines()[-1] == (
-        "RUNNING: run old-1 of ship: it goes on when a worker starts: no Temporal is configured and no embedded one "
+        "RUNNING: run old-1 of ship: it continues when a worker starts: no Temporal is configured and no embedded one "
         "runs; start one: amends dev; see: amends show old-1"
     )
     assert [fact.kind for fact in facts_of(project, "old-1")][-2:] == ["StepAttemptFailed", "RetryRequested"]

@@ -167,7 +167,7 @@ def test_a_compensated_run_shows_planned_next_to_done(amends: Amends) -> None:
 def test_a_run_that_needs_attention_says_what_is_open(amends: Amends) -> None:
     """Each open decision of an operator is named, with the reason, as text and as JSON."""
     answer = amends("show", "order-stuck")
-    assert "attention   cannot go on by itself: reserve_stock is undo exhausted" in answer.out
+    assert "attention   needs an operator: reserve_stock is undo exhausted" in answer.out
     assert (
         r"open        reserve_stock is undo exhausted: RuntimeError: the shelf is locked[red]\x1b[31mred" in answer.out
     )

@@ -233,7 +233,7 @@ def test_what_is_said_afterwards_names_who_goes_on() -> None:
     record = World.begin(plan_of(plan_node("a"))).record
     ours = type(record)(record.started, record.state, {}, None, driver="temporal")
     assert what_next(ours, Driven(woken=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
-    assert "it goes on when a worker starts: nothing runs" in what_next(
+    assert "it continues when a worker starts: nothing runs" in what_next(
         ours, Driven(woken=False, why_not="nothing runs")
     )
     other = type(record)(record.started, record.state, {}, None, driver="in-process")

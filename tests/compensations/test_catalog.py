@@ -273,23 +273,23 @@ def other_order(order: Order) -> Order:
         (lambda: Registry([]).saga("u"), "no saga is called 'u'; defined are: none"),
         (
             lambda: REGISTRY.step("gone"),
-            "no step is called 'gone' here; a run in flight needs it: deploy the module that defines it",
+            "no step is called 'gone' here, but an open run needs it; deploy the module that defines it",
         ),
         (
             lambda: REGISTRY.result_codec("gone"),
-            "no step is called 'gone' here; a run in flight needs it: deploy the module that defines it",
+            "no step is called 'gone' here, but an open run needs it; deploy the module that defines it",
         ),
         (
             lambda: REGISTRY.mapping("m:f"),
-            "no step uses the mapping 'm:f' here; a run in flight needs it: deploy its module",
+            "no step uses the mapping 'm:f' here, but an open run needs it; deploy its module",
         ),
         (
             lambda: REGISTRY.operation("go", undo=True),
-            "step 'go' has no compensation here; a run in flight needs it: deploy its module",
+            "step 'go' has no compensation here, but an open run needs it; deploy its module",
         ),
         (
             lambda: REGISTRY.operation("go", probe=True),
-            "step 'go' has no probe here; a run in flight needs it: deploy its module",
+            "step 'go' has no probe here, but an open run needs it; deploy its module",
         ),
     ],
 )

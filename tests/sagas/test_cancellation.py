@@ -95,7 +95,7 @@ class Scene:
         """Cancel a run after its pivot: the client's cancel is refused, and Temporal's own changes nothing."""
         handle = await self.start(PATIENT, "forward", away=("deliver/do",))
         await self.ledger.until_called(handle.id, "deliver/do/0")
-        with pytest.raises(RefusedError, match="has passed its pivot and only goes forward"):
+        with pytest.raises(RefusedError, match="has passed its pivot and cannot be cancelled"):
             await handle.cancel("too late")
         await self.cancel_in_temporal(handle)
         self.ledger.open_gate(handle.id)

@@ -374,7 +374,7 @@ def test_a_pivot_in_flight_overtakes_a_cancel() -> None:
     world.conclude()
     assert status(world) is RunStatus.RUNNING
     assert decide(world.record.state, 0) == (RunStep("after", 1),)
-    with pytest.raises(RefusedError, match="has passed its pivot and only goes forward"):
+    with pytest.raises(RefusedError, match="has passed its pivot and cannot be cancelled"):
         operate(world, InterventionKind.CANCEL)
 
 
@@ -567,7 +567,7 @@ def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
     """The refusal names the live claim and its remaining time."""
     world = World.begin(plan_of(plan_node("a"), PIVOT))
     world.call(RunStep("a", 1))
-    with pytest.raises(BusyError, match=r"'a' is being worked on, and its claim ends in 1 s") as busy:
+    with pytest.raises(BusyError, match=r"'a' has a call in flight, whose claim ends in 1 s") as busy:
         operate(world, InterventionKind.RETRY, "a")
     assert busy.value.until_ms == 1_000
     with pytest.raises(BusyError, match=r"'a' is being worked on"):
@@ -580,7 +580,7 @@ def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:
         (wish(InterventionKind.RETRY, "z"), InputError, "has no step 'z'; it has a, pivot"),
         (wish(InterventionKind.RETRY, reason=" "), InputError, "needs a reason"),
         (wish(InterventionKind.RETRY), RefusedError, "there is nothing to decide"),
-        (wish(InterventionKind.RETRY, "a"), RefusedError, "'a' is succeeded, there is nothing to try again"),
+        (wish(InterventionKind.RETRY, "a"), RefusedError, "'a' is succeeded, so there is nothing to retry"),
         (wish(InterventionKind.SKIP, "a"), RefusedError, "skip does not fit"),
         (wish(InterventionKind.RESOLVE, "a"), RefusedError, "resolve does not fit"),
         (wish(InterventionKind.RESOLVE, "a", evidence=None), InputError, "needs evidence"),

@@ -132,37 +132,41 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         f"saga name 'aaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaa': {SAGA_NAME}",
     ),
     (lambda: saga(book, name=Order), f"saga name <class '{MODULE}.Order'>: {SAGA_NAME}"),
-    (saga, "saga 's': it has no steps; give at least one"),
+    (saga, "saga 's': the saga has no steps; pass at least one"),
     (
         lambda: saga(charge, input=book),
-        "saga 's': <transaction 'book'> stands where its input type belongs; Saga(name, input, ...)",
+        (
+            "saga 's': the second argument is <transaction 'book'> instead of the type of the input; write Saga(name, "
+            "Input, step, ...)"
+        ),
     ),
     (lambda: saga(plain), "saga 's': 'plain' is not a step; decorate it with @transaction or @effect"),
-    (lambda: saga(7), "saga 's': 7 is not a step; give steps made by @transaction or @effect"),
+    (lambda: saga(7), "saga 's': 7 is not a step; pass steps made by @transaction or @effect"),
     (
         lambda: saga([book]),
-        "saga 's': [<transaction 'book'>] is not a step; give steps made by @transaction or @effect",
+        "saga 's': [<transaction 'book'>] is not a step; pass steps made by @transaction or @effect",
     ),
     (
         lambda: saga(book, charge, book),
-        "saga 's': the node 'book' stands in it twice; give one of them a name: .using(mapping, name=...)",
+        "saga 's': the node 'book' occurs twice; give one of the two a name: .using(mapping, name=...)",
     ),
     (
         lambda: saga(parallel(book, charge), book),
-        "saga 's': the node 'book' stands in it twice; give one of them a name: .using(mapping, name=...)",
+        "saga 's': the node 'book' occurs twice; give one of the two a name: .using(mapping, name=...)",
     ),
     (
         lambda: saga(*[book] * 10_001),
-        "saga 's': 10001 steps; at most 10000, use several sagas",
+        "saga 's': 10001 steps, the limit is 10000; use several sagas",
     ),
     (
         lambda: saga(whole),
-        "saga 's': step 'whole' takes Trip, it would get Order; use whole.using(a function from Order to Trip)",
+        "saga 's': step 'whole' takes Trip, but would receive Order; use whole.using(a function from Order to Trip)",
     ),
     (
         lambda: saga(send, input=dict[str, int]),
         (
-            "saga 's': step 'mail.send' takes Order, it would get dict[str, int]; use mail.send.using(a function from "
+            "saga 's': step 'mail.send' takes Order, but would receive dict[str, int]; use mail.send.using(a function "
+            "from "
             "dict[str, int] to Order)"
         ),
     ),
@@ -172,15 +176,19 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: saga(made(whole.using, order_of), input=Trip),
-        "saga 's': step 'whole' takes Trip, it would get Order; use whole.using(a function from Trip to Trip)",
+        "saga 's': step 'whole' takes Trip, but would receive Order; use whole.using(a function from Trip to Trip)",
     ),
     (
         lambda: saga(book.using(vague), input=Trip),
-        "saga 's': mapping 'vague' of step 'book': annotate 'trip', so that it can be checked against saga and step",
+        "saga 's': mapping 'vague' of step 'book': annotate 'trip', so that Amends can check it against saga and step",
     ),
     (
         lambda: saga(book.using(vaguer), input=Trip),
-        "saga 's': mapping 'vaguer' of step 'book': annotate 'return', so that it can be checked against saga and step",
+        (
+            "saga 's': mapping 'vaguer' of step 'book': annotate 'return', so that Amends can check it against saga "
+            "and "
+            "step"
+        ),
     ),
     (lambda: saga(book, keys="number"), "saga 's': keys='number'; give a tuple of field names, ('number',)"),
     (
@@ -188,16 +196,16 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         "saga 's': key 'nmber' is not a field of Order; use one of number, sku, tags",
     ),
     (lambda: saga(book, keys=(7,)), "saga 's': key 7 is not a field of Order; use one of number, sku, tags"),
-    (parallel, "parallel(): it has no members; give at least one step"),
-    (lambda: parallel(ANY), "parallel(): None is not a step; give steps made by @transaction or @effect"),
+    (parallel, "parallel() has no members; pass at least one step"),
+    (lambda: parallel(ANY), "parallel(): None is not a step; pass steps made by @transaction or @effect"),
     (lambda: made(parallel, plain), "parallel(): 'plain' is not a step; decorate it with @transaction or @effect"),
     (
         lambda: made(parallel, parallel(book)),
-        "parallel(): a parallel group cannot stand in another; list all steps in one parallel(...)",
+        "parallel(): a parallel group cannot contain another; list all steps in one parallel(...)",
     ),
     (
         lambda: parallel(book, pivot(go)),
-        "parallel('go'): a pivot stands alone, it decides for all; put it after the group",
+        "parallel('go'): a pivot decides for the whole run and cannot run in a group; put it after the group",
     ),
     (
         lambda: parallel(book, retriable(charge)),
@@ -212,13 +220,13 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: made(pivot, parallel(book)), "pivot(): a parallel group cannot be marked; mark its members"),
     (
         lambda: made(pivot, retriable(book)),
-        "pivot(): step 'book' is marked already; a step has one mark, remove one",
+        "pivot(): step 'book' has a mark already; remove one of the two",
     ),
     (lambda: made(pivot, go, retry=3), "pivot('go'): retry=3; give Retry(max_attempts=...)"),
     (lambda: made(retriable, go, retry=3), "retriable('go'): retry=3; give Retry(max_attempts=...)"),
-    (lambda: irreversible(book, ""), "irreversible('book', ''): give the reason in words, operators will ask"),
-    (lambda: irreversible(book, "  "), "irreversible('book', '  '): give the reason in words, operators will ask"),
-    (lambda: irreversible(book, ANY), "irreversible('book', None): give the reason in words, operators will ask"),
+    (lambda: irreversible(book, ""), "irreversible('book', ''): write the reason in words; operators read it"),
+    (lambda: irreversible(book, "  "), "irreversible('book', '  '): write the reason in words; operators read it"),
+    (lambda: irreversible(book, ANY), "irreversible('book', None): write the reason in words; operators read it"),
 ]
 
 
@@ -361,7 +369,8 @@ def test_a_business_key_is_a_single_value(value: Any) -> None:  # noqa: ANN401 -
     with pytest.raises(InputError) as refused:
         saga(book, keys=("tags",)).key_values({"tags": value})
     assert str(refused.value) == (
-        f"saga 's': business key 'tags' is {value!r}; give a single value, a list or an object cannot be looked up"
+        f"saga 's': business key 'tags' is {value!r}; use a single value, because Amends cannot look up a list or an "
+        "object"
     )
 
 

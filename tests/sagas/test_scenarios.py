@@ -63,7 +63,10 @@ def test_a_lost_reply_is_repeated_with_the_same_key() -> None:
 
 def test_an_effect_without_an_answer_fails_the_test() -> None:
     """No unit test calls a participant by accident."""
-    with Scenario(SAGA) as scenario, pytest.raises(AssertionError, match=r"gives it no answer; add scenario\.answers"):
+    with (
+        Scenario(SAGA) as scenario,
+        pytest.raises(AssertionError, match=r"has no answer in the scenario; add scenario\.answers"),
+    ):
         scenario.when(Order(order_id="a"))
 
 
@@ -94,7 +97,7 @@ def test_needs_attention_names_what_is_open() -> None:
     with Scenario(SAGA) as scenario:
         scenario.answers(charge, "paid").answers(notify, Rejected("no")).compensation_answers(charge, LostReply())
         then = scenario.when(Order(order_id="a")).needs_attention("charge")
-        with pytest.raises(AssertionError, match=r"expected to be open: hold; open are: charge"):
+        with pytest.raises(AssertionError, match=r"expected open steps: hold; open steps: charge"):
             then.needs_attention("hold")
         assert then.result_of(hold) is not None
 
@@ -114,7 +117,7 @@ def test_answers_that_are_given_again_replace_the_former_ones(scenario: Scenario
 
 def test_answers_can_be_taken_back(scenario: Scenario[Order]) -> None:
     """Without any answer a call of the effect fails the test again."""
-    with scenario, pytest.raises(AssertionError, match="gives it no answer"):
+    with scenario, pytest.raises(AssertionError, match="has no answer in the scenario"):
         scenario.answers(charge).when(Order(order_id="a"))
 
 

@@ -167,25 +167,26 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: made(transaction, book_later),
         (
-            "@transaction 'book_later': 'book_later' is async; a transaction does no I/O of its own, write it as def, "
+            "@transaction 'book_later': 'book_later' is async, but a transaction does no I/O of its own; write a "
+            "plain def, "
             "or make the step an @effect"
         ),
     ),
     (
         lambda: made(transaction, alone),
-        "@transaction 'alone': takes order; it is called with 2 arguments, give it as many parameters",
+        "@transaction 'alone': takes order, but Amends calls it with 2 arguments; declare as many parameters",
     ),
     (
         lambda: made(effect, crowd),
-        "@effect 'crowd': takes order, call, more; it is called with 2 arguments, give it as many parameters",
+        "@effect 'crowd': takes order, call, more, but Amends calls it with 2 arguments; declare as many parameters",
     ),
     (
         lambda: made(effect, picky),
-        "@effect 'picky': takes order, call, more; it is called with 2 arguments, give it as many parameters",
+        "@effect 'picky': takes order, call, more, but Amends calls it with 2 arguments; declare as many parameters",
     ),
     (
         lambda: made(effect, nothing),
-        "@effect 'nothing': takes nothing; it is called with 2 arguments, give it as many parameters",
+        "@effect 'nothing': takes nothing, but Amends calls it with 2 arguments; declare as many parameters",
     ),
     (lambda: made(transaction, book, name="1st"), f"step name '1st': {NAME_RULE}"),
     (lambda: made(effect, send, name=""), f"step name '': {NAME_RULE}"),
@@ -194,7 +195,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: made(effect, send, name=7), f"step name 7: {NAME_RULE}"),
     (
         lambda: made(transaction, "book"),  # type: ignore[arg-type]
-        "@transaction('book'): options are given by name, name='book'",
+        "@transaction('book'): pass options by name: name='book'",
     ),
     (
         lambda: made(effect, partial(send, Order(number=1))),
@@ -203,7 +204,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: made(transaction, Order), "@transaction of 'Order': decorate a function, written with def"),
     (
         lambda: made(effect, lambda order, call: None),  # noqa: ARG005
-        "@effect of a lambda: write it with def, a plan must be able to name it",
+        "@effect of a lambda: write a def, because a plan refers to functions by name",
     ),
     (lambda: made(transaction, book, retry=3), "@transaction 'book': retry=3; give Retry(max_attempts=...)"),
     (lambda: made(effect, send, retry=3), "@effect 'send': retry=3; give Retry(max_attempts=...)"),
@@ -223,11 +224,11 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: types_of(effect, unannotated),
-        "@effect 'unannotated': annotate 'order', its type is what is validated",
+        "@effect 'unannotated': annotate 'order', so that Amends can validate it",
     ),
     (
         lambda: types_of(effect, unannotated_result),
-        "@effect 'unannotated_result': annotate 'return', its type is what is validated",
+        "@effect 'unannotated_result': annotate 'return', so that Amends can validate it",
     ),
     (
         lambda: types_of(effect, misplaced),
@@ -247,13 +248,17 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: made(transaction, book).compensation(unbook_later),
         (
-            "step 'book': compensation 'unbook_later': 'unbook_later' is async; a transaction does no I/O of its own, "
-            "write it as def, or make the step an @effect"
+            "step 'book': compensation 'unbook_later': 'unbook_later' is async, but a transaction does no I/O of its "
+            "own; "
+            "write a plain def, or make the step an @effect"
         ),
     ),
     (
         lambda: made(transaction, book).compensation(alone),
-        "step 'book': compensation 'alone': takes order; it is called with 2 arguments, give it as many parameters",
+        (
+            "step 'book': compensation 'alone': takes order, but Amends calls it with 2 arguments; declare as many "
+            "parameters"
+        ),
     ),
     (
         lambda: made(transaction, book).compensation(retry=3)(unbook),
@@ -280,7 +285,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: made(effect, send).probe(alone),
-        "step 'send': probe 'alone': takes order; it is called with 2 arguments, give it as many parameters",
+        "step 'send': probe 'alone': takes order, but Amends calls it with 2 arguments; declare as many parameters",
     ),
     (
         lambda: made(effect, send, read_only=True).compensation(unsend),
@@ -307,7 +312,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: made(effect, send).using(two),
-        "step 'send': using('two'): takes order, more; it is called with 1 argument, give it as many parameters",
+        "step 'send': using('two'): takes order, more, but Amends calls it with 1 argument; declare as many parameters",
     ),
     (
         lambda: made(effect, send).using(to_order).compensation(unsend),
@@ -405,7 +410,8 @@ def test_nothing_is_attached_after_a_plan_was_made() -> None:
     with pytest.raises(DefinitionError) as refused:
         step.probe(find)
     assert str(refused.value) == (
-        "step 'send': probe 'find': a plan was made without it; attach it before the saga is used"
+        "step 'send': probe 'find': a plan was compiled without this function; attach the function before the saga is "
+        "used"
     )
 
 
@@ -448,7 +454,8 @@ def test_results_of_earlier_steps_are_read_by_node() -> None:
     with pytest.raises(NotFoundError) as early:
         call.result_of(step)
     assert str(early.value) == (
-        "run 'r': 'n' asks for the result of 'send', which has not succeeded before it; put it into an earlier stage "
+        "run 'r': 'n' asks for the result of 'send', which has not succeeded before it; put that step into an earlier "
+        "stage "
         "of the saga"
     )
 

@@ -164,7 +164,7 @@ async def test_polling_pauses_while_the_store_is_away(
         assert "workers pause" in checks["workers"]["found"]
         assert checks["workers"]["wrong"]
         outage.end()
-        await until_said(said, "the store answers again; polling goes on")
+        await until_said(said, "the store answers again; polling continues")
         later = await client.start(OUTAGE, Order(trace=str(tmp_path), refused=True), id=f"{queue}-later")
         assert (await later.result(timeout=HANG)).status is RunStatus.COMPENSATED
         trace.open_gate()

@@ -159,7 +159,7 @@ def server_of(project: CommandProject) -> ServerRecord:
 
 LAST_WORDS = {
     "s-thread": "Stopped.",
-    "s-stubborn": "under way, which another worker takes over: 1 call: stubborn of run s-stubborn-1",
+    "s-stubborn": "in flight, which another worker takes over: 1 call: stubborn of run s-stubborn-1",
     "s-blocking": "ended with work under way: blocking of run s-blocking-1",
     "s-local": "Stopped.",
     "s-unit": "the store does not come to its end",
