@@ -7,16 +7,16 @@ colours nor a width, unless `COLUMNS` names one: a row is a line, and no line is
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from amends.cli.views.table import WIDE, as_json, escaped
 
-__all__ = ["Screen", "busy", "print_json", "screen"]
+__all__ = ["Screen", "busy", "plain", "print_json", "screen"]
 
 
 class Screen:
@@ -36,20 +36,38 @@ class Screen:
 
     def show(self, *renderables: RenderableType) -> None:
         """Print the renderables, one below the other."""
-        with self._console.capture() as captured:
-            for each in renderables:
-                self._console.print(each)
-        # Rich pads the cells of a table to its width; in a file the spaces are only noise.
-        print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)  # noqa: T201 - the answer
+        print(_lines(self._console, renderables), flush=True)  # noqa: T201 - the answer
+
+
+def _lines(console: Console, renderables: Iterable[RenderableType]) -> str:
+    with console.capture() as captured:
+        for each in renderables:
+            console.print(each)
+    # Rich pads the cells of a table to its width; in a file the spaces are only noise.
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def plain(renderables: Iterable[RenderableType], width: int) -> str:
+    """Return renderables as plain text, without colours.
+
+    Args:
+        renderables: The renderables, one below the other.
+        width: Columns of a line.
+    """
+    return _lines(_console(io.StringIO(), width=width), renderables)
 
 
 def screen() -> Screen:
     """Return a screen on the present stdout; if the parent process closed it, the output goes nowhere."""
     out = sys.stdout or io.StringIO()
-    console = Console(file=out, markup=False, highlight=False, emoji=False, legacy_windows=False)
+    console = _console(out)
     if not out.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         console.width = WIDE
     return Screen(console)
+
+
+def _console(out: TextIO, width: int | None = None) -> Console:
+    return Console(file=out, width=width, markup=False, highlight=False, emoji=False, legacy_windows=False)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value

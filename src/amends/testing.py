@@ -1,9 +1,21 @@
 """Test sagas and drift rules without a server: given / when / then, scripted effects and a virtual clock.
 
-Import these names from here; `amends.sagas.testing` and `amends.reconciler.testing`, which define them, may move.
+`prove` explores every way in which a run can fail. Import these names from here; the modules that define them, such as
+`amends.sagas.testing`, may move.
 """
 
 from amends.reconciler.testing import Reconciled, RuleScenario
+from amends.sagas.prove.end import End
+from amends.sagas.prove.runtime.proof import BrokenLawError, prove
 from amends.sagas.testing import LostReply, Scenario, Then
 
-__all__ = ["LostReply", "Reconciled", "RuleScenario", "Scenario", "Then"]
+__all__ = [
+    "BrokenLawError",
+    "End",
+    "LostReply",
+    "Reconciled",
+    "RuleScenario",
+    "Scenario",
+    "Then",
+    "prove",
+]
