@@ -237,8 +237,12 @@ _SECTIONS = (
     ),
     _Section(
         "Testing",
-        "See [Test a saga's failure paths](../how-to/test-failure-paths.md).",
+        "See [Test a saga's failure paths](../how-to/test-failure-paths.md) and [Prove your "
+        "sagas](../how-to/prove-your-sagas.md).",
         {
+            "prove": (),
+            "End": _MEMBERS,
+            "BrokenLawError": (),
             "Scenario": _MEMBERS,
             "Then": _MEMBERS,
             "RuleScenario": _MEMBERS,

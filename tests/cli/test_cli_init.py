@@ -19,7 +19,7 @@ EXPECTED = {
     "--id bob-1": (4, "COMPENSATED: run bob-1"),
     "amends list": (0, "bob-1"),
     "amends history bob-1": (0, "StepRejected"),
-    "python -m pytest": (0, "2 passed"),
+    "python -m pytest": (0, "3 passed"),
 }
 
 

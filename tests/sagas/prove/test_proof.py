@@ -112,7 +112,7 @@ def test_marks_of_pytest_apply(ended: Ended) -> None:
 
 def test_a_wrong_argument_is_one_line(ended: Ended) -> None:
     """An argument that does not fit fails the item with the line of the error."""
-    (line,) = ended.failure("test_unknown").strip().splitlines()
+    (line,) = ended.failure("test_unknown[bank=keyed]").strip().splitlines()
     assert line.startswith("contracts={'bank': ...}: no effect of the saga calls this participant")
 
 
