@@ -7,14 +7,14 @@ for modules, tests or settings of Amends. Reading fails only if the installed pa
 from collections.abc import Iterator
 from importlib.resources import files
 
-__all__ = ["FILES", "SAGA", "TRY_NEXT"]
+__all__ = ["FILES", "KEPT_IF_PRESENT", "SAGA", "TRY_NEXT"]
 
 SAGA = "book-trip"
 """Name of the saga that the project defines."""
 
 _SUFFIX = ".txt"
 # In the order in which `amends init` creates and lists them.
-_NAMES = ("amends.toml", "trips.py", "test_trips.py", "README.md")
+_NAMES = ("amends.toml", "trips.py", "test_trips.py", "README.md", "pyproject.toml", ".gitignore")
 
 
 def _read(name: str) -> str:
@@ -30,6 +30,9 @@ def _commands(readme: str) -> Iterator[tuple[str, str]]:
 
 FILES = {name: _read(name) for name in _NAMES}
 """Content by file name."""
+
+KEPT_IF_PRESENT = frozenset({"pyproject.toml", ".gitignore"})
+"""Files that the project can do without; a directory that has one keeps its own."""
 
 TRY_NEXT = tuple(_commands(FILES["README.md"]))
 """Commands to try in the new project, in the order of its README, each with its purpose."""

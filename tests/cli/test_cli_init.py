@@ -12,7 +12,7 @@ from commands import AMENDS, CommandProject, Ended
 from pages import plain_arguments
 from repository import ROOT
 
-from amends.cli.project.new_project import FILES, SAGA, TRY_NEXT
+from amends.cli.project.new_project import FILES, KEPT_IF_PRESENT, SAGA, TRY_NEXT
 
 EXPECTED = {
     "--id ada-1": (0, "COMPLETED: run ada-1"),
@@ -81,7 +81,38 @@ def test_every_file_of_the_folder_is_created() -> None:
     assert shipped == {f"{name}.txt" for name in FILES}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(KEPT_IF_PRESENT))
+def test_files_of_other_tools_are_kept(tmp_path: Path, name: str) -> None:
+    """A file that another tool wrote before stays as it is, and the command creates the others and reports both."""
+    (tmp_path / name).write_text("# mine\n")
+    ended = CommandProject(tmp_path).run("init")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Kept {name}, which you had already.\n" in ended.out
+    assert (tmp_path / name).read_text() == "# mine\n"
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+def test_the_project_can_be_installed(tmp_path: Path) -> None:
+    """The tool pip accepts `pyproject.toml`, whose requirements this environment has, and would install the module."""
+    CommandProject(tmp_path).run("init")
+    pip = [sys.executable, "-P", "-m", "pip", "install", "--dry-run", "--no-index", "--no-build-isolation", ".[test]"]
+    done = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Would install trips-0.1.0" in done.stdout
+
+
+def test_git_ignores_data_and_caches(tmp_path: Path) -> None:
+    """The tool git sees the files of the project, and neither the data directory nor caches."""
+    CommandProject(tmp_path).run("init")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    ignored = [".amends/events.db", "__pycache__/trips.pyc", ".venv/bin/python", "trips.egg-info/PKG-INFO"]
+    done = subprocess.run(
+        ["git", "check-ignore", *ignored, *FILES], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ignored
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - KEPT_IF_PRESENT))
 def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     """One file that exists already stops the command before it writes the first one."""
     (tmp_path / name).write_text("# mine\n")
