@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import event, exc, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.pool import QueuePool
 
 from amends.aggregates.errors import InputError, UnreachableError
 from amends.aggregates.sql.errors import BUSY_TIMEOUT_S, STORE, name_errors, store_errors
+from amends.aggregates.store_url import check_store_url, mask_store_url
 from amends.aggregates.text import shorten
 
 __all__ = [
@@ -58,7 +59,6 @@ LOCK_WAIT_MS = "amends_lock_wait_ms"
 
 _WRITING = "amends_writing"
 _READONLY = "amends_readonly"
-_FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
 # Closing any descriptor of a file drops all POSIX locks that the process has on it: SQLite's too. So no thread may open
 # the new file as a database before the descriptor that created it is closed.
 _creating = threading.Lock()
@@ -138,39 +138,20 @@ def is_readonly(engine: Engine) -> bool:
     return bool(engine.get_execution_options().get(_READONLY))
 
 
-def safe_url(url: str | URL | Engine) -> str:
-    """Return a store's URL without its password, for messages and the screen.
-
-    It leaves out parameters after `?`, because they may contain secrets as well.
-    """
-    if isinstance(url, Engine):
-        named = url.get_execution_options().get(STORE)
-        return named if isinstance(named, str) else safe_url(url.url)
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
-        parsed = None
-    if parsed is None or "@" in f"{parsed.host}{parsed.database}":
-        # Not a URL, or one whose password was split at the wrong place: remove every part that may be a password.
-        return re.sub(r"://.*@", "://***@", str(url).partition("?")[0])
-    return parsed.set(query={}).render_as_string(hide_password=True)
+def safe_url(store: URL | Engine) -> str:
+    """Return a store's URL without its password and its parameters, for messages and the screen."""
+    if isinstance(store, Engine):
+        named = store.get_execution_options().get(STORE)
+        return named if isinstance(named, str) else safe_url(store.url)
+    return mask_store_url(store.render_as_string(hide_password=False))
 
 
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError) as error:
-        raise InputError(f"store URL {safe_url(url)!r} cannot be read; {_FORMS}") from error
-    if parsed.get_backend_name() == "postgresql" and "@" in f"{parsed.host}{parsed.database}":
-        raise InputError(f"store URL {safe_url(url)!r}: write an '@' in the password as '%40'")
-    if parsed.drivername not in {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}:
-        raise InputError(f"store URL {safe_url(parsed)!r}: {parsed.drivername!r} is not supported; {_FORMS}")
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.host:
-            raise InputError(f"store URL {safe_url(parsed)!r} names a host; a file takes three slashes: {_FORMS}")
-        if parsed.query or (parsed.database or "").startswith("file:"):
-            raise InputError(f"store URL {safe_url(parsed)!r}: SQLite takes a path without parameters; {_FORMS}")
-    return parsed
+        check_store_url(url)
+    except ValueError as error:
+        raise InputError(f"store URL {mask_store_url(url)!r} is refused: {error}") from None
+    return make_url(url)
 
 
 # ---- SQLite

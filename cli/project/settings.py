@@ -22,9 +22,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from amends.aggregates.errors import InputError
+from amends.aggregates.store_url import MAX_PORT, mask_store_url
 from amends.aggregates.text import one_line, shorten
 from amends.cli.durations import span_ms
-from amends.cli.project.store_url import MAX_PORT, absolute, mask_store_url, resolve_store_url
+from amends.cli.project.store_url import absolute, resolve_store_url
 
 __all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings", "settings_from"]
 

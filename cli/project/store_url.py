@@ -1,107 +1,24 @@
-"""The store's URL: its accepted forms, and its name without secrets. This module connects to nothing."""
+"""The configured store and other paths of a project, independent of the current directory."""
 
 import os
-import re
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import parse_qsl
 
-__all__ = ["MAX_PORT", "absolute", "mask_store_url", "resolve_store_url"]
+from amends.aggregates.store_url import STORE_FORMS, check_store_url
 
-MAX_PORT = 65_535
-"""The highest port."""
-
-_STORE_FORMS = "write sqlite:///path/to/events.db or postgresql://user:password@host/database"
-_MAX_PORT_CHARS = 5
-
-
-class _StoreUrl(NamedTuple):
-    scheme: str
-    username: str | None
-    password: str | None
-    host: str | None
-    path: str
-    query: str | None
-
-
-# The grammar is that of SQLAlchemy's make_url (2.0): a URL that is checked here later connects to the same place. In
-# particular a password ends at the first `@` and may contain `/`, `?` and `#`, which urllib would read otherwise.
-_URL = re.compile(
-    r"(?P<scheme>[\w+]+)://"
-    r"(?:(?P<username>[^:/]*)(?::(?P<password>[^@]*))?@)?"
-    r"(?:(?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?(?::(?P<port>[^/?]*))?)?"
-    r"(?:/(?P<path>[^?]*))?"
-    r"(?:\?(?P<query>.*))?"
-)
-
-
-def _parse_url(url: str) -> _StoreUrl | None:
-    """Return the parts of a store URL; `None` if the split may differ from the one that its author meant."""
-    found = _URL.fullmatch(url)
-    if not found or not url.isprintable() or url != url.strip():
-        return None
-    host, port = found["ipv6"] or found["host"], found["port"]
-    if "@" in (host or "") or (port is not None and not _is_port(port)):
-        return None
-    return _StoreUrl(found["scheme"], found["username"], found["password"], host, found["path"] or "", found["query"])
-
-
-def _is_port(text: str) -> bool:
-    return len(text) <= _MAX_PORT_CHARS and text.isascii() and text.isdigit() and 0 < int(text) <= MAX_PORT
-
-
-def mask_store_url(url: str) -> str:
-    """Return the name of a store without secrets, for messages and the screen.
-
-    The function removes the password and the parameters after `?`, which may hold other secrets. Of a URL that cannot
-    be parsed it shows nothing that might be part of a password.
-    """
-    parsed = _parse_url(url)
-    if parsed is None:
-        scheme, separator, _ = url.partition("://")
-        if "@" in scheme:
-            return "***"
-        return f"{scheme}://***" if separator else url
-    if parsed.password is not None:
-        start = url.index("://") + 3 + len(parsed.username or "")
-        url = f"{url[:start]}:***{url[start + 1 + len(parsed.password) :]}"
-    return url.partition("?")[0]
+__all__ = ["absolute", "resolve_store_url"]
 
 
 def resolve_store_url(url: str, project_dir: Path) -> str:
     """Check a store URL and return it independent of the current directory.
 
     Raises:
-        ValueError: The URL names no usable store; the message holds neither the URL nor a part of it.
+        ValueError: The URL names no store that outlives a command; the message holds neither the URL nor a part of it.
     """
-    parsed = _parse_url(url)
-    if parsed is None:
-        if "://" not in url:
-            raise ValueError(f"it is not a URL; {_STORE_FORMS}")
-        raise ValueError(
-            f"it cannot be read as a URL; {_STORE_FORMS}, special characters of the password percent-encoded"
-        )
-    match parsed.scheme:
-        case "sqlite" | "sqlite+pysqlite":
-            return _resolve_sqlite_url(parsed, project_dir)
-        case "postgresql" | "postgresql+psycopg":
-            parameters = {name for name, _ in parse_qsl(parsed.query or "")}
-            if not parsed.path and not parameters & {"dbname", "service"}:
-                raise ValueError(f"it names no database; {_STORE_FORMS}")
-            return "postgresql+psycopg" + url.removeprefix(parsed.scheme)
-        case "postgres":
-            raise ValueError("the scheme is spelt postgresql://; correct it")
-        case _:
-            raise ValueError(f"the scheme {parsed.scheme}:// is not supported; {_STORE_FORMS}")
-
-
-def _resolve_sqlite_url(parsed: _StoreUrl, project_dir: Path) -> str:
-    if parsed.host or parsed.username is not None:
-        raise ValueError("a file has no host; write three slashes before a relative path, four before an absolute one")
+    parsed = check_store_url(url)
+    if not parsed.scheme.startswith("sqlite"):
+        return "postgresql+psycopg" + url.removeprefix(parsed.scheme)
     if parsed.path in {"", ":memory:"}:
-        raise ValueError(f"a store in memory would be lost with the command that opened it; {_STORE_FORMS}")
-    if parsed.query is not None or parsed.path.startswith("file:"):
-        raise ValueError(f"SQLite takes a plain path, without parameters and without '?'; {_STORE_FORMS}")
+        raise ValueError(f"a store in memory would be lost with the command that opened it; {STORE_FORMS}")
     return f"sqlite:///{absolute(parsed.path, project_dir)}"
 
 

@@ -357,31 +357,38 @@ def test_a_read_only_engine_creates_no_file(tmp_path: Path) -> None:
 # ---- messages
 
 
-FORMS = "use sqlite:///path/to/store.db or postgresql://user:password@host/database"
+FORMS = "write sqlite:///path/to/events.db or postgresql://user:password@host/database"
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("events.db", f"store URL 'events.db' cannot be read; {FORMS}"),
-        ("", f"store URL '' cannot be read; {FORMS}"),
-        ("mysql://u:secret@h/db", f"store URL 'mysql://u:***@h/db': 'mysql' is not supported; {FORMS}"),
+        ("events.db", f"store URL 'events.db' is refused: it is not a URL; {FORMS}"),
+        ("", f"store URL '' is refused: it is not a URL; {FORMS}"),
         (
-            "postgresql+psycopg2://u:secret@h/db",
-            f"store URL 'postgresql+psycopg2://u:***@h/db': 'postgresql+psycopg2' is not supported; {FORMS}",
+            "mysql://u:secret@h/db",
+            f"store URL 'mysql://u:***@h/db' is refused: the scheme mysql:// is not supported; {FORMS}",
         ),
         (
             "postgresql://u:sec@ret@h/db",
-            "store URL 'postgresql://***@h/db': write an '@' in the password as '%40'",
+            (
+                "store URL 'postgresql://***' is refused: "
+                f"it cannot be read as a URL; {FORMS}, special characters of the password percent-encoded"
+            ),
         ),
-        ("postgresql://u:secret@h:port/db?x=secret", f"store URL 'postgresql://***@h:port/db' cannot be read; {FORMS}"),
         (
             "sqlite://events.db",
-            f"store URL 'sqlite://events.db' names a host; a file takes three slashes: {FORMS}",
+            (
+                "store URL 'sqlite://events.db' is refused: a file has no host; "
+                "write three slashes before a relative path, four before an absolute one"
+            ),
         ),
         (
             "sqlite:///events.db?mode=ro",
-            f"store URL 'sqlite:///events.db': SQLite takes a path without parameters; {FORMS}",
+            (
+                f"store URL 'sqlite:///events.db' is refused: SQLite takes a plain path, "
+                f"without parameters and without '?'; {FORMS}"
+            ),
         ),
         (
             "sqlite:////no/such/events.db",
@@ -576,7 +583,7 @@ def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
 
 def test_the_name_of_a_store_has_no_secrets() -> None:
     """A store's name leaves out password and parameters; the rest is as the user wrote it."""
-    assert safe_url("postgresql://u:secret@h:5/db?sslpassword=secret") == "postgresql://u:***@h:5/db"
+    assert safe_url(make_url("postgresql://u:secret@h:5/db?sslpassword=secret")) == "postgresql://u:***@h:5/db"
     assert safe_url(create_store_engine("sqlite://")) == "sqlite://"
 
 

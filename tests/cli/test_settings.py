@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from amends.aggregates import errors
+from amends.aggregates.store_url import mask_store_url, parse_store_url
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.project.settings import Settings, load_settings
-from amends.cli.project.store_url import _parse_url, mask_store_url
 
 MARK = "s3cr3t"
 
@@ -432,7 +432,7 @@ def test_a_list_in_place_of_the_store_url_is_not_shown(project: Path) -> None:
 )
 def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
     """The parts that are checked and masked here are the parts to which Amends connects later."""
-    theirs, ours = make_url(url), _parse_url(url)
+    theirs, ours = make_url(url), parse_store_url(url)
     assert ours is not None
     assert (ours.scheme, ours.host, ours.path) == (theirs.drivername, theirs.host, theirs.database)
     assert (ours.username, ours.password) == (theirs.username, theirs.password)
