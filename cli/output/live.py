@@ -5,6 +5,7 @@ Text of users enters `Text` as plain characters: neither rich's markup nor contr
 
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.spinner import Spinner
 from rich.text import Text
 
 from amends.aggregates.run.state import RunStatus
@@ -15,8 +16,7 @@ from amends.cli.views.table import STATUS_STYLES
 
 __all__ = ["progress_bar", "render", "result_line"]
 
-_FRAME_MS = 100
-_SPINNERS = {True: "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", False: "|/-\\"}
+_SPINNERS = {True: Spinner("dots"), False: Spinner("line")}
 _SIGNS = {
     True: {Mark.PENDING: "·", Mark.WAITING: "↻", Mark.DONE: "✓", Mark.FAILED: "✗", Mark.OPEN: "!"},
     False: {Mark.PENDING: ".", Mark.WAITING: "~", Mark.DONE: "+", Mark.FAILED: "x", Mark.OPEN: "!"},
@@ -51,8 +51,7 @@ def _name(row: Row) -> str:
 
 def _line(row: Row, now_ms: int, *, width: int, fancy: bool) -> Text:
     style = "yellow" if row.undo and row.mark is Mark.DONE else _STYLES[row.mark]
-    frames = _SPINNERS[fancy]
-    sign = frames[now_ms // _FRAME_MS % len(frames)] if row.mark is Mark.BUSY else _SIGNS[fancy][row.mark]
+    sign = _frame(_SPINNERS[fancy], now_ms) if row.mark is Mark.BUSY else _SIGNS[fancy][row.mark]
     took = "" if row.began_ms is None else f"{max(0, (row.ended_ms or now_ms) - row.began_ms) / 1000:.2f} s"
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{sign} ", style)
@@ -63,6 +62,10 @@ def _line(row: Row, now_ms: int, *, width: int, fancy: bool) -> Text:
     if row.text:
         line.append(f"  {one_line(row.text)}", style)
     return line
+
+
+def _frame(spinner: Spinner, now_ms: int) -> str:
+    return spinner.frames[int(now_ms / spinner.interval) % len(spinner.frames)]
 
 
 def result_line(line: str, status: RunStatus | None) -> Text:
