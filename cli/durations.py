@@ -34,7 +34,7 @@ def span_ms(text: str, option: str, *, least_ms: int = 0, most_ms: int = 3_650 *
     """
     total_ms = _typed_ms(text)
     if total_ms is None:
-        raise InputError(f"{option} is {shorten(text)}, which is no duration; write one {FORMS}")
+        raise InputError(f"{option} is {shorten(text)}, which is not a duration; write one {FORMS}")
     if not least_ms <= total_ms <= most_ms:
         raise InputError(f"{option} is {shorten(text)}; use {_written(least_ms)} to {_written(most_ms)}")
     return total_ms

@@ -163,9 +163,9 @@ def start_maintenance(
         InputError: The reason is empty, or `until_ms` is not in the future.
     """
     if not reason.strip():
-        raise InputError("a maintenance window needs a reason, which the journal keeps; give one with --reason")
+        raise InputError("a maintenance window needs a reason; pass --reason (it is recorded with the window)")
     if until_ms <= now_ms:
-        raise InputError("the maintenance window would end before it begins; name a time to come")
+        raise InputError("the maintenance window would end in the past; pass a future time")
     return [
         MaintenanceStarted(as_of_ms=now_ms, actor=actor, rule=rule, reason=reason, until_ms=until_ms)
         for rule in dict.fromkeys(rules or [EVERY_RULE])
@@ -188,5 +188,5 @@ def end_maintenance(windows: Windows, rules: Sequence[str], now_ms: int, *, acto
     for rule in rules or ([EVERY_RULE] if not found else []):
         if rule not in found:
             which = "" if rule == EVERY_RULE else f" for rule {rule!r} alone"
-            raise NotFoundError(f"no maintenance window is open{which}; `amends maintenance list` lists those that are")
+            raise NotFoundError(f"no maintenance window is open{which}; see: amends maintenance list")
     return [MaintenanceEnded(as_of_ms=now_ms, actor=actor, rule=rule) for rule in dict.fromkeys(rules or found)]

@@ -100,7 +100,7 @@ class RunSummary(NamedTuple):
         except KeyError as error:
             raise InputError(f"a run in JSON has no key {error}; pass an object of `amends list --json`") from None
         except ValueError:
-            raise InputError(f"{shorten(row['status'])} is no status; use {', '.join(RunStatus)}") from None
+            raise InputError(f"{shorten(row['status'])} is not a status; use {', '.join(RunStatus)}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def _warn(
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    _log.warning("an error that nobody could catch: %s (AMENDS_DEBUG=1 shows where)", found.exc_type.__name__)
+    _log.warning("an error that no caller could catch: %s (AMENDS_DEBUG=1 shows where)", found.exc_type.__name__)
 
 
 def _ended(found: threading.ExceptHookArgs) -> None:

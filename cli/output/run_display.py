@@ -61,7 +61,7 @@ def last_line(result: RunResult) -> str:
             why = f"{_why(result)}{doubt_of(result)}"
             return f"{result.status}: {what} in {took}: {why}; its facts: amends history {result.run_id}"
         case RunStatus.NEEDS_ATTENTION:
-            why = f"open is {', '.join(result.open_nodes)}: {_why(result)}{doubt_of(result)}"
+            why = f"open steps {', '.join(result.open_nodes)}: {_why(result)}{doubt_of(result)}"
             return f"{result.status}: {what}: {why}; see: amends show {result.run_id}"
         case _:
             return f"{result.status}: {what} is accepted; see: amends show {result.run_id}"
@@ -77,7 +77,7 @@ def doubt_of(result: RunResult) -> str:
     A node that is in doubt and open is listed as open instead.
     """
     undone = [name for name in result.in_doubt if name not in result.open_nodes]
-    return f"; undone without knowing whether it acted: {', '.join(undone)}" if result.closed and undone else ""
+    return f"; undone with unknown outcome: {', '.join(undone)}" if result.closed and undone else ""
 
 
 def summary(codes: Iterable[str], elapsed_s: float) -> str:

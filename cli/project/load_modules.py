@@ -88,8 +88,8 @@ def load_modules(settings: Settings) -> LoadedProject:
     for name in settings.modules:
         if owner := _owner(name.partition(".")[0], folders):
             raise DefinitionError(
-                f"module {name!r} cannot be loaded: its first name is that of {owner}, which comes first; "
-                f"rename yours and correct modules in {_place(settings)}"
+                f"module {name!r} cannot be loaded: its first name belongs to {owner}, which Python finds first; "
+                f"rename your module and correct modules in {_place(settings)}"
             )
     _make_importable(folders)
     with _stdout_on_stderr():

@@ -177,7 +177,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{shorten(name)} is not a dotted module name; write it like {shorten(dotted)}")
         repeated = [name for at, name in enumerate(modules) if name in modules[:at]]
         if repeated:
-            raise ValueError(f"{repeated[0]!r} stands there twice; remove one")
+            raise ValueError(f"{repeated[0]!r} appears twice; remove one")
         return modules
 
     @field_validator("data_dir", mode="before")
@@ -279,7 +279,7 @@ def _find(project: Path | None) -> tuple[Path, Path | None, dict[str, Any]]:
         if directory != start and directory.stat().st_mode & stat.S_IWOTH:
             # Amends would import its modules: code of a stranger, if a stranger put the file there.
             raise InputError(
-                f"{found[0]}: anybody can write to that directory; name it with --project if its settings are meant"
+                f"{found[0]}: any user can write to that directory; pass it with --project if you trust its settings"
             )
         return directory, *found
     return start, None, {}
@@ -316,7 +316,7 @@ def _read_toml(file: Path) -> dict[str, Any] | None:
 
 def _remedy_for_unknown(key: str, known: set[str]) -> str:
     if key in {"tool", "amends"}:
-        return f"in {CONFIG_FILE} settings stand at the top, without [tool.amends]"
+        return f"in {CONFIG_FILE} write settings at the top level, without [tool.amends]"
     near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
     return f"did you mean {near[0]}?" if near else f"remove it or choose from {', '.join(sorted(known))}"
 

@@ -103,12 +103,12 @@ def _look(journal: SqlJournal, protocol: RunProtocol, request: Request) -> Previ
                 continue
             left_s = (busy.until_ms - now) / 1000
             if not told:
-                note(f"being worked on; waiting for its answer, or for {left_s:.0f} s until its claim ends")
+                note(f"a call is in flight; waiting for its answer, for {left_s:.0f} s at most, when its claim ends")
                 told = True
             time.sleep(min(_LOOK_S, left_s))
         else:
             if request.has_output and seen.fact is not None and not hasattr(seen.fact, "result"):
-                raise InputError(f"{seen.fact.kind} has no result, so --output says nothing; leave it out")
+                raise InputError(f"{seen.fact.kind} has no result, so --output has no meaning; leave it out")
             return seen
 
 
@@ -121,7 +121,9 @@ def _ask(seen: Preview, request: Request) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         if request.json:
             print_json({"run_id": request.run_id, "written": False, "plan": preview_json(seen)})
-        raise RefusedError("there is no terminal to ask on; nothing was written; to do it without asking: --yes")
+        raise RefusedError(
+            "cannot ask for confirmation without a terminal; nothing was written; pass --yes to skip the question"
+        )
     if request.json:
         for name, value in plan_fields(seen, now_ms()):
             note(f"{name:12} {value}")

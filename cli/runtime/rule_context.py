@@ -176,7 +176,7 @@ def rule_and_scan(text: str) -> tuple[str, int]:
     """
     rule, colon, number = text.rpartition(":")
     if not colon or not number.isdecimal() or not number.isascii():
-        raise InputError(f"{shorten(text)} is no reconciliation; ids look like read-model:7")
+        raise InputError(f"{shorten(text)} is not the id of a reconciliation; ids look like read-model:7")
     return rule, int(number)
 
 
@@ -205,7 +205,7 @@ class TemporalCorrections:
 
         record = await self._journal.record(run_id)
         if record is None:
-            raise NotFoundError(f"there is no run {run_id!r} to go on with")
+            raise NotFoundError(f"there is no run {run_id!r} to continue")
         if self._client is None:
             raise UnreachableError(f"run {run_id!r} cannot be started: Temporal cannot be reached; start a worker")
         await wake(self._client, record, task_queue=self._task_queue)

@@ -72,7 +72,7 @@ def read_jobs(
     chosen = run_id
     if id_field is not None:
         if run_id is not None:
-            raise InputError("--id and --id-field both name the run; give one of them")
+            raise InputError("--id and --id-field both name the run; pass one of them")
         chosen = _field(text, id_field)
     return [Job(_prepared(registry, saga, value, chosen if chosen is not None else uuid4().hex))]
 
@@ -180,7 +180,7 @@ def _field(text: str | bytes, name: str) -> str:
     value = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     found = value.get(name) if isinstance(value, dict) else None
     if isinstance(found, bool) or not isinstance(found, str | int):
-        raise InputError(f"--id-field {name}: its value {shorten(found)} is no id; it must be a text or a whole number")
+        raise InputError(f"--id-field {name}: its value {shorten(found)} is not an id; use a text or a whole number")
     return str(found)
 
 

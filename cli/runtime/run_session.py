@@ -61,7 +61,7 @@ class Session:
     @property
     def outlook(self) -> str:
         """The future of an open run after this command ends, for a message."""
-        return "it goes on when a worker runs again: amends dev" if self.alone else "it goes on; see: amends list"
+        return "it continues when a worker runs again: amends dev" if self.alone else "it continues; see: amends list"
 
     async def during(self, work: Coroutine[Any, Any, T], accepted: Collection[str] = ()) -> T:
         """Run some work while keeping the parts alive.
@@ -78,7 +78,7 @@ class Session:
         watches = [
             asyncio.create_task(_stopped(self._stop.requested)),
             asyncio.create_task(
-                keep_alive(self._temporal, lambda: note("the Temporal server was gone; started again"))
+                keep_alive(self._temporal, lambda: note("the Temporal server was lost; this command started it again"))
             ),
         ]
         watches.append(asyncio.create_task(self._look_for_blockers(accepted)))
@@ -107,9 +107,9 @@ class Session:
             try:
                 seen = await pollers(self._temporal.client, self._project.settings.task_queue)
                 served = any(poller.store_id == self._journal.store_id for poller in seen)
-                found = None if served else "no worker polls any more; what is open waits for one: amends worker"
+                found = None if served else "no worker polls any longer, and open runs wait; start one: amends worker"
             except UnreachableError as error:
-                found = f"{error}; what is open waits for it"
+                found = f"{error}; open runs wait for it"
             if found is not None and found != said:
                 note(found)
             said = found
@@ -137,8 +137,8 @@ class Session:
             others = [each.name for each in seen if each.code not in {None, code}]
             if others and all(each.code != code for each in seen):
                 note(
-                    f"worker {', '.join(others)} was started with other sagas or steps than the project has now; "
-                    f"if a step waits for ever, restart it"
+                    f"worker {', '.join(others)} runs other sagas or steps than the project defines now; restart it "
+                    "if a step waits for ever"
                 )
         await asyncio.Event().wait()
 
@@ -146,7 +146,7 @@ class Session:
         """Serve the runs in this process after `amends dev` has ended."""
         while dev_running(self._project.settings.data_dir):  # noqa: ASYNC110 - it ends in another process
             await asyncio.sleep(_DEV_LOOK_S)
-        note("amends dev has ended; this process goes on with the run")
+        note("amends dev has ended; this process continues the run")
         from amends.cli.runtime.worker import serve  # noqa: PLC0415 - imports the reconciler, which only a worker needs
 
         async with serve(self._project, self._journal, self._temporal, self._stop):
@@ -180,7 +180,7 @@ async def open_session(
     dev = not configured and dev_running(settings.data_dir)
     if detach and not configured and not dev:
         raise UnreachableError(
-            "--detach leaves the run to a worker, and none runs; start amends dev first; nothing was accepted"
+            "--detach needs a running worker, and there is none; start amends dev first; nothing was accepted"
         )
     async with AsyncExitStack() as stack:
         found = await stack.enter_async_context(use_configured() if configured else use_embedded(settings, stop=stop))

@@ -123,7 +123,7 @@ def _interrupted(session: Session, order: Order, accepted: set[str]) -> str:
     if not accepted:
         return "interrupted; nothing was accepted"
     if order.several:
-        return f"interrupted; of each run that is accepted: {session.outlook}; the same command finishes the file"
+        return f"interrupted; for each accepted run: {session.outlook}; repeat the command to finish the file"
     return f"interrupted; run {order.jobs[0].run_id} is accepted: {session.outlook}"
 
 
@@ -142,7 +142,7 @@ async def _run_one(
         _answer(status, order)
         return ExitCode.OK
     if _is_earlier(status, began_ms) and not order.json:
-        say(f"Run {job.run_id} was started before, with the same input; this is what became of it.")
+        say(f"Run {job.run_id} was started before with the same input; this is its outcome.")
     # A run that was started earlier may follow another plan than today's.
     plan = status.record.state.plan
     try:
@@ -260,7 +260,7 @@ async def _run_several(
 async def _run_line(session: Session, order: Order, job: Job, deadline: float | None, accepted: set[str]) -> _Ended:
     try:
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
-            raise UnreachableError(f"not started within {order.timeout_s:g} s; the same command starts it")
+            raise UnreachableError(f"not started within {order.timeout_s:g} s; repeat the command to start it")
         began_ms = _now_ms()
         handle = await session.client.accept(job.start)
         accepted.add(job.run_id)

@@ -174,7 +174,7 @@ class Stop:
 
     def _last_words(self) -> None:
         work = self.under_way()
-        note(f"ended with work under way: {', '.join(work) if work else 'a part that does not come to its end'}")
+        note(f"stopped with work in flight: {', '.join(work) if work else 'a part that does not end'}")
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()

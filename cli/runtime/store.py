@@ -63,8 +63,8 @@ def require_store(settings: Settings) -> None:
         return
     if in_data_dir(settings) or path.parent.is_dir():
         raise UnreachableError(
-            f"store {settings.safe_store_url!r} does not exist yet; the first `amends run` or `amends dev` makes it, "
-            f"or correct store_url"
+            f"store {settings.safe_store_url!r} does not exist yet; the first `amends run` or `amends dev` creates "
+            "it, or correct store_url"
         )
     from amends.aggregates.sql.engine import no_directory  # noqa: PLC0415 - imports the database
 

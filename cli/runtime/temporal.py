@@ -113,7 +113,7 @@ async def driving_of(settings: Settings, run_id: str, store_id: str, *, bound: t
     reach = await probe_temporal(settings, bound)
     address = reach.target.address if reach.target else None
     if reach.client is None:
-        return DriverStatus(f"nobody can be asked: {reach.problem}", temporal=address)
+        return DriverStatus(f"unknown: {reach.problem}", temporal=address)
     try:
         description = await reach.client.get_workflow_handle(run_id).describe(rpc_timeout=bound)
     except RPCError as error:
@@ -138,7 +138,7 @@ def _judge(
     elif status is None:
         text = "nobody: Temporal does not know the run; the next worker that starts will start it"
     elif not runs:
-        text = f"nobody: its workflow is {status.name}; it is started again when a worker starts"
+        text = f"nobody: its workflow is {status.name}; the next worker that starts will start it again"
     else:
         text = f"Temporal, with {len(ours)} worker{'s' * (len(ours) != 1)}"
     text += "".join(f"; {activity}: attempt {attempt} failed: {error}" for activity, attempt, error in pending)

@@ -121,8 +121,8 @@ def ensure_data_dir(settings: Settings) -> Path:
             (data_dir / ".gitignore").write_text(_IGNORE_ALL)
     except OSError as error:
         raise UnreachableError(
-            f"data directory {str(data_dir)!r} cannot be made ({error.strerror}); "
-            f"make it yourself, or set data_dir to a directory that you may write to"
+            f"data directory {str(data_dir)!r} cannot be created ({error.strerror}); create it yourself, or set "
+            "data_dir to a directory that you may write to"
         ) from None
     return data_dir
 
@@ -150,7 +150,7 @@ async def close_store(journal: "SqlJournal", stop: Stop, *, note: Callable[[str]
     """Close the store, but wait no longer than the bound allows; report a store that does not end."""
     stop.deadline.begin()
     if not await stop.within(journal.close(), STORE_RESERVE_S):
-        note("the store does not come to its end; whatever was not acknowledged may not be written")
+        note("the store does not close in time; writes without acknowledgement may be lost")
 
 
 def drain_of(settings: Settings, registry: Registry) -> timedelta:
@@ -283,7 +283,7 @@ async def keep_alive(temporal: Temporal, on_restart: Callable[[], None]) -> None
             continue
         if temporal.server.address != temporal.address:
             raise UnreachableError(
-                f"the embedded Temporal server was gone from {temporal.address} and started again by another command "
-                f"at {temporal.server.address}; give this command again to use it there"
+                f"the embedded Temporal server at {temporal.address} is gone, and another command started it again at "
+                f"{temporal.server.address}; repeat this command to use the new server"
             )
         on_restart()

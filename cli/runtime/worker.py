@@ -125,10 +125,10 @@ async def serve_until(
             from amends.sagas.runtime.error_log import ErrorDetail, ErrorLog  # noqa: PLC0415 - imports the needs of workers
 
             said = ErrorLog(ErrorDetail(settings.errors or ErrorDetail.TYPE)).line(error)
-            report.note(f"schedules were not restored: {said}")
+            report.note(f"could not restore schedules: {said}")
             return
         if timetable.schedules:
-            restored = f", {len(changes.create)} of them put into Temporal" if changes.create else ""
+            restored = f", {len(changes.create)} of them created in Temporal" if changes.create else ""
             report.say(f"schedules {len(timetable.schedules)}{restored}")
 
     try:
@@ -143,7 +143,7 @@ async def serve_until(
             await _until(stop, server, schedules)
             drain_s = stop.deadline.drain_s
             bound = f" within {drain_s:g} s" if drain_s else ""
-            report.say(f"Stopping: calls in flight may end{bound}; no new ones begin.")
+            report.say(f"Stopping: calls in flight may finish{bound}; no new calls start.")
     except Exception as error:
         stop.ends_with(exit_code_of(error))
         raise
@@ -170,7 +170,7 @@ async def _report_blocked(project: Project, journal: "SqlJournal", stop: Stop, r
         for line in reading.result() if reading.done() else ():
             report.note(line)
     except AmendsError as error:  # the store went away: the worker waits for it
-        report.note(f"whether the loaded code can continue all open runs is not known: {error}")
+        report.note(f"cannot check whether the loaded code can continue all open runs: {error}")
     finally:
         for task in (reading, stopping):
             task.cancel()
@@ -192,7 +192,7 @@ class _Server:
         self.watch = asyncio.create_task(keep_alive(temporal, self._restarted))
 
     def _restarted(self) -> None:
-        self._report.note("the Temporal server was gone; started again")
+        self._report.note("the Temporal server was lost; this command started it again")
         self.restarts += 1
         self.on_restart()
 

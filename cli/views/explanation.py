@@ -41,14 +41,14 @@ __all__ = ["Contact", "Explanation", "OpenNode", "explain", "sections"]
 _N = NodeStatus
 
 _MEANINGS = {
-    RunStatus.RUNNING: "It is going forward.",
-    RunStatus.CANCELLING: "Somebody asked for it to be undone; it begins nothing new, and turns round when what is in "
-    "flight has settled.",
-    RunStatus.COMPENSATING: "It has turned round; what was done is being undone, the last first.",
+    RunStatus.RUNNING: "The run goes forward.",
+    RunStatus.CANCELLING: "An operator cancelled the run. It starts no new step, and turns back when the calls in "
+    "flight have settled.",
+    RunStatus.COMPENSATING: "Amends undoes the steps that may have acted, the last one first.",
     RunStatus.COMPLETED: "Every step has succeeded or was skipped. Nothing is left to do.",
-    RunStatus.COMPENSATED: "Every step that may have acted is undone, or stays by declaration or by decision. Nothing "
-    "is left to do.",
-    RunStatus.NEEDS_ATTENTION: "It cannot go on by itself. Nothing more happens before an operator decides.",
+    RunStatus.COMPENSATED: "Every step that may have acted is undone, or stays because it is irreversible or an "
+    "operator decided so. Nothing is left to do.",
+    RunStatus.NEEDS_ATTENTION: "The run waits for an operator. Nothing more happens before a decision.",
 }
 
 
@@ -211,26 +211,26 @@ def _doubts(record: RunRecord, facts: Sequence[Fact], now_ms: int) -> list[tuple
 
 
 def _doubt(at: NodeState, reason: str | None, now_ms: int) -> str | None:
-    done = "nobody knows whether the step took effect, and " if reason else ""
+    done = "no one knows whether the step took effect, and " if reason else ""
     match at.status:
         case _N.IN_DOUBT:
-            return f"nobody knows whether it took effect: {reason or 'it was given up'}"
+            return f"no one knows whether the step took effect: {reason or 'Amends gave up'}"
         case _N.STARTED if at.due_ms is not None and at.due_ms <= now_ms:
-            return "its claim is over without an answer; whether it took effect is not known yet"
+            return "the claim ended without an answer; the outcome is not known yet"
         case _N.STARTED:
-            return "its call is under way; until it answers nobody knows whether it took effect"
+            return "the call is in flight; the outcome is not known yet"
         case _N.WAITING | _N.SPENT | _N.PROBE_WAITING | _N.PROBE_SPENT:
-            return "it was called without an answer; whether it took effect is not known yet"
+            return "a call received no answer; the outcome is not known yet"
         case _N.UNDO_EXHAUSTED:
-            return f"{done}its undo was given up; whether that took effect is not known"
+            return f"{done}the undo used up its attempts; no one knows whether the undo took effect"
         case _N.UNDO_REJECTED if reason:
-            return f"{done}the participant refused to undo it"
+            return f"{done}the participant refused the undo"
         case _N.UNDO_STARTED | _N.UNDO_WAITING | _N.UNDO_SPENT:
-            return f"{done}its undo has begun and has not been confirmed"
+            return f"{done}the undo has started and is not confirmed"
         case _N.UNDONE if reason:
-            return f"undone without knowing whether it acted: {reason}"
+            return f"undone with unknown outcome: {reason}"
         case _N.UNDO_SKIPPED if reason:
-            return f"left as it is without knowing whether it acted: {reason}"
+            return f"kept with unknown outcome: {reason}"
         case _:
             return None
 
@@ -269,15 +269,15 @@ def _commands(record: RunRecord, overdue: Iterable[Overdue], now_ms: int) -> lis
             ]
         elif state.node(name).status in CLAIMED and state.status is not RunStatus.CANCELLING:
             line = f"amends retry {run_id} {name} {_REASON} --after-expiry"
-            found.append((line, f"waits until the claim of {name} has ended, and tries again if it gave no answer"))
+            found.append((line, f"waits until the claim of {name} has ended, and retries if no answer came"))
     if (
         not state.backward
         and state.status is not RunStatus.CANCELLING
         and _fits(record, InterventionKind.CANCEL, None, now_ms)
     ):
-        found.append((f"amends cancel {run_id} {_REASON}", "undoes what was done"))
+        found.append((f"amends cancel {run_id} {_REASON}", "undoes the steps that may have acted"))
     if any(each.why is Why.IDLE for each in overdue):
-        found.append((f"amends show {run_id}", "says whether anybody drives it"))
+        found.append((f"amends show {run_id}", "shows whether anything drives the run"))
     return found
 
 
@@ -294,25 +294,25 @@ def _command(record: RunRecord, verb: InterventionKind, name: str) -> tuple[str,
     undoing = state.backward and state.node(name).status is not _N.IN_DOUBT
     match verb:
         case InterventionKind.RETRY if state.node(name).status is _N.PROBE_WAITING:
-            return f"amends retry {where}", "asks again whether it happened, at once"
+            return f"amends retry {where}", "asks the probe again, now"
         case InterventionKind.RETRY if undoing and state.node(name).status is _N.UNDO_REJECTED:
             return (
                 f"amends retry {where}",
-                "asks again to undo it, at once and under a new key: the last one was refused",
+                "retries the undo now, under a new key, because the participant refused the old one",
             )
         case InterventionKind.RETRY:
-            what = "undo it" if undoing else "it"
-            return f"amends retry {where}", f"tries {'to ' * undoing}{what} again, at once"
+            what = "undo" if undoing else "step"
+            return f"amends retry {where}", f"retries the {what} now"
         case InterventionKind.SKIP if state.backward:
-            return f"amends skip {where}", "leaves what it did as it is"
+            return f"amends skip {where}", "keeps the effect of the step"
         case InterventionKind.SKIP:
-            return f"amends skip {where} {_OUTPUT}", "goes on as if it had returned this"
+            return f"amends skip {where} {_OUTPUT}", "continues as if the step had returned JSON"
         case InterventionKind.RESOLVE if undoing:
-            return f"amends resolve {where} {_EVIDENCE}", "says that it is undone, as you have found or seen to"
+            return f"amends resolve {where} {_EVIDENCE}", "records that the step is undone, by any means"
         case InterventionKind.RESOLVE:
-            return f"amends resolve {where} {_EVIDENCE} {_OUTPUT}", "says that it took effect, as you have found"
+            return f"amends resolve {where} {_EVIDENCE} {_OUTPUT}", "records that the step took effect, with its result"
         case _:
-            return f"amends resolve {where} {_EVIDENCE} --not-done", "says that it took no effect, as you have found"
+            return f"amends resolve {where} {_EVIDENCE} --not-done", "records that the step took no effect"
 
 
 # ---- as JSON
@@ -363,8 +363,8 @@ def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[
         ("Waits for code", [each.text for each in told.waits]),
         ("In doubt", [f"{node}: {why}" for node, why in told.doubts]),
         ("Last error", list(told.trace)),
-        ("Who decided", [_fact_line(fact, now_ms, zone) for fact in told.decisions]),
-        ("What you can do", [line for command, what in told.commands for line in (command, f"    {what}")]),
+        ("Decisions", [_fact_line(fact, now_ms, zone) for fact in told.decisions]),
+        ("Possible commands", [line for command, what in told.commands for line in (command, f"    {what}")]),
     ]
     if told.run_next is not None:
         found[2][1].append(f"the run: {told.run_next.what} now")
@@ -393,7 +393,7 @@ def _when(ms: int, now_ms: int, zone: tzinfo | None) -> str:
 def _open_lines(each: OpenNode, now_ms: int, zone: tzinfo | None) -> list[str]:
     step = each.next
     if step is None:
-        following = "nothing before an operator decides"
+        following = "a decision by an operator"
     elif step.due_ms is None:
         following = f"{step.what}, now"
     else:

@@ -276,7 +276,7 @@ def on_decision(state: RunState, decision: Decision) -> Next:
         case RunStep(node, attempt):
             return Next(node, f"attempt {_of(attempt, state.plan.nodes[node].retry)}", None)
         case RunProbe(node, attempt):
-            return Next(node, f"asking whether it happened, attempt {attempt}", None)
+            return Next(node, f"probe attempt {attempt}", None)
         case RunCompensation(node, attempt):
             undo = state.plan.nodes[node].undo
             return Next(node, f"undo attempt {_of(attempt, undo.retry) if undo else attempt}", None)
@@ -289,7 +289,7 @@ def on_decision(state: RunState, decision: Decision) -> Next:
 def _on_conclusion(decision: Conclusion) -> Next:
     match decision:
         case FailSaga():
-            return Next("", "the run turns round: what was done is undone", None)
+            return Next("", "the run turns back and undoes the steps that may have acted", None)
         case CloseCompleted():
             return Next("", "the run is closed as completed", None)
         case CloseCompensated():
@@ -297,11 +297,11 @@ def _on_conclusion(decision: Conclusion) -> Next:
         case RequestAttention(nodes):
             return Next("", f"the run waits for an operator's decision about {', '.join(nodes)}", None)
         case FailStep(node):
-            return Next(node, "given up; it took no effect", None)
+            return Next(node, "given up; the step took no effect", None)
         case DoubtStep(node):
-            return Next(node, "given up; nobody knows whether it took effect", None)
+            return Next(node, "given up; no one knows whether the step took effect", None)
         case ExhaustCompensation(node):
-            return Next(node, "not undone: its attempts are spent", None)
+            return Next(node, "not undone: no attempts are left", None)
         case ExpireClaim(node, attempt, undo):
             return Next(node, f"{'undo ' * undo}attempt {attempt} gave no answer in time and counts as failed", None)
 
@@ -310,13 +310,13 @@ def _waiting(node: PlanNode, at: NodeState) -> str:
     undo = node.undo.retry if node.undo else node.retry
     match at.status:
         case NodeStatus.STARTED:
-            return f"attempt {_of(at.attempt, node.retry)} is under way; its claim ends"
+            return f"attempt {_of(at.attempt, node.retry)} is in flight until its claim ends"
         case NodeStatus.UNDO_STARTED:
-            return f"undo attempt {_of(at.attempt, undo)} is under way; its claim ends"
+            return f"undo attempt {_of(at.attempt, undo)} is in flight until its claim ends"
         case NodeStatus.UNDO_WAITING:
             return f"undo attempt {_of(at.attempt + 1, undo)}"
         case NodeStatus.PROBE_WAITING:
-            return f"asking whether it happened, attempt {at.attempt + 1}"
+            return f"probe attempt {at.attempt + 1}"
         case _:
             return f"attempt {_of(at.attempt + 1, node.retry)}"
 
@@ -426,7 +426,7 @@ def _detail(fact: Fact) -> str:
         case DriverTaken():
             return f"{fact.driver}, {who_and_why(fact)}"
         case LateEffectObserved():
-            return ": ".join(filter(None, ("its answer came late", _result(fact.result))))
+            return ": ".join(filter(None, ("late answer", _result(fact.result))))
         case StepSucceeded():
             return ": ".join(filter(None, ("found by the probe" * fact.probed, _result(fact.result))))
         case StepStarted() | CompensationStarted():

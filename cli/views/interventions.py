@@ -40,7 +40,7 @@ def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
     before, after = preview.before.state, preview.after.state
     lines: list[tuple[str, Cell | None]] = [("now", f"{before.status} at position {before.position}")]
     if preview.fact is None:
-        return [*lines, ("to write", "nothing: it is being undone already, or was")]
+        return [*lines, ("to write", "nothing: the run is being undone, or was undone, already")]
     lines.append(("to write", written(preview.fact, before)))
     if after.status is not before.status:
         lines.append(("then", after.status.value))
@@ -49,7 +49,12 @@ def plan_fields(preview: Preview, now_ms: int) -> list[tuple[str, Cell | None]]:
     if preview.undo or after.status is RunStatus.CANCELLING:
         flying = [name for name, at in after.nodes.items() if at.status is NodeStatus.STARTED]
         if flying:
-            lines.append(("in flight", f"{', '.join(flying)}: awaited, and undone if it may have acted"))
+            lines.append(
+                (
+                    "in flight",
+                    f"{', '.join(flying)}: Amends waits for the answer, and undoes the step if it may have acted",
+                )
+            )
     if preview.undo:
         lines.append(("to undo", ", then ".join(" and ".join(group) for group in preview.undo)))
     if preview.remaining:
@@ -110,14 +115,14 @@ def what_next(record: RunRecord, driven: Driven) -> str:
     run_id, status = record.run_id, record.state.status
     head = f"{status}: run {run_id} of {record.started.saga}"
     if status is RunStatus.NEEDS_ATTENTION:
-        return f"{head}: open is {', '.join(record.current)}; see: amends show {run_id}"
+        return f"{head}; open steps: {', '.join(record.current)}; see: amends show {run_id}"
     if status in CLOSED:
         return f"{head}; its facts: amends history {run_id}"
     if record.driver != _TEMPORAL:
         return (
-            f"{head}: it is driven by {record.driver}, which takes notice when it looks at the run again (resume); "
-            f"or have Temporal drive it: amends recover --take-over {run_id}"
+            f"{head}: driver {record.driver} acts on the decision when it next resumes the run; "
+            f"to let Temporal drive the run: amends recover --take-over {run_id}"
         )
     if driven.why_not is not None:
-        return f"{head}: it continues when a worker starts: {driven.why_not}; see: amends show {run_id}"
-    return f"{head}: Temporal goes on with it; see: amends history {run_id} --watch"
+        return f"{head}: the run continues when a worker starts: {driven.why_not}; see: amends show {run_id}"
+    return f"{head}: Temporal continues the run; see: amends history {run_id} --watch"

@@ -135,7 +135,7 @@ class Board:
             return
         key = (fact.node, change.undo)
         if isinstance(fact, LateEffectObserved) and (undo := self._rows.get((fact.node, True))):
-            self._rows[fact.node, True] = replace(undo, mark=Mark.PENDING, text="to be done again", ended_ms=None)
+            self._rows[fact.node, True] = replace(undo, mark=Mark.PENDING, text="to be undone again", ended_ms=None)
         if isinstance(fact, OperatorFact) or (change.mark is Mark.DONE and self._is_pivot(fact.node)):
             # An operator opens a run again, and a pivot that succeeds overtakes a cancel.
             self._halted = False
@@ -202,7 +202,7 @@ def _undo_change(fact: NodeFact) -> _Change | None:
             undo = isinstance(fact, CompensationPostponed)
             return _Change(undo=undo, mark=Mark.WAITING, text=f"waits: {fact.reason}", due_ms=fact.retry_at_ms)
         case CompensationExhausted():
-            return _Change(undo=True, mark=Mark.OPEN, text="not undone: its attempts are spent")
+            return _Change(undo=True, mark=Mark.OPEN, text="not undone: no attempts are left")
         case CompensationSkipped() | CompensationResolved():
             return _Change(undo=True, mark=Mark.DONE, text=_decision(fact))
         case _:
@@ -210,11 +210,11 @@ def _undo_change(fact: NodeFact) -> _Change | None:
 
 
 _DECISIONS: dict[type[OperatorFact], str] = {
-    RetryRequested: "to be tried again",
+    RetryRequested: "to be retried",
     StepSkipped: "skipped",
     StepResolved: "found to have taken effect",
     StepRuledOut: "found to have taken no effect",
-    CompensationSkipped: "left as it is",
+    CompensationSkipped: "effect kept",
     CompensationResolved: "found to be undone",
 }
 
@@ -238,7 +238,7 @@ def describe(fact: Fact) -> str:
         case SagaStarted():
             return f"run {fact.run_id} of {fact.saga} accepted"
         case SagaFailed():
-            return "turning round: what was done is undone"
+            return "turning back: undoing the steps that may have acted"
         case SagaCompleted():
             return "completed"
         case SagaCompensated():
@@ -246,9 +246,9 @@ def describe(fact: Fact) -> str:
         case AttentionRequested():
             return f"needs attention ({', '.join(fact.nodes)}): {fact.reason}"
         case CancelRequested():
-            return f"to be cancelled, {who_and_why(fact)}"
+            return f"cancel requested, {who_and_why(fact)}"
         case DriverTaken():
-            return f"driven by {fact.driver} from here on, {who_and_why(fact)}"
+            return f"now driven by {fact.driver}, {who_and_why(fact)}"
         case RetryRequested():
             return f"{fact.node}: {_decision(fact)}"
         case NodeFact():

@@ -14,7 +14,7 @@ __all__ = ["COLUMNS", "Recovered"]
 COLUMNS = (Column("run", 12, copied=True), Column("done", 8), Column("why", 24, below=True))
 """Columns of the list of runs."""
 
-_LACKING = "Temporal drives it for this store, which lacks it: connect to the newer store"
+_LACKING = "Temporal drives the run for this store, but the store does not have it; connect to the newer store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Recovered:
     def rows(self) -> list[tuple[str, str, str]]:
         """Return a row of `COLUMNS` for each run, faults last."""
         return [
-            *((run_id, "taken over", "Temporal is its driver from here on") for run_id in self.taken),
+            *((run_id, "taken over", "Temporal now drives the run") for run_id in self.taken),
             *((run_id, "started", "") for run_id in self.started),
             *((run_id, "driven already", "") for run_id in self.driven),
             *((run_id, "refused", reason) for run_id, reason in self.refused.items()),
@@ -60,7 +60,7 @@ class Recovered:
         if self.refused:
             text += f", {len(self.refused)} refused"
         if self.damaged:
-            text += f", {len(self.damaged)} damaged and left alone"
+            text += f", {len(self.damaged)} damaged and skipped"
         if self.unknown:
             text += f"; {len(self.unknown)} missing in this store"
         return text

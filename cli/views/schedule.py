@@ -47,9 +47,11 @@ class ScheduleView:
         if not self.asked:
             return None
         if self.held is None:
-            return "Temporal does not have it; a worker that starts puts it there: amends worker (or amends dev)"
+            return (
+                "Temporal does not have the schedule; start a worker, which creates it: amends worker (or amends dev)"
+            )
         if self.held.entry != self.wanted:
-            return "Temporal holds something else; a worker that starts corrects it: amends worker (or amends dev)"
+            return "Temporal has a different copy; start a worker, which corrects it: amends worker (or amends dev)"
         return None
 
     @property
@@ -60,7 +62,7 @@ class ScheduleView:
         if stands.paused is not None:
             said.append(f"paused by {stands.paused_by}: {stands.paused}")
         elif stands.failures:
-            said.append(f"{stands.failures} of its runs in a row failed: {stands.error}")
+            said.append(f"failures in a row: {stands.failures}; the last: {stands.error}")
         if self.problem is not None:
             said.append(self.problem)
         return "; ".join(said) or "on"
@@ -106,15 +108,18 @@ def _last(held: TemporalScheduleStatus | None, now_ms: int) -> str:
 def fields_of(shown: ScheduleView, now_ms: int) -> Sequence[tuple[str, str | None]]:
     """Return all known values of a schedule, by name."""
     declared, held = shown.schedule.declared, shown.held
-    by_itself = ", by itself: it follows the rule" if declared.automatic else ""
+    by_itself = ", automatic: the rule declares it" if declared.automatic else ""
     known: list[tuple[str, str | None]] = [
         ("schedule", declared.schedule),
         ("state", shown.state),
-        ("rules", ", ".join(declared.rules) or "all that its worker knows"),
+        ("rules", ", ".join(declared.rules) or "all rules that its worker knows"),
         ("when", when(shown.schedule)),
         ("jitter", f"up to {duration(declared.jitter_ms)}" if declared.jitter_ms else None),
-        ("late", f"a run that was missed is made up for within {duration(shown.wanted.catchup_ms)}"),
-        ("pauses", f"after {declared.pause_after} failures in a row" if declared.pause_after else "never by itself"),
+        ("late", f"a missed run starts late, within {duration(shown.wanted.catchup_ms)}"),
+        (
+            "pauses",
+            f"after {declared.pause_after} failures in a row" if declared.pause_after else "never automatically",
+        ),
         ("queue", declared.task_queue),
         ("declared", f"{moment(declared.as_of_ms)} by {declared.actor}{by_itself}"),
     ]
@@ -127,9 +132,9 @@ def fields_of(shown: ScheduleView, now_ms: int) -> Sequence[tuple[str, str | Non
     return [
         *known,
         ("runs", f"{held.taken}{running}{since}"),
-        ("missed", f"{held.missed}, while Temporal was away{since}"),
+        ("missed", f"{held.missed}, while Temporal was down{since}"),
         ("no such time", f"{clocks} times, when the clocks went forward" if clocks else None),
-        ("skipped", f"{held.skipped}, while the one before was running{since}"),
+        ("skipped", f"{held.skipped}, while the previous run was active{since}"),
         ("last", ", ".join(moment(each.started_ms) for each in held.recent[-_RECENT:])),
         ("next", None if paused else ", ".join(moment(each) for each in held.next_ms[:_NEXT])),
     ]

@@ -11,7 +11,7 @@ _NAMED = 3
 
 WORDS = {
     Why.ATTENTION: "waits for an operator",
-    Why.IDLE: "is due, and nobody does it",
+    Why.IDLE: "is due, but no worker does it",
     Why.SLOW: "has been open for longer than its threshold",
 }
 """The meaning of each reason for being overdue, to be read after the name of a node."""

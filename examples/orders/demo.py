@@ -204,7 +204,7 @@ class Session:
                     break
                 self.answer(line.rstrip())
             else:
-                raise DemoError(f"amends dev: ended before it was ready: {said[-1] if said else 'it said nothing'}")
+                raise DemoError(f"amends dev: ended before it was ready: {said[-1] if said else 'it printed nothing'}")
             # Nobody reads its output from here on, but a full pipe would block it.
             Thread(target=said.extend, args=(lines,), daemon=True).start()
             yield

@@ -213,7 +213,7 @@ def _over_cap(due: list[str], policy: Policy, count: int | None) -> str | None:
     if not due or policy.share is None:
         return None
     if count is None:
-        return "the rule has a share and does not report how many subjects it scanned; nothing is corrected"
+        return "the rule has a share but does not report the number of scanned subjects; nothing is corrected"
     if len(due) > policy.share * count:
         return f"{len(due)} of {count} are due, more than the share of {policy.share:g}; nothing is corrected"
     return None
@@ -247,7 +247,7 @@ def hold_reason(
     if ignoring is not None:
         return f"ignored by {ignoring.actor}: {ignoring.reason}"
     if known.corrected_ms is not None:
-        return "was corrected and is still there; find out why"
+        return "was corrected but is still there; find the cause"
     if known.started_ms is not None and abs(now_ms - known.started_ms) < policy.lease_ms:
         return "is being corrected"
     approved = known.approved_by is not None
@@ -256,7 +256,7 @@ def hold_reason(
     if maintenance is not None:
         return maintenance
     if not _seen_enough(known, drift, policy, now_ms):
-        return f"waits to be seen again, at least {policy.confirm_after_ms / 1000:g} s apart"
+        return f"waits for a second scan that finds it, at least {policy.confirm_after_ms / 1000:g} s after the first"
     run_id = corrected_run(drift.correction)
     if run_id is not None and run_id in in_flight:
         return in_flight[run_id]
@@ -287,14 +287,14 @@ def _restrained(rule_state: RuleState, subject: str, policy: Policy, now_ms: int
         return None
     flips = sum(abs(now_ms - each) < policy.flips_within_ms for each in past.corrected_ms)
     if flips >= policy.flips:
-        return f"was corrected {flips} times in a short time and drifts again; find out what does it, then approve"
+        return f"was corrected {flips} times in a short time and drifts again; find the cause, then approve"
     if past.failed_ms is None:
         return None
     if past.failures >= policy.attempts:
-        return f"correcting failed {past.failures} times: {past.error}; find out why, then approve"
+        return f"the correction failed {past.failures} times: {past.error}; find the cause, then approve"
     wait_ms = policy.backoff_ms * 2 ** (past.failures - 1)
     if abs(now_ms - past.failed_ms) < wait_ms:
-        return f"correcting failed: {past.error}; tried again {wait_ms / 1000:g} s after that"
+        return f"the correction failed: {past.error}; the next attempt follows after {wait_ms / 1000:g} s"
     return None
 
 
@@ -311,7 +311,7 @@ def live_claim(record: RunRecord, now_ms: int) -> str | None:
     """Return why a run must not be touched now, because a call is under way; `None` when no call is."""
     for name, node in record.state.nodes.items():
         if node.status in CLAIMED and node.due_ms is not None and now_ms < node.due_ms:
-            return f"{name} is being worked on"
+            return f"a call of {name}"
     return None
 
 
@@ -329,7 +329,9 @@ def approve(rule_state: RuleState, drift: str, now_ms: int, *, actor: str, reaso
     if known is None:
         raise NotFoundError(f"no open drift has the id {drift!r}; `amends drift` lists them")
     if known.found.correction is None:
-        raise RefusedError(f"drift {drift} of {known.found.subject!r} has no correction; it takes people to mend it")
+        raise RefusedError(
+            f"drift {drift} of {known.found.subject!r} has no correction; resolve the difference by hand"
+        )
     if known.corrected_ms is not None:
         raise RefusedError(f"drift {drift} of {known.found.subject!r} was corrected already; scan again: amends drift")
     return DriftApproved(scan=rule_state.scans, as_of_ms=now_ms, actor=actor, drift=drift, reason=reason)
@@ -342,9 +344,9 @@ def ignore(rule_state: RuleState, what: str, now_ms: int, *, actor: str, reason:
         InputError: The id or the reason is empty, or `until_ms` is not in the future.
     """
     if not what.strip() or not reason.strip():
-        raise InputError("ignoring needs a drift's id or a subject, and a reason, which the journal keeps; give both")
+        raise InputError("to ignore drift, pass its id or subject and a reason (both are recorded)")
     if until_ms <= now_ms:
-        raise InputError(f"ignoring {shorten(what)} would end before it begins; name a time to come")
+        raise InputError(f"ignoring {shorten(what)} would end in the past; pass a future time")
     return DriftIgnored(
         scan=rule_state.scans, as_of_ms=now_ms, actor=actor, what=what, reason=reason, until_ms=until_ms
     )
@@ -357,5 +359,5 @@ def stop_ignoring(rule_state: RuleState, what: str, now_ms: int, *, actor: str) 
         NotFoundError: It is not ignored.
     """
     if what not in rule_state.ignores:
-        raise NotFoundError(f"{shorten(what)} is not ignored; `amends ignore list` lists what is")
+        raise NotFoundError(f"{shorten(what)} is not ignored; see: amends ignore list")
     return IgnoreRemoved(scan=rule_state.scans, as_of_ms=now_ms, actor=actor, what=what)

@@ -86,8 +86,8 @@ class Command:
         name = getattr(self.function, "__qualname__", "")
         if not name or "<" in name:
             raise DefinitionError(
-                f"a correction's command is {name or shorten(self.function)}; name a function of a module, "
-                f"since the journal says what was done"
+                f"a correction's command is {name or shorten(self.function)}; use a named function of a module, "
+                "because the journal records its name"
             )
 
 
@@ -191,18 +191,18 @@ class Drift:
         subject = self.subject
         if not 0 < len(subject) <= _MAX_SUBJECT_CHARS or one_line(subject) != subject:
             raise InputError(
-                f"drift subject {shorten(subject)} is no printable text of 1 to {_MAX_SUBJECT_CHARS} characters; "
-                f"name what differs, the same way each time"
+                f"drift subject {shorten(subject)} is not printable text of 1 to {_MAX_SUBJECT_CHARS} characters; "
+                f"use a stable name of the thing that differs"
             )
         if self.kind not in set(DriftKind):
             raise InputError(
-                f"drift of {shorten(subject)}: kind {shorten(self.kind)} is none of {', '.join(DriftKind)}"
+                f"drift of {shorten(subject)}: kind {shorten(self.kind)} is not one of {', '.join(DriftKind)}"
             )
         # A kind that was passed as text becomes the enum's member.
         object.__setattr__(self, "kind", DriftKind(self.kind))
         if not isinstance(self.correction, Correction | None):
             raise InputError(
-                f"drift of {shorten(subject)}: correction {shorten(self.correction)} is no correction; write "
+                f"drift of {shorten(subject)}: correction {shorten(self.correction)} is not a correction; write "
                 f"Command(function, input), Intervene(run, intervention), or None"
             )
         for value in (self.expected, self.actual):

@@ -152,7 +152,7 @@ def drift_rule(
 
     def decorate(function: RuleFunction) -> Rule:
         if not callable(function):
-            raise DefinitionError(f"{what}: {shorten(function)} is no function; put @drift_rule above a def")
+            raise DefinitionError(f"{what}: {shorten(function)} is not a function; put @drift_rule above a def")
         return Rule(name, function, every, policy)
 
     return decorate

@@ -81,7 +81,7 @@ def _waiting(record: RunRecord) -> Drift:
     return Drift(
         subject=run_id,
         kind=DriftKind.DIFFERENT,
-        expected="nothing waits for people",
+        expected="nothing waits for an operator",
         # With the time, so that a run that waits once more is another drift, and needs another approval.
         actual={"open": waiting, "since_ms": state.updated_ms},
         evidence=f"last error: {record.error or 'none'}; see amends explain {run_id}",
@@ -163,7 +163,7 @@ def _unserved(registry: Registry | None) -> Callable[[Observation], Iterator[Dri
         for row, record in observation.records(RunQuery(statuses=OPEN, limit=_PAGE)):
             observation.scanned(1)
             if registry is None:
-                raise ScanFailed("no modules are configured, so nobody can tell which code runs need; set modules")
+                raise ScanFailed("no modules are configured, so the rule cannot tell which code runs need; set modules")
             if found := blockers(registry, record):
                 yield Drift(
                     subject=row.run_id,

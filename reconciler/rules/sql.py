@@ -66,8 +66,8 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
             yield Drift(
                 subject=_WHOLE,
                 kind=DriftKind.DIFFERENT,
-                expected="what the journal says",
-                actual="something else about many runs",
+                expected="the values of the journal",
+                actual="other values for many runs",
                 evidence="; ".join(each.message for each in [*wrong.values()][:3]),
                 correction=Rebuild(),
             )
@@ -77,7 +77,7 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
             yield Drift(
                 subject=run_id,
                 kind=DriftKind.DIFFERENT,
-                expected="what the journal says",
+                expected="the values of the journal",
                 evidence=finding.message,
                 correction=Rebuild((run_id,)),
             )

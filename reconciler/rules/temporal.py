@@ -126,7 +126,7 @@ async def _undriven(client: temporalio.client.Client, observation: Observation, 
         subject=row.run_id,
         kind=DriftKind.MISSING if status is None else DriftKind.DIFFERENT,
         expected="its workflow runs",
-        actual="Temporal does not know it" if status is None else f"its workflow is {status.name}",
+        actual="Temporal does not know the run" if status is None else f"its workflow is {status.name}",
         evidence=behind or f"the run is {record.state.status} at position {record.state.position}",
         correction=None if behind is not None else Rouse(row.run_id),
     )

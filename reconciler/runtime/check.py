@@ -79,7 +79,7 @@ async def scan(
         found += _damage(observation, found)
         held = await asyncio.to_thread(_hands_off, journal, rule.name, now_ms)
     except ScanFailed as answer:
-        return ScanResult(unobservable=one_line(answer.reason) or "the rule does not say why")
+        return ScanResult(unobservable=one_line(answer.reason) or "the rule gave no reason")
     except _RaisedError as raised:
         if on_error is not None:
             on_error(raised.error)
@@ -228,11 +228,9 @@ def _checked(answer: Any) -> tuple[Drift, ...]:  # noqa: ANN401 - a rule can ret
         if isinstance(each, ScanFailed):
             raise each
         if not isinstance(each, Drift):
-            raise ScanFailed(f"the rule yielded {shorten(each)}, which is no Drift")
+            raise ScanFailed(f"the rule yielded {shorten(each)}, which is not a Drift")
         if len(found) == MOST_DRIFTS:
-            raise ScanFailed(
-                f"the rule found more than {MOST_DRIFTS:,} differences; it is wrong itself, or everything else is"
-            )
+            raise ScanFailed(f"the rule found more than {MOST_DRIFTS:,} differences; check the rule itself first")
         found.append(each)
     return tuple(found)
 
@@ -281,5 +279,5 @@ def in_flight(
         elif driven is not None and run_id in driven:
             touched[run_id] = f"in flight: {driven[run_id]}"
         elif driven is None and not record.state.closed:
-            touched[run_id] = "nobody can tell whether its workflow runs"
+            touched[run_id] = "it is unknown whether its workflow runs"
     return touched

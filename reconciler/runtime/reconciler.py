@@ -235,7 +235,7 @@ class Reconciler:
         if claim is not None:
             raise _Held(f"in flight: {claim}")
         if drift.version is not None and record.state.position != drift.version:
-            raise _Held(f"the run has gone on from position {drift.version} to {record.state.position}")
+            raise _Held(f"the run has moved on from position {drift.version} to {record.state.position}")
         after = record
         for decision in wish.interventions:
             decided = replace(decision, actor=_actor(cause), causation=cause.fact)
@@ -319,7 +319,7 @@ def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[s
         found = watched.find(*command.aggregate)
         version = 0 if found is None else found.version
         if version != drift.version:
-            raise _Held(f"{command.aggregate[1]} has gone on from position {drift.version} to {version}")
+            raise _Held(f"{command.aggregate[1]} has moved on from position {drift.version} to {version}")
     try:
         command.function(command.input, cause, watched)
     except UnitLost:

@@ -163,7 +163,7 @@ def pause(timetable: Timetable, name: str, now_ms: int, *, actor: str, reason: s
     if schedule.paused is not None:
         raise RefusedError(f"schedule {name!r} is paused already, by {schedule.paused_by}: {schedule.paused}")
     if not reason.strip():
-        raise InputError("pausing needs a reason, which the journal keeps; give one with --reason")
+        raise InputError("a pause needs a reason; pass --reason (it is recorded with the pause)")
     return SchedulePaused(as_of_ms=now_ms, actor=actor, schedule=name, reason=reason)
 
 
@@ -175,7 +175,7 @@ def resume(timetable: Timetable, name: str, now_ms: int, *, actor: str) -> Sched
         RefusedError: It is not paused.
     """
     if schedule_of(timetable, name).paused is None:
-        raise RefusedError(f"schedule {name!r} is not paused; amends schedule show {name} says how it stands")
+        raise RefusedError(f"schedule {name!r} is not paused; see: amends schedule show {name}")
     return ScheduleResumed(as_of_ms=now_ms, actor=actor, schedule=name)
 
 

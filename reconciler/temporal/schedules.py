@@ -145,7 +145,7 @@ class TemporalSchedules:
         try:
             came: Reconciled = await self._client.get_workflow_handle(workflow_id, result_type=Reconciled).result()
         except (RPCError, WorkflowFailureError) as error:
-            raise UnreachableError(f"nobody knows what came of {workflow_id!r}: {one_line(str(error))}") from None
+            raise UnreachableError(f"the outcome of {workflow_id!r} is unknown: {one_line(str(error))}") from None
         return came
 
     async def _listed(self) -> list[str]:
@@ -298,5 +298,5 @@ async def _answered(call: Any, schedule: str) -> Any:  # noqa: ANN401 - any awai
         if error.status is RPCStatusCode.NOT_FOUND:
             raise NotFoundError(f"Temporal has no schedule {schedule!r}") from None
         if error.status is RPCStatusCode.INVALID_ARGUMENT:
-            raise InputError(f"Temporal refuses schedule {schedule!r}: {said}; declare it differently") from None
+            raise InputError(f"Temporal refuses schedule {schedule!r}: {said}; change the schedule") from None
         raise UnreachableError(f"Temporal does not answer about schedule {schedule!r}: {said}") from None

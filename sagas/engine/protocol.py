@@ -273,13 +273,13 @@ class RunProtocol:
             raise NotFoundError(f"no run has the id {run_id!r} in this store; was it started on another one?")
         if record.started.store_id != tx.store_id:
             raise WrongStoreError(
-                f"run {run_id!r} was accepted by store {record.started.store_id}, this is store {tx.store_id}; "
-                f"connect to the store that it belongs to"
+                f"run {run_id!r} was accepted by store {record.started.store_id}, but this is store {tx.store_id}; "
+                "connect to the store of the run"
             )
         if not any_driver and not self.drives(record):
             raise WrongDriverError(
-                f"run {run_id!r} is advanced by {record.driver!r}, not by {self.driver!r}; "
-                f"have it taken over: amends recover --take-over"
+                f"run {run_id!r} is driven by {record.driver!r}, not by {self.driver!r}; "
+                f"to take it over: amends recover --take-over"
             )
         return record
 

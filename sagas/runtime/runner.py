@@ -328,7 +328,7 @@ class Runner:
             while (await self._resumed(record.run_id)).state.position < record.state.position:
                 pass  # the drive was about to end without having read the new facts
         except AmendsError as error:
-            _log.warning("run %s was opened again, and is not driven: %s", record.run_id, error)
+            _log.warning("run %s was reopened, but this process does not drive it: %s", record.run_id, error)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task that is cancelled when the runner closes."""

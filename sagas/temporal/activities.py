@@ -171,7 +171,9 @@ class Activities:
             try:
                 interventions.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)
             except RefusedError as error:
-                _log.warning("run %r: a cancel of Temporal's was refused: %s", request.run_id, self._errors.line(error))
+                _log.warning(
+                    "run %r: Amends refused a cancel from Temporal: %s", request.run_id, self._errors.line(error)
+                )
 
     async def _missing(self, request: CallRequest) -> Progress:
         """Raise the error that names the code for which a run waits; this worker has no activity for its step."""
@@ -181,4 +183,6 @@ class Activities:
             raise NotFoundError(f"no run has the id {request.run_id!r} in this store; was it started on another one?")
         node = record.state.plan.nodes[request.node]
         arguments_of(self._registry, record, node, Direction(request.direction))
-        raise MissingCodeError(f"run {request.run_id!r}: step {request.node!r} is not served here; restart the worker")
+        raise MissingCodeError(
+            f"run {request.run_id!r}: step {request.node!r} is not served by this worker; restart it"
+        )

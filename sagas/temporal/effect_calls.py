@@ -270,7 +270,11 @@ class EffectCalls:
             believed = min(believed, time.monotonic() + doubt_s)
             if not waits:
                 waits = True
-                _log.info("%s of run %s is being worked on elsewhere, and is waited for", work.node, request.run_id)
+                _log.info(
+                    "%s of run %s is in flight elsewhere; this delivery waits for the outcome",
+                    work.node,
+                    request.run_id,
+                )
             await asyncio.sleep(_LOOK_S)
         call = begin_call(self._registry, task, self._seats.threads, seat, self._seats.places)
         reply = await call.reply()
@@ -311,7 +315,7 @@ class EffectCalls:
             try:
                 return await self._commit_call(lambda tx: self._protocol.settle(tx, task, outcome, now_ms), task.run_id)
             except UnreachableError as error:  # the store answers but cannot write: a full disk, for example
-                _log.warning("holding the outcome of %s: %s", task.key, self._errors.line(error))
+                _log.warning("cannot record the outcome of %s yet: %s", task.key, self._errors.line(error))
                 await asyncio.sleep(_HOLD_S)
 
     async def _settle_late(self, call: Begun, now_ms: Callable[[], int]) -> None:

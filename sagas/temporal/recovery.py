@@ -78,7 +78,7 @@ async def recover(
         journal: The store of the open runs.
         task_queue: Queue of the workers.
         sagas: Only runs of these sagas; others belong to other workers. `None` for all.
-        accept_older_store: Whether to go on with runs of which Temporal has seen more than the store holds. Effects
+        accept_older_store: Whether to continue runs of which Temporal has seen more than the store holds. Effects
             that the store does not know of are then repeated, under the same keys.
 
     Raises:

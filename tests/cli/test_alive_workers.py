@@ -60,10 +60,10 @@ def test_a_killed_worker_is_missed_at_once(project: CommandProject) -> None:
         assert project.run("run", "slow", '"a"', "--detach").code == 0
         _, said = workers_said(project)
         assert "polls queue" in said
-        assert "none polls" not in said
+        assert "no worker polls" not in said
         assert "1 poll queue 'far', for effects of open runs" in said
         worker.stop(signal.SIGKILL)
     code, said = workers_said(project)
     assert code == 1
-    assert f"none polls queue '{project.environment['AMENDS_TASK_QUEUE']}', and runs are open" in said
-    assert "none polls queue 'far', and open runs need it" in said
+    assert f"no worker polls queue '{project.environment['AMENDS_TASK_QUEUE']}', but runs are open" in said
+    assert "no worker polls queue 'far', but open runs need it" in said

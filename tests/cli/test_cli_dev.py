@@ -84,7 +84,7 @@ def test_dev_says_where_everything_is_and_ends_cleanly(project: CommandProject) 
         assert re.search(r"^sagas +ship$", said, re.MULTILINE)
         assert project.run("run", "ship").code == 0
         assert server_of(project) == server
-        assert dev.read_until("schedules") == "schedules 7, 7 of them put into Temporal\n"
+        assert dev.read_until("schedules") == "schedules 7, 7 of them created in Temporal\n"
         assert dev.stop(signal.SIGINT) == 0
     assert dev.lines[-1].endswith("Stopped.\n")
     assert running(project.path / ".amends") is None
@@ -110,7 +110,7 @@ def test_a_server_that_dies_is_started_again(project: CommandProject) -> None:
         before = server_of(project)
         assert project.run("run", "ship", order, "--id", "kept-1", "--detach").code == 0
         os.kill(before.pid, signal.SIGKILL)
-        dev.read_until("started again")
+        dev.read_until("started it again")
         after = server_of(project)
         assert (after.port, after.ui_port) == (before.port, before.ui_port)
         assert after.pid != before.pid
@@ -124,7 +124,7 @@ def test_a_worker_with_other_code_is_told_of(project: CommandProject) -> None:
         dev.read_until("Ready")
         project.write("shop.py", MODULE + ADDED)
         with project.started("run", "weighed", "--id", "new-1") as command:
-            said = command.read_until("was started with other sagas or steps than the project has now")
+            said = command.read_until("runs other sagas or steps than the project defines now")
         assert f"/{dev.process.pid} was started" in said
 
 
@@ -187,9 +187,9 @@ def test_a_configured_temporal_that_goes_away_is_said(project: CommandProject, t
             with project.started("run", "ship", order, "--id", "lonely-1", env=elsewhere) as command:
                 command.read_until("pack: attempt 1 started")
                 assert dev.stop() == 0
-                assert "what is open waits for it" in command.read_until("does not answer")
+                assert "open runs wait for it" in command.read_until("does not answer")
                 assert command.stop() == 130
-                assert "run lonely-1 is accepted: it goes on" in "".join(command.lines)
+                assert "run lonely-1 is accepted: it continues" in "".join(command.lines)
             worker.process.kill()
     assert running(project.path / ".amends") is None
 

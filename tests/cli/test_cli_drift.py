@@ -46,7 +46,7 @@ def test_drift_is_found_and_nothing_is_written(spoilt: Amends, tmp_path: Path) -
     assert answer.code == 1
     ((drift,),) = [each["drift"] for each in answer.json]
     assert drift["correction"] == "rebuild the rows of run order-accepted"
-    assert "seen again" in drift["held"]
+    assert "second scan" in drift["held"]
     assert spoilt("reconcile", "read-model", "--dry-run").code == 1
     assert rows(tmp_path) == before
 
@@ -67,7 +67,11 @@ def test_what_is_recorded_can_be_approved_and_is_corrected(spoilt: Amends) -> No
     assert kinds == ["DriftApproved", "RuleScanned", "CorrectionStarted", "DriftCorrected"]
     shown = spoilt("reconciliation", "read-model:1").out
     assert re.search(r"DriftDetected +\S+ +\S+ +\S+: different, .* expected, .* found; ", shown)
-    assert re.search(r"RuleScanned .* saw 1; \S+ waits to be seen again, at least 10 s apart$", shown, re.MULTILINE)
+    assert re.search(
+        r"RuleScanned .* saw 1; \S+ waits for a second scan that finds it, at least 10 s after the first$",
+        shown,
+        re.MULTILINE,
+    )
 
 
 def test_looks_are_read_from_the_end_and_without_the_rules(
@@ -105,7 +109,7 @@ def test_what_is_approved_and_gone_is_said(spoilt: Amends) -> None:
     assert spoilt("db", "rebuild").code == 0
     answer = spoilt("reconcile", "read-model", "--approve", name)
     assert answer.code == 0
-    assert answer.err == f"amends: drift {name} was approved, and is not found any more; nothing was corrected\n"
+    assert answer.err == f"amends: drift {name} was approved, but the scan no longer finds it; nothing was corrected\n"
     assert spoilt("reconciliations", "--json").json[0]["corrected"] == 0
 
 
@@ -176,13 +180,16 @@ def test_rules_of_the_project_are_found_and_correct_its_aggregates(
             ("drift", "nosuch"),
             "no drift rule 'nosuch'; there are: read-model, streams, attention, overdue, unserved, driven, orphans",
         ),
-        (("reconcile", "--approve", "x.1"), "no open drift of these rules has the id 'x.1'; none is open"),
+        (("reconcile", "--approve", "x.1"), "no open drift of these rules has the id 'x.1'; no drift is open"),
         (("reconcile", "--dry-run", "--approve", "x.1"), "cannot approve"),
-        (("reconcile", "--reason", "why not"), "--reason says why a drift is approved, and none is; add --approve ID"),
+        (
+            ("reconcile", "--reason", "why not"),
+            "--reason explains an approval, but the command approves nothing; add --approve ID",
+        ),
         (("reconciliations", "nosuch"), "no scan by a rule 'nosuch' is recorded; no rule has scanned yet"),
         (("history", "Shelf/none"), "no stream is called 'Shelf/none' in this store"),
         (("history", "Shelf/none:0"), "no stream is called 'Shelf/none:0' in this store"),
-        (("history", "Shelf/s", "--watch"), "--watch goes on until a run is closed, and 'Shelf/s' is none"),
+        (("history", "Shelf/s", "--watch"), "--watch follows a run until it is closed, and 'Shelf/s' is not a run"),
         (("reconciliation", "streams"), "ids look like read-model:7"),
         (("reconciliation", "streams:99"), "no reconciliation 'streams:99'"),
         (("ignore", "add", "streams", "x", "--reason", " "), "a reason"),

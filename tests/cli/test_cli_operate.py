@@ -195,7 +195,7 @@ def test_an_exhausted_undo_is_retried(served: CommandProject, amends: Amends) ->
         "then COMPENSATING",
         "next pack: undo attempt 1 of 1",
         "to undo pack",
-        "COMPENSATING: run undo-1 of ship: Temporal goes on with it; see: amends history undo-1 --watch",
+        "COMPENSATING: run undo-1 of ship: Temporal continues the run; see: amends history undo-1 --watch",
     ]
     reached(served, "undo-1", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
     assert "by op: seen to; evidence: TX-7" in amends("history", "undo-1").out
@@ -283,7 +283,7 @@ def test_a_waiting_run_is_cancelled_once(served: CommandProject, amends: Amends)
     kinds = reached(served, "wait-1", "SagaCompensated")
     code, said = decide(amends, "cancel", "wait-1")
     assert code == 0
-    assert "nothing: it is being undone already, or was" in said
+    assert "nothing: the run is being undone, or was undone, already" in said
     assert [fact.kind for fact in facts_of(served, "wait-1")] == kinds
 
 
@@ -307,10 +307,10 @@ def test_a_step_that_is_being_worked_on_is_waited_for(served: CommandProject, am
     assert "'pack' has a call in flight, whose claim ends in" in said
     arguments = ("retry", "hang-1", "pack", "--reason", "slow", "--yes", "--after-expiry")
     with served.started(*arguments) as waiting:
-        waiting.read_until("being worked on; waiting for its answer")
+        waiting.read_until("a call is in flight; waiting for its answer")
         assert waiting.stop(signal.SIGINT) == 130
     with served.started(*arguments) as waiting:
-        waiting.read_until("being worked on; waiting for its answer")
+        waiting.read_until("a call is in flight; waiting for its answer")
         served.write("gate", "")
         assert waiting.process.wait(HANG_S) == 2
     reached(served, "hang-1", "SagaCompleted")
@@ -323,7 +323,7 @@ def test_nothing_is_written_without_a_yes(served: CommandProject, amends: Amends
     ended = amends(*arguments)
     assert (ended.code, ended.err.strip()) == (
         2,
-        "amends: there is no terminal to ask on; nothing was written; to do it without asking: --yes",
+        "amends: cannot ask for confirmation without a terminal; nothing was written; pass --yes to skip the question",
     )
     assert "StepSkipped for bill" in ended.out
     before = facts_of(served, "ask-1")
@@ -405,7 +405,7 @@ def test_what_was_looked_at_is_what_is_decided_about(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     ended = alone("retry", "old-1", "pack", "--reason", "mine")
     assert ended.code == 2
-    assert "has gone on from position 5 to" in ended.err
+    assert "has moved from position 5 to" in ended.err
     assert not any(getattr(fact, "reason", "") == "mine" for fact in facts_of(project, "old-1"))
 
 

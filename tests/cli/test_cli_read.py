@@ -92,9 +92,9 @@ def test_a_listed_run_has_its_keys_and_times(amends: Amends) -> None:
     [
         (
             ["--status", "DONE"],
-            "--status 'DONE' is no status; use RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED",
+            "--status 'DONE' is not a status; use RUNNING, CANCELLING, COMPENSATING, COMPLETED, COMPENSATED",
         ),
-        (["--status", "\x1b[31m"], "--status '\\x1b[31m' is no status"),
+        (["--status", "\x1b[31m"], "--status '\\x1b[31m' is not a status"),
         (["--where", "order_id"], "--where 'order_id' is not FIELD=VALUE; write it like --where order_id=42"),
         (["--where", "=x"], "--where '=x' is not FIELD=VALUE"),
         (["--since", "yesterday"], "--since 'yesterday' is no time; write how long ago (90s, 2h, 7d)"),
@@ -199,9 +199,7 @@ def test_an_open_run_without_temporal_says_that_nobody_drives_it(amends: Amends)
     answer = amends("show", "order-accepted")
     assert answer.code == 0
     assert "next    reserve_stock: attempt 1 of 3 now" in answer.out
-    assert (
-        "nobody can be asked: no Temporal is configured and no embedded one runs; start one: amends dev" in answer.out
-    )
+    assert "unknown: no Temporal is configured and no embedded one runs; start one: amends dev" in answer.out
 
 
 def test_an_unreachable_temporal_costs_a_second_at_most(amends: Amends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,10 +243,10 @@ def test_what_comes_next_is_told_at_every_point(shop: Shop) -> None:
     assert accepted
     due_ms = hang.state.node("charge_card").due_ms
     assert due_ms is not None
-    under_way = Next("charge_card", "attempt 1 of 2 is under way; its claim ends", due_ms)
+    under_way = Next("charge_card", "attempt 1 of 2 is in flight until its claim ends", due_ms)
     assert next_steps(hang.state, hang.state.updated_ms) == (under_way,)
     (undoing,) = next_steps(undo.state, undo.state.updated_ms)
-    assert undoing[:2] == ("charge_card", "undo attempt 1 of 10 is under way; its claim ends")
+    assert undoing[:2] == ("charge_card", "undo attempt 1 of 10 is in flight until its claim ends")
     assert next_steps(accepted.state, 0) == (Next("reserve_stock", "attempt 1 of 3", None),)
     assert next_steps(stuck.state, 0) == ()
 

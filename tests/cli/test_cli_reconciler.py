@@ -101,4 +101,4 @@ def test_what_was_missed_is_counted(tmp_path: Path) -> None:
         dev.read_until("Ready")
         while not (missed := shown()["missed"]):
             pass
-        assert f"{missed}, while Temporal was away" in project.run("schedule", "show", "often").out
+        assert f"{missed}, while Temporal was down" in project.run("schedule", "show", "often").out

@@ -140,7 +140,7 @@ def test_a_compensated_run_ends_in_4(served: CommandProject) -> None:
     assert (ended.code, ended.err) == (4, "")
     assert words(ended.out)[4:] == [
         "send: refused: no [red]lorry[/red] ?[2Jleft",
-        "turning round: what was done is undone",
+        "turning back: undoing the steps that may have acted",
         "undo of pack: attempt 1 started",
         "undo of pack: undone",
         "undo of note_down: undone",
@@ -153,17 +153,17 @@ def test_what_was_undone_in_doubt_is_said(served: CommandProject) -> None:
     """Every command that shows a compensated run with a result in doubt marks it as different from a clean one."""
     ended = served.run("run", "ship", '{"fail": "lost"}', "--id", "doubt-1")
     assert (ended.code, ended.err) == (4, "")
-    assert "; undone without knowing whether it acted: pack; its facts: " in ended.out.splitlines()[-1]
+    assert "; undone with unknown outcome: pack; its facts: " in ended.out.splitlines()[-1]
     served.write("doubt.jsonl", '{"fail": "lost", "order_id": "d-2"}\n{"fail": "rejected", "order_id": "d-2"}\n')
     lost, clean = sorted(served.run("run", "ship", "@doubt.jsonl").out.splitlines()[:-1])
-    assert lost.endswith("; undone without knowing whether it acted: pack")
+    assert lost.endswith("; undone with unknown outcome: pack")
     assert "knowing" not in clean
     assert json.loads(served.run("run", "ship", '{"fail": "lost"}', "--id", "doubt-1", "--json").out)["in_doubt"] == [
         "pack"
     ]
     assert json.loads(served.run("show", "doubt-1", "--json").out)["in_doubt"] == ["pack"]
     assert "\nin doubt    pack; amends explain doubt-1 says why\n" in served.run("show", "doubt-1").out
-    assert "pack: undone without knowing whether it acted: attempts ended" in served.run("explain", "doubt-1").out
+    assert "pack: undone with unknown outcome: no attempt" in served.run("explain", "doubt-1").out
 
 
 def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:
@@ -235,7 +235,7 @@ def test_a_timeout_ends_the_waiting_and_not_the_run(served: CommandProject) -> N
     order = json.dumps({"gate": str(gate)})
     ended = served.run("run", "ship", order, "--id", "late-1", "--timeout", "0.5")
     assert ended.code == 3
-    assert ended.error.startswith("amends: run late-1 is RUNNING after 0.5 s: it goes on")
+    assert ended.error.startswith("amends: run late-1 is RUNNING after 0.5 s: it continues")
     gate.touch()
     assert served.run("run", "ship", order, "--id", "late-1").code == 0
 
@@ -247,7 +247,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_later(project: CommandProject) -> None
     with project.started("run", "ship", order, "--id", "broken-off-1") as command:
         command.read_until("pack: attempt 1 started")
         assert command.stop(signal.SIGINT) == 130
-        assert "amends: interrupted; run broken-off-1 is accepted: it goes on when a worker runs again" in "".join(
+        assert "amends: interrupted; run broken-off-1 is accepted: it continues when a worker runs again" in "".join(
             command.lines
         )
     assert [row.run_id for row in project.open_runs()] == ["broken-off-1"]

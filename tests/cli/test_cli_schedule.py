@@ -201,7 +201,7 @@ def test_repeated_failure_pauses_until_somebody_resumes(served: Amends) -> None:
     assert paused["paused_by"] == "schedule closed"
     # Not the id of the workflow: two runs within a second share it.
     assert str(uuid.UUID(paused["failed_run"])) == paused["failed_run"]
-    assert paused["temporal"]["as_declared"], "Temporal is told"
+    assert paused["temporal"]["as_declared"], "informs Temporal"
     found = [each for each in served("doctor", "--json").json["checks"] if each["part"] == "schedules"]
     assert [each["wrong"] for each in found] == [False, True]
     assert served("schedule", "resume", "closed").code == 0
@@ -343,7 +343,7 @@ async def test_a_name_is_taken_once_by_two_at_once(store_url: str) -> None:
     [
         (("add", "n", "nosuch", "--every", "1h"), "no drift rule 'nosuch'; there are: read-model"),
         (("add", "n"), "give one of --every and --cron"),
-        (("add", "n", "--every", "soon"), "--every is 'soon', which is no duration"),
+        (("add", "n", "--every", "soon"), "--every is 'soon', which is not a duration"),
         (("add", "n", "--cron", "0 3 * *"), "has 4 fields instead of 5"),
         (("add", "n", "--cron", "0 3 * * *", "--time-zone", "Europe/Berln"), "did you mean Europe/Berlin?"),
         (("add", "n", "--cron", "0 3 * * *", "--time-zone", "../etc"), "no time zone '../etc'"),
@@ -369,7 +369,7 @@ def test_without_temporal_what_is_decided_is_recorded(amends: Amends) -> None:
     """A schedule can be declared without Temporal, once; a run of it needs Temporal, or ends in exit status 3."""
     added = amends("schedule", "add", "nightly", "--cron", "@daily")
     assert added.code == 0
-    assert "Temporal is told when a worker starts" in added.err
+    assert "the next worker that starts informs Temporal" in added.err
     twice = amends("schedule", "add", "nightly", "--every", "1h")
     assert twice.code == 2
     assert "a schedule 'nightly' already" in one_line(twice)

@@ -109,7 +109,7 @@ def test_a_store_that_is_not_there_is_not_made(
     folder = project_at(tmp_path)
     answer = Amends(folder, capsys)(*arguments)
     assert answer.code == 3
-    assert "does not exist yet; the first `amends run` or `amends dev` makes it" in one_line(answer)
+    assert "does not exist yet; the first `amends run` or `amends dev` creates it" in one_line(answer)
     assert list(folder.iterdir()) == [folder / "amends.toml"]
 
 
@@ -121,7 +121,7 @@ def test_any_store_in_the_data_directory_is_made_by_the_first_run(
     (folder / "amends.toml").write_text('store_url = "sqlite:///.amends/shop.db"\n')
     answer = Amends(folder, capsys)("list")
     assert answer.code == 3
-    assert "the first `amends run` or `amends dev` makes it" in one_line(answer)
+    assert "the first `amends run` or `amends dev` creates it" in one_line(answer)
     asyncio.run(open_store(load_settings(folder)).close())
     assert "there are no runs yet" in Amends(folder, capsys)("list").err
 
@@ -218,9 +218,9 @@ def test_the_doctor_finds_open_runs_without_a_worker(amends: Amends) -> None:
     ((wrong, said),) = found["open runs"]
     assert not wrong
     assert re.fullmatch(r"3, the oldest \(order-hang\) accepted \d+ min ago", said)
-    assert found["attention"][0][1].startswith("2 runs wait for an operator; look at them: amends list")
+    assert found["attention"][0][1].startswith("2 runs wait for an operator; see: amends list")
     assert found["workers"] == [
-        (True, "none polls queue 'amends', and runs are open; start one: amends worker (or amends dev)")
+        (True, "no worker polls queue 'amends', but runs are open; start one: amends worker (or amends dev)")
     ]
     assert answer.json["wrong"] == 1
 
@@ -240,7 +240,7 @@ def test_the_doctor_misses_workers_of_a_configured_temporal(
     assert checks_of(answer)["workers"] == [
         (
             True,
-            "none polls queue 'served-by-nobody', and `amends run` accepts nothing then; start one: amends worker",
+            "no worker polls queue 'served-by-nobody', so `amends run` accepts no run; start one: amends worker",
         )
     ]
 

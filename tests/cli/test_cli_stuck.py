@@ -19,8 +19,8 @@ def test_stuck_runs_are_listed_with_the_reason(amends: Amends) -> None:
     assert lines[0].split() == ["run", "saga", "status", "stuck", "why", "last", "error"]
     rows = {line.split()[0]: line for line in lines[1:]}
     assert list(rows) == STUCK
-    assert "reserve_stock is due, and nobody does it" in rows["order-accepted"]
-    assert "charge_card is due, and nobody does it" in rows["order-hang"]
+    assert "reserve_stock is due, but no worker does it" in rows["order-accepted"]
+    assert "charge_card is due, but no worker does it" in rows["order-hang"]
     assert "reserve_stock waits for an operator" in rows["order-stuck"]
     assert "send_receipt waits for an operator" in rows["order-mail"]
     assert all(line.isprintable() for line in lines)

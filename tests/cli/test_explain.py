@@ -176,7 +176,7 @@ def test_a_stuck_run_is_explained_at_the_command_line(amends: Amends) -> None:
     answer = amends("explain", "order-stuck")
     assert answer.code == 0
     assert answer.out.startswith("order-stuck  place-order  NEEDS_ATTENTION\n")
-    assert "reserve_stock is undo exhausted; next: nothing before an operator decides" in answer.out
+    assert "reserve_stock is undo exhausted; next: a decision by an operator" in answer.out
     assert "owner: stock team, runbook: https://wiki.example/[stock]" in answer.out
     assert '  amends retry order-stuck reserve_stock --reason "..."\n' in answer.out
     assert all(line.isprintable() for line in answer.out.splitlines())
@@ -209,7 +209,7 @@ def test_a_run_is_explained_without_its_code(amends: Amends) -> None:
         project_at(amends.folder, '["read_shop"]')
     assert answer.code == 0
     assert "send_receipt is in doubt" in answer.out
-    assert "owners and runbooks are left out, the project cannot be loaded" in answer.err
+    assert "owners and runbooks are missing, because the project cannot be loaded" in answer.err
 
 
 def test_an_unknown_run_ends_in_one_line(amends: Amends) -> None:

@@ -168,7 +168,7 @@ def test_the_plan_of_a_cancel_names_what_is_undone_in_order() -> None:
         "now": f"RUNNING at position {world.record.state.position}",
         "to write": "CancelRequested, by op: because",
         "then": "CANCELLING",
-        "next": "the run turns round: what was done is undone",
+        "next": "the run turns back and undoes the steps that may have acted",
         "to undo": "b, then a",
     }
 
@@ -178,7 +178,10 @@ def test_the_plan_of_a_cancel_names_the_call_in_flight() -> None:
     world = World.begin(plan_of(plan_node("a"), plan_node("b"), PIVOT))
     do(world, "a", Succeeded(None))
     world.call(RunStep("b", 1))
-    assert shown(world, wish(InterventionKind.CANCEL))["in flight"] == "b: awaited, and undone if it may have acted"
+    assert (
+        shown(world, wish(InterventionKind.CANCEL))["in flight"]
+        == "b: Amends waits for the answer, and undoes the step if it may have acted"
+    )
 
 
 def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
@@ -188,7 +191,10 @@ def test_the_plan_of_a_second_cancel_writes_nothing() -> None:
     fact = fact_of(REGISTRY, world.record, wish(InterventionKind.CANCEL), world.now_ms, 7)
     assert fact is not None
     world.append(fact)
-    assert shown(world, wish(InterventionKind.CANCEL))["to write"] == "nothing: it is being undone already, or was"
+    assert (
+        shown(world, wish(InterventionKind.CANCEL))["to write"]
+        == "nothing: the run is being undone, or was undone, already"
+    )
 
 
 def test_the_plan_of_a_step_behind_the_pivot_names_what_is_still_run() -> None:
@@ -232,8 +238,8 @@ def test_what_is_said_afterwards_names_who_goes_on() -> None:
     """An open run is continued by Temporal, by a worker that must be started, or by the process that drives it."""
     record = World.begin(plan_of(plan_node("a"))).record
     ours = type(record)(record.started, record.state, {}, None, driver="temporal")
-    assert what_next(ours, Driven(woken=True)).endswith("Temporal goes on with it; see: amends history run-1 --watch")
-    assert "it continues when a worker starts: nothing runs" in what_next(
+    assert what_next(ours, Driven(woken=True)).endswith("Temporal continues the run; see: amends history run-1 --watch")
+    assert "the run continues when a worker starts: nothing runs" in what_next(
         ours, Driven(woken=False, why_not="nothing runs")
     )
     other = type(record)(record.started, record.state, {}, None, driver="in-process")

@@ -50,7 +50,7 @@ def test_a_result_is_a_part_of_show(journal: SqlJournal, amends: Amends) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"status": "DONE"}, "'DONE' is no status; use RUNNING, "),
+        ({"status": "DONE"}, "'DONE' is not a status; use RUNNING, "),
         ({"position": ...}, "a run in JSON has no key 'position'; pass an object of `amends list --json`"),
     ],
 )

@@ -298,8 +298,8 @@ def test_a_taken_name_is_refused(tmp_path: Path, name: str, owner: str) -> None:
     """A configured module that another one hides is refused; the other one is not loaded silently."""
     write(tmp_path, **{name.replace(".", "__") if "__" not in name else "x": ""})
     assert refusal(tmp_path, name) == (
-        f"module {name!r} cannot be loaded: its first name is that of {owner}, which comes first; "
-        "rename yours and correct modules in DIR/amends.toml"
+        f"module {name!r} cannot be loaded: its first name belongs to {owner}, which Python finds first; "
+        "rename your module and correct modules in DIR/amends.toml"
     )
 
 

@@ -123,16 +123,16 @@ WORDS: list[tuple[facts.Fact, str]] = [
         fact("CompensationAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),
         "undo of a: attempt 1 failed: E: no",
     ),
-    (fact("CompensationExhausted", 0, node="a"), "undo of a: not undone: its attempts are spent"),
+    (fact("CompensationExhausted", 0, node="a"), "undo of a: not undone: no attempts are left"),
     (
         fact("CompensationRejected", 0, node="a", attempt=1, reason="too late"),
         "undo of a: not undone: refused: too late",
     ),
-    (fact("SagaFailed", 0, node="a", reason="no"), "turning round: what was done is undone"),
+    (fact("SagaFailed", 0, node="a", reason="no"), "turning back: undoing the steps that may have acted"),
     (fact("SagaCompleted", 0), "completed"),
     (fact("SagaCompensated", 0), "compensated"),
     (fact("AttentionRequested", 0, nodes=("a", "b"), reason="stuck"), "needs attention (a, b): stuck"),
-    (decided("RetryRequested", node="a", attempt=0), "a: to be tried again, by op: why"),
+    (decided("RetryRequested", node="a", attempt=0), "a: to be retried, by op: why"),
     (decided("StepSkipped", node="a", result=1), "a: skipped, by op: why"),
     (
         decided("StepResolved", node="a", result=1, evidence="TX-7"),
@@ -142,13 +142,13 @@ WORDS: list[tuple[facts.Fact, str]] = [
         decided("StepRuledOut", node="a", evidence="empty ledger"),
         "a: found to have taken no effect, by op: why; evidence: empty ledger",
     ),
-    (decided("CompensationSkipped", node="a"), "undo of a: left as it is, by op: why"),
+    (decided("CompensationSkipped", node="a"), "undo of a: effect kept, by op: why"),
     (
         decided("CompensationResolved", node="a", evidence="TX-8"),
         "undo of a: found to be undone, by op: why; evidence: TX-8",
     ),
-    (decided("CancelRequested"), "to be cancelled, by op: why"),
-    (decided("DriverTaken", driver="temporal", epoch=2), "driven by temporal from here on, by op: why"),
+    (decided("CancelRequested"), "cancel requested, by op: why"),
+    (decided("DriverTaken", driver="temporal", epoch=2), "now driven by temporal, by op: why"),
     (fact("LateEffectObserved", 0, node="a", attempt=1, result=1), "a: took effect late"),
 ]
 
@@ -218,7 +218,7 @@ def test_a_late_effect_opens_its_undo_again() -> None:
         "d": Mark.PENDING,
         "undo of a": Mark.PENDING,
     }
-    assert board.rows[-1].text == "to be done again"
+    assert board.rows[-1].text == "to be undone again"
 
 
 def test_nothing_new_is_shown_as_begun_after_a_cancel() -> None:

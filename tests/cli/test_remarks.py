@@ -84,4 +84,4 @@ def test_an_error_of_a_finaliser_is_one_line(capsys: pytest.CaptureFixture[str])
 
     Bad()
     gc.collect()
-    assert said(capsys) == "amends: an error that nobody could catch: ValueError (AMENDS_DEBUG=1 shows where)"
+    assert said(capsys) == "amends: an error that no caller could catch: ValueError (AMENDS_DEBUG=1 shows where)"

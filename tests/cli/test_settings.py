@@ -132,7 +132,7 @@ def test_settings_in_a_directory_that_anybody_can_write_to_are_not_picked_up(
     shared.chmod(0o1777)
     write(shared, 'task_queue = "theirs"')
     monkeypatch.chdir(inner)
-    assert "anybody can write" in refusal()
+    assert "any user can write" in refusal()
     assert load_settings(shared).task_queue == "theirs"
 
 
@@ -191,7 +191,10 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
                 "worker_concurrency, worker_threads"
             ),
         ),
-        ("[tool.amends]", "'tool' is not a setting; in amends.toml settings stand at the top, without [tool.amends]"),
+        (
+            "[tool.amends]",
+            "'tool' is not a setting; in amends.toml write settings at the top level, without [tool.amends]",
+        ),
         (
             'modules = "shop.sagas"',
             (
@@ -213,7 +216,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
                 "write it like 'shop.sagas'"
             ),
         ),
-        ('modules = ["a", "a"]', "modules = ['a', 'a'] is refused: 'a' stands there twice; remove one"),
+        ('modules = ["a", "a"]', "modules = ['a', 'a'] is refused: 'a' appears twice; remove one"),
         (
             "embedded_port = true",
             "embedded_port = True is refused: it must be a port from 1 to 65535; correct it or leave it out",
@@ -234,7 +237,7 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
                 "correct it or leave it out"
             ),
         ),
-        ('drain = "soon"', "drain = 'soon' is refused: drain is 'soon', which is no duration; write one such as"),
+        ('drain = "soon"', "drain = 'soon' is refused: drain is 'soon', which is not a duration; write one such as"),
         ("drain = 30", "drain = 30 is refused: it must be a duration from 0s to 1d, such as 30s, 5min or 1h30min"),
         ("schedule_rules = 1", "schedule_rules = 1 is refused: it must be true or false; correct it or leave it out"),
         (

@@ -107,8 +107,8 @@ def held(verdict: Verdict) -> str:
 def test_one_look_is_not_enough() -> None:
     """A drift is corrected after two scans saw it far enough apart, and not after two that are closer."""
     past = Past()
-    assert "seen again" in held(past.scan(drift()))
-    assert "seen again" in held(past.scan(drift(), after=CONFIRM_AFTER - 1))
+    assert "second scan" in held(past.scan(drift()))
+    assert "second scan" in held(past.scan(drift(), after=CONFIRM_AFTER - 1))
     assert len(past.scan(drift(), after=1).due) == 1
 
 
@@ -119,8 +119,8 @@ def test_two_looks_are_needed_however_close() -> None:
     past.approve(name)
     reason = hold_reason(past.rule_state, name, drift(), past.rule.policy, past.now_ms, in_flight={}, maintenance=None)
     assert reason is not None
-    assert "seen again" in reason
-    assert "seen again" in held(past.scan(drift("sku-2")))
+    assert "second scan" in reason
+    assert "second scan" in held(past.scan(drift("sku-2")))
     assert past.scan(drift("sku-2"), after=0).due
 
 
@@ -128,7 +128,7 @@ def test_a_clock_that_is_ahead_holds_nothing_up() -> None:
     """A drift first seen by a clock a day ahead is corrected after two scans apart by the other clocks."""
     past = Past()
     past.scan(drift(), after=24 * 3_600_000)
-    assert "seen again" in held(past.scan(drift(), after=-24 * 3_600_000))
+    assert "second scan" in held(past.scan(drift(), after=-24 * 3_600_000))
     assert past.scan(drift()).due
 
 
@@ -136,7 +136,7 @@ def test_a_version_that_is_compared_takes_the_place_of_the_second_look() -> None
     """A drift with a version is due at once, if its correction compares the version."""
     decision = Intervention(kind=InterventionKind.RETRY, actor="", reason="stuck")
     assert Past().scan(drift(version=3, correction=Intervene("run-1", decision))).due
-    assert "seen again" in held(Past().scan(drift(version=3)))
+    assert "second scan" in held(Past().scan(drift(version=3)))
 
 
 def test_a_look_that_could_not_look_changes_nothing() -> None:
@@ -154,7 +154,7 @@ def test_a_drift_is_corrected_once() -> None:
     """A drift that was corrected and is still there is not corrected again."""
     past = Past()
     past.correct(only(past.seen_twice(drift())))
-    assert "find out why" in held(past.scan(drift()))
+    assert "find the cause" in held(past.scan(drift()))
 
 
 def test_the_same_difference_after_it_was_gone_is_another_drift() -> None:
@@ -254,13 +254,13 @@ def test_corrections_of_long_ago_break_nothing() -> None:
 
 
 def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
-    """After a failure a subject waits, twice as long after the next one; after the last one nothing is tried again."""
+    """After a failure a subject waits, twice as long after the next one; after the last one nothing is next attempt."""
     past = Past()
     wait_ms = past.rule.policy.backoff_ms
     name = only(past.seen_twice(drift()))
     for failed in range(past.rule.policy.attempts - 1):
         past.correct(name, error="no")
-        assert "tried again" in held(past.scan(drift(), after=wait_ms * 2**failed - 1))
+        assert "next attempt" in held(past.scan(drift(), after=wait_ms * 2**failed - 1))
         assert past.scan(drift(), after=1).due
     past.correct(name, error="no")
     assert "failed 3 times: no" in held(past.scan(drift(), after=1_000 * wait_ms))
@@ -275,12 +275,12 @@ def test_a_success_gives_the_budget_back() -> None:
     past.correct(name)
     past.scan()
     past.correct(only(past.seen_twice(drift())), error="no")
-    assert "tried again" in held(past.scan(drift(), after=0))
+    assert "next attempt" in held(past.scan(drift(), after=0))
 
 
 def test_an_approval_is_for_one_try() -> None:
     """When an approved correction fails, the approval ends: the drift waits, for approval where the mode needs it."""
-    for by, said in ((stock, "tried again"), (rule(mode=Mode.PROPOSE), "waits for approval")):
+    for by, said in ((stock, "next attempt"), (rule(mode=Mode.PROPOSE), "waits for approval")):
         past = Past(by)
         name = only(past.seen_twice(drift()))
         past.approve(name)
@@ -465,7 +465,7 @@ def test_people_can_decide_only_about_what_is_there() -> None:
         approve(past.rule_state, "other", 0, actor="ann")
     with pytest.raises(InputError, match="reason"):
         ignore(past.rule_state, name, 0, actor="ann", reason=" ", until_ms=1)
-    with pytest.raises(InputError, match="to come"):
+    with pytest.raises(InputError, match="in the past"):
         ignore(past.rule_state, name, 5, actor="ann", reason="why", until_ms=5)
     with pytest.raises(NotFoundError, match="not ignored"):
         stop_ignoring(past.rule_state, name, 0, actor="ann")

@@ -304,7 +304,7 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
     hands, driven = TemporalCorrections(journal, client, queue), drive(client, queue)["driven"]
     try:
         drift = await only(journal, driven)
-        assert (drift.kind, drift.actual) == (DriftKind.MISSING, "Temporal does not know it")
+        assert (drift.kind, drift.actual) == (DriftKind.MISSING, "Temporal does not know the run")
         assert drift.correction == Rouse(run_id)
         assert (await scan(driven, journal, RuleState(), 2_000)).drifts == (), "it was accepted a second ago"
         await hands.wake(run_id)

@@ -67,7 +67,7 @@ def test_a_window_needs_a_reason_and_a_time_to_come() -> None:
     """A window without a reason, or with an end in the past, is refused."""
     with pytest.raises(InputError, match="reason"):
         start_maintenance([], 0, actor="ann", reason=" ", until_ms=1)
-    with pytest.raises(InputError, match="before it begins"):
+    with pytest.raises(InputError, match="in the past"):
         start_maintenance([], 1, actor="ann", reason="r", until_ms=1)
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_corrected_until_maintenance_is_over(spoilt: Amends) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("start", "--for", "soon", "--reason", "r"), "--for is 'soon', which is no duration"),
+        (("start", "--for", "soon", "--reason", "r"), "--for is 'soon', which is not a duration"),
         (("start", "--for", "90d", "--reason", "r"), "use 1s to 30d"),
         (("start", "--for", "1h", "--reason", " "), "needs a reason"),
         (("start", "nosuch", "--for", "1h", "--reason", "r"), "no drift rule 'nosuch'"),

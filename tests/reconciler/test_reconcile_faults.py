@@ -151,7 +151,7 @@ def test_a_correction_that_fails_leaves_nothing_and_is_given_up(there: World) ->
         tries += answer["problems"] == ["RuntimeError: the ledger is locked"]
     assert tries == 3
     assert answer["held"] == [
-        "correcting failed 3 times: RuntimeError: the ledger is locked; find out why, then approve"
+        "the correction failed 3 times: RuntimeError: the ledger is locked; find the cause, then approve"
     ]
     assert there.corrected() == 0
 

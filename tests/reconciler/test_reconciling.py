@@ -263,7 +263,7 @@ async def test_a_version_that_has_gone_on_is_left_alone(journal: SqlJournal) -> 
     verdict = await by.scan(counter_is_behind)
     await journal.commit(step(lambda uow: uow.get(Counter, "c").add_one()))
     done = await by.correct(counter_is_behind, verdict.due[0], verdict.seen[verdict.due[0]])
-    assert done.problem == "c has gone on from position 3 to 4"
+    assert done.problem == "c has moved on from position 3 to 4"
     assert count(journal) == EXPECTED
 
 
@@ -382,8 +382,8 @@ async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
     assert len(verdict.due) == 1
     await journal.commit(_claim(4))
     done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
-    assert done.problem == "in flight: reserve is being worked on"
-    assert [*(await by.scan(rule)).held.values()] == ["in flight: reserve is being worked on"]
+    assert done.problem == "in flight: a call of reserve"
+    assert [*(await by.scan(rule)).held.values()] == ["in flight: a call of reserve"]
     assert (await reconciler(journal, now_ms=60_000).scan(rule)).due, "the claim has ended"
     await journal.close()
 
@@ -397,7 +397,7 @@ async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
     verdict = await by.scan(rule)
     await journal.commit(_claim(4))
     done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
-    assert done.problem == "the run has gone on from position 3 to 4"
+    assert done.problem == "the run has moved on from position 3 to 4"
     await journal.close()
 
 
@@ -407,7 +407,7 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
     look_blind = await scan(stuck_rule(versioned=True), journal, RuleState(), 60_000, driven=None)
-    assert look_blind.in_flight == {"run-1": "nobody can tell whether its workflow runs"}
+    assert look_blind.in_flight == {"run-1": "it is unknown whether its workflow runs"}
     await journal.close()
 
 
@@ -466,7 +466,7 @@ def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
         (_one, "returned a Drift itself"),
         (_raising, "TimeoutError: the bank does not answer"),
         (_away, "the bank is closed"),
-        (_wrong, "no Drift"),
+        (_wrong, "not a Drift"),
         (_endless, "more than 1,000 differences"),
         (_late, "has not answered within 0.2 s"),
         (_later, "has not answered within 0.2 s"),

@@ -102,7 +102,10 @@ def test_each_reconciliation_is_later_than_the_last() -> None:
         assert len(rule.scan()) == len(rule.scan()) == 1
         assert scenario.journal.notifications_blocking() == before
         first = rule.reconcile()
-        assert (first.corrected, first.held) == ((), {"hall": "waits to be seen again, at least 10 s apart"})
+        assert (first.corrected, first.held) == (
+            (),
+            {"hall": "waits for a second scan that finds it, at least 10 s after the first"},
+        )
         (corrected,) = rule.reconcile().corrected
         assert (corrected.subject, corrected.changed) == ("hall", ("Lamp/hall:2",))
         assert rule.scan() == ()

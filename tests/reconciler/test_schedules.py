@@ -398,11 +398,11 @@ def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
     (wanted,) = entries("s", past.known).values()
     assert replace(shown(), asked=False).problem is None
     assert "does not have it" in shown().state
-    assert "holds something else" in shown(copy(None)).state
+    assert "has a different copy" in shown(copy(None)).state
     assert shown(copy(wanted)).state == "on"
     assert row_of(shown(copy(wanted)), 0)[5:7] == ("3", "4")
     past.fail("run-1")
-    assert shown(copy(wanted)).state == "1 of its runs in a row failed: away"
+    assert shown(copy(wanted)).state == "failures in a row: 1; the last: away"
     past.fail("run-2")
     assert shown(copy(*entries("s", past.known).values())).state == "paused by schedule: 2 runs in a row failed: away"
 

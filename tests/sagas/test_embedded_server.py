@@ -137,7 +137,9 @@ async def test_a_server_that_another_user_starts_elsewhere_is_said(tmp_path: Pat
             async with EmbeddedServer.shared(tmp_path / ".amends") as quicker:
                 assert quicker.record.port != before.port
                 assert quicker.record.ui_port == before.ui_port
-                with pytest.raises(UnreachableError, match=rf"{before.address} and .* at {quicker.address}; give this"):
+                with pytest.raises(
+                    UnreachableError, match=rf"{before.address} is gone, .* at {quicker.address}; repeat this"
+                ):
                     await keep_alive(temporal, lambda: pytest.fail("nobody can go on"))
 
 

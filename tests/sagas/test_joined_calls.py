@@ -147,7 +147,7 @@ async def test_a_call_of_a_replaced_workflow_is_not_made_again(
         first = asyncio.create_task(run.deliver(slow, 1))
         await HELD["begun"].wait()
         second = asyncio.create_task(run.deliver(quick, 1, workflow="second"))
-        while "is waited for" not in caplog.text:  # noqa: ASYNC110 - the worker's log
+        while "waits for the outcome" not in caplog.text:  # noqa: ASYNC110 - the worker's log
             await asyncio.sleep(0.02)
         HELD["gate"].set()
         await asyncio.gather(first, second)

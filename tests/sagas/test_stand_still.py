@@ -50,7 +50,7 @@ async def test_blocking_code_on_the_event_loop_is_named(sqlite_url: str, caplog:
     gate = GATES["loop"]
 
     def open_when_named() -> None:
-        while not any("stands still" in record.getMessage() for record in caplog.records):
+        while not any("has been blocked" in record.getMessage() for record in caplog.records):
             time.sleep(0.02)
         gate.set()
 
@@ -59,10 +59,10 @@ async def test_blocking_code_on_the_event_loop_is_named(sqlite_url: str, caplog:
         opener.start()
         async with by_runner(sqlite_url, (ON_LOOP,)) as driven:
             assert (await driven.run(ON_LOOP, Job(gate="loop"), "busy")).status is RunStatus.COMPLETED
-            while not any("stood still" in record.getMessage() for record in caplog.records):  # noqa: ASYNC110
+            while not any("was blocked" in record.getMessage() for record in caplog.records):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         opener.join()
-    named = [record.getMessage() for record in caplog.records if "stood still" in record.getMessage()]
+    named = [record.getMessage() for record in caplog.records if "was blocked" in record.getMessage()]
     assert "step wait_on_loop of run busy" in named[0]
     assert "thread_parts.py:" in named[0]
 

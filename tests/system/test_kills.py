@@ -348,7 +348,7 @@ def test_a_killed_server_is_started_again_and_the_runs_go_on(served: Scene, dev:
     """The server dies with calls in every place, starts again on its file, and the runs continue."""
     in_places(served)
     kill_server(served.server)
-    dev.start().read_until("started again")
+    dev.start().read_until("started it again")
     served.go_on()
     served.judge(caller_killed=False)
 
@@ -472,7 +472,7 @@ def test_a_killed_server_of_a_single_run_is_started_again(alone: Scene) -> None:
     """The server dies under `amends run`, which starts it again and drives its run to the end."""
     with run_of(alone, "landed") as command:
         kill_server(alone.server)
-        command.read_until("started again")
+        command.read_until("started it again")
         alone.go_on()
         command.read_until("COMPLETED")
         assert command.process.wait() == ExitCode.OK

@@ -464,9 +464,9 @@ def test_what_is_wrong_with_a_drift_rule_is_said(ruled: CommandProject) -> None:
         "raising": "RuntimeError: the printer is on fire?[0m",
         "returning-nothing": "the rule returned nothing at all; it must yield drift, or return a list, "
         "which may be empty",
-        "wrong-kind": "InputError: drift of 's': kind 'absent' is none of missing, unexpected, different, duplicate",
-        "no-drift": "the rule yielded 'drift', which is no Drift",
-        "unwrapped": "is no correction; write Command(function, input), Intervene(run, intervention), or None",
+        "wrong-kind": "InputError: drift of 's': kind 'absent' is not one of missing, unexpected, different, duplicate",
+        "no-drift": "the rule yielded 'drift', which is not a Drift",
+        "unwrapped": "is not a correction; write Command(function, input), Intervene(run, intervention), or None",
         "closed": "the library is closed",
         "exiting": "SystemExit: 0",
     }

@@ -160,9 +160,9 @@ def server_of(project: CommandProject) -> ServerRecord:
 LAST_WORDS = {
     "s-thread": "Stopped.",
     "s-stubborn": "in flight, which another worker takes over: 1 call: stubborn of run s-stubborn-1",
-    "s-blocking": "ended with work under way: blocking of run s-blocking-1",
+    "s-blocking": "stopped with work in flight: blocking of run s-blocking-1",
     "s-local": "Stopped.",
-    "s-unit": "the store does not come to its end",
+    "s-unit": "the store does not close",
 }
 
 
@@ -230,7 +230,7 @@ def test_run_ends_whatever_user_code_does(project: CommandProject, saga: str) ->
         wait_until(reached.exists)
         assert command.stop(signal.SIGINT) == 130
     said = "".join(command.lines)
-    assert ("run cut-1 is accepted" in said) or ("ended with work under way" in said)
+    assert ("run cut-1 is accepted" in said) or ("stopped with work in flight" in said)
     assert_nothing_left(project)
 
 
@@ -348,7 +348,7 @@ def test_dev_starts_a_server_that_dies_while_it_starts(project: CommandProject) 
     with project.started("dev") as dev:
         dev.read_until("web page")
         os.kill(server_of(project).pid, signal.SIGKILL)
-        dev.read_until("started again")
+        dev.read_until("started it again")
         dev.read_until("Ready")
         assert project.run("sagas").code == 0
         assert dev.stop(signal.SIGTERM) == 0

@@ -58,7 +58,9 @@ async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str,
             await until_said(quick.said, "Temporal does not answer")
             assert await server.ensure_alive()
             for run_id in begun:
-                await until_said(quick.said, f"pay of run {run_id} is being worked on elsewhere, and is waited for")
+                await until_said(
+                    quick.said, f"pay of run {run_id} is in flight elsewhere; this delivery waits for the outcome"
+                )
             slow.process.send_signal(signal.SIGCONT)
             trace.open_gate()
             for handle in handles:

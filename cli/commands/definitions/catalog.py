@@ -27,7 +27,7 @@ def catalog(
     if as_json:
         print_json([entry_json(entry) for entry in entries])
     elif not entries:
-        note("the configured modules define no steps; make some: @transaction, @effect")
+        note("the configured modules define no steps; define one with @transaction or @effect")
     else:
         shown = screen()
         shown.show(table(CATALOG, [catalog_row(entry) for entry in entries], shown.width))

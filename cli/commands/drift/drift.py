@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("expected", WHOLE, below=True),
     Column("actual", WHOLE, below=True),
     Column("evidence", WHOLE, below=True),
-    Column("what is done", WHOLE, below=True),
+    Column("correction", WHOLE, below=True),
 )
 
 
@@ -103,7 +103,7 @@ async def scan_only(settings: Settings, names: Sequence[str], *, new: bool) -> l
         wanted = chosen(around.rules, names)
         found = []
         for number, rule in enumerate(wanted, 1):
-            with busy(f"looking by rule {rule.name}, {number} of {len(wanted)}"):
+            with busy(f"scanning with rule {rule.name}, {number} of {len(wanted)}"):
                 found.append(await _scan(journal, rule, around.driven, new=new))
         return found
 
@@ -142,7 +142,7 @@ def show_seen(seen: Sequence[ScanReport]) -> None:
     if rows:
         shown.show(table(_COLUMNS, rows, shown.width))
     elif all(each.unobservable is None for each in seen):
-        shown.show(f"no drift, by {len(seen)} rule{'s' * (len(seen) != 1)}")
+        shown.show(f"no drift found by {len(seen)} rule{'s' * (len(seen) != 1)}")
     for each in seen:
         if each.unobservable is not None:
             note(f"rule {each.rule.name} could not scan: {each.unobservable}")
@@ -169,7 +169,7 @@ def _rows(seen: ScanReport) -> list[tuple[str, ...]]:
 def _done(seen: ScanReport, name: str) -> str:
     correction = seen.verdict.seen[name].correction
     if correction is None:
-        return "ignored" if seen.is_ignored(name) else "nothing: it takes people to mend it"
+        return "ignored" if seen.is_ignored(name) else "none: a person must decide"
     reason = seen.verdict.held.get(name)
     return described(correction) + ("" if reason is None else f"; not now: {reason}")
 

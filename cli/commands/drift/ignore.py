@@ -76,7 +76,7 @@ def remove(ctx: typer.Context, rule: _Rule, what: _What, actor: ActorOption = No
     """Stop ignoring a drift or a subject."""
     who = actor_name(actor)
     _write(settings_of(ctx), rule, lambda rule_state: stop_ignoring(rule_state, what, now_ms(), actor=who))
-    say(f"{what} counts again for rule {rule}")
+    say(f"rule {rule} no longer ignores {what}")
     return ExitCode.OK
 
 

@@ -55,7 +55,9 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
     """
     settings = settings_of(ctx)
     if reason is not None and not approved:
-        raise InputError("--reason says why a drift is approved, and none is; add --approve ID, or leave it out")
+        raise InputError(
+            "--reason explains an approval, but the command approves nothing; add --approve ID, or leave --reason out"
+        )
     if dry_run:
         if approved:
             raise InputError("--dry-run does nothing, so it cannot approve; use one of --dry-run and --approve")
@@ -99,16 +101,16 @@ async def _reconcile(
         )
         done = []
         for number, rule in enumerate(wanted, 1):
-            what = f"looking by rule {rule.name}, {number} of {len(wanted)}"
+            what = f"scanning with rule {rule.name}, {number} of {len(wanted)}"
             done.append(await _work(reconciler, rule, what, new=new, quiet=quiet))
     finally:
         await journal.close()
     seen_or_made = {name for seen, made in done for name in (*seen.verdict.seen, *(each.drift for each in made))}
     for drift in approved:
         if drift not in seen_or_made:
-            note(f"drift {drift} was approved, and is not found any more; nothing was corrected")
+            note(f"drift {drift} was approved, but the scan no longer finds it; nothing was corrected")
     if not quiet and not any(seen.verdict.seen for seen, _ in done) and _status(done) is ExitCode.OK:
-        say(f"no drift, by {len(done)} rule{'s' * (len(done) != 1)}")
+        say(f"no drift found by {len(done)} rule{'s' * (len(done) != 1)}")
     return done
 
 
@@ -140,7 +142,7 @@ def _remind(seen: ScanReport) -> None:
     waiting = [name for name, reason in seen.verdict.held.items() if reason == WAITS]
     if waiting:
         which = waiting[0] if len(waiting) == 1 else "ID"
-        note(f"{len(waiting)} to be approved: amends reconcile {seen.rule.name} --approve {which}")
+        note(f"{len(waiting)} to approve: amends reconcile {seen.rule.name} --approve {which}")
 
 
 async def _once(reconciler: Reconciler, rule: Rule) -> AsyncIterator[Verdict]:
@@ -170,7 +172,7 @@ async def _approve(
 def _open(drifts: Sequence[str]) -> str:
     """Return the ids of the open drifts, as part of a message."""
     if not drifts:
-        return "none is open; amends reconcile records what it finds"
+        return "no drift is open; to record drift: amends reconcile"
     more = f" and {len(drifts) - _NAMED} more" if len(drifts) > _NAMED else ""
     return f"open: {', '.join(drifts[:_NAMED])}{more}"
 

@@ -214,7 +214,7 @@ def _told(fact: ReconciliationFact) -> str:
         case DriftUnobservable() | DriftApproved():
             return fact.reason or ""
         case DriftCleared():
-            return "is not found any more"
+            return "is no longer found"
         case RuleScanned():
             scanned = "" if fact.count is None else f" {fact.count}"
             held = "".join(f"; {name} {why}" for name, why in fact.held.items())

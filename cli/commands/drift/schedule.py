@@ -129,7 +129,7 @@ def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCo
     _, following = _decide(
         settings_of(ctx), lambda known: [schedule_decisions.resume(known, name, now_ms(), actor=who)], _next(name)
     )
-    say(f"schedule {name} goes on{following or ''}")
+    say(f"schedule {name} is resumed{following or ''}")
     return ExitCode.OK
 
 
@@ -167,9 +167,9 @@ def trigger(
     async def begin(schedules: "TemporalSchedules") -> str:
         begun = await schedules.trigger(name)
         if begun is None:
-            return f"no run of schedule {name} was begun: one is running"
+            return f"no run of schedule {name} was started, because one is running"
         if not wait:
-            return f"a run of schedule {name} was begun; see: amends reconciliations"
+            return f"a run of schedule {name} was started; see: amends reconciliations"
         nonlocal blind
         came = await schedules.outcome(begun)
         blind = came.blind
@@ -239,7 +239,7 @@ def _decide(
                     problem = str(error)
             if needs_temporal:
                 raise UnreachableError(problem)
-            note(f"it is recorded, and Temporal is told when a worker starts: {problem}")
+            note(f"recorded; the next worker that starts informs Temporal: {problem}")
             return timetable, None
         finally:
             await journal.close()

@@ -70,7 +70,7 @@ async def _asked(settings: Settings, timetable: Timetable, store_id: str) -> lis
     reach = await probe_temporal(settings, QUICK)
     copies: dict[str, TemporalScheduleStatus] | None = None
     if reach.client is None:
-        note(f"what Temporal knows of them is not shown: {reach.problem}")
+        note(f"Temporal's view of them is missing: {reach.problem}")
     else:
         copies = await TemporalSchedules(reach.client, store_id).copies(timetable.schedules)
     return shown_schedules(timetable, store_id, copies)

@@ -59,8 +59,8 @@ def _project(settings: Settings) -> Project:
 
     if (target := configured_target()) is not None:
         raise InputError(
-            f"Temporal at {target.address} is configured, which a server of our own would stand beside; "
-            f"use it with amends worker, or unset TEMPORAL_ADDRESS and the like"
+            f"Temporal at {target.address} is configured, and amends dev would start a second server; use the "
+            "configured one with amends worker, or unset TEMPORAL_ADDRESS and similar variables"
         )
     return load_project(settings)
 

@@ -165,13 +165,13 @@ def _data_dir(settings: Settings) -> Iterator[Check]:
     if not path.exists():
         parent = next(each for each in path.parents if each.exists())
         if os.access(parent, os.W_OK | os.X_OK):
-            yield _ok("data_dir", f"{path} is not there yet; it is made when it is needed")
+            yield _ok("data_dir", f"{path} does not exist yet; Amends creates it when needed")
         else:
-            yield _wrong("data_dir", f"{path} cannot be made: {parent} may not be written; set data_dir")
+            yield _wrong("data_dir", f"{path} cannot be created: this user may not write to {parent}; set data_dir")
     elif not path.is_dir():
         yield _wrong("data_dir", f"{path} is not a directory; remove it or set data_dir")
     elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        yield _wrong("data_dir", f"{path} may not be written by this user; change its permissions")
+        yield _wrong("data_dir", f"this user may not write to {path}; change its permissions")
     else:
         yield _ok("data_dir", f"{path} can be written")
 
@@ -198,7 +198,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         away = path is None and isinstance(error, UnreachableError)
         return [*checks, _wrong("store", str(error))], _Store(None, away=away)
     found = f"{settings.safe_store_url} can be read, schema {HEAD_REVISION}, identity {store_id}"
-    look = "; look at them: amends list --status needs_attention" if waiting else ""
+    look = "; see: amends list --status needs_attention" if waiting else ""
     checks += [
         _wrong("store", refused) if refused else _ok("store", found),
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
@@ -274,18 +274,18 @@ def _oldest(runs: Sequence[RunSummary]) -> str:
 
 def _absent(settings: Settings, path: Path) -> Check:
     if in_data_dir(settings) or path.parent.is_dir():
-        return _ok("store", f"{path} is not there yet; the first run makes it")
-    return _wrong("store", f"{path}: there is no directory {path.parent}; make it or set store_url")
+        return _ok("store", f"{path} does not exist yet; the first run creates it")
+    return _wrong("store", f"{path}: there is no directory {path.parent}; create it or set store_url")
 
 
 def _permissions(path: Path) -> Iterator[Check]:
     for needed in (path, path.parent):
         if not os.access(needed, os.R_OK | os.W_OK):
-            found = f"{needed} may not be written by this user: runs cannot go on; change its permissions"
+            found = f"this user may not write to {needed}, so runs cannot continue; change its permissions"
             yield _wrong("store", found)
     if path.is_file() and path.stat().st_mode & _OTHERS:
         mode = f"{stat.S_IMODE(path.stat().st_mode):04o}"
-        yield _wrong("store", f"{path} has mode {mode}, others may use it; chmod 600 {path}")
+        yield _wrong("store", f"{path} has mode {mode}, so other users have access; chmod 600 {path}")
 
 
 # ---- Temporal
@@ -326,7 +326,7 @@ def _schedules(reach: "TemporalProbe", store_id: str, timetable: Timetable) -> I
     yield _ok("schedules", f"{len(shown)} declared, {held}, {paused} paused")
     for each in bad:
         name = each.schedule.declared.schedule
-        yield _wrong("schedules", f"{name}: {each.state}; look at it: amends schedule show {name}")
+        yield _wrong("schedules", f"{name}: {each.state}; see: amends schedule show {name}")
 
 
 def _startable(settings: Settings, found: str) -> Iterator[Check]:
@@ -338,7 +338,7 @@ def _startable(settings: Settings, found: str) -> Iterator[Check]:
     except AmendsError as error:
         yield _wrong("temporal", str(error))
     if (settings.data_dir / "server.json").exists():
-        lost = "the embedded server was lost: nothing answers where server.json says; amends dev starts it again"
+        lost = "the embedded server is gone: nothing answers at the address in server.json; start it again: amends dev"
         yield _wrong("temporal", lost)
 
 
@@ -361,20 +361,20 @@ def _holder(data_dir: Path) -> str:
 def _workers(settings: Settings, reach: "TemporalProbe", store: _Store) -> Iterator[Check]:
     queue = f"queue {settings.task_queue!r}"
     if store.away and reach.client is not None:
-        yield _wrong("workers", f"{_pausing(reach, queue)}; they go on by themselves when the store answers")
+        yield _wrong("workers", f"{_pausing(reach, queue)}; they continue when the store answers")
         return
     if not reach.workers and store.for_workers:
-        yield _wrong("workers", f"none polls {queue}, and runs are open; start one: amends worker (or amends dev)")
+        yield _wrong("workers", f"no worker polls {queue}, but runs are open; start one: amends worker (or amends dev)")
     elif not reach.workers and reach.client is not None and reach.target is not None and not reach.target.embedded:
-        yield _wrong("workers", f"none polls {queue}, and `amends run` accepts nothing then; start one: amends worker")
+        yield _wrong("workers", f"no worker polls {queue}, so `amends run` accepts no run; start one: amends worker")
     elif not reach.workers:
-        yield _ok("workers", f"none polls {queue}; `amends run` brings its own, `amends worker` starts one")
+        yield _ok("workers", f"no worker polls {queue}; `amends run` starts its own, `amends worker` starts one")
     for worker in reach.workers:
         if store.store_id is not None and worker.store_id not in {None, store.store_id}:
             found = f"{worker.name} polls {queue} with another store ({worker.store_id}); give both the same store_url"
             yield _wrong("workers", found)
         elif worker.store_id is None:
-            yield _wrong("workers", f"{worker.name} polls {queue} and is none of ours; use another queue")
+            yield _wrong("workers", f"{worker.name} polls {queue} but is not a worker of Amends; use another queue")
         else:
             yield _ok("workers", f"{worker.name} polls {queue}, with store {worker.store_id}")
     yield from _effect_queues(settings, reach, store.queues - {settings.task_queue})
@@ -396,13 +396,15 @@ def _effect_queues(settings: Settings, reach: "TemporalProbe", queues: frozenset
         try:
             count = asyncio.run(takers(queue))
         except (AmendsError, TimeoutError):
-            yield _wrong("workers", f"nobody knows who polls queue {queue!r}: Temporal does not answer; start it")
+            yield _wrong(
+                "workers", f"cannot list the workers of queue {queue!r}: Temporal does not answer; start Temporal"
+            )
             continue
         if count:
             yield _ok("workers", f"{count} poll queue {queue!r}, for effects of open runs")
         else:
             yield _wrong(
-                "workers", f"none polls queue {queue!r}, and open runs need it; start a worker that has its steps"
+                "workers", f"no worker polls queue {queue!r}, but open runs need it; start a worker that has its steps"
             )
 
 
@@ -415,12 +417,14 @@ def _threads(settings: Settings) -> Iterator[Check]:
         yield _wrong("threads", f"process {pid}: {report}")
     if not waiting:
         count = settings.worker_threads or settings.worker_concurrency
-        yield _ok("threads", f"{count} for plain def functions; no worker that uses {settings.data_dir} lacks any")
+        yield _ok(
+            "threads", f"{count} for plain def functions; no worker that uses {settings.data_dir} is short of them"
+        )
 
 
 def _pausing(reach: "TemporalProbe", queue: str) -> str:
     """Return the effect on workers of an absent store; Temporal remembers a poll for over a minute."""
     if not reach.workers:
-        return f"none polls {queue}: workers pause while the store is away"
+        return f"no worker polls {queue}: workers pause while the store is away"
     names = ", ".join(worker.name for worker in reach.workers)
     return f"{names} polled {queue} within the last 75 s; workers pause when the store has been away for 60 s"

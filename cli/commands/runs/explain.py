@@ -58,7 +58,7 @@ def _contacts(settings: Settings) -> dict[str, Contact] | None:
     try:
         entries = load_project(settings).registry.catalog.entries
     except AmendsError as error:
-        note(f"owners and runbooks are left out, the project cannot be loaded: {error}")
+        note(f"owners and runbooks are missing, because the project cannot be loaded: {error}")
         return None
     return {entry.step: Contact(entry.owner, entry.runbook) for entry in entries}
 

@@ -53,7 +53,9 @@ def history(
         kind, slash, _ = run_id.partition("/")
         if slash and kind.isidentifier() and not run_id.startswith(_RUN):
             if watch:
-                raise InputError(f"--watch goes on until a run is closed, and {shorten(run_id)} is none; leave it out")
+                raise InputError(
+                    f"--watch follows a run until it is closed, and {shorten(run_id)} is not a run; leave --watch out"
+                )
             show_stream(journal, run_id, as_json=as_json)
             return ExitCode.OK
         run_id = run_id.removeprefix(_RUN)

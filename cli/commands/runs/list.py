@@ -152,7 +152,7 @@ def read_status(text: str) -> RunStatus:
     """
     name = text.strip().upper().replace("-", "_")
     if name not in RunStatus.__members__:
-        raise InputError(f"--status {shorten(text)} is no status; use {', '.join(RunStatus)}")
+        raise InputError(f"--status {shorten(text)} is not a status; use {', '.join(RunStatus)}")
     return RunStatus[name]
 
 

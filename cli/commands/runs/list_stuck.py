@@ -122,7 +122,7 @@ def list_stuck(settings: Settings, query: RunQuery, now_ms: int, *, json_wanted:
     found: list[Stuck] = []
     registry = registry_of(settings)
     if registry is None:
-        note("the project's modules are not loaded, so runs that wait for code are found later; see amends doctor")
+        note("the project's modules are not loaded, so the list shows runs that wait for code late; see: amends doctor")
     with open_for_reading(settings) as journal:
         for stuck in _stuck(journal, registry, replace(query, statuses=statuses), now_ms):
             found.append(stuck)

@@ -54,7 +54,7 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
     """
     silence_logs()
     if timeout is not None and not math.isfinite(timeout):
-        raise InputError(f"--timeout {timeout} is no number of seconds; leave it out to wait without limit")
+        raise InputError(f"--timeout {timeout} is not a number of seconds; leave it out to wait without limit")
     project = load_project(settings_of(ctx))
     chosen = project.registry.saga(saga)
     jobs = read_jobs(project.registry, chosen, input_, run_id=run_id, id_field=id_field)

@@ -84,7 +84,7 @@ def check(
         shown = screen()
         shown.show(table(_COLUMNS, [_row(finding) for finding in findings], shown.width))
         if any(finding.mended_by_rebuilding for finding in findings):
-            note("`amends db rebuild` makes the read model again")
+            note("rebuild the read model: amends db rebuild")
     else:
         screen().show(f"nothing wrong with {settings.safe_store_url}")
     return ExitCode.FOUND if findings else ExitCode.OK

@@ -77,7 +77,8 @@ def dev_lock(data_dir: Path) -> Iterator[None]:
         if not wait_for(_DEV_BOUND_S, lambda: try_lock(file, fcntl.LOCK_EX)):
             holder = file.read().strip() or "unknown"
             raise UnreachableError(
-                f"another `amends dev` (process {holder}) runs in {data_dir}; stop it, or use it: `amends run` does"
+                f"another `amends dev` (process {holder}) runs in {data_dir}; stop it, or use its server, as `amends "
+                "run` does"
             )
         try:
             os.ftruncate(file.fileno(), 0)

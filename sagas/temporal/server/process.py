@@ -76,7 +76,7 @@ def check_wanted(given_up: threading.Event) -> None:
         UnreachableError: No user waits any more.
     """
     if given_up.is_set():
-        raise UnreachableError("the embedded Temporal server is no longer wanted: this command was told to stop")
+        raise UnreachableError("the embedded Temporal server was not started, because this command is stopping")
 
 
 def start_server(data_dir: Path, port: int, ui_port: int, given_up: threading.Event) -> ServerRecord:
@@ -150,8 +150,8 @@ def _await_answer(data_dir: Path, process: subprocess.Popen[bytes], port: int, g
     log = data_dir / "temporal.log"
     said = log.read_text(errors="replace").strip().splitlines()
     raise (EndedError if in_time else UnreachableError)(
-        f"the embedded Temporal server did not come up on port {port}: "
-        f"{said[-1][:200] if said else 'it said nothing'}; see {log}"
+        f"the embedded Temporal server did not start on port {port}: "
+        f"{said[-1][:200] if said else 'it printed nothing'}; see {log}"
     )
 
 
@@ -163,7 +163,7 @@ def _life(data_dir: Path) -> Iterator[IO[str]]:
             record = read_record(data_dir)
             where = "is not in server.json" if record is None else f"{record.address} does not answer from here"
             raise UnreachableError(
-                f"an embedded Temporal server is alive in {data_dir} and cannot be stopped from here, but its address "
+                f"an embedded Temporal server uses {data_dir} and cannot be stopped from here, but its address "
                 f"{where}; stop it where it runs, maybe in another container, or set data_dir"
             )
         yield file
