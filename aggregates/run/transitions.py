@@ -203,7 +203,10 @@ REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CL
 
 _RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
 # Answers of an undo that has begun are accepted at every stage, because a late effect may have moved the run.
-_ANSWERED_LATE = frozenset({_N.UNDO_STARTED, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED})
+_ANSWERED_LATE: Mapping[NodeStatus, frozenset[str]] = {
+    _N.UNDO_STARTED: frozenset(_UNDO),
+    **dict.fromkeys((_N.UNDO_WAITING, _N.UNDO_SPENT, _N.UNDO_EXHAUSTED, _N.UNDO_REJECTED), frozenset(_UNDO_LATE)),
+}
 
 # By kind of fact: the part of `Answers` to which the fact adds its generation.
 _ANSWERS: Mapping[str, str] = {
@@ -381,7 +384,7 @@ def _against_plan(state: RunState, plan: PlanNode, node: NodeState, kind: str) -
     if not state.backward and kind in _UNDO_DECIDED:
         return "cannot be undone, because the run is not being undone"
     stage = state.plan.stage_of[plan.name]
-    anywhere = (state.backward and kind not in _UNDO) or (kind in _UNDO and node.status in _ANSWERED_LATE)
+    anywhere = (state.backward and kind not in _UNDO) or kind in _ANSWERED_LATE.get(node.status, ())
     if stage != state.cursor and not anywhere:
         return f"belongs to stage {stage}, the run is at stage {state.cursor}"
     return None

@@ -17,7 +17,7 @@ from amends.sagas.engine.outcome import Refused, Succeeded
 from amends.sagas.prove.books import Page
 from amends.sagas.prove.memory import Appended
 from amends.sagas.prove.moves import MoveKind
-from amends.sagas.prove.units import REPEATED, Played
+from amends.sagas.prove.units import Played, UnitFaultKind
 from amends.sagas.prove.world import Listener, World
 
 __all__ = ["ENDS", "INVARIANT", "LAWS", "NEVER_FAILS", "REPEATS", "Broken", "Law", "broken", "broken_at_end", "is_end"]
@@ -57,8 +57,15 @@ class Broken(NamedTuple):
 
 NEVER_FAILS = Law("never fails", "No fact of a run is ever impossible, and no unit of the journal fails.")
 REPEATS = Law("repeats", "A unit that runs twice, or an answer that is recorded twice, changes nothing again.")
+WAITS_FOR_THREADS = Law("waits for threads", "A call that waits for a thread has not started, and uses no attempt.")
 ENDS = Law("ends", "When no more faults happen, every run ends: it completes, is compensated, or asks an operator.")
 INVARIANT = Law("invariant", "Your own invariant holds at every end.")
+
+_UNIT_LAWS = {
+    UnitFaultKind.FAILS: NEVER_FAILS,
+    UnitFaultKind.REPEATS: REPEATS,
+    UnitFaultKind.NO_THREAD: WAITS_FOR_THREADS,
+}
 
 _FactCheck = Callable[[Appended, Played], str | None]
 _MoveCheck = Callable[[Played], str | None]
@@ -96,7 +103,7 @@ def _end_law(name: str, statement: str) -> Callable[[_EndCheck], _EndCheck]:
 def broken(played: Played) -> Iterator[Broken]:
     """Return the laws that a move breaks."""
     if played.fault is not None:
-        yield Broken(REPEATS if played.fault.startswith(REPEATED) else NEVER_FAILS, played.fault)
+        yield Broken(_UNIT_LAWS[played.fault.kind], played.fault.message)
         return
     for step in played.appended:
         for law, check in _FACT_LAWS:
@@ -207,12 +214,44 @@ def _attempts_are_counted(step: Appended, played: Played) -> str | None:
     if most is not None and head.attempt > most:
         return f"attempt {head.attempt} of {node.name!r}, whose policy allows {most}"
     if head.kind not in _CLAIMS:
-        return None
+        claimed = at.status in {_N.STARTED, _N.UNDO_STARTED} and head.attempt != at.attempt
+        return f"attempt {at.attempt} of {node.name!r} fails as attempt {head.attempt}" if claimed else None
     expected = 1 if at.status in _FIRST_ATTEMPT else at.attempt + 1
     if at.status in {_N.STARTED, _N.UNDO_STARTED} or head.attempt != expected:
         return f"{node.name!r} is {at.status} after attempt {at.attempt}, and attempt {head.attempt} starts"
     if at.due_ms is not None and at.due_ms > played.before.now_ms and at.status not in _FIRST_ATTEMPT:
         return f"attempt {head.attempt} of {node.name!r} starts {at.due_ms - played.before.now_ms} ms early"
+    return None
+
+
+@_fact_law("known effects are no news", "The journal records once that an effect took place under a key.")
+def _known_effects_are_no_news(step: Appended, _: Played) -> str | None:
+    head, place = step.fact.head, _node(step)
+    if place is None or head.kind not in {"StepSucceeded", "LateEffectObserved"}:
+        return None
+    if place[0].kind is StepKind.EFFECT and head.generation in place[1].answers.acted:
+        return f"the effect of {place[0].name!r} is known under generation {head.generation}, and is recorded again"
+    return None
+
+
+@_fact_law("answered keys rest", "A key with a definite answer is never called again.")
+def _answered_keys_rest(step: Appended, _: Played) -> str | None:
+    head, place = step.fact.head, _node(step)
+    if place is None or head.kind not in _CLAIMS:
+        return None
+    if place[1].answers.of(head.generation, undo=head.kind == "CompensationStarted"):
+        return f"{place[0].name!r} has an answer under generation {head.generation}, and is called under it again"
+    return None
+
+
+@_fact_law("cancelled means no new step", "A run that is being cancelled starts no step.")
+def _cancelled_means_no_new_step(step: Appended, _: Played) -> str | None:
+    place = _node(step)
+    if place is None or step.before.state.status is not RunStatus.CANCELLING:
+        return None
+    transaction = place[0].kind is StepKind.TRANSACTION and step.fact.kind == "StepSucceeded"
+    if step.fact.kind == "StepStarted" or transaction:
+        return f"{place[0].name!r} starts after somebody has cancelled the run"
     return None
 
 
@@ -310,7 +349,11 @@ def _compensated_means_undone(world: World, run: int) -> str | None:
     if world.runs[run].state.status is not RunStatus.COMPENSATED:
         return None
     for node, at, pages in _accounts(world, run):
-        if not _stays(node, at) and (standing := sum(page.standing for page in pages)):
+        if _stays(node, at):
+            continue
+        if at.status in _OPEN_UNDO:
+            return f"the run is compensated; {node.name!r} is {at.status}"
+        if standing := sum(page.standing for page in pages):
             return f"the run is compensated; {node.name!r} has {standing} effect that stands"
     return None
 
@@ -379,6 +422,7 @@ LAWS: tuple[Law, ...] = (
     ENDS,
     NEVER_FAILS,
     REPEATS,
+    WAITS_FOR_THREADS,
     *(law for law, _ in (*_END_LAWS, *_MOVE_LAWS, *_FACT_LAWS)),
     INVARIANT,
 )

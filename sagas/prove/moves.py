@@ -35,6 +35,7 @@ class MoveKind(Enum):
     TRANSACTION = (1, "{detail}")
     CANCEL = (1, "somebody cancels the run")
     DECIDE = (0, "an operator decides about {detail}")
+    REPLACE_DRIVER = (0, "an operator has another driver advance the run")
 
     @property
     def cost(self) -> int:

@@ -126,6 +126,8 @@ class Player:
             yield from self._decide(world, Move(MoveKind.CANCEL, run), _intervention(InterventionKind.CANCEL))
         if not world.decisions:
             return
+        if not record.state.closed and record.driver == record.started.driver:
+            yield self._units.replace_driver(world, Move(MoveKind.REPLACE_DRIVER, run))
         for node in open_for_decision(record.state):
             for kind in _DECISIONS:
                 output = self._output(world, run, node)
@@ -146,6 +148,8 @@ class Player:
                 return
             case StepRuledOut() if self._may_act(world, move.run, fact.node):
                 return
+            case CompensationResolved() if self._coming(world, move.run, fact.node):
+                return
             case CompensationResolved():
                 played = played._replace(world=_undone_by_hand(played.world, move.run, fact.node))
         yield played
@@ -156,11 +160,13 @@ class Player:
         return world.books.page(key, run, node).standing > 0
 
     def _may_act(self, world: World, run: int, node: str) -> bool:
-        coming = any(
+        return self._coming(world, run, node) or any(page.acted for page in world.books.of(run, node))
+
+    def _coming(self, world: World, run: int, node: str) -> bool:
+        return any(
             each.run == run and each.call.node == node and each.answer is None and each.call.direction is Direction.DO
             for each in world.calls
         )
-        return coming or any(page.acted for page in world.books.of(run, node))
 
     def _output(self, world: World, run: int, node: str) -> object:
         answers = (page.answer for page in world.books.of(run, node) if page.answer is not None)

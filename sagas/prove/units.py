@@ -6,6 +6,7 @@ anything breaks a law.
 
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError
@@ -25,12 +26,31 @@ from amends.sagas.prove.moves import Move
 from amends.sagas.prove.terms import Terms
 from amends.sagas.prove.world import Listener, Log, OpenCall, World
 
-__all__ = ["Played", "Units"]
+__all__ = ["Played", "UnitFault", "UnitFaultKind", "Units"]
 
 T = TypeVar("T")
 
-REPEATED = "a repeated unit changes the run"
-"""The beginning of the message about a unit that is not idempotent."""
+_OTHER_DRIVER = "another-driver"
+
+
+class UnitFaultKind(Enum):
+    """The ways in which a unit of the journal can be wrong."""
+
+    FAILS = "it fails"
+    REPEATS = "its repetition changes the run"
+    NO_THREAD = "it claims a call that has no thread to run in"
+
+
+class UnitFault(NamedTuple):
+    """A fault of a unit of the journal.
+
+    Attributes:
+        kind: Its kind.
+        message: Its description.
+    """
+
+    kind: UnitFaultKind
+    message: str
 
 
 class Played(NamedTuple):
@@ -52,7 +72,7 @@ class Played(NamedTuple):
     appended: tuple[Appended, ...] = ()
     ran: tuple[Ran, ...] = ()
     settled: tuple[EffectCall, Outcome] | None = None
-    fault: str | None = None
+    fault: UnitFault | None = None
 
     @property
     def changed(self) -> bool:
@@ -78,6 +98,7 @@ class Units:
         self.functions = Functions(registry)
         self.terms = terms
         self._protocol = RunProtocol(registry, "worker")
+        self._drivers: dict[str, RunProtocol] = {}
         self._codec = EventCodec()
 
     def begin(self, starts: list[Start], shelf: Shelf, *, faults: int, decisions: int) -> World:
@@ -91,35 +112,53 @@ class Units:
 
     def drive(self, world: World, move: Move, fault: tuple[int, TransactionFault] | None = None) -> Played:
         """Append conclusions, run the transactions that are due, and claim the calls that are due."""
-        run_id = world.runs[move.run].run_id
-        asked = world.probed(move.run)
+        run_id, driver = world.runs[move.run].run_id, world.runs[move.run].driver
+        asked, protocol = world.probed(move.run), self._of(driver)
 
         def unit(tx: MemoryTx) -> tuple[EffectCall, ...]:
-            record = self._protocol.follow(tx, run_id, world.now_ms).record
-            record, tasks, _ = self._protocol.claim_all(tx, record, world.now_ms, asked)
+            record = protocol.follow(tx, run_id, world.now_ms).record
+            if fault is None:
+                _check_threads(tx, protocol, record, world.now_ms)
+            record, tasks, _ = protocol.claim_all(tx, record, world.now_ms, asked)
             if fault is None and tx.appended and not transactions_due(record, world.now_ms):
                 ran = len(self.registry.script.ran)
-                self._repeat(tx, lambda: self._protocol.follow(tx, run_id, world.now_ms), "the driver goes on twice")
+                self._repeat(tx, lambda: protocol.follow(tx, run_id, world.now_ms), "the driver goes on twice")
                 del self.registry.script.ran[ran:]
             return tasks
 
         def calls(tasks: tuple[EffectCall, ...]) -> tuple[OpenCall, ...]:
-            return (*world.calls, *(OpenCall(move.run, task, Listener.PROMPT) for task in tasks))
+            return (*world.calls, *(OpenCall(move.run, task, Listener.PROMPT, driver) for task in tasks))
 
         return self._run(world, move, unit, calls, fault)
 
     def take_over(self, world: World, move: Move, work: Work, live: OpenCall | None) -> Played:
         """Deliver a claimed call again, to another worker."""
-        run_id = world.runs[move.run].run_id
+        run_id, driver = world.runs[move.run].run_id, world.runs[move.run].driver
 
         def unit(tx: MemoryTx) -> EffectCall | None:
-            return self._protocol.claim(tx, run_id, work, world.now_ms, takeover=True)[1]
+            return self._of(driver).claim(tx, run_id, work, world.now_ms, takeover=True)[1]
 
         def calls(task: EffectCall | None) -> tuple[OpenCall, ...]:
             others = tuple(each._replace(listener=Listener.LATE) if each is live else each for each in world.calls)
-            return others if task is None else (*others, OpenCall(move.run, task, Listener.PROMPT))
+            return others if task is None else (*others, OpenCall(move.run, task, Listener.PROMPT, driver))
 
         return self._run(world, move, unit, calls)
+
+    def replace_driver(self, world: World, move: Move) -> Played:
+        """Have another driver advance the run; calls of the former one are still under way."""
+        run_id = world.runs[move.run].run_id
+
+        def unit(tx: MemoryTx) -> None:
+            self._protocol.take_over(tx, run_id, _OTHER_DRIVER, world.now_ms, actor="operator", reason="moved")
+
+        played = self._run(world, move, unit, lambda _: world.calls)
+        return _decided(played)
+
+    def _of(self, driver: str) -> RunProtocol:
+        protocol = self._drivers.get(driver)
+        if protocol is None:
+            protocol = self._drivers[driver] = RunProtocol(self.registry, "worker", driver)
+        return protocol
 
     def intervene(self, world: World, move: Move, intervention: Intervention) -> Played:
         """Record the decision of an operator.
@@ -135,10 +174,7 @@ class Units:
             self._protocol.intervene(tx, run_id, intervention, world.now_ms)
 
         played = self._run(world, move, unit, lambda _: world.calls, passing=(RefusedError, BusyError, InputError))
-        if played.appended and move.kind.cost == 0:
-            left = replace(played.world, decisions=world.decisions - 1)
-            return played._replace(world=left)
-        return played
+        return _decided(played) if move.kind.cost == 0 else played
 
     def settle(self, world: World, move: Move, call: OpenCall, outcome: Outcome, calls: tuple[OpenCall, ...]) -> Played:
         """Record the outcome of a call, twice.
@@ -152,9 +188,10 @@ class Units:
         """
 
         def unit(tx: MemoryTx) -> None:
-            self._protocol.settle(tx, call.call, outcome, world.now_ms)
+            protocol = self._of(call.driver)
+            protocol.settle(tx, call.call, outcome, world.now_ms)
             again = "an answer is recorded twice"
-            self._repeat(tx, lambda: self._protocol.settle(tx, call.call, outcome, world.now_ms), again)
+            self._repeat(tx, lambda: protocol.settle(tx, call.call, outcome, world.now_ms), again)
 
         played = self._run(world, move, unit, lambda _: calls)
         return played._replace(settled=(call.call, outcome))
@@ -174,7 +211,7 @@ class Units:
         if len(tx.appended) > count:
             kinds = ", ".join(each.fact.kind for each in tx.appended[count:])
             tx.records = records
-            raise _RepeatedError(f"{REPEATED}: {name}, and the second time appends {kinds}")
+            raise _FaultError(UnitFaultKind.REPEATS, f"{name}, and the second time appends {kinds}")
 
     def _run(
         self,
@@ -191,24 +228,43 @@ class Units:
         tx = MemoryTx(
             {record.run_id: record for record in world.runs}, world.books, world.shelf, world.now_ms, self._codec
         )
-        problem: str | None = None
+        problem: UnitFault | None = None
         under_way = world.calls
         try:
             under_way = calls(unit(tx))
         except passing:
             raise
-        except _RepeatedError as error:
-            problem = str(error)
+        except _FaultError as error:
+            problem = error.fault
         except Exception as error:  # noqa: BLE001 - the protocol itself must never fail
-            problem = f"the unit fails: {type(error).__name__}: {error}"
+            problem = UnitFault(UnitFaultKind.FAILS, f"the unit fails: {type(error).__name__}: {error}")
         if script.problem is not None:
             raise script.problem
         after = _after(world, move, tx, under_way)
         return Played(move, world, after, tuple(tx.appended), tuple(script.ran), fault=problem)
 
 
-class _RepeatedError(Exception):
-    """A unit that was repeated has changed the run."""
+class _FaultError(Exception):
+    """A unit is wrong."""
+
+    def __init__(self, kind: UnitFaultKind, message: str) -> None:
+        super().__init__(message)
+        self.fault = UnitFault(kind, message)
+
+
+def _check_threads(tx: MemoryTx, protocol: RunProtocol, record: RunRecord, now_ms: int) -> None:
+    """Check that the driver claims no call while no thread is free for it."""
+    after, tasks, _ = protocol.claim_all(tx, record, now_ms, can_begin=lambda *_: False)
+    if tasks or after is not record:
+        names = ", ".join(task.node for task in tasks)
+        raise _FaultError(UnitFaultKind.NO_THREAD, f"no thread is free, and the driver claims the call of {names}")
+
+
+def _decided(played: Played) -> Played:
+    """Count a decision of an operator."""
+    if not played.appended:
+        return played
+    return played._replace(world=replace(played.world, decisions=played.before.decisions - 1))
 
 
 def _after(world: World, move: Move, tx: MemoryTx, calls: tuple[OpenCall, ...]) -> World:

@@ -37,12 +37,14 @@ class OpenCall(NamedTuple):
         run: Index of the run.
         call: The call.
         listener: Who waits for its answer.
+        driver: The driver that made it.
         answer: The participant's answer, on its way back; `None` if the call has not arrived yet.
     """
 
     run: int
     call: EffectCall
     listener: Listener
+    driver: str
     answer: RecordedAnswer | None = None
 
     @property
@@ -61,7 +63,7 @@ class OpenCall(NamedTuple):
         """The part on which the future depends."""
         call, answer = self.call, self.answer
         text = "" if answer is None else answer.text
-        return self.run, call.key, call.direction.value, call.attempt, self.listener.value, text
+        return self.run, call.key, call.direction.value, call.attempt, self.listener.value, self.driver, text
 
 
 class Log(NamedTuple):
@@ -144,7 +146,15 @@ def _run_key(record: RunRecord, now_ms: int) -> Hashable:
         (name, at[0].name, at[1], _left(at[2], now_ms), at[3], at[5], at[6]) for name, at in state.nodes.items()
     )
     cancelled = record.cancel is not None
-    return state.status.name, state.cursor, nodes, cancelled, record.current, _results_key(record.results)
+    return (
+        state.status.name,
+        state.cursor,
+        nodes,
+        cancelled,
+        record.driver,
+        record.current,
+        _results_key(record.results),
+    )
 
 
 def _left(due_ms: int | None, now_ms: int) -> int | None:
