@@ -5,13 +5,13 @@ and whether there is a compensation and a probe. A run follows the plan that it 
 changed since. `amends.sagas.definition.saga` compiles a `Saga` into a plan; `amends.sagas.engine.decide` uses it.
 """
 
-import hashlib
-import json
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from amends.aggregates.values.strict_json import digest
 
 __all__ = ["Guarantee", "Plan", "PlanNode", "RetryPolicy", "Role", "Stage", "StepKind", "UndoPolicy"]
 
@@ -165,8 +165,7 @@ class Plan(_Frozen):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hex; equal plans have equal fingerprints."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self.model_dump(mode="json"))
 
     @cached_property
     def nodes(self) -> dict[str, PlanNode]:

@@ -134,7 +134,7 @@ def reached(project: CommandProject, run_id: str, *kinds: str) -> list[str]:
     journal = open_journal(project.store_url)
     try:
         for _ in range(1_500):
-            found = [fact.kind for fact in journal.facts_blocking(run_id)]
+            found: list[str] = [fact.kind for fact in journal.facts_blocking(run_id)]
             if tuple(found[-len(kinds) :]) == kinds:
                 return found
             time.sleep(0.02)

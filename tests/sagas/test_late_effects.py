@@ -15,7 +15,7 @@ from stores import POSTGRESQL_IN_SOAK
 from amends import RunResult, RunStatus
 from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.journal import Tx
-from amends.aggregates.run.facts import Fact, LateEffectObserved
+from amends.aggregates.run.facts import Fact, FactKind, LateEffectObserved
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.calls import EffectCall
@@ -42,7 +42,7 @@ def check(ledger: Ledger, run_id: str, facts: list[Fact]) -> None:
     assert ledger.called(run_id).count("pay/do/0") == 1
     late = [fact for fact in facts if isinstance(fact, LateEffectObserved)]
     assert [(fact.node, fact.attempt, fact.result) for fact in late] == [("pay", 1, f"{run_id}/pay/do/0")]
-    assert [fact.kind for fact in facts].count("SagaCompensated") == 2
+    assert [fact.kind for fact in facts].count(FactKind.SAGA_COMPENSATED) == 2
     assert facts[-1].kind == "SagaCompensated"
 
 

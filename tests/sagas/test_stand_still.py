@@ -15,6 +15,7 @@ from hard_parts import opened
 from thread_parts import BLOCKING, GATES, ON_LOOP, SWIFT, Job, by_runner, by_worker, process
 
 from amends import RunStatus
+from amends.aggregates.run.facts import FactKind
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.decide import decide
 from amends.sagas.temporal.client import Client
@@ -42,7 +43,7 @@ async def test_an_answer_that_waits_for_a_stopped_process_is_in_time(sqlite_url:
             assert (await asking.stdout.readline()).strip() == b"COMPLETED"
             writer.close()
     async with opened(sqlite_url) as journal:
-        assert Counter(fact.kind for fact in await journal.facts("asked"))["StepAttemptFailed"] == 0
+        assert Counter(fact.kind for fact in await journal.facts("asked"))[FactKind.STEP_ATTEMPT_FAILED] == 0
 
 
 async def test_blocking_code_on_the_event_loop_is_named(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +87,7 @@ async def test_a_worker_whose_loop_is_busy_is_not_lost(sqlite_url: str, temporal
             async with running_worker(temporal, journal, registry, task_queue=queue):
                 assert (await handle.result(timeout=timedelta(seconds=80))).status is RunStatus.COMPLETED
         kinds = Counter(fact.kind for fact in await journal.facts(run_id))
-    assert (kinds["StepStarted"], kinds["StepAttemptFailed"]) == (1, 0)
+    assert (kinds[FactKind.STEP_STARTED], kinds[FactKind.STEP_ATTEMPT_FAILED]) == (1, 0)
 
 
 async def test_a_slow_workflow_task_is_not_interrupted(

@@ -15,6 +15,7 @@ from stores import POSTGRESQL_IN_SOAK
 from temporal_parts import TemporalServer
 
 from amends import Call, Client, RunStatus, Saga, StartConflictError, effect
+from amends.aggregates.run.facts import FactKind
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.start import read_input
@@ -93,7 +94,7 @@ class Door:
                 await self.start(text)
             assert self.run_id in str(refused.value)
         facts = await self._journal.facts(self.run_id)
-        assert [fact.kind for fact in facts].count("SagaStarted") == 1
+        assert [fact.kind for fact in facts].count(FactKind.SAGA_STARTED) == 1
 
 
 async def workflows(temporal: temporalio.client.Client, run_id: str) -> int:

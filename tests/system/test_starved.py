@@ -13,6 +13,7 @@ from temporalio.client import WorkflowHistory
 from thread_parts import ONCE, Job, by_worker
 
 from amends import Attempted, Call, RunStatus, Saga, effect, parallel
+from amends.aggregates.run.facts import FactKind
 
 LOAD = 20
 COUNT = 200
@@ -67,7 +68,7 @@ async def test_a_wide_saga_ends_on_a_starved_machine(sqlite_url: str, temporal_a
         run_id = f"wide-{driven.journal.store_id}"
         assert (await driven.run(WIDE, Job(), run_id)).status is RunStatus.COMPLETED
         kinds = Counter(fact.kind for fact in await driven.journal.facts(run_id))
-    assert (kinds["StepStarted"], kinds["StepAttemptFailed"]) == (COUNT, 0)
+    assert (kinds[FactKind.STEP_STARTED], kinds[FactKind.STEP_ATTEMPT_FAILED]) == (COUNT, 0)
     assert set(CALLED.values()) == {1}
 
 
