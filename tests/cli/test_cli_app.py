@@ -43,6 +43,17 @@ def test_every_command_explains_itself(command: LazyCommand, capsys: pytest.Capt
     assert f"Usage: amends {command.name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [[], *([each.name] for each in COMMANDS)], ids=" ".join)
+def test_no_summary_is_cut(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a screen of 80 columns, every line fits, and every summary in a list of commands is complete."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*arguments, "--help"]) == ExitCode.OK
+    usage, *lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if len(line) > 80 or line.endswith("...")], usage
+
+
 def test_no_command_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     """A script that lost its arguments must not succeed."""
     assert main([]) == ExitCode.USAGE

@@ -135,7 +135,10 @@ def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCo
 
 @app.command()
 def remove(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
-    """Remove a schedule; Amends does not create a removed automatic schedule again."""
+    """Remove a schedule.
+
+    Amends does not create a removed automatic schedule again.
+    """
     who = actor_name(actor)
     _decide(
         settings_of(ctx),

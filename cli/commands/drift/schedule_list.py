@@ -24,7 +24,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_schedules(ctx: typer.Context, as_json: _Json = False) -> ExitCode:  # noqa: FBT002 - an option
-    """List the schedules: their rules, their times and the runs they missed."""
+    """List the schedules and the runs that they missed."""
     found = _shown(settings_of(ctx), None)
     if as_json:
         print_json([json_of(each, now_ms()) for each in found])

@@ -67,8 +67,9 @@ def check(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Check the schema, every stream, and everything derived from them for damage.
+    """Check the store for damage.
 
+    The check reads the schema, every stream, and everything derived from them.
     The check changes nothing, and other processes can go on working. Exit status 0 means that it found nothing, 1 that
     it found something.
     """
