@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from repository import (
     ROOT,
     is_facade,
     module_name,
+    over,
     package_files,
     python_files,
     repository_files,
@@ -64,6 +66,8 @@ def pure_files() -> list[Path]:
     return [path for path in package_files() if not is_facade(path) and not does_io(module_name(path))]
 
 
+@cache
+@cache
 def parse(path: Path) -> ast.Module:
     """Parse a file of the repository."""
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
@@ -109,7 +113,7 @@ def impure_calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{owner}.{called.attr}"
 
 
-@pytest.mark.parametrize("path", pure_files(), ids=str)
+@over(pure_files)
 def test_a_module_outside_of_an_io_folder_is_pure(path: Path) -> None:
     """A module whose name promises no I/O calls nothing that does any, and imports only pure parts of packages."""
     tree = parse(path)
@@ -170,7 +174,7 @@ def test_layers_and_purity_check_agree_about_io() -> None:
     assert all(does_io(module) for module in own if "**" not in module)
 
 
-@pytest.mark.parametrize("path", package_files(), ids=str)
+@over(package_files)
 def test_the_package_never_imports_its_facade(path: Path) -> None:
     """Inside the package each name is imported from the module that defines it, so that the facade makes no cycles."""
     layers = {*LAYERS, "testing"}
@@ -182,7 +186,7 @@ def test_the_package_never_imports_its_facade(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", package_files(), ids=str)
+@over(package_files)
 def test_every_module_says_what_it_exports(path: Path) -> None:
     """A public module has an `__all__`, and everything in it exists and is public."""
     if (path.name.startswith("_") and path.name != "__init__.py") or "migrations" in path.parts:
@@ -205,14 +209,14 @@ def is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-@pytest.mark.parametrize("path", python_files(), ids=str)
+@over(python_files)
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     """No Python file is longer than a reader can read at once."""
     lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path}: {lines} lines; split it (at most {MAX_LINES})"
 
 
-@pytest.mark.parametrize("path", [path for path in python_files() if path.name.startswith("test_")], ids=str)
+@over(lambda: [path for path in python_files() if path.name.startswith("test_")])
 def test_every_test_names_its_property(path: Path) -> None:
     """Each test function begins with one sentence that names its property."""
     found = []
@@ -245,7 +249,7 @@ FORBIDDEN_TEXT = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", text_files(), ids=str)
+@over(text_files)
 def test_no_line_names_a_registry_or_a_place_on_one_machine(path: Path) -> None:
     """The repository works anywhere: it names no package registry's host and no absolute path of one machine."""
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
@@ -363,7 +367,7 @@ def test_ci_runs_what_people_run() -> None:
     assert script.stat().st_mode & 0o111, ".ci/run is not executable"
 
 
-@pytest.mark.parametrize("path", python_files(), ids=str)
+@over(python_files)
 def test_every_python_file_is_type_checked(path: Path) -> None:
     """`make types` reaches every Python file; the Makefile names these places and no others are used."""
     covered = (

@@ -1,6 +1,7 @@
 """The list of the repository's files, and the module names of those that are installed."""
 
 import subprocess
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -48,3 +49,25 @@ def module_name(path: Path) -> str:
     """Return the name under which the module is imported."""
     inner = path.relative_to(FACADE) if is_facade(path) else path
     return ".".join(["amends", *(part for part in inner.with_suffix("").parts if part != "__init__")])
+
+
+def over(paths: Callable[[], Sequence[Path]]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Return a decorator that turns a check of one file into a test of all of them, whose failure names each fault.
+
+    A test for each file and property would spend most of its time on being a test.
+    """
+
+    def decorated(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            faults = []
+            for path in paths():
+                try:
+                    check(path)
+                except AssertionError as error:
+                    faults.append(str(error))
+            assert not faults, "\n".join(faults)
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        return test
+
+    return decorated

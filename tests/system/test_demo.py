@@ -57,6 +57,7 @@ def assert_nothing_runs(orders: Path, said: str) -> None:
             assert service.connect_ex(("127.0.0.1", int(port))) != 0
 
 
+@pytest.mark.soak  # the tests of the pages of both examples type most of its commands
 def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
     """The demo starts afresh, shows each command before its answer and a history of each kind; its suggestions work.
 
