@@ -186,3 +186,51 @@ def test_a_record_that_needs_no_result_is_no_blocker() -> None:
     """A changed result type matters only when the undo needs a recorded result."""
     record = record_in_the_middle(Code())
     assert not blockers(load(replace(CASES["result"].second, refuse=False)).registry, record)
+
+
+SHELF = """
+from eventsourcing.domain import event
+
+from amends import Aggregate
+
+
+class Shelf(Aggregate):
+    @event("Built")
+    def __init__(self, id: str) -> None:
+        self.books = 0
+"""
+LIBRARY = """
+from amends import Done, Saga, UnitOfWork, transaction
+
+
+@transaction
+def use(shelf: str, uow: UnitOfWork) -> int:
+    return (uow.find(Shelf, shelf) or uow.add(Shelf(shelf))).books
+
+
+@use.compensation
+def unuse(done: Done[str, int], uow: UnitOfWork) -> None: ...
+
+
+reading = Saga("reading", str, use)
+"""
+
+
+def test_a_run_says_that_the_event_class_of_an_aggregate_is_gone(tmp_path: Path) -> None:
+    """Soon after `accepted` the command names the cause and the remedy, and so does `doctor`; no attempt is used."""
+    project = CommandProject(tmp_path / "library", {"COLUMNS": "2000"})
+    project.write("amends.toml", 'modules = ["library"]\n')
+    project.write("library.py", SHELF + LIBRARY)
+    assert project.run("run", "reading", '"fiction"', "--id", "first").code == 0
+    project.write("library.py", SHELF.replace("Built", "Made") + LIBRARY)
+    cause = "a stored event of an aggregate that the step uses cannot be read; deploy the module with the classes"
+    with project.started("run", "reading", '"fiction"', "--id", "second") as command:
+        command.read_until("run second of reading accepted")
+        assert "use: waits: " in command.read_until(cause)
+        assert command.stop() == 130
+    found = project.run("doctor")
+    assert found.code == 1
+    assert cause in found.out
+    assert "second" in found.out
+    facts = [each["fact"] for each in json.loads(project.run("history", "second", "--json").out)]
+    assert set(facts) == {"SagaStarted", "StepPostponed"}

@@ -265,6 +265,19 @@ def test_the_doctor_looks_at_everything_whatever_is_wrong(
     assert "127.0.0.1:1" in found["temporal"][0][1]
 
 
+def test_the_doctor_names_the_step_that_holds_threads(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report of a worker whose calls wait for threads is a fault; without one there is none."""
+    amends = Amends(copy_of(shop, tmp_path), capsys)
+    report = tmp_path / ".amends" / "threads-4711.txt"
+    report.write_text("calls wait for one of 4 threads: notify 3; charge holds 4 (longest 30 s)")
+    assert checks_of(amends("doctor", "--json"))["threads"] == [(True, f"process 4711: {report.read_text()}")]
+    report.unlink()
+    ((wrong, said),) = checks_of(amends("doctor", "--json"))["threads"]
+    assert (wrong, "lacks any" in said) == (False, True)
+
+
 def test_the_doctor_keeps_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,21 +127,25 @@ async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
 
 async def test_a_workflow_that_failed_is_started_again(sqlite_url: str, temporal_address: str, tmp_path: Path) -> None:
     """`recover` continues a run whose workflow failed or was terminated."""
-    temporal = await temporalio.client.Client.connect(temporal_address)
+    temporal, ledger = await temporalio.client.Client.connect(temporal_address), Ledger(tmp_path)
     async with opened(sqlite_url) as journal:
         queue = f"failed-{journal.store_id}"
-        client = client_of(temporal, journal, queue)
-        handle = await client.start(PATIENT, Order(folder=str(tmp_path)), id=queue)
-        await temporal.get_workflow_handle(queue).terminate()
-        elsewhere = "00000000-0000-0000-0000-000000000000"
-        workflow = await start_workflow(temporal, saga="patient", run_id=queue, store_id=elsewhere, task_queue=queue)
+        # The worker recovers runs when it starts, so everything happens after that.
         async with working(temporal, journal, queue):
-            await until_failed(workflow)
+            order = Order(folder=str(tmp_path), held=("pay/do",))
+            handle = await client_of(temporal, journal, queue).start(PATIENT, order, id=queue)
+            await ledger.until_called(queue, "pay/do/0")
+            await temporal.get_workflow_handle(queue).terminate()
+            elsewhere = "00000000-0000-0000-0000-000000000000"
+            await until_failed(
+                await start_workflow(temporal, saga="patient", run_id=queue, store_id=elsewhere, task_queue=queue)
+            )
             assert not (await handle.status()).closed
             found = await recover(temporal, journal, task_queue=queue, sagas=None)
             assert (found.started, found.driven, found.refused) == ([queue], [], {})
+            ledger.open_gate(queue)
             assert (await handle.result(timeout=HANG)).status is RunStatus.COMPLETED
-    assert Ledger(tmp_path).acted(queue) == ["pay/do/0", "deliver/do/0"]
+    assert ledger.called(queue) == ledger.acted(queue) == ["pay/do/0", "deliver/do/0"]
 
 
 async def until_failed(workflow: temporalio.client.WorkflowHandle[object, object]) -> None:

@@ -6,7 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from thread_parts import CALLED, GATES, OUTLIVING, PATIENT, SHORT_SAGA, SWIFT, Driven, Job, by_runner, by_worker, ending
+from thread_parts import (
+    CALLED,
+    GATES,
+    LATE_PROBE,
+    LATE_UNDO,
+    OUTLIVING,
+    PATIENT,
+    SHORT_SAGA,
+    SWIFT,
+    Driven,
+    Job,
+    by_runner,
+    by_worker,
+    ending,
+)
 
 from amends import RunStatus, Saga
 from amends.aggregates.run.facts import Fact, LateEffectObserved, StepAttemptFailed
@@ -84,6 +98,29 @@ async def test_an_answer_after_the_timeout_is_recorded_and_undone(driving: Opene
         assert [(fact.attempt, fact.result) for fact in late] == [(1, "late")]
         node = late[0].node
         assert [CALLED[f"{run_id}/{node}/{key}"] for key in ("do/0", "undo/0", "undo/1")] == [1, 1, 1]
+
+
+async def test_an_undo_that_ends_after_its_timeout_settles_the_run(driving: Opener) -> None:
+    """An undo in a thread that the run gave up still answers, which closes the run as compensated."""
+    async with driving() as driven:
+        run_id = f"late-undo-{driven.journal.store_id}"
+        assert (await driven.run(LATE_UNDO, Job(gate="undo"), run_id)).status is RunStatus.NEEDS_ATTENTION
+        GATES["undo"].set()
+        facts = await driven.until(run_id, lambda facts: kinds(facts)[-1] == "SagaCompensated")
+        assert kinds(facts)[-3:] == ["AttentionRequested", "CompensationSucceeded", "SagaCompensated"]
+        assert CALLED[f"{run_id}/charge/undo/0"] == 1
+
+
+async def test_a_probe_that_answers_after_its_timeout_is_recorded_and_its_find_undone(driving: Opener) -> None:
+    """A probe in a thread that finds the effect after the run was undone leads to a second undo, under another key."""
+    async with driving() as driven:
+        run_id = f"late-probe-{driven.journal.store_id}"
+        assert (await driven.run(LATE_PROBE, Job(gate="probe"), run_id)).status is RunStatus.COMPENSATED
+        GATES["probe"].set()
+        facts = await driven.until(run_id, lambda facts: kinds(facts).count("SagaCompensated") == 2)
+        late = [fact for fact in facts if isinstance(fact, LateEffectObserved)]
+        assert [(fact.node, fact.result) for fact in late] == [("lose", "found")]
+        assert [CALLED[f"{run_id}/lose/undo/{generation}"] for generation in (0, 1, 2)] == [1, 1, 0]
 
 
 ENDINGS: dict[str, Callable[[], BaseException]] = {

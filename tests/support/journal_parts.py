@@ -96,7 +96,9 @@ def common(tx: Tx, run_id: str, position: int, at_ms: int = 1_000) -> dict[str, 
     }
 
 
-def started(tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: str) -> SagaStarted:
+def started(
+    tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, *, driver: str = "in-process", **keys: str
+) -> SagaStarted:
     """Create the first fact of a run."""
     return SagaStarted(
         **common(tx, run_id, 1, at_ms),
@@ -105,7 +107,7 @@ def started(tx: Tx, run_id: str, plan: Plan = PLAN, at_ms: int = 1_000, **keys: 
         input={"order_id": run_id},
         keys=keys,
         store_id=tx.store_id,
-        driver="in-process",
+        driver=driver,
         epoch=1,
         guarantees={},
     )

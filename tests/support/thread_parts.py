@@ -17,7 +17,7 @@ import temporalio.client
 from hard_parts import opened
 from pydantic import BaseModel
 
-from amends import Attempted, Call, Retry, Runner, RunResult, Saga, effect
+from amends import Attempted, Call, Rejected, Retry, Runner, RunResult, Saga, UnitOfWork, effect, transaction
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
@@ -30,6 +30,8 @@ __all__ = [
     "BLOCKING",
     "CALLED",
     "GATES",
+    "LATE_PROBE",
+    "LATE_UNDO",
     "ON_LOOP",
     "OUTLIVING",
     "PATIENT",
@@ -126,11 +128,52 @@ def forget_quick(_: Attempted[Job, str], __: Call) -> None:
     """Do nothing."""
 
 
+@effect(retry=ONCE)
+async def charge(_: Job, call: Call) -> str:
+    """Answer at once."""
+    CALLED[call.key] += 1
+    return "charged"
+
+
+@charge.compensation(timeout=SHORT, retry=ONCE)
+def refund(tried: Attempted[Job, str], call: Call) -> None:
+    """Wait at the gate, for longer than the timeout of the undo."""
+    enter(tried.input, call)
+
+
+@transaction(read_only=True)
+def refuse(_: Job, __: UnitOfWork) -> None:
+    """Turn the run round."""
+    raise Rejected("no")
+
+
+@effect(timeout=SHORT, retry=ONCE)
+async def lose(_: Job, call: Call) -> str:
+    """Act, and lose the answer."""
+    CALLED[call.key] += 1
+    raise TimeoutError
+
+
+@lose.probe
+def find(job: Job, call: Call) -> str | None:
+    """Wait at the gate, for longer than the timeout of the probe."""
+    enter(job, call)
+    return "found"
+
+
+@lose.compensation
+async def forget_lost(_: Attempted[Job, str], call: Call) -> None:
+    """Count the undo."""
+    CALLED[call.key] += 1
+
+
 PATIENT = Saga("threads-patient", Job, wait_long)
 SHORT_SAGA = Saga("threads-short", Job, wait_short)
 OUTLIVING = Saga("threads-outliving", Job, outlive)
 SWIFT = Saga("threads-swift", Job, quick)
-SAGAS = (PATIENT, SHORT_SAGA, OUTLIVING, SWIFT)
+LATE_UNDO = Saga("threads-late-undo", Job, charge, refuse)
+LATE_PROBE = Saga("threads-late-probe", Job, lose)
+SAGAS = (PATIENT, SHORT_SAGA, OUTLIVING, SWIFT, LATE_UNDO, LATE_PROBE)
 
 
 def ending(name: str, make: Callable[[], BaseException], *, blocking: bool) -> Saga[Job]:

@@ -28,6 +28,7 @@ from amends.reconciler.rules.temporal import drive_rules
 from amends.reconciler.runtime.check import scan
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.interventions import Intervention, InterventionKind
+from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.recovery import recover, running_workflows, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
@@ -257,6 +258,31 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
             assert (found.started, list(found.damaged)) == ([bad], [])
             assert (await client.result(bad, timeout=HANG)).status is RunStatus.COMPLETED
     assert ledger.acted(bad) == ledger.acted(good) == ["pay/do/0", "deliver/do/0"]
+
+
+@pytest.mark.parametrize("page", [7, pytest.param(200, marks=pytest.mark.soak)])
+async def test_recovery_walks_all_pages_and_leaves_out_the_damaged_run(
+    sqlite_url: str, temporal_address: str, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Every other run of three pages is started once, whichever page the damaged run is on."""
+    monkeypatch.setattr("amends.sagas.temporal.recovery._PAGE", page)
+    monkeypatch.setattr("amends.sagas.temporal.recovery._AT_ONCE", 3)
+    temporal, count = await temporalio.client.Client.connect(temporal_address), 2 * page + 2
+    before = open_prepared(sqlite_url)
+    run_ids = [f"{before.store_id}-{number}" for number in range(count)]
+    for number, run_id in enumerate(run_ids):
+        before.commit_blocking(accept(run_id, GOOD, 1_000 + number, driver=DRIVER))
+    bad = run_ids[page + 1]
+    flip_state(before.engine, f"run/{bad}", 1)
+    before.close_blocking()
+    async with opened(sqlite_url) as journal:
+        found = await recover(temporal, journal, task_queue=before.store_id, sagas=None)
+        assert sorted(found.started) == sorted(set(run_ids) - {bad})
+        assert (list(found.damaged), found.driven, found.refused) == ([bad], [], {})
+        again = await recover(temporal, journal, task_queue=before.store_id, sagas=None)
+        assert (again.started, sorted(again.driven)) == ([], sorted(set(run_ids) - {bad}))
+    for run_id in found.started:
+        await temporal.get_workflow_handle(run_id).terminate()
 
 
 async def test_a_damaged_run_that_temporal_runs_is_no_orphan(sqlite_url: str, temporal_address: str) -> None:
