@@ -92,6 +92,9 @@ COMMANDS = (
         "catalog", "amends.cli.commands.definitions.catalog", "catalog", "List every step and how it is undone."
     ),
     LazyCommand(
+        "prove", "amends.cli.commands.definitions.prove", "prove", "Explore every way in which a saga can fail."
+    ),
+    LazyCommand(
         "drift", "amends.cli.commands.drift.drift", "drift", "Find drift between record and world; change nothing."
     ),
     LazyCommand(

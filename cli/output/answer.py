@@ -7,7 +7,7 @@ colours nor a width, unless `COLUMNS` names one: a row is a line, and no line is
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -76,10 +76,14 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show a line on a terminal while the work takes place, and erase it afterwards; elsewhere print nothing."""
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a line on a terminal while the work takes place, and erase it afterwards; elsewhere print nothing.
+
+    Yields:
+        A function that replaces the line.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
-    with Console(stderr=True, markup=False, highlight=False).status(Text(escaped(what))):
-        yield
+    with Console(stderr=True, markup=False, highlight=False).status(Text(escaped(what))) as status:
+        yield lambda line: status.update(Text(escaped(line)))

@@ -22,7 +22,7 @@ from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.start import Start, prepare_start, read_input
 from amends.sagas.temporal.messages import DRIVER
 
-__all__ = ["ACTOR", "Job", "read_jobs"]
+__all__ = ["ACTOR", "Job", "read_jobs", "read_value"]
 
 ACTOR = "cli"
 """Actor of runs that the command line starts, as the journal shows it."""
@@ -75,6 +75,20 @@ def read_jobs(
             raise InputError("--id and --id-field both name the run; pass one of them")
         chosen = _field(text, id_field)
     return [Job(_prepared(registry, saga, value, chosen if chosen is not None else uuid4().hex))]
+
+
+def read_value(registry: Registry, saga: Saga[Any], argument: str | None) -> object:
+    """Read and validate one input.
+
+    Args:
+        registry: The registry of the saga.
+        saga: The saga.
+        argument: JSON, `@file.json`, or `-` for standard input; `None` for an empty object.
+
+    Raises:
+        InputError: The input is not valid.
+    """
+    return _validate(registry, saga, _read(argument), argument)
 
 
 def _read(argument: str | None) -> str | bytes:

@@ -45,21 +45,25 @@ _BOOKS = (
 # ---- reports
 
 
-def report_view(report: Report, width: int, *, replay: str) -> list[RenderableType]:
+def report_view(report: Report, width: int, *, replay: str, most: int | None = None) -> list[RenderableType]:
     """Return a report: the numbers, and the shortest story of each broken law.
 
     Args:
         report: The report.
         width: Columns of the screen.
         replay: The command that plays a story again, without its token.
+        most: The number of broken laws to show with their stories; `None` for all.
     """
     shown: list[RenderableType] = [
         Text.assemble((report.saga, "bold"), "  ", (report.verdict.value.upper(), _STYLES[report.verdict])),
         "",
         fields(_numbers(report), width),
     ]
-    for broken in report.broken:
+    for broken in report.broken[:most]:
         shown += ["", *_broken_view(broken, width, replay)]
+    others = [] if most is None else report.broken[most:]
+    if others:
+        shown += ["", Text(f"Also broken: {', '.join(each.law.name for each in others)}", "red")]
     return shown
 
 

@@ -1,5 +1,7 @@
 """Coverage of transitions: the rows of the node table that a search has used. Pure."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from amends.aggregates.run.state import NodeStatus
@@ -32,9 +34,11 @@ class Coverage(NamedTuple):
 
     Attributes:
         used: The rows that it has used.
+        kinds: The kinds of facts that each node has had, by name of the node.
     """
 
     used: frozenset[Row]
+    kinds: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     @property
     def total(self) -> int:

@@ -127,6 +127,7 @@ class Search:
         self._ends: Counter[tuple[str, ...]] = Counter()
         self._violations: dict[str, tuple[tuple[int, int], Violation]] = {}
         self._used: set[Row] = set()
+        self._kinds: set[tuple[str, str]] = set()
         self._sampled = 0
 
     def explore(self, root: World) -> Explored:
@@ -154,8 +155,11 @@ class Search:
         found = sorted(self._violations.values(), key=lambda each: each[0])
         used = frozenset(row for row in self._used if row.kind in NODE_TRANSITIONS[row.status])
         violations = tuple(violation for _, violation in found)
-        ends = dict(self._ends)
-        return Explored(len(self._index), scenarios, ends, violations, Coverage(used), complete, self._sampled)
+        kinds: dict[str, frozenset[str]] = {}
+        for node, kind in self._kinds:
+            kinds[node] = kinds.get(node, frozenset()) | {kind}
+        coverage = Coverage(used, kinds)
+        return Explored(len(self._index), scenarios, dict(self._ends), violations, coverage, complete, self._sampled)
 
     def _expand(self, index: int, world: World, depth: int) -> None:
         moves = self._player.expand(world)
@@ -211,6 +215,7 @@ class Search:
             row = row_of(step)
             if row is not None:
                 self._used.add(row)
+                self._kinds.add((step.fact.head.node, row.kind))
 
     def _path(self, index: int) -> Path:
         path: list[int] = []

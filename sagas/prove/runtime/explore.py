@@ -1,7 +1,7 @@
 """Explore a saga within a time budget. The only module of the search that reads a clock."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,11 +17,15 @@ from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
 from amends.sagas.prove.token import ReplayToken
 
-__all__ = ["explore", "replay", "run_experiment"]
+__all__ = ["SECONDS", "Progress", "explore", "replay", "run_experiment"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 
 SECONDS = 60.0
+"""The time budget of a search, unless its caller names another one."""
+
+Progress = Callable[[int, float], None]
+"""Takes the number of explored states and the part of the time budget that is spent, every few states."""
 
 
 def explore(
@@ -39,6 +43,7 @@ def explore(
     results: Results | None = None,
     seconds: float = SECONDS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
     """Explore every way in which a run can fail, and return a report.
 
@@ -57,6 +62,7 @@ def explore(
         results: Results of steps in place of their functions, by step; an exception is raised.
         seconds: The time budget. When 70 % of it are spent, random stories follow, and the report says "sampled".
         seed: The seed of random stories.
+        progress: Shows the progress; `None` for none.
 
     Returns:
         The report; its `holds` is false if a story breaks a law.
@@ -77,7 +83,12 @@ def explore(
         results=results or {},
     )
     return run_experiment(
-        experiment.prepare(), invariant=invariant, always=always, budget=timedelta(seconds=seconds), seed=seed
+        experiment.prepare(),
+        invariant=invariant,
+        always=always,
+        budget=timedelta(seconds=seconds),
+        seed=seed,
+        progress=progress,
     )
 
 
@@ -88,6 +99,7 @@ def run_experiment(
     always: Invariant | None = None,
     budget: timedelta = timedelta(seconds=SECONDS),
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
     """Explore a prepared experiment within a time budget.
 
@@ -98,13 +110,14 @@ def run_experiment(
     if bound_s <= 0:
         raise ProveError(f"seconds={bound_s:g}: give a budget of more than 0 s")
     began = time.monotonic()
-    search = Search(
-        prepared.player,
-        judge=judge_of(invariant),
-        always=judge_of(always),
-        budget=lambda _: (time.monotonic() - began) / bound_s,
-        seed=seed,
-    )
+
+    def spent(states: int) -> float:
+        part = (time.monotonic() - began) / bound_s
+        if progress is not None:
+            progress(states, part)
+        return part
+
+    search = Search(prepared.player, judge=judge_of(invariant), always=judge_of(always), budget=spent, seed=seed)
     return report_of(prepared, search.explore(prepared.root), seed=seed)
 
 

@@ -1,0 +1,162 @@
+"""`amends prove`: verdict and exit status, stories and tokens, the contract matrix, bad input, and the web page."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import CommandProject, Ended
+
+from amends.cli.project.new_project import FILES
+
+TRIP = '{"guest": "Ada", "hotel": "Seaside", "nights": 2, "card": "4242"}'
+HOTEL = 'Hotel={"id": "Seaside", "rooms": 3}'
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
+    """The project that `amends init` creates, with a few more modules."""
+    made = CommandProject(tmp_path_factory.mktemp("trips"))
+    for name, text in FILES.items():
+        made.write(name, text)
+    made.write(
+        "places.py", "from trips import Hotel\n\ndef two():\n    return [Hotel('Seaside', 3), Hotel('Hill', 1)]\n"
+    )
+    return made
+
+
+def prove(project: CommandProject, *options: str | Path) -> Ended:
+    """Explore the trip with one fault; the payment answers with a receipt."""
+    return project.run("prove", "book-trip", TRIP, "--given", HOTEL, "--result", 'pay="r-1"', "--faults", "1", *options)
+
+
+def test_a_saga_that_holds_ends_with_0(project: CommandProject) -> None:
+    """The report has the verdict, the size of the search, the contracts and the coverage."""
+    ended = prove(project)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("book-trip  PROVED\n")
+    for line in (r"faults +up to 1", r"explored +\d+ stories in \d+ states", r"contracts +payment: remembers undo"):
+        assert re.search(f"^{line}", ended.out, re.MULTILINE)
+    assert re.search(r"^coverage +\d+ of \d+ transitions of a step", ended.out, re.MULTILINE)
+
+
+def test_a_broken_law_ends_with_1_and_its_token_replays(project: CommandProject) -> None:
+    """The story, its facts and the books are shown, and the token plays the same story again."""
+    ended = prove(project, "--contract", "payment=forgetful")
+    assert ended.code == 1
+    story = ended.out.partition("with 1 fault:\n")[2].partition("\nreplay: ")[0].strip()
+    for part in ("the network keeps a copy", "StepSucceeded", "participant  step", "run-1/pay/do/0"):
+        assert part in story
+    token = ended.out.rpartition("--replay ")[2].strip()
+    again = prove(project, "--replay", token)
+    assert (again.code, again.out.strip()) == (0, story)
+
+
+def test_several_contracts_make_a_matrix(project: CommandProject) -> None:
+    """Each combination is one row, in the order of the contracts; only the first broken law of each has its story."""
+    ended = prove(project, "--matrix")
+    rows = [line.split("  ")[0] for line in ended.out.splitlines()[1:4]]
+    assert rows == ["remembers undo", "keyed", "forgetful"]
+    assert ended.code == 1
+    assert "forgetful       broken       1  never acts twice" in ended.out
+    several = prove(project, "--contract", "payment=keyed", "--contract", "payment=REMEMBERS_UNDO")
+    assert several.code == 0
+    assert re.search(r"^keyed +proved", several.out, re.MULTILINE)
+
+
+def test_json_has_everything(project: CommandProject) -> None:
+    """Programs get numbers, ends, unused rows, stories with full facts and the token."""
+    report = json.loads(prove(project, "--json", "--contract", "payment=forgetful").out)
+    assert (report["verdict"], report["holds"], report["contracts"]) == ("broken", False, {"payment": "forgetful"})
+    assert report["coverage"]["used"] + len(report["coverage"]["unused"]) == report["coverage"]["total"]
+    broken = report["broken"][0]
+    assert broken["story"]["facts"][0]["fact"] == "SagaStarted"
+    assert {"participant": "payment", "node": "pay", "key": "run-1/pay/do/0", "acted": 2, "undone": 0} in broken[
+        "story"
+    ]["books"]
+    story = json.loads(prove(project, "--json", "--replay", broken["replay"]).out)
+    assert story == broken["story"]
+    both = json.loads(prove(project, "--json", "--contract", "payment=keyed", "--contract", "payment=forgetful").out)
+    assert [each["contracts"]["payment"] for each in both] == ["keyed", "forgetful"]
+
+
+def test_aggregates_come_from_a_module_of_the_project(project: CommandProject) -> None:
+    """`MODULE:NAME` names aggregates, or a function that returns some."""
+    ended = project.run(
+        "prove", "book-trip", TRIP, "--given", "places:two", "--result", 'pay="r"', "--faults", "0", "--json"
+    )
+    assert json.loads(ended.out)["stories"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no-trip",), "no saga is called 'no-trip'; defined are: book-trip"),
+        (("book-trip", '{"guest": 1}'), "input of saga 'book-trip'"),
+        (("book-trip", TRIP, "--contract", "bank=keyed"), "no effect of book-trip calls such a participant"),
+        (("book-trip", TRIP, "--contract", "payment=safe"), "use one of remembers-undo, keyed, forgetful, all"),
+        (("book-trip", TRIP, "--given", "Motel={}"), "define no aggregate of that name; they define Hotel"),
+        (("book-trip", TRIP, "--given", "Hotel=[]"), "as a JSON object"),
+        (("book-trip", TRIP, "--given", 'Hotel={"rooms": 3}'), "missing 1 required positional argument: 'id'"),
+        (("book-trip", TRIP, "--given", "places"), "write MODULE:NAME, or CLASS=JSON"),
+        (("book-trip", TRIP, "--given", "nowhere:TWO"), "ModuleNotFoundError"),
+        (("book-trip", TRIP, "--given", "places:three"), "has no attribute 'three'"),
+        (("book-trip", TRIP, "--tables", "trips:Hotel"), "MetaData"),
+        (("book-trip", TRIP, "--result", "fly=1"), "has no such step; write STEP=JSON"),
+        (("book-trip", TRIP, "--result", "pay=1"), "result of step 'pay'"),
+        (("book-trip", TRIP, "--faults", "-1"), "faults=-1"),
+        (("book-trip", TRIP, "--seconds", "0"), "seconds=0"),
+        (("book-trip", TRIP, "--seconds", "nan"), "--seconds nan"),
+        (("book-trip", TRIP, "--replay", "x"), "no replay token"),
+        (("book-trip", TRIP, "--given", HOTEL), "step 'pay': its function waits"),
+        (("book-trip", TRIP, "--result", 'pay="r"', "--faults", "0", "--html", "/"), "the file cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(project: CommandProject, arguments: tuple[str, ...], message: str) -> None:
+    """Each argument that does not fit ends the command with status 2 and one line that names it."""
+    ended = project.run("prove", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.error
+
+
+def test_the_page_needs_nothing_but_itself(project: CommandProject, tmp_path: Path) -> None:
+    """The page loads no other file and runs no script, and text of users is no markup in it."""
+    page = tmp_path / "report.html"
+    evil = json.dumps("<b id=evil>\u202e</b><script>1</script>")
+    prove(project, "--contract", "payment=forgetful", "--result", f"pay={evil}", "--html", page)
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b id=evil&gt;" in text
+    assert not re.search(r"<b |<script|<link|\ssrc=|\shref=|url\(|https?:|\u202e", text)
+
+
+def test_a_browser_shows_the_page(project: CommandProject, tmp_path: Path) -> None:
+    """A real browser shows the plan with covered and failing points, and each move of the story."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
+    page = tmp_path / "report.html"
+    prove(project, "--matrix", "--html", page)
+    shown = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    sections = shown.split("<section>")[1:]
+    assert [len(re.findall(r'<g data-node="(\w+)">', each)) for each in sections] == [3, 3, 3]
+    assert ["failing" in each for each in sections] == [False, False, True]
+    assert 'class="covered"' in sections[0]
+    assert 'class="open"' in sections[0]
+    assert len(re.findall(r'<li class="fault">', sections[2])) == sections[2].count("<ol")
