@@ -29,6 +29,8 @@ class CatalogEntry(BaseModel):
         undo: The compensation's policy; `None` when the step has none.
         owner: Contact for a run in which the step needs attention.
         runbook: Link to the instructions for operators.
+        participant: Name of the service that the effect calls; `None` for a transaction, and when the step names none.
+        contract: How that service treats repeated and late calls, such as `remembers undo`; `None` without a service.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +49,8 @@ class CatalogEntry(BaseModel):
     undo: UndoPolicy | None
     owner: str | None
     runbook: str | None
+    participant: str | None = None
+    contract: str | None = None
 
     @property
     def guarantee(self) -> Guarantee:

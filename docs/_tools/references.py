@@ -91,11 +91,11 @@ one number has one meaning.
 |---|---|---|
 {codes}
 
-Commands that only read (`list`, `show`, `explain`, `history`, `sagas`, `describe`, `catalog`) end with 0 if they
-could answer, independent of the outcomes of the runs that they show. If stored facts of the run are unreadable, `show`,
+Commands that only read (`list`, `show`, `explain`, `history`, `sagas`, `describe`, `catalog`) end with 0 if they could
+answer, independent of the outcomes of the runs that they show. If stored facts of the run are unreadable, `show`,
 `explain` and `history` print the readable ones and end with 6. Some commands search for something: `list --stuck` ends
-with 1 if a run is stuck, and `prove` ends with 1 if a story breaks a law. A store that does not exist yet is a part that could not be reached: 3. With a file of inputs,
-`amends run` ends with the highest code of its runs.
+with 1 if a run is stuck, and `prove` ends with 1 if a story breaks a law. A store that does not exist yet is a part
+that could not be reached: 3. With a file of inputs, `amends run` ends with the highest code of its runs.
 
 ## Errors
 

@@ -181,4 +181,6 @@ def _entry(step: StepDefinition, sagas: Iterable[Saga[Any]]) -> CatalogEntry:
         undo=step.undo_policy,
         owner=step.owner,
         runbook=step.runbook,
+        participant=None if step.participant is None else step.participant.name,
+        contract=None if step.participant is None else step.participant.contract.value,
     )

@@ -132,6 +132,25 @@ def test_the_page_needs_nothing_but_itself(project: CommandProject, tmp_path: Pa
     assert not re.search(r"<b |<script|<link|\ssrc=|\shref=|url\(|https?:|\u202e", text)
 
 
+def test_the_catalog_shows_participants(project: CommandProject) -> None:
+    """Each effect has its participant with the contract, for people and for programs; a transaction has none."""
+    assert re.search(r"^pay .* payment: remembers undo ", project.run("catalog").out, re.MULTILINE)
+    entries = {each["step"]: each for each in json.loads(project.run("catalog", "--json").out)}
+    assert (entries["pay"]["participant"], entries["pay"]["contract"]) == ("payment", "remembers undo")
+    assert (entries["confirm"]["participant"], entries["confirm"]["contract"]) == (None, None)
+
+
+def test_describe_lists_the_ways_to_end(project: CommandProject) -> None:
+    """The plan alone shows each end with its fewest faults, and the steps that can stay open."""
+    lines = project.run("describe", "book-trip", "--reachable").out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [["COMPLETED", "0"], ["COMPENSATED", "1"]]
+    assert ["NEEDS_ATTENTION", "2", "pay", "(undo", "rejected)"] in [line.split() for line in lines]
+    found = json.loads(project.run("describe", "book-trip", "--reachable", "--json").out)
+    assert found["complete_up_to"] == found["faults"] == 2
+    assert {"status": "COMPLETED", "faults": 0, "open_nodes": []} in found["ends"]
+    assert "--mermaid excludes" in project.run("describe", "book-trip", "--reachable", "--mermaid").error
+
+
 def test_a_browser_shows_the_page(project: CommandProject, tmp_path: Path) -> None:
     """A real browser shows the plan with covered and failing points, and each move of the story."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)

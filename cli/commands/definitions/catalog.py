@@ -21,7 +21,7 @@ def catalog(
     """List every step and how it is undone.
 
     For each step the list shows its kind and guarantee, its compensation or the reason why it has none, its probe, the
-    number of attempts, and its owner.
+    participant that it calls with its contract, the number of attempts, and its owner.
     """
     entries = sorted(load_project(settings_of(ctx)).registry.catalog.entries, key=lambda entry: entry.step)
     if as_json:

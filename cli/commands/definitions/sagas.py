@@ -1,15 +1,17 @@
 """`amends sagas` and `amends describe`: the sagas of the project's modules; needs neither a store nor Temporal."""
 
 import difflib
+import time
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.run.plan import Plan
 from amends.aggregates.text import shorten
 from amends.cli.exit_codes import ExitCode
-from amends.cli.output.answer import print_json, screen
+from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.runtime.wiring import Project, load_project, settings_of
 from amends.cli.views.mermaid import flowchart
@@ -18,6 +20,8 @@ from amends.cli.views.table import Column, fields, table
 from amends.sagas.definition.saga import Saga
 
 __all__ = ["describe", "sagas"]
+
+_PATIENCE_S = 20.0
 
 _COLUMNS = (
     Column("saga", 10, copied=True),
@@ -55,16 +59,23 @@ def describe(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="SAGA", help="Name of the saga.", show_default=False)],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,  # noqa: FBT002 - an option
+    reachable: Annotated[bool, typer.Option("--reachable", help="List the ways in which a run can end.")] = False,  # noqa: FBT002 - as above
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the plan as it is stored.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Show the plan of a saga."""
-    if mermaid and as_json:
-        raise InputError("--mermaid and --json exclude each other; choose one")
+    """Show the plan of a saga.
+
+    With --reachable the command explores the plan alone, without your functions: each step may act, be refused or fail,
+    replies may be lost, and the run may be cancelled, with at most two such faults in one run.
+    """
+    if mermaid and (as_json or reachable):
+        raise InputError("--mermaid excludes --json and --reachable; choose one")
     project = load_project(settings_of(ctx))
     saga = _find(project, name)
     catalog = {entry.step: entry for entry in project.registry.catalog.entries}
     plan = saga.plan
-    if as_json:
+    if reachable:
+        _print_reachable(plan, as_json=as_json)
+    elif as_json:
         print_json(plan_json(plan))
     elif mermaid:
         print(flowchart(plan, catalog), end="")  # noqa: T201 - the answer
@@ -83,6 +94,23 @@ def describe(
             table(PLAN, plan_rows(plan, catalog), shown.width),
         )
     return ExitCode.OK
+
+
+def _print_reachable(plan: Plan, *, as_json: bool) -> None:
+    from amends.cli.views.reachable import REACHABLE, reachable_json, reachable_rows  # noqa: PLC0415 - imports the search
+    from amends.sagas.prove.reachable import explore_plan  # noqa: PLC0415 - as above
+
+    until_s = time.monotonic() + _PATIENCE_S
+    with busy(f"exploring {plan.saga}"):
+        # The search stops exploring when 70 % are spent, and tries random stories until all of it is.
+        found = explore_plan(plan, budget=lambda _: 0.0 if time.monotonic() < until_s else 1.0)
+    if as_json:
+        print_json(reachable_json(found))
+    else:
+        shown = screen()
+        shown.show(table(REACHABLE, reachable_rows(found), shown.width))
+    if found.complete < found.faults:
+        note(f"the plan is large: only runs with up to {max(found.complete, 0)} faults are all listed")
 
 
 def _find(project: Project, name: str) -> Saga[object]:
