@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import temporalio.client
+from aggregate_parts.damaging import seal
 from bounds import HANG_S
-from damaging import seal
 from journal_parts import PLAN, Counter, accept, complete, open_prepared, run_to_end, started, step, succeed
 from sqlalchemy import text
 from strategies import AnyResults, plan_node, plan_of

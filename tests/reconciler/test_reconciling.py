@@ -1,40 +1,25 @@
 """Test reconciliation on a real store: its records, its corrections, and that each is made once."""
 
 import asyncio
-import itertools
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
 
 import pytest
 from bounds import HANG_S
-from journal_parts import Counter, accept, common, open_prepared, run_to_end, step
-from strategies import AnyResults
+from journal_parts import Counter, open_prepared, run_to_end, step
+from runs.reconciled import EXPECTED, NoActions, count_on, counter_is_behind, reconcile, reconciler
 
 from amends.aggregates.journal import StepWork
-from amends.aggregates.run.facts import RetryRequested, StepAttemptFailed, StepStarted
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.drift.decide import Verdict
-from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, Rebuild, ScanFailed
+from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Rebuild, ScanFailed
 from amends.reconciler.drift.observation import Observation
-from amends.reconciler.drift.rule import Rule, drift_rule
-from amends.reconciler.drift.rule_state import RuleState
+from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.maintenance_windows import maintenance_of, start_maintenance
-from amends.reconciler.runtime.check import rule_state_of, scan
-from amends.reconciler.runtime.reconciler import Corrected, Reconciler
-from amends.sagas.engine.interventions import Intervention, InterventionKind
-
-EXPECTED = 3
-REGISTRY: Any = AnyResults()
-
-
-def count_on(_: object, cause: Cause, uow: StepWork) -> None:
-    """Increase the counter by one."""
-    assert cause.fact == "reconciliation/counter:2"
-    uow.get(Counter, "c").add_one()
+from amends.reconciler.runtime.check import rule_state_of
+from amends.reconciler.runtime.reconciler import Reconciler
 
 
 def fail(_: object, __: Cause, uow: StepWork) -> None:
@@ -42,40 +27,6 @@ def fail(_: object, __: Cause, uow: StepWork) -> None:
     uow.get(Counter, "c").add_one()
     msg = "no more paper"
     raise ValueError(msg)
-
-
-@drift_rule("counter", every=timedelta(minutes=1), mode="apply")
-def counter_is_behind(observation: Observation) -> Iterator[Drift]:
-    """The counter should have come to three."""
-    counter = observation.load(Counter, "c")
-    observation.scanned(1)
-    if counter is not None and counter.count < EXPECTED:
-        yield Drift(
-            subject="Counter/c",
-            kind=DriftKind.DIFFERENT,
-            expected=EXPECTED,
-            actual=counter.count,
-            version=counter.version,
-            correction=Command(count_on, aggregate=(Counter, "c")),
-        )
-
-
-class NoActions:
-    """Counts the actions outside of the journal."""
-
-    def __init__(self, *, failing: bool = False) -> None:
-        self.rebuilt = 0
-        self.failing = failing
-
-    async def wake(self, run_id: str) -> None:
-        """Do nothing."""
-
-    async def rebuild(self, runs: Sequence[str] = ()) -> None:  # noqa: ARG002 - the signature of the port
-        """Count."""
-        self.rebuilt += 1
-        if self.failing:
-            msg = "killed"
-            raise asyncio.CancelledError(msg)
 
 
 @pytest.fixture
@@ -88,17 +39,6 @@ def journal(store_url: str) -> Iterator[SqlJournal]:
         opened.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
     yield opened
     opened.close_blocking()
-
-
-def reconciler(journal: SqlJournal, actions: NoActions | None = None, now_ms: int = 1_000) -> Reconciler:
-    """Return a reconciler of the journal."""
-    return Reconciler(journal, REGISTRY, actions or NoActions(), clock=lambda: now_ms, actor="test", driven={})
-
-
-async def reconcile(by: Reconciler, rule: Rule) -> list[Corrected]:
-    """Scan, and correct the drift that is due."""
-    verdict = await by.scan(rule)
-    return [await by.correct(rule, name, verdict.seen[name]) for name in verdict.due]
 
 
 def topics(journal: SqlJournal, rule: str = "counter") -> list[str]:
@@ -143,9 +83,6 @@ async def test_two_reconcilers_at_once_make_one_correction(journal: SqlJournal, 
     assert sorted(each.problem is None for each in done) == [False, True]
     assert count(journal) == EXPECTED
     assert topics(journal).count("DriftCorrected") == 1
-
-
-# ---- scans at the same time
 
 
 class Gate:
@@ -235,9 +172,6 @@ async def test_a_look_that_is_overtaken_time_after_time_could_not_look(journal: 
     assert topics(journal)[1:] == ["DriftDetected", *["RuleScanned"] * 3, "DriftUnobservable"]
 
 
-# ---- reasons to hold a correction
-
-
 async def test_a_maintenance_window_holds_what_was_due_until_it_ends(journal: SqlJournal) -> None:
     """A window declared between scan and correction holds: the transaction of the correction reads it."""
     by = reconciler(journal)
@@ -304,185 +238,6 @@ async def test_an_action_that_was_killed_is_made_again_after_its_lease(journal: 
     assert done.problem is None
     assert again.rebuilt == 1
     assert topics(journal, "damage")[-3:] == ["RuleScanned", "CorrectionStarted", "DriftCorrected"]
-
-
-def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit
-    """Return the unit in which a step of a run is given up, so that people have to decide."""
-
-    def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
-        record = tx.record(run_id)
-        fields = {"node": "reserve", "attempt": 1, "generation": 0}
-        claim = StepStarted(**common(tx, run_id, 2), **fields, key="k", worker="w", lease_until_ms=5_000)
-        lost = StepAttemptFailed(
-            **common(tx, run_id, 3), **fields, error_type="TimeoutError", error="no answer", retry_at_ms=9_000
-        )
-        record = tx.append(record, [claim])
-        tx.append(record, [lost])
-
-    return unit
-
-
-async def test_an_intervention_is_linked_both_ways_and_waits_for_a_live_claim(journal: SqlJournal) -> None:
-    """An intervention by a rule names the drift as its cause, and the drift names the facts that were written."""
-    await journal.commit(accept("run-1"))
-    await journal.commit(_attend("run-1"))
-
-    rule = stuck_rule(versioned=True)
-    driven = Reconciler(
-        journal, REGISTRY, NoActions(), clock=lambda: 1_000, actor="test", driven={"run-1": "its workflow runs"}
-    )
-    assert [*(await driven.scan(rule)).held.values()] == ["in flight: its workflow runs"]
-    (done,) = await reconcile(reconciler(journal), rule)
-    assert done.problem is None, done
-    (fact,) = await journal.facts("run-1", 3)
-    assert isinstance(fact, RetryRequested)
-    assert fact.causation_id == "reconciliation/stuck:2"
-    assert fact.actor == "rule stuck"
-    assert done.changed == (fact.id,)
-
-
-def stuck_rule(*, versioned: bool) -> Rule:
-    """Return a rule that wants the step of a run retried."""
-
-    def stuck(observation: Observation) -> Iterable[Drift]:
-        record = observation.record("run-1")
-        wish = Intervention(kind=InterventionKind.RETRY, actor="", reason="the participant is back", node="reserve")
-        version = (0 if record is None else record.state.position) if versioned else None
-        return [Drift(subject="run-1", kind=DriftKind.DIFFERENT, version=version, correction=Intervene("run-1", wish))]
-
-    return replace(counter_is_behind, name="stuck", function=stuck)
-
-
-def _claim(position: int) -> Any:  # noqa: ANN401 - a unit
-    """Return the unit that begins another attempt of the run's step."""
-
-    def unit(tx: Any) -> None:  # noqa: ANN401 - a Tx
-        claim = StepStarted(
-            **common(tx, "run-1", position),
-            node="reserve",
-            attempt=2,
-            generation=0,
-            key="k",
-            worker="w",
-            lease_until_ms=50_000,
-        )
-        tx.append(tx.record("run-1"), [claim])
-
-    return unit
-
-
-async def test_a_run_that_is_worked_on_is_left_alone(sqlite_url: str) -> None:
-    """While a call of a run is under way, neither a scan nor a correction that was due before touches the run."""
-    journal = open_prepared(sqlite_url)
-    for unit in (accept("run-1"), _attend("run-1")):
-        await journal.commit(unit)
-    rule, early, by = stuck_rule(versioned=False), reconciler(journal), reconciler(journal, now_ms=20_000)
-    await early.scan(rule)
-    verdict = await by.scan(rule)
-    assert len(verdict.due) == 1
-    await journal.commit(_claim(4))
-    done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
-    assert done.problem == "in flight: a call of reserve"
-    assert [*(await by.scan(rule)).held.values()] == ["in flight: a call of reserve"]
-    assert (await reconciler(journal, now_ms=60_000).scan(rule)).due, "the claim has ended"
-    await journal.close()
-
-
-async def test_a_run_that_has_gone_on_is_left_alone(sqlite_url: str) -> None:
-    """An intervention by a rule is refused when any fact was written to the run after the scan."""
-    journal = open_prepared(sqlite_url)
-    for unit in (accept("run-1"), _attend("run-1")):
-        await journal.commit(unit)
-    rule, by = stuck_rule(versioned=True), reconciler(journal, now_ms=60_000)
-    verdict = await by.scan(rule)
-    await journal.commit(_claim(4))
-    done = await by.correct(rule, verdict.due[0], verdict.seen[verdict.due[0]])
-    assert done.problem == "the run has moved on from position 3 to 4"
-    await journal.close()
-
-
-async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str) -> None:
-    """A rule decides about an open run only when it is known that no driver works on it."""
-    journal = open_prepared(sqlite_url)
-    for unit in (accept("run-1"), _attend("run-1")):
-        await journal.commit(unit)
-    look_blind = await scan(stuck_rule(versioned=True), journal, RuleState(), 60_000, driven=None)
-    assert look_blind.in_flight == {"run-1": "it is unknown whether its workflow runs"}
-    await journal.close()
-
-
-async def test_a_run_that_is_not_there_is_left_alone(sqlite_url: str) -> None:
-    """A decision about a run that the journal does not know is held, and does not fail again and again."""
-    journal = open_prepared(sqlite_url)
-    (verdict,) = [verdict async for verdict in reconciler(journal).scans(stuck_rule(versioned=True))]
-    assert [*verdict.held.values()] == ["there is no such run"]
-    await journal.close()
-
-
-# ---- answers that are invalid
-
-
-def _nothing(_: Observation) -> Any:  # noqa: ANN401 - an invalid result, on purpose
-    return None
-
-
-def _raising(_: Observation) -> Iterator[Drift]:
-    yield Drift(subject="s", kind=DriftKind.MISSING)
-    raise TimeoutError("the bank does not answer")
-
-
-async def _away(_: Observation) -> AsyncIterator[Drift | ScanFailed]:
-    yield Drift(subject="s", kind=DriftKind.MISSING)
-    yield ScanFailed("the bank is closed")
-
-
-def _late(_: Observation) -> list[Drift]:
-    threading.Event().wait()
-    return []
-
-
-async def _later(_: Observation) -> list[Drift]:
-    await asyncio.Event().wait()
-    return []
-
-
-def _one(_: Observation) -> Any:  # noqa: ANN401 - as above
-    return Drift(subject="s", kind=DriftKind.MISSING)
-
-
-def _endless(_: Observation) -> Iterator[Drift]:
-    for number in itertools.count():
-        yield Drift(subject=f"s-{number}", kind=DriftKind.MISSING)
-
-
-def _wrong(_: Observation) -> Any:  # noqa: ANN401 - as above
-    return ["drift"]
-
-
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        (_nothing, "nothing at all"),
-        (_one, "returned a Drift itself"),
-        (_raising, "TimeoutError: the bank does not answer"),
-        (_away, "the bank is closed"),
-        (_wrong, "not a Drift"),
-        (_endless, "more than 1,000 differences"),
-        (_late, "has not answered within 0.2 s"),
-        (_later, "has not answered within 0.2 s"),
-    ],
-)
-async def test_what_is_no_answer_is_could_not_look(sqlite_url: str, function: Any, said: str) -> None:  # noqa: ANN401 - a rule
-    """A rule with an invalid answer could not scan, and the drift that it found before does not count."""
-    journal = open_prepared(sqlite_url)
-    try:
-        policy = replace(counter_is_behind.policy, timeout_ms=200 if "answered" in said else 60_000)
-        rule = replace(counter_is_behind, function=function, policy=policy)
-        seen = await scan(rule, journal, RuleState(), 0)
-    finally:
-        await journal.close()
-    assert said in str(seen.unobservable)
-    assert seen.drifts == ()
 
 
 async def test_a_rule_reads_what_is_new_from_where_the_last_look_ended(journal: SqlJournal) -> None:

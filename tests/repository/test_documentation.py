@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import Block, PageError, PageRun, normalised, prints_as_shown, read_blocks, read_needs
+from documents.pages import Block, PageError, PageRun, normalised, prints_as_shown, read_blocks, read_needs
 from repository import ROOT, module_name, package_files, repository_files
 
 from amends.sagas.temporal.server.ports import free_port

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from prose import Passage, passages_of_page, passages_of_python, words
+from documents.prose import Passage, passages_of_page, passages_of_python, words
 from repository import ROOT, repository_files
 
 # These words hide the subject of a sentence; a page that explains the rule may use them.

@@ -28,7 +28,8 @@ from repository import (
     shipped_files,
 )
 
-MAX_LINES = 700
+MAX_LINES = 500
+MAX_MODULES = 20
 
 # A module does I/O only if one of these is a part of its dotted name, or if it belongs to the command line. The
 # contract of `make layers` names the same parts.
@@ -214,6 +215,13 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
     """No Python file is longer than a reader can read at once."""
     lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path}: {lines} lines; split it (at most {MAX_LINES})"
+
+
+@over(lambda: sorted({path.parent for path in python_files()}))
+def test_no_folder_is_too_full_to_survey(path: Path) -> None:
+    """No folder holds more modules than a reader can survey."""
+    modules = [each.name for each in python_files() if each.parent == path and each.name != "__init__.py"]
+    assert len(modules) <= MAX_MODULES, f"{path}: {len(modules)} modules; make subfolders (at most {MAX_MODULES})"
 
 
 @over(lambda: [path for path in python_files() if path.name.startswith("test_")])

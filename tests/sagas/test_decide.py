@@ -12,19 +12,9 @@ import pytest
 import strategies
 from hypothesis import given, settings
 from property_parts import try_out
-from strategies import (
-    LEASE_MS,
-    World,
-    histories,
-    make_history,
-    make_plan,
-    plan_node,
-    plan_of,
-    retry_policy,
-    undo_policy,
-)
+from runs.decided import EFFECT, LOST
+from strategies import World, histories, make_history, make_plan, plan_node, plan_of
 
-from amends.aggregates.errors import JournalError
 from amends.aggregates.run.facts import (
     AttentionRequested,
     CompensationAttemptFailed,
@@ -60,14 +50,9 @@ from amends.sagas.engine.decide import (
     Work,
     decide,
 )
-from amends.sagas.engine.outcome import Failed, NotFound, Refused, Succeeded
 
 NOW = 100
 RUNNING, COMPENSATING = RunStatus.RUNNING, RunStatus.COMPENSATING
-SUCCEEDED = Succeeded(None)
-LOST = Failed("TimeoutError", "no answer")
-
-EFFECT = plan_node("a")
 PROBED = plan_node("a", probe=True)
 TRANSACTION = plan_node("a", kind=StepKind.TRANSACTION)
 READS = plan_node("a", undo=False, read_only=True)
@@ -334,134 +319,6 @@ def test_a_clock_that_goes_back_does_not_turn_time_back() -> None:
     failed = world.facts[-1]
     assert isinstance(failed, StepAttemptFailed)
     assert (failed.as_of_ms, failed.retry_at_ms) == (500, 110)
-
-
-def compensating(plan: Plan, refuse: str, fails: set[str]) -> World:
-    """Drive a run whose step `refuse` is refused, and where the compensations of some nodes always fail."""
-    world = World.begin(plan)
-    while not world.closed:
-        world.conclude()
-        if world.calls:
-            call = world.calls[0]
-            if call.direction is Direction.DO:
-                world.answer(call, Refused("no") if call.node == refuse else SUCCEEDED)
-            else:
-                world.answer(call, LOST if call.node in fails else SUCCEEDED)
-        elif work := world.work():
-            world.call(work[0])
-        elif due := world.due_times():
-            world.now_ms = min(due)
-    return world
-
-
-@pytest.mark.parametrize("fails", [{"a"}, {"b"}, {"c"}, {"a", "c"}, {"a", "b", "c"}])
-@pytest.mark.parametrize("stage_ordered", [False, True])
-def test_an_exhausted_compensation_does_not_stop_the_others(fails: set[str], stage_ordered: bool) -> None:  # noqa: FBT001
-    """Every other node is undone, and the run asks for attention for exactly the nodes whose undo is exhausted."""
-    group = Stage(nodes=(plan_node("b"), plan_node("c")), ordered=stage_ordered)
-    world = compensating(plan_of(plan_node("a"), group, plan_node("d")), "d", fails)
-    assert world.record.state.status is RunStatus.NEEDS_ATTENTION
-    assert set(world.record.current) == fails
-    for name in "abc":
-        expected = NodeStatus.UNDO_EXHAUSTED if name in fails else NodeStatus.UNDONE
-        assert world.record.state.node(name).status is expected
-    budget = Counter(fact.node for fact in world.facts if isinstance(fact, CompensationStarted))
-    assert budget == {name: 2 if name in fails else 1 for name in "abc"}
-
-
-def test_members_of_a_group_are_undone_together() -> None:
-    """The compensations of an unordered group are all due at once, before any stage in front of it."""
-    plan = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
-    world = World.begin(plan)
-    for name in "abc":
-        world.append(world.writer.outcome(plan.nodes[name], Direction.DO, 1, SUCCEEDED))
-    world.append(world.writer.outcome(plan.nodes["d"], Direction.DO, 1, Refused("no")))
-    world.conclude()
-    assert decide(world.record.state, 0) == (RunCompensation("c", 1), RunCompensation("b", 1))
-    world.append(world.writer.outcome(plan.nodes["c"], Direction.UNDO, 1, SUCCEEDED))
-    assert decide(world.record.state, 0) == (RunCompensation("b", 1),)
-    world.append(world.writer.outcome(plan.nodes["b"], Direction.UNDO, 1, SUCCEEDED))
-    assert decide(world.record.state, 0) == (RunCompensation("a", 1),)
-
-
-def spent(*, probe: bool = False) -> World:
-    """Create a run whose only effect had one attempt, without an answer."""
-    plan = plan_of(plan_node("a", retry=retry_policy(1), probe=probe))
-    world = World.begin(plan)
-    world.call(RunStep("a", 1))
-    world.answer(world.calls[0], LOST)
-    return world
-
-
-def test_a_probe_that_finds_the_effect_makes_it_succeed() -> None:
-    """The value that the probe found is the result, marked as probed, and the run continues."""
-    world = spent(probe=True)
-    world.answer(world.call(RunProbe("a", 1)), Succeeded({"id": 7}))
-    fact = world.facts[-1]
-    assert isinstance(fact, StepSucceeded)
-    assert (fact.result, fact.probed) == ({"id": 7}, True)
-    assert decide(world.record.state, 0) == (CloseCompleted(),)
-
-
-def test_a_probe_that_finds_nothing_makes_it_fail_without_undo() -> None:
-    """An effect that is known not to have happened is not compensated."""
-    world = spent(probe=True)
-    world.answer(world.call(RunProbe("a", 1)), NotFound())
-    world.conclude()
-    assert [fact.kind for fact in world.facts[-3:]] == ["StepFailed", "SagaFailed", "SagaCompensated"]
-    assert world.record.error == "a: TimeoutError: no answer; the probe found nothing under run-1/a/do/0"
-
-
-def test_an_effect_in_doubt_is_compensated() -> None:
-    """Without a probe the effect may have happened, so its compensation runs."""
-    world = spent()
-    world.conclude()
-    assert decide(world.record.state, 0) == (RunCompensation("a", 1),)
-
-
-def test_an_answer_that_comes_late_still_counts() -> None:
-    """A claim whose time ran out counts as failed; an answer that comes after all is accepted."""
-    world = World.begin(plan_of(EFFECT))
-    call = world.call(RunStep("a", 1))
-    world.now_ms = LEASE_MS
-    world.conclude()
-    failed = world.facts[-1]
-    assert isinstance(failed, StepAttemptFailed)
-    assert (failed.error_type, failed.retry_at_ms) == ("WorkerLost", LEASE_MS + 10)
-    world.answer(call, SUCCEEDED)
-    assert decide(world.record.state, world.now_ms) == (CloseCompleted(),)
-
-
-def test_a_result_that_cannot_be_stored_is_not_attempted_again() -> None:
-    """A final failure spends all attempts at once."""
-    world = World.begin(plan_of(plan_node("a", retry=retry_policy(None))))
-    world.answer(world.call(RunStep("a", 1)), Failed("InputError", "too large", final=True))
-    assert decide(world.record.state, 0) == (DoubtStep("a"),)
-
-
-@pytest.mark.parametrize(
-    ("direction", "outcome"), [(Direction.DO, NotFound()), (Direction.UNDO, NotFound())], ids=["do", "undo"]
-)
-def test_an_outcome_of_the_wrong_direction_is_refused(direction: Direction, outcome: NotFound) -> None:
-    """Only a probe can find nothing; anything else is the driver's error, and the message names it."""
-    world = World.begin(plan_of(EFFECT))
-    with pytest.raises(JournalError, match=r"node 'a': NotFound\(\) is no outcome of (do|undo)"):
-        world.writer.outcome(EFFECT, direction, 1, outcome)
-
-
-def test_a_refused_compensation_waits_for_an_operator_at_once() -> None:
-    """A participant that refuses to undo gets no further call: the node waits for an operator."""
-    world = World.begin(plan_of(plan_node("a", undo=undo_policy(None)), plan_node("b")))
-    nodes = world.record.state.plan.nodes
-    world.append(world.writer.outcome(nodes["a"], Direction.DO, 1, SUCCEEDED))
-    world.append(world.writer.outcome(nodes["b"], Direction.DO, 1, Refused("no")))
-    world.conclude()
-    world.answer(world.call(RunCompensation("a", 1)), Refused("too late"))
-    world.conclude()
-    assert world.record.current == ("a",)
-    assert world.record.state.node("a").status is NodeStatus.UNDO_REJECTED
-    assert [fact.kind for fact in world.facts[-2:]] == ["CompensationRejected", "AttentionRequested"]
-    assert world.record.error == "b: no; then a: its undo was refused: too late"
 
 
 def fingerprint_of_decisions(seeds: range) -> str:

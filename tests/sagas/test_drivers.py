@@ -6,7 +6,18 @@ from collections.abc import AsyncIterator
 import pytest
 import temporalio.client
 from bounds import HANG
-from driving import CASES, DECIDED, SAGA, SLOW, Case, Goods, Order, comparable, decided_by_client, decided_by_runner
+from runs.driving import (
+    CASES,
+    DECIDED,
+    SAGA,
+    SLOW,
+    Case,
+    Goods,
+    Order,
+    comparable,
+    decided_by_client,
+    decided_by_runner,
+)
 from stores import POSTGRESQL_IN_SOAK
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import temporalio.client
 from bounds import HANG
-from driving import comparable
 from hard_parts import ONCE, PATIENT, SAGAS, Ledger, Order, client_of, opened, until, worker_process, working
+from runs.driving import comparable
 from stores import POSTGRESQL_IN_SOAK
 
 from amends import RunResult, RunStatus

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from driving import SAGA, Goods, Order, charge, hold, notify, thank
+from runs.driving import SAGA, Goods, Order, charge, hold, notify, thank
 
 from amends import Attempted, Call, Rejected, Retry, Saga, effect
 from amends.testing import LostReply, Scenario

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import temporalio.client
-from driving import CASES, DECIDED, MIXED, SAGA, SLOW, Case, Order, decided_by_client, until_rest
+from runs.driving import CASES, DECIDED, MIXED, SAGA, SLOW, Case, Order, decided_by_client, until_rest
 from temporal_parts import TemporalServer
 
 from amends import Client, RunStatus

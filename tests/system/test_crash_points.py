@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
-from driving import comparable
 from eventsourcing.domain import event
 from journal_parts import prepare
 from pydantic import BaseModel
+from runs.driving import comparable
 from sqlalchemy import Engine
 
 from amends import (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import temporalio.client
+from aggregate_parts.damaging import DAMAGE, change, flip_state
 from bounds import HANG
-from damaging import DAMAGE, change, flip_state
 from hard_parts import PATIENT, Ledger, Order, client_of, opened, working
 from journal_parts import accept, complete, open_prepared, plan_of, succeed
 from sqlalchemy import select, text

@@ -5,39 +5,21 @@ ledger on disk.
 """
 
 import asyncio
-import json
 import os
-import re
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import httpx
 import pytest
 from bounds import HANG_S
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
-
-from services.line_log import LineLog, LineLogError
+from runs.bank_service import HTTP, Json, bank_at, effects, found, get, post
 from services.process import ServiceProcess, ServiceProcessError
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-Json = dict[str, Any]
-
-# One client, since creating one is slow; it keeps no connection, as services die between calls.
-HTTP = httpx.Client(timeout=HANG_S, limits=httpx.Limits(max_keepalive_connections=0))
-
-
-def bank_at(data: Path, **opened: str) -> ServiceProcess:
-    """Return a bank with these accounts, not started yet."""
-    options = [word for name, amount in opened.items() for word in ("--open", f"{name}={amount}")]
-    return ServiceProcess("bank", data, *options, project=EXAMPLES / "transfer")
 
 
 @pytest.fixture(scope="module")
@@ -55,174 +37,6 @@ def bank(only_bank: ServiceProcess) -> ServiceProcess:
         only_bank.kill()
         only_bank.start()
     return only_bank
-
-
-def post(
-    service: ServiceProcess, op: str, key: str | None, /, fault: str | None = None, **body: object
-) -> httpx.Response:
-    """Call an operation."""
-    headers = {name: value for name, value in (("Idempotency-Key", key), ("Fault", fault)) if value is not None}
-    return HTTP.post(f"{service.base_url}/{op}", json=body, headers=headers)
-
-
-def get(service: ServiceProcess, path: str) -> Any:  # noqa: ANN401 - JSON
-    """Read a page."""
-    return HTTP.get(f"{service.base_url}/{path}", timeout=HANG_S).json()
-
-
-def found(service: ServiceProcess, key: str) -> httpx.Response:
-    """Probe a key."""
-    return HTTP.get(f"{service.base_url}/operations/{quote(key, safe='')}")
-
-
-def effects(service: ServiceProcess, account: str) -> list[Json]:
-    """Return the bank's effects on one account, from its log."""
-    return [line for line in get(service, "log") if line["effect"].get("account") == account]
-
-
-def balances_by_log(data: Path) -> dict[str, Json]:
-    """Compute the balances from the file on disk, by rules written independently of the bank's."""
-    balance: dict[str, Decimal] = {}
-    held: dict[str, Decimal] = {}
-    for line in (data / "ledger.jsonl").read_text().splitlines():
-        effect = json.loads(line).get("effect")
-        if effect is None:
-            continue
-        account, amount = effect["account"], Decimal(effect["amount"])
-        if effect["type"] in ("opened", "deposited", "released"):
-            balance[account] = balance.get(account, Decimal(0)) + amount
-        if effect["type"] in ("withdrawn", "held"):
-            balance[account] -= amount
-        if effect["type"] in ("held", "reopened"):
-            held[account] = held.get(account, Decimal(0)) + amount
-        if effect["type"] in ("released", "confirmed"):
-            held[account] -= amount
-    return {name: {"balance": f"{balance[name]:.2f}", "held": f"{held.get(name, 0):.2f}"} for name in balance}
-
-
-# --- surviving ---
-
-
-def test_a_killed_bank_comes_back_with_the_balances_of_its_log(bank: ServiceProcess) -> None:
-    """The bank's state is a fold of the fsynced ledger, so kill -9 loses nothing that was acknowledged."""
-    url = bank.base_url
-    post(bank, "open", "kill/open1", account="kill1", amount="100.00")
-    post(bank, "open", "kill/open2", account="kill2", amount="0.00")
-    post(bank, "hold", "kill/h", account="kill1", amount="30.00")
-    post(bank, "withdraw", "kill/w", account="kill1", amount="12.5")
-    bank.kill()
-    bank.restart()
-    assert bank.base_url == url
-    assert get(bank, "accounts") == balances_by_log(bank.data)
-    assert get(bank, "accounts")["kill1"] == {"balance": "57.50", "held": "30.00"}
-    post(bank, "confirm", "kill/c", hold="kill/h")
-    post(bank, "deposit", "kill/d", account="kill2", amount="30.00")
-    bank.kill()
-    bank.restart()
-    accounts = get(bank, "accounts")
-    assert accounts == balances_by_log(bank.data)
-    assert accounts["kill1"] == {"balance": "57.50", "held": "0.00"}
-    assert accounts["kill2"] == {"balance": "30.00", "held": "0.00"}
-
-
-async def test_calls_in_flight_at_a_kill_take_effect_once_when_they_are_repeated(bank: ServiceProcess) -> None:
-    """Everything acknowledged before kill -9 is on disk, and repeated calls add only the missing effects."""
-    acknowledged: list[str] = []
-
-    async def deposit(client: httpx.AsyncClient, number: int) -> None:
-        body = {"account": "flight", "amount": "1.00"}
-        reply = await client.post("/deposit", json=body, headers={"Idempotency-Key": f"flight/{number}"})
-        acknowledged.append(reply.json()["key"])
-        if len(acknowledged) == 10:
-            bank.kill()
-
-    post(bank, "open", "flight/open", account="flight", amount="0.00")
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
-        outcomes = await asyncio.gather(*(deposit(client, n) for n in range(40)), return_exceptions=True)
-    assert any(isinstance(outcome, httpx.TransportError) for outcome in outcomes)
-    assert len(acknowledged) >= 10
-    written = [json.loads(line)["key"] for line in (bank.data / "ledger.jsonl").read_text().splitlines()]
-    assert set(acknowledged) <= set(written)
-    bank.restart()
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
-        await asyncio.gather(*(deposit(client, n) for n in range(40)))
-    once_each = {"flight/open": 1, **{f"flight/{n}": 1 for n in range(40)}}
-    assert Counter(line["key"] for line in effects(bank, "flight")) == once_each
-    assert get(bank, "accounts")["flight"]["balance"] == "40.00"
-
-
-def test_a_crash_after_the_effect_and_before_the_reply_is_healed_by_the_same_key(bank: ServiceProcess) -> None:
-    """A crash after the effect is on disk and before the reply is harmless: the same key gets the reply."""
-    post(bank, "open", "crash/open", account="crash", amount="100.00")
-    with pytest.raises(httpx.TransportError):
-        post(bank, "withdraw", "crash/w", fault="crash", account="crash", amount="10.00")
-    assert bank.wait() == -signal.SIGKILL
-    bank.restart()
-    assert post(bank, "withdraw", "crash/w", account="crash", amount="10.00").json()["outcome"] == "applied"
-    assert get(bank, "accounts")["crash"]["balance"] == "90.00"
-    assert [a["fault"] for a in get(bank, "attempts") if a["key"] == "crash/w"] == ["crash", None]
-
-
-def test_a_torn_last_line_is_dropped_with_a_note_and_damage_stops_the_start(tmp_path: Path) -> None:
-    """The bank drops only a last line that was never acknowledged; it does not guess across a hole in the middle."""
-    ledger = tmp_path / "ledger.jsonl"
-    with bank_at(tmp_path, alice="100.00", bob="0.00") as bank:
-        bank.kill()
-        whole = ledger.read_bytes()
-        ledger.write_bytes(whole + whole.splitlines()[-1][:-5])
-        bank.restart()
-        assert ledger.read_bytes() == whole
-        assert re.search(r"note: dropped a torn last line of \d+ bytes", (tmp_path / "service.err").read_text())
-        assert post(bank, "deposit", "d", account="bob", amount="1.00").json()["sequence"] == 3
-        bank.kill()
-        ledger.write_bytes(b"".join(whole.splitlines(keepends=True)[1:]))
-        with pytest.raises(ServiceProcessError, match=r"line 1 has sequence 2: a line is missing"):
-            bank.restart()
-        ledger.write_bytes(b"rubbish\n" + whole)
-        with pytest.raises(ServiceProcessError, match=r"line 1 is not a ledger entry: 'rubbish'"):
-            bank.restart()
-
-
-def test_a_log_that_lags_behind_the_books_is_made_up_and_a_strange_one_is_refused(tmp_path: Path) -> None:
-    """A crash between commit and copy loses no line of the log; the bank refuses a log unknown to its books."""
-    ledger = tmp_path / "ledger.jsonl"
-    with bank_at(tmp_path, alice="100.00", bob="0.00") as bank:
-        bank.kill()
-        whole = ledger.read_bytes()
-        ledger.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-        bank.restart()
-        assert ledger.read_bytes() == whole
-        assert get(bank, "accounts")["bob"] == {"balance": "0.00", "held": "0.00"}
-        bank.kill()
-        ledger.write_bytes(whole.replace(b"100.00", b"900.00"))
-        with pytest.raises(
-            ServiceProcessError, match=r"line 1 is not in the books: keep the log and books.db together"
-        ):
-            bank.restart()
-
-
-def test_nothing_is_acknowledged_after_a_sync_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a failed sync, when the line's fate is unknown, every append fails until the file was read again."""
-
-    def no_sync(_file: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    log = LineLog(tmp_path / "log")
-    log.append("one")
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", no_sync)
-        with pytest.raises(LineLogError, match=r"could not be written .*No space left"):
-            log.append("two")
-    with pytest.raises(LineLogError, match="start the service again"):
-        log.append("three")
-    assert log.lines == ["one"]
-    log.close()
-    again = LineLog(tmp_path / "log")
-    assert again.lines == ["one", "two"]
-    again.close()
-
-
-# --- keys ---
 
 
 def test_the_same_call_again_gets_the_first_reply_and_changes_nothing(bank: ServiceProcess) -> None:
@@ -334,9 +148,6 @@ def test_a_probe_tells_what_happened_under_a_key(bank: ServiceProcess) -> None:
     assert [a["op"] for a in get(bank, "attempts") if a["key"] == key] == ["find", "withdraw", "find"]
 
 
-# --- undo ---
-
-
 @pytest.mark.parametrize("op", ["withdraw", "deposit", "hold"])
 def test_a_void_undoes_once_under_whatever_keys(bank: ServiceProcess, op: str) -> None:
     """Voiding again, by the same or another key, finds nothing left to undo."""
@@ -406,72 +217,6 @@ def test_a_hold_goes_through_its_life_once_and_back_in_reverse_order(bank: Servi
     assert get(bank, "accounts")["life"] == {"balance": "10.00", "held": "0.00"}
 
 
-# --- faults ---
-
-
-@pytest.mark.parametrize("kind", ["lose_reply", "gateway_timeout"])
-def test_a_lost_reply_is_followed_by_the_first_result(bank: ServiceProcess, kind: str) -> None:
-    """The effect stands though its reply was lost; the retry under the same key gets the first result."""
-    HTTP.post(f"{bank.base_url}/faults", json={"kind": kind, "key": kind})
-    try:
-        assert post(bank, "deposit", kind, account="rich", amount="3.00").status_code == 504
-    except httpx.RemoteProtocolError:
-        assert kind == "lose_reply"
-    logged = found(bank, kind).json()
-    again = post(bank, "deposit", kind, account="rich", amount="3.00")
-    assert again.status_code == 200
-    assert {**again.json(), "voided_by": None} == logged
-    assert [line["key"] for line in effects(bank, "rich")].count(kind) == 1
-    attempts = [(a["op"], a["fault"]) for a in get(bank, "attempts") if a["key"] == kind]
-    assert attempts == [("deposit", kind), ("find", None), ("deposit", None)]
-
-
-def test_faults_can_be_there_from_the_start(tmp_path: Path) -> None:
-    """A service accepts planned faults when it starts, and refuses an unknown fault in one line."""
-    with ServiceProcess("services.payment", tmp_path, "--fault", '{"kind": "unavailable", "times": 2}') as payment:
-        assert get(payment, "faults") == [{"kind": "unavailable", "times": 2, "delay_ms": 0}]
-    with pytest.raises(ServiceProcessError, match=r"ended before it listened: .* --fault: kind: Input should be"):
-        ServiceProcess("services.payment", tmp_path, "--fault", '{"kind": "fire"}').start()
-
-
-def test_faults_are_counted_for_the_calls_they_name(bank: ServiceProcess) -> None:
-    """Two 503 for one prefix: the third call goes through, and other keys and probes are never affected."""
-    fault = {"kind": "unavailable", "times": 2, "op": "deposit", "key_prefix": "count/"}
-    HTTP.post(f"{bank.base_url}/faults", json=fault)
-    deposit = {"account": "rich", "amount": "1.00"}
-    assert post(bank, "deposit", "other", **deposit).status_code == 200
-    assert post(bank, "deposit", "count/1", **deposit).status_code == 503
-    assert found(bank, "count/1").status_code == 404
-    assert get(bank, "faults") == [{**fault, "times": 1, "delay_ms": 0}]
-    statuses = [post(bank, "deposit", "count/1", **deposit).status_code for _ in range(2)]
-    assert statuses == [503, 200]
-    assert get(bank, "faults") == []
-    HTTP.post(f"{bank.base_url}/faults", json={"kind": "unavailable"})
-    assert found(bank, "count/1").status_code == 200
-    HTTP.post(f"{bank.base_url}/faults", json={"kind": "unavailable", "op": "find"})
-    assert found(bank, "count/1").status_code == 503
-    assert HTTP.delete(f"{bank.base_url}/faults").json() == []
-    assert HTTP.post(f"{bank.base_url}/faults", json={"kind": "fire"}).status_code == 400
-    assert post(bank, "deposit", "count/2", fault="fire", **deposit).status_code == 400
-
-
-async def test_a_delayed_reply_comes_after_the_effect(bank: ServiceProcess) -> None:
-    """The effect exists while the caller still waits: the window in which a worker can be killed."""
-    async with httpx.AsyncClient(base_url=bank.base_url, timeout=HANG_S) as client:
-        headers = {"Idempotency-Key": "slow", "Fault": "delay_after=60000"}
-        body = {"account": "rich", "amount": "1.00"}
-        slow = asyncio.create_task(client.post("/deposit", json=body, headers=headers))
-        while (probe := await client.get("/operations/slow")).status_code == 404:
-            assert not slow.done()
-        assert probe.json()["outcome"] == "applied"
-        assert not slow.done()
-        await client.delete("/faults")
-        assert (await slow).json()["outcome"] == "applied"
-
-
-# --- orders ---
-
-
 def test_payments_are_charged_refunded_and_voided_once(tmp_path: Path) -> None:
     """The payment provider keeps the same promises as the bank, over a kill."""
     with ServiceProcess("services.payment", tmp_path, "--limit", "100.00") as payment:
@@ -517,9 +262,6 @@ def test_parcels_are_quoted_booked_and_cancelled_once(tmp_path: Path) -> None:
         assert list(get(shipping, "bookings")) == [other]
 
 
-# --- the log ---
-
-
 def test_the_log_is_given_in_pages(bank: ServiceProcess) -> None:
     """Reading on after the last entry of each page returns every entry once; a count must be a whole number."""
     for number in range(3):
@@ -532,9 +274,6 @@ def test_the_log_is_given_in_pages(bank: ServiceProcess) -> None:
     assert read == whole
     wrong = HTTP.get(f"{bank.base_url}/log?after=-1")
     assert (wrong.status_code, wrong.json()["reason"]) == (400, "after: '-1' is not a whole number from 0")
-
-
-# --- the process ---
 
 
 def test_a_stopped_service_ends_with_exit_code_0_and_an_orphan_stops_by_itself(bank: ServiceProcess) -> None:

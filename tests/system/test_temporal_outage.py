@@ -10,7 +10,7 @@ import temporalio.client
 from bounds import HANG
 from journal_parts import prepare, step
 from outage_parts import OUTAGE, Shelf, Trace
-from test_postgresql_outages import Worker, check, start, until_said, worker_process
+from outages.worker_processes import Worker, check, start, until_said, worker_process
 
 from amends.aggregates.journal import Journal
 from amends.aggregates.run.facts import StepStarted

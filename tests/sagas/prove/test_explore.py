@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, charge_card, place_order, reserve_stock
+from runs.proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, charge_card, place_order, reserve_stock
 
 from amends import Call, InputError, Rejected, Retry, Saga, effect, pivot
 from amends.aggregates.run.state import RunStatus

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proved_shop import ORDER, PAYMENT, StockItem, charge_card, place_order
 from repository import ROOT
+from runs.proved_shop import ORDER, PAYMENT, StockItem, charge_card, place_order
 
 from amends import Contract, InputError, Rejected
 from amends.testing import BrokenLawError, End, prove
@@ -18,7 +18,7 @@ TESTS = '''
 """Tests of a shop."""
 
 import pytest
-from proved_shop import ORDER, PAYMENT, StockItem, place_order
+from runs.proved_shop import ORDER, PAYMENT, StockItem, place_order
 
 from amends import Contract
 from amends.testing import End, prove

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from proved_shop import PlaceOrder, place_order, reserve_stock
+from runs.proved_shop import PlaceOrder, place_order, reserve_stock
 
 from amends import Call, Retry, Saga, effect, pivot, retriable
 from amends.aggregates.run.state import NodeStatus, RunStatus

@@ -1,7 +1,7 @@
 """Own tables in the search: statements run for real, and each world has its own state."""
 
 import pytest
-from proved_shop import ORDER, PlaceOrder
+from runs.proved_shop import ORDER, PlaceOrder
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, insert, select, text, update
 
 from amends import Call, Done, InputError, Saga, UnitOfWork, effect, pivot, transaction

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from reading_shop import Amends, one_line, project_at
+from runs.operated import AFTER, LOST, PIVOT, do, operate
 from strategies import LEASE_MS, World, eventful_histories, plan_node, plan_of, retry_policy, undo_policy
-from test_interventions import AFTER, LOST, PIVOT, do, operate
 
 from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord
@@ -19,7 +19,7 @@ from amends.sagas.engine.decide import WaitUntil, decide
 from amends.sagas.engine.interventions import InterventionKind, open_for_decision
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "explain.txt"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "explain.txt"
 DONE = Succeeded({"by": "tests"})
 CONTACTS = {"pay": Contact("payments team", "https://wiki.example/pay")}
 
@@ -142,7 +142,7 @@ def text_of(world: World) -> str:
 
 
 def everything() -> str:
-    """Return the explanation of every state; `python -P tests/cli/test_explain.py` writes the file for review."""
+    """Return the explanation of every state; `python -P tests/cli/views/test_explain.py` writes the file for review."""
     return "\n\n".join(f"=== {name}\n{text_of(make())}" for name, make in STATES.items()) + "\n"
 
 

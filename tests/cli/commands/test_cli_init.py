@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import AMENDS, CommandProject, Ended
-from pages import plain_arguments
+from documents.pages import plain_arguments
 from repository import ROOT
 
 from amends.cli.project.new_project import FILES, KEPT_IF_PRESENT, SAGA, TRY_NEXT

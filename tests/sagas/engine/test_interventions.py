@@ -1,11 +1,10 @@
 """Operators, cancels and late answers: the record reaches the truth, whatever happens outside of the plan."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from property_parts import try_out
-from strategies import AnyResults, World, eventful_histories, make_history, make_plan, plan_node, plan_of, undo_policy
+from runs.operated import AFTER, LOST, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, wish
+from strategies import World, eventful_histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError
 from amends.aggregates.run.facts import (
@@ -23,58 +22,11 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import Role, Stage, StepKind
 from amends.aggregates.run.state import Direction, NodeStatus, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
-from amends.sagas.engine.decide import Conclusion, RunCompensation, RunProbe, RunStep, decide
+from amends.sagas.engine.decide import RunCompensation, RunStep, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, open_for_decision, preview
-from amends.sagas.engine.outcome import Failed, NotFound, Postponed, Refused, Succeeded
+from amends.sagas.engine.outcome import Failed, Postponed, Refused, Succeeded
 
-REGISTRY: Any = AnyResults()
-PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
-AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
-ONCE = plan_node("x").retry.model_copy(update={"max_attempts": 1})
-LOST = Failed("TimeoutError", "no answer")
 HONEST = (InterventionKind.RETRY, InterventionKind.CANCEL)
-
-
-def wish(verb: InterventionKind, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
-    """Create an operator's decision."""
-    return Intervention(
-        **{"kind": verb, "node": node, "actor": "op", "reason": "because", "evidence": "seen", **changes}
-    )
-
-
-def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
-    """Answer the call that is due at a node."""
-    work = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
-    assert not isinstance(work, Conclusion)
-    world.answer(world.call(work), outcome)  # type: ignore[arg-type]  # not a wait either, as the tests have it
-    world.conclude()
-
-
-def operate(world: World, verb: InterventionKind, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
-    """Write an operator's decision."""
-    fact = fact_of(REGISTRY, world.record, wish(verb, node, **changes), world.now_ms, 7)
-    if fact is not None:
-        world.append(fact)
-        world.conclude()
-    return fact
-
-
-def status(world: World) -> RunStatus:
-    """Return a run's status."""
-    return world.record.state.status
-
-
-def open_nodes(world: World) -> tuple[str, ...]:
-    """Return the nodes that an operator has to decide about."""
-    return world.record.current
-
-
-def kinds(world: World) -> list[str]:
-    """Return the facts of a run by kind."""
-    return [fact.kind for fact in world.facts]
-
-
-# ---- any events
 
 
 @given(world=eventful_histories())
@@ -256,9 +208,6 @@ def test_eventful_histories_cover_what_can_happen() -> None:
     assert wanted <= found
 
 
-# ---- single situations
-
-
 def test_a_refused_step_behind_the_pivot_is_redone_under_a_new_key() -> None:
     """A participant repeats a refusal under its key, so a redo asks under another key."""
     world = World.begin(plan_of(PIVOT, AFTER))
@@ -429,138 +378,6 @@ def test_a_refused_undo_is_asked_again_under_a_new_key() -> None:
     assert status(world) is RunStatus.COMPENSATED
     undos = [fact.key for fact in world.facts if isinstance(fact, CompensationStarted) and fact.node == "b"]
     assert undos == ["run-1/b/undo/0", "run-1/b/undo/1"]
-
-
-def attempted(*, probe: bool = False, role: Role = Role.COMPENSATABLE) -> tuple[World, Any]:
-    """Begin a run whose first attempt has no answer, and may still get one; its attempts are spent."""
-    node = plan_node("a", retry=ONCE, probe=probe, role=role, undo=role is Role.COMPENSATABLE)
-    world = World.begin(plan_of(node, AFTER if role is Role.PIVOT else PIVOT))
-    call = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    return world, call
-
-
-def test_a_success_that_is_known_is_not_news() -> None:
-    """The answer to attempt 1 adds nothing after attempt 2 succeeded under the same key: nothing is undone twice."""
-    world = World.begin(plan_of(plan_node("a"), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    world.answer(world.call(RunStep("a", 2)), Succeeded("receipt"))
-    do(world, "pivot", Refused("sold out"))
-    do(world, "a", Succeeded(None))
-    before = kinds(world)
-    world.answer(first, Succeeded("receipt"))
-    assert (kinds(world), status(world)) == (before, RunStatus.COMPENSATED)
-
-
-@pytest.mark.parametrize("found_by", ["a probe", "an operator", "an earlier answer"])
-def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> None:
-    """A step's own answer adds nothing after another source has confirmed the effect, also when the step is undone."""
-    world, call = attempted(probe=found_by == "a probe", role=Role.COMPENSATABLE)
-    if found_by == "a probe":
-        do(world, "a", Succeeded("receipt"))
-        operate(world, InterventionKind.CANCEL)
-    elif found_by == "an operator":
-        operate(world, InterventionKind.RESOLVE, "a", output="receipt")
-    else:
-        world.calls.append(call)
-        world.answer(call, Succeeded("receipt"))
-    while not world.closed:
-        do(world, "a", Succeeded(None))
-    before = kinds(world)
-    world.answer(call, Succeeded("receipt"))
-    assert (kinds(world), status(world)) == (before, RunStatus.COMPENSATED)
-
-
-def test_a_refusal_that_comes_while_the_step_waits_ends_it() -> None:
-    """The participant has refused under the key, so no call follows when the wait is over."""
-    world = World.begin(plan_of(plan_node("a"), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    world.answer(first, Refused("sold out"))
-    world.conclude()
-    assert kinds(world)[-3:] == ["StepRejected", "SagaFailed", "SagaCompensated"]
-
-
-def test_a_late_refusal_of_the_pivot_settles_the_doubt() -> None:
-    """A run that waits for an operator because its pivot is in doubt goes back when the participant refuses."""
-    world, call = attempted(role=Role.PIVOT)
-    assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
-    world.answer(call, Refused("no"))
-    world.conclude()
-    assert kinds(world)[-3:] == ["StepRejected", "SagaFailed", "SagaCompensated"]
-
-
-@pytest.mark.parametrize("late", [Refused("no"), NotFound()])
-def test_what_is_told_after_the_undo_changes_no_more_than_the_doubt(late: Refused | NotFound) -> None:
-    """A late "it did not happen" is kept although the step was undone: it ends the run's doubt."""
-    world, call = attempted(probe=isinstance(late, NotFound))
-    if isinstance(late, NotFound):
-        call = world.call(RunProbe("a", 1))
-        operate(world, InterventionKind.CANCEL)
-        do(world, "a", Failed("TimeoutError", "nobody to ask", final=True))
-        world.calls.append(call)
-    while not world.closed:
-        do(world, "a", Succeeded(None))
-    assert world.record.in_doubt == ("a",)
-    world.answer(call, late)
-    assert kinds(world)[-1] == ("StepFailed" if isinstance(late, NotFound) else "StepRejected")
-    assert status(world) is RunStatus.COMPENSATED
-    assert not world.record.in_doubt
-
-
-@pytest.mark.parametrize("late", [Refused("no"), Succeeded(None)])
-def test_a_late_answer_of_an_undo_is_kept(late: Refused | Succeeded) -> None:
-    """A late answer of an exhausted undo counts: a refusal needs another key, a success settles the step."""
-    world = World.begin(plan_of(plan_node("a", undo=undo_policy(1)), PIVOT))
-    do(world, "a", Succeeded(None))
-    do(world, "pivot", Refused("no"))
-    call = world.call(RunCompensation("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    assert world.record.state.node("a").status is NodeStatus.UNDO_EXHAUSTED
-    world.answer(call, late)
-    world.conclude()
-    if isinstance(late, Succeeded):
-        assert status(world) is RunStatus.COMPENSATED
-        return
-    assert (status(world), open_nodes(world)) == (RunStatus.NEEDS_ATTENTION, ("a",))
-    retried = operate(world, InterventionKind.RETRY)
-    assert isinstance(retried, NodeFact)
-    assert retried.generation == 1
-
-
-def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
-    """A late answer of the first undo during the second one is recorded, and changes nothing else."""
-    world, call = attempted()
-    first = world.call(RunCompensation("a", 1))
-    world.answer(call, Succeeded("late"))
-    second = world.call(RunCompensation("a", 1))
-    world.answer(first, Succeeded(None))
-    assert world.record.state.node("a").status is NodeStatus.UNDO_STARTED
-    assert world.record.state.node("a").answers.undone == (0,)
-    world.answer(second, Succeeded(None))
-    world.conclude()
-    assert status(world) is RunStatus.COMPENSATED
-
-
-def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
-    """The operator's decision and output stay, and the history shows the effect that was found out."""
-    world = World.begin(plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=ONCE)))
-    do(world, "pivot", Succeeded(None))
-    call = world.call(RunStep("after", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    operate(world, InterventionKind.SKIP, "after", output="by hand")
-    assert status(world) is RunStatus.COMPLETED
-    world.answer(call, Succeeded("by the service"))
-    assert kinds(world)[-1] == "LateEffectObserved"
-    assert status(world) is RunStatus.COMPLETED
-    assert world.record.results["after"] == "by hand"
-    assert world.record.error == "after: took effect although it was skipped or redone"
 
 
 def test_nobody_decides_about_a_node_that_is_being_worked_on() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from damaging import seal
+from aggregate_parts.damaging import seal
 from eventsourcing.domain import event
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.event import listens_for as event_of

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import SAGA
 from hypothesis import given
 from hypothesis import strategies as st
 from reading_shop import Amends
+from runs.driving import SAGA
 
 from amends.aggregates.errors import InputError
 from amends.cli.runtime.run_inputs import read_jobs

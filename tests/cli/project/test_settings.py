@@ -12,7 +12,6 @@ from sqlalchemy.engine import make_url
 
 from amends.aggregates import errors
 from amends.aggregates.store_url import mask_store_url, parse_store_url
-from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.project.settings import Settings, load_settings
 
 MARK = "s3cr3t"
@@ -49,9 +48,6 @@ def refusal(project: Path | None = None) -> str:
     return message
 
 
-# ---- Durations
-
-
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30min", 5400), ("0s", 0)])
 def test_the_drain_is_a_duration(project: Path, text: str, seconds: int) -> None:
     """A duration is written as in options of the command line, and shown in seconds."""
@@ -59,9 +55,6 @@ def test_the_drain_is_a_duration(project: Path, text: str, seconds: int) -> None
     settings = load_settings()
     assert settings.drain == timedelta(seconds=seconds)
     assert settings.shown()["drain"] == f"{seconds}s"
-
-
-# ---- Files
 
 
 def test_defaults_are_relative_to_the_project(project: Path) -> None:
@@ -136,9 +129,6 @@ def test_settings_in_a_directory_that_anybody_can_write_to_are_not_picked_up(
     assert load_settings(shared).task_queue == "theirs"
 
 
-# ---- The environment
-
-
 def test_the_environment_wins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable overrides its key, lists are written with commas or as JSON, an empty variable counts as unset."""
     write(project, 'modules = ["a"]\ntask_queue = "file"\nembedded_port = 7000\nmax_input_bytes = 5\n')
@@ -174,9 +164,6 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
     assert (
         message == "environment variable AMENDS_STORE_URI is not a setting; did you mean AMENDS_STORE_URL? Or unset it"
     )
-
-
-# ---- Refusals
 
 
 @pytest.mark.parametrize(
@@ -339,9 +326,6 @@ def test_a_wrong_project_directory_is_refused(project: Path, monkeypatch: pytest
     assert refusal().startswith("the current directory cannot be used")
 
 
-# ---- The store's URL
-
-
 @pytest.mark.parametrize(
     ("url", "resolved"),
     [
@@ -440,47 +424,6 @@ def test_a_url_is_read_as_sqlalchemy_reads_it(url: str) -> None:
     assert (ours.scheme, ours.host, ours.path) == (theirs.drivername, theirs.host, theirs.database)
     assert (ours.username, ours.password) == (theirs.username, theirs.password)
     assert make_url(mask_store_url(url)).host == theirs.host
-
-
-# ---- Exit codes and cost
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (errors.DefinitionError("x"), 2),
-        (errors.InputError("x"), 2),
-        (errors.NotFoundError("x"), 2),
-        (errors.StartConflictError("x"), 2),
-        (errors.WrongStoreError("x"), 3),
-        (errors.NewerFactError("x", 1, "newer", "upgrade"), 2),
-        (errors.UnreachableError("x"), 3),
-        (errors.AppendConflictError("run/1", expected=1, actual=2), 3),
-        (PermissionError("x"), 3),
-        (KeyboardInterrupt(), 130),
-        (ZeroDivisionError(), 70),
-        (ExceptionGroup("x", [errors.InputError("x"), errors.UnreachableError("x")]), 3),
-        (BaseExceptionGroup("x", [KeyboardInterrupt(), errors.InputError("x")]), 130),
-    ],
-)
-def test_each_error_has_its_exit_code(error: BaseException, code: int) -> None:
-    """No error ends in 0 or 1, which mean that nothing or that something was found."""
-    assert exit_code_of(error) == code
-
-
-def test_exit_codes_are_the_documented_ones() -> None:
-    """The numbers are an interface: scripts branch on them."""
-    assert {code.name: code.value for code in ExitCode} == {
-        "OK": 0,
-        "FOUND": 1,
-        "USAGE": 2,
-        "UNREACHABLE": 3,
-        "COMPENSATED": 4,
-        "NEEDS_ATTENTION": 5,
-        "DAMAGED": 6,
-        "INTERNAL": 70,
-        "INTERRUPTED": 130,
-    }
 
 
 def test_every_setting_is_documented() -> None:

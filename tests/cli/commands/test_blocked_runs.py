@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 from commands import CommandProject
+from runs.waiting_for_code import CANARY, CASES, MAPPED, Code, Order, load
 from strategies import World, plan_node, plan_of
-from test_waiting_for_code import CANARY, CASES, MAPPED, Code, Order, load
 
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import Direction

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from damaging import change, flip_state
+from aggregate_parts.damaging import change, flip_state
 from reading_shop import Amends, Shop
 from sqlalchemy import Engine
 

@@ -1,0 +1,1 @@
+"""Aggregates, engines and services that several tests of the store share."""

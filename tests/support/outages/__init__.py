@@ -1,0 +1,1 @@
+"""Processes that outlive outages, as several tests use them."""

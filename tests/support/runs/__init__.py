@@ -1,0 +1,1 @@
+"""Sagas and runs that several tests share."""
