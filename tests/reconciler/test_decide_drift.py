@@ -254,7 +254,7 @@ def test_corrections_of_long_ago_break_nothing() -> None:
 
 
 def test_a_failing_correction_waits_longer_each_time_and_ends() -> None:
-    """After a failure a subject waits, twice as long after the next one; after the last one nothing is next attempt."""
+    """After a failure a subject waits, twice as long after the next one; after the last one nothing follows."""
     past = Past()
     wait_ms = past.rule.policy.backoff_ms
     name = only(past.seen_twice(drift()))

@@ -1,4 +1,4 @@
-"""The budget of plain English, counted over docstrings, comments, help texts and pages; docs/STYLE.md explains it."""
+"""The budget of plain English, over docstrings, comments, help texts, messages and pages; docs/STYLE.md explains it."""
 
 import re
 from collections.abc import Iterator
@@ -23,6 +23,10 @@ YOU = re.compile(r"\byou(?:r|rs)?\b", re.IGNORECASE)
 YOU_IN_1000 = 5.0
 EXEMPT = {Path("docs/STYLE.md"), Path("tests/repository/test_language.py")}
 PAGES = "pages"
+# Messages count together: the docstrings around them must not hide a bad one.
+MESSAGES = "messages"
+# Literals of tests are expectations and programs.
+SILENT = frozenset({"tests", "benchmarks", "docs"})
 
 
 def package_of(path: Path) -> str:
@@ -37,6 +41,8 @@ def files() -> dict[str, list[Path]]:
     for path in repository_files():
         if path not in EXEMPT and path.suffix in {".py", ".md"}:
             found.setdefault(package_of(path), []).append(path)
+            if path.suffix == ".py" and package_of(path) not in SILENT:
+                found.setdefault(MESSAGES, []).append(path)
     return found
 
 
@@ -44,11 +50,16 @@ def files() -> dict[str, list[Path]]:
 def prose(package: str) -> dict[Path, list[Passage]]:
     """Return the prose of every file of a package; collecting tests reads none, since that takes seconds."""
     return {
-        path: (passages_of_python if path.suffix == ".py" else passages_of_page)(
-            (ROOT / path).read_text(encoding="utf-8")
-        )
+        path: [passage for passage in passages_of(path) if (passage.kind == "message") == (package == MESSAGES)]
         for path in files()[package]
     }
+
+
+@cache
+def passages_of(path: Path) -> list[Passage]:
+    """Return the prose of a file."""
+    read = passages_of_python if path.suffix == ".py" else passages_of_page
+    return read((ROOT / path).read_text(encoding="utf-8"))
 
 
 def in_1000_words(package: str, pattern: re.Pattern[str]) -> tuple[float, list[str]]:
@@ -127,6 +138,15 @@ def test_the_count_covers_docstrings_comments_and_help_texts() -> None:
         ("function docstring", "Return code it is."),
         ("comment", "A reason."),
     ]
+
+
+def test_the_count_covers_messages() -> None:
+    """A literal with a space is a message; docstrings, help texts, single words and the code of f-strings are not."""
+    source = (
+        'def f(x, y=Option(help="Print it.")):\n    """Return it."""\n    print(f"no run {x[\'a b\']}", "key", "a b")\n'
+    )
+    found = [passage.text for passage in passages_of_python(source) if passage.kind == "message"]
+    assert found == ["a b", "no run code"]
 
 
 def test_the_count_leaves_code_on_pages_out() -> None:

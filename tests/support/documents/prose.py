@@ -1,4 +1,4 @@
-"""The prose of the repository: docstrings, comments, help texts and pages, as plain text by package."""
+"""The prose of the repository: docstrings, comments, help texts, messages and pages, as plain text."""
 
 import ast
 import io
@@ -24,7 +24,7 @@ class Passage(NamedTuple):
 
     Attributes:
         line: Its first line in the file, from 1.
-        kind: `docstring`, `function docstring`, `comment`, `help` or `page`.
+        kind: `docstring`, `function docstring`, `comment`, `help`, `message` or `page`.
         text: The words, without code.
     """
 
@@ -44,9 +44,9 @@ def passages_of_page(text: str) -> list[Passage]:
 
 
 def passages_of_python(source: str) -> list[Passage]:
-    """Return the docstrings, comments and help texts of a Python module."""
-    found = [*_docstrings(ast.parse(source)), *_comments(source)]
-    return sorted(found)
+    """Return the docstrings, comments, help texts and messages of a Python module."""
+    tree = ast.parse(source)
+    return sorted([*_docstrings(tree), *_messages(tree), *_comments(source)])
 
 
 def _plain(text: str) -> str:
@@ -76,6 +76,30 @@ def _docstrings(tree: ast.Module) -> Iterator[Passage]:
                     and isinstance(keyword.value.value, str)
                 ):
                     yield Passage(keyword.value.lineno, "help", _plain(keyword.value.value))
+
+
+def _messages(tree: ast.Module) -> Iterator[Passage]:
+    """Yield the other string literals with a space in them: messages, notes, headings and log lines."""
+    others = {id(inner) for node in ast.walk(tree) for inner in _no_messages(node)}
+    for node in ast.walk(tree):
+        if id(node) not in others and (text := _literal(node)) and " " in text.strip():
+            yield Passage(node.lineno, "message", _plain(text))  # type: ignore[attr-defined]  # a literal has a line
+
+
+def _no_messages(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield docstrings, help texts and the parts of f-strings below a node."""
+    if isinstance(node, ast.Expr):
+        yield node.value
+    elif isinstance(node, ast.keyword) and node.arg in _HELP:
+        yield from ast.walk(node.value)
+    elif isinstance(node, ast.JoinedStr):
+        yield from (inner for inner in ast.walk(node) if inner is not node)
+
+
+def _literal(node: ast.AST) -> str | None:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "code" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def _comments(source: str) -> Iterator[Passage]:
