@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test soak bench docs lint types layers examples pytest pins clean timed-test FORCE
+.PHONY: help demo test soak prove bench docs lint types layers examples pytest pins clean timed-test FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ timed-%:
 
 soak: $(READY) ## the tests marked `soak`, which take too long for every change, and property tests with many examples
 	@exec $(GUARD) $(PY) -P -m pytest -m "soak or hypothesis" --hypothesis-profile=soak -o timeout=$(SOAK_BOUND_S) -o faulthandler_timeout=$$(($(SOAK_BOUND_S) + 60)) $(SOAK_ARGS)
+
+# `make prove SHARE=20` explores every twentieth plan.
+prove: $(READY) ## explore how runs of about 800 plans can fail, and check that the core keeps every law
+	@PYTHONPATH=tests/support:tests/sagas/prove $(PY) -P -m prove_core
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py

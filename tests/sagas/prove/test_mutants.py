@@ -17,7 +17,7 @@ BY_CONTRACT = {"never undone twice"}
 @pytest.fixture(scope="module")
 def generator() -> dict[str, Any]:
     """Load the program that writes the page about laws and mutants."""
-    return runpy.run_path(str(ROOT / "docs" / "laws.py"))
+    return runpy.run_path(str(ROOT / "docs" / "_tools" / "laws.py"))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each.fault.replace(" ", "-"))
@@ -28,7 +28,7 @@ def test_a_mutant_is_killed(mutant: Mutant, generator: dict[str, Any]) -> None:
     assert death is not None, "no law notices it"
     assert death.law == mutant.law, death.message
     page = generator["PAGE"].read_text(encoding="utf-8").splitlines()
-    assert generator["mutant_row"](mutant, death) in page, "write the page again: python docs/laws.py"
+    assert generator["mutant_row"](mutant, death) in page, "write the page again: python docs/_tools/laws.py"
 
 
 def test_the_page_has_every_law_and_no_other_row(generator: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
 """Write the reference page of the laws of the search, and of the mutants of the core that they kill.
 
-`python docs/laws.py` writes the page; the tests of the mutants compare each row with the story that they find.
+`python docs/_tools/laws.py` writes the page; the tests of the mutants compare each row with the story that they find.
 """
 
-# ruff: noqa: INP001 - a program next to the pages, not a package
+# ruff: noqa: INP001 - a program, not a package
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "sagas" / "prove")]
 
 from mutant_parts import Killed, Mutant, killed  # noqa: E402 - they are among the tests
@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "reference" / "laws-and-mutants.md"
 TEXT = """\
 # Laws of the search, and the mutants that they kill
 
-<!-- Written by docs/laws.py from the laws and from the mutants of the tests; do not edit. -->
+<!-- Written by docs/_tools/laws.py from the laws and from the mutants of the tests; do not edit. -->
 
 This page is for you if you read a report of the search, or want to know how far to trust it. The search explores the
 stories of a run: every order of calls, answers, crashes and decisions, up to a number of faults. It checks these laws
