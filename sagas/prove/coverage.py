@@ -56,7 +56,7 @@ class Coverage(NamedTuple):
 
 def row_of(step: Appended) -> Row | None:
     """Return the row that a fact has used; `None` for a fact that moves no node."""
-    head = step.fact.head
+    head = step.head
     if not head.node or told_only(step.before.state, head):
         return None
     return Row(step.before.state.node(head.node).status, head.kind)

@@ -83,7 +83,7 @@ class Experiment:
             for number, (saga, value) in enumerate([(self.saga, self.input), *self.others], 1)
         ]
         root = units.begin(starts, self._shelf(), faults=self.faults, decisions=self.operators)
-        return Prepared(self, Player(units), root, terms, _fingerprint(starts))
+        return Prepared(self, registry, Player(units), root, terms, _fingerprint(starts))
 
     def _check_results(self, registry: ProvedRegistry) -> None:
         for step in self.results:
@@ -110,6 +110,7 @@ class Prepared:
 
     Attributes:
         experiment: The experiment.
+        registry: The user's functions.
         player: Plays the moves.
         root: The world in which it begins.
         terms: The terms of every effect, by name of its step.
@@ -117,6 +118,7 @@ class Prepared:
     """
 
     experiment: Experiment
+    registry: ProvedRegistry
     player: Player
     root: World
     terms: dict[str, Terms]

@@ -10,6 +10,7 @@ code can refuse, and that code runs.
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -92,6 +93,9 @@ class Script:
                 self.problem = ProveError(f"step {step!r}: {each}")
 
 
+_UNWATCHED = nullcontext()
+
+
 class ProvedRegistry(Registry):
     """A registry whose transactions obey a script.
 
@@ -101,6 +105,7 @@ class ProvedRegistry(Registry):
 
     Attributes:
         refuses_undo: Whether the undo of a transaction may be refused by injection.
+        watch: Returns the block in which a function of the step with this name runs.
     """
 
     refuses_undo = False
@@ -108,6 +113,7 @@ class ProvedRegistry(Registry):
     def __init__(self, sagas: Iterable[Saga[Any]], results: Mapping[str, object] | None = None) -> None:
         super().__init__(sagas)
         self.script = Script()
+        self.watch: Callable[[str], AbstractContextManager[object]] = lambda _: _UNWATCHED
         self.results: Mapping[str, object] = results or {}
         self._operations: dict[tuple[str, bool, bool], Operation] = {}
 
@@ -142,7 +148,8 @@ class ProvedRegistry(Registry):
         if step in self.results:
             return None if undo else _given(self.results[step])
         try:
-            return real.function(first, uow)
+            with self.watch(step):
+                return real.function(first, uow)
         except BaseException as error:
             self.script.note(error, step)
             raise
@@ -169,9 +176,10 @@ class Functions:
             if task.step in results:
                 value = None if task.direction is Direction.UNDO else _given(results[task.step])
             else:
-                value = task.operation.function(task.argument, task.call)
-                if inspect.isawaitable(value):
-                    value = _finished(value, task.step)
+                with self._registry.watch(task.step):
+                    value = task.operation.function(task.argument, task.call)
+                    if inspect.isawaitable(value):
+                        value = _finished(value, task.step)
         except (KeyboardInterrupt, ProveError):
             raise
         except BaseException as error:  # noqa: BLE001 - every way in which a function can end is an outcome of it

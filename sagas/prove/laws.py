@@ -134,7 +134,7 @@ def is_end(world: World) -> bool:
 
 
 def _node(step: Appended) -> tuple[PlanNode, NodeState] | None:
-    name = step.fact.head.node
+    name = step.head.node
     return (step.before.state.plan.nodes[name], step.before.state.node(name)) if name else None
 
 
@@ -144,7 +144,7 @@ def _policy(node: PlanNode, *, undo: bool) -> RetryPolicy:
 
 def _starts(step: Appended) -> bool:
     """Check whether a fact begins a step, or is the outcome of a transaction."""
-    return step.fact.kind in {"StepStarted", "StepSucceeded", "StepRejected", "StepAttemptFailed"}
+    return step.head.kind in {"StepStarted", "StepSucceeded", "StepRejected", "StepAttemptFailed"}
 
 
 @_fact_law("stages in order", "A step starts only when every step of the stages before it has succeeded.")
@@ -164,8 +164,8 @@ def _stages_in_order(step: Appended, _: Played) -> str | None:
 @_fact_law("undo in reverse", "A step is undone only when every later step is undone; an ordered group likewise.")
 def _undo_in_reverse(step: Appended, _: Played) -> str | None:
     place = _node(step)
-    transacted = step.fact.kind == "CompensationSucceeded" and place and place[0].kind is StepKind.TRANSACTION
-    if place is None or not (step.fact.kind == "CompensationStarted" or transacted):
+    transacted = step.head.kind == "CompensationSucceeded" and place and place[0].kind is StepKind.TRANSACTION
+    if place is None or not (step.head.kind == "CompensationStarted" or transacted):
         return None
     node, state = place[0], step.before.state
     stage = state.plan.stage_of[node.name]
@@ -180,7 +180,7 @@ def _undo_in_reverse(step: Appended, _: Played) -> str | None:
 
 @_fact_law("pivot decides", "A run turns back only if its pivot did not act, or is in doubt and can be undone.")
 def _pivot_decides(step: Appended, _: Played) -> str | None:
-    if step.fact.kind != "SagaFailed":
+    if step.head.kind != "SagaFailed":
         return None
     state = step.before.state
     if state.plan.forward_only(state.cursor):
@@ -194,7 +194,7 @@ def _pivot_decides(step: Appended, _: Played) -> str | None:
 
 @_fact_law("settles first", "A run turns back only when no effect is under way and the outcome of each is settled.")
 def _settles_first(step: Appended, _: Played) -> str | None:
-    if step.fact.kind != "SagaFailed":
+    if step.head.kind != "SagaFailed":
         return None
     state = step.before.state
     for name, at in state.nodes.items():
@@ -205,7 +205,7 @@ def _settles_first(step: Appended, _: Played) -> str | None:
 
 @_fact_law("attempts are counted", "Attempts follow one another, each when it is due, and never exceed the policy.")
 def _attempts_are_counted(step: Appended, played: Played) -> str | None:
-    head, place = step.fact.head, _node(step)
+    head, place = step.head, _node(step)
     if place is None or head.kind not in _CLAIMS | {"StepAttemptFailed", "CompensationAttemptFailed"}:
         return None
     node, at = place
@@ -226,7 +226,7 @@ def _attempts_are_counted(step: Appended, played: Played) -> str | None:
 
 @_fact_law("known effects are no news", "The journal records once that an effect took place under a key.")
 def _known_effects_are_no_news(step: Appended, _: Played) -> str | None:
-    head, place = step.fact.head, _node(step)
+    head, place = step.head, _node(step)
     if place is None or head.kind not in {"StepSucceeded", "LateEffectObserved"}:
         return None
     if place[0].kind is StepKind.EFFECT and head.generation in place[1].answers.acted:
@@ -236,7 +236,7 @@ def _known_effects_are_no_news(step: Appended, _: Played) -> str | None:
 
 @_fact_law("answered keys rest", "A key with a definite answer is never called again.")
 def _answered_keys_rest(step: Appended, _: Played) -> str | None:
-    head, place = step.fact.head, _node(step)
+    head, place = step.head, _node(step)
     if place is None or head.kind not in _CLAIMS:
         return None
     if place[1].answers.of(head.generation, undo=head.kind == "CompensationStarted"):
@@ -249,8 +249,8 @@ def _cancelled_means_no_new_step(step: Appended, _: Played) -> str | None:
     place = _node(step)
     if place is None or step.before.state.status is not RunStatus.CANCELLING:
         return None
-    transaction = place[0].kind is StepKind.TRANSACTION and step.fact.kind == "StepSucceeded"
-    if step.fact.kind == "StepStarted" or transaction:
+    transaction = place[0].kind is StepKind.TRANSACTION and step.head.kind == "StepSucceeded"
+    if step.head.kind == "StepStarted" or transaction:
         return f"{place[0].name!r} starts after somebody has cancelled the run"
     return None
 
@@ -300,8 +300,8 @@ def _transactions_are_atomic(played: Played) -> str | None:
         return None
     nodes = played.before.runs[played.move.run].state.plan.nodes
     recorded = sum(
-        step.fact.kind in {"StepSucceeded", "CompensationSucceeded"}
-        and nodes[step.fact.head.node].kind is StepKind.TRANSACTION
+        step.head.kind in {"StepSucceeded", "CompensationSucceeded"}
+        and nodes[step.head.node].kind is StepKind.TRANSACTION
         for step in played.appended
     )
     done = _committed(played.world) - _committed(played.before)

@@ -11,7 +11,7 @@ from amends.aggregates.errors import AppendConflictError, InputError, JournalErr
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import StepWork
-from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.run.facts import Fact, Head, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
 from amends.sagas.prove.books import Books
@@ -76,11 +76,19 @@ class Shelf:
 
 
 class Appended(NamedTuple):
-    """One fact with the run before and after it."""
+    """One fact with the run before and after it.
+
+    Attributes:
+        before: The run before it.
+        fact: The fact.
+        after: The run after it.
+        head: Its head, which a fact computes each time that it is asked.
+    """
 
     before: RunRecord
     fact: Fact
     after: RunRecord
+    head: Head
 
 
 class MemoryWork:
@@ -265,7 +273,7 @@ class MemoryTx:
             if fact.originator_id != stream:
                 raise JournalError(f"fact {fact.id} belongs to stream {fact.originator_id!r}, not to {stream!r}")
             after = present.apply(fact)
-            self.appended.append(Appended(present, fact, after))
+            self.appended.append(Appended(present, fact, after, after.recent[-1]))
             present = after
         self.records[run_id] = present
         return present

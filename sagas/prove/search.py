@@ -32,7 +32,6 @@ Budget = Callable[[int], float]
 """Takes the number of explored states, and returns the part of the budget that is spent, from 0."""
 
 _EXPLORING = 0.7
-_CHECK_EVERY = 32
 _LONGEST_STORY = 2_000
 
 
@@ -140,7 +139,7 @@ class Search:
         self._reach(root, (-1, 0), 0)
         count = 0
         while self._queue:
-            if count % _CHECK_EVERY == 0 and self._budget(count) >= _EXPLORING:
+            if self._budget(count) >= _EXPLORING:
                 break
             count += 1
             _, depth, index = heapq.heappop(self._queue)

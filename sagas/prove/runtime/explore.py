@@ -13,6 +13,8 @@ from amends.sagas.prove.experiment import Contracts, Experiment, Prepared, Resul
 from amends.sagas.prove.memory import Tables
 from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.report import Report, report_of
+from amends.sagas.prove.runtime.repeated import check_repeatable
+from amends.sagas.prove.runtime.watch import Watch
 from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
 from amends.sagas.prove.token import ReplayToken
@@ -22,6 +24,7 @@ __all__ = ["SECONDS", "Progress", "explore", "replay", "run_experiment"]
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 
 SECONDS = 60.0
+_SHOWN_EVERY_S = 0.1
 """The time budget of a search, unless its caller names another one."""
 
 Progress = Callable[[int, float], None]
@@ -109,16 +112,26 @@ def run_experiment(
     bound_s = budget.total_seconds()
     if bound_s <= 0:
         raise ProveError(f"seconds={bound_s:g}: give a budget of more than 0 s")
-    began = time.monotonic()
+    watch = prepared.registry.watch = Watch()
+    check_repeatable(prepared.registry, prepared.player, prepared.root)
+    began = shown = time.monotonic()
 
     def spent(states: int) -> float:
-        part = (time.monotonic() - began) / bound_s
-        if progress is not None:
-            progress(states, part)
-        return part
+        nonlocal shown
+        now = time.monotonic()
+        if progress is not None and now - shown >= _SHOWN_EVERY_S:
+            shown = now
+            progress(states, (now - began) / bound_s)
+        return (now - began) / bound_s
 
     search = Search(prepared.player, judge=judge_of(invariant), always=judge_of(always), budget=spent, seed=seed)
-    return report_of(prepared, search.explore(prepared.root), seed=seed)
+    explored = search.explore(prepared.root)
+    if explored.complete < 0 and not explored.violations:
+        raise ProveError(
+            f"seconds={bound_s:g}: the time was over before the stories without a fault were explored, and "
+            f"{watch.slowest()}; give more seconds, or replace slow steps: results={{step: a result}}"
+        )
+    return report_of(prepared, explored, seed=seed)
 
 
 def replay(

@@ -160,7 +160,7 @@ def test_a_spent_budget_is_called_sampled() -> None:
     assert explored_in_part.sampled > 0
     assert explored_in_part.complete < 3
     assert not explored_in_part.violations
-    report = dataclasses.replace(explored(faults=3, seconds=0.05), broken=())
+    report = dataclasses.replace(explored(faults=3, seconds=0.5), broken=())
     assert report.verdict is Verdict.SAMPLED
     assert "random stories with seed 0" in str(report)
 
