@@ -112,7 +112,10 @@ def wait_for_servers(folder: Path, process: subprocess.Popen[bytes]) -> tuple[st
 def descendants(lineage: str) -> list[psutil.Process]:
     """List the members of a lineage and their children: those of PostgreSQL overwrite their environment."""
     found = members(lineage)
-    return [*found, *(child for member in found for child in member.children(recursive=True))]
+    for member in list(found):
+        with suppress(psutil.NoSuchProcess):  # a process of PostgreSQL ends at any time
+            found += member.children(recursive=True)
+    return found
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import temporalio.client
+from bounds import HANG
 from hard_parts import opened
 from pydantic import BaseModel
 
@@ -72,9 +73,9 @@ def enter(job: Job, call: Call) -> None:
     GATES[job.gate].wait()
 
 
-@effect(retry=ONCE)
+@effect(timeout=HANG, retry=ONCE)
 def wait_long(job: Job, call: Call) -> str:
-    """Wait at the gate, within the default timeout."""
+    """Wait at the gate, within the timeout."""
     enter(job, call)
     return "waited"
 
@@ -116,7 +117,7 @@ async def forget_outlived(_: Attempted[Job, str], call: Call) -> None:
     CALLED[call.key] += 1
 
 
-@effect(retry=ONCE)
+@effect(timeout=HANG, retry=ONCE)
 def quick(_: Job, call: Call) -> str:
     """Answer at once."""
     CALLED[call.key] += 1
@@ -253,7 +254,7 @@ async def unblock(_: Attempted[Job, str], __: Call) -> None:
     """Do nothing."""
 
 
-@effect(retry=ONCE)
+@effect(timeout=HANG, retry=ONCE)
 async def wait_on_loop(job: Job, call: Call) -> str:
     """Wait at the gate, and block the event loop meanwhile."""
     enter(job, call)
