@@ -18,7 +18,9 @@ from amends import (
     Aggregate,
     Attempted,
     Call,
+    Contract,
     Done,
+    Participant,
     Rejected,
     Retry,
     Saga,
@@ -32,6 +34,12 @@ from amends import (
 )
 
 __all__ = ["PlaceOrder", "StockItem", "StockUp", "place_order", "stock_up"]
+
+
+# The payment provider remembers voids: a charge that comes after its void is refused.
+PAYMENT = Participant("payment", contract=Contract.REMEMBERS_UNDO)
+# For the carrier less is enough, because no booking is ever undone: it acts once per key.
+CARRIER = Participant("carrier", contract=Contract.KEYED)
 
 
 class PlaceOrder(BaseModel):
@@ -133,7 +141,9 @@ def release_stock(done: Done[PlaceOrder, Reservation], uow: UnitOfWork) -> None:
     uow.get(StockItem, done.result.sku).release(done.result.quantity, done.input.order_id)
 
 
-@effect(timeout=timedelta(seconds=5), retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
+@effect(
+    participant=PAYMENT, timeout=timedelta(seconds=5), retry=Retry(max_attempts=4, first=timedelta(milliseconds=100))
+)
 async def charge_card(order: PlaceOrder, call: Call) -> Payment:
     """Charge the card."""
     body = {"order_id": order.order_id, "amount": str(order.amount), "card": order.card}
@@ -162,7 +172,7 @@ async def refund_card(_: Attempted[PlaceOrder, Payment], call: Call) -> None:
     await post(payment_url(), "void", call.key, {"key": call.do_key})
 
 
-@effect(timeout=timedelta(seconds=5), read_only=True)
+@effect(participant=CARRIER, timeout=timedelta(seconds=5), read_only=True)
 async def quote_shipping(order: PlaceOrder, call: Call) -> Decimal:
     """Ask for the price of the parcel; asking changes nothing."""
     body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}
@@ -178,7 +188,7 @@ def confirm_order(order: PlaceOrder, uow: UnitOfWork) -> str:
     return f"{order.order_id}: {paid} paid, {uow.result_of(quote_shipping)} of it for the parcel"
 
 
-@effect(timeout=timedelta(seconds=5))
+@effect(participant=CARRIER, timeout=timedelta(seconds=5))
 async def book_parcel(order: PlaceOrder, call: Call) -> Booking:
     """Book the pick-up of the parcel; repeated until it succeeds."""
     body = {"order_id": order.order_id, "quantity": order.quantity, "zone": order.zone}

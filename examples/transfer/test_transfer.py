@@ -1,4 +1,7 @@
-"""Unit tests of the transfer: every way that it can end, without a bank, a server or waiting."""
+"""Unit tests of the transfer: every way that it can end, without a bank, a server or waiting.
+
+Most tests show one end; the last one explores every way to fail with two faults.
+"""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -17,7 +20,7 @@ from transfer import (
 )
 
 from amends import Rejected
-from amends.testing import LostReply, Scenario
+from amends.testing import End, LostReply, Scenario, prove
 
 ORDER = TransferMoney(transfer_id="t-1", payer="alice", payee="bob", amount=Decimal("30.00"))
 
@@ -123,3 +126,26 @@ def test_what_cannot_be_transferred_is_no_input(wrong: dict[str, str]) -> None:
     """Two accounts, and a positive amount in whole cents: anything else is refused before the start."""
     with pytest.raises(ValidationError):
         TransferMoney.model_validate({**ORDER.model_dump(), **wrong})
+
+
+def deposit_is_backed(end: End) -> None:
+    """Check that no money is at the payee which was not set aside at the payer."""
+    assert end.standing(deposit_money) <= end.standing(hold_money)
+
+
+@prove(
+    transfer_money,
+    ORDER,
+    results={step: booked(step.name, 1) for step in (hold_money, deposit_money, confirm_hold)},
+    always=deposit_is_backed,
+    faults=2,
+)
+def test_no_failure_loses_money_or_makes_some(end: End) -> None:
+    """After any two faults the money is at one place, and the intent says so."""
+    if end.completed:
+        assert [end.standing(step) for step in (hold_money, deposit_money, confirm_hold)] == [1, 1, 1]
+        assert not end.aggregate(Transfer, "t-1").called_off
+    if end.compensated:
+        assert [end.standing(step) for step in (hold_money, deposit_money, confirm_hold)] == [0, 0, 0]
+        noted = end.find(Transfer, "t-1")
+        assert noted is None or noted.called_off

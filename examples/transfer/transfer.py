@@ -44,7 +44,9 @@ from amends import (
     Aggregate,
     Attempted,
     Call,
+    Contract,
     Done,
+    Participant,
     Rejected,
     Retry,
     Saga,
@@ -59,6 +61,10 @@ __all__ = ["Booking", "Transfer", "TransferMoney", "transfer_money"]
 
 TIMEOUT = timedelta(seconds=5)
 UNTIL_AN_ANSWER = Retry(max_attempts=None, longest=timedelta(minutes=1))
+
+
+# The bank keeps the first answer to each key, and refuses a hold that comes after its void.
+BANK = Participant("bank", contract=Contract.REMEMBERS_UNDO)
 
 
 class TransferMoney(BaseModel):
@@ -112,7 +118,7 @@ def call_off(done: Done[TransferMoney, None], uow: UnitOfWork) -> None:
     uow.get(Transfer, done.input.transfer_id).call_off()
 
 
-@effect(timeout=TIMEOUT, retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
+@effect(participant=BANK, timeout=TIMEOUT, retry=Retry(max_attempts=4, first=timedelta(milliseconds=100)))
 async def hold_money(order: TransferMoney, call: Call) -> Booking:
     """Put the money on hold at the payer's account."""
     return await book("hold", call.key, {"account": order.payer, "amount": str(order.amount)})
@@ -133,13 +139,13 @@ async def void_hold(_: Attempted[TransferMoney, Booking], call: Call) -> None:
     await book("void", call.key, {"key": call.do_key})
 
 
-@effect(timeout=TIMEOUT)
+@effect(participant=BANK, timeout=TIMEOUT)
 async def deposit_money(order: TransferMoney, call: Call) -> Booking:
     """Deposit the money at the payee's account."""
     return await book("deposit", call.key, {"account": order.payee, "amount": str(order.amount)})
 
 
-@effect(timeout=TIMEOUT)
+@effect(participant=BANK, timeout=TIMEOUT)
 async def confirm_hold(_: TransferMoney, call: Call) -> Booking:
     """Remove the money on hold from the payer's account for good."""
     return await book("confirm", call.key, {"hold": call.result_of(hold_money).key})
