@@ -23,8 +23,9 @@ __all__ = ["SECONDS", "Progress", "explore", "replay", "run_experiment"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 
-SECONDS = 60.0
 _SHOWN_EVERY_S = 0.1
+
+SECONDS = 60.0
 """The time budget of a search, unless its caller names another one."""
 
 Progress = Callable[[int, float], None]
