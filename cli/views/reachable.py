@@ -4,7 +4,7 @@ from pydantic import JsonValue
 from rich.text import Text
 
 from amends.cli.views.table import STATUS_STYLES, Column
-from amends.sagas.prove.reachable import Reachable
+from amends.sagas.prove.plans.reachable import Reachable
 
 __all__ = ["REACHABLE", "reachable_json", "reachable_rows"]
 

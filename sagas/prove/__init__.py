@@ -13,7 +13,7 @@ Public names, which the command line, the pytest plugin and the pages build on:
 | `replay(token, saga, input, ...)` | `runtime.explore` | play a story again, and return a `Story` |
 | `Experiment`, `Prepared` | `experiment` | the question of a search; `run_experiment` answers it |
 | `contract_matrix(experiment, ...)` | `runtime.matrix` | the contracts under which a saga holds |
-| `explore_plan(plan, ...)` | `reachable` | the ways in which runs of a plan can end, without user code |
+| `explore_plan(plan, ...)` | `plans.reachable` | the ways in which runs of a plan can end, without user code |
 | `Report`, `BrokenLaw`, `Verdict` | `report` | the answer |
 | `Story`, `StoryLine`, `BookLine` | `story` | a story in words, with its facts and the participants' books |
 | `End` | `end` | what a user's invariant receives |

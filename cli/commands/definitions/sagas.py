@@ -98,7 +98,7 @@ def describe(
 
 def _print_reachable(plan: Plan, *, as_json: bool) -> None:
     from amends.cli.views.reachable import REACHABLE, reachable_json, reachable_rows  # noqa: PLC0415 - imports the search
-    from amends.sagas.prove.reachable import explore_plan  # noqa: PLC0415 - as above
+    from amends.sagas.prove.plans.reachable import explore_plan  # noqa: PLC0415 - as above
 
     until_s = time.monotonic() + _PATIENCE_S
     with busy(f"exploring {plan.saga}"):

@@ -10,7 +10,7 @@ import pytest
 
 from amends.aggregates.run.plan import Plan
 from amends.sagas.definition.participants import Contract
-from amends.sagas.prove.plan_only import begin_plan
+from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Explored, Search
 from amends.sagas.prove.story import Story, story_of
 

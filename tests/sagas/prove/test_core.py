@@ -7,7 +7,7 @@ from prove_core import LIMITS, Task, explore_task, is_unknowable
 
 from amends.aggregates.run.plan import Plan
 from amends.sagas.definition.participants import Contract
-from amends.sagas.prove.plan_only import begin_plan
+from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import story_of
 

@@ -4,7 +4,7 @@ from plan_parts import effect_node, pivot_node, plan_of
 
 from amends.aggregates.run.facts import Fact
 from amends.sagas.prove.moves import MoveKind
-from amends.sagas.prove.plan_only import begin_plan
+from amends.sagas.prove.plans.plan_only import begin_plan
 
 B_TAKEN_OVER = (MoveKind.DRIVE, MoveKind.SUCCEED, MoveKind.DRIVE, MoveKind.TAKE_OVER_LIVE)
 B_UNDONE = (MoveKind.DRIVE, MoveKind.ARRIVE, MoveKind.SUCCEED)

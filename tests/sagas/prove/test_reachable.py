@@ -6,7 +6,7 @@ from runs.proved_shop import PlaceOrder, place_order, reserve_stock
 
 from amends import Call, Retry, Saga, effect, pivot, retriable
 from amends.aggregates.run.state import NodeStatus, RunStatus
-from amends.sagas.prove.reachable import OpenNode, ReachableEnd, explore_plan
+from amends.sagas.prove.plans.reachable import OpenNode, ReachableEnd, explore_plan
 
 
 @effect(retry=Retry(max_attempts=3), timeout=timedelta(seconds=1))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.state import NodeStatus, RunStatus
-from amends.sagas.prove.plan_only import begin_plan
+from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Budget, Search
 from amends.sagas.prove.world import World
 
