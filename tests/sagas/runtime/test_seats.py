@@ -1,8 +1,11 @@
 """Seats: a participant that hangs keeps its seats, and the other functions still find one."""
 
 import threading
+import time
 from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,11 +76,19 @@ def test_those_who_wait_take_turns() -> None:
     assert [seat.run_id for seat in granted] == ["r-1", "r-2"]
 
 
-def test_seats_that_threads_take_and_release_are_never_too_many() -> None:
+def test_seats_that_threads_take_and_release_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that take and release seats at the same time hold no more than there are, and leave none taken."""
     charge = FUNCTIONS[0]
     seats = Seats(3, {charge})
     most: list[int] = []
+
+    def slowly(*arguments: Any) -> bool:  # noqa: ANN401 - those of `may_take`
+        """Decide, and let other threads go on before the seat is taken."""
+        decision = may_take(*arguments)
+        time.sleep(0)
+        return decision
+
+    monkeypatch.setattr("amends.sagas.runtime.seats.may_take", slowly)
 
     def work() -> None:
         for _ in range(200):

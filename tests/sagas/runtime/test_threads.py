@@ -65,6 +65,7 @@ async def test_a_call_that_waits_for_a_thread_has_not_started(driving: Opener) -
         runs = [driven.run(PATIENT, Job(gate="queued"), run_id) for run_id in ids]
         await called(3, ids)
         waiting = [run_id for run_id in ids if not CALLED[f"{run_id}/wait_long/do/0"]]
+        assert len(waiting) >= 4
         for run_id in waiting:
             assert "StepStarted" not in kinds(await driven.until(run_id, bool))
         GATES["queued"].set()
