@@ -14,4 +14,4 @@ def try_out(count: int) -> int:
     Args:
         count: Their number before a landing; a search with another profile tries more in the same proportion.
     """
-    return max(1, count * settings.default.max_examples // EXAMPLES)
+    return max(1, count * settings().max_examples // EXAMPLES)

@@ -1,8 +1,8 @@
 """A store that cannot be used: the error names the problem and the remedy."""
 
-import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def test_user_data_is_not_in_the_message(engine: Engine) -> None:
     assert "INSERT" not in str(caught.value)
 
 
-def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
+def test_what_may_not_be_written_is_unreachable() -> None:
     """A directory or file without permission ends in one line, for a user whom permissions bind."""
     program = (
         "import os, sys; from amends.aggregates.sql.engine import create_store_engine\n"
@@ -155,17 +155,17 @@ def test_what_may_not_be_written_is_unreachable(tmp_path: Path) -> None:
         "    except Exception as error: print(type(error).__name__, error)\n"
         "    else: print('opened', name)\n"
     )
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", "popen-")):
+    # Not below `tmp_path`: each pytest that starts closes the directory of all of them to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "old.db").touch(0o444)
+        folder.chmod(0o555)
+        try:
+            ran = subprocess.run(
+                [sys.executable, "-c", program, folder, "new.db", "old.db"], capture_output=True, text=True, check=True
+            )
+        finally:
             folder.chmod(0o755)
-    (tmp_path / "old.db").touch(0o444)
-    tmp_path.chmod(0o555)
-    try:
-        ran = subprocess.run(
-            [sys.executable, "-c", program, tmp_path, "new.db", "old.db"], capture_output=True, text=True, check=True
-        )
-    finally:
-        tmp_path.chmod(0o755)
     new, old = ran.stdout.splitlines()
     assert new.startswith("UnreachableError store ")
     assert new.endswith("cannot be created: Permission denied; change its directory's permissions or the URL")

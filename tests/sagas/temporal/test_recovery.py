@@ -13,7 +13,7 @@ from hard_parts import HOURLY, PATIENT, Ledger, Order, Pages, client_of, opened,
 from temporal_parts import TemporalServer
 from temporalio.client import WorkflowExecutionStatus
 
-from amends import Client, RunStatus
+from amends import RunStatus
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
@@ -21,6 +21,7 @@ from amends.aggregates.sql.journal import SqlJournal
 from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.rules.temporal import drive_rules
 from amends.reconciler.runtime.check import scan
+from amends.sagas.temporal.client import Client
 from amends.sagas.temporal.recovery import Recovery, recover, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
