@@ -275,7 +275,7 @@ def test_the_doctor_names_the_step_that_holds_threads(
     assert checks_of(amends("doctor", "--json"))["threads"] == [(True, f"process 4711: {report.read_text()}")]
     report.unlink()
     ((wrong, said),) = checks_of(amends("doctor", "--json"))["threads"]
-    assert (wrong, "lacks any" in said) == (False, True)
+    assert (wrong, "is short of them" in said) == (False, True)
 
 
 def test_the_doctor_keeps_secrets(
