@@ -85,7 +85,7 @@ def test_seats_that_threads_take_and_release_are_never_too_many(monkeypatch: pyt
     def slowly(*arguments: Any) -> bool:  # noqa: ANN401 - those of `may_take`
         """Decide, and let other threads go on before the seat is taken."""
         decision = may_take(*arguments)
-        time.sleep(0)
+        time.sleep(0.0001)
         return decision
 
     monkeypatch.setattr("amends.sagas.runtime.seats.may_take", slowly)
@@ -94,6 +94,7 @@ def test_seats_that_threads_take_and_release_are_never_too_many(monkeypatch: pyt
         for _ in range(200):
             seat = seats.try_take(charge, "r")
             if seat is not None:
+                time.sleep(0.0001)
                 most.append(len(seats.in_use().held))
                 seats.release(seat)
 
