@@ -51,7 +51,7 @@ soak: $(READY) ## the tests marked `soak`, which take too long for every change,
 
 # `make prove SHARE=20` explores every twentieth plan.
 prove: $(READY) ## explore how runs of about 800 plans can fail, and check that the core keeps every law
-	@PYTHONPATH=tests/support:tests/sagas/prove $(PY) -P -m prove_core
+	@PYTHONPATH=tests/support $(PY) -P -m proving.prove_core
 
 bench: $(READY) ## measure, and print the table of the README
 	@$(PY) benchmarks/run.py

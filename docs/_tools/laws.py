@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "sagas" / "prove")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from mutant_parts import Killed, Mutant, killed  # noqa: E402 - they are among the tests
-from mutants import MUTANTS  # noqa: E402 - as above
+from proving.mutant_parts import Killed, Mutant, killed  # noqa: E402 - they are among the tests
+from proving.mutants import MUTANTS  # noqa: E402 - as above
 
 from amends.sagas.prove.laws import LAWS  # noqa: E402 - as above
 

@@ -48,6 +48,7 @@ class Experiment:
         operators: The number of decisions that operators may make in one story, 0 or more.
         contracts: Contracts to explore in place of the declared ones.
         results: Results of steps in place of their functions.
+        prefix: The start of the ids of the runs.
     """
 
     saga: Saga[Any]
@@ -59,6 +60,7 @@ class Experiment:
     operators: int = 0
     contracts: Contracts = field(default_factory=dict)
     results: Results = field(default_factory=dict)
+    prefix: str = "run"
 
     def __post_init__(self) -> None:
         _check_count("faults", self.faults)
@@ -79,11 +81,11 @@ class Experiment:
         terms = terms_of(registry, self.contracts)
         units = Units(registry, terms)
         starts = [
-            prepare_start(registry, saga, value, run_id=f"run-{number}", driver=_DRIVER, actor="prove")
+            prepare_start(registry, saga, value, run_id=f"{self.prefix}-{number}", driver=_DRIVER, actor="prove")
             for number, (saga, value) in enumerate([(self.saga, self.input), *self.others], 1)
         ]
         root = units.begin(starts, self._shelf(), faults=self.faults, decisions=self.operators)
-        return Prepared(self, registry, Player(units), root, terms, _fingerprint(starts))
+        return Prepared(self, registry, Player(units), root, terms, tuple(starts))
 
     def _check_results(self, registry: ProvedRegistry) -> None:
         for step in self.results:
@@ -114,7 +116,7 @@ class Prepared:
         player: Plays the moves.
         root: The world in which it begins.
         terms: The terms of every effect, by name of its step.
-        fingerprint: The start of a fingerprint of plans and inputs.
+        starts: The starts of the runs.
     """
 
     experiment: Experiment
@@ -122,7 +124,12 @@ class Prepared:
     player: Player
     root: World
     terms: dict[str, Terms]
-    fingerprint: str
+    starts: tuple[Start, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The start of a fingerprint of plans and inputs."""
+        return _fingerprint(self.starts)
 
     @property
     def contracts(self) -> dict[str, Contract]:

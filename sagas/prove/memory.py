@@ -272,6 +272,8 @@ class MemoryTx:
         for fact in facts:
             if fact.originator_id != stream:
                 raise JournalError(f"fact {fact.id} belongs to stream {fact.originator_id!r}, not to {stream!r}")
+            if fact.originator_version != present.state.position + 1:
+                raise AppendConflictError(stream, expected=fact.originator_version - 1, actual=present.state.position)
             after = present.apply(fact)
             self.appended.append(Appended(present, fact, after, after.recent[-1]))
             present = after

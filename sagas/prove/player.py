@@ -35,11 +35,12 @@ class Player:
 
     Attributes:
         terms: The terms of every effect, by name of its step.
+        units: Runs the units of the journal.
     """
 
     def __init__(self, units: Units) -> None:
         self.terms = units.terms
-        self._units = units
+        self.units = units
         self._network = Network(units)
 
     def expand(self, world: World) -> list[Played]:
@@ -66,18 +67,18 @@ class Player:
     def _drive(self, world: World, run: int, decisions: tuple[Decision, ...]) -> Iterator[Played]:
         if not self._due(world, run, decisions):
             return
-        played = self._units.drive(world, Move(MoveKind.DRIVE, run))
+        played = self.units.drive(world, Move(MoveKind.DRIVE, run))
         if played.changed:
             yield played
         if not world.faults:
             return
         for index, ran in enumerate(played.ran):
             for fault in TransactionFault:
-                if fault is TransactionFault.REFUSED and ran.undo and not self._units.registry.refuses_undo:
+                if fault is TransactionFault.REFUSED and ran.undo and not self.units.registry.refuses_undo:
                     continue
                 name = f"the undo of {ran.node!r}" if ran.undo else f"the transaction {ran.node!r}"
                 move = Move(MoveKind.TRANSACTION, run, ran.node, f"{name} {fault.value}")
-                yield self._units.drive(world, move, (index, fault))
+                yield self.units.drive(world, move, (index, fault))
 
     def _due(self, world: World, run: int, decisions: tuple[Decision, ...]) -> bool:
         nodes = world.runs[run].state.plan.nodes
@@ -104,7 +105,7 @@ class Player:
             if due == due_ms and (of, node) in prompt:
                 return
         seconds = (due_ms - world.now_ms) / 1000
-        yield self._units.wait(world, Move(MoveKind.WAIT, run, "", f"{seconds:g} s pass"), due_ms)
+        yield self.units.wait(world, Move(MoveKind.WAIT, run, "", f"{seconds:g} s pass"), due_ms)
 
     def _redeliver(self, world: World, run: int, record: RunRecord) -> Iterator[Played]:
         for name, at in record.state.nodes.items():
@@ -117,7 +118,7 @@ class Player:
                 continue
             work: Work = (RunStep if direction is Direction.DO else RunCompensation)(name, at.attempt)
             move = Move(kind, run, _words(name, direction, at.attempt))
-            yield self._units.take_over(world, move, work, prompt[0] if prompt else None)
+            yield self.units.take_over(world, move, work, prompt[0] if prompt else None)
 
     # ---- operators
 
@@ -127,7 +128,7 @@ class Player:
         if not world.decisions:
             return
         if not record.state.closed and record.driver == record.started.driver:
-            yield self._units.replace_driver(world, Move(MoveKind.REPLACE_DRIVER, run))
+            yield self.units.replace_driver(world, Move(MoveKind.REPLACE_DRIVER, run))
         for node in open_for_decision(record.state):
             for kind in _DECISIONS:
                 output = self._output(world, run, node)
@@ -137,7 +138,7 @@ class Player:
     def _decide(self, world: World, move: Move, intervention: Intervention) -> Iterator[Played]:
         """Play a decision, if the protocol accepts it and an operator who checked the books could make it."""
         try:
-            played = self._units.intervene(world, move, intervention)
+            played = self.units.intervene(world, move, intervention)
         except (RefusedError, BusyError, InputError):
             return
         if not played.changed:

@@ -91,20 +91,21 @@ class Units:
         registry: The user's functions.
         functions: Carries out the calls of effects.
         terms: The terms of every effect, by name of its step.
+        protocol: The writing side of a driver that advances any run.
     """
 
     def __init__(self, registry: ProvedRegistry, terms: dict[str, Terms]) -> None:
         self.registry = registry
         self.functions = Functions(registry)
         self.terms = terms
-        self._protocol = RunProtocol(registry, "worker")
+        self.protocol = RunProtocol(registry, "worker")
         self._drivers: dict[str, RunProtocol] = {}
         self._codec = EventCodec()
 
     def begin(self, starts: list[Start], shelf: Shelf, *, faults: int, decisions: int) -> World:
         """Return the world in which the runs were accepted and nothing else has happened."""
         tx = MemoryTx({}, Books(), shelf, 0, self._codec)
-        runs = tuple(self._protocol.accept(tx, start, 0) for start in starts)
+        runs = tuple(self.protocol.accept(tx, start, 0) for start in starts)
         log: Log | None = None
         for record in runs:
             log = Log(record.started, log)
@@ -149,7 +150,7 @@ class Units:
         run_id = world.runs[move.run].run_id
 
         def unit(tx: MemoryTx) -> None:
-            self._protocol.take_over(tx, run_id, _OTHER_DRIVER, world.now_ms, actor="operator", reason="moved")
+            self.protocol.take_over(tx, run_id, _OTHER_DRIVER, world.now_ms, actor="operator", reason="moved")
 
         played = self._run(world, move, unit, lambda _: world.calls)
         return _decided(played)
@@ -171,7 +172,7 @@ class Units:
         run_id = world.runs[move.run].run_id
 
         def unit(tx: MemoryTx) -> None:
-            self._protocol.intervene(tx, run_id, intervention, world.now_ms)
+            self.protocol.intervene(tx, run_id, intervention, world.now_ms)
 
         played = self._run(world, move, unit, lambda _: world.calls, passing=(RefusedError, BusyError, InputError))
         return _decided(played) if move.kind.cost == 0 else played

@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from proved_shop import ORDER, PlaceOrder, StockItem, charge_card, place_order, reserve_stock
+from runs.proved_shop import ORDER, PlaceOrder, StockItem, charge_card, place_order, reserve_stock
 
 from amends import Attempted, Call, InputError, Saga, UnitOfWork, effect, pivot, transaction
 from amends.sagas.prove.experiment import Experiment

@@ -1,9 +1,9 @@
 """The core keeps every law on a part of the plans of `make prove`."""
 
 import pytest
-from core_plans import RICH_PLANS, small_plans
-from plan_parts import effect_node, plan_of
-from prove_core import LIMITS, Task, explore_task, is_unknowable
+from proving.core_plans import RICH_PLANS, small_plans
+from proving.plan_parts import effect_node, plan_of
+from proving.prove_core import LIMITS, Task, explore_task, is_unknowable
 
 from amends.aggregates.run.plan import Plan
 from amends.sagas.definition.participants import Contract

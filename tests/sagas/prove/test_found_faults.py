@@ -1,6 +1,6 @@
 """Faults of the core that the search found, each with its story."""
 
-from plan_parts import effect_node, pivot_node, plan_of
+from proving.plan_parts import effect_node, pivot_node, plan_of
 
 from amends.aggregates.run.facts import Fact
 from amends.sagas.prove.moves import MoveKind

@@ -1,7 +1,7 @@
 """The contract matrix, and two runs in one world."""
 
 from eventsourcing.domain import event
-from proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, place_order, reserve_stock
+from runs.proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, place_order, reserve_stock
 
 from amends import Aggregate, Call, Contract, Participant, Rejected, Saga, UnitOfWork, effect, pivot, transaction
 from amends.aggregates.run.state import RunStatus

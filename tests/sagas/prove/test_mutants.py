@@ -4,8 +4,8 @@ import runpy
 from typing import Any
 
 import pytest
-from mutant_parts import Mutant, explored, killed
-from mutants import MUTANTS
+from proving.mutant_parts import Mutant, explored, killed
+from proving.mutants import MUTANTS
 from repository import ROOT
 
 from amends.sagas.prove.laws import INVARIANT, LAWS

@@ -6,9 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from mutant_parts import Mutant, replace_everywhere
-from order_mutants import A, C
-from plan_parts import effect_node, group, pivot_node, plan_of, retriable_node, transaction_node
 
 from amends.aggregates.run import transitions
 from amends.aggregates.run.plan import PlanNode, RetryPolicy, Role
@@ -22,6 +19,9 @@ from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Succeeded
 from amends.sagas.engine.protocol import LEASE_GRACE_MS, RunProtocol
 from amends.sagas.engine.transactions import run_transaction
+from proving.mutant_parts import Mutant, replace_everywhere
+from proving.order_mutants import A, C
+from proving.plan_parts import effect_node, group, pivot_node, plan_of, retriable_node, transaction_node
 
 __all__ = ["CALL_MUTANTS"]
 

@@ -5,8 +5,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-from mutant_parts import Mutant, replace_everywhere
-from plan_parts import effect_node, group, ordered, pivot_node, plan_of, retriable_node, transaction_node
 
 from amends.aggregates.run import state as states
 from amends.aggregates.run import transitions
@@ -17,6 +15,8 @@ from amends.compensations import order
 from amends.sagas.engine import decide as decisions
 from amends.sagas.engine import interventions
 from amends.sagas.engine.decide import CloseCompleted, Decision, RequestAttention
+from proving.mutant_parts import Mutant, replace_everywhere
+from proving.plan_parts import effect_node, group, ordered, pivot_node, plan_of, retriable_node, transaction_node
 
 __all__ = ["ORDER_MUTANTS"]
 

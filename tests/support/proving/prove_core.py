@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
-from core_plans import RICH_PLANS, small_plans
-
 from amends.aggregates.run.plan import Plan
 from amends.sagas.definition.participants import Contract
 from amends.sagas.prove.coverage import Coverage, Row
 from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
+from proving.core_plans import RICH_PLANS, small_plans
 
 __all__ = ["LIMITS", "Answer", "Task", "explore_task", "is_unknowable", "tasks"]
 

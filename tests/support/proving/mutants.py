@@ -1,8 +1,8 @@
 """All mutants of the core, in the order of the page about them."""
 
-from answer_mutants import ANSWER_MUTANTS
-from call_mutants import CALL_MUTANTS
-from order_mutants import ORDER_MUTANTS
+from proving.answer_mutants import ANSWER_MUTANTS
+from proving.call_mutants import CALL_MUTANTS
+from proving.order_mutants import ORDER_MUTANTS
 
 __all__ = ["MUTANTS"]
 

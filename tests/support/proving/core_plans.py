@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from itertools import combinations_with_replacement, product
 
-from plan_parts import effect_node, group, ordered, pivot_node, plan_of, retriable_node, transaction_node
-
 from amends.aggregates.run.plan import Plan, PlanNode, Role, Stage
+from proving.plan_parts import effect_node, group, ordered, pivot_node, plan_of, retriable_node, transaction_node
 
 __all__ = ["RICH_PLANS", "small_plans"]
 

@@ -3,9 +3,6 @@
 from typing import Any
 
 import pytest
-from mutant_parts import Mutant, replace_everywhere
-from order_mutants import ONE_ATTEMPT, A, C
-from plan_parts import effect_node, plan_of, retriable_node
 
 from amends.aggregates.run import transitions
 from amends.aggregates.run.fact import Head
@@ -17,6 +14,9 @@ from amends.sagas.engine.decide import RequestAttention
 from amends.sagas.engine.fact_writer import FactWriter
 from amends.sagas.engine.outcome import Failed, Outcome, Refused
 from amends.sagas.engine.protocol import RunProtocol
+from proving.mutant_parts import Mutant, replace_everywhere
+from proving.order_mutants import ONE_ATTEMPT, A, C
+from proving.plan_parts import effect_node, plan_of, retriable_node
 
 __all__ = ["ANSWER_MUTANTS"]
 
