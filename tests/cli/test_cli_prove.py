@@ -13,6 +13,30 @@ from amends.cli.project.new_project import FILES
 
 TRIP = '{"guest": "Ada", "hotel": "Seaside", "nights": 2, "card": "4242"}'
 HOTEL = 'Hotel={"id": "Seaside", "rooms": 3}'
+LEAKS = '''
+"""Sagas whose functions do not fit a search."""
+
+import random
+from pathlib import Path
+
+from amends import Call, Saga, UnitOfWork, effect, pivot, transaction
+
+
+@transaction
+def roll(_: int, uow: UnitOfWork) -> float:
+    """Roll dice."""
+    return random.random()
+
+
+@effect
+async def read_file(_: int, call: Call) -> str:
+    """Read a file."""
+    return Path("amends.toml").read_text()
+
+
+dice = Saga("dice", int, pivot(roll))
+leaky = Saga("leaky", int, pivot(read_file))
+'''
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -22,6 +46,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
     made = CommandProject(tmp_path_factory.mktemp("trips"))
     for name, text in FILES.items():
         made.write(name, text)
+    made.write("amends.toml", 'modules = ["trips", "leaks"]')
+    made.write("leaks.py", LEAKS)
     made.write(
         "places.py", "from trips import Hotel\n\ndef two():\n    return [Hotel('Seaside', 3), Hotel('Hill', 1)]\n"
     )
@@ -94,7 +120,7 @@ def test_aggregates_come_from_a_module_of_the_project(project: CommandProject) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("no-trip",), "no saga is called 'no-trip'; defined are: book-trip"),
+        (("no-trip",), "no saga is called 'no-trip'; defined are: book-trip, dice, leaky"),
         (("book-trip", '{"guest": 1}'), "input of saga 'book-trip'"),
         (("book-trip", TRIP, "--contract", "bank=keyed"), "no effect of book-trip calls such a participant"),
         (("book-trip", TRIP, "--contract", "payment=safe"), "use one of remembers-undo, keyed, forgetful, all"),
@@ -111,7 +137,9 @@ def test_aggregates_come_from_a_module_of_the_project(project: CommandProject) -
         (("book-trip", TRIP, "--seconds", "0"), "seconds=0"),
         (("book-trip", TRIP, "--seconds", "nan"), "--seconds nan"),
         (("book-trip", TRIP, "--replay", "x"), "no replay token"),
-        (("book-trip", TRIP, "--given", HOTEL), "step 'pay': its function waits"),
+        (("book-trip", TRIP, "--given", HOTEL), "--result pay=JSON"),
+        (("dice", "1"), "step 'roll': its function is not deterministic"),
+        (("leaky", "1"), "step 'read_file': its function opens"),
         (("book-trip", TRIP, "--result", 'pay="r"', "--faults", "0", "--html", "/"), "the file cannot be written"),
     ],
 )

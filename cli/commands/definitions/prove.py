@@ -1,6 +1,7 @@
 """`amends prove`: every way in which a saga can fail, explored before it is deployed; needs no store or Temporal."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,10 +20,15 @@ from amends.cli.views.prove import matrix_view, report_json, report_view, story_
 from amends.cli.views.prove_page import prove_page
 from amends.sagas.definition.saga import Saga
 from amends.sagas.prove.experiment import Contracts
+from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.report import Report
 from amends.sagas.prove.runtime.explore import SECONDS, explore, replay
 
 __all__ = ["prove"]
+
+
+# The search names the remedy as an argument of Python.
+_RESULTS = re.compile(r"results=\{(\w+): a result\}")
 
 
 class _Question(NamedTuple):
@@ -132,7 +138,10 @@ def _explore(question: _Question, contracts: Contracts, bounds: dict[str, Any]) 
         def progress(states: int, part: float) -> None:
             show(f"exploring {saga.name}: {states:,} states, {part:.0%} of the time")
 
-        return explore(saga, question.value, contracts=contracts, progress=progress, **question.places, **bounds)
+        try:
+            return explore(saga, question.value, contracts=contracts, progress=progress, **question.places, **bounds)
+        except ProveError as error:
+            raise ProveError(_RESULTS.sub(r"--result \1=JSON", str(error))) from error
 
 
 def _replay(question: _Question, token: str, *, as_json: bool) -> ExitCode:
