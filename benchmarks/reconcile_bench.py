@@ -13,6 +13,7 @@ from store_bench import orders, runs
 
 from amends import Runner
 from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.values.checksum import event_checksum
@@ -71,7 +72,7 @@ class Watched:
         )
         self._rules: tuple[Rule, ...] = (
             *store_rules(journal.engine, EventCodec([Reconciliation])),
-            *run_rules(registry, driver="temporal"),
+            *run_rules(registry, driver=TEMPORAL_DRIVER),
             *drive_rules(None, "", task_queue="bench", nothing_runs=True),
         )
 

@@ -8,11 +8,13 @@ A fact's id, `<run id>:<position>`, is deterministic, so a second write of the s
 """
 
 from enum import StrEnum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
+    "IN_PROCESS_DRIVER",
+    "TEMPORAL_DRIVER",
     "AttemptFact",
     "ClaimFact",
     "Fact",
@@ -24,6 +26,12 @@ __all__ = [
     "run_of",
     "stream_of_run",
 ]
+
+IN_PROCESS_DRIVER: Final = "in-process"
+"""The driver of runs that the program advances without Temporal, as facts store it."""
+
+TEMPORAL_DRIVER: Final = "temporal"
+"""The driver of runs that Temporal advances, as facts store it."""
 
 _PREFIX = "run/"
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 import typer
 
 from amends.aggregates.errors import BusyError, InputError, RefusedError, UnreachableError
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.exit_codes import ExitCode
@@ -143,10 +144,9 @@ def _write(journal: SqlJournal, protocol: RunProtocol, request: Request, seen: P
 async def wake_run(settings: Settings, record: RunRecord) -> Driven:
     """Wake a run if it is open and Temporal drives it; return a part that cannot be reached as part of the answer."""
     from amends.cli.runtime.temporal import probe_temporal  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
     from amends.sagas.temporal.start_workflow import wake  # noqa: PLC0415 - as above
 
-    if record.state.closed or record.driver != DRIVER:
+    if record.state.closed or record.driver != TEMPORAL_DRIVER:
         return Driven(woken=False)
     reach = await probe_temporal(settings, _REACH)
     if reach.client is None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from amends.aggregates.errors import DefinitionError, InputError, NotFoundError, UnreachableError
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.text import shorten
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.store import codec_of
@@ -114,12 +115,11 @@ def rules_of(
     from amends.reconciler.rules.runs import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.rules.sql import store_rules  # noqa: PLC0415 - imports the database
     from amends.reconciler.rules.temporal import drive_rules  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - imports Temporal
 
     codec = codec_of(project.aggregates if project is not None else ())
     built_in = [
         *store_rules(journal.engine, codec),
-        *run_rules(None if project is None else project.registry, driver=DRIVER),
+        *run_rules(None if project is None else project.registry, driver=TEMPORAL_DRIVER),
         *drive_rules(client, problem, task_queue=settings.task_queue, nothing_runs=nothing_runs),
     ]
     rules = {each.name: each for each in built_in}

@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from amends.aggregates.errors import InputError
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.text import one_line, shorten
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.start import Start, prepare_start, read_input
-from amends.sagas.temporal.messages import DRIVER
 
 __all__ = ["ACTOR", "Job", "read_jobs", "read_value"]
 
@@ -199,4 +199,4 @@ def _field(text: str | bytes, name: str) -> str:
 
 
 def _prepared(registry: Registry, saga: Saga[Any], value: object, run_id: str) -> Start:
-    return prepare_start(registry, saga, value, run_id=run_id, driver=DRIVER, actor=ACTOR)
+    return prepare_start(registry, saga, value, run_id=run_id, driver=TEMPORAL_DRIVER, actor=ACTOR)

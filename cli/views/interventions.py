@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLOSED, REFUSED, NodeStatus, RunState, RunStatus
@@ -13,8 +14,6 @@ from amends.cli.views.wording import Decided, who_and_why
 from amends.sagas.engine.interventions import Preview
 
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
-
-_TEMPORAL = "temporal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def what_next(record: RunRecord, driven: Driven) -> str:
         return f"{head}; open steps: {', '.join(record.current)}; see: amends show {run_id}"
     if status in CLOSED:
         return f"{head}; its facts: amends history {run_id}"
-    if record.driver != _TEMPORAL:
+    if record.driver != TEMPORAL_DRIVER:
         return (
             f"{head}: driver {record.driver} acts on the decision when it next resumes the run; "
             f"to let Temporal drive the run: amends recover --take-over {run_id}"

@@ -6,6 +6,7 @@ The page needs nothing but itself: no script, no font, no other file. Text of us
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from amends.aggregates.run.fact import FactKind
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.cli.views.facts import timeline_row
@@ -19,10 +20,10 @@ __all__ = ["prove_page"]
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _EDGE = 232, 116, 44, 20, 12
 _ROW, _HALF, _NAME_CHARS = 17, 112, 26
 
-_STEP = (("acts", "StepSucceeded"), ("refused", "StepRejected"), ("fails", "StepFailed"))
-_EFFECT = (("in doubt", "StepInDoubt"), ("answered late", "LateEffectObserved"))
-_UNDO = (("undone", "CompensationSucceeded"), ("undo refused", "CompensationRejected"))
-_UNDO_EFFECT = (("undo gives up", "CompensationExhausted"),)
+_STEP = (("acts", FactKind.STEP_SUCCEEDED), ("refused", FactKind.STEP_REJECTED), ("fails", FactKind.STEP_FAILED))
+_EFFECT = (("in doubt", FactKind.STEP_IN_DOUBT), ("answered late", FactKind.LATE_EFFECT_OBSERVED))
+_UNDO = (("undone", FactKind.COMPENSATION_SUCCEEDED), ("undo refused", FactKind.COMPENSATION_REJECTED))
+_UNDO_EFFECT = (("undo gives up", FactKind.COMPENSATION_EXHAUSTED),)
 
 _CSS = """
 :root { --ink: #1c2330; --dim: #5c6675; --line: #d5dae2; --paper: #fff;

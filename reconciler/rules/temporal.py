@@ -13,13 +13,13 @@ import temporalio.client
 from temporalio.client import WorkflowExecutionStatus
 
 from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
 from amends.reconciler.drift.drift import Drift, DriftKind, Rouse, ScanFailed
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
 from amends.sagas.engine.decide import Work, decide
-from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.recovery import TOLD, belongs, running_workflows, store_behind, workflow_status
 from amends.sagas.temporal.start_workflow import pollers
 
@@ -48,7 +48,7 @@ def drive_rules(
         running: frozenset[str] | None = None
         routes = _Routes()
         async for row in _open_runs(observation):
-            if row.driver != DRIVER:
+            if row.driver != TEMPORAL_DRIVER:
                 continue
             observation.scanned(1)
             if client is None:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.run.fact import IN_PROCESS_DRIVER
 from amends.aggregates.values.strict_json import digest
 from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.definition.saga import Saga
@@ -30,7 +31,6 @@ Contracts = Mapping[Participant | str, Contract]
 Results = Mapping[Step[Any, Any], object]
 """Results of steps in place of their functions; an exception is raised."""
 
-_DRIVER = "in-process"
 _FINGERPRINT_CHARS = 8
 
 
@@ -81,7 +81,9 @@ class Experiment:
         terms = terms_of(registry, self.contracts)
         units = Units(registry, terms)
         starts = [
-            prepare_start(registry, saga, value, run_id=f"{self.prefix}-{number}", driver=_DRIVER, actor="prove")
+            prepare_start(
+                registry, saga, value, run_id=f"{self.prefix}-{number}", driver=IN_PROCESS_DRIVER, actor="prove"
+            )
             for number, (saga, value) in enumerate([(self.saga, self.input), *self.others], 1)
         ]
         root = units.begin(starts, self._shelf(), faults=self.faults, decisions=self.operators)

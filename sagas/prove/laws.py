@@ -8,7 +8,7 @@ has ended. `broken` checks all of them.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from amends.aggregates.run.facts import stream_of_run
+from amends.aggregates.run.facts import FactKind, stream_of_run
 from amends.aggregates.run.plan import PlanNode, RetryPolicy, Role, StepKind
 from amends.aggregates.run.record import RunRecord, fold_facts
 from amends.aggregates.run.state import Direction, NodeState, NodeStatus, RunStatus
@@ -27,7 +27,11 @@ _OPEN_UNDO = frozenset({_N.SUCCEEDED, _N.IN_DOUBT, _N.UNDO_STARTED, _N.UNDO_WAIT
 _WELL = frozenset({_N.SUCCEEDED, _N.SKIPPED})
 _BADLY = frozenset({_N.REJECTED, _N.FAILED, _N.IN_DOUBT})
 _IN_FLIGHT = frozenset({_N.STARTED, _N.WAITING, _N.SPENT, _N.PROBE_WAITING, _N.PROBE_SPENT})
-_CLAIMS = frozenset({"StepStarted", "CompensationStarted"})
+_CLAIMS = frozenset({FactKind.STEP_STARTED, FactKind.COMPENSATION_STARTED})
+_FAILURES = frozenset({FactKind.STEP_ATTEMPT_FAILED, FactKind.COMPENSATION_ATTEMPT_FAILED})
+_BEGINNINGS = frozenset(
+    {FactKind.STEP_STARTED, FactKind.STEP_SUCCEEDED, FactKind.STEP_REJECTED, FactKind.STEP_ATTEMPT_FAILED}
+)
 _FIRST_ATTEMPT = frozenset({_N.PENDING, _N.SUCCEEDED, _N.SKIPPED, _N.IN_DOUBT})
 
 
@@ -144,7 +148,7 @@ def _policy(node: PlanNode, *, undo: bool) -> RetryPolicy:
 
 def _starts(step: Appended) -> bool:
     """Check whether a fact begins a step, or is the outcome of a transaction."""
-    return step.head.kind in {"StepStarted", "StepSucceeded", "StepRejected", "StepAttemptFailed"}
+    return step.head.kind in _BEGINNINGS
 
 
 @_fact_law("stages in order", "A step starts only when every step of the stages before it has succeeded.")
@@ -164,8 +168,8 @@ def _stages_in_order(step: Appended, _: Played) -> str | None:
 @_fact_law("undo in reverse", "A step is undone only when every later step is undone; an ordered group likewise.")
 def _undo_in_reverse(step: Appended, _: Played) -> str | None:
     place = _node(step)
-    transacted = step.head.kind == "CompensationSucceeded" and place and place[0].kind is StepKind.TRANSACTION
-    if place is None or not (step.head.kind == "CompensationStarted" or transacted):
+    transacted = step.head.kind == FactKind.COMPENSATION_SUCCEEDED and place and place[0].kind is StepKind.TRANSACTION
+    if place is None or not (step.head.kind == FactKind.COMPENSATION_STARTED or transacted):
         return None
     node, state = place[0], step.before.state
     stage = state.plan.stage_of[node.name]
@@ -180,7 +184,7 @@ def _undo_in_reverse(step: Appended, _: Played) -> str | None:
 
 @_fact_law("pivot decides", "A run turns back only if its pivot did not act, or is in doubt and can be undone.")
 def _pivot_decides(step: Appended, _: Played) -> str | None:
-    if step.head.kind != "SagaFailed":
+    if step.head.kind != FactKind.SAGA_FAILED:
         return None
     state = step.before.state
     if state.plan.forward_only(state.cursor):
@@ -194,7 +198,7 @@ def _pivot_decides(step: Appended, _: Played) -> str | None:
 
 @_fact_law("settles first", "A run turns back only when no effect is under way and the outcome of each is settled.")
 def _settles_first(step: Appended, _: Played) -> str | None:
-    if step.head.kind != "SagaFailed":
+    if step.head.kind != FactKind.SAGA_FAILED:
         return None
     state = step.before.state
     for name, at in state.nodes.items():
@@ -206,7 +210,7 @@ def _settles_first(step: Appended, _: Played) -> str | None:
 @_fact_law("attempts are counted", "Attempts follow one another, each when it is due, and never exceed the policy.")
 def _attempts_are_counted(step: Appended, played: Played) -> str | None:
     head, place = step.head, _node(step)
-    if place is None or head.kind not in _CLAIMS | {"StepAttemptFailed", "CompensationAttemptFailed"}:
+    if place is None or head.kind not in _CLAIMS | _FAILURES:
         return None
     node, at = place
     undo = head.kind.startswith("Compensation")
@@ -227,7 +231,7 @@ def _attempts_are_counted(step: Appended, played: Played) -> str | None:
 @_fact_law("known effects are no news", "The journal records once that an effect took place under a key.")
 def _known_effects_are_no_news(step: Appended, _: Played) -> str | None:
     head, place = step.head, _node(step)
-    if place is None or head.kind not in {"StepSucceeded", "LateEffectObserved"}:
+    if place is None or head.kind not in {FactKind.STEP_SUCCEEDED, FactKind.LATE_EFFECT_OBSERVED}:
         return None
     if place[0].kind is StepKind.EFFECT and head.generation in place[1].answers.acted:
         return f"the effect of {place[0].name!r} is known under generation {head.generation}, and is recorded again"
@@ -239,7 +243,7 @@ def _answered_keys_rest(step: Appended, _: Played) -> str | None:
     head, place = step.head, _node(step)
     if place is None or head.kind not in _CLAIMS:
         return None
-    if place[1].answers.of(head.generation, undo=head.kind == "CompensationStarted"):
+    if place[1].answers.of(head.generation, undo=head.kind == FactKind.COMPENSATION_STARTED):
         return f"{place[0].name!r} has an answer under generation {head.generation}, and is called under it again"
     return None
 
@@ -249,8 +253,8 @@ def _cancelled_means_no_new_step(step: Appended, _: Played) -> str | None:
     place = _node(step)
     if place is None or step.before.state.status is not RunStatus.CANCELLING:
         return None
-    transaction = place[0].kind is StepKind.TRANSACTION and step.head.kind == "StepSucceeded"
-    if step.head.kind == "StepStarted" or transaction:
+    transaction = place[0].kind is StepKind.TRANSACTION and step.head.kind == FactKind.STEP_SUCCEEDED
+    if step.head.kind == FactKind.STEP_STARTED or transaction:
         return f"{place[0].name!r} starts after somebody has cancelled the run"
     return None
 
@@ -300,7 +304,7 @@ def _transactions_are_atomic(played: Played) -> str | None:
         return None
     nodes = played.before.runs[played.move.run].state.plan.nodes
     recorded = sum(
-        step.head.kind in {"StepSucceeded", "CompensationSucceeded"}
+        step.head.kind in {FactKind.STEP_SUCCEEDED, FactKind.COMPENSATION_SUCCEEDED}
         and nodes[step.head.node].kind is StepKind.TRANSACTION
         for step in played.appended
     )

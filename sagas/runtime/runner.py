@@ -28,6 +28,7 @@ from uuid import uuid4
 
 from amends.aggregates.errors import AmendsError, NotFoundError
 from amends.aggregates.journal import Journal, Tx
+from amends.aggregates.run.fact import IN_PROCESS_DRIVER
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.journal import open_journal
 from amends.sagas.definition.registry import Registry
@@ -45,12 +46,11 @@ from amends.sagas.runtime.run_drive import DriveParts, RunDrive, Step, Stepped
 from amends.sagas.runtime.seats import Seating, Seats
 from amends.sagas.runtime.threads import Threads
 
-__all__ = ["DRIVER", "Runner"]
+__all__ = ["Runner"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 T = TypeVar("T")
 
-DRIVER = "in-process"
 _PATIENCE = timedelta(minutes=2)
 # By identity of the journal and id of the run: the runners of this process that write to the run now. Two that drive
 # one run would take each other's claims for those of a lost process when their clocks differ.
@@ -90,8 +90,8 @@ class Runner:
         registry: Registry,
         *,
         clock: Clock | None = None,
-        worker: str = DRIVER,
-        actor: str = DRIVER,
+        worker: str = IN_PROCESS_DRIVER,
+        actor: str = IN_PROCESS_DRIVER,
         patience: timedelta = _PATIENCE,
         threads: int = _THREADS,
         errors: Literal["type", "text"] = "type",
@@ -100,7 +100,7 @@ class Runner:
         self._journal = journal
         self._registry = registry
         self._clock = clock or SystemClock()
-        self._protocol = RunProtocol(registry, worker, DRIVER, ErrorLog(ErrorDetail(errors)).failed)
+        self._protocol = RunProtocol(registry, worker, IN_PROCESS_DRIVER, ErrorLog(ErrorDetail(errors)).failed)
         self._actor = actor
         self._threads = Threads(Seats(threads, functions_of(registry.steps.values(), in_threads=True)))
         self._parts = DriveParts(journal, registry, self._protocol, self._clock, self._threads, patience)
@@ -171,7 +171,7 @@ class Runner:
             UnreachableError: The store was away for longer than the runner's patience; an accepted run stays open.
         """
         run_id = id or uuid4().hex
-        start = prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+        start = prepare_start(self._registry, saga, input, run_id=run_id, driver=IN_PROCESS_DRIVER, actor=self._actor)
         now_ms = self._clock.now_ms()
 
         def begin(tx: Tx, seating: Seating) -> Stepped:
@@ -244,7 +244,8 @@ class Runner:
         now_ms = self._clock.now_ms()
         anybody = replace(self._protocol, driver=None)
         await self._journal.commit(
-            lambda tx: anybody.take_over(tx, run_id, DRIVER, now_ms, actor=self._actor, reason=reason), runs=(run_id,)
+            lambda tx: anybody.take_over(tx, run_id, IN_PROCESS_DRIVER, now_ms, actor=self._actor, reason=reason),
+            runs=(run_id,),
         )
         return await self.resume(run_id)
 

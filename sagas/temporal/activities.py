@@ -16,6 +16,7 @@ from temporalio.common import RawValue
 
 from amends.aggregates.errors import MissingCodeError, NotFoundError, RefusedError
 from amends.aggregates.journal import Journal, Tx
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import Direction
@@ -32,7 +33,6 @@ from amends.sagas.temporal.effect_calls import EffectCalls
 from amends.sagas.temporal.heartbeats import Heartbeats
 from amends.sagas.temporal.messages import (
     ADVANCE,
-    DRIVER,
     JOIN,
     AdvanceRequest,
     CallRequest,
@@ -85,7 +85,7 @@ class Activities:
         self._journal = journal
         self._registry = registry
         self._errors = errors or ErrorLog()
-        self._protocol = RunProtocol(registry, worker, DRIVER, self._errors.failed)
+        self._protocol = RunProtocol(registry, worker, TEMPORAL_DRIVER, self._errors.failed)
         self._failures = ActivityFailures(self._errors)
         self.seats = CallSeats(registry, at_once=at_once, threads=threads)
         self.calls = EffectCalls(
@@ -166,7 +166,9 @@ class Activities:
     def _cancel(self, tx: Tx, request: AdvanceRequest) -> None:
         """Append the request to cancel that Temporal received, if the run can still be cancelled."""
         record = tx.record(request.run_id)
-        wish = Intervention(kind=InterventionKind.CANCEL, actor=DRIVER, reason="the workflow was cancelled in Temporal")
+        wish = Intervention(
+            kind=InterventionKind.CANCEL, actor=TEMPORAL_DRIVER, reason="the workflow was cancelled in Temporal"
+        )
         if record is not None:
             try:
                 interventions.apply(tx, self._registry, record, wish, request.as_of_ms, position=None)

@@ -18,6 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from amends.aggregates.errors import NotFoundError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.sql.journal import open_journal
@@ -29,7 +30,6 @@ from amends.sagas.engine.result import RunResult
 from amends.sagas.engine.start import Start, prepare_start
 from amends.sagas.runtime.clock import SystemClock
 from amends.sagas.temporal.connection import connect_to
-from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.start_workflow import start_workflow, wake
 
 __all__ = ["Client", "RunHandle"]
@@ -104,7 +104,7 @@ class Client:
         self._journal = journal
         self._temporal = temporal
         self._registry = registry
-        self._protocol = RunProtocol(registry, actor, DRIVER)
+        self._protocol = RunProtocol(registry, actor, TEMPORAL_DRIVER)
         self._task_queue = task_queue
         self._actor = actor
         self._eager = eager
@@ -173,7 +173,7 @@ class Client:
         """
         run_id = id or uuid4().hex
         return await self.accept(
-            prepare_start(self._registry, saga, input, run_id=run_id, driver=DRIVER, actor=self._actor)
+            prepare_start(self._registry, saga, input, run_id=run_id, driver=TEMPORAL_DRIVER, actor=self._actor)
         )
 
     async def accept(self, start: Start) -> RunHandle[Any]:
@@ -184,7 +184,7 @@ class Client:
         """
         run_id, now_ms = start.run_id, self._clock.now_ms()
         record = await self._journal.commit(lambda tx: self._protocol.accept(tx, start, now_ms), runs=(run_id,))
-        if not record.state.closed and record.driver == DRIVER:
+        if not record.state.closed and record.driver == TEMPORAL_DRIVER:
             await start_workflow(
                 self._temporal,
                 saga=start.plan.saga,

@@ -11,7 +11,6 @@ from amends.aggregates.run.transitions import fold
 
 __all__ = [
     "ADVANCE",
-    "DRIVER",
     "JOIN",
     "WAKE",
     "AdvanceRequest",
@@ -24,9 +23,6 @@ __all__ = [
     "check_store",
     "older_store",
 ]
-
-DRIVER = "temporal"
-"""The name of this driver in `SagaStarted` and `DriverTaken`."""
 
 ADVANCE = "advance"
 """Activity type that appends conclusions and runs transactions; every other activity type is a step's name."""

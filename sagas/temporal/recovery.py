@@ -18,9 +18,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import StoreBehindError, UnreachableError
 from amends.aggregates.journal import Journal, RunQuery
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
-from amends.sagas.temporal.messages import DRIVER, RunArguments, RunEnd, check_seen, older_store
+from amends.sagas.temporal.messages import RunArguments, RunEnd, check_seen, older_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
 __all__ = [
@@ -87,7 +88,7 @@ async def recover(
     recovery, last = Recovery(), None
     while page := await journal.runs(RunQuery(statuses=OPEN, limit=_PAGE, before=last)):
         last = page[-1].run_id
-        ours = [row for row in page if row.driver == DRIVER and (sagas is None or row.saga in sagas)]
+        ours = [row for row in page if row.driver == TEMPORAL_DRIVER and (sagas is None or row.saga in sagas)]
         for first in range(0, len(ours), _AT_ONCE):
             group = ours[first : first + _AT_ONCE]
             # A damaged run gets no workflow, because that workflow could only fail.

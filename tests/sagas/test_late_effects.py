@@ -15,6 +15,7 @@ from stores import POSTGRESQL_IN_SOAK
 from amends import RunResult, RunStatus
 from amends.aggregates.errors import WrongDriverError
 from amends.aggregates.journal import Tx
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import Fact, FactKind, LateEffectObserved
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
@@ -25,7 +26,6 @@ from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.runtime.clock import VirtualClock
 from amends.sagas.runtime.runner import Runner
-from amends.sagas.temporal.messages import DRIVER
 
 # A paused worker still receives a task for each poll that it has open, up to five of a kind. Temporal gives up workflow
 # tasks after 2 s, and calls after 5 s and the wait before it delivers them again.
@@ -123,8 +123,8 @@ async def test_a_success_that_was_known_is_undone_once(sqlite_url: str, temporal
 async def test_an_answer_after_a_take_over_is_recorded_and_undone(store_url: str, tmp_path: Path) -> None:
     """The process that made a call settles it, whatever drives the run by then; the new driver undoes the effect."""
     clock, registry = VirtualClock(), Registry(SAGAS)
-    worker = RunProtocol(registry, "worker", DRIVER)
-    start = prepare_start(registry, ONCE, Order(folder=str(tmp_path)), run_id="r", driver=DRIVER, actor="test")
+    worker = RunProtocol(registry, "worker", TEMPORAL_DRIVER)
+    start = prepare_start(registry, ONCE, Order(folder=str(tmp_path)), run_id="r", driver=TEMPORAL_DRIVER, actor="test")
     async with opened(store_url) as journal:
         runner = Runner(journal, registry, clock=clock)
 
@@ -153,7 +153,9 @@ async def test_a_former_driver_runs_no_transaction(store_url: str, tmp_path: Pat
         driven = asyncio.create_task(runner.run(PATIENT, order, id="r"))
         await ledger.until_called("r", "pay/do/0")
         anybody = RunProtocol(Registry(SAGAS), "operator")
-        await journal.commit(lambda tx: anybody.take_over(tx, "r", DRIVER, 0, actor="op", reason="moved"), runs=("r",))
+        await journal.commit(
+            lambda tx: anybody.take_over(tx, "r", TEMPORAL_DRIVER, 0, actor="op", reason="moved"), runs=("r",)
+        )
         ledger.open_gate("r")
         with pytest.raises(WrongDriverError):
             await driven

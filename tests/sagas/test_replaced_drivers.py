@@ -20,12 +20,12 @@ from temporalio.service import RPCError
 
 from amends import RunStatus, Saga
 from amends.aggregates.errors import WrongDriverError
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.sql.journal import SqlJournal
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.runtime.runner import Runner
-from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.recovery import recover
 from amends.sagas.temporal.start_workflow import wake
 
@@ -181,7 +181,8 @@ async def test_temporal_takes_a_run_over_in_the_middle_of_a_call(
         await scene.ledger.until_called(scene.run_id, "pay/do/0")
         anybody = RunProtocol(Registry(SAGAS), "operator")
         record = await journal.commit(
-            lambda tx: anybody.take_over(tx, scene.run_id, DRIVER, 0, actor="op", reason="moved"), runs=(scene.run_id,)
+            lambda tx: anybody.take_over(tx, scene.run_id, TEMPORAL_DRIVER, 0, actor="op", reason="moved"),
+            runs=(scene.run_id,),
         )
         await wake(temporal, record, task_queue=scene.queue)
         async with working(temporal, journal, scene.queue):

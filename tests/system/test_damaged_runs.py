@@ -17,6 +17,7 @@ from temporalio.client import WorkflowExecutionStatus
 from amends import RunStatus
 from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.sql.schema import stored_events
 from amends.reconciler.drift.drift import Drift, DriftKind, Intervene
@@ -28,7 +29,6 @@ from amends.reconciler.rules.temporal import drive_rules
 from amends.reconciler.runtime.check import scan
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.interventions import Intervention, InterventionKind
-from amends.sagas.temporal.messages import DRIVER
 from amends.sagas.temporal.recovery import recover, running_workflows, unknown_to_store
 from amends.sagas.temporal.start_workflow import start_workflow
 
@@ -271,7 +271,7 @@ async def test_recovery_walks_all_pages_and_leaves_out_the_damaged_run(
     before = open_prepared(sqlite_url)
     run_ids = [f"{before.store_id}-{number}" for number in range(count)]
     for number, run_id in enumerate(run_ids):
-        before.commit_blocking(accept(run_id, GOOD, 1_000 + number, driver=DRIVER))
+        before.commit_blocking(accept(run_id, GOOD, 1_000 + number, driver=TEMPORAL_DRIVER))
     bad = run_ids[page + 1]
     flip_state(before.engine, f"run/{bad}", 1)
     before.close_blocking()

@@ -19,6 +19,7 @@ from rich.text import Text
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import RunQuery
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN, SETTLED_WELL, RunState, RunStatus, open_undo
 from amends.cli.commands.drift.schedule_list import shown_schedules
@@ -48,7 +49,6 @@ _PAGE = 50
 _NAMED = 10
 # Time between the bound of a worker and the moment when its supervisor kills it.
 _MARGIN = timedelta(seconds=10)
-_TEMPORAL = "temporal"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
@@ -207,7 +207,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
         *damaged,
         *unreadable,
     ]
-    for_workers = any(run.driver == _TEMPORAL for run in open_runs)
+    for_workers = any(run.driver == TEMPORAL_DRIVER for run in open_runs)
     return checks, _Store(store_id, for_workers, timetable=timetable, queues=queues)
 
 
@@ -228,7 +228,11 @@ def _read_runs(journal: "SqlJournal", runs: Sequence[RunSummary]) -> tuple[list[
         found = journal.records_blocking(page)
         damaged += found.damaged.values()
         queues.update(
-            *(_queues_of(record.state) for record in found.records.values() if record and record.driver == _TEMPORAL)
+            *(
+                _queues_of(record.state)
+                for record in found.records.values()
+                if record and record.driver == TEMPORAL_DRIVER
+            )
         )
     return [*_damaged(damaged)], frozenset(queues)
 

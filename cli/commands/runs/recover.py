@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from amends.aggregates.errors import AmendsError, UnreachableError
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note, say, silence_logs
@@ -75,7 +76,6 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
     from amends.cli.runtime.temporal import probe_temporal  # noqa: PLC0415 - imports Temporal
     from amends.sagas.runtime.clock import SystemClock  # noqa: PLC0415 - needed only for writing
     from amends.sagas.temporal import recovery  # noqa: PLC0415 - as above
-    from amends.sagas.temporal.messages import DRIVER  # noqa: PLC0415 - as above
 
     require_store(settings)
     journal = open_store(settings)
@@ -93,7 +93,7 @@ async def _recover(settings: Settings, take_over: list[str], actor: str, *, acce
             try:
                 await journal.commit(
                     lambda tx, run_id=run_id, now_ms=now_ms: protocol.take_over(
-                        tx, run_id, DRIVER, now_ms, actor=actor, reason=_REASON
+                        tx, run_id, TEMPORAL_DRIVER, now_ms, actor=actor, reason=_REASON
                     ),
                     runs=(run_id,),
                 )

@@ -9,6 +9,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import AttentionRequested, Fact
 from amends.aggregates.run.record import RunRecord
 from amends.cli.exit_codes import ExitCode
@@ -49,8 +50,6 @@ __all__ = ["show"]
 
 _INPUT_CHARS = 300
 _LINE_CHARS = 1_000
-_TEMPORAL = "temporal"
-
 _COLUMNS = (
     Column("#", 3),
     Column("step", 10, copied=True),
@@ -101,7 +100,7 @@ def show(
 
 
 def _driving(settings: Settings, record: RunRecord, store_id: str) -> DriverStatus:
-    if record.driver != _TEMPORAL:
+    if record.driver != TEMPORAL_DRIVER:
         return DriverStatus(f"driven by the process that started it ({record.driver}), which may have ended")
     from amends.cli.runtime.temporal import driving_of  # noqa: PLC0415 - imports Temporal, which closed runs do not need
 

@@ -6,6 +6,7 @@ and the nodes that can be left open.
 
 from pydantic import JsonValue
 
+from amends.aggregates.run.fact import IN_PROCESS_DRIVER
 from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.sagas.definition.context import Attempted, Call, Done, UnitOfWork
 from amends.sagas.definition.participants import Contract
@@ -89,7 +90,7 @@ def begin_plan(
     nodes = [node for node in plan.nodes.values() if node.kind is StepKind.EFFECT]
     terms = {node.step: Terms(node.step, contract, probe_may_miss) for node in nodes}
     units = Units(PlanRegistry(plan), terms)
-    starts = [Start(f"run-{number}", plan, None, {}, "in-process", "prove") for number in range(1, runs + 1)]
+    starts = [Start(f"run-{number}", plan, None, {}, IN_PROCESS_DRIVER, "prove") for number in range(1, runs + 1)]
     return Player(units), units.begin(starts, Shelf(), faults=faults, decisions=decisions)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from temporalio.testing import ActivityEnvironment
 
 from amends import Call, Intervention, InterventionKind, Retry, Saga, UnitOfWork, effect, pivot, retriable, transaction
+from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import Direction, NodeStatus
 from amends.aggregates.sql.journal import SqlJournal
@@ -17,7 +18,7 @@ from amends.sagas.engine.protocol import RunProtocol
 from amends.sagas.engine.seats import Function
 from amends.sagas.engine.start import prepare_start
 from amends.sagas.temporal.activities import Activities
-from amends.sagas.temporal.messages import DRIVER, AdvanceRequest, CallRequest, Progress
+from amends.sagas.temporal.messages import AdvanceRequest, CallRequest, Progress
 
 HELD: dict[str, asyncio.Event] = {}
 """The call under this key stays in flight; the first event signals that it has begun, the second releases it."""
@@ -65,7 +66,7 @@ class Run:
         self.journal = journal
         self.saga = saga
         self.registry = Registry([saga])
-        self.protocol = RunProtocol(self.registry, "operator", DRIVER)
+        self.protocol = RunProtocol(self.registry, "operator", TEMPORAL_DRIVER)
         self.now_ms = 1_000
 
     @property
@@ -77,7 +78,7 @@ class Run:
 
     async def begin(self, worker: Activities) -> None:
         """Accept the run, and pass its pivot."""
-        start = prepare_start(self.registry, self.saga, Parcel(), run_id="r", driver=DRIVER, actor="test")
+        start = prepare_start(self.registry, self.saga, Parcel(), run_id="r", driver=TEMPORAL_DRIVER, actor="test")
         await self.journal.commit(lambda tx: self.protocol.accept(tx, start, self.now_ms), runs=("r",))
         await self.advance(worker)
 
