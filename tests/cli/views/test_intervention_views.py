@@ -244,7 +244,7 @@ def test_what_is_said_afterwards_names_who_goes_on() -> None:
     )
     other = type(record)(record.started, record.state, {}, None, driver="in-process")
     assert what_next(other, Driven(woken=False)).endswith("amends recover --take-over run-1")
-    assert what_next(stuck_undo().record, Driven(woken=False)).endswith("open is b; see: amends show run-1")
+    assert what_next(stuck_undo().record, Driven(woken=False)).endswith("open steps: b; see: amends show run-1")
 
 
 def test_what_recovery_found_wrong_is_counted() -> None:
