@@ -107,7 +107,7 @@ class Finding:
         return Damage(run_of(self.subject), self.subject, self.position, self.problem, self.remedy, version)
 
     @property
-    def mended_by_rebuilding(self) -> bool:
+    def fixed_by_rebuild(self) -> bool:
         """Whether rebuilding the read model from the journal fixes it."""
         return self.kind is FindingKind.READ_MODEL
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["RESTORE", "Damage"]
 
-RESTORE = "restore the rows of this stream from a backup (how-to: Repairing a run by hand), then run `amends recover`"
+RESTORE = "restore the rows of this stream from a backup (how-to: Repair a run by hand), then run `amends recover`"
 """The remedy for lost or changed rows."""
 
 

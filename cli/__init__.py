@@ -2,7 +2,7 @@
 
 The folder owns the parsing of arguments, the settings of a project, the choice of adapters (store, Temporal) and every
 text on the screen. The public `Client` and `Worker` are in `runtime`, because they read the same settings. The folder
-may import all other packages except `amends.testing`; none of them imports it. Inside, imports run downwards: `app`,
+may import all other layers, but not `amends.testing`; no other layer imports it. Inside, imports run downwards: `app`,
 `commands`, `runtime`, `output`, then `project` and `views`, then `durations` and `exit_codes`.
 Start reading in `app`, which lists the commands; the function of a command is in `commands`, its work in `runtime`.
 """

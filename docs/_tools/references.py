@@ -209,13 +209,13 @@ _SECTIONS = (
     ),
     _Section(
         "Deciding about runs",
-        "For operators' tools; see [Repairing a run by hand](../how-to/repairing-a-run.md).",
+        "For operators' tools; see [Repair a run by hand](../how-to/repairing-a-run.md).",
         {"Intervention": (), "InterventionKind": _MEMBERS},
     ),
     _Section(
         "Participants",
         "For services that sagas call; see "
-        "[Making a participant idempotent](../how-to/making-a-participant-idempotent.md).",
+        "[Make a participant idempotent](../how-to/making-a-participant-idempotent.md).",
         {"Inbox": _MEMBERS, "Answer": (), "max_run_duration": ()},
     ),
     _Section(

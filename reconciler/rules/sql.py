@@ -61,7 +61,7 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
         """The rows that runs are listed from are what folding the journal gives."""
         known = [stream_of_run(run_id) for run_id in observation.known if run_id != _WHOLE]
         findings = [*check_streams(engine, codec, known), *_news_and_sweep(engine, codec, observation, READ_MODEL)]
-        wrong = {each.subject: each for each in findings if each.mended_by_rebuilding}
+        wrong = {each.subject: each for each in findings if each.fixed_by_rebuild}
         if len(wrong) > _MANY or (_WHOLE in observation.known and _any_wrong(engine, codec)):
             yield Drift(
                 subject=_WHOLE,
@@ -87,7 +87,7 @@ def _read_model(engine: Engine, codec: EventCodec) -> Callable[[Observation], It
 
 def _any_wrong(engine: Engine, codec: EventCodec) -> bool:
     """Check whether the read model is wrong anywhere: read everything, up to the first finding."""
-    return any(each.mended_by_rebuilding for each in _everything(engine, codec, READ_MODEL))
+    return any(each.fixed_by_rebuild for each in _everything(engine, codec, READ_MODEL))
 
 
 def _everything(engine: Engine, codec: EventCodec, parts: Sequence[Part]) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def _streams(engine: Engine, codec: EventCodec) -> Callable[[Observation], Itera
             findings = chain(findings, _everything(engine, codec, STREAMS))
         found: dict[Finding, None] = {}
         for each in findings:
-            if not each.mended_by_rebuilding:
+            if not each.fixed_by_rebuild:
                 found[each] = None
             if len(found) > _NAMED:
                 break

@@ -18,7 +18,7 @@ def max_run_duration(saga: Saga[Any]) -> timedelta | None:
     needed. It excludes outages of workers, store or Temporal, during which a run rests and uses up no attempt; and
     operators, who may retry or undo a step weeks later. So a participant's retention should exceed
 
-        longest_span(saga) + longest outage + longest time until an operator has decided
+        max_run_duration(saga) + longest outage + longest time until an operator has decided
 
     Args:
         saga: The saga whose steps call the participant.

@@ -146,7 +146,7 @@ class Units:
         return self._run(world, move, unit, calls)
 
     def replace_driver(self, world: World, move: Move) -> Played:
-        """Have another driver advance the run; calls of the former one are still under way."""
+        """Let another driver advance the run while calls of the former one are still under way."""
         run_id = world.runs[move.run].run_id
 
         def unit(tx: MemoryTx) -> None:

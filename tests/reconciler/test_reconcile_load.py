@@ -102,7 +102,7 @@ def take_over(found: tuple[str, int], cause: Cause, uow: UnitOfWork) -> None:
     uow.get(Ledger, ledger_of(payment)).correct(payment, amount, cause.drift)
 
 
-@drift_rule("books", every=timedelta(seconds=2), mode="apply", apart=timedelta(seconds=1), cap=30)
+@drift_rule("books", every=timedelta(seconds=2), mode="apply", confirm_after=timedelta(seconds=1), cap=30)
 def books_agree(observation: Observation):
     \"\"\"The bank has what we have.\"\"\"
     on_their_way = {run.run_id for run in observation.runs(RunQuery(statuses=OPEN, limit=200))}

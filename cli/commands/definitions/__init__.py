@@ -1,4 +1,5 @@
-"""Commands about definitions: `sagas`, `describe` and `catalog`.
+"""Commands about definitions: `sagas`, `describe`, `catalog` and `prove`.
 
-They load the project's modules and need neither a store nor Temporal. Start reading in `sagas`.
+They load the project's modules and need neither a store nor Temporal; `prove` also runs the functions of a saga, in
+memory. They may import every part of `amends.cli` but `app`. Start reading in `sagas`, which has `describe` too.
 """

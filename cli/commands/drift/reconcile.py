@@ -49,9 +49,9 @@ def reconcile(  # noqa: PLR0917 - Typer passes options by name
 ) -> ExitCode:
     """Find drift, record it and correct it.
 
-    The command corrects a drift after two scans at different times have seen it, within the rule's mode, caps and other
-    guards. It shows every other drift with the reason. Exit status 0 means that no drift is left, 1 that some is, 3
-    that a rule could not scan.
+    The command corrects a drift if the rule's mode, caps and other guards allow it; a drift without a version needs two
+    scans. The command shows every other drift with the reason. Exit status 0 means that no drift is left, 1 that some
+    is, 3 that a rule could not scan.
     """
     settings = settings_of(ctx)
     if reason is not None and not approved:
@@ -189,8 +189,8 @@ def _status(done: Sequence[Done]) -> ExitCode:
     status = status_of([seen for seen, _ in done])
     if status is not ExitCode.FOUND:
         return status
-    mended = {each.drift for _, made in done for each in made if each.problem is None}
-    left = [name for seen, _ in done for name in seen.verdict.seen if name not in mended and not seen.is_ignored(name)]
+    fixed = {each.drift for _, made in done for each in made if each.problem is None}
+    left = [name for seen, _ in done for name in seen.verdict.seen if name not in fixed and not seen.is_ignored(name)]
     return ExitCode.FOUND if left else ExitCode.OK
 
 

@@ -90,8 +90,8 @@ def doctor(
 ) -> ExitCode:
     """Check settings, modules, store, Temporal and workers.
 
-    Each fault comes with its remedy. The command starts and changes nothing. The exit status is 0 without a fault and 1
-    with one.
+    Each fault comes with its remedy. The command only reads: it starts no process and changes nothing. The exit status
+    is 0 without a fault and 1 with one.
     """
     settings = settings_of(ctx)
     checks = list(_examine(settings))

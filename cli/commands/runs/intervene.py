@@ -55,8 +55,9 @@ def cancel(  # noqa: PLR0917 - arguments and options of the command line
 ) -> ExitCode:
     """Undo a run that has not passed its pivot.
 
-    The run starts nothing new, calls in flight settle, and then every step that was done is undone. A second request
-    changes nothing. The command first shows the consequences and asks; it refuses if the run has gone on meanwhile.
+    The run starts nothing new, waits for calls in flight, and then undoes every step that may have acted. A second
+    request changes nothing. The command first shows the consequences and asks; if the run has moved on meanwhile, the
+    command changes nothing.
     """
     wanted = Intervention(kind=InterventionKind.CANCEL, actor=actor_name(actor), reason=reason)
     return _decide(ctx, run_id, wanted, yes=yes, as_json=as_json)

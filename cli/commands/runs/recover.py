@@ -32,8 +32,8 @@ def recover(
         bool,
         typer.Option(
             "--accept-older-store",
-            help="Continue runs even if Temporal has seen more of them than the store holds; calls that the store has "
-            "no record of are made again, under the same keys.",
+            help="Continue a run even if Temporal has seen facts of it that the store lacks; Amends then repeats the "
+            "calls of these facts, under the same keys.",
         ),
     ] = False,
     take_over: Annotated[

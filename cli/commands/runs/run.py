@@ -48,9 +48,9 @@ def run(  # noqa: PLR0917 - arguments and options of the command line
 ) -> ExitCode:
     """Run a saga and show its progress.
 
-    Without a configured Temporal and without `amends dev`, this command starts a server and does the work itself. The
-    ids of a .jsonl file's runs consist of the file's name and a hash of the input: running the file again starts only
-    new inputs.
+    Without a configured Temporal and without `amends dev`, this command starts a server and does the work itself.
+    Each line of a .jsonl file starts a run, whose id consists of the file's name and a hash of the line's input. So if
+    you run the file again, only new inputs start.
     """
     silence_logs()
     if timeout is not None and not math.isfinite(timeout):

@@ -68,10 +68,10 @@ def show(
 ) -> ExitCode:
     """Show the state of a run.
 
-    The command shows the finished and the remaining steps of the plan, the last error, the next actions and their
-    times, the open nodes and the reason if the run needs attention, and whether anything drives a run that is not
-    closed. If some facts are unreadable, it shows the run as it was before the first of them, names them with the
-    reason, and ends with exit status 6.
+    The command shows the steps of the plan, finished and remaining; the last error; and the next actions with their
+    times. If the run needs attention, the command shows the open nodes and the reason. If the run is not closed, it
+    shows whether anything drives the run. If some facts are unreadable, it shows the run as it was before the first of
+    them, names them with the reason, and ends with exit status 6.
     """
     settings = settings_of(ctx)
     with open_for_reading(settings) as journal:

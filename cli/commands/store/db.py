@@ -84,7 +84,7 @@ def check(
     elif findings:
         shown = screen()
         shown.show(table(_COLUMNS, [_row(finding) for finding in findings], shown.width))
-        if any(finding.mended_by_rebuilding for finding in findings):
+        if any(finding.fixed_by_rebuild for finding in findings):
             note("rebuild the read model: amends db rebuild")
     else:
         screen().show(f"nothing wrong with {settings.safe_store_url}")

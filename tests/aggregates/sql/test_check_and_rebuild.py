@@ -342,7 +342,7 @@ def test_missing_and_wrong_rows_are_made_again(store: Engine) -> None:
     ):
         run(store, damage)
         assert found(store) == [(FindingKind.READ_MODEL, "run/order-1", None)]
-        assert all(finding.mended_by_rebuilding for finding in check(store, CODEC))
+        assert all(finding.fixed_by_rebuild for finding in check(store, CODEC))
         rebuild_index(store, CODEC)
         assert found(store) == []
 

@@ -216,13 +216,13 @@ def test_an_exhausted_undo_is_drift_by_itself_and_its_correction_closes_the_run(
     reached(served, "undo-drift", "RetryRequested", "CompensationStarted", "CompensationSucceeded", "SagaCompensated")
     (retry,) = [fact for fact in facts_of(served, "undo-drift") if isinstance(fact, RetryRequested)]
     assert retry.actor == "rule attention"
-    (mended,) = [
+    (corrected,) = [
         each
         for look in amends("reconciliations", "attention", "--json").json
         for each in amends("reconciliation", look["id"], "--json").json
         if each["fact"] == "DriftCorrected"
     ]
-    assert (mended["drift"], mended["changed"]) == (drift["id"], [f"undo-drift:{retry.position}"])
+    assert (corrected["drift"], corrected["changed"]) == (drift["id"], [f"undo-drift:{retry.position}"])
     assert str(retry.causation_id).startswith("reconciliation/attention:")
 
 

@@ -43,7 +43,7 @@ def drops_answers_of_former_driver(patch: pytest.MonkeyPatch) -> None:
 
 
 def known_effect_is_news(patch: pytest.MonkeyPatch) -> None:
-    """Take the answer of a known effect for a late effect, and have the fold accept that."""
+    """Count the answer of a known effect as a late effect, and let the fold accept that."""
     patch.setattr(answers, "_is_known", lambda *_: False)
     patch.setattr(transitions, "_known", lambda *_: None)
 
@@ -64,7 +64,7 @@ def decision_hides_answers(patch: pytest.MonkeyPatch) -> None:
 
 
 def refusal_is_failure(patch: pytest.MonkeyPatch) -> None:
-    """Take a refusal for an attempt without an answer."""
+    """Count a refusal as an attempt without an answer."""
     original = FactWriter._forward_outcome
 
     def outcome(writer: FactWriter, node: PlanNode, direction: Any, given: Outcome, fields: Any) -> object:  # noqa: ANN401 - as the original
@@ -75,7 +75,7 @@ def refusal_is_failure(patch: pytest.MonkeyPatch) -> None:
 
 
 def refused_undo_is_failure(patch: pytest.MonkeyPatch) -> None:
-    """Take a refused undo for an attempt without an answer, so that it is retried under its key."""
+    """Count a refused undo as an attempt without an answer, so that the driver retries it under its key."""
     original = FactWriter._undo_outcome
 
     def outcome(writer: FactWriter, node: PlanNode, given: Outcome, fields: Any) -> object:  # noqa: ANN401 - as the original

@@ -161,7 +161,7 @@ def _probe_writes(patch: pytest.MonkeyPatch, answer: Outcome) -> None:
 
 
 def nothing_found_is_success(patch: pytest.MonkeyPatch) -> None:
-    """Take a probe that found nothing for a success."""
+    """Count a probe that found nothing as a success."""
     _probe_writes(patch, Succeeded(None))
 
 
@@ -177,7 +177,7 @@ def _settling(patch: pytest.MonkeyPatch, kind: type[FailStep | DoubtStep], *, re
 
 
 def silence_is_failure(patch: pytest.MonkeyPatch) -> None:
-    """Take a step without an answer for one that did not act, and ask no probe."""
+    """Count a step without an answer as one that did not act, and ask no probe."""
     _settling(patch, FailStep, read_only=False)
 
 
