@@ -49,7 +49,7 @@ def test_unknown(end: End) -> None:
     """Check nothing, with a wrong argument."""
 
 
-@prove(place_order, ORDER, given=GIVEN, faults=9, seconds=0.2)
+@prove(place_order, ORDER, given=GIVEN, faults=9, seconds=1)
 def test_sampled(end: End) -> None:
     """Check in too little time."""
 '''
