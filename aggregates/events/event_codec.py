@@ -10,7 +10,6 @@ Upcasters bring old events up to date as in eventsourcing: an event class with `
 `upcast_v1_v2(state)` and `upcast_v2_v3(state)`, which change the JSON of the payload in place. The module is pure.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
@@ -45,7 +44,7 @@ from amends.aggregates.values.json_codec import (
     validation_message,
 )
 from amends.aggregates.values.roundtrip import equality_suffices, first_difference
-from amends.aggregates.values.strict_json import json_bytes, refuse_unreadable
+from amends.aggregates.values.strict_json import ascii_json, json_bytes, refuse_unreadable
 
 __all__ = ["EventCodec", "changed_error"]
 
@@ -148,7 +147,7 @@ class _StoredFact(_Stored):
         # The last of two equal keys wins in pydantic's reader, so the columns overrule the payload in a single pass.
         comma = b"," if len(raw) > len(b"{}") else b""
         columns = (
-            f'"originator_id":{json.dumps(stored.originator_id)},"originator_version":{stored.originator_version}}}'
+            f'"originator_id":{ascii_json(stored.originator_id)},"originator_version":{stored.originator_version}}}'
         )
         try:
             return self._read(raw[:-1] + comma + columns.encode())

@@ -5,7 +5,6 @@ the database's. They run on a connection that the caller opened, in the caller's
 SQLAlchemy's errors. `sql.loading` interprets the rows.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from amends.aggregates.values.checksum import (
     snapshot_checksum,
     snapshot_fits,
 )
+from amends.aggregates.values.strict_json import ascii_json
 
 __all__ = [
     "all_stored",
@@ -101,7 +101,7 @@ def _native(sql: str, dialect: str) -> str:
 
 
 def _many(connection: Connection, values: Sequence[str]) -> object:
-    return json.dumps(values) if connection.dialect.name == "sqlite" else list(values)
+    return ascii_json(values) if connection.dialect.name == "sqlite" else list(values)
 
 
 # ---- writing

@@ -15,7 +15,7 @@ from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.rows import write, write_many
 from amends.aggregates.sql.schema import is_text, run_keys, saga_index
-from amends.aggregates.values.strict_json import clean_text
+from amends.aggregates.values.strict_json import ascii_json, clean_text
 
 __all__ = ["find_runs", "move_runs", "write_keys", "write_runs"]
 
@@ -47,7 +47,7 @@ def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
     rows = []
     for each in runs:
         columns = (each.run_id, each.saga, each.status.value, each.position, each.started_ms, each.updated_ms)
-        keys = json.dumps(dict(each.keys))
+        keys = ascii_json(dict(each.keys))
         rows.append((*columns, each.current, _clean(each.error), keys, each.driver, each.fingerprint))
     _insert(connection, "saga_index", _RUN, _RUN_CONFLICT, rows)
 
@@ -93,7 +93,7 @@ def _records(columns: Mapping[str, str]) -> str:
 
 
 def _json(columns: Mapping[str, str], rows: Iterable[tuple[object, ...]]) -> str:
-    return json.dumps([dict(zip(columns, row, strict=True)) for row in rows])
+    return ascii_json([dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _clean(error: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""JSON without types: its canonical text, differences of two values, and the refusal of unsuitable input. Pure.
+"""JSON without types: each text that the package writes, differences of two values, and the refusal of input. Pure.
 
 Typed values are in `json_codec`, which also exports the names of this module.
 """
@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "RESERVED_KEYS",
     "Limits",
+    "ascii_json",
     "canonical_text",
     "clean_text",
     "difference",
@@ -26,6 +27,7 @@ __all__ = [
     "json_bytes",
     "member_path",
     "parse_json",
+    "readable_json",
     "refuse_unreadable",
     "same_json",
     "too_deep",
@@ -63,6 +65,9 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_READABLE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ASCII = json.JSONEncoder(allow_nan=False)
+_INDENTED = json.JSONEncoder(allow_nan=False, indent=2)
 
 
 def canonical_text(value: JsonValue) -> str:
@@ -75,6 +80,25 @@ def canonical_text(value: JsonValue) -> str:
         return _ENCODER.encode(value)
     except (ValueError, TypeError, RecursionError):
         _refuse_unwritable(value, "value")
+
+
+def readable_json(value: object) -> str:
+    """Return JSON on one line for people: no blanks, non-ASCII kept, keys in their order; NaN and Infinity stay."""
+    return _READABLE.encode(value)
+
+
+def ascii_json(value: object, *, indented: bool = False) -> str:
+    """Return JSON for programs: pure ASCII, which every terminal, file and database can hold, keys in their order.
+
+    Args:
+        value: Any JSON value.
+        indented: Whether each member has a line of its own; otherwise the text is one line.
+
+    Raises:
+        ValueError: The value contains NaN or Infinity, which no reader of JSON has to accept.
+        TypeError: The value contains a part that JSON cannot represent.
+    """
+    return (_INDENTED if indented else _ASCII).encode(value)
 
 
 def digest(value: JsonValue) -> str:

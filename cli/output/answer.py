@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from amends.cli.views.table import WIDE, as_json, escaped
+from amends.aggregates.values.strict_json import ascii_json
+from amends.cli.views.table import WIDE, escaped
 
 __all__ = ["Screen", "busy", "plain", "print_json", "screen"]
 
@@ -72,7 +73,7 @@ def _console(out: TextIO, width: int | None = None) -> Console:
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Print an answer as JSON."""
-    print(as_json(value))  # noqa: T201 - the answer
+    print(ascii_json(value, indented=True))  # noqa: T201 - the answer
 
 
 @contextmanager

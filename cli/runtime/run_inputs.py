@@ -5,7 +5,6 @@ Every line of a `.jsonl` file is the input of one run. The run's id consists of 
 finishes an interrupted file and repeats nothing.
 """
 
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from uuid import uuid4
 from amends.aggregates.errors import InputError
 from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.text import one_line, shorten
+from amends.aggregates.values.strict_json import digest
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.engine.start import Start, prepare_start, read_input
@@ -160,9 +160,9 @@ def _jobs_of_lines(
             if id_field is not None:
                 run_id = begin + _field(line, id_field)
             else:
-                digest = _digest(line)
-                seen[digest] += 1
-                run_id = f"{begin}{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
+                value_id = _digest(line)
+                seen[value_id] += 1
+                run_id = f"{begin}{value_id}" + (f"-{seen[value_id]}" if seen[value_id] > 1 else "")
             job = Job(_prepared(registry, saga, value, run_id), place)
         except InputError as error:
             raise InputError(f"{place}: {error}; nothing was started") from None
@@ -187,7 +187,7 @@ def _name(path: Path) -> str:
 
 def _digest(line: bytes) -> str:
     """Return a hash of an input that depends neither on the spaces in its line nor on the order of its fields."""
-    return hashlib.sha256(json.dumps(json.loads(line), sort_keys=True).encode()).hexdigest()[:_HASH_CHARS]
+    return digest(json.loads(line))[:_HASH_CHARS]
 
 
 def _field(text: str | bytes, name: str) -> str:

@@ -9,6 +9,7 @@ from amends.aggregates.errors import AmendsError, UnreachableError
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.text import one_line
+from amends.aggregates.values.strict_json import ascii_json
 from amends.cli.exit_codes import ExitCode, exit_code_of
 from amends.cli.output.remarks import note, say
 from amends.cli.output.run_display import (
@@ -222,10 +223,8 @@ def _as_object(result: RunResult) -> dict[str, Any]:
 
 
 def _say_json(value: object) -> None:
-    from amends.cli.views.table import as_json  # noqa: PLC0415 - imports rich
-
     # Not in one call of `say`, which would mask the line breaks.
-    for line in as_json(value).splitlines():
+    for line in ascii_json(value, indented=True).splitlines():
         say(line)
 
 

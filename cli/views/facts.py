@@ -41,7 +41,8 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
-from amends.cli.views.table import Column, clip, duration, json_text
+from amends.aggregates.values.strict_json import readable_json
+from amends.cli.views.table import Column, clip, duration
 from amends.cli.views.wording import who_and_why
 from amends.compensations.order import undo_order
 from amends.sagas.engine.decide import (
@@ -156,7 +157,7 @@ class NodeView:
 
 def _result(value: JsonValue) -> str:
     """Return a step's result as text; empty for a step without one."""
-    return "" if value is None else json_text(value)
+    return "" if value is None else readable_json(value)
 
 
 def _of(made: int, retry: RetryPolicy, separator: str = " of ") -> str:
@@ -419,7 +420,7 @@ def _error(fact: NodeFact) -> str | None:
 def _detail(fact: Fact) -> str:
     match fact:
         case SagaStarted():
-            return f"{fact.saga} {json_text(fact.input)}"
+            return f"{fact.saga} {readable_json(fact.input)}"
         case OperatorFact() | CancelRequested():
             result = _result(fact.result) if isinstance(fact, StepSkipped | StepResolved) else ""
             return who_and_why(fact) + (f"; result: {result}" if result else "")

@@ -8,8 +8,9 @@ from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLOSED, REFUSED, NodeStatus, RunState, RunStatus
+from amends.aggregates.values.strict_json import readable_json
 from amends.cli.views.facts import Next, fact_json, on_decision
-from amends.cli.views.table import Cell, duration, json_text
+from amends.cli.views.table import Cell, duration
 from amends.cli.views.wording import Decided, who_and_why
 from amends.sagas.engine.interventions import Preview
 
@@ -81,7 +82,7 @@ def written(fact: Fact, before: RunState) -> str:
     if isinstance(fact, Decided):
         text += f", {who_and_why(fact)}"
     if isinstance(fact, StepSkipped | StepResolved | LateEffectObserved):
-        text += f"; result: {json_text(fact.result)}"
+        text += f"; result: {readable_json(fact.result)}"
     return text
 
 

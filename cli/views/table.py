@@ -6,11 +6,10 @@ people copy (ids) are folded and never shortened; other cells are shortened as f
 not enough, columns move below their row, and in the end all columns do.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Group, RenderableType
@@ -27,12 +26,10 @@ __all__ = [
     "Cell",
     "Column",
     "ago",
-    "as_json",
     "clip",
     "duration",
     "escaped",
     "fields",
-    "json_text",
     "moment",
     "node_style",
     "styled",
@@ -111,11 +108,6 @@ def clip(text: str, limit: int) -> str:
 def styled(text: str, style: str = "") -> Text:
     """Return a cell with text of users, escaped."""
     return Text(escaped(text), style=style)
-
-
-def json_text(value: object) -> str:
-    """Return a value as JSON on one line, readable by people: no spaces, no ASCII escapes of letters."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def node_style(status: NodeStatus) -> str:
@@ -314,8 +306,3 @@ def fields(pairs: Sequence[tuple[str, Cell | None]], width: int) -> RenderableTy
     for name, value in given:
         laid_out.add_row(Text(name, style="dim"), value)
     return laid_out
-
-
-def as_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return a command's answer as JSON: pure ASCII, which every terminal and encoding can show."""
-    return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False)

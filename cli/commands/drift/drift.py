@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amends.aggregates.journal import JournalReader
+from amends.aggregates.values.strict_json import readable_json
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
@@ -15,7 +16,7 @@ from amends.cli.project.settings import Settings
 from amends.cli.runtime.rule_context import chosen, now_ms, project_of, rule_context
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.table import WHOLE, Column, json_text, table
+from amends.cli.views.table import WHOLE, Column, table
 from amends.reconciler.drift.decide import Verdict, decide, ignored
 from amends.reconciler.drift.drift import described
 from amends.reconciler.drift.facts import RuleScanned
@@ -157,8 +158,8 @@ def _rows(seen: ScanReport) -> list[tuple[str, ...]]:
             seen.rule.name,
             each.subject,
             str(each.kind),
-            json_text(each.expected),
-            json_text(each.actual),
+            readable_json(each.expected),
+            readable_json(each.actual),
             each.evidence,
             _done(seen, name),
         )

@@ -12,13 +12,14 @@ import typer
 
 from amends.aggregates.errors import NotFoundError
 from amends.aggregates.text import shorten
+from amends.aggregates.values.strict_json import readable_json
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.runtime.rule_context import RecordedFact, latest_first, recorded_rules, rule_and_scan
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.table import WHOLE, Column, json_text, moment, table
+from amends.cli.views.table import WHOLE, Column, moment, table
 from amends.reconciler.drift.facts import (
     CorrectionFailed,
     CorrectionStarted,
@@ -199,7 +200,8 @@ def _told(fact: ReconciliationFact) -> str:
     """Return a fact in words, without its actor, time and drift."""
     match fact:
         case DriftDetected():
-            found = f"{fact.subject}: {fact.kind}, {json_text(fact.expected)} expected, {json_text(fact.actual)} found"
+            expected, actual = readable_json(fact.expected), readable_json(fact.actual)
+            found = f"{fact.subject}: {fact.kind}, {expected} expected, {actual} found"
             return f"{found}; {fact.evidence}" if fact.evidence else found
         case DriftProposed() | CorrectionStarted():
             return fact.correction

@@ -1,6 +1,5 @@
 """`amends history`: the facts of one run, as they are in the journal; `stream_history` shows other streams."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.reading import RunReading
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.text import shorten
+from amends.aggregates.values.strict_json import ascii_json
 from amends.cli.commands.runs.stream_history import show_stream
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
@@ -114,7 +114,7 @@ def _print_json(chunks: Iterable[Sequence[Fact]]) -> None:
     try:
         for facts in chunks:
             for fact in facts:
-                print(f"{separator}\n{json.dumps(fact_json(fact), allow_nan=False)}", end="", flush=True)  # noqa: T201 - as above
+                print(f"{separator}\n{ascii_json(fact_json(fact))}", end="", flush=True)  # noqa: T201 - as above
                 separator = ","
     finally:
         print("\n]", flush=True)  # noqa: T201 - as above

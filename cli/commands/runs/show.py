@@ -12,6 +12,7 @@ from rich.text import Text
 from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.facts import AttentionRequested, Fact
 from amends.aggregates.run.record import RunRecord
+from amends.aggregates.values.strict_json import readable_json
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
 from amends.cli.project.settings import Settings
@@ -38,7 +39,6 @@ from amends.cli.views.table import (
     duration,
     escaped,
     fields,
-    json_text,
     moment,
     node_style,
     styled,
@@ -160,7 +160,7 @@ def _about(record: RunRecord, now_ms: int) -> list[tuple[str, Cell | None]]:
         ("accepted", f"{moment(state.started_ms, zone)} by {escaped(started.actor)}"),
         ("took" if state.closed else "open for", taken),
         ("keys", ", ".join(f"{field}={value}" for field, value in started.keys.items())),
-        ("input", clip(json_text(started.input), _INPUT_CHARS)),
+        ("input", clip(readable_json(started.input), _INPUT_CHARS)),
         ("facts", f"{state.position}; amends history {record.run_id} lists them"),
     ]
 

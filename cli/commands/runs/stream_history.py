@@ -10,8 +10,9 @@ from eventsourcing.persistence import StoredEvent
 
 from amends.aggregates.errors import NotFoundError
 from amends.aggregates.text import shorten
+from amends.aggregates.values.strict_json import readable_json
 from amends.cli.output.answer import print_json, screen
-from amends.cli.views.table import WHOLE, Column, json_text, table
+from amends.cli.views.table import WHOLE, Column, table
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal
@@ -91,5 +92,5 @@ def _row(row: StoredEvent, fields: dict[str, Any]) -> tuple[str, ...]:
         str(row.originator_version),
         when.partition(".")[0].replace("T", " "),
         row.topic.rpartition(".")[2],
-        "  ".join(f"{field}={json_text(value)}" for field, value in _own(fields).items()),
+        "  ".join(f"{field}={readable_json(value)}" for field, value in _own(fields).items()),
     )

@@ -4,11 +4,11 @@ A policy with a limit counts as one with a single attempt, so that one fault sta
 fail. Otherwise a step with five attempts would need five faults before it gives up.
 """
 
-import json
 from typing import Any, NamedTuple
 
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.state import NodeStatus, RunStatus
+from amends.aggregates.values.strict_json import ascii_json
 from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Budget, Search
 from amends.sagas.prove.world import World
@@ -87,7 +87,7 @@ def _with_single_attempts(plan: Plan) -> Plan:
         for node in stage["nodes"]:
             for policy in (node, node.get("undo")):
                 _limit(policy)
-    return Plan.model_validate_json(json.dumps(content))
+    return Plan.model_validate_json(ascii_json(content))
 
 
 def _limit(policy: dict[str, Any] | None) -> None:

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from amends.aggregates.values.strict_json import ascii_json
+
 __all__ = ["HOST", "ServerRecord", "read_record", "write_record"]
 
 HOST = "127.0.0.1"
@@ -46,6 +48,6 @@ def read_record(data_dir: Path) -> ServerRecord | None:
 def write_record(data_dir: Path, record: ServerRecord) -> None:
     """Write the record of a data directory."""
     fresh = data_dir / "server.json.new"
-    fresh.write_text(json.dumps(asdict(record)))
+    fresh.write_text(ascii_json(asdict(record)))
     fresh.chmod(0o600)
     fresh.replace(data_dir / "server.json")

@@ -10,10 +10,11 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.run import facts
 from amends.aggregates.run.plan import Role
 from amends.aggregates.run.state import NodeStatus
+from amends.aggregates.values.strict_json import ascii_json
 from amends.cli.views.facts import TIMELINE, node_views, on_decision, timeline_row
 from amends.cli.views.interventions import Driven, plan_fields, preview_json, what_next
 from amends.cli.views.recovery import Recovered
-from amends.cli.views.table import as_json, node_style
+from amends.cli.views.table import node_style
 from amends.sagas.engine.decide import RunStep, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, preview
 from amends.sagas.engine.outcome import Failed, Outcome, Refused, Succeeded
@@ -152,7 +153,7 @@ def test_every_decision_has_words(world: World) -> None:
             except AmendsError:
                 continue
             assert all(str(text) for _, text in plan_fields(seen, world.now_ms))
-            assert as_json(preview_json(seen))
+            assert ascii_json(preview_json(seen))
             assert all(on_decision(seen.after.state, each).what for each in seen.next)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from strategies import plan_node, retry_policy
 
 from amends.aggregates.run.plan import Plan, Role, Stage, StepKind
+from amends.aggregates.values.strict_json import ascii_json
 from amends.cli.views.mermaid import flowchart
 from amends.cli.views.plan import policy_text, shape_of
 from amends.cli.views.table import (
@@ -18,7 +19,6 @@ from amends.cli.views.table import (
     WIDE,
     Column,
     ago,
-    as_json,
     clip,
     duration,
     escaped,
@@ -235,7 +235,7 @@ def test_fields_leave_out_what_is_not_there() -> None:
 
 def test_json_is_ascii() -> None:
     """Printed JSON upsets neither a terminal nor an encoding, and reads back equal."""
-    assert as_json({"a": EVIL}).isascii()
+    assert ascii_json({"a": EVIL}).isascii()
 
 
 # ---- plans
