@@ -232,6 +232,6 @@ class Rejected(Exception):  # noqa: N818 - a participant's answer, not a fault o
         reason: The reason, in words that an operator understands; the journal stores it.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str = "no reason was given") -> None:
         super().__init__(reason)
         self.reason = reason

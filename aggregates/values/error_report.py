@@ -32,6 +32,7 @@ __all__ = [
     "line_of",
     "lineage",
     "message_of",
+    "raised_in_amends",
     "reason_of",
     "text_of",
     "traceback_of",
@@ -197,6 +198,14 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     """Return the traceback of an exception, even if its class redefines the attribute; never raises."""
     trace: TracebackType | None = _slot(BaseException, "__traceback__", error)
     return trace
+
+
+def raised_in_amends(error: BaseException) -> bool:
+    """Check whether code of Amends raised an exception, and not a statement in the user's code; never raises."""
+    trace = traceback_of(error)
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and _is_ours(trace)
 
 
 # ---- reading exceptions by the slots of BaseException

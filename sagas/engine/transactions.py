@@ -3,6 +3,7 @@
 from amends.aggregates.errors import JournalError, UnitLost
 from amends.aggregates.journal import Tx
 from amends.aggregates.run.record import RunRecord
+from amends.aggregates.values.error_report import raised_in_amends
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.arguments import arguments_of
 from amends.sagas.engine.calls import outcome_of_error, outcome_of_result, postponement_of, unit_of_work_for
@@ -41,6 +42,8 @@ def run_transaction(tx: Tx, registry: Registry, record: RunRecord, due: Work) ->
     except _RollBackError as rolled_back:
         return rolled_back.outcome
     except (JournalError, UnitLost) as error:
+        if not raised_in_amends(error):
+            return outcome_of_error(error)
         # An event that this code cannot read needs a deploy. Any other such error comes from our own
         # infrastructure, not from the step: the whole unit runs again, and no attempt is used up.
         if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:

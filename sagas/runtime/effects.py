@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dis import opname
 from typing import Any
 
+from amends.aggregates.values.error_report import is_a, traceback_of
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.calls import EffectCall, outcome_of_error, outcome_of_result
 from amends.sagas.engine.outcome import Failed, Outcome, Refused
@@ -149,7 +150,7 @@ class Begun:
         ended = self._ended.result()
         if ended.error is None:
             return outcome_of_result(self._registry, self.task.step, self.task.direction, ended.value)
-        if isinstance(ended.error, DriverAbort) or raised_by_signal(ended.error):
+        if is_a(ended.error, DriverAbort) or raised_by_signal(ended.error):
             raise ended.error
         return outcome_of_error(ended.error)
 
@@ -202,9 +203,9 @@ async def guard_coroutine(task: EffectCall, work: Callable[[], Awaitable[Any]]) 
 
 def raised_by_signal(error: BaseException) -> bool:
     """Check whether a signal to this process raised an interrupt, and not a statement in the user's code."""
-    if not isinstance(error, KeyboardInterrupt) or error.__traceback__ is None:
+    trace = traceback_of(error)
+    if not is_a(error, KeyboardInterrupt) or trace is None:
         return False
-    trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
     if trace.tb_frame.f_globals.get("__name__") == "asyncio.runners":

@@ -23,6 +23,7 @@ from amends import (
     effect,
     transaction,
 )
+from amends.aggregates.errors import JournalError, UnitLost
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.fact import FailureFact
 from amends.aggregates.run.facts import StepRejected
@@ -58,6 +59,21 @@ class CodedRejected(Rejected):
         self.code = code
 
 
+class NoClassError(Exception):
+    """An error whose `__class__` raises, as a careless proxy does."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]  # that is the fault
+        raise AttributeError("lost")
+
+
+class NoAttributesRejected(Rejected):
+    """A refusal none of whose attributes can be read."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise SystemExit(name)
+
+
 ENDS: dict[str, Callable[[], BaseException]] = {
     "UnshownError": UnshownError,
     "StopIteration": StopIteration,
@@ -68,11 +84,16 @@ ENDS: dict[str, Callable[[], BaseException]] = {
     "SystemExit": lambda: SystemExit(3),
     "OddError": OddError,
     "UnreachableError": lambda: UnreachableError("as ours"),
+    "JournalError": lambda: JournalError("as ours"),
+    "UnitLost": UnitLost,
+    "NoClassError": NoClassError,
     "ExceptionGroup": lambda: ExceptionGroup("g", [ValueError("lost"), Rejected("no")]),
 }
 """Ends that are failed attempts, by the class that the journal names."""
 
 REFUSALS: dict[str, Callable[[], BaseException]] = {
+    "Rejected": Rejected,
+    "NoAttributesRejected": NoAttributesRejected,
     "CodedRejected": lambda: CodedRejected(4031),
     "Rejected(None)": lambda: Rejected(None),  # type: ignore[arg-type]  # as users do
     "in a group": lambda: ExceptionGroup("g", [Rejected("no")]),
