@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import threading
 import warnings
@@ -12,6 +13,9 @@ from amends.aggregates.text import one_line
 __all__ = ["log_to_stderr", "note", "printable", "say", "silence_logs", "tame_python"]
 
 _log = logging.getLogger("amends.python")
+
+_NOT_AWAITED = re.compile(r"coroutine '[\w.<>]+' was never awaited")
+"""A warning of Python's own that holds names of code only."""
 
 
 def say(line: str = "") -> None:
@@ -59,7 +63,9 @@ def tame_python() -> None:
 def _warn(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
 ) -> None:
-    _log.warning("Python warns: %s: %s (%s:%d)", category.__name__, one_line(str(message)), filename, lineno)
+    # Any other text may quote user data, as pydantic's warnings do.
+    said = f": {message}" if _NOT_AWAITED.fullmatch(str(message)) else ""
+    _log.warning("Python warns: %s%s (%s:%d)", category.__name__, said, filename, lineno)
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:

@@ -46,6 +46,14 @@ def test_a_coroutine_that_is_not_awaited_is_one_line(capsys: pytest.CaptureFixtu
     assert "Python warns: RuntimeWarning: coroutine 'forgotten' was never awaited" in said(capsys)
 
 
+def test_a_warning_does_not_quote_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log names the class and the place; the text of a warning of pydantic or of a step may hold user data."""
+    warnings.warn("canary", UserWarning, stacklevel=1)
+    line = said(capsys)
+    assert "Python warns: UserWarning (" in line
+    assert "canary" not in line
+
+
 def test_an_error_of_a_forgotten_task_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The class of the error is named; the task and the text of the error, which may hold user data, are not."""
 
