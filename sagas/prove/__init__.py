@@ -21,16 +21,27 @@ Public names, which the command line, the pytest plugin and the pages build on:
 | `Coverage`, `Row` | `coverage` | the transitions that stories have used |
 | `Participant`, `Contract` | `amends.sagas.definition.participants` | the promises of the services that effects call |
 
-The parts, from below, in the order in which to read them:
+Start reading with `moves` and `laws`. These are the parts, from below:
 
-    books        what participants remember, and the answers that they give
+    books        the memory of the participants, and their answers
+    values       copies of users' values, so that worlds can be forked and compared
+    problem      the error that ends a search
     memory       the journal in memory: `MemoryTx`, aggregates, own tables
+    moves        the kinds of moves, with cost and sentence
     functions    the user's functions, run for real or replaced
     world        one state of the search, and the part of it on which the future depends
-    moves        the kinds of moves, with cost and sentence
+    terms        the participant of each effect, and the contract to explore
     units        units of the journal on a world, each one repeated
     network      calls that arrive, answers that come back, workers that die
     player       all moves of a world
     laws         the laws
+    coverage     the transitions that stories have used
     search       breadth by faults, equal worlds once, random stories at the end of the budget
+    end, token   the end of a story for the user's invariant; a story in one short word
+    story        a story in plain words
+    experiment   the saga, its input and the assumptions of a search
+    plans        searches of a plan alone, without the user's functions
+    sql          the user's own tables, forked for each world
+    report       the verdict, and for each broken law a shortest story
+    runtime      searches within a time budget, the contract matrix, and `@prove`
 """
