@@ -148,7 +148,7 @@ def test_a_command_says_for_which_code_a_run_waits(
     assert SAYS in said, said
     assert FAULTS in said
     assert "note does not fit its type (int_parsing)" in said
-    assert "deploy an input type that accepts the recorded result" in said
+    assert "deploy an input type that accepts the recorded input" in said
     assert "o-1" in said
     assert "'book'" in said or "book" in said
 
