@@ -18,6 +18,7 @@ from journal_parts import prepare
 from pydantic import BaseModel
 from runs.driving import comparable
 from sqlalchemy import Engine
+from stores import POSTGRESQL_IN_SOAK
 
 from amends import (
     Aggregate,
@@ -350,6 +351,7 @@ async def test_the_story_is_what_the_others_are_compared_with(story: Story) -> N
             assert any(each.startswith(f"{side} {what}") for each in story.moments), (side, what)
 
 
+@POSTGRESQL_IN_SOAK
 async def test_the_end_is_the_same_wherever_the_process_dies(store: Store, story: Story) -> None:
     """Wherever the process dies, the next process, which starts at once, reaches the same end."""
     assert await ends_that_differ(store, story, timedelta(0)) == {}, f"expected {story.end}"

@@ -118,6 +118,7 @@ def test_a_crash_after_the_effect_and_before_the_reply_is_healed_by_the_same_key
     assert [a["fault"] for a in get(bank, "attempts") if a["key"] == "crash/w"] == ["crash", None]
 
 
+@pytest.mark.soak
 def test_a_torn_last_line_is_dropped_with_a_note_and_damage_stops_the_start(tmp_path: Path) -> None:
     """The bank drops only a last line that was never acknowledged; it does not guess across a hole in the middle."""
     ledger = tmp_path / "ledger.jsonl"

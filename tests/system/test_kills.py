@@ -454,7 +454,8 @@ def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
     alone.judge()
 
 
-@pytest.mark.parametrize("place", ["undoing", pytest.param("undone", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("place", UNDOS)
 def test_ctrl_c_of_a_run_cuts_no_undo_short(alone: Scene, place: str) -> None:
     """`amends run` stops in the middle of an undo; the next worker ends the run, each undo took effect once."""
     with run_of(alone, place) as command:

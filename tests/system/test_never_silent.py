@@ -226,7 +226,11 @@ def test_a_data_directory_that_cannot_be_made_is_named(project: CommandProject) 
 
 
 @pytest.mark.parametrize(
-    "kept", [(), ("dev.lock", "server.lock", "server.start.lock", "server.alive.lock", "temporal.log")]
+    "kept",
+    [
+        pytest.param((), marks=pytest.mark.soak),
+        ("dev.lock", "server.lock", "server.start.lock", "server.alive.lock", "temporal.log"),
+    ],
 )
 @pytest.mark.parametrize("command", [("run", "fine", ORDER), ("dev",)], ids=["run", "dev"])
 def test_a_read_only_data_directory_is_named(

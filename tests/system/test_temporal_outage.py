@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 import temporalio.client
 from bounds import HANG
 from journal_parts import prepare, step
@@ -32,6 +33,7 @@ async def claimed_by(journal: Journal, worker: Worker, run_ids: list[str]) -> li
     return found
 
 
+@pytest.mark.soak
 async def test_calls_that_temporal_gave_up_are_not_made_again(postgres_url: str, tmp_path: Path) -> None:
     """Calls continue while Temporal is away; attempts that it delivers again join or await them, on either worker."""
     trace = Trace(tmp_path)

@@ -82,6 +82,7 @@ def test_every_command_works(project: CommandProject) -> None:
     amends("db", "check")
 
 
+@pytest.mark.soak
 def test_what_was_missed_is_counted(tmp_path: Path) -> None:
     """Runs that were due while Temporal was away for longer than it makes up for are shown as missed."""
     project = library(tmp_path)

@@ -348,6 +348,7 @@ def test_an_empty_file_is_refused(project: CommandProject) -> None:
     assert "has no lines" in ended.error
 
 
+@pytest.mark.soak
 def test_more_lines_than_run_at_once_all_run(served: CommandProject) -> None:
     """A file with more lines than runs at a time is run to its end, with ids that the caller chooses."""
     write_lines(served, "many.jsonl", [{"order_id": f"n-{number}"} for number in range(60)])

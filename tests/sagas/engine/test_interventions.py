@@ -80,7 +80,7 @@ ANSWERED: dict[str, bool] = {
 """Facts that hold a definite outcome under a key, and whether the key is the undo's."""
 
 
-@settings(max_examples=try_out(100))
+@settings(max_examples=try_out(60))
 @given(world=eventful_histories())
 def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
     """No call is claimed under a key whose success or refusal is in the journal, in any attempt."""
@@ -92,7 +92,7 @@ def test_no_key_is_asked_again_when_its_outcome_is_known(world: World) -> None:
             known.add((fact.node, ANSWERED[fact.kind], fact.generation))
 
 
-@settings(max_examples=try_out(100))
+@settings(max_examples=try_out(60))
 @given(world=eventful_histories())
 def test_what_is_known_is_no_news_and_what_is_not_is_not_lost(world: World) -> None:
     """Each success is recorded once per key; the run omits a definite answer only if its outcome is known."""
@@ -112,7 +112,7 @@ def test_what_is_known_is_no_news_and_what_is_not_is_not_lost(world: World) -> N
         assert known or isinstance(outcome, Failed | Postponed) or asked_before, (at, call, outcome)
 
 
-@settings(max_examples=try_out(100))
+@settings(max_examples=try_out(60))
 @given(world=eventful_histories())
 def test_the_fold_refuses_a_claim_under_an_answered_key(world: World) -> None:
     """No code path can write a claim, or a second success, under a key whose outcome is known, at any position."""

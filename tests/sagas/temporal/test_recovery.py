@@ -10,6 +10,7 @@ import pytest
 import temporalio.client
 from bounds import HANG
 from hard_parts import HOURLY, PATIENT, Ledger, Order, Pages, client_of, opened, until, working
+from stores import POSTGRESQL_IN_SOAK
 from temporal_parts import TemporalServer
 from temporalio.client import WorkflowExecutionStatus
 
@@ -103,13 +104,14 @@ class Scene:
             yield [(store, client_of(temporal, store.journal, store.queue)) for store in self.stores]
 
 
+@POSTGRESQL_IN_SOAK
 async def test_what_temporal_has_lost_is_made_up_for_from_the_journal(
-    sqlite_url: str, postgres_url: str, temporal_executable: Path, tmp_path: Path
+    store_url: str, temporal_executable: Path, tmp_path: Path
 ) -> None:
     """Every run ends after Temporal's file was replaced by an old copy, or lost, and no recorded step is repeated."""
     server = TemporalServer(temporal_executable, tmp_path)
-    async with opened(sqlite_url) as on_sqlite, opened(postgres_url) as on_postgres:
-        stores = [Store(on_sqlite, tmp_path / "sqlite"), Store(on_postgres, tmp_path / "postgresql")]
+    async with opened(store_url) as journal:
+        stores = [Store(journal, tmp_path / "ledger")]
         scene = Scene(server, stores)
         async with scene.working() as clients:
             await asyncio.gather(*(store.start(client) for store, client in clients))
