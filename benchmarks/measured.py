@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from amends import Aggregate, Attempted, Call, Done, Effect, Saga, Transaction, UnitOfWork, effect, pivot, transaction
 
-__all__ = ["Counter", "Order", "count_once", "many_effects", "many_steps", "three_steps"]
+__all__ = ["Counter", "Order", "count_once", "many_effects", "many_steps", "mixed_steps", "three_calls", "three_steps"]
 
 
 class Order(BaseModel):
@@ -88,6 +88,27 @@ def many_effects(count: int) -> Saga[Order]:
     """Create a saga with a number of equal effects."""
     steps: list[Effect[Order, Done3]] = [call.using(_as_it_is, name=f"call-{n}") for n in range(count)]
     return Saga(f"effects-{count}", Order, *steps)
+
+
+@effect
+async def book(order: Order, _: Call) -> Done3:
+    """Do nothing."""
+    return Done3(ok=bool(order.quantity))
+
+
+@book.compensation
+async def cancel(_: Attempted[Order, Done3], __: Call) -> None:
+    """Do nothing."""
+
+
+three_calls = Saga(
+    "three-calls",
+    Order,
+    book,
+    book.using(_as_it_is, name="book-again"),
+    pivot(book.using(_as_it_is, name="book-last")),
+)
+mixed_steps = Saga("mixed-steps", Order, reserve, book, pivot(confirm))
 
 
 class Counter(Aggregate):

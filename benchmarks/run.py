@@ -1,8 +1,8 @@
 """Measure every figure of the README, and print its table: `make bench`.
 
 Each figure is a ratio of two things that were measured in turn, in this run, on this machine. Environment: `ONLY=store`
-(or `temporal`, `cli`, `reconcile`) measures a part; `ROUNDS` says in how many rounds (5); `SHARE` makes the rounds
-shorter, to check that the code runs (1).
+(or `temporal`, `cli`, `reconcile`, `prove`) measures a part; `ROUNDS` says in how many rounds (5); `SHARE` makes the
+rounds shorter, to check that the code runs (1).
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from pathlib import Path
 import sqlalchemy
 from cli_bench import cli_rows
 from figures import Effort, Row, table
+from prove_bench import prove_rows
 from reconcile_bench import reconcile_rows
 from store_bench import store_rows
 from temporal_bench import temporal_rows
 
-PARTS = ("", "store", "temporal", "cli", "reconcile")
+PARTS = ("", "store", "temporal", "cli", "reconcile", "prove")
 
 
 @contextmanager
@@ -85,6 +86,8 @@ async def measure(only: str, effort: Effort) -> list[Row]:
             rows += await cli_rows(folder, effort)
         if only in {"", "reconcile"}:
             rows += await reconcile_rows(folder, effort)
+        if only in {"", "prove"}:
+            rows += await prove_rows(effort)
     return rows
 
 
