@@ -125,7 +125,7 @@ def test_a_worker_with_other_code_is_told_of(project: CommandProject) -> None:
         project.write("shop.py", MODULE + ADDED)
         with project.started("run", "weighed", "--id", "new-1") as command:
             said = command.read_until("runs other sagas or steps than the project defines now")
-        assert f"/{dev.process.pid} was started" in said
+        assert f"/{dev.process.pid} runs" in said
 
 
 def test_a_killed_dev_is_continued_by_the_next(project: CommandProject) -> None:

@@ -132,6 +132,36 @@ def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
     assert status(world) is RunStatus.COMPENSATED
 
 
+def test_the_failure_of_a_former_attempt_leaves_the_present_one_in_flight() -> None:
+    """A timeout that is reported after the next attempt has begun ends neither that attempt nor its claim."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    first = world.call(RunStep("a", 1))
+    world.now_ms = 10_000
+    world.conclude()
+    second = world.call(RunStep("a", 2))
+    before = kinds(world)
+    world.answer(first, Failed("TimeoutError", "no answer"))
+    assert kinds(world) == before
+    world.answer(second, Succeeded("second"))
+    assert world.record.results["a"] == "second"
+
+
+def test_a_probe_of_former_attempts_says_nothing_about_the_present_one() -> None:
+    """An attempt that began after the probe may still act, so a probe that found nothing does not fail the step."""
+    world, _ = attempted(probe=True, role=Role.PIVOT)
+    probe = world.call(RunProbe("a", 1))
+    world.answer(probe, Failed("TimeoutError", "no answer", final=True))
+    world.conclude()
+    operate(world, InterventionKind.RETRY, "a")
+    again = world.call(RunStep("a", 1))
+    before = kinds(world)
+    world.calls.append(probe)
+    world.answer(probe, NotFound())
+    assert kinds(world) == before
+    world.answer(again, Succeeded("again"))
+    assert world.record.results["a"] == "again"
+
+
 def test_a_late_effect_of_a_skipped_step_is_told_and_changes_nothing() -> None:
     """The operator's decision and output stay, and the history shows the effect that was found out."""
     world = World.begin(plan_of(PIVOT, plan_node("after", role=Role.RETRIABLE, undo=False, retry=ONCE)))
