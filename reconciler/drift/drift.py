@@ -24,8 +24,8 @@ __all__ = [
     "DriftKind",
     "Intervene",
     "Rebuild",
-    "Rouse",
     "ScanFailed",
+    "Wake",
     "corrected_run",
     "described",
 ]
@@ -112,7 +112,7 @@ class Intervene:
 
 
 @dataclass(frozen=True, slots=True)
-class Rouse:
+class Wake:
     """A correction that wakes the run: Temporal reads the journal, and starts the workflow where none runs.
 
     Attributes:
@@ -133,7 +133,7 @@ class Rebuild:
     runs: tuple[str, ...] = ()
 
 
-Correction: TypeAlias = Command | Intervene | Rouse | Rebuild
+Correction: TypeAlias = Command | Intervene | Wake | Rebuild
 """The correction for a drift."""
 
 
@@ -147,7 +147,7 @@ def described(correction: Correction) -> str:
         case Intervene(run_id) as wish:
             decided = [f"{each.kind} {each.node}" if each.node else each.kind for each in wish.interventions]
             return f"{', '.join(decided)} of run {run_id}"
-        case Rouse(run_id):
+        case Wake(run_id):
             return f"have Temporal drive run {run_id}"
         case Rebuild(runs) if runs:
             return f"rebuild the rows of run {', '.join(runs)}"

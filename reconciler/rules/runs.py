@@ -12,7 +12,7 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.plan import Plan, Role
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import OPEN, NodeStatus, RunState, RunStatus
-from amends.reconciler.drift.drift import Drift, DriftKind, Intervene, Rouse, ScanFailed
+from amends.reconciler.drift.drift import Drift, DriftKind, Intervene, ScanFailed, Wake
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, drift_rule
 from amends.sagas.definition.registry import Registry
@@ -150,7 +150,7 @@ def _late(record: RunRecord, row: RunSummary, found: tuple[Overdue, ...], driver
         actual={each.node or "the run": each.why.value for each in found},
         evidence=f"overdue since {min(each.since_ms for each in found)} ms; see amends explain {record.run_id}",
         # A driver that missed something is woken; a slow step is for people to see.
-        correction=Rouse(record.run_id) if idle and row.driver == driver else None,
+        correction=Wake(record.run_id) if idle and row.driver == driver else None,
     )
 
 

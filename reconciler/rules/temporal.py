@@ -16,7 +16,7 @@ from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import OPEN
-from amends.reconciler.drift.drift import Drift, DriftKind, Rouse, ScanFailed
+from amends.reconciler.drift.drift import Drift, DriftKind, ScanFailed, Wake
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import MOST_DRIFTS, Rule, RuleFunction, drift_rule
 from amends.sagas.engine.decide import Work, decide
@@ -128,7 +128,7 @@ async def _undriven(client: temporalio.client.Client, observation: Observation, 
         expected="its workflow runs",
         actual="Temporal does not know the run" if status is None else f"its workflow is {status.name}",
         evidence=behind or f"the run is {record.state.status} at position {record.state.position}",
-        correction=None if behind is not None else Rouse(row.run_id),
+        correction=None if behind is not None else Wake(row.run_id),
     )
 
 
@@ -171,7 +171,7 @@ def _orphan(run_id: str, status: str | None) -> Drift:
         kind=DriftKind.UNEXPECTED,
         expected=f"the run is {status}",
         actual="its workflow runs",
-        correction=Rouse(run_id),
+        correction=Wake(run_id),
     )
 
 

@@ -4,7 +4,7 @@ Theory of operation: a correction that changes our store (`Command`, `Intervene`
 reads the rule's stream at its head, asks `hold_reason` again, compares the version, makes the correction, and appends
 `DriftCorrected`. Either all of it is committed or nothing; a second reconciler finds the drift corrected. Any other
 correction is declared first (`CorrectionStarted`, as a lease), then made, then recorded. When the process is killed in
-between, the correction is repeated after the lease, so it must be repeatable; `Rouse` and `Rebuild` are.
+between, the correction is repeated after the lease, so it must be repeatable; `Wake` and `Rebuild` are.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Journal, StepWork, Tx
 from amends.aggregates.text import one_line
-from amends.aggregates.values.error_report import ErrorReport, describe, line_of
+from amends.aggregates.values.error_report import ErrorReport, describe, line_of, raised_in_amends
 from amends.reconciler.drift.decide import ScanResult, Verdict, decide, hold_reason, live_claim
-from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Rouse, described
+from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Wake, described
 from amends.reconciler.drift.facts import CorrectionFailed, CorrectionStarted, DriftCorrected, ReconciliationFact
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.rule_state import RuleState
@@ -183,7 +183,7 @@ class Reconciler:
         task = _Task(rule, name, drift, described(drift.correction))
         try:
             match drift.correction:
-                case Rouse() | Rebuild():
+                case Wake() | Rebuild():
                     changed = await self._act(task, drift.correction)
                 case Command() | Intervene():
                     changed = await self._journal.commit(lambda tx: self._change(tx, task))
@@ -243,10 +243,10 @@ class Reconciler:
         first, last = record.state.position + 1, after.state.position
         return tuple(f"{wish.run_id}:{position}" for position in range(first, last + 1))
 
-    async def _act(self, task: "_Task", correction: Rouse | Rebuild) -> tuple[str, ...]:
+    async def _act(self, task: "_Task", correction: Wake | Rebuild) -> tuple[str, ...]:
         """Correct outside of our store, between the two facts that declare and record the correction."""
         await self._record(task, lambda fields: CorrectionStarted(**fields, correction=task.words), ask=True)
-        if isinstance(correction, Rouse):
+        if isinstance(correction, Wake):
             await self._actions.wake(correction.run_id)
         else:
             await self._actions.rebuild(correction.runs)
@@ -322,9 +322,9 @@ def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[s
             raise _Held(f"{command.aggregate[1]} has moved on from position {drift.version} to {version}")
     try:
         command.function(command.input, cause, watched)
-    except UnitLost:
-        raise
-    except BaseException as error:  # noqa: BLE001 - every end of a correction is recorded
+    except BaseException as error:
+        if isinstance(error, UnitLost) and raised_in_amends(error):
+            raise
         raise _CorrectionError(describe(error)) from None
     return watched.changed()
 

@@ -31,7 +31,7 @@ from amends.aggregates.sql import check as store_check
 from amends.aggregates.sql.journal import SqlJournal
 from amends.cli.runtime.rule_context import TemporalCorrections
 from amends.reconciler.drift.decide import ScanResult
-from amends.reconciler.drift.drift import Drift, DriftKind, Rebuild, Rouse
+from amends.reconciler.drift.drift import Drift, DriftKind, Rebuild, Wake
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.rule_state import RuleState
@@ -305,7 +305,7 @@ async def test_an_open_run_that_nobody_drives_is_found_and_started(
     try:
         drift = await only(journal, driven)
         assert (drift.kind, drift.actual) == (DriftKind.MISSING, "Temporal does not know the run")
-        assert drift.correction == Rouse(run_id)
+        assert drift.correction == Wake(run_id)
         assert (await scan(driven, journal, RuleState(), 2_000)).drifts == (), "it was accepted a second ago"
         await hands.wake(run_id)
         assert await seen(journal, driven) == ScanResult(count=1)
@@ -345,7 +345,7 @@ async def test_an_open_run_whose_workflow_ended_badly_is_found_and_started(
         await until_listed(client, queue, 1, listed)
         drift = await only(journal, driven)
         assert (drift.kind, drift.actual) == (DriftKind.DIFFERENT, f"its workflow is {status}")
-        assert drift.correction == Rouse(run_id)
+        assert drift.correction == Wake(run_id)
         await TemporalCorrections(journal, client, queue).wake(run_id)
         assert await seen(journal, driven) == ScanResult(count=1)
         await client.get_workflow_handle(run_id).terminate()
@@ -365,7 +365,7 @@ async def test_what_temporal_runs_although_it_is_closed_is_found(
             await start_workflow(client, saga="order", run_id=name, store_id=journal.store_id, task_queue=queue)
         await until_listed(client, queue, 2)
         drift = await only(journal, drive(client, queue)["orphans"])
-        assert (drift.subject, drift.kind, drift.correction) == (run_id, DriftKind.UNEXPECTED, Rouse(run_id))
+        assert (drift.subject, drift.kind, drift.correction) == (run_id, DriftKind.UNEXPECTED, Wake(run_id))
         assert drift.expected == "the run is COMPLETED"
         for name in (run_id, f"{run_id}-open"):
             await client.get_workflow_handle(name).terminate()

@@ -24,7 +24,7 @@ from amends import (
 )
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.reconciler.drift.decide import ScanResult
-from amends.reconciler.drift.drift import Intervene, Rouse, described
+from amends.reconciler.drift.drift import Intervene, Wake, described
 from amends.reconciler.drift.rule_state import RuleState
 from amends.reconciler.rules.runs import run_rules
 from amends.reconciler.runtime.check import scan
@@ -121,7 +121,7 @@ async def test_what_is_due_and_not_done_is_woken_and_slow_runs_are_reported(shop
     registry = shop.project.registry
     assert (await seen(journal, "overdue", registry, 0)).drifts == ()
     found = {each.subject: each for each in (await seen(journal, "overdue", registry, 30 * MINUTE_MS)).drifts}
-    assert found["order-accepted"].correction == Rouse("order-accepted")
+    assert found["order-accepted"].correction == Wake("order-accepted")
     assert found["order-accepted"].actual == {"reserve_stock": "idle"}
     assert found["order-hang"].correction is None, "its driver is not Temporal"
     assert set(found["order-slow-undo"].actual) == {"charge_card"}  # type: ignore[arg-type]  # an object
