@@ -1,36 +1,15 @@
-"""Test the fold of a run's facts into the rows and lines that `amends run` shows."""
-
-from typing import Any
+"""Test the fold of a run's facts into the rows that `amends run` shows."""
 
 import pytest
 from hypothesis import given
 from rich.console import Console
-from strategies import World, eventful_histories, histories, plan_node, plan_of, started
+from runs.examples import CLAIM, FAILURE, PLAN, decided, fact
+from strategies import World, eventful_histories, histories, started
 
 from amends.aggregates.run import facts
-from amends.aggregates.run.plan import Stage
 from amends.aggregates.run.state import RunStatus
 from amends.cli.output.live import render
-from amends.cli.views.progress import Board, Mark, describe
-
-PLAN = plan_of(plan_node("a"), Stage(nodes=(plan_node("b"), plan_node("c"))), plan_node("d"))
-CLAIM = {"key": "k", "worker": "w", "lease_until_ms": 0}
-FAILURE = {"error_type": "E", "error": "no"}
-
-
-def fact(kind: str, at_ms: int, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
-    """Return a fact of a run."""
-    common = started(PLAN).model_dump(
-        include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id", "actor"}
-    )
-    cls = facts.FACTS[kind]
-    generation = {"generation": 0} if "generation" in cls.model_fields else {}
-    return cls(**common, originator_version=1, as_of_ms=at_ms, **generation, **fields)
-
-
-def decided(kind: str, **fields: Any) -> facts.Fact:  # noqa: ANN401 - any field
-    """Return a fact of a decision."""
-    return fact(kind, 0, reason="why", **fields).model_copy(update={"actor": "op"})
+from amends.cli.views.progress import Board, Mark
 
 
 def board_of(*said: facts.Fact) -> Board:
@@ -86,82 +65,6 @@ def test_what_is_undone_stands_below_the_steps_in_its_order() -> None:
         ("undo of b", Mark.OPEN),
         ("undo of a", Mark.DONE),
     ]
-
-
-WORDS: list[tuple[facts.Fact, str]] = [
-    (started(PLAN), "run run-1 of a-saga accepted"),
-    (fact("StepStarted", 0, node="a", attempt=1, **CLAIM), "a: attempt 1 started"),
-    (fact("StepSucceeded", 0, node="a", attempt=1, result=1), "a: succeeded"),
-    (fact("StepSucceeded", 0, node="a", attempt=1, result=1, probed=True), "a: succeeded (found by its probe)"),
-    (fact("StepRejected", 0, node="a", attempt=1, reason="sold out"), "a: refused: sold out"),
-    (
-        fact("StepAttemptFailed", 100, node="a", attempt=2, retry_at_ms=1_600, **FAILURE),
-        "a: attempt 2 failed: E: no; again in 1.5 s",
-    ),
-    (
-        fact("StepPostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
-        "a: waits: no such step; deploy it; again in 2.0 s",
-    ),
-    (
-        fact("ProbePostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
-        "a: waits: no such step; deploy it; again in 2.0 s",
-    ),
-    (
-        fact("CompensationPostponed", 100, node="a", attempt=0, reason="no such step; deploy it", retry_at_ms=2_100),
-        "undo of a: waits: no such step; deploy it; again in 2.0 s",
-    ),
-    (fact("StepAttemptFailed", 0, node="a", attempt=3, retry_at_ms=None, **FAILURE), "a: attempt 3 failed: E: no"),
-    (
-        fact("ProbeAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),
-        "a: asking, attempt 1 failed: E: no",
-    ),
-    (fact("StepFailed", 0, node="a", reason="rolled back"), "a: failed: rolled back"),
-    (fact("StepInDoubt", 0, node="a", reason="no probe"), "a: in doubt: no probe"),
-    (fact("CompensationStarted", 0, node="a", attempt=2, **CLAIM), "undo of a: attempt 2 started"),
-    (fact("CompensationSucceeded", 0, node="a", attempt=1), "undo of a: undone"),
-    (
-        fact("CompensationAttemptFailed", 0, node="a", attempt=1, retry_at_ms=None, **FAILURE),
-        "undo of a: attempt 1 failed: E: no",
-    ),
-    (fact("CompensationExhausted", 0, node="a"), "undo of a: not undone: no attempts are left"),
-    (
-        fact("CompensationRejected", 0, node="a", attempt=1, reason="too late"),
-        "undo of a: not undone: refused: too late",
-    ),
-    (fact("SagaFailed", 0, node="a", reason="no"), "turning back: undoing the steps that may have acted"),
-    (fact("SagaCompleted", 0), "completed"),
-    (fact("SagaCompensated", 0), "compensated"),
-    (fact("AttentionRequested", 0, nodes=("a", "b"), reason="stuck"), "needs attention (a, b): stuck"),
-    (decided("RetryRequested", node="a", attempt=0), "a: to be retried, by op: why"),
-    (decided("StepSkipped", node="a", result=1), "a: skipped, by op: why"),
-    (
-        decided("StepResolved", node="a", result=1, evidence="TX-7"),
-        "a: found to have taken effect, by op: why; evidence: TX-7",
-    ),
-    (
-        decided("StepRuledOut", node="a", evidence="empty ledger"),
-        "a: found to have taken no effect, by op: why; evidence: empty ledger",
-    ),
-    (decided("CompensationSkipped", node="a"), "undo of a: effect kept, by op: why"),
-    (
-        decided("CompensationResolved", node="a", evidence="TX-8"),
-        "undo of a: found to be undone, by op: why; evidence: TX-8",
-    ),
-    (decided("CancelRequested"), "cancel requested, by op: why"),
-    (decided("DriverTaken", driver="temporal", epoch=2), "now driven by temporal, by op: why"),
-    (fact("LateEffectObserved", 0, node="a", attempt=1, result=1), "a: took effect late"),
-]
-
-
-@pytest.mark.parametrize(("said", "words"), WORDS, ids=[said.kind for said, _ in WORDS])
-def test_every_fact_has_its_words(said: facts.Fact, words: str) -> None:
-    """On a pipe each fact is one line."""
-    assert describe(said) == words
-
-
-def test_no_kind_of_fact_is_without_words() -> None:
-    """A new kind of fact needs words in the table above."""
-    assert {said.kind for said, _ in WORDS} == set(facts.FACTS)
 
 
 @given(histories())
