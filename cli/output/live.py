@@ -11,7 +11,8 @@ from rich.text import Text
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.text import one_line
 from amends.cli.output.remarks import printable
-from amends.cli.views.progress import Board, Mark, Row
+from amends.cli.views.fact_words import Mark
+from amends.cli.views.progress import Board, Row
 from amends.cli.views.table import STATUS_STYLES
 
 __all__ = ["progress_bar", "render", "result_line"]

@@ -14,7 +14,8 @@ from amends.aggregates.run.state import RunStatus
 from amends.aggregates.text import one_line
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.remarks import say
-from amends.cli.views.progress import Board, describe
+from amends.cli.views.fact_words import words
+from amends.cli.views.progress import Board
 from amends.sagas.engine.result import RunResult
 
 __all__ = [
@@ -121,7 +122,7 @@ class _Lines:
 
     def show(self, fact: Fact) -> None:
         started_ms = self._started_ms = fact.as_of_ms if self._started_ms is None else self._started_ms
-        say(f"{seconds(fact.as_of_ms - started_ms):>9}  {one_line(describe(fact))}")
+        say(f"{seconds(fact.as_of_ms - started_ms):>9}  {one_line(words(fact).line)}")
 
     def tick(self) -> None:
         pass

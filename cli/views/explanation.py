@@ -28,6 +28,7 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLAIMED, NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
+from amends.cli.views.fact_words import words
 from amends.cli.views.facts import Next, next_steps, still_to_undo, trace_of
 from amends.cli.views.table import ago, duration, moment
 from amends.cli.views.wording import WORDS
@@ -375,14 +376,14 @@ def sections(told: Explanation, now_ms: int, zone: tzinfo | None) -> list[tuple[
 
 def _fact_line(fact: Fact, now_ms: int, zone: tzinfo | None) -> str:
     node = fact.node if isinstance(fact, NodeFact | SagaFailed) else ""
-    reason, evidence = getattr(fact, "reason", None), getattr(fact, "evidence", None)
-    error = f"{fact.error_type}: {fact.error}" if hasattr(fact, "error_type") else None  # type: ignore[attr-defined]  # checked
+    why = words(fact).why
+    evidence = fact.evidence if isinstance(fact, OperatorFact) else None
     parts = [
         f"#{fact.position} {fact.kind}{f' of {node}' if node else ''} by {fact.actor}",
         _when(fact.as_of_ms, now_ms, zone),
     ]
     line = ", ".join(parts)
-    line += f": {reason or error}" if reason or error else ""
+    line += f": {why}" if why else ""
     return line + (f" (evidence: {evidence})" if evidence else "")
 
 

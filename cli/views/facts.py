@@ -11,39 +11,26 @@ from amends.aggregates.damage import Damage
 from amends.aggregates.run.fact import FailureFact
 from amends.aggregates.run.facts import (
     AttentionRequested,
-    CancelRequested,
     CompensationAttemptFailed,
     CompensationExhausted,
     CompensationPostponed,
     CompensationRejected,
     CompensationStarted,
     CompensationSucceeded,
-    DriverTaken,
     Fact,
     LateEffectObserved,
     NodeFact,
     OperatorFact,
-    PostponedFact,
     ProbeAttemptFailed,
     ProbePostponed,
     RetryRequested,
     SagaFailed,
-    SagaStarted,
-    StepAttemptFailed,
-    StepFailed,
-    StepInDoubt,
-    StepRejected,
-    StepResolved,
-    StepSkipped,
-    StepStarted,
-    StepSucceeded,
 )
 from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
-from amends.aggregates.values.strict_json import readable_json
+from amends.cli.views.fact_words import result_text, words
 from amends.cli.views.table import Column, clip, duration
-from amends.cli.views.wording import who_and_why
 from amends.compensations.order import undo_order
 from amends.sagas.engine.decide import (
     CloseCompensated,
@@ -152,12 +139,7 @@ class NodeView:
         ended_well = self.state.status in {NodeStatus.SUCCEEDED, NodeStatus.UNDONE}
         if self.error is not None and not (self.result and ended_well):
             return clip(self.error, _DETAIL_CHARS)
-        return clip(_result(self.result[0]), _DETAIL_CHARS) if self.result else ""
-
-
-def _result(value: JsonValue) -> str:
-    """Return a step's result as text; empty for a step without one."""
-    return "" if value is None else readable_json(value)
+        return clip(result_text(self.result[0]), _DETAIL_CHARS) if self.result else ""
 
 
 def _of(made: int, retry: RetryPolicy, separator: str = " of ") -> str:
@@ -186,7 +168,7 @@ def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]
 def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[NodeFact]) -> NodeView:
     attempts, undo_attempts = _attempts(facts)
     last = facts[-1] if facts else None
-    errors = [error for fact in facts if (error := _error(fact)) is not None]
+    errors = [error for fact in facts if (error := words(fact).error) is not None]
     return NodeView(
         place=place,
         node=node,
@@ -197,7 +179,7 @@ def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[No
         last_ms=facts[-1].as_of_ms if facts else None,
         result=(record.results[node.name],) if node.name in record.results else (),
         error=errors[-1] if errors else None,
-        decided=who_and_why(last) if isinstance(last, OperatorFact) else None,
+        decided=None if last is None else words(last).decided,
     )
 
 
@@ -377,7 +359,7 @@ def timeline_row(fact: Fact, started_ms: int, *, whole: bool) -> tuple[str, ...]
         key if whole else key.removeprefix(fact.run_id),
         # The facts of a run cause each other; then the position is enough.
         cause.removeprefix(f"{fact.run_id}:") if cause.startswith(f"{fact.run_id}:") else cause,
-        clip(_detail(fact), _DETAIL_CHARS),
+        clip(words(fact).detail, _DETAIL_CHARS),
     )
 
 
@@ -403,48 +385,3 @@ def _nodes(fact: Fact) -> str:
     if isinstance(fact, AttentionRequested):
         return ",".join(fact.nodes)
     return fact.node if isinstance(fact, NodeFact | SagaFailed) else ""
-
-
-def _error(fact: NodeFact) -> str | None:
-    match fact:
-        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():
-            return f"{fact.error_type}: {fact.error}"
-        case StepRejected() | StepFailed() | StepInDoubt() | PostponedFact():
-            return fact.reason
-        case CompensationRejected():
-            return f"its undo was refused: {fact.reason}"
-        case _:
-            return None
-
-
-def _detail(fact: Fact) -> str:
-    match fact:
-        case SagaStarted():
-            return f"{fact.saga} {readable_json(fact.input)}"
-        case OperatorFact() | CancelRequested():
-            result = _result(fact.result) if isinstance(fact, StepSkipped | StepResolved) else ""
-            return who_and_why(fact) + (f"; result: {result}" if result else "")
-        case DriverTaken():
-            return f"{fact.driver}, {who_and_why(fact)}"
-        case LateEffectObserved():
-            return ": ".join(filter(None, ("late answer", _result(fact.result))))
-        case StepSucceeded():
-            return ": ".join(filter(None, ("found by the probe" * fact.probed, _result(fact.result))))
-        case StepStarted() | CompensationStarted():
-            return f"by {fact.worker}"
-        case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed() | PostponedFact():
-            return _again(fact)
-        case (
-            StepRejected() | CompensationRejected() | StepFailed() | StepInDoubt() | SagaFailed() | AttentionRequested()
-        ):
-            return fact.reason
-        case _:
-            return ""
-
-
-def _again(fact: StepAttemptFailed | ProbeAttemptFailed | CompensationAttemptFailed | PostponedFact) -> str:
-    due_ms = fact.retry_at_ms
-    again = "no more attempts" if due_ms is None else f"again in {duration(max(0, due_ms - fact.as_of_ms))}"
-    if isinstance(fact, PostponedFact):
-        return f"no attempt used, {again}; {fact.reason}"
-    return f"{again}; {fact.error_type}: {fact.error}"

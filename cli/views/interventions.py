@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from amends.aggregates.run.fact import TEMPORAL_DRIVER
-from amends.aggregates.run.facts import Fact, LateEffectObserved, NodeFact, RetryRequested, StepResolved, StepSkipped
+from amends.aggregates.run.facts import Fact, NodeFact, RetryRequested
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLOSED, REFUSED, NodeStatus, RunState, RunStatus
-from amends.aggregates.values.strict_json import readable_json
+from amends.cli.views.fact_words import words
 from amends.cli.views.facts import Next, fact_json, on_decision
 from amends.cli.views.table import Cell, duration
-from amends.cli.views.wording import Decided, who_and_why
 from amends.sagas.engine.interventions import Preview
 
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]
@@ -79,11 +78,10 @@ def written(fact: Fact, before: RunState) -> str:
         text += f" for {fact.node}"
     if isinstance(fact, RetryRequested):
         text += f" ({_retried(fact, before.node(fact.node).status)})"
-    if isinstance(fact, Decided):
-        text += f", {who_and_why(fact)}"
-    if isinstance(fact, StepSkipped | StepResolved | LateEffectObserved):
-        text += f"; result: {readable_json(fact.result)}"
-    return text
+    found = words(fact)
+    if found.decided is not None:
+        text += f", {found.decided}"
+    return text if found.result is None else f"{text}; result: {found.result}"
 
 
 def _retried(fact: RetryRequested, status: NodeStatus) -> str:

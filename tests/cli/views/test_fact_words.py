@@ -5,8 +5,8 @@ from runs.examples import CLAIM, FAILURE, PLAN, decided, fact
 from strategies import started
 
 from amends.aggregates.run import facts
+from amends.cli.views.fact_words import words
 from amends.cli.views.facts import timeline_row
-from amends.cli.views.progress import describe
 
 WORDS: list[tuple[facts.Fact, str, str]] = [
     (started(PLAN), "run run-1 of a-saga accepted", 'a-saga {"order":1}'),
@@ -95,9 +95,9 @@ WORDS: list[tuple[facts.Fact, str, str]] = [
 @pytest.mark.parametrize(("said", "line", "detail"), WORDS, ids=[said.kind for said, *_ in WORDS])
 def test_every_fact_has_its_words(said: facts.Fact, line: str, detail: str) -> None:
     """A fact is one line on a pipe, and has the details that its row of the history shows."""
-    assert (describe(said), timeline_row(said, 0, whole=True)[-1]) == (line, detail)
+    assert (words(said).line, timeline_row(said, 0, whole=True)[-1]) == (line, detail)
 
 
 def test_no_kind_of_fact_is_without_words() -> None:
     """A new kind of fact needs words in the table above."""
-    assert {said.kind for said, *_ in WORDS} == set(facts.FACTS)
+    assert {said.kind for said, *_ in WORDS} == set(facts.FACTS) == set(facts.FactKind)

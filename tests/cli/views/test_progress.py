@@ -9,7 +9,8 @@ from strategies import World, eventful_histories, histories, started
 from amends.aggregates.run import facts
 from amends.aggregates.run.state import RunStatus
 from amends.cli.output.live import render
-from amends.cli.views.progress import Board, Mark
+from amends.cli.views.fact_words import Mark
+from amends.cli.views.progress import Board
 
 
 def board_of(*said: facts.Fact) -> Board:
