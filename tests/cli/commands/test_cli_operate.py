@@ -379,8 +379,8 @@ def test_a_claim_that_nobody_ends_is_ended_by_the_command(project: CommandProjec
     code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0
     assert said.splitlines()[-1] == (
-        "RUNNING: run old-1 of ship: it continues when a worker starts: no Temporal is configured and no embedded one "
-        "runs; start one: amends dev; see: amends show old-1"
+        "RUNNING: run old-1 of ship: the run continues when a worker starts: no Temporal is configured and no embedded "
+        "one runs; start one: amends dev; see: amends show old-1"
     )
     assert [fact.kind for fact in facts_of(project, "old-1")][-2:] == ["StepAttemptFailed", "RetryRequested"]
     ended = alone("recover")
@@ -414,7 +414,7 @@ def test_temporal_takes_over_a_run_of_another_driver(project: CommandProject, al
     open_claim(project, "in-process")
     code, said = decide(alone, "retry", "old-1", "--after-expiry")
     assert code == 0
-    assert "driven by in-process" in said.splitlines()[-1]
+    assert "driver in-process acts on the decision" in said.splitlines()[-1]
     with project.started("dev") as dev:
         dev.read_until("Ready")
         unknown = alone("recover", "--take-over", "old-2")

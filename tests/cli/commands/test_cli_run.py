@@ -171,7 +171,7 @@ def test_a_run_that_needs_attention_ends_in_5(served: CommandProject) -> None:
     ended = served.run("run", "ship", '{"fail": "stuck"}', "--id", "stuck-1")
     assert (ended.code, ended.err) == (5, "")
     last = ended.out.splitlines()[-1]
-    assert last.startswith("NEEDS_ATTENTION: run stuck-1 of ship: open is pack: ")
+    assert last.startswith("NEEDS_ATTENTION: run stuck-1 of ship: open steps pack: ")
     assert "RuntimeError: glued" in last
     assert last.endswith("amends show stuck-1")
 
