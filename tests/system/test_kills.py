@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import bank_sagas
 import httpx
 import pytest
+from bank_sagas import LINES, Book, Tally, Transfer, tally, transfer
 from commands import CommandProject, Started
-from runs import bank_sagas
-from runs.bank_sagas import LINES, Book, Tally, Transfer, tally, transfer
 
 # The examples are projects of their own: their modules are imported from their folder.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
