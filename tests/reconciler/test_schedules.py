@@ -397,7 +397,7 @@ def test_what_is_wrong_with_a_schedule_is_shown_with_its_remedy() -> None:
 
     (wanted,) = entries("s", past.known).values()
     assert replace(shown(), asked=False).problem is None
-    assert "does not have it" in shown().state
+    assert "does not have the schedule" in shown().state
     assert "has a different copy" in shown(copy(None)).state
     assert shown(copy(wanted)).state == "on"
     assert row_of(shown(copy(wanted)), 0)[5:7] == ("3", "4")

@@ -244,7 +244,7 @@ async def test_a_worker_serves_the_others_and_a_restored_run_goes_on(
             workflow = temporal.get_workflow_handle(bad)
             while (await workflow.describe()).status is not WorkflowExecutionStatus.FAILED:  # noqa: ASYNC110 - a server's state
                 await asyncio.sleep(0.02)
-            assert f"left alone: run '{bad}' cannot be read" in caplog.text
+            assert f"skipped: run '{bad}' cannot be read" in caplog.text
             found = await recover(temporal, journal, task_queue=queue, sagas=None)
             assert (found.started, found.driven, list(found.damaged)) == ([], [], [bad])
             assert await unknown_to_store(temporal, journal, task_queue=queue) == []

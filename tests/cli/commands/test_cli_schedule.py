@@ -154,7 +154,7 @@ def test_a_schedule_runs_by_itself_until_it_is_paused(served: Amends) -> None:
     assert "is paused (stocktaking)" in one_line(refused)
     (paused,) = served("schedule", "list", "--json").json
     assert paused["temporal"]["as_declared"]
-    assert "schedule books goes on, next " in served("schedule", "resume", "books").out
+    assert "schedule books is resumed, next " in served("schedule", "resume", "books").out
     assert served("schedule", "remove", "books").code == 0
     assert "there is no schedule" in served("schedule", "list").err
     assert served("db", "check").code == 0

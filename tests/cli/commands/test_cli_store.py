@@ -63,7 +63,7 @@ def test_a_plan_is_described(amends: Amends) -> None:
     [
         (["plase-order"], "no saga is called 'plase-order'; did you mean 'place-order'?"),
         (["\x1b[31m"], "no saga is called '\\x1b[31m'; defined are: cancel-order, place-order"),
-        (["place-order", "--mermaid", "--json"], "--mermaid and --json exclude each other"),
+        (["place-order", "--mermaid", "--json"], "--mermaid excludes --json and --reachable"),
     ],
 )
 def test_an_unknown_saga_is_answered_with_its_near_misses(amends: Amends, arguments: list[str], said: str) -> None:
