@@ -41,6 +41,7 @@ os.environ.pop("LINES", None)
 os.environ.setdefault("GOGC", "800")
 
 _TEARDOWN_S = 240
+_LONGEST = {"test_documentation.py", "test_reaper.py"}
 _REAPER = pytest.StashKey[Reaper]()
 
 
@@ -53,6 +54,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave the search for processes that a test has left behind to the process that has started this one."""
     config.stash[_REAPER].end()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the tests that take longest over the processes, each at the start of its share.
+
+    pytest-xdist first deals equal shares to its processes. Long tests at the end of the last share would keep one
+    process busy after all the others have ended.
+    """
+    shares = max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    first = [each for each in items if each.path.name in _LONGEST or each.path.parent.name == "system"]
+    others = set(first)
+    rest = [each for each in items if each not in others]
+    size = -(-len(rest) // shares)
+    items[:] = [
+        each for share in range(shares) for each in (*first[share::shares], *rest[share * size : (share + 1) * size])
+    ]
 
 
 @pytest.hookimpl(wrapper=True)
