@@ -9,19 +9,14 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from sqlalchemy import Executable, exc
+from typing_extensions import override
 
-from amends.aggregates.errors import (
-    AppendConflictError,
-    InputError,
-    JournalError,
-    NotFoundError,
-    UnitOfWorkError,
-)
+from amends.aggregates.errors import AppendConflictError, InputError, JournalError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.snapshot import SnapshotSkipped, take_snapshot
 from amends.aggregates.journal import StepWork
@@ -31,10 +26,9 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.batch import Batch
 from amends.aggregates.sql.loading import LoadedAggregate
 from amends.aggregates.sql.schema import metadata
+from amends.aggregates.unit_of_work import CheckedWork
 
 __all__ = ["SqlStepWork", "SqlTx"]
-
-A = TypeVar("A", bound=Aggregate)
 
 SNAPSHOT_EVERY = 200
 """The number of events of an aggregate after which a snapshot is taken; it bounds the cost of loading."""
@@ -42,7 +36,7 @@ SNAPSHOT_EVERY = 200
 _log = logging.getLogger(__name__)
 
 
-class SqlStepWork:
+class SqlStepWork(CheckedWork):
     """The parts of the store that one transaction step may use; a `StepWork`.
 
     Args:
@@ -50,33 +44,13 @@ class SqlStepWork:
     """
 
     def __init__(self, batch: Batch) -> None:
+        super().__init__()
         self._batch = batch
         self._used: dict[str, LoadedAggregate] = {}
         self._before: dict[str, dict[str, Any]] = {}
-        self._spoiled: Exception | None = None
-        self._ended = False
 
-    def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate; its changes are saved when the step succeeds.
-
-        Raises:
-            NotFoundError: There is no such aggregate.
-        """
-        found = self.find(cls, id)
-        if found is None:
-            raise NotFoundError(f"there is no {cls.__name__} {id!r}; add it in an earlier step or use find()")
-        return found
-
-    def find(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate, or `None` when there is none.
-
-        Raises:
-            InputError: The id is invalid.
-            UnitOfWorkError: The step has ended.
-            JournalError: The aggregate's stream is unreadable.
-        """
-        self._check()
-        stream = cls.stream_of(id)
+    @override
+    def _load(self, cls: type[Aggregate], stream: str) -> Aggregate | None:
         held = self._used.get(stream)
         if held is None:
             self._batch.known.codec.register(cls)
@@ -85,28 +59,16 @@ class SqlStepWork:
                 return None
             self._used[stream] = held
             self._before[stream] = _image(held.aggregate)
-        if not isinstance(held.aggregate, cls):
-            raise InputError(f"{stream!r} is a {type(held.aggregate).__qualname__}, not a {cls.__qualname__}")
         return held.aggregate
 
-    def add(self, aggregate: A) -> A:
-        """Save a new aggregate when the step succeeds.
-
-        Raises:
-            InputError: An aggregate of this class and id exists already, or this one is not new.
-        """
-        self._check()
-        cls = type(aggregate)
-        stream = cls.stream_of(aggregate.id)
+    @override
+    def _exists(self, cls: type[Aggregate], stream: str) -> bool:
         self._batch.known.codec.register(cls)
-        if stream in self._used or self._batch.stream_exists(stream):
-            raise InputError(f"{cls.__name__} {aggregate.id!r} exists already; use get() to change it")
-        if aggregate.version != len(aggregate.pending_events):
-            raise InputError(
-                f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() accepts only new aggregates"
-            )
+        return stream in self._used or self._batch.stream_exists(stream)
+
+    @override
+    def _keep(self, stream: str, aggregate: Aggregate) -> None:
         self._used[stream] = LoadedAggregate(aggregate, 0, 0)
-        return aggregate
 
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
         """Run an SQLAlchemy statement on the user's own tables of the same database.
@@ -138,9 +100,7 @@ class SqlStepWork:
             self._spoiled = error
             raise
         matched = len(rows) if result.returns_rows else result.rowcount
-        if expect_rows is not None and matched != expect_rows:
-            self._spoiled = InputError(f"the statement matched {matched} rows instead of {expect_rows}")
-            raise self._spoiled
+        self._check_rows(matched, expect_rows)
         return rows
 
     def finish(self) -> None:
@@ -150,11 +110,7 @@ class SqlStepWork:
             InputError: An event cannot be stored.
             UnitOfWorkError: A statement has failed, even if the step caught its error.
         """
-        if self._spoiled is not None:
-            raise UnitOfWorkError(
-                f"a statement of this step failed ({_line(self._spoiled)}), so the step cannot commit; let the error "
-                "propagate"
-            ) from self._spoiled
+        self._check_statements()
         for stream, held in self._used.items():
             if held.aggregate.version != held.version:
                 self._stage(stream, held)
@@ -192,25 +148,9 @@ class SqlStepWork:
             if held is not None and (before is None or not _untouched(held.aggregate, before)):
                 del self._batch.aggregates[stream]
 
-    def end(self) -> None:
-        """Refuse all further calls, because the step has ended."""
-        self._ended = True
-
-    def _check(self) -> None:
-        if self._ended:
-            raise UnitOfWorkError("this unit of work ended with its step; do not use it afterwards")
-        if self._spoiled is not None:
-            raise UnitOfWorkError(
-                f"an earlier statement of this step failed ({_line(self._spoiled)}); let the error propagate"
-            )
-
 
 def _class_of(aggregate: Aggregate) -> str:
     return f"{type(aggregate).__module__}.{type(aggregate).__qualname__}"
-
-
-def _line(error: BaseException) -> str:
-    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
 
 
 # ---- checking whether a step that raised has left an aggregate unchanged

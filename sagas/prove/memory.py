@@ -5,22 +5,23 @@ or nothing for each transaction step, and aggregates that are new only once. A t
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
-from amends.aggregates.errors import AppendConflictError, InputError, JournalError, NotFoundError, UnitOfWorkError
+from typing_extensions import override
+
+from amends.aggregates.errors import AppendConflictError, JournalError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.facts import Fact, Head, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
+from amends.aggregates.unit_of_work import CheckedWork
 from amends.sagas.prove.books import Books
 from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.values import content_of, fork_aggregate
 
 __all__ = ["STORE", "Appended", "Kept", "MemoryTx", "MemoryWork", "Shelf", "Tables"]
-
-A = TypeVar("A", bound=Aggregate)
 
 STORE = "prove"
 """Identity of the store in memory."""
@@ -91,7 +92,7 @@ class Appended(NamedTuple):
     head: Head
 
 
-class MemoryWork:
+class MemoryWork(CheckedWork):
     """The parts of the store that one transaction step may use; a `StepWork`.
 
     Args:
@@ -103,58 +104,29 @@ class MemoryWork:
     """
 
     def __init__(self, shelf: Shelf) -> None:
+        super().__init__()
         self._shelf = shelf
         self._tables = shelf.tables
         self._used: dict[str, Aggregate] = {}
-        self._spoiled: Exception | None = None
-        self._ended = False
         self.acts: tuple[str, int, str, bool] | None = None
 
-    def get(self, cls: type[A], id: str) -> A:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate; its changes are saved when the step succeeds.
-
-        Raises:
-            NotFoundError: There is no such aggregate.
-        """
-        found = self.find(cls, id)
-        if found is None:
-            raise NotFoundError(f"there is no {cls.__name__} {id!r}; add it in an earlier step or use find()")
-        return found
-
-    def find(self, cls: type[A], id: str) -> A | None:  # noqa: A002 - the word that aggregates use
-        """Load an aggregate, or `None` when there is none.
-
-        Raises:
-            InputError: The id is invalid, or the stream belongs to another class.
-            UnitOfWorkError: The step has ended.
-        """
-        self._check()
-        stream = cls.stream_of(id)
+    @override
+    def _load(self, cls: type[Aggregate], stream: str) -> Aggregate | None:
         aggregate = self._used.get(stream)
         if aggregate is None:
             kept = self._shelf.kept.get(stream)
             if kept is None:
                 return None
             aggregate = self._used[stream] = fork_aggregate(kept.aggregate)
-        if not isinstance(aggregate, cls):
-            raise InputError(f"{stream!r} is a {type(aggregate).__qualname__}, not a {cls.__qualname__}")
         return aggregate
 
-    def add(self, aggregate: A) -> A:
-        """Save a new aggregate when the step succeeds.
+    @override
+    def _exists(self, cls: type[Aggregate], stream: str) -> bool:
+        return stream in self._used or stream in self._shelf.kept
 
-        Raises:
-            InputError: An aggregate of this class and id exists already, or this one is not new.
-        """
-        self._check()
-        cls = type(aggregate)
-        stream = cls.stream_of(aggregate.id)
-        if stream in self._used or stream in self._shelf.kept:
-            raise InputError(f"{cls.__name__} {aggregate.id!r} exists already; use get() to change it")
-        if aggregate.version != len(aggregate.pending_events):
-            raise InputError(f"{cls.__name__} {aggregate.id!r} is at version {aggregate.version}; add() takes new ones")
+    @override
+    def _keep(self, stream: str, aggregate: Aggregate) -> None:
         self._used[stream] = aggregate
-        return aggregate
 
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
         """Run an SQLAlchemy statement on the user's own tables.
@@ -172,9 +144,7 @@ class MemoryWork:
         except Exception as error:
             self._spoiled = error
             raise
-        if expect_rows is not None and matched != expect_rows:
-            self._spoiled = InputError(f"the statement matched {matched} rows instead of {expect_rows}")
-            raise self._spoiled
+        self._check_rows(matched, expect_rows)
         return rows
 
     def finished(self, codec: EventCodec) -> Shelf:
@@ -187,8 +157,7 @@ class MemoryWork:
             InputError: An event cannot be stored.
             UnitOfWorkError: A statement has failed, even if the step caught its error.
         """
-        if self._spoiled is not None:
-            raise UnitOfWorkError("a statement of this step failed, so nothing of it counts; let its error pass")
+        self._check_statements()
         changed: dict[str, Kept] = {}
         for stream, aggregate in self._used.items():
             events = list(aggregate.collect_events())
@@ -200,16 +169,6 @@ class MemoryWork:
         if not changed and self._tables is self._shelf.tables:
             return self._shelf
         return Shelf({**self._shelf.kept, **changed}, self._tables)
-
-    def end(self) -> None:
-        """Refuse all further calls, because the step has ended."""
-        self._ended = True
-
-    def _check(self) -> None:
-        if self._ended:
-            raise UnitOfWorkError("this unit of work has ended with its step; do not keep it")
-        if self._spoiled is not None:
-            raise UnitOfWorkError("an earlier statement of this step failed; let its error pass")
 
 
 class MemoryTx:
