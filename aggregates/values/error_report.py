@@ -32,6 +32,7 @@ __all__ = [
     "line_of",
     "lineage",
     "message_of",
+    "raised_at",
     "raised_in_amends",
     "reason_of",
     "text_of",
@@ -200,12 +201,18 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return trace
 
 
-def raised_in_amends(error: BaseException) -> bool:
-    """Check whether code of Amends raised an exception, and not a statement in the user's code; never raises."""
+def raised_at(error: BaseException) -> TracebackType | None:
+    """Return the place that raised an exception, the last of its traceback; `None` if it has none; never raises."""
     trace = traceback_of(error)
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and _is_ours(trace)
+    return trace
+
+
+def raised_in_amends(error: BaseException) -> bool:
+    """Check whether code of Amends raised an exception, and not a statement in the user's code; never raises."""
+    place = raised_at(error)
+    return place is not None and _is_ours(place)
 
 
 # ---- reading exceptions by the slots of BaseException

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from dis import opname
 from typing import Any
 
-from amends.aggregates.values.error_report import is_a, traceback_of
+from amends.aggregates.values.error_report import is_a, raised_at
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.calls import EffectCall, outcome_of_error, outcome_of_result
 from amends.sagas.engine.outcome import Failed, Outcome, Refused
@@ -203,11 +203,9 @@ async def guard_coroutine(task: EffectCall, work: Callable[[], Awaitable[Any]]) 
 
 def raised_by_signal(error: BaseException) -> bool:
     """Check whether a signal to this process raised an interrupt, and not a statement in the user's code."""
-    trace = traceback_of(error)
-    if not is_a(error, KeyboardInterrupt) or trace is None:
+    place = raised_at(error)
+    if not is_a(error, KeyboardInterrupt) or place is None:
         return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace.tb_frame.f_globals.get("__name__") == "asyncio.runners":
+    if place.tb_frame.f_globals.get("__name__") == "asyncio.runners":
         return True
-    return not opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]].startswith(("RAISE", "RERAISE"))
+    return not opname[place.tb_frame.f_code.co_code[place.tb_lasti]].startswith(("RAISE", "RERAISE"))
