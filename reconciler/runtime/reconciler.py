@@ -17,7 +17,7 @@ from amends.aggregates.errors import RefusedError, UnitLost, UnreachableError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Journal, StepWork, Tx
 from amends.aggregates.text import one_line
-from amends.aggregates.values.error_report import ErrorReport, describe, line_of, raised_in_amends
+from amends.aggregates.values.error_report import ErrorReport, describe, is_a, line_of, raised_in_amends
 from amends.reconciler.drift.decide import ScanResult, Verdict, decide, hold_reason, live_claim
 from amends.reconciler.drift.drift import Cause, Command, Correction, Drift, Intervene, Rebuild, Wake, described
 from amends.reconciler.drift.facts import CorrectionFailed, CorrectionStarted, DriftCorrected, ReconciliationFact
@@ -323,7 +323,7 @@ def _run(uow: StepWork, command: Command, drift: Drift, cause: Cause) -> tuple[s
     try:
         command.function(command.input, cause, watched)
     except BaseException as error:
-        if isinstance(error, UnitLost) and raised_in_amends(error):
+        if is_a(error, UnitLost) and raised_in_amends(error):
             raise
         raise _CorrectionError(describe(error)) from None
     return watched.changed()
