@@ -87,7 +87,7 @@ async def timetable_of(journal: Journal) -> Timetable:
     Raises:
         UnreachableError: The store cannot be reached.
     """
-    found = await asyncio.to_thread(journal.load_blocking, Schedules, Schedules.ID)
+    found = await journal.load(Schedules, Schedules.ID)
     return Timetable() if found is None else found.timetable
 
 
