@@ -322,7 +322,7 @@ class Batch:
         """Write everything that is staged.
 
         Raises:
-            MistakenError: An aggregate that was assumed to be new exists.
+            StaleAssumptionError: An aggregate that was assumed to be new exists.
             sqlalchemy.exc.IntegrityError: Another program wrote to one of the streams without the writer's lock.
         """
         if self._assumed and (found := event_rows.streams_that_exist(self.connection, sorted(self._assumed))):

@@ -266,8 +266,8 @@ def hold_reason(
 def _seen_enough(known: OpenDrift, drift: Drift, policy: Policy, now_ms: int) -> bool:
     if drift.version is not None and _compares_versions(drift):
         return True
-    confirm_after = now_ms - known.first_ms >= policy.confirm_after_ms
-    return known.sightings >= _TWICE and (confirm_after or known.approved_by is not None)
+    far_apart = now_ms - known.first_ms >= policy.confirm_after_ms
+    return known.sightings >= _TWICE and (far_apart or known.approved_by is not None)
 
 
 def _compares_versions(drift: Drift) -> bool:

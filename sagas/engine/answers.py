@@ -47,7 +47,7 @@ class Settled(NamedTuple):
 
 
 class Called(Protocol):
-    """The part of a call that its answer refers to; a `EffectCall` is one."""
+    """The part of a call that its answer refers to; an `EffectCall` is one."""
 
     @property
     def node(self) -> str:

@@ -50,7 +50,7 @@ class SagaWorkflow:
     """Drives one run from its acceptance to its end."""
 
     def __init__(self) -> None:
-        self._nudged = True
+        self._woken = True
         self._cancel = False
         self._run = RunArguments("", "")
         self._state: RunState | None = None
@@ -64,7 +64,7 @@ class SagaWorkflow:
     @workflow.signal(name=WAKE)
     def wake(self) -> None:
         """Wake the workflow: another process has written to the journal."""
-        self._nudged = True
+        self._woken = True
 
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> RunEnd:
@@ -157,7 +157,7 @@ class SagaWorkflow:
         state = self._state
         waits = self._waiting_until_ms() is not None
         wanted = (
-            self._nudged
+            self._woken
             or self._behind()
             or any(
                 isinstance(each, Conclusion)
@@ -172,7 +172,7 @@ class SagaWorkflow:
         )
         if not wanted or self._advance is not None:
             return
-        self._nudged = False
+        self._woken = False
         cancel, self._cancel = self._cancel, False
         known = 0 if state is None else state.position
         self._advance = workflow.start_local_activity(
@@ -206,12 +206,12 @@ class SagaWorkflow:
         except asyncio.CancelledError:
             # Temporal's cancel becomes a cancel of the run: the run is undone, and a further cancel cannot cut the undo
             # short.
-            self._nudged = self._cancel = True
+            self._woken = self._cancel = True
 
     def _something_new(self) -> bool:
         if self._advance is not None:
             return self._advance.done() or any(call.done() for call in self._calls.values())
-        return self._nudged or any(call.done() for call in self._calls.values())
+        return self._woken or any(call.done() for call in self._calls.values())
 
     def _collect(self) -> None:
         """Fold the news that the ended activities have read from the journal."""
