@@ -201,7 +201,6 @@ WHILE: Mapping[str, frozenset[RunStatus]] = {
 REOPENING = frozenset({kind for kind, statuses in WHILE.items() if statuses & CLOSED})
 """Facts about a node that open a closed run again; the run continues in the direction that it had."""
 
-_RETRIED = frozenset({_N.WAITING, _N.PROBE_WAITING, _N.UNDO_WAITING})
 # Answers of an undo that has begun are accepted at every stage, because a late effect may have moved the run.
 _ANSWERED_LATE: Mapping[NodeStatus, frozenset[str]] = {
     _N.UNDO_STARTED: frozenset(_UNDO),

@@ -49,7 +49,6 @@ from amends.sagas.runtime.threads import Threads
 __all__ = ["Runner"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
-T = TypeVar("T")
 
 _PATIENCE = timedelta(minutes=2)
 # By identity of the journal and id of the run: the runners of this process that write to the run now. Two that drive
