@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
-
-from eventsourcing.persistence import Notification
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.run.facts import Fact, SagaStarted
@@ -19,6 +17,9 @@ from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.run.state import RunStatus
+
+if TYPE_CHECKING:
+    from eventsourcing.persistence import Notification
 
 __all__ = ["Journal", "JournalReader", "OnOpened", "RunQuery", "StepWork", "Tx", "Unit"]
 
@@ -192,7 +193,7 @@ class JournalReader(Protocol):
         """Read an aggregate; `None` when there is none. The journal does not save changes to it."""
         ...
 
-    def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> list[Notification]:
+    def notifications_blocking(self, after: int = 0, limit: int = 1_000) -> "list[Notification]":
         """Read the notification log after an id, in order; a reader that has seen an id never finds a new smaller one.
 
         Raises:
