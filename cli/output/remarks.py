@@ -52,7 +52,11 @@ class _Lines(logging.Handler):
 
 
 def tame_python() -> None:
-    """Send Python's own output (warnings, errors that no code can catch) to the log, one line each."""
+    """Send Python's own output (warnings, errors that no code can catch) to the log, one line each.
+
+    From then on Temporal's SDK logs errors only, because its warnings are about failures that Amends itself reports.
+    """
+    logging.getLogger("temporalio").setLevel(logging.ERROR)
     if os.environ.get("AMENDS_DEBUG"):
         return
     warnings.showwarning = _warn

@@ -1,7 +1,6 @@
 """Connect a process to its Temporal: by Temporal's own client configuration, or to the embedded server."""
 
 import asyncio
-import logging
 import os
 import re
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ __all__ = ["TemporalTarget", "configured_target", "connect", "connect_configured
 CONNECT_BOUND = timedelta(seconds=5)
 _LOOK_S = 0.05
 _CAUSE = re.compile(r'message: "([^"]+)"')
-
-# The SDK logs a warning for each failed attempt to connect; Amends reports the failure once, in its own words.
-logging.getLogger("temporalio").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)

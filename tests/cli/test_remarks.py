@@ -19,13 +19,14 @@ def _routed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("AMENDS_DEBUG", raising=False)
     for owner, name in ((warnings, "showwarning"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    handlers = logging.getLogger().handlers[:]
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger("temporalio").level
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         tame_python()
         log_to_stderr()
         yield
     logging.getLogger().handlers[:] = handlers
+    logging.getLogger("temporalio").setLevel(level)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -33,6 +34,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("amends: ")
     return line
+
+
+def test_warnings_of_the_sdk_stay_off_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The SDK warns of failures that Amends reports in its own words; its errors are shown."""
+    logging.getLogger("temporalio.activity").warning("Completing activity as failed")
+    logging.getLogger("temporalio.worker").error("Worker failed, shutting down")
+    assert said(capsys) == "amends: Worker failed, shutting down"
 
 
 async def forgotten() -> None:

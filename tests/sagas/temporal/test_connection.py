@@ -1,6 +1,8 @@
 """Connections to Temporal, and the output when they break."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 from datetime import timedelta
 
@@ -39,3 +41,10 @@ async def test_a_temporal_that_goes_away_is_not_announced_by_the_sdk(
         await client.get_workflow_handle("nobody").describe(rpc_timeout=timedelta(seconds=4))
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_a_program_keeps_the_levels_of_its_own_logs() -> None:
+    """The client and the worker change no level of the SDK's logs, which the activities of the program use as well."""
+    code = "import logging; from amends import Client, Worker; print(logging.getLogger('temporalio').level)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["0"]
