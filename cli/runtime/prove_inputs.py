@@ -6,7 +6,6 @@ Every function raises one `InputError` that names the option, before the search 
 import importlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from typing import Any
 
 from amends.aggregates.errors import AmendsError, InputError
@@ -14,12 +13,12 @@ from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.text import one_line, shorten
 from amends.aggregates.values.strict_json import parse_json
 from amends.cli.runtime.wiring import Project
-from amends.sagas.definition.participants import Contract
+from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.steps import Step
 from amends.sagas.prove.experiment import Contracts
-from amends.sagas.prove.terms import terms_of
+from amends.sagas.prove.terms import combinations_of, terms_of
 
 __all__ = ["MOST_SEARCHES", "imported", "read_contracts", "read_given", "read_results"]
 
@@ -29,7 +28,7 @@ MOST_SEARCHES = 27
 _ALL = "all"
 
 
-def read_contracts(saga: Saga[Any], options: Iterable[str], *, matrix: bool) -> list[Contracts]:
+def read_contracts(saga: Saga[Any], options: Iterable[str], *, matrix: bool) -> Sequence[Contracts]:
     """Return the combinations of contracts to explore.
 
     Args:
@@ -41,7 +40,7 @@ def read_contracts(saga: Saga[Any], options: Iterable[str], *, matrix: bool) -> 
         InputError: An option does not fit, or there are too many combinations.
     """
     participants = sorted({each.participant for each in terms_of(Registry([saga])).values()})
-    wanted: dict[str, list[Contract]] = {}
+    wanted: dict[Participant | str, list[Contract]] = {}
     for option in options:
         name, _, word = option.rpartition("=")
         if name not in participants:
@@ -53,14 +52,14 @@ def read_contracts(saga: Saga[Any], options: Iterable[str], *, matrix: bool) -> 
     if matrix:
         for name in participants:
             wanted.setdefault(name, list(Contract))
-    count = math.prod(len(dict.fromkeys(each)) for each in wanted.values())
+    choices = {name: list(dict.fromkeys(each)) for name, each in wanted.items()}
+    count = math.prod(map(len, choices.values()))
     if count > MOST_SEARCHES:
         raise InputError(
             f"the contracts make {count} combinations, and one command explores at most {MOST_SEARCHES}; "
             f"name one contract of some participants: --contract PARTICIPANT=CONTRACT"
         )
-    choices = product(*(dict.fromkeys(each) for each in wanted.values()))
-    return [{**dict(zip(wanted, chosen, strict=True))} for chosen in choices]
+    return combinations_of(choices)
 
 
 def _contracts(word: str, option: str) -> list[Contract]:

@@ -1,6 +1,7 @@
 """The terms on which each effect of a saga is explored: its participant and the contract. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from amends.aggregates.run.plan import StepKind
@@ -8,7 +9,7 @@ from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.definition.registry import Registry
 from amends.sagas.prove.problem import ProveError
 
-__all__ = ["ASSUMED", "Terms", "terms_of"]
+__all__ = ["ASSUMED", "Terms", "combinations_of", "terms_of"]
 
 ASSUMED = Contract.REMEMBERS_UNDO
 """The contract of an effect that names no participant; the report says that it was assumed."""
@@ -58,3 +59,12 @@ def terms_of(registry: Registry, contracts: Mapping[Participant | str, Contract]
                 f"it calls {', '.join(sorted(known)) or 'none'}"
             )
     return terms
+
+
+def combinations_of(choices: Mapping[Participant | str, Sequence[Contract]]) -> list[dict[Participant | str, Contract]]:
+    """Return every combination of contracts; the choices of the last participant change first.
+
+    Args:
+        choices: The contracts to choose from, by participant or its name.
+    """
+    return [dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values())]

@@ -3,8 +3,10 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -18,25 +20,17 @@ from amends.cli.runtime.run_inputs import read_value
 from amends.cli.runtime.wiring import load_project, settings_of
 from amends.cli.views.prove import matrix_view, report_json, report_view, story_json, story_view
 from amends.cli.views.prove_page import prove_page
-from amends.sagas.definition.saga import Saga
-from amends.sagas.prove.experiment import Contracts
+from amends.sagas.prove.experiment import Contracts, Experiment
 from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.report import Report
-from amends.sagas.prove.runtime.explore import SECONDS, explore, replay
+from amends.sagas.prove.runtime.explore import SECONDS, experiment_of, replay_in
+from amends.sagas.prove.runtime.matrix import contract_matrix
 
 __all__ = ["prove"]
 
 
 # The search names the remedy as an argument of Python.
 _RESULTS = re.compile(r"results=\{(\w+): a result\}")
-
-
-class _Question(NamedTuple):
-    """The saga, and where its run begins."""
-
-    saga: Saga[Any]
-    value: object
-    places: dict[str, Any]
 
 
 def prove(  # noqa: PLR0917 - arguments and options of the command line
@@ -111,41 +105,42 @@ def prove(  # noqa: PLR0917 - arguments and options of the command line
         raise InputError(f"--seconds {seconds}: this is no number of seconds; give one above 0")
     project = load_project(settings_of(ctx))
     chosen = project.registry.saga(saga)
-    question = _Question(
+    experiment = experiment_of(
         chosen,
         read_value(project.registry, chosen, input_),
-        {
-            "given": read_given(project, given or ()),
-            "tables": None if tables is None else imported(tables, "--tables"),
-            "results": read_results(project.registry, chosen, results or ()),
-        },
+        given=read_given(project, given or ()),
+        tables=None if tables is None else imported(tables, "--tables"),
+        results=read_results(project.registry, chosen, results or ()),
     )
     if token is not None:
-        return _replay(question, token, as_json=as_json)
+        return _replay(experiment, token, as_json=as_json)
     combinations = read_contracts(chosen, contracts or (), matrix=matrix)
-    bounds = {"faults": faults, "operators": operators, "seconds": seconds, "seed": seed}
-    reports = [_explore(question, each, bounds) for each in combinations]
+    bounded = replace(experiment, faults=faults, operators=operators)
+    reports = _explore(bounded, combinations, timedelta(seconds=seconds), seed)
     if html is not None:
         _write(html, prove_page(chosen.plan, reports))
     _print(ctx, reports, as_json=as_json)
     return ExitCode.OK if all(each.holds for each in reports) else ExitCode.FOUND
 
 
-def _explore(question: _Question, contracts: Contracts, bounds: dict[str, Any]) -> Report:
-    saga = question.saga
-    with busy(f"exploring {saga.name}") as show:
+def _explore(experiment: Experiment, combinations: Sequence[Contracts], budget: timedelta, seed: int) -> list[Report]:
+    what = f"exploring {experiment.saga.name}"
+    with busy(what) as show:
 
         def progress(states: int, part: float) -> None:
-            show(f"exploring {saga.name}: {states:,} states, {part:.0%} of the time")
+            show(f"{what}: {states:,} states, {part:.0%} of the time")
 
         try:
-            return explore(saga, question.value, contracts=contracts, progress=progress, **question.places, **bounds)
+            matrix = contract_matrix(
+                experiment, combinations, budget=budget * len(combinations), seed=seed, progress=progress
+            )
         except ProveError as error:
             raise ProveError(_RESULTS.sub(r"--result \1=JSON", str(error))) from error
+    return [row.report for row in matrix.rows]
 
 
-def _replay(question: _Question, token: str, *, as_json: bool) -> ExitCode:
-    story = replay(token, question.saga, question.value, **question.places)
+def _replay(experiment: Experiment, token: str, *, as_json: bool) -> ExitCode:
+    story = replay_in(experiment, token)
     if as_json:
         print_json(story_json(story))
     else:

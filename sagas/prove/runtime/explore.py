@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from amends.sagas.prove.search import Search
 from amends.sagas.prove.story import Story, story_of
 from amends.sagas.prove.token import ReplayToken
 
-__all__ = ["SECONDS", "Progress", "explore", "replay", "run_experiment"]
+__all__ = ["SECONDS", "Progress", "experiment_of", "explore", "replay", "replay_in", "run_experiment"]
 
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 
@@ -75,19 +76,10 @@ def explore(
         InputError: The input, a contract or a result does not fit, or a function of the saga cannot be explored.
         DefinitionError: The saga has a fault.
     """
-    experiment = Experiment(
-        saga=saga,
-        input=input,
-        others=others,
-        given=_aggregates(given, tables),
-        tables=_tables(given, tables),
-        faults=faults,
-        operators=operators,
-        contracts=contracts or {},
-        results=results or {},
-    )
+    experiment = experiment_of(saga, input, given=given, tables=tables, others=others, results=results)
+    bounded = replace(experiment, faults=faults, operators=operators, contracts=contracts or {})
     return run_experiment(
-        experiment.prepare(),
+        bounded.prepare(),
         invariant=invariant,
         always=always,
         budget=timedelta(seconds=seconds),
@@ -159,7 +151,47 @@ def replay(
     Raises:
         InputError: The text is no token, or it belongs to another saga or input.
     """
-    experiment = Experiment(
+    return replay_in(experiment_of(saga, input, given=given, tables=tables, others=others, results=results), token)
+
+
+def replay_in(experiment: Experiment, token: str) -> Story:
+    """Play the story of a token again; faults, operators and contracts come from the token.
+
+    Args:
+        experiment: The saga with its input and the place where its run begins.
+        token: The token of a report.
+
+    Raises:
+        InputError: The text is no token, or it belongs to another saga or input.
+    """
+    read = ReplayToken.read(token)
+    prepared = Prepared.of_token(experiment, read)
+    return story_of(prepared.player, prepared.root, read.path)
+
+
+def experiment_of(
+    saga: Saga[I],
+    input: I,  # noqa: A002 - the word that sagas use
+    *,
+    given: Sequence[object] = (),
+    tables: object | None = None,
+    others: Sequence[tuple[Saga[Any], Any]] = (),
+    results: Results | None = None,
+) -> Experiment:
+    """Return the experiment for arguments of `explore`, with the default bounds.
+
+    Args:
+        saga: As for `explore`.
+        input: As for `explore`.
+        given: As for `explore`.
+        tables: As for `explore`.
+        others: As for `explore`.
+        results: As for `explore`.
+
+    Raises:
+        ProveError: The tables, the aggregates or the statements do not fit.
+    """
+    return Experiment(
         saga=saga,
         input=input,
         others=others,
@@ -167,9 +199,6 @@ def replay(
         tables=_tables(given, tables),
         results=results or {},
     )
-    read = ReplayToken.read(token)
-    prepared = Prepared.of_token(experiment, read)
-    return story_of(prepared.player, prepared.root, read.path)
 
 
 def _aggregates(given: Sequence[object], tables: object | None) -> list[Aggregate]:

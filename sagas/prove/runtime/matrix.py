@@ -4,16 +4,16 @@ Two participants are explored in every combination of contracts. With more of th
 while the others remember undos, and then all have the same one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import product
 
 from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.prove.end import Invariant
-from amends.sagas.prove.experiment import Experiment
+from amends.sagas.prove.experiment import Contracts, Experiment
 from amends.sagas.prove.report import Report
-from amends.sagas.prove.runtime.explore import SECONDS, run_experiment
+from amends.sagas.prove.runtime.explore import SECONDS, Progress, run_experiment
+from amends.sagas.prove.terms import combinations_of
 
 __all__ = ["ContractMatrix", "MatrixRow", "contract_matrix"]
 
@@ -25,12 +25,15 @@ class MatrixRow:
     """One combination of contracts.
 
     Attributes:
-        contracts: The contract of each participant, by name.
         report: The report of its search.
     """
 
-    contracts: Mapping[str, Contract]
     report: Report
+
+    @property
+    def contracts(self) -> Mapping[str, Contract]:
+        """The contract of each participant, by name."""
+        return self.report.contracts
 
     @property
     def holds(self) -> bool:
@@ -77,42 +80,43 @@ class ContractMatrix:
 
 def contract_matrix(
     experiment: Experiment,
+    combinations: Sequence[Contracts] | None = None,
     *,
     invariant: Invariant | None = None,
     always: Invariant | None = None,
     budget: timedelta = timedelta(seconds=SECONDS),
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> ContractMatrix:
     """Explore a saga with each combination of contracts.
 
     Args:
         experiment: The saga with its input and assumptions; its contracts do not matter.
+        combinations: The combinations to explore; `None` for those that the description of this module names.
         invariant: Your own law, checked at every end; `None` for none.
         always: The same, checked in every state.
         budget: The time for all searches together; each gets an equal part.
         seed: The seed of random stories.
+        progress: Shows the progress of each search; `None` for none.
 
     Raises:
         ProveError: The budget is not positive, or a function of the saga cannot be explored.
     """
-    names = list(experiment.prepare().contracts)
-    combinations = list(_combinations(names))
+    chosen = list(_combinations(experiment)) if combinations is None else combinations
+    part = budget / len(chosen)
     rows = []
-    for contracts in combinations:
-        chosen: dict[Participant | str, Contract] = {}
-        chosen.update(contracts.items())
-        prepared = replace(experiment, contracts=chosen).prepare()
-        report = run_experiment(
-            prepared, invariant=invariant, always=always, budget=budget / len(combinations), seed=seed
-        )
-        rows.append(MatrixRow(contracts, report))
+    for contracts in chosen:
+        prepared = replace(experiment, contracts=contracts).prepare()
+        report = run_experiment(prepared, invariant=invariant, always=always, budget=part, seed=seed, progress=progress)
+        rows.append(MatrixRow(report))
     return ContractMatrix(experiment.saga.name, tuple(rows))
 
 
-def _combinations(names: list[str]) -> Iterator[dict[str, Contract]]:
+def _combinations(experiment: Experiment) -> Iterator[Contracts]:
+    names: list[Participant | str] = list(experiment.prepare().contracts)
     kinds = list(Contract)
     if len(names) <= _ALL_COMBINATIONS:
-        yield from (dict(zip(names, chosen, strict=True)) for chosen in product(kinds, repeat=len(names)))
+        yield from combinations_of(dict.fromkeys(names, kinds))
         return
     strong = dict.fromkeys(names, Contract.REMEMBERS_UNDO)
     yield strong

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 from amends.sagas.definition.participants import Contract, Participant
@@ -14,6 +13,7 @@ from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.report import Report
 from amends.sagas.prove.runtime.explore import SECONDS, explore, replay
 from amends.sagas.prove.story import Story
+from amends.sagas.prove.terms import combinations_of
 
 __all__ = ["PROOF", "BrokenLawError", "Case", "Proof", "WantedContracts", "prove"]
 
@@ -74,9 +74,8 @@ class Proof:
     @property
     def cases(self) -> tuple[Case, ...]:
         """The searches: one for each combination of contracts."""
-        names = list(self.contracts)
-        choices = [_choices(name, self.contracts[name]) for name in names]
-        return tuple(_case(dict(zip(names, chosen, strict=True))) for chosen in product(*choices))
+        choices = {name: _choices(name, wanted) for name, wanted in self.contracts.items()}
+        return tuple(_case(contracts) for contracts in combinations_of(choices))
 
     def explore(self, case: Case) -> Report:
         """Explore one case.
