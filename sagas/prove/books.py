@@ -21,7 +21,7 @@ from typing import NamedTuple
 from amends.sagas.definition.participants import Contract
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Refused, Succeeded
 
-__all__ = ["NO_PAGE", "Books", "Page", "RecordedAnswer", "receive", "receive_probe", "receive_undo"]
+__all__ = ["Books", "Page", "RecordedAnswer", "receive", "receive_probe", "receive_undo"]
 
 UNDONE = "this key has been undone"
 
@@ -81,9 +81,6 @@ class Page(NamedTuple):
         """The number of effects under the key that are not undone."""
         return self.acted - self.undone
 
-
-NO_PAGE = Page(0, "")
-"""The record under a key that never reached the participant."""
 
 _DONE = RecordedAnswer(Succeeded(None))
 _MISSING = RecordedAnswer(NotFound())

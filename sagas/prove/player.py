@@ -117,7 +117,7 @@ class Player:
             if kind.cost > world.faults:
                 continue
             work: Work = (RunStep if direction is Direction.DO else RunCompensation)(name, at.attempt)
-            move = Move(kind, run, _words(name, direction, at.attempt))
+            move = Move(kind, run, OpenCall.words_of(name, direction, at.attempt))
             yield self.units.take_over(world, move, work, prompt[0] if prompt else None)
 
     # ---- operators
@@ -191,7 +191,3 @@ def _undone_by_hand(world: World, run: int, node: str) -> World:
         if page.run == run and page.node == node:
             books = books.having(key, page._replace(undone=page.acted, by_hand=True))
     return world.with_books(books)
-
-
-def _words(node: str, direction: Direction, attempt: int) -> str:
-    return OpenCall.words_of(node, direction, attempt)

@@ -50,6 +50,11 @@ class Violation(NamedTuple):
     path: Path
     faults: int
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place among violations: few faults come first, then few moves."""
+        return self.faults, len(self.path)
+
 
 class Explored(NamedTuple):
     """The result of a search.
@@ -124,7 +129,7 @@ class Search:
         self._pending: dict[int, World] = {}
         self._queue: list[tuple[int, int, int]] = []
         self._ends: Counter[tuple[str, ...]] = Counter()
-        self._violations: dict[str, tuple[tuple[int, int], Violation]] = {}
+        self._violations: dict[str, Violation] = {}
         self._used: set[Row] = set()
         self._kinds: set[tuple[str, str]] = set()
         self._sampled = 0
@@ -151,9 +156,8 @@ class Search:
         return self._result(scenarios, complete)
 
     def _result(self, scenarios: int, complete: int) -> Explored:
-        found = sorted(self._violations.values(), key=lambda each: each[0])
+        violations = tuple(sorted(self._violations.values(), key=lambda each: each.rank))
         used = frozenset(row for row in self._used if row.kind in NODE_TRANSITIONS[row.status])
-        violations = tuple(violation for _, violation in found)
         kinds: dict[str, frozenset[str]] = {}
         for node, kind in self._kinds:
             kinds[node] = kinds.get(node, frozenset()) | {kind}
@@ -167,19 +171,15 @@ class Search:
             if laws := list(broken(played)):
                 self._break(laws, (*self._path(index), choice), played.world)
                 continue
-            target = self._reach(played.world, (index, choice), depth + 1)
-            if target is not None:
-                self._edges[index].append(target)
+            self._edges[index].append(self._reach(played.world, (index, choice), depth + 1))
         if not moves and not self._at_end[index]:
             self._break([Broken(ENDS, _stuck(world))], self._path(index), world)
 
-    def _reach(self, world: World, parent: tuple[int, int], depth: int) -> int | None:
-        """Return the index of a world; `None` if a law is broken in it."""
-        key = world.key
-        index = self._index.get(key)
-        if index is not None:
+    def _reach(self, world: World, parent: tuple[int, int], depth: int) -> int:
+        """Return the index of a world, and queue the world if it is new and no law is broken in it."""
+        index = self._index.setdefault(world.key, len(self._parents))
+        if index < len(self._parents):
             return index
-        index = self._index[key] = len(self._parents)
         self._parents.append(parent)
         self._edges.append([])
         self._at_end.append(is_end(world))
@@ -204,10 +204,9 @@ class Search:
         faults = self._faults - world.faults
         for law, message in laws:
             violation = Violation(law, message, path, faults)
-            rank = (faults, len(path))
             known = self._violations.get(law.name)
-            if known is None or rank < known[0]:
-                self._violations[law.name] = (rank, violation)
+            if known is None or violation.rank < known.rank:
+                self._violations[law.name] = violation
 
     def _cover(self, played: Played) -> None:
         for step in played.appended:
@@ -280,7 +279,7 @@ class Search:
             index = before[index]
         path = self._path(index)
         message = "the run comes back to the same state again and again, and never ends"
-        self._violations[ENDS.name] = ((0, len(path)), Violation(ENDS, message, path, 0))
+        self._violations[ENDS.name] = Violation(ENDS, message, path, 0)
 
 
 def _stuck(world: World) -> str:

@@ -150,19 +150,15 @@ def keeps_failed_writes(patch: pytest.MonkeyPatch) -> None:
     replace_everywhere(patch, original, run)
 
 
-def _probe_writes(patch: pytest.MonkeyPatch, answer: Outcome) -> None:
+def nothing_found_is_success(patch: pytest.MonkeyPatch) -> None:
+    """Count a probe that found nothing as a success."""
     original = FactWriter._forward_outcome
 
     def outcome(writer: FactWriter, node: PlanNode, direction: Direction, given: Outcome, fields: Any) -> object:  # noqa: ANN401 - as the original
         missing = direction is Direction.PROBE and isinstance(given, NotFound)
-        return original(writer, node, direction, answer if missing else given, fields)
+        return original(writer, node, direction, Succeeded(None) if missing else given, fields)
 
     patch.setattr(FactWriter, "_forward_outcome", outcome)
-
-
-def nothing_found_is_success(patch: pytest.MonkeyPatch) -> None:
-    """Count a probe that found nothing as a success."""
-    _probe_writes(patch, Succeeded(None))
 
 
 def _settling(patch: pytest.MonkeyPatch, kind: type[FailStep | DoubtStep], *, read_only: bool) -> None:
