@@ -84,9 +84,9 @@ async def all_stories(effort: Effort, faults: int) -> Row:
 
 async def states(effort: Effort, faults: int) -> Row:
     """Compare the states per second of a search with `decide` and `evolve` alone on the same states."""
-    watching = Watching(Experiment(saga=three_calls, input=ORDER, faults=faults).prepare().player)
-    root = Experiment(saga=three_calls, input=ORDER, faults=faults).prepare().root
-    Search(watching).explore(root)
+    prepared = Experiment(saga=three_calls, input=ORDER, faults=faults).prepare()
+    watching = Watching(prepared.player)
+    Search(watching).explore(prepared.root)
 
     async def search(_: int) -> float:
         return 1 / cpu_of(Experiment(saga=three_calls, input=ORDER, faults=faults).prepare())[0]

@@ -14,6 +14,8 @@ from amends.sagas.prove.report import BrokenLaw, Report, Verdict
 from amends.sagas.prove.story import Story, StoryLine
 
 __all__ = [
+    "BOOKS",
+    "book_rows",
     "ends_text",
     "matrix_view",
     "numbers_text",
@@ -33,13 +35,14 @@ _STORY = (
     Column("event", 40, copied=True),
     Column("facts", 5, copied=True),
 )
-_BOOKS = (
+BOOKS = (
     Column("participant", 11, copied=True),
     Column("step", 6),
     Column("key", 20, copied=True),
     Column("acted", 5, right=True),
     Column("undone", 6, right=True),
 )
+"""The columns of the participants' books."""
 
 
 # ---- reports
@@ -133,9 +136,13 @@ def story_view(story: Story, width: int) -> list[RenderableType]:
         rows = [timeline_row(fact, started_ms, whole=False) for fact in facts]
         shown += ["", Text(f"The facts of {run_id}, which is {status}:"), table(TIMELINE, rows, width)]
     if story.books:
-        pages = [(each.participant, each.node, each.key, str(each.acted), str(each.undone)) for each in story.books]
-        shown += ["", Text("The participants' books:"), table(_BOOKS, pages, width)]
+        shown += ["", Text("The participants' books:"), table(BOOKS, book_rows(story), width)]
     return shown
+
+
+def book_rows(story: Story) -> list[tuple[str, ...]]:
+    """Return the participants' books at the end of a story, a row for each page, with the cells of `BOOKS`."""
+    return [(each.participant, each.node, each.key, str(each.acted), str(each.undone)) for each in story.books]
 
 
 def _by_run(facts: Iterable[Fact]) -> dict[str, list[Fact]]:

@@ -10,7 +10,7 @@ from amends.aggregates.run.fact import FactKind
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.plan import Plan, PlanNode, StepKind
 from amends.cli.views.facts import timeline_row
-from amends.cli.views.prove import ends_text, numbers_text
+from amends.cli.views.prove import BOOKS, book_rows, ends_text, numbers_text
 from amends.cli.views.table import escaped
 from amends.sagas.prove.report import BrokenLaw, Report
 from amends.sagas.prove.story import Story
@@ -105,9 +105,9 @@ def _matrix(reports: Sequence[Report]) -> Iterator[str]:
 
 
 def _report(plan: Plan, report: Report) -> Iterator[str]:
-    contracts = ", ".join(f"{name}: {contract.value}" for name, contract in report.contracts.items())
+    contracts = report.contracts_text or "no participant"
     verdict = report.verdict.value
-    yield f'<section>\n<h2>With {_text(contracts or "no participant")}: <span class="{verdict}">{verdict}</span></h2>'
+    yield f'<section>\n<h2>With {_text(contracts)}: <span class="{verdict}">{verdict}</span></h2>'
     rows = [
         ("faults", f"up to {report.faults}"),
         ("explored", numbers_text(report)),
@@ -199,9 +199,8 @@ def _story(story: Story) -> Iterator[str]:
         yield f"<li{style}>{_text(line.text)}{facts}</li>"
     yield f'<li class="end">the end: {_text(", ".join(story.statuses))}</li>\n</ol>'
     if story.books:
-        pages = [(each.participant, each.node, each.key, str(each.acted), str(each.undone)) for each in story.books]
         yield "<p>The participants' books at the end:</p>"
-        yield _table(["participant", "step", "key", "acted", "undone"], pages)
+        yield _table([column.title for column in BOOKS], book_rows(story))
 
 
 def _fact(fact: Fact, started_ms: int) -> str:

@@ -102,9 +102,14 @@ class Report:
         """The rows of the node table that were used."""
         return self.explored.coverage
 
+    @property
+    def contracts_text(self) -> str:
+        """The contract of each participant in words; empty if there is no participant."""
+        return ", ".join(f"{name}: {contract.value}" for name, contract in self.contracts.items())
+
     def __str__(self) -> str:
-        contracts = ", ".join(f"{name}: {contract.value}" for name, contract in self.contracts.items()) or "none"
-        lines = [f"{self.saga}: {self.verdict}; {self._numbers()}; participants: {contracts}"]
+        participants = self.contracts_text or "none"
+        lines = [f"{self.saga}: {self.verdict}; {self._numbers()}; participants: {participants}"]
         lines += [f"\n{each}" for each in self.broken]
         return "\n".join(lines)
 

@@ -41,7 +41,7 @@ class MatrixRow:
         return self.report.holds
 
     def __str__(self) -> str:
-        contracts = ", ".join(f"{name}: {contract.value}" for name, contract in self.contracts.items()) or "none"
+        contracts = self.report.contracts_text or "none"
         if self.holds:
             return f"{contracts}: holds ({self.report.verdict})"
         first = self.report.broken[0]

@@ -63,13 +63,16 @@ def decision_hides_answers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(transitions, "TOLD_ONLY", {})
 
 
+def _as_failure(given: Outcome) -> Outcome:
+    return Failed("Refused", given.reason) if isinstance(given, Refused) else given
+
+
 def refusal_is_failure(patch: pytest.MonkeyPatch) -> None:
     """Count a refusal as an attempt without an answer."""
     original = FactWriter._forward_outcome
 
     def outcome(writer: FactWriter, node: PlanNode, direction: Any, given: Outcome, fields: Any) -> object:  # noqa: ANN401 - as the original
-        failed = Failed("Refused", given.reason) if isinstance(given, Refused) else given
-        return original(writer, node, direction, failed, fields)
+        return original(writer, node, direction, _as_failure(given), fields)
 
     patch.setattr(FactWriter, "_forward_outcome", outcome)
 
@@ -79,8 +82,7 @@ def refused_undo_is_failure(patch: pytest.MonkeyPatch) -> None:
     original = FactWriter._undo_outcome
 
     def outcome(writer: FactWriter, node: PlanNode, given: Outcome, fields: Any) -> object:  # noqa: ANN401 - as the original
-        failed = Failed("Refused", given.reason) if isinstance(given, Refused) else given
-        return original(writer, node, failed, fields)
+        return original(writer, node, _as_failure(given), fields)
 
     patch.setattr(FactWriter, "_undo_outcome", outcome)
 

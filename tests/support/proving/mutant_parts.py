@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from amends.aggregates.run.plan import Plan
-from amends.sagas.definition.participants import Contract
 from amends.sagas.prove.plans.plan_only import begin_plan
 from amends.sagas.prove.search import Explored, Search
 from amends.sagas.prove.story import Story, story_of
@@ -73,7 +72,7 @@ def replace_everywhere(patch: pytest.MonkeyPatch, old: Callable[..., Any], new: 
 @cache
 def explored(plan: Plan, faults: int, decisions: int) -> Explored:
     """Explore a plan on the core as it is."""
-    player, root = begin_plan(plan, contract=Contract.REMEMBERS_UNDO, faults=faults, decisions=decisions)
+    player, root = begin_plan(plan, faults=faults, decisions=decisions)
     return Search(player).explore(root)
 
 
