@@ -1,8 +1,8 @@
 """The laws that hold in every story, each a small function with one sentence for users. Pure.
 
 They are stated over the books, the facts and the plan, and not with the functions of the engine, so that a fault of the
-engine cannot hide itself. There are three kinds: about one fact, about one move, and about a world in which every run
-has ended. `broken` checks all of them.
+engine cannot hide itself. There are four kinds: about a fact of the run, about a fact of a node, about one move, and
+about a world in which every run has ended. `broken` checks the first three, and `broken_at_end` the last.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,11 +71,22 @@ _UNIT_LAWS = {
     UnitFaultKind.NO_THREAD: WAITS_FOR_THREADS,
 }
 
-_FactCheck = Callable[[Appended, Played], str | None]
+
+class _Place(NamedTuple):
+    """A fact about a node, with the node and its state before the fact."""
+
+    step: Appended
+    node: PlanNode
+    at: NodeState
+
+
+_FactCheck = Callable[[Appended], str | None]
+_NodeCheck = Callable[[_Place, Played], str | None]
 _MoveCheck = Callable[[Played], str | None]
 _EndCheck = Callable[[World, int], str | None]
 
 _FACT_LAWS: list[tuple[Law, _FactCheck]] = []
+_NODE_LAWS: list[tuple[Law, _NodeCheck]] = []
 _MOVE_LAWS: list[tuple[Law, _MoveCheck]] = []
 _END_LAWS: list[tuple[Law, _EndCheck]] = []
 
@@ -83,6 +94,14 @@ _END_LAWS: list[tuple[Law, _EndCheck]] = []
 def _fact_law(name: str, statement: str) -> Callable[[_FactCheck], _FactCheck]:
     def add(check: _FactCheck) -> _FactCheck:
         _FACT_LAWS.append((Law(name, statement), check))
+        return check
+
+    return add
+
+
+def _node_law(name: str, statement: str) -> Callable[[_NodeCheck], _NodeCheck]:
+    def add(check: _NodeCheck) -> _NodeCheck:
+        _NODE_LAWS.append((Law(name, statement), check))
         return check
 
     return add
@@ -110,9 +129,14 @@ def broken(played: Played) -> Iterator[Broken]:
         yield Broken(_UNIT_LAWS[played.fault.kind], played.fault.message)
         return
     for step in played.appended:
-        for law, check in _FACT_LAWS:
-            if (message := check(step, played)) is not None:
-                yield Broken(law, message)
+        if (place := _place_of(step)) is not None:
+            for law, of_node in _NODE_LAWS:
+                if (message := of_node(place, played)) is not None:
+                    yield Broken(law, message)
+        else:
+            for law, of_run in _FACT_LAWS:
+                if (message := of_run(step)) is not None:
+                    yield Broken(law, message)
     for law, of_move in _MOVE_LAWS:
         if (message := of_move(played)) is not None:
             yield Broken(law, message)
@@ -137,45 +161,40 @@ def is_end(world: World) -> bool:
 # ---- one fact
 
 
-def _node(step: Appended) -> tuple[PlanNode, NodeState] | None:
-    name = step.head.node
-    return (step.before.state.plan.nodes[name], step.before.state.node(name)) if name else None
+def _place_of(step: Appended) -> _Place | None:
+    name, state = step.head.node, step.before.state
+    return _Place(step, state.plan.nodes[name], state.node(name)) if name else None
 
 
 def _policy(node: PlanNode, *, undo: bool) -> RetryPolicy:
     return node.undo.retry if undo and node.undo is not None else node.retry
 
 
-def _starts(step: Appended) -> bool:
-    """Check whether a fact begins a step, or is the outcome of a transaction."""
-    return step.head.kind in _BEGINNINGS
-
-
-@_fact_law("stages in order", "A step starts only when every step of the stages before it has succeeded.")
-def _stages_in_order(step: Appended, _: Played) -> str | None:
-    place = _node(step)
-    if place is None or not _starts(step) or place[1].status not in {_N.PENDING, _N.WAITING}:
+@_node_law("stages in order", "A step starts only when every step of the stages before it has succeeded.")
+def _stages_in_order(place: _Place, _: Played) -> str | None:
+    step, node, at = place
+    if step.head.kind not in _BEGINNINGS or at.status not in {_N.PENDING, _N.WAITING}:
         return None
     state = step.before.state
-    stage = state.plan.stage_of[place[0].name]
+    stage = state.plan.stage_of[node.name]
     for earlier in state.plan.stages[:stage]:
         for member in earlier.nodes:
             if state.node(member.name).status not in _WELL:
-                return f"{place[0].name!r} starts while {member.name!r} is {state.node(member.name).status}"
+                return f"{node.name!r} starts while {member.name!r} is {state.node(member.name).status}"
     return None
 
 
-@_fact_law("undo in reverse", "A step is undone only when every later step is undone; an ordered group likewise.")
-def _undo_in_reverse(step: Appended, _: Played) -> str | None:
-    place = _node(step)
-    transacted = step.head.kind == FactKind.COMPENSATION_SUCCEEDED and place and place[0].kind is StepKind.TRANSACTION
-    if place is None or not (step.head.kind == FactKind.COMPENSATION_STARTED or transacted):
+@_node_law("undo in reverse", "A step is undone only when every later step is undone; an ordered group likewise.")
+def _undo_in_reverse(place: _Place, _: Played) -> str | None:
+    step, node, at = place
+    transacted = step.head.kind == FactKind.COMPENSATION_SUCCEEDED and node.kind is StepKind.TRANSACTION
+    if not (step.head.kind == FactKind.COMPENSATION_STARTED or transacted):
         return None
-    node, state = place[0], step.before.state
+    state = step.before.state
     stage = state.plan.stage_of[node.name]
     for index in range(stage, len(state.plan.stages)):
         for member in state.plan.stages[index].nodes:
-            first = state.node(member.name).first_position > place[1].first_position
+            first = state.node(member.name).first_position > at.first_position
             later = index > stage or (state.plan.stages[stage].ordered and first)
             if later and member.undo is not None and state.node(member.name).status in _OPEN_UNDO:
                 return f"{node.name!r} is undone while {member.name!r} is {state.node(member.name).status}"
@@ -183,7 +202,7 @@ def _undo_in_reverse(step: Appended, _: Played) -> str | None:
 
 
 @_fact_law("pivot decides", "A run turns back only if its pivot did not act, or is in doubt and can be undone.")
-def _pivot_decides(step: Appended, _: Played) -> str | None:
+def _pivot_decides(step: Appended) -> str | None:
     if step.head.kind != FactKind.SAGA_FAILED:
         return None
     state = step.before.state
@@ -197,7 +216,7 @@ def _pivot_decides(step: Appended, _: Played) -> str | None:
 
 
 @_fact_law("settles first", "A run turns back only when no effect is under way and the outcome of each is settled.")
-def _settles_first(step: Appended, _: Played) -> str | None:
+def _settles_first(step: Appended) -> str | None:
     if step.head.kind != FactKind.SAGA_FAILED:
         return None
     state = step.before.state
@@ -207,12 +226,11 @@ def _settles_first(step: Appended, _: Played) -> str | None:
     return None
 
 
-@_fact_law("attempts are counted", "Attempts follow one another, each when it is due, and never exceed the policy.")
-def _attempts_are_counted(step: Appended, played: Played) -> str | None:
-    head, place = step.head, _node(step)
-    if place is None or head.kind not in _CLAIMS | _FAILURES:
+@_node_law("attempts are counted", "Attempts follow one another, each when it is due, and never exceed the policy.")
+def _attempts_are_counted(place: _Place, played: Played) -> str | None:
+    head, node, at = place.step.head, place.node, place.at
+    if head.kind not in _CLAIMS | _FAILURES:
         return None
-    node, at = place
     undo = head.kind.startswith("Compensation")
     most = _policy(node, undo=undo).max_attempts
     if most is not None and head.attempt > most:
@@ -228,46 +246,45 @@ def _attempts_are_counted(step: Appended, played: Played) -> str | None:
     return None
 
 
-@_fact_law("known effects are no news", "The journal records once that an effect took place under a key.")
-def _known_effects_are_no_news(step: Appended, _: Played) -> str | None:
-    head, place = step.head, _node(step)
-    if place is None or head.kind not in {FactKind.STEP_SUCCEEDED, FactKind.LATE_EFFECT_OBSERVED}:
+@_node_law("known effects are no news", "The journal records once that an effect took place under a key.")
+def _known_effects_are_no_news(place: _Place, _: Played) -> str | None:
+    head, node = place.step.head, place.node
+    if head.kind not in {FactKind.STEP_SUCCEEDED, FactKind.LATE_EFFECT_OBSERVED}:
         return None
-    if place[0].kind is StepKind.EFFECT and head.generation in place[1].answers.acted:
-        return f"the effect of {place[0].name!r} is known under generation {head.generation}, and is recorded again"
+    if node.kind is StepKind.EFFECT and head.generation in place.at.answers.acted:
+        return f"the effect of {node.name!r} is known under generation {head.generation}, and is recorded again"
     return None
 
 
-@_fact_law("answered keys rest", "A key with a definite answer is never called again.")
-def _answered_keys_rest(step: Appended, _: Played) -> str | None:
-    head, place = step.head, _node(step)
-    if place is None or head.kind not in _CLAIMS:
+@_node_law("answered keys rest", "A key with a definite answer is never called again.")
+def _answered_keys_rest(place: _Place, _: Played) -> str | None:
+    head = place.step.head
+    if head.kind not in _CLAIMS:
         return None
-    if place[1].answers.of(head.generation, undo=head.kind == FactKind.COMPENSATION_STARTED):
-        return f"{place[0].name!r} has an answer under generation {head.generation}, and is called under it again"
+    if place.at.answers.of(head.generation, undo=head.kind == FactKind.COMPENSATION_STARTED):
+        return f"{place.node.name!r} has an answer under generation {head.generation}, and is called under it again"
     return None
 
 
-@_fact_law("cancelled means no new step", "A run that is being cancelled starts no step.")
-def _cancelled_means_no_new_step(step: Appended, _: Played) -> str | None:
-    place = _node(step)
-    if place is None or step.before.state.status is not RunStatus.CANCELLING:
+@_node_law("cancelled means no new step", "A run that is being cancelled starts no step.")
+def _cancelled_means_no_new_step(place: _Place, _: Played) -> str | None:
+    step, node = place.step, place.node
+    if step.before.state.status is not RunStatus.CANCELLING:
         return None
-    transaction = place[0].kind is StepKind.TRANSACTION and step.head.kind == FactKind.STEP_SUCCEEDED
+    transaction = node.kind is StepKind.TRANSACTION and step.head.kind == FactKind.STEP_SUCCEEDED
     if step.head.kind == FactKind.STEP_STARTED or transaction:
-        return f"{place[0].name!r} starts after somebody has cancelled the run"
+        return f"{node.name!r} starts after somebody has cancelled the run"
     return None
 
 
-@_fact_law("claims are respected", "A claim ends by its answer, by its lease, or because its worker is replaced.")
-def _claims_are_respected(step: Appended, played: Played) -> str | None:
-    place = _node(step)
-    if place is None or getattr(step.fact, "error_type", "") != "WorkerLost":
+@_node_law("claims are respected", "A claim ends by its answer, by its lease, or because its worker is replaced.")
+def _claims_are_respected(place: _Place, played: Played) -> str | None:
+    if getattr(place.step.fact, "error_type", "") != "WorkerLost":
         return None
-    due_ms = place[1].due_ms
+    due_ms = place.at.due_ms
     replaced = played.move.kind in {MoveKind.TAKE_OVER_LIVE, MoveKind.REDELIVER}
     if not replaced and due_ms is not None and due_ms > played.before.now_ms:
-        return f"the claim of {place[0].name!r} is ended {due_ms - played.before.now_ms} ms before its lease"
+        return f"the claim of {place.node.name!r} is ended {due_ms - played.before.now_ms} ms before its lease"
     return None
 
 
@@ -427,7 +444,7 @@ LAWS: tuple[Law, ...] = (
     NEVER_FAILS,
     REPEATS,
     WAITS_FOR_THREADS,
-    *(law for law, _ in (*_END_LAWS, *_MOVE_LAWS, *_FACT_LAWS)),
+    *(law for law, _ in (*_END_LAWS, *_MOVE_LAWS, *_FACT_LAWS, *_NODE_LAWS)),
     INVARIANT,
 )
 """All laws."""

@@ -63,7 +63,7 @@ class OpenCall(NamedTuple):
         """The part on which the future depends."""
         call, answer = self.call, self.answer
         text = "" if answer is None else answer.text
-        return self.run, call.key, call.direction.value, call.attempt, self.listener.value, self.driver, text
+        return self.run, call.key, call.direction, call.attempt, self.listener, self.driver, text
 
 
 class Log(NamedTuple):
@@ -142,12 +142,10 @@ class World:
 def _run_key(record: RunRecord, now_ms: int) -> Hashable:
     state = record.state
     # Nodes are in the order of their first facts, on which the order of undoing depends.
-    nodes = tuple(
-        (name, at[0].name, at[1], _left(at[2], now_ms), at[3], at[5], at[6]) for name, at in state.nodes.items()
-    )
+    nodes = tuple((name, at[0], at[1], _left(at[2], now_ms), at[3], at[5], at[6]) for name, at in state.nodes.items())
     cancelled = record.cancel is not None
     return (
-        state.status.name,
+        state.status,
         state.cursor,
         nodes,
         cancelled,
