@@ -59,7 +59,7 @@ def test_the_same_call_again_gets_the_recorded_result(service: Service) -> None:
     assert again == Answer("done", {"charged": "k"}, operation="charge", repeated=True)
     assert service.find("k") == again
     assert service.settle("k") == again
-    assert service.rule_state() == ["k"]
+    assert service.standing() == ["k"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_another_call_under_a_used_key_is_a_conflict(
     for key in ("done", "refused", "undone"):
         with pytest.raises(KeyConflictError, match=rf"key '{key}' was used for another operation {difference}"):
             service.do(key, content, operation=operation)
-    assert service.rule_state() == ["done"]
+    assert service.standing() == ["done"]
 
 
 def test_a_no_stays_a_no(service: Service) -> None:
@@ -90,7 +90,7 @@ def test_a_no_stays_a_no(service: Service) -> None:
     assert refusal == Answer("refused", reason="card\N{REPLACEMENT CHARACTER} declined", operation="charge")
     assert service.do("k").outcome == "refused"
     assert service.do("k").reason == refusal.reason
-    assert service.rule_state() == []
+    assert service.standing() == []
 
 
 def test_any_other_failure_leaves_the_key_free(service: Service) -> None:
@@ -103,7 +103,7 @@ def test_any_other_failure_leaves_the_key_free(service: Service) -> None:
         )
     with service.engine.begin() as connection, pytest.raises(InputError, match="result of charge under key 'k': <ob"):
         service.inbox.do(connection, "k", "charge", PRICE, object)
-    assert (service.rule_state(), service.remembered()) == ([], 0)
+    assert (service.standing(), service.remembered()) == ([], 0)
     assert not service.do("k").repeated
 
 
@@ -121,7 +121,7 @@ def test_a_crash_between_effect_and_commit_leaves_neither(url: str, service: Ser
     program = [sys.executable, "-P", "-c", crash, str(folder), url]
     done = subprocess.run(program, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (service.rule_state(), service.remembered()) == ([], 0)
+    assert (service.standing(), service.remembered()) == ([], 0)
     assert not service.do("k").repeated
 
 
@@ -133,7 +133,7 @@ def test_undo_after_do_takes_back_once(service: Service) -> None:
     assert service.undo("u2", "k") == Answer("done", operation="undo")
     late = service.do("k")
     assert late == Answer("cancelled", {"charged": "k"}, operation="charge", cancelled_by="u", repeated=True)
-    assert service.rule_state() == []
+    assert service.standing() == []
 
 
 def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
@@ -142,7 +142,7 @@ def test_undo_before_do_refuses_the_late_do(service: Service) -> None:
     for content in (PRICE, {"amount": "1"}):
         assert service.do("k", content) == Answer("cancelled", cancelled_by="u", repeated=True)
     assert service.undo("u", "k").repeated
-    assert service.rule_state() == []
+    assert service.standing() == []
 
 
 def test_a_refused_do_and_a_refused_undo(service: Service) -> None:
@@ -153,7 +153,7 @@ def test_a_refused_do_and_a_refused_undo(service: Service) -> None:
     service.do("k")
     assert service.undo("u2", "k", raises=Rejected("spent")) == Answer("refused", reason="spent", operation="undo")
     assert service.undo("u2", "k").outcome == "refused"
-    assert (service.do("k").outcome, service.rule_state()) == ("done", ["k"])
+    assert (service.do("k").outcome, service.standing()) == ("done", ["k"])
     assert service.undo("u3", "k").result == {"refunded": "k"}
 
 
@@ -162,7 +162,7 @@ def test_an_undo_that_fails_leaves_everything_as_it_was(service: Service) -> Non
     service.do("k")
     with pytest.raises(OSError, match="disk"):
         service.undo("u", "k", raises=OSError("disk"))
-    assert (service.do("k").outcome, service.find("u"), service.rule_state()) == ("done", None, ["k"])
+    assert (service.do("k").outcome, service.find("u"), service.standing()) == ("done", None, ["k"])
     assert service.undo("u", "k").result == {"refunded": "k"}
 
 
@@ -182,7 +182,7 @@ def test_a_settled_no_stays_true(service: Service) -> None:
     assert service.settle("k") == Answer("cancelled")
     assert service.do("k") == Answer("cancelled", repeated=True)
     assert service.undo("u", "k") == Answer("done", operation="undo")
-    assert service.rule_state() == []
+    assert service.standing() == []
 
 
 def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
@@ -209,7 +209,7 @@ def test_settling_waits_for_a_call_that_is_being_done(service: Service) -> None:
             settling.result(0.05)
         go_on.set()
         assert doing.result().outcome == settling.result().outcome == "done"
-    assert service.rule_state() == ["k"]
+    assert service.standing() == ["k"]
 
 
 def test_two_calls_at_once_are_one(service: Service) -> None:
@@ -218,7 +218,7 @@ def test_two_calls_at_once_are_one(service: Service) -> None:
     assert Counter(answer.repeated for answer in answers) == {False: 1, True: 5}
     assert {answer.outcome for answer in answers} == {"done"}
     assert [answer.result for answer in answers] == [{"charged": "k"}] * 6
-    assert service.rule_state() == ["k"]
+    assert service.standing() == ["k"]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -236,7 +236,7 @@ def test_do_undo_and_settle_at_once_agree(service: Service, number: int) -> None
         assert len(took_back) == (done.outcome == "done")
         assert settled.outcome in (("done", "cancelled") if done.outcome == "done" else ("cancelled",))
         assert service.do(key).outcome == "cancelled"
-    assert service.rule_state() == []
+    assert service.standing() == []
 
 
 def test_a_key_is_remembered_for_the_retention_and_forgotten_after_it(service: Service) -> None:
@@ -253,7 +253,7 @@ def test_a_key_is_remembered_for_the_retention_and_forgotten_after_it(service: S
     assert not service.do("a").repeated
     service.now_s += DAY.total_seconds() + 1
     assert service.purge() == 3
-    assert service.rule_state() == ["a", "a", "b", "c"]
+    assert service.standing() == ["a", "a", "b", "c"]
 
 
 def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) -> None:
@@ -263,7 +263,7 @@ def test_calls_and_purges_at_once_do_not_disturb_each_other(service: Service) ->
         service.now_s += DAY.total_seconds() + 1
         answer, _ = together(lambda: service.do("old"), service.purge)
         assert answer.outcome == "done"
-        assert len(service.rule_state()) <= number + 2
+        assert len(service.standing()) <= number + 2
 
 
 def test_a_window_shorter_than_the_retention_is_refused(service: Service) -> None:

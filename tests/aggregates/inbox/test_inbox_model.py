@@ -117,7 +117,7 @@ class InboxMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         """Check that the existing effects, and the finding under every key, are the model's."""
-        assert self.service.rule_state() == sorted(self.effects)
+        assert self.service.standing() == sorted(self.effects)
         for key in ("a", "b", "c", "u", "v"):
             found, known = self.service.find(key), self.model.get(key)
             assert (found and found.outcome) == (known and known[0])

@@ -76,7 +76,7 @@ async def test_an_async_engine_uses_run_sync(postgres_url: str) -> None:
                 lambda sync: service.inbox.do(sync, "k", "charge", PRICE, lambda: service._take_effect(sync, "k", None))
             )
         assert (answer.outcome, answer.repeated) == ("done", repeated)
-    assert service.rule_state() == ["k"]
+    assert service.standing() == ["k"]
     await engine.dispose()
     service.engine.dispose()
 
@@ -88,7 +88,7 @@ def test_a_connection_that_commits_by_itself_is_refused(service: Service) -> Non
         pytest.raises(InputError, match="commits each statement on its own"),
     ):
         service.inbox.do(connection, "k", "charge", PRICE, lambda: service._take_effect(connection, "k", None))
-    assert (service.rule_state(), service.remembered()) == ([], 0)
+    assert (service.standing(), service.remembered()) == ([], 0)
 
 
 def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) -> None:
@@ -106,7 +106,7 @@ def test_an_operation_that_commits_by_itself_blocks_its_key(service: Service) ->
     for ask in (service.do, service.find, service.settle):
         with pytest.raises(InputError, match="key 'k' has no result: its operation committed on its own"):
             ask("k")
-    assert service.rule_state() == ["k"]
+    assert service.standing() == ["k"]
 
 
 def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url: str) -> None:
@@ -119,7 +119,7 @@ def test_a_stricter_isolation_level_fails_instead_of_doing_it_again(postgres_url
             strict.inbox.settle(connection, "k")
         connection.rollback()
     assert strict.do("k").repeated
-    assert strict.rule_state() == ["k"]
+    assert strict.standing() == ["k"]
     strict.engine.dispose()
 
 
@@ -130,7 +130,7 @@ def test_what_is_rolled_back_was_never_recorded(service: Service) -> None:
         service.inbox.undo(connection, "u", "late", lambda _: None)
         service.inbox.settle(connection, "asked")
         connection.rollback()
-    assert (service.rule_state(), service.remembered()) == ([], 0)
+    assert (service.standing(), service.remembered()) == ([], 0)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Service:
         with self.engine.begin() as connection:
             return self.inbox.purge(connection, limit=limit)
 
-    def rule_state(self) -> list[str]:
+    def standing(self) -> list[str]:
         """Return the keys of the existing effects."""
         with self.engine.begin() as connection:
             return sorted(connection.scalars(select(self.effects.c.key)))
