@@ -63,13 +63,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     process busy after all the others have ended.
     """
     shares = max(1, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-    first = [each for each in items if each.path.name in _LONGEST or each.path.parent.name == "system"]
-    others = set(first)
-    rest = [each for each in items if each not in others]
+    longest = [each for each in items if _takes_long(each)]
+    rest = [each for each in items if not _takes_long(each)]
     size = -(-len(rest) // shares)
     items[:] = [
-        each for share in range(shares) for each in (*first[share::shares], *rest[share * size : (share + 1) * size])
+        each for share in range(shares) for each in (*longest[share::shares], *rest[share * size : (share + 1) * size])
     ]
+
+
+def _takes_long(item: pytest.Item) -> bool:
+    return item.path.name in _LONGEST or item.path.parent.name == "system"
 
 
 @pytest.hookimpl(wrapper=True)
