@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from reading_shop import Amends, one_line, project_at
-from runs.operated import AFTER, LOST, PIVOT, do, operate
+from runs.decided import LOST
+from runs.operated import AFTER, PIVOT, do, operate
 from strategies import LEASE_MS, World, eventful_histories, plan_node, plan_of, retry_policy, undo_policy
 
 from amends.aggregates.run.plan import Plan, Role

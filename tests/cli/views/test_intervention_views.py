@@ -4,24 +4,21 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from strategies import AnyResults, World, eventful_histories, plan_node, plan_of, started
+from runs.operated import AFTER, PIVOT, REGISTRY, do, wish
+from strategies import World, eventful_histories, plan_node, plan_of, started
 
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.run import facts
-from amends.aggregates.run.plan import Role
 from amends.aggregates.run.state import NodeStatus
 from amends.aggregates.values.strict_json import ascii_json
 from amends.cli.views.facts import TIMELINE, node_views, on_decision, timeline_row
 from amends.cli.views.interventions import Driven, plan_fields, preview_json, what_next
 from amends.cli.views.recovery import Recovered
 from amends.cli.views.table import node_style
-from amends.sagas.engine.decide import RunStep, decide
+from amends.sagas.engine.decide import RunStep
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, preview
-from amends.sagas.engine.outcome import Failed, Outcome, Refused, Succeeded
+from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
-REGISTRY: Any = AnyResults()
-PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
-AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
 WORDS: dict[str, Any] = {
     "node": "a",
     "nodes": ("a",),
@@ -52,18 +49,6 @@ def example(kind: str) -> facts.Fact:
     common = first.model_dump(include={"originator_id", "recorded_at_ms", "correlation_id", "causation_id"})
     wanted = {name: value for name, value in WORDS.items() if name in facts.FACTS[kind].model_fields}
     return facts.FACTS[kind](**common, originator_version=2, as_of_ms=0, actor="the actor", **wanted)
-
-
-def wish(verb: InterventionKind, node: str | None = None) -> Intervention:
-    """Return an operator's decision."""
-    return Intervention(kind=verb, node=node, actor="op", reason="because", evidence="seen")
-
-
-def do(world: World, name: str, outcome: Outcome) -> None:
-    """Answer the call that is due at a node."""
-    work: Any = next(each for each in decide(world.record.state, world.now_ms) if getattr(each, "node", "") == name)
-    world.answer(world.call(work), outcome)
-    world.conclude()
 
 
 def shown(world: World, intervention: Intervention) -> dict[str, str]:

@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from property_parts import try_out
-from runs.operated import AFTER, LOST, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, wish
+from runs.decided import LOST
+from runs.operated import AFTER, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, wish
 from strategies import World, eventful_histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError

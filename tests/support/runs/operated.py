@@ -14,7 +14,6 @@ from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 REGISTRY: Any = AnyResults()
 PIVOT = plan_node("pivot", role=Role.PIVOT, undo=False)
 AFTER = plan_node("after", role=Role.RETRIABLE, undo=False)
-LOST = Failed("TimeoutError", "no answer")
 
 
 def wish(verb: InterventionKind, node: str | None = None, **changes: Any) -> Intervention:  # noqa: ANN401 - any field
