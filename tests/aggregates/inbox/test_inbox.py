@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -14,29 +14,14 @@ from typing import Any
 
 import bounds
 import pytest
-from aggregate_parts.inbox_service import DAY, PRICE, Service, engine_at
+from aggregate_parts import inbox_fixtures
+from aggregate_parts.inbox_service import DAY, PRICE, Service
 from bounds import HANG_S
 from sqlalchemy import MetaData
 
 from amends import Answer, Inbox, InputError, KeyConflictError, Rejected
 
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return one database of each kind for all tests, as creating one is slow; it is not one of the store's."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'service.db'}"
-    server: str = request.getfixturevalue("postgres_server")
-    return server.replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture
-def service(url: str) -> Iterator[Service]:
-    """Return a participant with empty tables, once on each database."""
-    service = Service(engine_at(url))
-    yield service
-    service.inbox.table.metadata.drop_all(service.engine)
-    service.engine.dispose()
+url, service = inbox_fixtures.url, inbox_fixtures.service
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:

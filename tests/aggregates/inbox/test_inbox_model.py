@@ -1,10 +1,9 @@
 """Any sequence of calls of an Inbox agrees with a simple model."""
 
-from collections.abc import Iterator
 from typing import cast
 
-import pytest
-from aggregate_parts.inbox_service import DAY, Service, engine_at
+from aggregate_parts import inbox_fixtures
+from aggregate_parts.inbox_service import DAY, Service
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -13,23 +12,7 @@ from sqlalchemy import delete
 
 from amends import KeyConflictError, Rejected
 
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return one database of each kind for all tests, as creating one is slow; it is not one of the store's."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'service.db'}"
-    server: str = request.getfixturevalue("postgres_server")
-    return server.replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture
-def service(url: str) -> Iterator[Service]:
-    """Return a participant with empty tables, once on each database."""
-    service = Service(engine_at(url))
-    yield service
-    service.inbox.table.metadata.drop_all(service.engine)
-    service.engine.dispose()
+url, service = inbox_fixtures.url, inbox_fixtures.service
 
 
 class InboxMachine(RuleBasedStateMachine):

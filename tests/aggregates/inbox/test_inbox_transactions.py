@@ -1,8 +1,7 @@
 """An Inbox works inside its caller's transaction, or refuses the transaction."""
 
-from collections.abc import Iterator
-
 import pytest
+from aggregate_parts import inbox_fixtures
 from aggregate_parts.inbox_service import PRICE, Service, engine_at
 from sqlalchemy import create_engine, select
 from sqlalchemy.dialects import mysql
@@ -12,23 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from amends import Answer, InputError, Rejected
 
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return one database of each kind for all tests, as creating one is slow; it is not one of the store's."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('inbox') / 'service.db'}"
-    server: str = request.getfixturevalue("postgres_server")
-    return server.replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture
-def service(url: str) -> Iterator[Service]:
-    """Return a participant with empty tables, once on each database."""
-    service = Service(engine_at(url))
-    yield service
-    service.inbox.table.metadata.drop_all(service.engine)
-    service.engine.dispose()
+url, service = inbox_fixtures.url, inbox_fixtures.service
 
 
 class Base(DeclarativeBase):
