@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,25 +9,11 @@ import pytest
 from bounds import HANG_S
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
-from runs.bank_service import HTTP, bank_at, effects, found, get, post
+from runs import bank_service
+from runs.bank_service import HTTP, effects, found, get, post
 from services.process import ServiceProcess, ServiceProcessError
 
-
-@pytest.fixture(scope="module")
-def only_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """Return one bank for all tests, as starting one is slow."""
-    with bank_at(tmp_path_factory.mktemp("bank"), rich="1000.00", poor="5.00") as service:
-        yield service
-
-
-@pytest.fixture
-def bank(only_bank: ServiceProcess) -> ServiceProcess:
-    """Return the bank, running again if the previous test stopped it; each test uses accounts and keys of its own."""
-    process = only_bank._process
-    if process is None or process.poll() is not None:
-        only_bank.kill()
-        only_bank.start()
-    return only_bank
+only_bank, bank = bank_service.only_bank, bank_service.bank
 
 
 @pytest.mark.parametrize("kind", ["lose_reply", "gateway_timeout"])

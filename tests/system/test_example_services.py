@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,25 +17,11 @@ import pytest
 from bounds import HANG_S
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "orders"))
+from runs import bank_service
 from runs.bank_service import HTTP, Json, bank_at, effects, found, get, post
 from services.process import ServiceProcess, ServiceProcessError
 
-
-@pytest.fixture(scope="module")
-def only_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """Return one bank for all tests, as starting one is slow."""
-    with bank_at(tmp_path_factory.mktemp("bank"), rich="1000.00", poor="5.00") as service:
-        yield service
-
-
-@pytest.fixture
-def bank(only_bank: ServiceProcess) -> ServiceProcess:
-    """Return the bank, running again if the previous test stopped it; each test uses accounts and keys of its own."""
-    process = only_bank._process
-    if process is None or process.poll() is not None:
-        only_bank.kill()
-        only_bank.start()
-    return only_bank
+only_bank, bank = bank_service.only_bank, bank_service.bank
 
 
 def test_the_same_call_again_gets_the_first_reply_and_changes_nothing(bank: ServiceProcess) -> None:

@@ -1,11 +1,13 @@
-"""The bank of the examples as a service."""
+"""The bank of the examples as a service, calls of it, and fixtures, which a module of tests names as its own."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from bounds import HANG_S
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "examples" / "orders"))
@@ -44,3 +46,20 @@ def found(service: ServiceProcess, key: str) -> httpx.Response:
 def effects(service: ServiceProcess, account: str) -> list[Json]:
     """Return the bank's effects on one account, from its log."""
     return [line for line in get(service, "log") if line["effect"].get("account") == account]
+
+
+@pytest.fixture(scope="module")
+def only_bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """Yield one bank for all tests, as starting one is slow."""
+    with bank_at(tmp_path_factory.mktemp("bank"), rich="1000.00", poor="5.00") as service:
+        yield service
+
+
+@pytest.fixture
+def bank(only_bank: ServiceProcess) -> ServiceProcess:
+    """Return the bank, running again if the previous test stopped it; each test uses accounts and keys of its own."""
+    process = only_bank._process
+    if process is None or process.poll() is not None:
+        only_bank.kill()
+        only_bank.start()
+    return only_bank
