@@ -6,30 +6,11 @@ from pathlib import Path
 
 import pytest
 from commands import CommandProject
+from journal_parts import prepare
 from pydantic import BaseModel
-from reading_shop import as_it_was
+from runs.greetings import greeting_project
 
 from amends import Call, Client, InputError, RunStatus, Saga, UnreachableError, effect
-from amends.aggregates.sql.engine import create_store_engine
-from amends.aggregates.sql.migrations import upgrade
-
-MODULE = """
-from pydantic import BaseModel
-
-from amends import Call, Saga, effect
-
-
-class Order(BaseModel):
-    name: str
-
-
-@effect(read_only=True)
-async def greet(order: Order, call: Call) -> str:
-    return f"hello {order.name}"
-
-
-greeting = Saga("greeting", Order, greet)
-"""
 
 
 class Order(BaseModel):
@@ -47,26 +28,17 @@ RESTING = Saga("resting", Order, rest)
 @pytest.fixture
 def upgraded_url(store_url: str) -> str:
     """Return the URL of a store that is ready for use."""
-    engine = create_store_engine(store_url)
-    upgrade(engine)
-    engine.dispose()
-    return store_url
+    return prepare(store_url)
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandProject]:
     """Yield a project in which no program runs, below whose directory this process works."""
-    project = CommandProject(tmp_path / "shop")
-    project.write("amends.toml", 'modules = ["greetings"]\n')
-    project.write("greetings.py", MODULE)
-    with as_it_was():
-        for name, value in project.environment.items():
-            monkeypatch.setenv(name, value)
+    with greeting_project(tmp_path / "shop", monkeypatch) as project:
         inner = project.path / "web" / "pages"
         inner.mkdir(parents=True)
         monkeypatch.chdir(inner)
         yield project
-    sys.modules.pop("greetings", None)
 
 
 async def test_a_client_finds_a_running_dev(project: CommandProject) -> None:

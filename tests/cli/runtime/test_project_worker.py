@@ -10,9 +10,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from commands import CommandProject
+from journal_parts import prepare
 from pydantic import BaseModel
-from reading_shop import as_it_was
+from runs.greetings import greeting_project
 
 from amends import (
     AmendsError,
@@ -27,26 +27,6 @@ from amends import (
     effect,
 )
 from amends.aggregates.run.facts import StepSucceeded
-from amends.aggregates.sql.engine import create_store_engine
-from amends.aggregates.sql.migrations import upgrade
-
-MODULE = """
-from pydantic import BaseModel
-
-from amends import Call, Saga, effect
-
-
-class Order(BaseModel):
-    name: str
-
-
-@effect(read_only=True)
-async def greet(order: Order, call: Call) -> str:
-    return f"hello {order.name}"
-
-
-greeting = Saga("greeting", Order, greet)
-"""
 
 
 class Order(BaseModel):
@@ -78,10 +58,7 @@ GATED = Saga("gated", Order, wait_at_gate)
 @pytest.fixture
 def upgraded_url(store_url: str) -> str:
     """Return the URL of a store that is ready for use."""
-    engine = create_store_engine(store_url)
-    upgrade(engine)
-    engine.dispose()
-    return store_url
+    return prepare(store_url)
 
 
 @pytest.fixture
@@ -180,12 +157,7 @@ async def test_a_worker_of_a_project_serves_all_its_sagas(
     tmp_path: Path, temporal_address: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Worker.from_project` takes modules, store and queue from the settings; without a Temporal it says so."""
-    project = CommandProject(tmp_path / "shop")
-    project.write("amends.toml", f'modules = ["greetings"]\ntask_queue = "{queue}"\n')
-    project.write("greetings.py", MODULE)
-    with as_it_was():
-        for name, value in project.environment.items():
-            monkeypatch.setenv(name, value)
+    with greeting_project(tmp_path / "shop", monkeypatch, f'task_queue = "{queue}"\n') as project:
         with pytest.raises(UnreachableError, match="no embedded server runs"):
             Worker.from_project(project.path)
         monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
@@ -193,4 +165,3 @@ async def test_a_worker_of_a_project_serves_all_its_sagas(
             greetings = sys.modules["greetings"]
             handle = await client.start(greetings.greeting, greetings.Order(name="Ada"))
             assert (await handle.result()).result_of(greetings.greet) == "hello Ada"
-        sys.modules.pop("greetings")
