@@ -17,7 +17,7 @@ from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import open_journal
 
-__all__ = ["AMENDS", "CommandProject", "Ended", "Started"]
+__all__ = ["AMENDS", "CommandProject", "Ended", "Started", "shop_at"]
 
 
 RAW = (
@@ -146,3 +146,11 @@ class CommandProject:
             )
         finally:
             journal.close_blocking()
+
+
+def shop_at(path: Path, module: str, environment: dict[str, str] | None = None) -> CommandProject:
+    """Create a project whose only module, `shop`, has this text."""
+    project = CommandProject(path, environment or {})
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    project.write("shop.py", module)
+    return project

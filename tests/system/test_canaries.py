@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import temporalio.client
-from commands import CommandProject
+from commands import shop_at
 
 CANARY = "4111CANARY"
 
@@ -148,9 +148,7 @@ async def _crossed(address: str) -> bytes:
 @pytest.mark.parametrize("step", [3, pytest.param(1, id="all", marks=pytest.mark.soak)])
 def test_no_canary_reaches_temporal_or_the_log(tmp_path: Path, step: int) -> None:
     """Inputs, results, keys and errors of every class, raised anywhere, are nowhere but in the journal."""
-    project = CommandProject(tmp_path / "shop", {"AMENDS_ERRORS": "type"})
-    project.write("amends.toml", 'modules = ["shop"]\n')
-    project.write("shop.py", MODULE)
+    project = shop_at(tmp_path / "shop", MODULE, {"AMENDS_ERRORS": "type"})
     said: list[str] = []
     with project.started("dev") as dev:
         dev.read_until("Ready")

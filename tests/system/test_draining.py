@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from commands import CommandProject, Started
+from commands import Started, shop_at
 
 from amends.aggregates.sql.journal import open_journal
 
@@ -67,8 +67,9 @@ class Rolling:
     """
 
     def __init__(self, folder: Path, temporal: str, call_s: float, at_once: int) -> None:
-        self.project = CommandProject(
+        self.project = shop_at(
             folder / "shop",
+            MODULE,
             {
                 "TEMPORAL_ADDRESS": temporal,
                 "AMENDS_TASK_QUEUE": f"rolling-{folder.name}",
@@ -76,8 +77,6 @@ class Rolling:
                 "CALL_S": str(call_s),
             },
         )
-        self.project.write("amends.toml", 'modules = ["shop"]\n')
-        self.project.write("shop.py", MODULE)
         self.running = ExitStack()
 
     def workers(self, count: int) -> list[Started]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from commands import CommandProject, Started
+from commands import CommandProject, Started, shop_at
 from outage_parts import Outage
 
 from amends.sagas.temporal.server.embedded_server import running
@@ -122,9 +122,7 @@ s_added = Saga("s-added", Order, added)
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[CommandProject]:
     """Yield a project whose steps hang; end the embedded server that a failed test leaves."""
-    project = CommandProject(tmp_path / "shop")
-    project.write("amends.toml", 'modules = ["shop"]\n')
-    project.write("shop.py", MODULE)
+    project = shop_at(tmp_path / "shop", MODULE)
     yield project
     if (left := running(project.path / ".amends")) is not None:
         os.kill(left.pid, signal.SIGKILL)
@@ -306,9 +304,7 @@ def test_a_worker_ends_while_the_database_is_away(
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_ends_while_temporal_is_away(project: CommandProject, tmp_path: Path, fate: signal.Signals) -> None:
     """A server that was killed, or is silent, keeps no worker alive, even one that has results to report."""
-    other = CommandProject(tmp_path / "other")
-    other.write("amends.toml", 'modules = ["shop"]\n')
-    other.write("shop.py", MODULE)
+    other = shop_at(tmp_path / "other", MODULE)
     with other.started("dev") as dev:
         dev.read_until("Ready")
         server = server_of(other)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from commands import CommandProject
+from commands import CommandProject, shop_at
 from runs.waiting_for_code import CANARY, CASES, MAPPED, Code, Order, load
 from strategies import World, plan_node, plan_of
 
@@ -105,9 +105,7 @@ def test_many_runs_are_one_line() -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
     """Return a project with an open run of former code, which the present code cannot continue."""
     path: Path = tmp_path_factory.mktemp("blocked") / "shop"
-    found = CommandProject(path)
-    found.write("amends.toml", 'modules = ["shop"]\n')
-    found.write("shop.py", FORMER)
+    found = shop_at(path, FORMER)
     assert found.run("db", "upgrade").code == 0
     former = ModuleType("former_shop")
     sys.modules["former_shop"] = former

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import CommandProject, Started
+from commands import CommandProject, Started, shop_at
 
 from amends.sagas.temporal.server.embedded_server import running
 from amends.sagas.temporal.server.server_record import ServerRecord
@@ -53,10 +53,7 @@ weighed = Saga("weighed", Order, weigh)
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
     """Return a project in which no program runs."""
-    project = CommandProject(tmp_path / "shop")
-    project.write("amends.toml", 'modules = ["shop"]\n')
-    project.write("shop.py", MODULE)
-    return project
+    return shop_at(tmp_path / "shop", MODULE)
 
 
 def server_of(project: CommandProject) -> ServerRecord:
@@ -175,9 +172,7 @@ def test_a_worker_serves_a_configured_temporal(project: CommandProject, temporal
 
 def test_a_configured_temporal_that_goes_away_is_said(project: CommandProject, tmp_path: Path) -> None:
     """A command that waits for a run reports that Temporal is gone, and starts no other server."""
-    other = CommandProject(tmp_path / "other")
-    other.write("amends.toml", 'modules = ["shop"]\n')
-    other.write("shop.py", MODULE)
+    other = shop_at(tmp_path / "other", MODULE)
     with other.started("dev") as dev:
         dev.read_until("Ready")
         elsewhere = {"TEMPORAL_ADDRESS": server_of(other).address, "AMENDS_TASK_QUEUE": "shop"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from bounds import HANG_S
-from commands import CommandProject
+from commands import CommandProject, shop_at
 from forked import run_on_terminal
 from reading_shop import Amends, Answer, as_it_was
 
@@ -105,7 +105,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
     """Yield a project in which `amends dev` runs, with all runs under way."""
-    project = scaffold(tmp_path_factory.mktemp("operate") / "shop")
+    project = shop_at(tmp_path_factory.mktemp("operate") / "shop", MODULE)
     project.write("runs.jsonl", "".join(json.dumps({"name": n, "fail": f}) + "\n" for n, f in RUNS.items()))
     with project.started("dev") as dev:
         dev.read_until("Ready")
@@ -118,15 +118,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
     """Return a project in which no program runs."""
-    return scaffold(tmp_path / "shop")
-
-
-def scaffold(path: Path) -> CommandProject:
-    """Create the project of this file."""
-    project = CommandProject(path)
-    project.write("amends.toml", 'modules = ["shop"]\n')
-    project.write("shop.py", MODULE)
-    return project
+    return shop_at(tmp_path / "shop", MODULE)
 
 
 def reached(project: CommandProject, run_id: str, *kinds: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from commands import AMENDS, CommandProject
+from commands import AMENDS, CommandProject, shop_at
 from forked import run_on_terminal
 
 from amends.aggregates.journal import RunQuery
@@ -80,7 +80,7 @@ ship = Saga("ship", Order, note_down, pack, send, keys=("order_id",))
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]:
     """Yield a project in which `amends dev` runs."""
-    project = scaffold(tmp_path_factory.mktemp("run") / "shop")
+    project = shop_at(tmp_path_factory.mktemp("run") / "shop", MODULE)
     with project.started("dev") as dev:
         dev.read_until("Ready")
         yield project
@@ -89,15 +89,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandProject]
 @pytest.fixture
 def project(tmp_path: Path) -> CommandProject:
     """Return a project in which no program runs."""
-    return scaffold(tmp_path / "shop")
-
-
-def scaffold(path: Path) -> CommandProject:
-    """Create the project of this file."""
-    project = CommandProject(path)
-    project.write("amends.toml", 'modules = ["shop"]\n')
-    project.write("shop.py", MODULE)
-    return project
+    return shop_at(tmp_path / "shop", MODULE)
 
 
 def runs(project: CommandProject, saga: str = "ship") -> list[RunSummary]:

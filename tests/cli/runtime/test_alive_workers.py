@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import CommandProject
+from commands import CommandProject, shop_at
 
 from amends.sagas.runtime.alive import ended_workers, marked_alive
 
@@ -29,12 +29,8 @@ slow = Saga("slow", str, wait, tell)
 @pytest.fixture
 def project(tmp_path: Path, temporal_address: str) -> CommandProject:
     """Create a project whose runs wait for a participant."""
-    made = CommandProject(
-        tmp_path / "project", {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": tmp_path.name}
-    )
-    made.write("shop.py", MODULE)
-    made.write("amends.toml", 'modules = ["shop"]\n')
-    return made
+    environment = {"TEMPORAL_ADDRESS": temporal_address, "AMENDS_TASK_QUEUE": tmp_path.name}
+    return shop_at(tmp_path / "project", MODULE, environment)
 
 
 def test_a_worker_that_ended_is_told_from_one_that_lives(tmp_path: Path) -> None:
