@@ -3,30 +3,19 @@
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aggregate_parts.engines import noted
-from bounds import HANG_S
-from sqlalchemy import Connection, Engine, event, exc, text
+from aggregate_parts import engines
+from aggregate_parts.engines import add_ones, in_processes, note, noted
+from sqlalchemy import Engine, event, exc, text
 
 from amends.aggregates.errors import InputError, UnreachableError
 from amends.aggregates.sql.engine import LOCK_WAIT_MS, create_store_engine, is_readonly, writing
 from amends.aggregates.sql.errors import as_amends_error, store_errors
 
-
-@pytest.fixture
-def engine(store_url: str) -> Iterator[Engine]:
-    """Yield an engine of a database with one table; the test runs once on each database."""
-    engine = create_store_engine(store_url)
-    with writing(engine) as connection:
-        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
-    yield engine
-    engine.dispose()
+engine = engines.engine
 
 
 def impatient_engine(url: str) -> Engine:
@@ -40,11 +29,6 @@ def impatient_engine(url: str) -> Engine:
             connection.execute("PRAGMA busy_timeout = 1")
 
     return engine
-
-
-def note(connection: Connection, number: int) -> None:
-    """Insert a row."""
-    connection.execute(text("INSERT INTO noted (id) VALUES (:n)"), {"n": number})
 
 
 def test_writing_commits_on_exit_and_only_then(engine: Engine) -> None:
@@ -112,17 +96,7 @@ def test_what_a_writer_reads_is_still_true_when_it_commits(engine: Engine) -> No
     with writing(engine) as connection:
         note(connection, 0)
 
-    def add_one() -> None:
-        for _ in range(10):
-            with writing(engine) as connection:
-                top = connection.execute(text("SELECT max(id) FROM noted")).scalar_one()
-                note(connection, top + 1)
-
-    threads = [threading.Thread(target=add_one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    add_ones(engine, 10)
     assert noted(engine) == list(range(41))
 
 
@@ -258,45 +232,20 @@ def test_threads_take_turns_on_a_store_in_memory() -> None:
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY)"))
 
-    def add_one() -> None:
-        for _ in range(20):
-            with writing(engine) as connection:
-                top = connection.execute(text("SELECT coalesce(max(id), 0) FROM noted")).scalar_one()
-                note(connection, top + 1)
-
-    threads = [threading.Thread(target=add_one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    add_ones(engine, 20)
     assert len(noted(engine)) == 80
 
 
 def test_processes_that_create_a_store_at_once_all_succeed(tmp_path: Path) -> None:
     """Opening a new file in several processes at the same moment fails in none of them, and loses no write."""
-    program = (
+    in_processes(
         "import sys; from sqlalchemy import text\n"
-        "from amends.aggregates.sql.engine import create_store_engine, writing\n"
-        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
+        "from amends.aggregates.sql.engine import create_store_engine, writing\n",
         f"engine = create_store_engine('sqlite:///{tmp_path}/events.db')\n"
         "with writing(engine) as connection:\n"
         "    connection.execute(text('CREATE TABLE IF NOT EXISTS noted (id INTEGER PRIMARY KEY)'))\n"
-        "    connection.execute(text('INSERT INTO noted DEFAULT VALUES'))\n"
+        "    connection.execute(text('INSERT INTO noted DEFAULT VALUES'))\n",
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        process.communicate(timeout=HANG_S)
-    assert [process.returncode for process in processes] == [0, 0, 0]
     assert noted(create_store_engine(f"sqlite:///{tmp_path}/events.db")) == [1, 2, 3]
 
 

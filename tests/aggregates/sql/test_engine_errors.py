@@ -3,10 +3,10 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aggregate_parts import engines
 from aggregate_parts.engines import noted
 from sqlalchemy import Engine, exc, make_url, text
 
@@ -14,15 +14,7 @@ from amends.aggregates.errors import AmendsError, InputError, JournalError, Unre
 from amends.aggregates.sql.engine import create_store_engine, safe_url, writing
 from amends.aggregates.sql.errors import as_amends_error, store_errors
 
-
-@pytest.fixture
-def engine(store_url: str) -> Iterator[Engine]:
-    """Yield an engine of a database with one table; the test runs once on each database."""
-    engine = create_store_engine(store_url)
-    with writing(engine) as connection:
-        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, word TEXT)"))
-    yield engine
-    engine.dispose()
+engine = engines.engine
 
 
 def message(url: str) -> str:

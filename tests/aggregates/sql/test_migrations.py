@@ -3,17 +3,17 @@
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aggregate_parts.engines import in_processes, in_threads
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from bounds import HANG_S
 from sqlalchemy import Engine, inspect, text
 
 from amends.aggregates.errors import JournalError, UnreachableError
@@ -202,54 +202,31 @@ def test_a_store_without_identity_is_refused(engine: Engine) -> None:
 def test_threads_that_upgrade_at_once_all_succeed(engine: Engine) -> None:
     """One of the threads upgrades, and the others find it done."""
     did: list[bool] = []
-    threads = [threading.Thread(target=lambda: did.append(upgrade(engine))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([lambda: did.append(upgrade(engine))] * 4)
     assert sorted(did) == [False, False, False, True]
 
 
 def test_threads_that_make_different_stores_do_not_mix_them_up(tmp_path: Path) -> None:
     """Alembic's state is shared by all threads; the upgrades of a process take turns."""
     engines = [create_store_engine(f"sqlite:///{tmp_path}/{number}.db") for number in range(6)]
-    threads = [threading.Thread(target=upgrade, args=(engine,)) for engine in engines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([partial(upgrade, engine) for engine in engines])
     assert [current_revision(engine) for engine in engines] == [HEAD_REVISION] * 6
     assert len({ensure_schema(engine) for engine in engines}) == 6
 
 
 def test_processes_that_open_a_new_store_at_once_all_succeed(store_url: str) -> None:
     """Processes that create the same store at the same moment end up with the same identity."""
-    program = (
+    said = in_processes(
         "import sys; from amends.aggregates.sql.engine import create_store_engine\n"
         "from amends.aggregates.sql.migrations import ensure_schema, upgrade\n"
-        "import alembic.command\n"
-        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
+        "import alembic.command\n",
         "engine = create_store_engine(sys.argv[1])\n"
         "if engine.dialect.name != 'sqlite': upgrade(engine)\n"
-        "print(ensure_schema(engine))\n"
+        "print(ensure_schema(engine))\n",
+        store_url,
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, store_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=HANG_S)[0].strip() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(set(said)) == 1
-    assert re.fullmatch(r"[0-9a-f-]{36}", said[0])
+    assert re.fullmatch(r"[0-9a-f-]{36}\n", said[0])
 
 
 def test_an_up_to_date_store_is_opened_without_alembic(sqlite_url: str) -> None:
