@@ -82,6 +82,19 @@ async def count_of(journal: SqlJournal, name: str = "c") -> int:
     return found.count
 
 
+class CountedWork:
+    """A step that adds one to the counter, and counts its own runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, uow: StepWork) -> str:
+        """Run the step."""
+        self.runs += 1
+        uow.get(Counter, "c").add_one()
+        return "counted"
+
+
 class Gate:
     """A unit that blocks the committer until all units that a test wants in one batch are waiting."""
 
@@ -183,33 +196,20 @@ async def test_later_units_of_a_batch_see_earlier_ones(journal: SqlJournal) -> N
 async def test_a_commit_that_failed_is_repeated(journal: SqlJournal, commits: Commits) -> None:
     """After a failed commit, which wrote nothing, the units run again and take effect once."""
     await add_counter(journal)
-    runs = 0
-
-    def work(uow: StepWork) -> None:
-        nonlocal runs
-        runs += 1
-        uow.get(Counter, "c").add_one()
-
+    work = CountedWork()
     commits.fail_next("before", OSError("the disk went away"))
     await journal.commit(step(work))
-    assert runs == 2
+    assert work.runs == 2
     assert await count_of(journal) == 1
 
 
 async def test_a_commit_of_which_the_reply_was_lost_has_one_effect(journal: SqlJournal, commits: Commits) -> None:
     """After a commit whose reply was lost, the units do not run again, and callers get their answers."""
     await add_counter(journal)
-    runs = 0
-
-    def work(uow: StepWork) -> str:
-        nonlocal runs
-        runs += 1
-        uow.get(Counter, "c").add_one()
-        return "counted"
-
+    work = CountedWork()
     commits.fail_next("after", ConnectionResetError("the reply was lost"))
     assert await journal.commit(step(work)) == "counted"
-    assert runs == 1
+    assert work.runs == 1
     assert await count_of(journal) == 1
     await journal.commit(step(work))
     assert await count_of(journal) == 2
