@@ -68,9 +68,8 @@ def test_what_is_undone_stands_below_the_steps_in_its_order() -> None:
     ]
 
 
-@given(histories())
-def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
-    """Every closed run of any saga shows its completed nodes, and none that moves."""
+def check_that_no_row_moves(world: World) -> None:
+    """Check the rows of a closed run: none moves, and each row of a completed run is done."""
     board = Board(world.record.state.plan)
     for each in world.facts:
         board.apply(each)
@@ -78,18 +77,18 @@ def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
     assert Mark.BUSY not in shown
     if world.record.state.status is RunStatus.COMPLETED:
         assert shown == {Mark.DONE}
+
+
+@given(histories())
+def test_no_row_moves_once_the_run_is_closed(world: World) -> None:
+    """Every closed run of any saga shows its completed nodes, and none that moves."""
+    check_that_no_row_moves(world)
 
 
 @given(eventful_histories())
 def test_no_row_moves_whatever_operators_do(world: World) -> None:
     """Cancels, decisions and late answers open rows again; every run that closes after that shows none that moves."""
-    board = Board(world.record.state.plan)
-    for each in world.facts:
-        board.apply(each)
-    shown = {row.mark for row in board.rows}
-    assert Mark.BUSY not in shown
-    if world.record.state.status is RunStatus.COMPLETED:
-        assert shown == {Mark.DONE}
+    check_that_no_row_moves(world)
 
 
 def test_an_operator_opens_a_run_that_goes_forward_again() -> None:
