@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from property_parts import try_out
 from runs.decided import LOST
-from runs.operated import AFTER, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, wish
-from strategies import World, eventful_histories, make_history, make_plan, plan_node, plan_of
+from runs.operated import AFTER, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, unanswered, wish
+from strategies import CallInFlight, World, eventful_histories, make_history, make_plan, plan_node, plan_of
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError
 from amends.aggregates.run.facts import (
@@ -328,14 +328,17 @@ def test_a_pivot_in_flight_overtakes_a_cancel() -> None:
         operate(world, InterventionKind.CANCEL)
 
 
-def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -> None:
-    """The second undo has a new key: the participant must not mistake it for a repetition of the first."""
-    world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
+def undone_before_its_answer() -> tuple[World, CallInFlight]:
+    """Cancel a run whose first attempt has no answer yet, and undo its step; return the attempt's call as well."""
+    world, call = unanswered()
     operate(world, InterventionKind.CANCEL)
     do(world, "a", Succeeded(None))
+    return world, call
+
+
+def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -> None:
+    """The second undo has a new key: the participant must not mistake it for a repetition of the first."""
+    world, first = undone_before_its_answer()
     assert status(world) is RunStatus.COMPENSATED
     world.answer(first, Succeeded({"late": True}))
     assert isinstance(world.facts[-1], LateEffectObserved)
@@ -349,12 +352,7 @@ def test_a_late_effect_opens_a_compensated_run_and_is_undone_under_a_new_key() -
 
 def test_an_exhausted_second_undo_is_tried_again_under_the_second_key() -> None:
     """Under the first undo's key the participant would repeat its answer from before the step acted again."""
-    world = World.begin(plan_of(plan_node("a", retry=plan_node("x").retry), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
-    operate(world, InterventionKind.CANCEL)
-    do(world, "a", Succeeded(None))
+    world, first = undone_before_its_answer()
     world.answer(first, Succeeded(None))
     do(world, "a", Failed("TimeoutError", "gone", final=True))
     assert open_nodes(world) == ("a",)

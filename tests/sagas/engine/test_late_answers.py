@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from runs.operated import AFTER, PIVOT, do, kinds, open_nodes, operate, status
+from runs.operated import AFTER, PIVOT, do, kinds, open_nodes, operate, status, unanswered
 from strategies import World, plan_node, plan_of, undo_policy
 
 from amends.aggregates.run.facts import NodeFact
@@ -28,10 +28,7 @@ def attempted(*, probe: bool = False, role: Role = Role.COMPENSATABLE) -> tuple[
 
 def test_a_success_that_is_known_is_not_news() -> None:
     """The answer to attempt 1 adds nothing after attempt 2 succeeded under the same key: nothing is undone twice."""
-    world = World.begin(plan_of(plan_node("a"), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
+    world, first = unanswered()
     world.answer(world.call(RunStep("a", 2)), Succeeded("receipt"))
     do(world, "pivot", Refused("sold out"))
     do(world, "a", Succeeded(None))
@@ -61,10 +58,7 @@ def test_a_success_that_was_found_out_otherwise_is_not_news(found_by: str) -> No
 
 def test_a_refusal_that_comes_while_the_step_waits_ends_it() -> None:
     """The participant has refused under the key, so no call follows when the wait is over."""
-    world = World.begin(plan_of(plan_node("a"), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
+    world, first = unanswered()
     world.answer(first, Refused("sold out"))
     world.conclude()
     assert kinds(world)[-3:] == ["StepRejected", "SagaFailed", "SagaCompensated"]
@@ -134,10 +128,7 @@ def test_an_answer_of_a_former_undo_is_kept_beside_the_present_one() -> None:
 
 def test_the_failure_of_a_former_attempt_leaves_the_present_one_in_flight() -> None:
     """A timeout that is reported after the next attempt has begun ends neither that attempt nor its claim."""
-    world = World.begin(plan_of(plan_node("a"), PIVOT))
-    first = world.call(RunStep("a", 1))
-    world.now_ms = 10_000
-    world.conclude()
+    world, first = unanswered()
     second = world.call(RunStep("a", 2))
     before = kinds(world)
     world.answer(first, Failed("TimeoutError", "no answer"))

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from strategies import AnyResults, World, plan_node
+from strategies import LEASE_MS, AnyResults, CallInFlight, World, plan_node, plan_of
 
 from amends.aggregates.run.facts import Fact
 from amends.aggregates.run.plan import Role
 from amends.aggregates.run.state import RunStatus
-from amends.sagas.engine.decide import Conclusion, decide
+from amends.sagas.engine.decide import Conclusion, RunStep, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of
 from amends.sagas.engine.outcome import Failed, Refused, Succeeded
 
@@ -29,6 +29,15 @@ def do(world: World, name: str, outcome: Succeeded | Refused | Failed) -> None:
     assert not isinstance(work, Conclusion)
     world.answer(world.call(work), outcome)  # type: ignore[arg-type]  # not a wait either, as the tests have it
     world.conclude()
+
+
+def unanswered() -> tuple[World, CallInFlight]:
+    """Begin a run whose first attempt is still without an answer at the end of its claim; return its call as well."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    call = world.call(RunStep("a", 1))
+    world.now_ms = 10 * LEASE_MS
+    world.conclude()
+    return world, call
 
 
 def operate(world: World, verb: InterventionKind, node: str | None = None, **changes: Any) -> Fact | None:  # noqa: ANN401 - as above
