@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 from bounds import HANG_S
-from journal_parts import Counter, open_prepared, run_to_end, step
+from journal_parts import Counter, run_to_end, step
+from runs import reconciled
 from runs.reconciled import EXPECTED, NoActions, count_on, counter_is_behind, reconcile, reconciler
 
 from amends.aggregates.journal import StepWork
@@ -29,16 +30,7 @@ def fail(_: object, __: Cause, uow: StepWork) -> None:
     raise ValueError(msg)
 
 
-@pytest.fixture
-def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Yield a journal on an empty store, with a counter at two."""
-    opened = open_prepared(store_url)
-    opened.codec.register(Reconciliation)
-    opened.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
-    for _ in range(2):
-        opened.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
-    yield opened
-    opened.close_blocking()
+journal = reconciled.journal
 
 
 def topics(journal: SqlJournal, rule: str = "counter") -> list[str]:

@@ -1,11 +1,11 @@
 """Corrections of runs: a run that has gone on, or is worked on, is left alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import pytest
-from journal_parts import Counter, accept, common, open_prepared, step
+from journal_parts import accept, common, open_prepared
+from runs import reconciled
 from runs.reconciled import REGISTRY, NoActions, counter_is_behind, reconcile, reconciler
 
 from amends.aggregates.run.facts import RetryRequested, StepAttemptFailed, StepStarted
@@ -14,22 +14,11 @@ from amends.reconciler.drift.drift import Drift, DriftKind, Intervene
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.rule_state import RuleState
-from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.runtime.check import scan
 from amends.reconciler.runtime.reconciler import Reconciler
 from amends.sagas.engine.interventions import Intervention, InterventionKind
 
-
-@pytest.fixture
-def journal(store_url: str) -> Iterator[SqlJournal]:
-    """Yield a journal on an empty store, with a counter at two."""
-    opened = open_prepared(store_url)
-    opened.codec.register(Reconciliation)
-    opened.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
-    for _ in range(2):
-        opened.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
-    yield opened
-    opened.close_blocking()
+journal = reconciled.journal
 
 
 def _attend(run_id: str) -> Any:  # noqa: ANN401 - a unit

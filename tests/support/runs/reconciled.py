@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from journal_parts import Counter
+import pytest
+from journal_parts import Counter, open_prepared, step
 from strategies import AnyResults
 
 from amends.aggregates.journal import StepWork
@@ -13,6 +14,7 @@ from amends.aggregates.sql.journal import SqlJournal
 from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind
 from amends.reconciler.drift.observation import Observation
 from amends.reconciler.drift.rule import Rule, drift_rule
+from amends.reconciler.drift.stream import Reconciliation
 from amends.reconciler.runtime.reconciler import Corrected, Reconciler
 
 EXPECTED = 3
@@ -39,6 +41,18 @@ def counter_is_behind(observation: Observation) -> Iterator[Drift]:
             version=counter.version,
             correction=Command(count_on, aggregate=(Counter, "c")),
         )
+
+
+@pytest.fixture
+def journal(store_url: str) -> Iterator[SqlJournal]:
+    """Yield a journal on an empty store, with a counter at two."""
+    opened = open_prepared(store_url)
+    opened.codec.register(Reconciliation)
+    opened.commit_blocking(step(lambda uow: uow.add(Counter(id="c"))))
+    for _ in range(2):
+        opened.commit_blocking(step(lambda uow: uow.get(Counter, "c").add_one()))
+    yield opened
+    opened.close_blocking()
 
 
 class NoActions:
