@@ -53,7 +53,7 @@ class Stock(Aggregate):
 
     @event("Priced")
     def price(self, amount: Decimal | float) -> None:
-        """Return the price."""
+        """Set the price."""
         self.amount = amount
 
 

@@ -9,7 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from aggregate_parts.stock import AT, Account, Noticed, StockItem, Unit, commands, json_values, replayed
+from aggregate_parts import stock
+from aggregate_parts.stock import AT, Account, StockItem, Unit, commands, replayed
+from aggregate_parts.values import json_values
 from eventsourcing.persistence import Mapper, StoredEvent
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,13 +19,9 @@ from pydantic import JsonValue
 
 from amends.aggregates.errors import DefinitionError, JournalError, UnknownTopicError
 from amends.aggregates.events.event_codec import EventCodec
-from amends.aggregates.run.facts import FACTS, StepSucceeded
+from amends.aggregates.run.facts import StepSucceeded
 
-
-@pytest.fixture(scope="module")
-def codec() -> EventCodec:
-    """Return a codec that knows the classes above and all facts."""
-    return EventCodec([StockItem, Account], facts={**FACTS, "Noticed": Noticed})
+codec = stock.codec
 
 
 def succeeded(result: JsonValue = None) -> StepSucceeded:

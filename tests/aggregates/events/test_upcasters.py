@@ -4,19 +4,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from aggregate_parts.stock import Account, Noticed, StockItem
+from aggregate_parts import stock
+from aggregate_parts.stock import Noticed
 from eventsourcing.persistence import StoredEvent
 
 from amends.aggregates.errors import DefinitionError, NewerFactError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
-from amends.aggregates.run.facts import FACTS
 
-
-@pytest.fixture(scope="module")
-def codec() -> EventCodec:
-    """Return a codec that knows the classes above and all facts."""
-    return EventCodec([StockItem, Account], facts={**FACTS, "Noticed": Noticed})
+codec = stock.codec
 
 
 def test_old_versions_are_brought_up_to_date(codec: EventCodec) -> None:

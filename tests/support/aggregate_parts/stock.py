@@ -8,14 +8,16 @@ from enum import Enum
 from typing import Any, ClassVar
 from uuid import UUID
 
+import pytest
 from eventsourcing.domain import event
 from eventsourcing.persistence import StoredEvent
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from aggregate_parts.values import json_values, text
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
-from amends.aggregates.values.strict_json import RESERVED_KEYS
+from amends.aggregates.run.facts import FACTS
 
 AT = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 
@@ -68,12 +70,12 @@ class StockItem(Aggregate):
 
     @event("Described")
     def describe(self, address: Address, lots: list[Lot], tags: set[str], extra: JsonValue) -> None:
-        """Return any value."""
+        """Set values of every form."""
         self.address, self.lots, self.tags, self.extra = address, lots, tags, extra
 
     @event("Noted")
     def note_anything(self, anything) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - the case in question
-        """Return a value of no declared type."""
+        """Set a value of no declared type."""
         self.anything = anything
 
 
@@ -127,13 +129,6 @@ class Noticed(BaseModel):
         state["text"] = state.pop("message")
 
 
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-keys = text.filter(lambda key: key not in RESERVED_KEYS)  # Hypothesis finds them in the source
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
-    max_leaves=8,
-)
 amounts = st.decimals(allow_nan=False, allow_infinity=False, places=2)
 
 
@@ -153,6 +148,12 @@ def commands() -> st.SearchStrategy[Callable[[StockItem], None]]:
         | described.map(lambda given: lambda item: item.describe(*given))
         | json_values.map(lambda given: lambda item: item.note_anything(given))
     )
+
+
+@pytest.fixture(scope="module")
+def codec() -> EventCodec:
+    """Return a codec that knows the classes above and all facts."""
+    return EventCodec([StockItem, Account], facts={**FACTS, "Noticed": Noticed})
 
 
 def replayed(codec: EventCodec, rows: list[StoredEvent]) -> StockItem:
