@@ -121,8 +121,8 @@ async def test_where_nobody_can_be_asked_no_open_run_is_touched(sqlite_url: str)
     journal = open_prepared(sqlite_url)
     for unit in (accept("run-1"), _attend("run-1")):
         await journal.commit(unit)
-    look_blind = await scan(stuck_rule(versioned=True), journal, RuleState(), 60_000, driven=None)
-    assert look_blind.in_flight == {"run-1": "it is unknown whether its workflow runs"}
+    blind = await scan(stuck_rule(versioned=True), journal, RuleState(), 60_000, driven=None)
+    assert blind.in_flight == {"run-1": "it is unknown whether its workflow runs"}
     await journal.close()
 
 

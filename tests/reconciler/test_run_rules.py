@@ -132,8 +132,8 @@ async def test_the_facts_of_runs_that_cannot_be_overdue_yet_are_not_read(
 ) -> None:
     """For young runs the rule reads only the records, which are read together."""
     monkeypatch.setattr(journal, "facts_blocking", lambda run_id, after=0: pytest.fail(f"{run_id} after {after}"))
-    scan = await seen(journal, "overdue", shop.project.registry, 0)
-    assert (scan.count, scan.drifts, scan.unobservable) == (3, (), None)
+    found = await seen(journal, "overdue", shop.project.registry, 0)
+    assert (found.count, found.drifts, found.unobservable) == (3, (), None)
 
 
 _AHEAD, _ALL = {"order-hang", "order-accepted"}, {"order-hang", "order-accepted", "order-slow-undo"}
