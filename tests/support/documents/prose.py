@@ -62,20 +62,12 @@ def _docstrings(tree: ast.Module) -> Iterator[Passage]:
                 kind = "function docstring" if function else "docstring"
                 yield Passage(node.body[0].lineno, kind, _plain(_EXAMPLE.sub("", text)))
                 for inner in node.body[1:]:
-                    if (
-                        isinstance(inner, ast.Expr)
-                        and isinstance(inner.value, ast.Constant)
-                        and isinstance(inner.value.value, str)
-                    ):
-                        yield Passage(inner.lineno, "docstring", _plain(inner.value.value))
+                    if isinstance(inner, ast.Expr) and (below := _constant(inner.value)) is not None:
+                        yield Passage(inner.lineno, "docstring", _plain(below))
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
-                if (
-                    keyword.arg in _HELP
-                    and isinstance(keyword.value, ast.Constant)
-                    and isinstance(keyword.value.value, str)
-                ):
-                    yield Passage(keyword.value.lineno, "help", _plain(keyword.value.value))
+                if keyword.arg in _HELP and (text := _constant(keyword.value)) is not None:
+                    yield Passage(keyword.value.lineno, "help", _plain(text))
 
 
 def _messages(tree: ast.Module) -> Iterator[Passage]:
@@ -99,6 +91,10 @@ def _no_messages(node: ast.AST) -> Iterator[ast.AST]:
 def _literal(node: ast.AST) -> str | None:
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "code" for part in node.values)
+    return _constant(node)
+
+
+def _constant(node: ast.AST) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
