@@ -1,14 +1,13 @@
 """Test the reading commands as a program: imports, pipes, encodings and terminals."""
 
 import os
-import pty
 import re
-import select
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
+from forked import run_in_terminal
 from reading_shop import (
     PROGRAM,
     Shop,
@@ -72,25 +71,12 @@ def test_terminals_get_colours_unless_told_otherwise(shop: Shop, no_color: str, 
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert max(map(len, plain.splitlines())) <= width
     assert "\x1b" not in plain
-    assert r"\x1b[31m" in plain.replace("\r\n", "").replace(" ", "")
+    assert r"\x1b[31m" in plain.replace("\n", "").replace(" ", "")
 
 
 def on_terminal(command: Sequence[str], width: int, **changes: str) -> str:
     """Run a program on a terminal of some width, and return all its output."""
-    master, slave = pty.openpty()
     env = {name: value for name, value in environment(COLUMNS=str(width), **changes).items() if value}
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.STDOUT, env=env) as process:
-        os.close(slave)
-        shown = b""
-        while True:
-            select.select([master], [], [])
-            try:
-                part = os.read(master, 65_536)
-            except OSError:  # Linux reports the end this way after the last writer has closed
-                break
-            if not part:
-                break
-            shown += part
-    os.close(master)
-    assert process.returncode == 0
-    return shown.decode()
+    code, shown = run_in_terminal(command, environment=env)
+    assert code == 0
+    return shown

@@ -21,9 +21,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from bounds import HANG_S
+
 from amends.cli.app import COMMANDS
 
-__all__ = ["AMENDS", "Forked", "Running", "can_fork", "read_terminal", "run_forked", "run_on_terminal"]
+__all__ = ["AMENDS", "Forked", "Running", "can_fork", "run_forked", "run_in_terminal", "run_on_terminal"]
 
 AMENDS = Path(sysconfig.get_path("scripts")) / "amends"
 
@@ -194,13 +196,24 @@ def run_on_terminal(
             kwargs={"terminal": True},
         )
         process.start()
-    printed = read_terminal(ours, answer)
+    printed = _read_terminal(ours, answer)
     process.join()
     assert process.exitcode is not None
     return process.exitcode, printed
 
 
-def read_terminal(terminal: int, answer: str) -> str:
+def run_in_terminal(
+    command: Sequence[str | Path], *, environment: Mapping[str, str], answer: str = ""
+) -> tuple[int, str]:
+    """Run any other program on a separate terminal, as `run_on_terminal` does."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    printed = _read_terminal(ours, answer)
+    return process.wait(HANG_S), printed
+
+
+def _read_terminal(terminal: int, answer: str) -> str:
     """Return all that a terminal shows until its last writer has closed it; type the answer to each question."""
     printed = b""
     # Linux reports an error at the terminal's end.
@@ -209,7 +222,7 @@ def read_terminal(terminal: int, answer: str) -> str:
             printed += more
             if answer and printed.endswith(b": "):
                 file.write(f"{answer}\n".encode())
-    return printed.decode()
+    return printed.decode().replace("\r\n", "\n")
 
 
 @functools.cache

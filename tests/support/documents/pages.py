@@ -33,7 +33,6 @@ import inspect
 import json
 import linecache
 import os
-import pty
 import re
 import shlex
 import signal
@@ -48,7 +47,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bounds import HANG_S
-from forked import Running, can_fork, read_terminal, run_forked, run_on_terminal
+from forked import Running, can_fork, run_forked, run_in_terminal, run_on_terminal
 
 RUN = frozenset({"console", "json", "python", "toml"})
 SHOWN = frozenset({"ini", "mermaid", "sql", "text", "yaml"})
@@ -266,14 +265,15 @@ class PageRun:
 
     def _run_command(self, command: str, answer: str | None) -> tuple[int, str]:
         """Run one command in the state that the previous command left; return its exit status and its output."""
+        arguments = plain_arguments(command) if can_fork(self._variables) else None
         if answer is not None:
-            if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
-                self._status, printed = run_on_terminal(
-                    arguments, folder=Path.cwd(), environment=self._variables, answer=answer
-                )
-                return self._status, printed.replace("\r\n", "\n")
-            return in_terminal(command, answer, self._variables)
-        if (arguments := plain_arguments(command)) is not None and can_fork(self._variables):
+            if arguments is None:
+                ended = run_in_terminal(["bash", "-c", command], environment=self._variables, answer=answer)
+            else:
+                ended = run_on_terminal(arguments, folder=Path.cwd(), environment=self._variables, answer=answer)
+            self._status, _ = ended
+            return ended
+        if arguments is not None:
             forked = run_forked(
                 arguments,
                 folder=Path.cwd(),
@@ -348,19 +348,6 @@ def plain_arguments(command: str) -> list[str] | None:
     if not command.startswith("amends ") or set(unquoted) & set("()<>|&;$`*?[]{}~!\\#\n\"'"):
         return None
     return shlex.split(command)[1:]
-
-
-def in_terminal(command: str, answer: str, variables: Mapping[str, str]) -> tuple[int, str]:
-    """Run a command in a separate terminal, and type the answer when it asks, which is when a line ends in a colon.
-
-    Returns:
-        Its exit status, and the terminal's content.
-    """
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(["bash", "-c", command], env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    printed = read_terminal(ours, answer)
-    return process.wait(HANG_S), printed.replace("\r\n", "\n")
 
 
 @contextmanager
