@@ -4,6 +4,8 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from amends.cli.views.wording import and_more
+
 __all__ = ["SourceCode", "changes_line", "read_source", "read_text"]
 
 _DECORATORS = {"drift_rule": "drift rule", "effect": "step", "transaction": "step"}
@@ -47,15 +49,10 @@ def changes_line(changes: Mapping[str, tuple[SourceCode, SourceCode]]) -> str:
     """
     new = [name for before, now in changes.values() for name in sorted(now.definitions - before.definitions)]
     gone = [name for before, now in changes.values() for name in sorted(before.definitions - now.definitions)]
-    parts = [f"{word}: {_named(names)}" for word, names in (("new", new), ("gone", gone)) if names]
+    parts = [f"{word}: {and_more(names, _MOST_NAMED)}" for word, names in (("new", new), ("gone", gone)) if names]
     details = f" ({'; '.join(parts)})" if parts else ""
     verb, pronoun = ("has", "it") if len(changes) == 1 else ("have", "them")
-    return f"{_named(sorted(changes))} {verb} changed{details}; restart amends dev to use {pronoun}"
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    return f"{and_more(sorted(changes), _MOST_NAMED)} {verb} changed{details}; restart amends dev to use {pronoun}"
 
 
 def _definition(node: ast.stmt) -> str | None:

@@ -6,8 +6,6 @@ from amends.sagas.engine.overdue import Why
 
 __all__ = ["WORDS", "and_more"]
 
-_NAMED = 3
-
 WORDS = {
     Why.ATTENTION: "waits for an operator",
     Why.IDLE: "is due, but no worker does it",
@@ -16,7 +14,12 @@ WORDS = {
 """The meaning of each reason for being overdue, to be read after the name of a node."""
 
 
-def and_more(names: Sequence[str]) -> str:
-    """Return the first three names and the number of the others, such as `a, b, c and 190 more`."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def and_more(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names and the number of the others, such as `a, b, c and 190 more`.
+
+    Args:
+        names: The names.
+        most: The largest number of names to return.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

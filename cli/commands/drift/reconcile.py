@@ -18,6 +18,7 @@ from amends.cli.runtime.operator import ActorOption, actor_name, known_actor
 from amends.cli.runtime.rule_context import TemporalCorrections, chosen, now_ms, project_of, registry_of, rule_context
 from amends.cli.runtime.store import require_store
 from amends.cli.runtime.wiring import open_store, settings_of
+from amends.cli.views.wording import and_more
 from amends.reconciler.drift.decide import WAITS, Verdict, approve
 from amends.reconciler.drift.rule import Rule
 from amends.reconciler.drift.stream import reconciliation_of
@@ -173,8 +174,7 @@ def _open(drifts: Sequence[str]) -> str:
     """Return the ids of the open drifts, as part of a message."""
     if not drifts:
         return "no drift is open; to record drift: amends reconcile"
-    more = f" and {len(drifts) - _NAMED} more" if len(drifts) > _NAMED else ""
-    return f"open: {', '.join(drifts[:_NAMED])}{more}"
+    return f"open: {and_more(drifts, _NAMED)}"
 
 
 def _report(made: Corrected) -> None:
