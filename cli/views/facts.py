@@ -11,12 +11,6 @@ from amends.aggregates.damage import Damage
 from amends.aggregates.run.fact import FailureFact
 from amends.aggregates.run.facts import (
     AttentionRequested,
-    CompensationAttemptFailed,
-    CompensationExhausted,
-    CompensationPostponed,
-    CompensationRejected,
-    CompensationStarted,
-    CompensationSucceeded,
     Fact,
     LateEffectObserved,
     NodeFact,
@@ -29,7 +23,7 @@ from amends.aggregates.run.facts import (
 from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
-from amends.cli.views.fact_words import result_text, words
+from amends.cli.views.fact_words import FactWords, result_text, words
 from amends.cli.views.table import Column, clip, duration
 from amends.compensations.order import undo_order
 from amends.sagas.engine.decide import (
@@ -68,14 +62,6 @@ __all__ = [
 ]
 
 _DETAIL_CHARS = 80
-_UNDO_FACTS = (
-    CompensationStarted,
-    CompensationSucceeded,
-    CompensationRejected,
-    CompensationAttemptFailed,
-    CompensationPostponed,
-    CompensationExhausted,
-)
 
 
 # ---- runs
@@ -166,9 +152,9 @@ def node_views(record: RunRecord, facts: Sequence[Fact]) -> tuple[NodeView, ...]
 
 
 def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[NodeFact]) -> NodeView:
-    attempts, undo_attempts = _attempts(facts)
-    last = facts[-1] if facts else None
-    errors = [error for fact in facts if (error := words(fact).error) is not None]
+    told = [words(fact) for fact in facts]
+    attempts, undo_attempts = _attempts(facts, told)
+    errors = [each.error for each in told if each.error is not None]
     return NodeView(
         place=place,
         node=node,
@@ -179,14 +165,14 @@ def _node_view(place: str, node: PlanNode, record: RunRecord, facts: Sequence[No
         last_ms=facts[-1].as_of_ms if facts else None,
         result=(record.results[node.name],) if node.name in record.results else (),
         error=errors[-1] if errors else None,
-        decided=None if last is None else words(last).decided,
+        decided=told[-1].decided if told else None,
     )
 
 
-def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
+def _attempts(facts: Sequence[NodeFact], told: Sequence[FactWords]) -> tuple[int, int]:
     """Count the attempts of a node's step, and those to undo it, since their last new budget."""
     done = undone = 0
-    for fact in facts:
+    for fact, each in zip(facts, told, strict=True):
         match fact:
             case RetryRequested(attempt=0):
                 # Only the attempts that began last can be tried again.
@@ -195,7 +181,7 @@ def _attempts(facts: Sequence[NodeFact]) -> tuple[int, int]:
                 undone = 0
             case OperatorFact() | ProbeAttemptFailed() | ProbePostponed():
                 pass
-            case _ if isinstance(fact, _UNDO_FACTS):
+            case _ if each.change is not None and each.change.undo:
                 undone = max(undone, fact.head.attempt)
             case _:
                 done = max(done, fact.head.attempt)
