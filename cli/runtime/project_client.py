@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from amends.aggregates.values.json_codec import Limits
-from amends.cli.project.settings import Settings, load_settings
-from amends.cli.runtime.wiring import find_temporal, load_project, open_store
-from amends.sagas.definition.registry import Registry
+from amends.cli.project.settings import load_settings
+from amends.cli.runtime.wiring import checked_registry, find_temporal, load_project, open_store
 from amends.sagas.definition.saga import Saga
 from amends.sagas.temporal import client
 from amends.sagas.temporal.connection import connect, connect_configured
@@ -58,21 +56,9 @@ class Client(client.Client):
                 reached.
         """
         settings = await asyncio.to_thread(load_settings, None if project is None else Path(project))
-        registry = _registry(settings, sagas)
+        registry = load_project(settings).registry if sagas is None else checked_registry(settings, sagas)
         target = await asyncio.to_thread(find_temporal, settings)
         temporal = await (connect(target) if target.embedded else connect_configured())
         # In a thread: the database may take its time, and the application goes on meanwhile.
         journal = await asyncio.to_thread(open_store, settings)
         return cls(journal, temporal, registry, task_queue=settings.task_queue, actor=actor)
-
-
-def _registry(settings: Settings, sagas: Iterable[Saga[Any]] | None) -> Registry:
-    if sagas is None:
-        return load_project(settings).registry
-    registry = Registry(
-        sagas,
-        limits=Limits(max_bytes=settings.max_input_bytes),
-        result_limits=Limits(max_bytes=settings.max_result_bytes),
-    )
-    registry.catalog  # noqa: B018 - faults are raised before anything is started
-    return registry

@@ -20,10 +20,17 @@ from amends.cli.exit_codes import ExitCode
 from amends.cli.project.load_modules import LoadedProject
 from amends.cli.project.settings import load_settings, settings_from
 from amends.cli.runtime.signals import Stop
-from amends.cli.runtime.wiring import Project, Temporal, drain_of, find_temporal, load_project, use_temporal
+from amends.cli.runtime.wiring import (
+    Project,
+    Temporal,
+    checked_registry,
+    drain_of,
+    find_temporal,
+    load_project,
+    use_temporal,
+)
 from amends.cli.runtime.worker import Report, serve_until
 from amends.reconciler.drift.rule import Rule
-from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.steps import Step
 from amends.sagas.temporal.connection import connect_to
@@ -85,8 +92,7 @@ class Worker:
             worker_threads=threads,
             drain=drain,
         )
-        registry = Registry(sagas, steps)
-        registry.catalog  # noqa: B018 - faults are raised before anything is started
+        registry = checked_registry(settings, sagas, steps)
         loaded = LoadedProject(settings.project_dir, (), ())
         project = Project(settings, loaded, registry, tuple(aggregates), tuple(rules))
         # Without files in a data directory, which a worker that has no project does not have.

@@ -5,7 +5,7 @@ reads only definitions pays for neither.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Project",
     "Temporal",
+    "checked_registry",
     "close_store",
     "drain_of",
     "ensure_data_dir",
@@ -92,14 +93,24 @@ def load_project(settings: Settings) -> Project:
         DefinitionError: A module cannot be imported, or a definition has a fault.
     """
     loaded = load_modules(settings)
+    registry = checked_registry(settings, loaded.collect(Saga).values(), loaded.find(Step))
+    return Project(settings, loaded, registry, _aggregates(loaded))
+
+
+def checked_registry(settings: Settings, sagas: Iterable[Saga[Any]], steps: Iterable[Step[Any, Any]] = ()) -> Registry:
+    """Return the registry of sagas, and of further steps, with the limits of the settings.
+
+    Raises:
+        DefinitionError: A definition has a fault.
+    """
     registry = Registry(
-        loaded.collect(Saga).values(),
-        loaded.find(Step),
+        sagas,
+        steps,
         limits=Limits(max_bytes=settings.max_input_bytes),
         result_limits=Limits(max_bytes=settings.max_result_bytes),
     )
     registry.catalog  # noqa: B018 - raises the faults of the whole catalog here, before anything runs
-    return Project(settings, loaded, registry, _aggregates(loaded))
+    return registry
 
 
 def _aggregates(loaded: LoadedProject) -> tuple[type[Aggregate], ...]:
