@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from amends.cli.project.settings import load_settings
-from amends.cli.runtime.wiring import checked_registry, find_temporal, load_project, open_store
+from amends.cli.runtime.wiring import checked_registry, connect_located, find_temporal, load_project, open_store
 from amends.sagas.definition.saga import Saga
 from amends.sagas.temporal import client
-from amends.sagas.temporal.connection import connect, connect_configured
 
 __all__ = ["Client"]
 
@@ -58,7 +57,7 @@ class Client(client.Client):
         settings = await asyncio.to_thread(load_settings, None if project is None else Path(project))
         registry = load_project(settings).registry if sagas is None else checked_registry(settings, sagas)
         target = await asyncio.to_thread(find_temporal, settings)
-        temporal = await (connect(target) if target.embedded else connect_configured())
+        temporal = await connect_located(target)
         # In a thread: the database may take its time, and the application goes on meanwhile.
         journal = await asyncio.to_thread(open_store, settings)
         return cls(journal, temporal, registry, task_queue=settings.task_queue, actor=actor)

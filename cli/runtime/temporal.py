@@ -16,10 +16,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from amends.aggregates.errors import AmendsError, InputError
 from amends.aggregates.text import one_line
 from amends.cli.project.settings import Settings
+from amends.cli.runtime.wiring import connect_located, locate_temporal
 from amends.cli.views.driver_status import DriverStatus
 from amends.sagas.runtime.alive import ended_workers
-from amends.sagas.temporal.connection import TemporalTarget, configured_target, connect, connect_configured
-from amends.sagas.temporal.server.embedded_server import running
+from amends.sagas.temporal.connection import TemporalTarget
 from amends.sagas.temporal.server.server_record import ServerRecord
 from amends.sagas.temporal.start_workflow import Poller, pollers
 
@@ -59,18 +59,14 @@ async def probe_temporal(settings: Settings, bound: timedelta) -> TemporalProbe:
         bound: How long to wait for it, at most.
     """
     try:
-        target = configured_target()
+        target, server = await asyncio.to_thread(locate_temporal, settings)
     except InputError as error:
         return TemporalProbe(None, problem=str(error))
-    server = None
     if target is None:
-        server = await asyncio.to_thread(running, settings.data_dir)
-        if server is None:
-            return TemporalProbe(None, problem=NOTHING_RUNS)
-        target = TemporalTarget(server.address, embedded=True)
+        return TemporalProbe(None, problem=NOTHING_RUNS)
     try:
         async with asyncio.timeout(bound.total_seconds()):
-            client = await (connect(target) if target.embedded else connect_configured())
+            client = await connect_located(target)
             workers = await alive_pollers(client, settings, settings.task_queue)
     except TimeoutError:
         limit = f"{bound.total_seconds():g} s"

@@ -34,17 +34,20 @@ if TYPE_CHECKING:
     from amends.reconciler.drift.rule import Rule
     from amends.sagas.temporal.connection import TemporalTarget
     from amends.sagas.temporal.server.embedded_server import EmbeddedServer
+    from amends.sagas.temporal.server.server_record import ServerRecord
 
 __all__ = [
     "Project",
     "Temporal",
     "checked_registry",
     "close_store",
+    "connect_located",
     "drain_of",
     "ensure_data_dir",
     "find_temporal",
     "keep_alive",
     "load_project",
+    "locate_temporal",
     "open_store",
     "settings_of",
     "use_configured",
@@ -202,6 +205,24 @@ async def use_temporal(settings: Settings, *, stop: Stop | None = None) -> Async
         yield temporal
 
 
+def locate_temporal(settings: Settings) -> "tuple[TemporalTarget | None, ServerRecord | None]":
+    """Return the Temporal that commands would use, and its server if it is the embedded one; start nothing.
+
+    Returns:
+        The target, `None` if none is configured and no embedded one runs; and the embedded server, or `None`.
+
+    Raises:
+        InputError: Temporal's own configuration cannot be read.
+    """
+    from amends.sagas.temporal.connection import TemporalTarget, configured_target  # noqa: PLC0415 - imports Temporal
+    from amends.sagas.temporal.server.embedded_server import running  # noqa: PLC0415 - as above
+
+    if (target := configured_target()) is not None:
+        return target, None
+    server = running(settings.data_dir)
+    return (None if server is None else TemporalTarget(server.address, embedded=True)), server
+
+
 def find_temporal(settings: Settings) -> "TemporalTarget":
     """Find the Temporal that commands would use, without starting one.
 
@@ -209,17 +230,25 @@ def find_temporal(settings: Settings) -> "TemporalTarget":
         UnreachableError: None is configured, and the embedded one does not run.
         InputError: Temporal's own configuration cannot be read.
     """
-    from amends.sagas.temporal.connection import TemporalTarget, configured_target  # noqa: PLC0415 - imports Temporal
-    from amends.sagas.temporal.server.embedded_server import running  # noqa: PLC0415 - as above
+    target, _ = locate_temporal(settings)
+    if target is None:
+        raise UnreachableError(
+            f"no Temporal is configured and no embedded server runs in {str(settings.data_dir)!r}; "
+            f"set TEMPORAL_ADDRESS, or use amends dev, which starts one"
+        )
+    return target
 
-    if (target := configured_target()) is not None:
-        return target
-    if (server := running(settings.data_dir)) is not None:
-        return TemporalTarget(server.address, embedded=True)
-    raise UnreachableError(
-        f"no Temporal is configured and no embedded server runs in {str(settings.data_dir)!r}; "
-        f"set TEMPORAL_ADDRESS, or use amends dev, which starts one"
-    )
+
+async def connect_located(target: "TemporalTarget") -> "TemporalClient":
+    """Connect to a Temporal that was located: to a configured one with its TLS settings and API key.
+
+    Raises:
+        UnreachableError: Temporal does not answer within five seconds.
+        InputError: Temporal's own configuration is not valid.
+    """
+    from amends.sagas.temporal.connection import connect, connect_configured  # noqa: PLC0415 - imports Temporal
+
+    return await (connect(target) if target.embedded else connect_configured())
 
 
 @asynccontextmanager
