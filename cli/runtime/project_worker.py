@@ -186,7 +186,6 @@ class Worker:
         """Request the end of `run`, from the event loop; a second call ends the drain."""
         if self._stop is not None:
             self._stop.request()
-            self._stop.request()
 
     async def _serve(self, stop: Stop, ready: asyncio.Event) -> None:
         report = Report(say=_log.info, note=_log.warning, ready=ready.set, files=self._files)

@@ -27,6 +27,7 @@ from amends import (
     effect,
 )
 from amends.aggregates.run.facts import StepSucceeded
+from amends.sagas.runtime.deadline import REST
 
 
 class Order(BaseModel):
@@ -113,6 +114,20 @@ async def test_calls_in_flight_end_within_the_drain(
             gate.open.set()
         outcomes = [fact for fact in await handle.history() if isinstance(fact, StepSucceeded)]
         assert [(fact.attempt, fact.result) for fact in outcomes] == [(1, "through")]
+
+
+async def test_only_a_second_stop_ends_the_drain(
+    sqlite_url: str, temporal_address: str, queue: str, gate: Gate
+) -> None:
+    """One `stop` leaves the drain to the calls in flight; a second one ends it."""
+    gate.open.set()
+    async with Worker([GATED], store_url=sqlite_url, temporal=temporal_address, task_queue=queue) as worker:
+        assert worker._stop is not None
+        deadline = worker._stop.deadline
+        worker.stop()
+        assert deadline.left_s() > REST.total_seconds()
+        worker.stop()
+        assert deadline.left_s() <= REST.total_seconds()
 
 
 async def test_a_call_that_does_not_end_is_left_behind(
