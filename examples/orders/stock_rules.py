@@ -63,7 +63,7 @@ def touched(observation: Observation) -> set[str]:
 
     The rule checks earlier findings again, because a scan clears each drift that it no longer finds.
     """
-    streams = {*observation.known, *(str(new_events.originator_id) for new_events in observation.new_events())}
+    streams = {*observation.known, *(str(event.originator_id) for event in observation.new_events())}
     runs = [observation.record(stream.removeprefix(RUN)) for stream in streams if stream.startswith(RUN)]
     ordered = {run.started.keys["sku"] for run in runs if run is not None and "sku" in run.started.keys}
     return ordered | {stream.removeprefix(STOCK) for stream in streams if stream.startswith(STOCK)}
