@@ -10,7 +10,8 @@ from typing import Any
 
 from amends.aggregates.errors import AmendsError, InputError
 from amends.aggregates.events.aggregate import Aggregate
-from amends.aggregates.text import one_line, shorten
+from amends.aggregates.text import shorten
+from amends.aggregates.values.error_report import line_of
 from amends.aggregates.values.strict_json import parse_json
 from amends.cli.runtime.wiring import Project
 from amends.sagas.definition.participants import Contract, Participant
@@ -133,7 +134,7 @@ def _called(function: Callable[[], Any], where: str) -> Any:  # noqa: ANN401 - a
     except AmendsError as error:
         raise InputError(f"{where}: {error}") from error
     except BaseException as error:
-        raise InputError(f"{where}: {type(error).__name__}: {one_line(str(error))}; correct it there") from error
+        raise InputError(f"{where}: {line_of(error)}; correct it there") from error
 
 
 def read_results(registry: Registry, saga: Saga[Any], options: Sequence[str]) -> dict[Step[Any, Any], object]:
