@@ -30,7 +30,7 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLAIMED, NodeState, NodeStatus, RunState, RunStatus, undo_open_nodes
 from amends.cli.views.fact_words import words
 from amends.cli.views.facts import Next, next_steps, still_to_undo, trace_of
-from amends.cli.views.table import ago, duration, moment
+from amends.cli.views.times import ago, duration, moment
 from amends.cli.views.wording import WORDS
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.blockers import Blocker

@@ -47,7 +47,7 @@ from amends.aggregates.run.facts import (
     StepSucceeded,
 )
 from amends.aggregates.values.strict_json import readable_json
-from amends.cli.views.table import duration
+from amends.cli.views.times import duration
 
 __all__ = ["Change", "FactWords", "Mark", "result_text", "words"]
 

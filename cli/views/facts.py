@@ -24,7 +24,8 @@ from amends.aggregates.run.plan import PlanNode, RetryPolicy
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import NodeState, NodeStatus, RunState, RunStatus
 from amends.cli.views.fact_words import FactWords, result_text, words
-from amends.cli.views.table import Column, clip, duration
+from amends.cli.views.table import Column, clip
+from amends.cli.views.times import duration
 from amends.compensations.order import undo_order
 from amends.sagas.engine.decide import (
     CloseCompensated,

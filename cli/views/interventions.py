@@ -10,7 +10,8 @@ from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import CLOSED, REFUSED, NodeStatus, RunState, RunStatus
 from amends.cli.views.fact_words import words
 from amends.cli.views.facts import Next, fact_json, on_decision
-from amends.cli.views.table import Cell, duration
+from amends.cli.views.table import Cell
+from amends.cli.views.times import duration
 from amends.sagas.engine.interventions import Preview
 
 __all__ = ["Driven", "plan_fields", "preview_json", "what_next", "written"]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
-from amends.cli.views.table import Column, duration
+from amends.cli.views.table import Column
+from amends.cli.views.times import duration
 from amends.compensations.catalog import CatalogEntry
 
 __all__ = [

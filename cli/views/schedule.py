@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amends.cli.views.table import Column, ago, duration, moment
+from amends.cli.views.table import Column
+from amends.cli.views.times import ago, duration, moment
 from amends.reconciler.schedules.alignment import TemporalSchedule, TemporalScheduleStatus
 from amends.reconciler.schedules.cron import skipped_by_clocks
 from amends.reconciler.schedules.facts import Schedule

@@ -27,6 +27,13 @@ def test_help_imports_neither_temporal_nor_a_database() -> None:
     assert all(f"  {each.name} " in shown.stdout and each.help in shown.stdout for each in COMMANDS)
 
 
+def test_a_run_imports_rich_only_for_a_terminal() -> None:
+    """The work of `amends run` prints plain lines into a pipe without the library that draws on terminals."""
+    program = "import sys; import amends.cli.runtime.run_work; print('rich' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_the_list_says_what_the_command_says(command: LazyCommand) -> None:
     """A command's line in the list is the first line of its own help."""

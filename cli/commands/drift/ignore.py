@@ -17,7 +17,8 @@ from amends.cli.runtime.operator import ActorOption, actor_name
 from amends.cli.runtime.rule_context import now_ms, project_of, recorded_rules, rule_named
 from amends.cli.runtime.store import open_for_reading, require_store
 from amends.cli.runtime.wiring import open_store, settings_of
-from amends.cli.views.table import Column, moment, table
+from amends.cli.views.table import Column, table
+from amends.cli.views.times import moment
 from amends.reconciler.drift.decide import ignore, stop_ignoring
 from amends.reconciler.drift.facts import ReconciliationFact
 from amends.reconciler.drift.rule_state import Ignore, RuleState

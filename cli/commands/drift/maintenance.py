@@ -15,7 +15,8 @@ from amends.cli.runtime.operator import ActorOption, actor_name
 from amends.cli.runtime.rule_context import chosen, now_ms, project_of, rules_of
 from amends.cli.runtime.store import open_for_reading, require_store
 from amends.cli.runtime.wiring import open_store, settings_of
-from amends.cli.views.table import Column, moment, table
+from amends.cli.views.table import Column, table
+from amends.cli.views.times import moment
 from amends.reconciler.maintenance_windows import (
     EVERY_RULE,
     Maintenance,

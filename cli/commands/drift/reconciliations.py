@@ -19,7 +19,8 @@ from amends.cli.output.remarks import note
 from amends.cli.runtime.rule_context import RecordedFact, latest_first, recorded_rules, rule_and_scan
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.table import WHOLE, Column, moment, table
+from amends.cli.views.table import WHOLE, Column, table
+from amends.cli.views.times import moment
 from amends.reconciler.drift.facts import (
     CorrectionFailed,
     CorrectionStarted,

@@ -25,7 +25,7 @@ from amends.cli.runtime.schedules import decide_on_schedules
 from amends.cli.runtime.store import require_store
 from amends.cli.runtime.wiring import open_store, settings_of
 from amends.cli.views.schedule import when
-from amends.cli.views.table import moment
+from amends.cli.views.times import moment
 from amends.reconciler.schedules import decide as schedule_decisions
 from amends.reconciler.schedules.decide import schedule_of
 from amends.reconciler.schedules.facts import ScheduleFact, Timetable

@@ -29,7 +29,8 @@ from amends.cli.project.settings import Settings
 from amends.cli.runtime.blocked_runs import open_blockers, registry_of
 from amends.cli.runtime.store import in_data_dir, open_for_reading, sqlite_file
 from amends.cli.runtime.wiring import drain_of, load_project, settings_of
-from amends.cli.views.table import Column, ago, escaped, fields, table
+from amends.cli.views.table import Column, escaped, fields, table
+from amends.cli.views.times import ago
 from amends.reconciler.schedules.decide import Schedules
 from amends.reconciler.schedules.facts import Timetable
 from amends.sagas.engine.blockers import grouped

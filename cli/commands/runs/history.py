@@ -19,7 +19,8 @@ from amends.cli.output.answer import print_json, screen
 from amends.cli.runtime.store import open_for_reading, reading_of, report_damage
 from amends.cli.runtime.wiring import settings_of
 from amends.cli.views.facts import TIMELINE, damage_json, fact_json, timeline_row, timeline_widths
-from amends.cli.views.table import STATUS_STYLES, WIDE, duration, moment, table
+from amends.cli.views.table import STATUS_STYLES, WIDE, table
+from amends.cli.views.times import duration, moment
 
 if TYPE_CHECKING:
     from amends.aggregates.sql.journal import SqlJournal

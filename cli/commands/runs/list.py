@@ -18,7 +18,8 @@ from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, duration, styled, table
+from amends.cli.views.table import STATUS_STYLES, Cell, Column, clip, styled, table
+from amends.cli.views.times import ago, duration
 from amends.cli.views.wording import and_more
 
 __all__ = ["list_runs", "read_status", "read_where"]

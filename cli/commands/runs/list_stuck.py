@@ -22,7 +22,8 @@ from amends.cli.project.settings import Settings
 from amends.cli.runtime.blocked_runs import registry_of
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.views.facts import damage_json
-from amends.cli.views.table import STATUS_STYLES, Cell, Column, ago, clip, styled, table
+from amends.cli.views.table import STATUS_STYLES, Cell, Column, clip, styled, table
+from amends.cli.views.times import ago
 from amends.cli.views.wording import WORDS, and_more
 from amends.sagas.definition.registry import Registry
 from amends.sagas.engine.blockers import Blocker, blockers

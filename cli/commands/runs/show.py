@@ -31,19 +31,8 @@ from amends.cli.views.facts import (
     still_to_undo,
     trace_of,
 )
-from amends.cli.views.table import (
-    STATUS_STYLES,
-    Cell,
-    Column,
-    clip,
-    duration,
-    escaped,
-    fields,
-    moment,
-    node_style,
-    styled,
-    table,
-)
+from amends.cli.views.table import STATUS_STYLES, Cell, Column, clip, escaped, fields, node_style, styled, table
+from amends.cli.views.times import duration, moment
 from amends.sagas.engine.result import RunResult
 
 __all__ = ["show"]
