@@ -109,7 +109,7 @@ pins: $(READY) ## write requirements/dev.txt anew from pyproject.toml and requir
 	    || { echo "make pins: needs Python 3.11, the oldest supported: rm -r $(VENV) && make pins PYTHON=python3.11" >&2; exit 1; }
 	@CUSTOM_COMPILE_COMMAND="make pins" $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	    --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	    --extra postgresql --output-file requirements/dev.txt $(PINS_ARGS) pyproject.toml requirements/dev.in
+	    --extra kafka --extra nats --extra postgresql --output-file requirements/dev.txt $(PINS_ARGS) pyproject.toml requirements/dev.in
 
 clean: ## remove what was built (.venv and .amends stay)
 	@rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -33,7 +33,7 @@ MAX_MODULES = 20
 
 # A module does I/O only if one of these is a part of its dotted name, or if it belongs to the command line. The
 # contract of `make layers` names the same parts.
-IO_PARTS = frozenset({"sql", "temporal", "runtime", "testing"})
+IO_PARTS = frozenset({"files", "kafka", "nats", "sql", "temporal", "runtime", "testing"})
 PURE_IN_CLI = "views"
 # Third parties that a pure module may use: they describe values.
 PURE_THIRD_PARTIES = (

@@ -1,0 +1,1 @@
+"""Definitions of pipelines, as users write them, and their checks. Pure."""
