@@ -45,6 +45,10 @@ class Position:
         incarnation: Identity of the topic, stream or file that the positions belong to.
         epoch: The number of times that an operator moved the position; ranges of one epoch do not overlap.
         token: The claim of the present owner.
+        highest: The greatest `next` of all epochs: a message before it has been read earlier.
+        reached_ms: Time up to which the source has been read, in milliseconds since the epoch: that of the last
+            message, or the store's when the source had no more. Never goes back, and is never in the future.
+        batch: Number of the last batch row of the partition; 0 before the first.
     """
 
     first: int
@@ -53,6 +57,9 @@ class Position:
     incarnation: str
     epoch: int
     token: Token
+    highest: int = 0
+    reached_ms: int = 0
+    batch: int = 0
 
 
 class RememberedId(NamedTuple):
@@ -75,7 +82,7 @@ class HeldKind(StrEnum):
     FOLLOWER = "follower"
     """An earlier message of its key is held."""
     UNDECODABLE = "undecodable"
-    """It cannot be read, so its key is unknown, and it holds up no other message."""
+    """It cannot be read. Its key is usually unknown, and then it holds up no other message."""
     CONFLICT = "conflict"
     """Another message with the same id has other content."""
     TOO_OLD = "too_old"
@@ -117,10 +124,14 @@ class HeldMessage:
 class Counts:
     """The number of messages by their fate. Together they are the messages that arrived.
 
+    A later commit may change the fate of a held message, for example when an operator releases it. The counts of that
+    commit then have a negative number for the former fate, so that the sums over all commits stay right: those of
+    `set_aside` and `deferred` are the messages that are held now.
+
     Attributes:
         applied: Messages that took effect.
-        redelivered: Messages that the source delivered again: known by their position, or by an equal id at the
-            position where it was first read.
+        redelivered: Messages that the source delivered again although the position was past them. They are not part of
+            the range of their batch.
         repeated: Messages that the producer sent again: an equal id with equal content at another position.
         replayed: Messages that an operator had read again, and that had been applied before.
         applied_again: In the modes that refuse no duplicate, those among `applied` that exactly-once would have
@@ -128,6 +139,7 @@ class Counts:
         set_aside: Messages that are held for an operator.
         deferred: Messages that are held until the pipeline is less busy.
         skipped: Messages that an operator's decision made the pipeline pass over.
+        gaps: Sequence numbers that producers left out. They are no messages, so no sum includes them.
     """
 
     applied: int = 0
@@ -138,13 +150,18 @@ class Counts:
     set_aside: int = 0
     deferred: int = 0
     skipped: int = 0
+    gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRow:
     """One commit of one partition: the range of positions that it dealt with, and the result.
 
+    The range of a commit that only deals with held messages is empty: `next` equals `first`.
+
     Attributes:
+        number: Number of the row in its partition, from 1 without gaps; see `Position.batch`.
+        token: The claim of the owner that wrote it, or of the present owner if an operator did.
         epoch: As in `Position`.
         first: First position of the range.
         next: Position after the range. The row of the next batch begins there.
@@ -156,6 +173,8 @@ class BatchRow:
         last_event: Id of the last one; 0 if there is none.
     """
 
+    number: int
+    token: Token
     epoch: int
     first: int
     next: int
@@ -179,7 +198,7 @@ class IntakeReader(Protocol):
         ...
 
     def batches(self, pipeline: str, partition: str, *, after: int = 0, limit: int = 1_000) -> Sequence[BatchRow]:
-        """Read the batches of a partition whose `next` is greater than `after`, in order of epoch and position."""
+        """Read the batches of a partition whose number is greater than `after`, in order."""
         ...
 
     def known(self, pipeline: str, id_hashes: Sequence[bytes], *, oldest_bucket: int) -> Mapping[bytes, bytes]:
@@ -192,10 +211,20 @@ class IntakeReader(Protocol):
         """
         ...
 
+    def horizon(self, pipeline: str) -> int:
+        """Return the number of the oldest bucket that the pipeline has never forgotten; 0 if it has forgotten none."""
+        ...
+
     def held(
-        self, pipeline: str, *, kinds: frozenset[HeldKind] = frozenset(), key: str | None = None, limit: int = 1_000
+        self,
+        pipeline: str,
+        *,
+        partition: str | None = None,
+        kinds: frozenset[HeldKind] = frozenset(),
+        key: str | None = None,
+        limit: int = 1_000,
     ) -> Sequence[HeldMessage]:
-        """Read held messages in the order of partition and position; of all kinds and keys, unless some are named."""
+        """Read held messages in the order of partition and position; all of them, unless the arguments select some."""
         ...
 
     def held_counts(self, pipeline: str) -> Mapping[HeldKind, int]:
@@ -211,7 +240,7 @@ class Intake(IntakeReader, Protocol):
         ...
 
     def move(self, pipeline: str, partition: str, *, expected: Position, to: Position) -> bool:
-        """Replace a position if it is the expected one, token included; return whether it was."""
+        """Replace a position if it is the expected one in every field, token included; return whether it was."""
         ...
 
     def claim(self, pipeline: str, partition: str, token: Token) -> Position | None:
@@ -233,15 +262,15 @@ class Intake(IntakeReader, Protocol):
         ...
 
     def forget_before(self, pipeline: str, bucket: int) -> int:
-        """Drop the buckets before a number; return how many ids they had."""
+        """Drop the buckets before a number, and raise the horizon to it; return how many ids they had."""
         ...
 
     def seal_before(self, pipeline: str, bucket: int) -> int:
         """Turn the open buckets before a number into sealed pages; return how many ids they have."""
         ...
 
-    def held_keys(self, pipeline: str, keys: Sequence[str]) -> frozenset[str]:
-        """Return those keys that have a held message."""
+    def held_keys(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, HeldKind]:
+        """Return those keys that have a held message, with the kind of the first one in order of position."""
         ...
 
     def hold(self, pipeline: str, messages: Sequence[HeldMessage]) -> None:
