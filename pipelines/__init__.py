@@ -6,7 +6,8 @@ publish them.
 
 The layer may import `sagas`, `compensations` and `aggregates`. Inside, imports run downwards only, in this order:
 `temporal` and `testing`; `runtime`; `kafka`, `nats`, `files` and `sql`, the adapters of sources and relays; `control`,
-the facts and decisions of operators; `intake`, the decisions about one message; `definition`; `source`, the ports.
+the facts and decisions of operators; `intake`, the decisions about one message; `definition`;
+`source` and `sink`, the ports.
 
-Start with `definition.pipeline`, which users write, then `source` and `intake`.
+Start with `definition.pipeline` and `definition.relays`, which users write, then `source`, `sink` and `intake`.
 """

@@ -38,10 +38,13 @@ class JsonLinesSource:
     """Files with one JSON value on each line, possibly compressed (`.gz`); each file is a partition.
 
     Attributes:
-        pattern: Path with wildcards, relative to the project's folder, such as `in/*.jsonl`.
+        pattern: Path with wildcards, relative to the project's folder, such as `in/*.jsonl`. It must not match the
+            names that rotated files get.
+        envelope: Whether each line is one that `JsonLinesSink` writes, with key, headers and value of a message.
     """
 
     pattern: str
+    envelope: bool = False
 
 
 @dataclass(frozen=True, slots=True)
