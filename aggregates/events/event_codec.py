@@ -66,6 +66,8 @@ class _Stored:
         self.topic = topic
         self.version = version
         self.version_suffix = f',"{_VERSION_KEY}":{version}}}'.encode() if version > 1 else b""
+        for old in range(1, version):
+            self.upcaster(old)  # raises if the class has none
 
     def upcaster(self, version: int) -> Callable[[dict[str, Any]], None]:
         """Return the upcaster from a version to the next one."""
@@ -118,7 +120,7 @@ class _Stored:
             raise _damaged(stored, f"upcast_v{version}_v{version + 1} raised {line_of(error)}") from error
         if result is not None:
             raise DefinitionError(
-                f"{self.topic}: upcast_v{version}_v{version + 1} returned {shorten(result)}; "
+                f"{self.topic}: upcast_v{version}_v{version + 1} returned a value of type {type(result).__name__}; "
                 "change the state in place and return nothing"
             )
 
@@ -327,16 +329,6 @@ class EventCodec(Mapper[str]):
             self._by_topic[entry.topic] = entry
             self._by_class[entry.cls] = entry
 
-    def check(self) -> None:
-        """Check at start-up that upcasters exist from every old version of every registered class.
-
-        Raises:
-            DefinitionError: An upcaster is missing.
-        """
-        for entry in self._by_topic.values():
-            for version in range(1, entry.version):
-                entry.upcaster(version)
-
     def to_stored(self, event: DomainEventProtocol[str]) -> StoredEvent:
         """Write an event.
 
@@ -359,8 +351,8 @@ class EventCodec(Mapper[str]):
             ChangedEventError: The row does not match its checksum.
             UnknownTopicError: The topic is not on the allow-list; the codec imports nothing.
             NewerFactError: A newer version of the event's class wrote it.
-            JournalError: The row is damaged, or does not belong in its stream.
-            DefinitionError: An upcaster is missing.
+            EventError: The row is damaged, or does not belong in its stream.
+            DefinitionError: An upcaster has a fault.
         """
         if isinstance(stored, ChangedEvent | ChangedNotification):
             raise changed_error(stored)

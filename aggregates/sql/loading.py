@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from amends.aggregates.audit import RunAudit
 from amends.aggregates.damage import RESTORE, Damage
-from amends.aggregates.errors import AmendsError, DamagedRunError, JournalError
+from amends.aggregates.errors import AmendsError, DamagedRunError, EventError, JournalError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot
@@ -197,8 +197,10 @@ def replay(codec: EventCodec, aggregate: Aggregate | None, events: Iterable[Stor
         except (AmendsError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            raise JournalError(
-                f"stream {stored.originator_id!r} position {stored.originator_version}: {stored.topic} cannot be "
-                f"applied: {line_of(error)}; correct the event's method"
+            raise EventError(
+                str(stored.originator_id),
+                stored.originator_version,
+                f"{stored.topic} cannot be applied: {line_of(error)}",
+                "correct the event's method",
             ) from error
     return aggregate

@@ -46,7 +46,7 @@ class BlockerKind(StrEnum):
     PLAN = "plan"
     """A step asked for the result of a step that the run's plan does not have."""
     AGGREGATE = "aggregate"
-    """A stored event of an aggregate cannot be read: its class is not loaded, or is older than the event."""
+    """A stored event of an aggregate cannot be read, or the class of the aggregate has a fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,30 @@
 from dataclasses import dataclass
 from typing import Any
 
-from amends.aggregates.errors import CannotContinueError, InputError, NewerFactError, Rejected, UnknownTopicError
+from amends.aggregates.errors import (
+    CannotContinueError,
+    ChangedEventError,
+    DefinitionError,
+    EventError,
+    InputError,
+    NewerFactError,
+    Rejected,
+    UnknownTopicError,
+)
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import Direction, NodeState
-from amends.aggregates.values.error_report import class_name, describe, is_a, leaves, lineage, reason_of, text_of
+from amends.aggregates.values.error_report import (
+    class_name,
+    describe,
+    is_a,
+    leaves,
+    lineage,
+    raised_in_amends,
+    reason_of,
+    text_of,
+)
 from amends.aggregates.values.json_codec import clean_text
 from amends.sagas.definition.context import Call, UnitOfWork
 from amends.sagas.definition.registry import Registry
@@ -170,10 +188,22 @@ def postponement_of(error: BaseException) -> Postponed | None:
     for each in lineage(error):
         if is_a(each, CannotContinueError):
             return Postponed(each.kind, each.why, each.remedy)  # type: ignore[attr-defined]  # checked
-        if is_a(each, UnknownTopicError) or is_a(each, NewerFactError):
+        if is_a(each, EventError):
             return Postponed(
                 BlockerKind.AGGREGATE.value,
                 "a stored event of an aggregate that the step uses cannot be read",
-                "deploy the module with the classes of the aggregate and its events (amends db check names the event)",
+                f"{_remedy_of(each)} (amends db check names the event)",
             )
+        if is_a(each, DefinitionError) and raised_in_amends(each):
+            why = "an aggregate class that the step uses has a fault"
+            return Postponed(BlockerKind.AGGREGATE.value, why, f"correct the class: {text_of(each)}")
     return None
+
+
+def _remedy_of(error: BaseException) -> str:
+    """Return the remedy for an event that cannot be read. It quotes no value, and is the same for all such events."""
+    if is_a(error, UnknownTopicError) or is_a(error, NewerFactError):
+        return "deploy the module with the classes of the aggregate and its events"
+    if is_a(error, ChangedEventError):
+        return "restore its row from a backup"
+    return "correct the event's class or add an upcaster, or restore the row"

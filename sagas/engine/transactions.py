@@ -44,7 +44,7 @@ def run_transaction(tx: Tx, registry: Registry, record: RunRecord, due: Work) ->
     except (JournalError, UnitLost) as error:
         if not raised_in_amends(error):
             return outcome_of_error(error)
-        # An event that this code cannot read needs a deploy. Any other such error comes from our own
+        # An event that this code cannot read needs a deploy, or its row back. Any other such error comes from our own
         # infrastructure, not from the step: the whole unit runs again, and no attempt is used up.
         if isinstance(error, JournalError) and (postponed := postponement_of(error)) is not None:
             return postponed
