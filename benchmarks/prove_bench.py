@@ -21,7 +21,7 @@ __all__ = ["prove_rows"]
 
 ORDER = Order(order_id="o-1", sku="A1", quantity=1)
 CPU_BOUND_S = 0.3
-STATES_BOUND = 0.04
+STATES_BOUND = 0.06
 STORIES_BOUND = 500
 
 

@@ -5,7 +5,7 @@ inside it, it is folded from the facts; only the facts are the truth.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -183,28 +183,37 @@ class RunRecord:
         """
         head = fact.head
         state = evolve(self.state, head)
-        changes: dict[str, Any] = {
-            "state": state,
-            "recent": (*self.recent[1 - RECENT :], head),
-            "postponed": _postponed(self.postponed, fact),
-        }
-        if self.current and not state.closed:
-            changes["current"] = ()
+        observed = told_only(self.state, head)
+        results, current, cancel = self.results, self.current if state.closed else (), self.cancel
+        driver, epoch, deliveries = self.driver, self.epoch, self.deliveries
         match fact:
-            case LateEffectObserved() if told_only(self.state, head):
+            case LateEffectObserved() if observed:
                 pass
             case StepSucceeded() | StepSkipped() | StepResolved() | LateEffectObserved():
-                changes["results"] = {**self.results, fact.node: fact.result}
+                results = {**results, fact.node: fact.result}
             case ClaimFact():
-                changes["deliveries"] = {**self.deliveries, fact.node: fact.delivery}
+                deliveries = {**deliveries, fact.node: fact.delivery}
             case CancelRequested():
-                changes["cancel"] = _cancelled(fact)
+                cancel = _cancelled(fact)
             case AttentionRequested():
-                changes["current"] = fact.nodes
+                current = fact.nodes
             case DriverTaken():
-                changes.update(driver=fact.driver, epoch=fact.epoch)
-        latest, turned = self._errors(fact, observed=told_only(self.state, head))
-        return replace(self, **changes, latest=latest, turned=turned)
+                driver, epoch = fact.driver, fact.epoch
+        latest, turned = self._errors(fact, observed=observed)
+        return RunRecord(
+            started=self.started,
+            state=state,
+            results=results,
+            latest=latest,
+            turned=turned,
+            current=current,
+            recent=(*self.recent[1 - RECENT :], head),
+            cancel=cancel,
+            driver=driver,
+            epoch=epoch,
+            deliveries=deliveries,
+            postponed=_postponed(self.postponed, fact),
+        )
 
     def _errors(self, fact: Fact, *, observed: bool) -> tuple[str | None, str | None]:
         """Return the last error and the reason of the turn after one more fact."""

@@ -31,6 +31,7 @@ Start reading with `moves` and `laws`. These are the parts, from below:
     functions    the user's functions, run for real or replaced
     world        one state of the search, and the part of it on which the future depends
     terms        the participant of each effect, and the contract to explore
+    remembered   equal parts of worlds are one object, and a question about the same objects is asked once
     units        units of the journal on a world, each one repeated
     network      calls that arrive, answers that come back, workers that die
     player       all moves of a world

@@ -84,6 +84,7 @@ class Page(NamedTuple):
 
 _DONE = RecordedAnswer(Succeeded(None))
 _MISSING = RecordedAnswer(NotFound())
+_CLOSED = RecordedAnswer(Refused(UNDONE))
 
 
 class Books:
@@ -126,7 +127,7 @@ def receive(page: Page, contract: Contract, act: Callable[[], Outcome]) -> tuple
     """
     if contract is not Contract.FORGETFUL:
         if page.closed:
-            return page, RecordedAnswer(Refused(UNDONE))
+            return page, _CLOSED
         if page.answer is not None:
             return page, page.answer
     answer = RecordedAnswer(act())

@@ -8,7 +8,7 @@ about a world in which every run has ended. `broken` checks the first three, and
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from amends.aggregates.run.facts import FactKind, stream_of_run
+from amends.aggregates.run.facts import FactKind
 from amends.aggregates.run.plan import PlanNode, RetryPolicy, Role, StepKind
 from amends.aggregates.run.record import RunRecord, fold_facts
 from amends.aggregates.run.state import Direction, NodeState, NodeStatus, RunStatus
@@ -293,9 +293,7 @@ def _claims_are_respected(place: _Place, played: Played) -> str | None:
 
 @_move_law("never undone twice", "No effect is undone more often than it took place.")
 def _never_undone_twice(played: Played) -> str | None:
-    if played.world.books is played.before.books:
-        return None
-    for page in played.world.books.pages.values():
+    for _, page in _changed_pages(played):
         if page.undone > page.acted:
             return f"{page.node!r} acted {_times(page.acted)} and was undone {_times(page.undone)}"
     return None
@@ -303,16 +301,21 @@ def _never_undone_twice(played: Played) -> str | None:
 
 @_move_law("never acts twice", "A step has at most one effect that stands.")
 def _never_acts_twice(played: Played) -> str | None:
-    if played.world.books is played.before.books:
-        return None
-    standing: dict[tuple[int, str], int] = {}
-    for page in played.world.books.pages.values():
-        place = (page.run, page.node)
-        standing[place] = standing.get(place, 0) + page.standing
+    for _, page in _changed_pages(played):
         read_only = played.world.runs[page.run].state.plan.nodes[page.node].read_only
-        if standing[place] > 1 and not read_only:
-            return f"{page.node!r} has acted {_times(standing[place])}, and all of its effects stand"
+        standing = sum(max(0, each.standing) for each in played.world.books.of(page.run, page.node))
+        if standing > 1 and not read_only:
+            return f"{page.node!r} has acted {_times(standing)}, and all of its effects stand"
     return None
+
+
+def _changed_pages(played: Played) -> Iterator[tuple[Page | None, Page]]:
+    """Return each page that a move has changed, before and after it; a law holds for the others as it did before."""
+    before, after = played.before.books, played.world.books
+    if before is not after:
+        for key, page in after.pages.items():
+            if (former := before.pages.get(key)) != page:
+                yield former, page
 
 
 @_move_law("transactions are atomic", "A transaction and its outcome are written together, or not at all.")
@@ -325,16 +328,12 @@ def _transactions_are_atomic(played: Played) -> str | None:
         and nodes[step.head.node].kind is StepKind.TRANSACTION
         for step in played.appended
     )
-    done = _committed(played.world) - _committed(played.before)
-    return None if done == recorded else f"{done} transactions have written, and {recorded} are recorded"
-
-
-def _committed(world: World) -> int:
-    return sum(
-        page.acted + page.undone
-        for page in world.books.pages.values()
-        if world.runs[page.run].state.plan.nodes[page.node].kind is StepKind.TRANSACTION
+    done = sum(
+        page.acted + page.undone - (0 if former is None else former.acted + former.undone)
+        for former, page in _changed_pages(played)
+        if played.world.runs[page.run].state.plan.nodes[page.node].kind is StepKind.TRANSACTION
     )
+    return None if done == recorded else f"{done} transactions have written, and {recorded} are recorded"
 
 
 @_move_law("answers are kept", "A definite answer is recorded whenever it comes.")
@@ -400,9 +399,7 @@ def _attention_names_what_is_open(world: World, run: int) -> str | None:
 @_end_law("the journal is the truth", "Folding the facts again gives the same run.")
 def _journal_is_truth(world: World, run: int) -> str | None:
     record = world.runs[run]
-    stream = stream_of_run(record.run_id)
-    facts = [fact for fact in (world.log.facts() if world.log else []) if fact.originator_id == stream]
-    again = fold_facts(record.state.plan, facts)
+    again = fold_facts(record.state.plan, world.logs[run].facts())
     same = again.state == record.state and again.results == record.results and again.current == record.current
     return None if same else "the run that is folded from its facts differs"
 

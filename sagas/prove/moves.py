@@ -37,15 +37,13 @@ class MoveKind(Enum):
     DECIDE = (0, "an operator decides about {detail}")
     REPLACE_DRIVER = (0, "an operator has another driver advance the run")
 
-    @property
-    def cost(self) -> int:
+    def __init__(self, cost: int, sentence: str) -> None:
+        self.cost = cost
         """The number of faults that the move uses up."""
-        return self.value[0]
-
-    @property
-    def sentence(self) -> str:
+        self.sentence = sentence
         """The sentence for people, with places for the call and the detail."""
-        return self.value[1]
+
+    __hash__ = object.__hash__
 
 
 class Move(NamedTuple):

@@ -1,6 +1,7 @@
 """The network and the workers: calls arrive, answers come back, and each of them may fail on the way. Pure."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from amends.aggregates.run.state import Direction
@@ -8,7 +9,7 @@ from amends.sagas.definition.participants import Contract
 from amends.sagas.engine.outcome import Failed, NotFound, Outcome, Refused, Succeeded
 from amends.sagas.prove.books import Books, Page, RecordedAnswer, receive, receive_probe, receive_undo
 from amends.sagas.prove.moves import Move, MoveKind
-from amends.sagas.prove.units import Played, Units
+from amends.sagas.prove.units import Played, SettledUnit, Units
 from amends.sagas.prove.world import Listener, OpenCall, World
 
 __all__ = ["Network"]
@@ -19,11 +20,20 @@ _REFUSED = Refused("refused by the participant")
 _K = MoveKind
 
 
-class _Settled(NamedTuple):
-    """A call with the outcome that its worker records."""
+class _Step(NamedTuple):
+    """What happens to a call in a move, apart from the other calls of the world.
 
-    call: OpenCall
-    outcome: Outcome
+    Attributes:
+        move: The move.
+        books: The books after it.
+        tail: The calls that are under way in place of the call.
+        unit: The unit that records an outcome; `None` if the move writes nothing to the journal.
+    """
+
+    move: Move
+    books: Books
+    tail: tuple[OpenCall, ...] = ()
+    unit: SettledUnit | None = None
 
 
 class Network:
@@ -45,76 +55,77 @@ class Network:
             driving: Whether the driver has something to do; it is prompt, so only late answers come before that.
         """
         for call in world.calls:
-            if call.run != run:
-                continue
-            if call.listener is Listener.PROMPT:
-                if not driving:
-                    yield from self._prompt(world, call)
-            elif call.answer is not None:
-                yield from self._answered(world, call)
-            elif not driving:
-                yield from self._coming(world, call)
+            if call.run == run and not (driving and (call.listener is Listener.PROMPT or call.answer is None)):
+                question = ("moves", world.now_ms, world.faults > 0)
+                about = (call, world.runs[run], world.books)
+                for step in self._units.ask(question, about, partial(self._steps, world, call)):
+                    yield self._play(world, call, step)
+
+    def _play(self, world: World, call: OpenCall, step: _Step) -> Played:
+        others = tuple([each for each in world.calls if each is not call])
+        calls = self._pruned(step.books, (*others, *step.tail))
+        if step.unit is None:
+            return self._units.without_unit(world, step.move, step.books, calls)
+        return self._units.settled(world, step.move, step.unit, step.books, calls)
+
+    def _steps(self, world: World, call: OpenCall) -> tuple[_Step, ...]:
+        if call.listener is Listener.PROMPT:
+            return tuple(self._prompt(world, call))
+        if call.answer is not None:
+            return tuple(self._answered(world, call, call.answer))
+        return tuple(self._coming(world, call))
 
     # ---- calls whose worker waits
 
-    def _prompt(self, world: World, call: OpenCall) -> Iterator[Played]:
+    def _prompt(self, world: World, call: OpenCall) -> Iterator[_Step]:
         books, answer = self.arrive(world, call)
         outcome, words = answer.outcome, _words(answer)
-        others = _without(world, call)
-        yield self._settle(world, _move(_K.SUCCEED, call, words), _Settled(call, outcome), others, books)
+        yield self._settle(world, call, _move(_K.SUCCEED, call, words), outcome, books)
         if not world.faults:
             return
-        yield self._settle(world, _move(_K.FAIL, call, _LOST.error), _Settled(call, _LOST), others)
-        yield self._settle(
-            world, _move(_K.TIME_OUT, call), _Settled(call, _EXPIRED), _with(others, call, Listener.LATE)
-        )
-        yield self._leave(world, _move(_K.PAUSE, call), _with(others, call, Listener.LATE))
-        yield self._leave(world, _move(_K.CRASH_CLAIMED, call), others)
+        late = call._replace(listener=Listener.LATE)
+        yield self._settle(world, call, _move(_K.FAIL, call, _LOST.error), _LOST)
+        yield self._settle(world, call, _move(_K.TIME_OUT, call), _EXPIRED, tail=(late,))
+        yield _Step(_move(_K.PAUSE, call), world.books, (late,))
+        yield _Step(_move(_K.CRASH_CLAIMED, call), world.books)
         if call.call.direction is Direction.PROBE:
-            yield from self._missed(world, call, others)
+            yield from self._missed(world, call)
             return
-        yield self._settle(world, _move(_K.LOSE_REPLY, call, words), _Settled(call, _LOST), others, books)
-        yield from self._refused(world, call, others)
-        twice = _with(others, call, Listener.NONE)
-        yield self._settle(world, _move(_K.DELIVER_TWICE, call, words), _Settled(call, outcome), twice, books)
-        yield self._leave(world, _move(_K.CRASH_SENT, call), twice)
-        yield self._leave(world, _move(_K.CRASH_ANSWERED, call, words), others, books)
-        again = _with(others, call, Listener.LATE, answer)
-        yield self._settle(world, _move(_K.COMMIT_LOST, call, words), _Settled(call, outcome), again, books)
+        yield self._settle(world, call, _move(_K.LOSE_REPLY, call, words), _LOST, books)
+        yield from self._refused(world, call)
+        copy = call._replace(listener=Listener.NONE)
+        yield self._settle(world, call, _move(_K.DELIVER_TWICE, call, words), outcome, books, tail=(copy,))
+        yield _Step(_move(_K.CRASH_SENT, call), world.books, (copy,))
+        yield _Step(_move(_K.CRASH_ANSWERED, call, words), books)
+        again = (late._replace(answer=answer),)
+        yield self._settle(world, call, _move(_K.COMMIT_LOST, call, words), outcome, books, tail=again)
 
-    def _refused(self, world: World, call: OpenCall, others: tuple[OpenCall, ...]) -> Iterator[Played]:
+    def _refused(self, world: World, call: OpenCall) -> Iterator[_Step]:
         books, answer = self.arrive(world, call, lambda: _REFUSED)
         forgetful = self._units.terms[call.call.step].contract is Contract.FORGETFUL
         if answer.outcome is _REFUSED and (forgetful or books is not world.books):
-            yield self._settle(world, _move(_K.REFUSE, call), _Settled(call, _REFUSED), others, books)
+            yield self._settle(world, call, _move(_K.REFUSE, call), _REFUSED, books)
 
-    def _missed(self, world: World, call: OpenCall, others: tuple[OpenCall, ...]) -> Iterator[Played]:
+    def _missed(self, world: World, call: OpenCall) -> Iterator[_Step]:
         terms = self._units.terms[call.call.step]
         if terms.probe_may_miss and self._page(world, call).standing > 0:
-            yield self._settle(world, _move(_K.MISS, call), _Settled(call, NotFound()), others)
+            yield self._settle(world, call, _move(_K.MISS, call), NotFound())
 
     # ---- calls whose worker does not wait
 
-    def _answered(self, world: World, call: OpenCall) -> Iterator[Played]:
-        answer = call.answer
-        if answer is not None:
-            others = _without(world, call)
-            yield self._settle(
-                world, _move(_K.RECORD_LATE, call, _words(answer)), _Settled(call, answer.outcome), others
-            )
-            if world.faults:
-                yield self._leave(world, _move(_K.LISTENER_DIES, call), others)
+    def _answered(self, world: World, call: OpenCall, answer: RecordedAnswer) -> Iterator[_Step]:
+        yield self._settle(world, call, _move(_K.RECORD_LATE, call, _words(answer)), answer.outcome)
+        if world.faults:
+            yield _Step(_move(_K.LISTENER_DIES, call), world.books)
 
-    def _coming(self, world: World, call: OpenCall) -> Iterator[Played]:
+    def _coming(self, world: World, call: OpenCall) -> Iterator[_Step]:
         books, answer = self.arrive(world, call)
-        others = _without(world, call)
         listens = call.listener is Listener.LATE and not isinstance(answer.outcome, Failed)
-        after = _with(others, call, Listener.LATE, answer) if listens else others
-        yield self._leave(world, _move(_K.ARRIVE, call, _words(answer)), after, books)
+        yield _Step(_move(_K.ARRIVE, call, _words(answer)), books, (call._replace(answer=answer),) if listens else ())
         if call.listener is Listener.LATE and world.faults:
             probe = call.call.direction is Direction.PROBE
-            gone = others if probe else _with(others, call, Listener.NONE)
-            yield self._leave(world, _move(_K.LISTENER_DIES, call), gone)
+            tail = () if probe else (call._replace(listener=Listener.NONE),)
+            yield _Step(_move(_K.LISTENER_DIES, call), world.books, tail)
 
     # ---- shared
 
@@ -126,11 +137,11 @@ class Network:
         Args:
             world: The world.
             call: The call.
-            act: Carries it out; `None` for the user's function.
+            act: Refuses it; `None` to carry it out by the user's function.
         """
         task, contract = call.call, self._units.terms[call.call.step].contract
         page = self._page(world, call)
-        acting = act or (lambda: self._units.functions.carry_out(task))
+        acting = act or (lambda: self._units.carry_out(task))
         if task.direction is Direction.PROBE:
             page, answer = receive_probe(page, contract)
         elif task.direction is Direction.UNDO:
@@ -143,19 +154,23 @@ class Network:
         return world.books.page(call.call.call.do_key, call.run, call.call.node)
 
     def _settle(
-        self, world: World, move: Move, settled: _Settled, calls: tuple[OpenCall, ...], books: Books | None = None
-    ) -> Played:
-        arrived = world if books is None else world.with_books(books)
-        pruned = self._pruned(arrived.books, calls)
-        played = self._units.settle(arrived, move, settled.call, settled.outcome, pruned)
-        return played._replace(before=world)
-
-    def _leave(self, world: World, move: Move, calls: tuple[OpenCall, ...], books: Books | None = None) -> Played:
-        after = world.books if books is None else books
-        return self._units.without_unit(world, move, after, self._pruned(after, calls))
+        self,
+        world: World,
+        call: OpenCall,
+        move: Move,
+        outcome: Outcome,
+        books: Books | None = None,
+        *,
+        tail: tuple[OpenCall, ...] = (),
+    ) -> _Step:
+        return _Step(
+            move, world.books if books is None else books, tail, self._units.settle(world, move, call, outcome)
+        )
 
     def _pruned(self, books: Books, calls: tuple[OpenCall, ...]) -> tuple[OpenCall, ...]:
         """Drop copies that no one listens to and that cannot act any more: they have no consequence."""
+        if all(each.listener is not Listener.NONE for each in calls):
+            return calls
         return tuple(each for each in calls if each.listener is not Listener.NONE or self._can_act(books, each))
 
     def _can_act(self, books: Books, call: OpenCall) -> bool:
@@ -169,16 +184,6 @@ class Network:
 
 def _move(kind: MoveKind, call: OpenCall, detail: str = "") -> Move:
     return Move(kind, call.run, call.words, detail)
-
-
-def _without(world: World, call: OpenCall) -> tuple[OpenCall, ...]:
-    return tuple(each for each in world.calls if each is not call)
-
-
-def _with(
-    others: tuple[OpenCall, ...], call: OpenCall, listener: Listener, answer: RecordedAnswer | None = None
-) -> tuple[OpenCall, ...]:
-    return (*others, call._replace(listener=listener, answer=answer))
 
 
 def _words(answer: RecordedAnswer) -> str:

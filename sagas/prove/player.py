@@ -50,17 +50,20 @@ class Player:
             ProveError: A function of the user does not fit the search.
         """
         moves: list[Played] = []
+        decided = [self._decided(record, world.now_ms) for record in world.runs]
         for run, record in enumerate(world.runs):
-            decisions = decide(record.state, world.now_ms)
-            driving = list(self._drive(world, run, decisions))
+            driving = list(self._drive(world, run, decided[run]))
             moves += driving
             moves += self._operate(world, run, record)
             if not driving:
                 moves += self._redeliver(world, run, record)
             moves += self._network.moves(world, run, driving=bool(driving))
         if not any(each.move.kind is MoveKind.DRIVE for each in moves):
-            moves += self._wait(world)
+            moves += self._wait(world, decided)
         return moves
+
+    def _decided(self, record: RunRecord, now_ms: int) -> tuple[Decision, ...]:
+        return self.units.ask(("decide", now_ms), (record,), lambda: decide(record.state, now_ms))
 
     # ---- the driver
 
@@ -89,12 +92,12 @@ class Player:
             for each in decisions
         )
 
-    def _wait(self, world: World) -> Iterator[Played]:
+    def _wait(self, world: World, decided: list[tuple[Decision, ...]]) -> Iterator[Played]:
         """Let time pass until the next decision; the claim of a call that is answered in time does not expire."""
         waits = [
             (each.due_ms, run, each.node)
-            for run, record in enumerate(world.runs)
-            for each in decide(record.state, world.now_ms)
+            for run, decisions in enumerate(decided)
+            for each in decisions
             if isinstance(each, WaitUntil)
         ]
         if not waits:

@@ -17,6 +17,7 @@ from amends.aggregates.run.transitions import NODE_TRANSITIONS
 from amends.sagas.prove.coverage import Coverage, Row, row_of
 from amends.sagas.prove.laws import ENDS, Broken, Law, broken, broken_at_end, is_end
 from amends.sagas.prove.player import Player
+from amends.sagas.prove.remembered.canon import Canon
 from amends.sagas.prove.units import Played
 from amends.sagas.prove.world import World
 
@@ -122,6 +123,7 @@ class Search:
         self._always = always
         self._budget = budget
         self._random = Stepper(seed)
+        self._canon = Canon(seen=judge is not None or always is not None)
         self._index: dict[Hashable, int] = {}
         self._parents: list[tuple[int, int]] = []
         self._edges: list[list[int]] = []
@@ -141,6 +143,16 @@ class Search:
             ProveError: A function of the user does not fit the search.
         """
         self._faults = root.faults
+        with self._player.units.remembering() as self._known:
+            count = self._explore(root)
+        complete = self._queue[0][0] - 1 if self._queue else root.faults
+        while self._queue and self._budget(count) < 1:
+            self._sample()
+        scenarios = self._count()
+        return self._result(scenarios, complete)
+
+    def _explore(self, root: World) -> int:
+        """Explore while the budget allows it, and return the number of explored states."""
         self._reach(root, (-1, 0), 0)
         count = 0
         while self._queue:
@@ -149,11 +161,7 @@ class Search:
             count += 1
             _, depth, index = heapq.heappop(self._queue)
             self._expand(index, self._pending.pop(index), depth)
-        complete = self._queue[0][0] - 1 if self._queue else root.faults
-        while self._queue and self._budget(count) < 1:
-            self._sample()
-        scenarios = self._count()
-        return self._result(scenarios, complete)
+        return count
 
     def _result(self, scenarios: int, complete: int) -> Explored:
         violations = tuple(sorted(self._violations.values(), key=lambda each: each.rank))
@@ -167,19 +175,38 @@ class Search:
     def _expand(self, index: int, world: World, depth: int) -> None:
         moves = self._player.expand(world)
         for choice, played in enumerate(moves):
-            self._cover(played)
-            if laws := list(broken(played)):
+            if laws := self._broken(played):
                 self._break(laws, (*self._path(index), choice), played.world)
                 continue
             self._edges[index].append(self._reach(played.world, (index, choice), depth + 1))
         if not moves and not self._at_end[index]:
             self._break([Broken(ENDS, _stuck(world))], self._path(index), world)
 
+    def _broken(self, played: Played) -> tuple[Broken, ...]:
+        """Return the laws that a move breaks; they are functions of the run, the call and the books."""
+        if played.lawful:
+            return ()
+        if played.fault is not None:
+            return self._checked(played)
+        before, after, run = played.before, played.world, played.move.run
+        about = (before.runs[run], after.runs[run], played.appended, before.books, after.books, *(played.settled or ()))
+        return self._known.answer((played.move.kind, before.now_ms), about, lambda: self._checked(played))
+
+    def _checked(self, played: Played) -> tuple[Broken, ...]:
+        for step in played.appended:
+            row = row_of(step)
+            if row is not None:
+                self._used.add(row)
+                self._kinds.add((step.fact.head.node, row.kind))
+        return tuple(broken(played))
+
     def _reach(self, world: World, parent: tuple[int, int], depth: int) -> int:
         """Return the index of a world, and queue the world if it is new and no law is broken in it."""
-        index = self._index.setdefault(world.key, len(self._parents))
+        parts = self._canon.of(world)
+        index = self._index.setdefault(parts.key, len(self._parents))
         if index < len(self._parents):
             return index
+        world = parts.whole
         self._parents.append(parent)
         self._edges.append([])
         self._at_end.append(is_end(world))
@@ -194,7 +221,9 @@ class Search:
         return index
 
     def _judged(self, world: World, *, at_end: bool) -> list[Broken]:
-        laws = list(broken_at_end(world)) if at_end else []
+        laws: list[Broken] = []
+        if at_end:
+            laws += self._known.answer("ends", (*world.runs, world.books), lambda: tuple(broken_at_end(world)))
         for judge in (self._always, self._judge if at_end else None):
             if judge is not None and (own := judge(world)) is not None:
                 laws.append(own)
@@ -207,13 +236,6 @@ class Search:
             known = self._violations.get(law.name)
             if known is None or violation.rank < known.rank:
                 self._violations[law.name] = violation
-
-    def _cover(self, played: Played) -> None:
-        for step in played.appended:
-            row = row_of(step)
-            if row is not None:
-                self._used.add(row)
-                self._kinds.add((step.fact.head.node, row.kind))
 
     def _path(self, index: int) -> Path:
         path: list[int] = []
@@ -238,9 +260,8 @@ class Search:
             choice = self._random.below(len(moves))
             played = moves[choice]
             path.append(choice)
-            self._cover(played)
             world = played.world
-            laws = list(broken(played)) or self._judged(world, at_end=is_end(world))
+            laws = self._checked(played) or self._judged(world, at_end=is_end(world))
             if laws:
                 self._break(laws, tuple(path), world)
                 return

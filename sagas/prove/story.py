@@ -95,7 +95,7 @@ def story_of(player: Player, root: World, path: tuple[int, ...]) -> Story:
         played = moves[choice]
         lines.append(_line(played))
         world = played.world
-    facts = tuple(world.log.facts()) if world.log is not None else ()
+    facts = (*(record.started for record in root.runs), *(fact for line in lines for fact in line.facts))
     books = tuple(_book_line(player, world, key, page) for key, page in sorted(world.books.pages.items()))
     statuses = tuple(record.state.status.value for record in world.runs)
     return Story(tuple(lines), statuses, facts, books, world)

@@ -1,11 +1,6 @@
-"""A world: runs, calls under way, the participants' books, aggregates, and the time. It never changes. Pure.
+"""A world: runs, calls under way, the participants' books, aggregates, and the time. It never changes. Pure."""
 
-`World.key` is the part on which the future depends: two worlds with equal keys have the same possible stories. Times in
-it are relative to now, positions are only their order, and errors are left out, because no decision depends on them.
-"""
-
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -67,7 +62,7 @@ class OpenCall(NamedTuple):
 
 
 class Log(NamedTuple):
-    """The facts of a world, the last one first.
+    """The facts of a run, the last one first.
 
     Attributes:
         fact: The last fact.
@@ -87,8 +82,7 @@ class Log(NamedTuple):
         return facts[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """A state of the search.
 
     Attributes:
@@ -99,7 +93,7 @@ class World:
         shelf: The aggregates and own tables of the user.
         faults: The number of faults that may still happen.
         decisions: The number of decisions that operators may still make.
-        log: The facts of all runs; `None` if there are none.
+        logs: The facts of each run.
     """
 
     runs: tuple[RunRecord, ...]
@@ -109,25 +103,11 @@ class World:
     shelf: Shelf
     faults: int
     decisions: int
-    log: Log | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """The part on which the future depends."""
-        return (
-            self.faults,
-            self.decisions,
-            tuple(_run_key(record, self.now_ms) for record in self.runs),
-            tuple(sorted(call.key for call in self.calls)),
-            self.books.key,
-            self.shelf.key,
-        )
+    logs: tuple[Log, ...]
 
     def with_books(self, books: Books) -> "World":
         """Return the world with other books."""
-        if books is self.books:
-            return self
-        return World(self.runs, self.now_ms, self.calls, books, self.shelf, self.faults, self.decisions, self.log)
+        return self if books is self.books else self._replace(books=books)
 
     def calls_of(self, run: int, listener: Listener) -> Iterator[OpenCall]:
         """Return the calls of a run that have this listener."""
@@ -137,39 +117,3 @@ class World:
         """Return the nodes of a run whose probe is under way."""
         prompt = self.calls_of(run, Listener.PROMPT)
         return frozenset(each.call.node for each in prompt if each.call.direction is Direction.PROBE)
-
-
-def _run_key(record: RunRecord, now_ms: int) -> Hashable:
-    state = record.state
-    # Nodes are in the order of their first facts, on which the order of undoing depends.
-    nodes = tuple((name, at[0], at[1], _left(at[2], now_ms), at[3], at[5], at[6]) for name, at in state.nodes.items())
-    cancelled = record.cancel is not None
-    return (
-        state.status,
-        state.cursor,
-        nodes,
-        cancelled,
-        record.driver,
-        record.current,
-        _results_key(record.results),
-    )
-
-
-def _left(due_ms: int | None, now_ms: int) -> int | None:
-    return None if due_ms is None else max(0, due_ms - now_ms)
-
-
-_RESULTS: dict[int, tuple[Mapping[str, Any], Hashable]] = {}
-_MOST_RESULTS = 10_000
-
-
-def _results_key(results: Mapping[str, Any]) -> Hashable:
-    """Return the content of results; a record shares the mapping with the records before it, so it is remembered."""
-    remembered = _RESULTS.get(id(results))
-    if remembered is not None and remembered[0] is results:
-        return remembered[1]
-    key = frozenset((name, repr(value)) for name, value in results.items())
-    if len(_RESULTS) > _MOST_RESULTS:
-        _RESULTS.clear()
-    _RESULTS[id(results)] = (results, key)
-    return key

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from amends.aggregates.errors import AmendsError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import StepWork, Tx
 from amends.aggregates.run.facts import Fact, SagaStarted
@@ -18,8 +19,8 @@ from amends.sagas.prove.memory import MemoryTx
 from amends.sagas.prove.moves import Move
 from amends.sagas.prove.player import Player
 from amends.sagas.prove.search import Stepper
-from amends.sagas.prove.units import Played, Units
-from amends.sagas.prove.world import OpenCall, World
+from amends.sagas.prove.units import Ended, Units
+from amends.sagas.prove.world import World
 
 __all__ = ["RealStore", "RecordingUnits", "StoredTx"]
 
@@ -73,17 +74,16 @@ class RecordingUnits(Units):
         super().__init__(units.registry, units.terms)
         self.played: dict[Move, tuple[Callable[[Any], object], tuple[int, TransactionFault] | None]] = {}
 
-    def _run(
+    def _ended(
         self,
         world: World,
         move: Move,
-        unit: Callable[[MemoryTx], Any],
-        calls: Callable[[Any], tuple[OpenCall, ...]],
-        fault: tuple[int, TransactionFault] | None = None,
-        **others: Any,  # noqa: ANN401 - as the original
-    ) -> Played:
+        unit: Callable[[MemoryTx], object],
+        fault: tuple[int, TransactionFault] | None,
+        passing: tuple[type[AmendsError], ...],
+    ) -> Ended:
         self.played[move] = (unit, fault)
-        return super()._run(world, move, unit, calls, fault, **others)
+        return super()._ended(world, move, unit, fault, passing)
 
 
 class RealStore:
