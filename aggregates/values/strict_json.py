@@ -26,6 +26,7 @@ __all__ = [
     "digest",
     "json_bytes",
     "member_path",
+    "parse_canonical",
     "parse_json",
     "readable_json",
     "refuse_unreadable",
@@ -184,25 +185,36 @@ def parse_json(text: str | bytes, *, what: str = "input", limits: Limits = DEFAU
         limits: Bounds of its size.
 
     Raises:
-        InputError: The text is refused.
+        InputError: The text is refused; `fault` says why without quoting it.
     """
+    return parse_canonical(text, what=what, limits=limits)[0]
+
+
+def parse_canonical(
+    text: str | bytes, *, what: str = "input", limits: Limits = DEFAULT_LIMITS
+) -> tuple[JsonValue, bytes]:
+    """Read JSON as `parse_json` does, and return the value with its canonical text in UTF-8."""
     try:
         raw = text.encode() if isinstance(text, str) else text
         plain = text if isinstance(text, str) else text.decode()
     except UnicodeError as error:
-        raise InputError(f"{what}: not UTF-8 text ({one_line(str(error))}); send JSON as UTF-8") from None
+        raise InputError(
+            f"{what}: not UTF-8 text ({one_line(str(error))}); send JSON as UTF-8", fault="not UTF-8 text"
+        ) from None
     _refuse_large(len(raw), what, limits)
     try:
         value: JsonValue = _strict_decoder(what).decode(plain.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{what}: not JSON: {error.msg} at line {error.lineno} column {error.colno}, near "
-            f"{shorten(plain[max(0, error.pos - 10) : error.pos + 20])}"
+            f"{shorten(plain[max(0, error.pos - 10) : error.pos + 20])}",
+            fault=f"not JSON at line {error.lineno} column {error.colno}",
         ) from None
     except RecursionError:
-        raise InputError(f"{what}: {too_deep(limits)}") from None
-    refuse_unreadable(json_bytes(value, what), what=what, limits=limits)
-    return value
+        raise _refusal(what, too_deep(limits)) from None
+    canonical = json_bytes(value, what)
+    refuse_unreadable(canonical, what=what, limits=limits)
+    return value, canonical
 
 
 def _strict_decoder(what: str) -> json.JSONDecoder:
@@ -215,33 +227,37 @@ def _strict_decoder(what: str) -> json.JSONDecoder:
             Decimal(format(value, f".{_FLOAT_DIGITS}g")),
         ):
             raise InputError(
-                f"{what}: number {shorten(text)[1:-1]} loses digits as a double; write it as text in quotes"
+                f"{what}: number {shorten(text)[1:-1]} loses digits as a double; write it as text in quotes",
+                fault="a number loses digits as a double",
             )
         return value
 
     def constant(text: str) -> NoReturn:
-        raise InputError(f"{what}: {text} is not JSON; use a finite number or null")
+        raise _refusal(what, f"{text} is not JSON; use a finite number or null")
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{what}: key {shorten(twice)} appears twice; keep one")
+            raise InputError(f"{what}: key {shorten(twice)} appears twice; keep one", fault="a key appears twice")
         return found
 
     def integer(text: str) -> int:
         try:
             return int(text)
         except ValueError:  # more digits than Python converts
-            raise InputError(
-                f"{what}: a number of {len(text)} digits is too long; write it as text in quotes"
-            ) from None
+            raise _refusal(what, f"a number of {len(text)} digits is too long; write it as text in quotes") from None
 
     return json.JSONDecoder(object_pairs_hook=members, parse_float=number, parse_int=integer, parse_constant=constant)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _refusal(what: str, problem: str) -> InputError:
+    """Return the error for a problem whose description quotes no value."""
+    return InputError(f"{what}: {problem}", fault=problem)
 
 
 def too_deep(limits: Limits) -> str:
@@ -251,9 +267,9 @@ def too_deep(limits: Limits) -> str:
 
 def _refuse_large(size: int, what: str, limits: Limits) -> None:
     if size > limits.max_bytes:
-        raise InputError(
-            f"{what}: {size} bytes of JSON, the limit is {limits.max_bytes}; keep the data elsewhere and pass a "
-            "reference"
+        raise _refusal(
+            what,
+            f"{size} bytes of JSON, the limit is {limits.max_bytes}; keep the data elsewhere and pass a reference",
         )
 
 
@@ -276,7 +292,7 @@ def refuse_unreadable(raw: bytes, *, what: str, limits: Limits) -> None:
         try:
             level = [json.loads(raw)]
         except RecursionError:
-            raise InputError(f"{what}: {too_deep(limits)}") from None
+            raise _refusal(what, too_deep(limits)) from None
         _refuse_by_level(level, what, limits)
 
 
@@ -286,9 +302,9 @@ def _refuse_by_level(level: list[JsonValue], what: str, limits: Limits) -> None:
             return
         for each in level:
             if isinstance(each, dict) and not RESERVED_KEYS.isdisjoint(each):
-                raise InputError(f"{what}: key {min(RESERVED_KEYS & each.keys())!r} is reserved; rename it")
+                raise _refusal(what, f"key {min(RESERVED_KEYS & each.keys())!r} is reserved; rename it")
         level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
-    raise InputError(f"{what}: {too_deep(limits)}")
+    raise _refusal(what, too_deep(limits))
 
 
 def _children(value: JsonValue) -> Iterable[JsonValue]:
@@ -311,7 +327,8 @@ def json_bytes(value: JsonValue, what: str) -> bytes:
 
 def _refuse_unwritable(value: object, what: str) -> NoReturn:
     path, reason = next(_unwritable(value, "", 0), ("", "cannot be written as JSON; use plain data"))
-    raise InputError(f"{what}: {path}: {reason}" if path else f"{what}: {reason}") from None
+    message = f"{what}: {path}: {reason}" if path else f"{what}: {reason}"
+    raise InputError(message, fault="a part of it cannot be written as JSON") from None
 
 
 def _unwritable(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:

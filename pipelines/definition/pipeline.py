@@ -1,25 +1,40 @@
 """`Pipeline`: the definition of a stream of messages and of the change that each one makes."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, overload
+from functools import cached_property
+from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 from pydantic import BaseModel
 
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.journal import StepWork
+from amends.aggregates.text import shorten
+from amends.pipelines.definition.bounds import Bounds
+from amends.pipelines.definition.checks import (
+    check_count,
+    check_function,
+    check_header,
+    check_model,
+    check_remember,
+    check_source,
+    check_start,
+)
+from amends.pipelines.definition.message_model import MessageModel
 from amends.pipelines.definition.sources import Source
 from amends.pipelines.source import RawMessage
 from amends.sagas.definition.saga import Saga
-from amends.sagas.definition.signatures import check_name, parameters, refuse_async
+from amends.sagas.definition.signatures import check_name
 
-__all__ = ["Handles", "Header", "Pipeline", "Starts"]
+__all__ = ["Handles", "Header", "Pipeline", "Starts", "WhenBusy"]
 
 M = TypeVar("M", bound=BaseModel)
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 
 Handler = Callable[[M, StepWork], None]
+WhenBusy = Literal["wait", "defer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +43,15 @@ class Header:
 
     Attributes:
         name: Name of the header, compared without regard to case.
+
+    Raises:
+        DefinitionError: The name is empty or not printable text.
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        check_header(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +98,8 @@ class Pipeline(Generic[M]):
         when_busy: `wait` to leave messages in the source while the pipeline is busy; `defer` to take them into the
             store and apply them later.
         max_open_runs: For `starts`: number of open runs of the saga at which the pipeline pauses; `None` for no bound.
-        weight: Share of the pipeline when several have messages to read; a weight of 2 reads twice as much.
+        weight: Share of the pipeline when several have messages to read, 1 to 1,000; a weight of 2 reads twice as much.
+        bounds: How much the pipeline takes at once, and how much it holds.
 
     Raises:
         DefinitionError: An argument is not valid.
@@ -94,9 +116,10 @@ class Pipeline(Generic[M]):
         decode: Callable[[RawMessage], object] | None = None,
         sequence: Callable[[M], int] | None = None,
         remember: timedelta = timedelta(days=7),
-        when_busy: Literal["wait", "defer"] = "wait",
+        when_busy: WhenBusy = "wait",
         max_open_runs: int | None = None,
         weight: int = 1,
+        bounds: Bounds = Bounds(),  # noqa: B008 - a frozen value
     ) -> None:
         self.name = check_name(name, "pipeline")
         self.source = source
@@ -109,7 +132,66 @@ class Pipeline(Generic[M]):
         self.when_busy = when_busy
         self.max_open_runs = max_open_runs
         self.weight = weight
+        self.bounds = bounds
         self._work: Starts | Handles | None = None
+        self._check()
+
+    def _check(self) -> None:
+        what = f"pipeline {self.name!r}"
+        check_source(self.source, what)
+        check_model(self.model, what)
+        for word, function in (("id", self.id), ("key", self.key)):
+            if not isinstance(function, Header) and (word == "id" or function is not None):
+                check_function(function, f"{what}: {word}", self.model, str, otherwise=" or Header('name')")
+        if self.decode is not None:
+            check_function(self.decode, f"{what}: decode", RawMessage)
+        if self.sequence is not None:
+            check_function(self.sequence, f"{what}: sequence", self.model, int)
+            if self.key is None:
+                raise DefinitionError(f"{what}: sequence counts the messages of each key; set key, too")
+        check_remember(self.remember, what)
+        if self.when_busy not in get_args(WhenBusy):
+            raise DefinitionError(f"{what}: when_busy is {shorten(self.when_busy)}; use 'wait' or 'defer'")
+        if self.max_open_runs is not None:
+            check_count(self.max_open_runs, f"{what}: max_open_runs", 1_000_000_000)
+        check_count(self.weight, f"{what}: weight", 1_000)
+        if not isinstance(self.bounds, Bounds):
+            raise DefinitionError(f"{what}: bounds is {shorten(self.bounds)}; use Bounds(...)")
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name!r}>"
+
+    @cached_property
+    def message_model(self) -> MessageModel[M]:
+        """The reader of the messages' content. It is built late, because a model may refer to names defined below it.
+
+        Raises:
+            DefinitionError: Pydantic has no schema for the model, or an upcaster is missing.
+        """
+        return MessageModel(self.model, f"pipeline {self.name!r}")
+
+    def configured(
+        self,
+        *,
+        source: Source | None = None,
+        bounds: Bounds | None = None,
+        max_open_runs: int | None = None,
+        weight: int | None = None,
+    ) -> Self:
+        """Return the pipeline with values of the project's settings instead of its own; `None` keeps its own.
+
+        Raises:
+            DefinitionError: A value is not valid.
+        """
+        changed = copy.copy(self)
+        changed.source = self.source if source is None else source
+        changed.bounds = self.bounds if bounds is None else bounds
+        changed.max_open_runs = self.max_open_runs if max_open_runs is None else max_open_runs
+        changed.weight = self.weight if weight is None else weight
+        changed._check()  # noqa: SLF001 - of this class
+        if changed._work is not None:  # noqa: SLF001 - as above
+            changed._check_work(changed._work)  # noqa: SLF001 - as above
+        return changed
 
     @property
     def work(self) -> Starts | Handles:
@@ -126,12 +208,21 @@ class Pipeline(Generic[M]):
         return self._work
 
     def starts(self, saga: Saga[I]) -> Callable[[Callable[[M], I]], Callable[[M], I]]:
-        """Start a run of a saga for each message; the decorated function returns the saga's input."""
+        """Start a run of a saga for each message; the decorated function returns the saga's input.
+
+        Args:
+            saga: The saga.
+
+        Raises:
+            DefinitionError: `saga` is not a saga, the function does not map the message to its input, or the pipeline
+                has a function already.
+        """
+        where = f"@{self.name}.starts"
+        if not isinstance(saga, Saga):
+            raise DefinitionError(f"{where}({shorten(saga)}): pass a saga, such as @{self.name}.starts(place_order)")
 
         def decorate(function: Callable[[M], I]) -> Callable[[M], I]:
-            where = f"@{self.name}.starts"
-            refuse_async(function, where)
-            parameters(function, 1, where)
+            check_start(function, where, self.model, saga)
             self._set(Starts(saga, function))
             return function
 
@@ -150,12 +241,15 @@ class Pipeline(Generic[M]):
         Args:
             function: The transaction, of a message and a unit of work.
             notify_duplicates: Whether a repeated message sends the messages of its first time again.
+
+        Raises:
+            DefinitionError: The function does not take a message and a unit of work, or the pipeline has a function
+                already.
         """
 
         def decorate(handler: Handler[M]) -> Handler[M]:
             where = f"@{self.name}.handles"
-            refuse_async(handler, where)
-            parameters(handler, 2, where)
+            check_function(handler, where, self.model, count=2)
             self._set(Handles(handler, notify_duplicates))
             return handler
 
@@ -164,4 +258,11 @@ class Pipeline(Generic[M]):
     def _set(self, work: Starts | Handles) -> None:
         if self._work is not None:
             raise DefinitionError(f"pipeline {self.name!r} has a function already; define a second pipeline instead")
+        self._check_work(work)
         self._work = work
+
+    def _check_work(self, work: Starts | Handles) -> None:
+        if isinstance(work, Handles) and self.max_open_runs is not None:
+            raise DefinitionError(
+                f"pipeline {self.name!r}: max_open_runs is for pipelines that start runs; remove it, or use starts"
+            )

@@ -1,6 +1,13 @@
-"""Descriptions of sources: values that name a source, without a connection to it. Pure."""
+"""Descriptions of sources: values that name a source, without a connection to it. Pure.
 
-from dataclasses import dataclass
+A description holds no credentials; those are in `access.Access`.
+"""
+
+from dataclasses import dataclass, field
+
+from amends.aggregates.errors import DefinitionError
+from amends.aggregates.store_url import mask_store_url
+from amends.aggregates.text import shorten
 
 __all__ = ["JsonLinesSource", "KafkaSource", "NatsSource", "Source", "StoreSource"]
 
@@ -12,10 +19,20 @@ class KafkaSource:
     Attributes:
         topic: Name of the topic; each of its partitions is a partition of the pipeline.
         servers: Addresses as `host:port`, separated by commas.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
     topic: str
     servers: str = "127.0.0.1:9092"
+
+    def __post_init__(self) -> None:
+        _check_text(self.topic, "KafkaSource: topic", "the name of a topic")
+        _check_servers(self.servers, "KafkaSource", "broker:9092")
+
+    def __str__(self) -> str:
+        return f"topic {shorten(self.topic)} of Kafka at {self.servers}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +43,24 @@ class NatsSource:
         stream: Name of the stream.
         subject: Only messages of this subject, with NATS' wildcards; `None` for all.
         servers: URLs as `nats://host:port`, separated by commas.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
     stream: str
     subject: str | None = None
     servers: str = "nats://127.0.0.1:4222"
+
+    def __post_init__(self) -> None:
+        _check_text(self.stream, "NatsSource: stream", "the name of a stream")
+        if self.subject is not None:
+            _check_text(self.subject, "NatsSource: subject", "a subject such as 'orders.*', or None")
+        _check_servers(self.servers, "NatsSource", "nats://host:4222")
+
+    def __str__(self) -> str:
+        subject = "" if self.subject is None else f", subject {shorten(self.subject)},"
+        return f"stream {shorten(self.stream)}{subject} of NATS at {self.servers}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +71,19 @@ class JsonLinesSource:
         pattern: Path with wildcards, relative to the project's folder, such as `in/*.jsonl`. It must not match the
             names that rotated files get.
         envelope: Whether each line is one that `JsonLinesSink` writes, with key, headers and value of a message.
+
+    Raises:
+        DefinitionError: The pattern is not text.
     """
 
     pattern: str
     envelope: bool = False
+
+    def __post_init__(self) -> None:
+        _check_text(self.pattern, "JsonLinesSource: pattern", "a path such as 'in/*.jsonl'")
+
+    def __str__(self) -> str:
+        return f"files {shorten(self.pattern)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +91,41 @@ class StoreSource:
     """The outbox of another Amends store, which is one partition.
 
     Attributes:
-        url: URL of the store.
+        url: URL of the store; messages show it without the password.
         topic: Only messages of this topic.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
-    url: str
+    url: str = field(repr=False)
     topic: str
+
+    def __post_init__(self) -> None:
+        _check_text(self.topic, "StoreSource: topic", "the name of a topic")
+        url: object = self.url
+        if not isinstance(url, str) or "://" not in url:
+            raise DefinitionError("StoreSource: url is not a URL; use one such as sqlite:///other/events.db")
+
+    def __str__(self) -> str:
+        return f"topic {shorten(self.topic)} of the store {mask_store_url(self.url)}"
 
 
 Source = KafkaSource | NatsSource | JsonLinesSource | StoreSource
 """Any description of a source."""
+
+
+def _check_text(value: object, what: str, use: str) -> None:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise DefinitionError(f"{what} is {shorten(value)}; use {use}")
+
+
+def _check_servers(value: object, what: str, example: str) -> None:
+    use = f"one or more addresses separated by commas, such as {example!r}"
+    _check_text(value, f"{what}: servers", use)
+    for address in str(value).split(","):
+        host, _, port = address.strip().removesuffix("/").rpartition(":")
+        if not host.strip("/") or not port.isdecimal():
+            raise DefinitionError(f"{what}: servers has {shorten(address)}; use {use}")
+        if "@" in host:
+            raise DefinitionError(f"{what}: servers has a login; put it into [pipelines.NAME] of amends.toml")
