@@ -4,6 +4,7 @@ Every function raises one `InputError` that names the option, before the search 
 """
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,10 +19,12 @@ from amends.sagas.definition.participants import Contract, Participant
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.steps import Step
+from amends.sagas.prove.end import Invariant
 from amends.sagas.prove.experiment import Contracts
+from amends.sagas.prove.runtime.proof import PROOF, Proof
 from amends.sagas.prove.terms import combinations_of, terms_of
 
-__all__ = ["MOST_SEARCHES", "imported", "read_contracts", "read_given", "read_results"]
+__all__ = ["MOST_SEARCHES", "imported", "read_contracts", "read_given", "read_invariant", "read_results"]
 
 MOST_SEARCHES = 27
 """The largest number of combinations of contracts that one command explores."""
@@ -119,11 +122,38 @@ def imported(place: str, option: str) -> Any:  # noqa: ANN401 - any value of the
         InputError: There is no such module or name, or its code fails.
     """
     where = f"{option} {shorten(place)}"
+    value = _named(place, where, form="MODULE:NAME" + (", or CLASS=JSON" if option == "--given" else ""))
+    return _called(value, where) if callable(value) and not isinstance(value, type) else value
+
+
+def read_invariant(place: str) -> Invariant:
+    """Return the invariant that `MODULE:FUNCTION` names; a test of `@prove` counts as the function that it decorates.
+
+    Raises:
+        InputError: There is no such module or name, its code fails, or it is no function of one argument.
+    """
+    where = f"--invariant {shorten(place)}"
+    value = _named(place, where, form="MODULE:FUNCTION")
+    proof = getattr(value, PROOF, None)
+    if isinstance(proof, Proof):
+        value = proof.bounds["invariant"]
+    if not callable(value) or isinstance(value, type):
+        raise InputError(f"{where}: this is no function ({shorten(value)}); name one that takes an End and asserts")
+    if inspect.iscoroutinefunction(value):
+        raise InputError(f"{where}: the search cannot wait for an `async def` function; write it with `def`")
+    try:
+        inspect.signature(value).bind(None)
+    except TypeError as error:
+        raise InputError(f"{where}: it must take one argument, the End ({error}); change its parameters") from None
+    law: Invariant = value
+    return law
+
+
+def _named(place: str, where: str, *, form: str) -> Any:  # noqa: ANN401 - any value of the user's modules
     module, colon, name = place.partition(":")
     if not colon or not module or not name:
-        raise InputError(f"{where}: write MODULE:NAME" + (", or CLASS=JSON" if option == "--given" else ""))
-    value = _called(lambda: getattr(importlib.import_module(module), name), where)
-    return _called(value, where) if callable(value) and not isinstance(value, type) else value
+        raise InputError(f"{where}: write {form}")
+    return _called(lambda: getattr(importlib.import_module(module), name), where)
 
 
 def _called(function: Callable[[], Any], where: str) -> Any:  # noqa: ANN401 - as above

@@ -37,6 +37,35 @@ async def read_file(_: int, call: Call) -> str:
 dice = Saga("dice", int, pivot(roll))
 leaky = Saga("leaky", int, pivot(read_file))
 '''
+LAWS = '''
+"""Laws of trips."""
+
+from amends.testing import End, prove
+from trips import Hotel, Trip, book_trip, pay
+
+LIMIT = 3
+
+
+def rooms_are_right(end: End) -> None:
+    assert end.aggregate(Hotel, "Seaside").rooms == (2 if end.completed else 3)
+
+
+def nobody_stays(end: End) -> None:
+    assert not end.completed, "somebody stays"
+
+
+@prove(book_trip, Trip(guest="Ada", hotel="Seaside", nights=2, card="4242"), given=[Hotel("Seaside", 3)])
+def test_nobody_stays(end: End) -> None:
+    assert not end.completed, "somebody stays"
+
+
+def of_two(end: End, other: End) -> None:
+    """Take two arguments."""
+
+
+async def waiting(end: End) -> None:
+    """Wait."""
+'''
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -48,6 +77,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> CommandProject:
         made.write(name, text)
     made.write("amends.toml", 'modules = ["trips", "leaks"]')
     made.write("leaks.py", LEAKS)
+    made.write("laws.py", LAWS)
     made.write(
         "places.py", "from trips import Hotel\n\ndef two():\n    return [Hotel('Seaside', 3), Hotel('Hill', 1)]\n"
     )
@@ -117,6 +147,16 @@ def test_aggregates_come_from_a_module_of_the_project(project: CommandProject) -
     assert json.loads(ended.out)["stories"] == 1
 
 
+@pytest.mark.parametrize("name", ["nobody_stays", "test_nobody_stays"])
+def test_an_invariant_of_the_project_is_a_law(project: CommandProject, name: str) -> None:
+    """A function of the project, or a test of `@prove`, is checked at every end; its message is in the report."""
+    ended = prove(project, "--invariant", f"laws:{name}", "--faults", "0")
+    assert ended.code == 1
+    assert re.search(r"invariant.*somebody stays", ended.out, re.DOTALL)
+    holds = prove(project, "--invariant", "laws:rooms_are_right")
+    assert (holds.code, holds.out.splitlines()[0]) == (0, "book-trip  PROVED")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,6 +173,12 @@ def test_aggregates_come_from_a_module_of_the_project(project: CommandProject) -
         (("book-trip", TRIP, "--tables", "trips:Hotel"), "MetaData"),
         (("book-trip", TRIP, "--result", "fly=1"), "has no such step; write STEP=JSON"),
         (("book-trip", TRIP, "--result", "pay=1"), "result of step 'pay'"),
+        (("book-trip", TRIP, "--invariant", "laws"), "--invariant 'laws': write MODULE:FUNCTION"),
+        (("book-trip", TRIP, "--invariant", "nowhere:law"), "ModuleNotFoundError"),
+        (("book-trip", TRIP, "--invariant", "laws:missing"), "has no attribute 'missing'"),
+        (("book-trip", TRIP, "--invariant", "laws:LIMIT"), "this is no function (3); name one"),
+        (("book-trip", TRIP, "--invariant", "laws:of_two"), "it must take one argument, the End"),
+        (("book-trip", TRIP, "--invariant", "laws:waiting"), "cannot wait for an `async def` function"),
         (("book-trip", TRIP, "--faults", "-1"), "faults=-1"),
         (("book-trip", TRIP, "--seconds", "0"), "seconds=0"),
         (("book-trip", TRIP, "--seconds", "nan"), "--seconds nan"),

@@ -15,11 +15,12 @@ from amends.aggregates.text import shorten
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
-from amends.cli.runtime.prove_inputs import imported, read_contracts, read_given, read_results
+from amends.cli.runtime.prove_inputs import imported, read_contracts, read_given, read_invariant, read_results
 from amends.cli.runtime.run_inputs import read_value
 from amends.cli.runtime.wiring import load_project, settings_of
 from amends.cli.views.prove import matrix_view, report_json, report_view, story_json, story_view
 from amends.cli.views.prove_page import prove_page
+from amends.sagas.prove.end import Invariant
 from amends.sagas.prove.experiment import Contracts, Experiment
 from amends.sagas.prove.problem import ProveError
 from amends.sagas.prove.report import Report
@@ -79,6 +80,15 @@ def prove(  # noqa: PLR0917 - arguments and options of the command line
         str | None,
         typer.Option("--tables", metavar="MODULE:NAME", help="The MetaData of your own tables.", show_default=False),
     ] = None,
+    invariant: Annotated[
+        str | None,
+        typer.Option(
+            "--invariant",
+            metavar="MODULE:FUNCTION",
+            help="Your own law, checked at every end: a function that takes an End and asserts, or a test of @prove.",
+            show_default=False,
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="S", help="Time budget of one search; random stories use its rest.")
     ] = SECONDS,
@@ -116,14 +126,17 @@ def prove(  # noqa: PLR0917 - arguments and options of the command line
         return _replay(experiment, token, as_json=as_json)
     combinations = read_contracts(chosen, contracts or (), matrix=matrix)
     bounded = replace(experiment, faults=faults, operators=operators)
-    reports = _explore(bounded, combinations, timedelta(seconds=seconds), seed)
+    law = None if invariant is None else read_invariant(invariant)
+    reports = _explore(bounded, combinations, law, timedelta(seconds=seconds), seed)
     if html is not None:
         _write(html, prove_page(chosen.plan, reports))
     _print(ctx, reports, as_json=as_json)
     return ExitCode.OK if all(each.holds for each in reports) else ExitCode.FOUND
 
 
-def _explore(experiment: Experiment, combinations: Sequence[Contracts], budget: timedelta, seed: int) -> list[Report]:
+def _explore(
+    experiment: Experiment, combinations: Sequence[Contracts], law: Invariant | None, budget: timedelta, seed: int
+) -> list[Report]:
     what = f"exploring {experiment.saga.name}"
     with busy(what) as show:
 
@@ -131,8 +144,9 @@ def _explore(experiment: Experiment, combinations: Sequence[Contracts], budget: 
             show(f"{what}: {states:,} states, {part:.0%} of the time")
 
         try:
+            whole = budget * len(combinations)
             matrix = contract_matrix(
-                experiment, combinations, budget=budget * len(combinations), seed=seed, progress=progress
+                experiment, combinations, invariant=law, budget=whole, seed=seed, progress=progress
             )
         except ProveError as error:
             raise ProveError(_RESULTS.sub(r"--result \1=JSON", str(error))) from error

@@ -1,9 +1,23 @@
 """The contract matrix, and two runs in one world."""
 
-from eventsourcing.domain import event
-from runs.proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, place_order, reserve_stock
+from itertools import product
 
-from amends import Aggregate, Call, Contract, Participant, Rejected, Saga, UnitOfWork, effect, pivot, transaction
+from eventsourcing.domain import event
+from runs.proved_shop import ORDER, PAYMENT, PlaceOrder, StockItem, charge_card, place_order, reserve_stock
+
+from amends import (
+    Aggregate,
+    Call,
+    Contract,
+    Participant,
+    Rejected,
+    Saga,
+    UnitOfWork,
+    effect,
+    pivot,
+    retriable,
+    transaction,
+)
 from amends.aggregates.run.state import RunStatus
 from amends.sagas.prove.end import End
 from amends.sagas.prove.experiment import Experiment
@@ -42,11 +56,24 @@ async def mail(_: PlaceOrder, __: Call) -> str:
 
 
 def test_two_participants_are_combined() -> None:
-    """Two participants have nine combinations; a pivot that is never undone needs only a key."""
-    saga = Saga("ship", PlaceOrder, pivot(ship))
-    matrix = contract_matrix(Experiment(saga=saga, input=ORDER, faults=1))
-    assert matrix.needed == {"shipping": Contract.KEYED}
-    assert len(matrix.rows) == 3
+    """Two participants have nine combinations; an effect that is undone needs more of its participant than a pivot."""
+    saga = Saga("ship", PlaceOrder, charge_card, pivot(ship))
+    matrix = contract_matrix(Experiment(saga=saga, input=ORDER, faults=2))
+    holds = {(row.contracts["payment"], row.contracts["shipping"]): row.holds for row in matrix.rows}
+    assert set(holds) == set(product(Contract, Contract))
+    assert {contracts for contracts, row_holds in holds.items() if row_holds} == {
+        (Contract.REMEMBERS_UNDO, Contract.REMEMBERS_UNDO),
+        (Contract.REMEMBERS_UNDO, Contract.KEYED),
+    }
+    assert matrix.needed == {"payment": Contract.REMEMBERS_UNDO, "shipping": Contract.KEYED}
+
+
+def test_of_three_participants_one_is_weak_at_a_time() -> None:
+    """With three participants each is weak alone, and then all are: nine searches in place of twenty-seven."""
+    saga = Saga("ship-and-tell", PlaceOrder, charge_card, pivot(ship), retriable(mail))
+    matrix = contract_matrix(Experiment(saga=saga, input=ORDER, faults=0))
+    weak = [sum(each is not Contract.REMEMBERS_UNDO for each in row.contracts.values()) for row in matrix.rows]
+    assert weak == [0, 1, 1, 1, 1, 1, 1, 3, 3]
 
 
 class Duty(Aggregate):
