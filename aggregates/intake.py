@@ -82,7 +82,7 @@ class HeldKind(StrEnum):
     FOLLOWER = "follower"
     """An earlier message of its key is held."""
     UNDECODABLE = "undecodable"
-    """It cannot be read. Its key is usually unknown, and then it holds up no other message."""
+    """It cannot be read. It holds up no other message, because its key is usually unknown."""
     CONFLICT = "conflict"
     """Another message with the same id has other content."""
     TOO_OLD = "too_old"
