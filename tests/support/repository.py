@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LAYERS = ("aggregates", "compensations", "sagas", "reconciler", "cli")
+LAYERS = ("aggregates", "compensations", "sagas", "pipelines", "reconciler", "cli")
 FACADE = "src/amends/"
 
 

@@ -60,7 +60,7 @@ class Batches(RuleBasedStateMachine):
         unreadable=st.booleans(),
     )
     def message(self, name: str, key: str, digest: bytes, *, fails: bool, unreadable: bool) -> None:
-        """Take a message, and compare its treatment with the model's."""
+        """Judge a message, and compare its treatment with the model's."""
         message = arrival(self.position, name, key, digest=digest)
         if unreadable:
             message.fault = "not JSON"

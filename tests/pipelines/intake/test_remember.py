@@ -38,7 +38,7 @@ class Ids(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abcde"), digest=st.sampled_from([b"1" * 8, b"2" * 8]))
     def message(self, name: str, digest: bytes) -> None:
-        """Take a message: an id is new once, and equal content makes it the same message."""
+        """Learn a message: an id is new once, and equal content makes it the same message."""
         message = Message(id=name, hash=id_hash(name), digest=digest)
         expected = Known.NEW if name not in self.model else Known.SAME if self.model[name] == digest else Known.OTHER
         assert self.memory.known(message) is expected
@@ -66,7 +66,7 @@ class Numbers(RuleBasedStateMachine):
 
     @rule(key=KEYS, number=st.integers(0, 12))
     def message(self, key: str, number: int) -> None:
-        """Take a number: each has one effect, in any order; those before the first one of a key count as taken."""
+        """Learn a number: each has one effect, in any order; those before the first one of a key count as taken."""
         taken = self.taken[key]
         expected = Known.SAME if number in taken or (taken and number < min(taken)) else Known.NEW
         message = Message(key=key, sequence=number)
