@@ -117,7 +117,8 @@ class PartitionReader(Protocol):
             wait: Longest wait for the first message. When it has passed, the answer has no message.
 
         Raises:
-            SourceReplacedError: The topic, stream or file is another one than before.
+            SourceReplacedError: The topic, stream or file is another one than before, or ends before the position.
+            SourceSetupError: The topic or stream does not exist any more, or the credentials are refused.
             SourceUnreachableError: The source does not answer. The next call goes on from the same position.
         """
         ...

@@ -1,0 +1,1 @@
+"""Message brokers for tests, and a proxy that cuts a client off from its broker."""
