@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 __all__ = [
     "BatchRow",
+    "Bucket",
     "Counts",
     "HeldKind",
     "HeldMessage",
@@ -74,6 +75,20 @@ class RememberedId(NamedTuple):
     digest: bytes
 
 
+class Bucket(NamedTuple):
+    """A part of a pipeline's memory of ids, for a span of time.
+
+    Attributes:
+        number: Its number; a later span of time has a greater one.
+        open_ids: The number of ids that are rows of a table.
+        sealed_ids: The number of ids in sealed pages.
+    """
+
+    number: int
+    open_ids: int
+    sealed_ids: int
+
+
 class HeldKind(StrEnum):
     """The reason for which the store holds a message instead of applying it."""
 
@@ -106,6 +121,7 @@ class HeldMessage:
         headers: The headers, as they came.
         source_ms: Time of the message by its source, in milliseconds since the epoch; `None` if the source has none.
         attempts: The number of times that its handler has run.
+        held_at_ms: Time since which the store holds it, in milliseconds since the epoch; the store fills it in.
     """
 
     partition: str
@@ -118,6 +134,7 @@ class HeldMessage:
     headers: tuple[tuple[str, bytes], ...] = ()
     source_ms: int | None = None
     attempts: int = 0
+    held_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +248,14 @@ class IntakeReader(Protocol):
         """Count the held messages by kind."""
         ...
 
+    def totals(self, pipeline: str) -> Mapping[str, Counts]:
+        """Add up the counts of all batches, by partition."""
+        ...
+
+    def buckets(self, pipeline: str) -> Sequence["Bucket"]:
+        """Return the buckets of the pipeline's memory of ids, in order."""
+        ...
+
 
 class Intake(IntakeReader, Protocol):
     """One unit's view of the tables: it sees its own writes, and those of earlier units of the batch."""
@@ -265,8 +290,12 @@ class Intake(IntakeReader, Protocol):
         """Drop the buckets before a number, and raise the horizon to it; return how many ids they had."""
         ...
 
-    def seal_before(self, pipeline: str, bucket: int) -> int:
-        """Turn the open buckets before a number into sealed pages; return how many ids they have."""
+    def seal_before(self, pipeline: str, bucket: int, *, limit: int = 5_000) -> int:
+        """Move ids of the buckets before a number from rows into sealed pages; return how many have been moved.
+
+        A part at a time, because all other writers wait for the commit: call it in one unit after the other until it
+        returns less than the limit. A bucket that is sealed still takes ids.
+        """
         ...
 
     def held_keys(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, HeldKind]:
@@ -290,8 +319,8 @@ class Intake(IntakeReader, Protocol):
         ...
 
     def add_batch(self, pipeline: str, partition: str, row: BatchRow) -> None:
-        """Add the row of this unit's batch; the store fills in the time and the ids of the events.
+        """Add the row of this unit's batch, after everything else that the unit appends.
 
-        After a commit whose reply was lost, this row shows whether the commit took place.
+        The store fills in the time, and the ids of the events that the unit has appended so far.
         """
         ...

@@ -5,13 +5,17 @@ several units one after the other inside one database transaction and commits th
 nothing but its `Tx`, because the committer runs all units of a batch again when a commit fails.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pydantic import BaseModel, JsonValue
+
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.intake import Intake, IntakeReader
+from amends.aggregates.outbox import Outbox, OutboxMessage
 from amends.aggregates.run.facts import Fact, SagaStarted
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunRecords
@@ -76,6 +80,22 @@ class StepWork(Protocol):
         """
         ...
 
+    def send(
+        self, topic: str, *, key: str, value: BaseModel | JsonValue | bytes, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send a message when the step succeeds: the outbox stores it in the commit, and a relay publishes it.
+
+        Args:
+            topic: Name of the destination, as the relays know it.
+            key: Key that orders it: messages of one topic and key keep their order.
+            value: A pydantic model or JSON value, which is written as JSON, or the bytes to publish.
+            headers: Further headers, by name.
+
+        Raises:
+            InputError: An argument cannot be stored.
+        """
+        ...
+
 
 class Tx(Protocol):
     """One unit's view of the writing transaction; it sees its own and all earlier units' writes."""
@@ -115,12 +135,33 @@ class Tx(Protocol):
         """
         ...
 
-    def unit_of_work(self) -> AbstractContextManager[StepWork]:
+    def first_facts(self, run_ids: Sequence[str]) -> Mapping[str, SagaStarted]:
+        """Return the first facts of those runs that exist, one row each; `accept` of the others then reads nothing.
+
+        A run whose first fact is unreadable is missing from the answer, and `accept` raises `DamagedRunError` for it.
+        """
+        ...
+
+    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> AbstractContextManager[StepWork]:
         """Open a savepoint for one transaction step.
 
         On normal exit the journal appends the events of the step's aggregates. On an exception it discards all writes
         of the step, and keeps the earlier writes of the unit.
+
+        Args:
+            cause: Id of the run or of the message that causes the messages that the step sends; empty if there is none.
+            keep_sent: Whether the outbox keeps these messages after a relay has published them, for `send_again`.
         """
+        ...
+
+    @property
+    def intake(self) -> Intake:
+        """The tables of the pipelines."""
+        ...
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages that wait for a relay."""
         ...
 
 
@@ -200,6 +241,30 @@ class JournalReader(Protocol):
             ChangedEventError: The first notification does not match its checksum. A page ends before such a
                 notification.
         """
+        ...
+
+    @property
+    def intake(self) -> IntakeReader:
+        """The tables of the pipelines, as committed."""
+        ...
+
+    def outbox_blocking(
+        self, after: int = 0, limit: int = 1_000, topics: Sequence[str] | None = None
+    ) -> list[OutboxMessage]:
+        """Read the outbox after an id, in order; a reader that has seen an id never finds a new smaller one.
+
+        Args:
+            after: Id of the last message that was read.
+            limit: Largest number of messages.
+            topics: Only messages of these topics; `None` for all.
+
+        Raises:
+            JournalError: The first message does not match its checksum. A page ends before such a message.
+        """
+        ...
+
+    def outbox_size_blocking(self, after: int = 0, topics: Sequence[str] | None = None) -> int:
+        """Count the messages of the outbox after an id; arguments as for `outbox_blocking`."""
         ...
 
 

@@ -1,20 +1,36 @@
 """The part of a step's unit of work that all stores share: the checks of its calls, and their messages. Pure."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, JsonValue
 
 from amends.aggregates.errors import InputError, NotFoundError, UnitOfWorkError
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.outbox import ID_HEADER, SentMessage
+from amends.aggregates.text import shorten
+from amends.aggregates.values.json_codec import DEFAULT_LIMITS, JsonCodec
+from amends.aggregates.values.strict_json import json_bytes, refuse_unreadable
 
 __all__ = ["CheckedWork"]
 
 A = TypeVar("A", bound=Aggregate)
 
+MAX_TOPIC_CHARS = 200
+"""Longest topic in characters; Kafka allows 249 and NATS more."""
+
 
 class CheckedWork(ABC):
-    """A `StepWork` without its storage: a store adds `execute`, and the three methods that read and keep aggregates."""
+    """A `StepWork` without its storage: a store adds `execute`, and the methods that read and keep.
 
-    def __init__(self) -> None:
+    Args:
+        cause: Id of the run or of the message that causes the messages that the step sends.
+    """
+
+    def __init__(self, cause: str = "") -> None:
+        self._cause = cause
         self._spoiled: Exception | None = None
         self._ended = False
 
@@ -63,6 +79,27 @@ class CheckedWork(ABC):
         self._keep(stream, aggregate)
         return aggregate
 
+    def send(
+        self, topic: str, *, key: str, value: BaseModel | JsonValue | bytes, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send a message when the step succeeds.
+
+        Raises:
+            InputError: An argument cannot be stored.
+            UnitOfWorkError: The step has ended, or an earlier statement of it has failed.
+        """
+        self._check()
+        _check_text("topic", topic, MAX_TOPIC_CHARS)
+        what = f"message to {topic!r}"
+        _check_text(f"{what}: key", key)
+        for name, each in headers:
+            _check_text(f"{what}: name of a header", name)
+            _check_text(f"{what}: header {name!r}", each)
+            if name.lower() == ID_HEADER:
+                raise InputError(f"{what}: header {name!r} carries the id that the relay sets; use another name")
+        raw = _content(value, what)
+        self._send(SentMessage(topic=topic, key=key, value=raw, headers=tuple(headers), cause=self._cause))
+
     def end(self) -> None:
         """Refuse all further calls, because the step has ended."""
         self._ended = True
@@ -78,6 +115,10 @@ class CheckedWork(ABC):
     @abstractmethod
     def _keep(self, stream: str, aggregate: Aggregate) -> None:
         """Save a new aggregate when the step succeeds."""
+
+    @abstractmethod
+    def _send(self, message: SentMessage) -> None:
+        """Store a message when the step succeeds."""
 
     def _check(self) -> None:
         if self._ended:
@@ -100,6 +141,44 @@ class CheckedWork(ABC):
                 f"a statement of this step failed ({_line(self._spoiled)}), so the step cannot commit; let the error "
                 "propagate"
             ) from self._spoiled
+
+
+@lru_cache(maxsize=256)
+def _codec(model: type[BaseModel]) -> JsonCodec[Any]:
+    return JsonCodec(model, what=f"message {model.__name__}")
+
+
+def _content(value: BaseModel | JsonValue | bytes, what: str) -> bytes:
+    if isinstance(value, BaseModel):
+        return _codec(type(value)).dump_text(value).encode()
+    if not isinstance(value, bytes):
+        raw = json_bytes(value, what)
+        refuse_unreadable(raw, what=what, limits=DEFAULT_LIMITS)
+        return raw
+    if len(value) > DEFAULT_LIMITS.max_bytes:
+        raise InputError(
+            f"{what}: {len(value)} bytes, the limit is {DEFAULT_LIMITS.max_bytes}; keep the data elsewhere and send a "
+            "reference"
+        )
+    return value
+
+
+def _check_text(what: str, text: object, most: int = 2_000) -> None:
+    """Refuse anything but text that every database can store; only a key or a header may be empty."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {type(text).__name__}; use text")
+    if (not text and what == "topic") or len(text) > most:
+        raise InputError(f"{what} has {len(text)} characters; use 1 to {most}")
+    if "\0" in text or not _is_unicode(text):
+        raise InputError(f"{what} {shorten(text)} has a NUL character or a lone surrogate; use other text")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _line(error: BaseException) -> str:

@@ -11,8 +11,9 @@ former record back. Aggregates are not, so it drops a changed aggregate, and the
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from eventsourcing.persistence import StoredEvent
 from sqlalchemy import Connection, exc
@@ -21,14 +22,19 @@ from amends.aggregates.damage import Damage
 from amends.aggregates.errors import DamagedRunError, JournalError, UnitLost
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
-from amends.aggregates.run.facts import run_of
+from amends.aggregates.intake import BatchRow
+from amends.aggregates.outbox import SentMessage
+from amends.aggregates.run.facts import SagaStarted, run_of, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.sql import rows as event_rows
+from amends.aggregates.sql.id_memory import IdMemory
+from amends.aggregates.sql.intake_rows import insert_batches
 from amends.aggregates.sql.loading import LoadedAggregate, Plans, load_aggregate, load_records
+from amends.aggregates.sql.outbox_rows import Sent, insert_outbox
 from amends.aggregates.sql.run_index import move_runs, write_keys, write_runs
 
-__all__ = ["Batch", "BatchLost", "StaleAssumptionError", "StoreCache"]
+__all__ = ["Batch", "BatchLost", "Progress", "StaleAssumptionError", "StoreCache"]
 
 RUNS_KEPT = 10_000
 """The number of open runs that a process remembers."""
@@ -50,17 +56,39 @@ class StaleAssumptionError(Exception):
     """A stream was assumed to be new but exists. Run the batch again with an existence check before each such step."""
 
 
+class Progress(NamedTuple):
+    """A batch row of a pipeline, before its commit.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        partition: Partition of its source.
+        row: The row, still without the ids of its events.
+        start: Index of the unit's first event among the staged events.
+        end: Index after its last event.
+    """
+
+    pipeline: str
+    partition: str
+    row: BatchRow
+    start: int
+    end: int
+
+
 class StoreCache:
     """The knowledge of one process about the store from batch to batch; exact whenever it holds the writer's lock.
 
     Args:
         codec: Writes and reads events.
         plans: Plans that the process has read or written.
+
+    Attributes:
+        ids: The memory of message ids.
     """
 
     def __init__(self, codec: EventCodec, plans: Plans) -> None:
         self.codec = codec
         self.plans = plans
+        self.ids = IdMemory()
         self.runs: dict[str, RunRecord] = {}
         self.aggregates: dict[str, LoadedAggregate] = {}
         self._behind: set[str] = set()
@@ -148,6 +176,9 @@ class Batch:
         aggregates: Aggregates at their heads, staged events included.
         changed: The runs that have staged facts, with their record before the batch; `None` for new runs.
         heads: The aggregates' streams that have staged events, with their heads.
+        sent: Staged messages for the outbox.
+        progress: Staged batch rows of pipelines.
+        touched: Whether a statement has changed the database, besides the staged writes.
         lost: The error that lost the transaction; `None` while the transaction is intact.
     """
 
@@ -166,6 +197,9 @@ class Batch:
         self.aggregates: dict[str, LoadedAggregate] = {}
         self.changed: dict[str, RunRecord | None] = {}
         self.heads: dict[str, int] = {}
+        self.sent: list[Sent] = []
+        self.progress: list[Progress] = []
+        self.touched = False
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
         self.savepoints: list[Savepoint] = []
         self.lost: exc.SQLAlchemyError | None = None
@@ -203,6 +237,32 @@ class Batch:
         if run_id in self.damaged:
             raise DamagedRunError(self.damaged[run_id])
         return self.runs[run_id]
+
+    def first_facts(self, run_ids: Iterable[str]) -> dict[str, SagaStarted]:
+        """Return the first facts of those runs that exist, and note that the others do not.
+
+        A run whose first fact is unreadable is missing from the answer, and stays unknown.
+        """
+        found: dict[str, SagaStarted] = {}
+        unknown: dict[str, str] = {}
+        for run_id in run_ids:
+            record = self.runs.get(run_id) or self.known.current_run(run_id)
+            if record is not None:
+                found[run_id] = record.started
+            elif run_id not in self.runs and run_id not in self.damaged:
+                unknown[stream_of_run(run_id)] = run_id
+        if not unknown:
+            return found
+        with self.reading():
+            rows = event_rows.read_first_events(self.connection, list(unknown))
+        for row in rows:
+            run_id = unknown.pop(str(row.originator_id))
+            with suppress(JournalError):
+                fact = self.known.codec.to_domain(row)
+                if isinstance(fact, SagaStarted):
+                    found[run_id] = fact
+        self.runs.update(dict.fromkeys(unknown.values()))
+        return found
 
     def aggregate(self, cls: type[Aggregate], stream: str) -> LoadedAggregate | None:
         """Return an aggregate at its head, staged events included; `None` when its stream has no events.
@@ -282,6 +342,16 @@ class Batch:
         self.put(self.new_plans, plan.fingerprint, plan)
         self.plans.append((plan.fingerprint, plan.saga, plan.model_dump_json(), self.recorded_at_ms))
 
+    def stage_message(self, message: SentMessage, *, kept: bool, repeats: int | None = None) -> None:
+        """Stage a message for the outbox."""
+        self.sent.append(Sent(message, kept, repeats))
+
+    def stage_progress(self, pipeline: str, partition: str, row: BatchRow) -> None:
+        """Stage a batch row about the events that the present unit has staged."""
+        start = self.savepoints[0].first_event if self.savepoints else 0
+        row = replace(row, recorded_at_ms=self.recorded_at_ms)
+        self.progress.append(Progress(pipeline, partition, row, start, len(self.events)))
+
     # ---- savepoints
 
     def savepoint(self, clean_up: Callable[[], None] | None = None) -> "Savepoint":
@@ -335,6 +405,24 @@ class Batch:
             self._write_index()
         if self.snapshots:
             event_rows.insert_snapshots(self.connection, self.snapshots)
+        if self.sent:
+            insert_outbox(self.connection, self.sent, self.recorded_at_ms)
+        if self.progress:
+            self._write_progress()
+
+    @property
+    def eventless(self) -> bool:
+        """Whether the batch has written something, but no event that would be the evidence of its commit."""
+        return not self.events and (self.touched or bool(self.sent or self.progress))
+
+    def _write_progress(self) -> None:
+        # The database has just numbered the events one after the other, because it has one writer.
+        before = event_rows.last_notification_id(self.connection) - len(self.events)
+        rows = []
+        for pipeline, partition, row, start, end in self.progress:
+            ids = (before + start + 1, before + end) if start < end else (0, 0)
+            rows.append((pipeline, partition, replace(row, first_event=ids[0], last_event=ids[1])))
+        insert_batches(self.connection, rows)
 
     def _write_index(self) -> None:
         moved: list[RunSummary] = []
@@ -372,9 +460,25 @@ class Savepoint:
     Args:
         batch: The batch.
         clean_up: Called before a rollback.
+
+    Attributes:
+        first_event: Index of the block's first event among the staged events.
+        name: Name of the savepoint in the database.
+        real: Whether the database has it.
     """
 
-    __slots__ = ("_batch", "_clean_up", "_events", "_plans", "_snapshots", "_undo", "name", "real")
+    __slots__ = (
+        "_batch",
+        "_clean_up",
+        "_plans",
+        "_progress",
+        "_sent",
+        "_snapshots",
+        "_undo",
+        "first_event",
+        "name",
+        "real",
+    )
 
     def __init__(self, batch: Batch, clean_up: Callable[[], None] | None) -> None:
         self._batch = batch
@@ -382,9 +486,11 @@ class Savepoint:
 
     def __enter__(self) -> None:
         batch = self._batch
-        self._events = len(batch.events)
+        self.first_event = len(batch.events)
         self._snapshots = len(batch.snapshots)
         self._plans = len(batch.plans)
+        self._sent = len(batch.sent)
+        self._progress = len(batch.progress)
         self._undo = len(batch.undo)
         self.name = f"amends_{len(batch.savepoints)}"
         self.real = False
@@ -404,9 +510,11 @@ class Savepoint:
 
     def _roll_back(self) -> None:
         batch = self._batch
-        del batch.events[self._events :]
+        del batch.events[self.first_event :]
         del batch.snapshots[self._snapshots :]
         del batch.plans[self._plans :]
+        del batch.sent[self._sent :]
+        del batch.progress[self._progress :]
         while len(batch.undo) > self._undo:
             target, key, former = batch.undo.pop()
             if former is _ABSENT:

@@ -7,7 +7,8 @@ caller its answer.
 1. If a unit raises, the thread rolls back its savepoint and passes the error to its caller; it commits the other units.
 2. If the transaction fails, the thread discards its knowledge of the store and runs the units again, a few times. If
    the commit itself failed, its outcome is unknown; so the next transaction first checks, under the lock, whether the
-   events are stored. If they are, the computed answers are right, and the callers get them.
+   events are stored. If they are, the computed answers are right, and the callers get them. A commit that changes
+   tables but has no event leaves a mark instead: the number of the commit.
 3. If a batch keeps failing, the thread runs it unit by unit, so that a unit that the database refuses does not hold up
    the others.
 4. While the store is unreachable, the thread keeps and retries the units of callers with patience, and refuses the
@@ -21,6 +22,7 @@ import asyncio
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,7 +31,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from eventsourcing.persistence import StoredEvent
-from sqlalchemy import Engine, exc
+from sqlalchemy import Connection, Engine, exc
 
 from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import OnOpened, Unit
@@ -38,6 +40,7 @@ from amends.aggregates.sql import rows as event_rows
 from amends.aggregates.sql.batch import Batch, BatchLost, StaleAssumptionError, StoreCache
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.errors import as_amends_error
+from amends.aggregates.sql.outbox_rows import Mark, is_marked, write_mark
 from amends.aggregates.sql.transaction import SqlTx
 
 __all__ = ["Committer", "OnCommit"]
@@ -95,7 +98,7 @@ class _Attempt:
     """The progress of one attempt to commit a batch.
 
     Attributes:
-        doubtful: Events that this or an earlier attempt may have committed.
+        doubtful: Events, or the mark of a commit without any, that this or an earlier attempt may have committed.
         begun: Whether it had the writer's lock and knew the outcome of earlier attempts.
         committing: Whether it had reached its commit.
         opened: Runs that this or an earlier attempt may have opened again.
@@ -109,7 +112,7 @@ class _Attempt:
 
     def __init__(self, former: "_Attempt | None" = None) -> None:
         self.failure: BaseException | None = None
-        self.doubtful: Sequence[StoredEvent] = () if former is None else former.doubtful
+        self.doubtful: Sequence[StoredEvent] | Mark = () if former is None else former.doubtful
         self.opened: Sequence[RunRecord] = () if former is None else former.opened
         self.careful: bool = former is not None and (former.careful or isinstance(former.failure, StaleAssumptionError))
         self.begun = False
@@ -138,6 +141,8 @@ class Committer:
         self._store_id = store_id
         self._on_commit = on_commit
         self._commits = 0
+        self._writer = uuid.uuid4().hex
+        self._marks = 0
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -303,7 +308,7 @@ class Committer:
 
     def _attempt(self, jobs: Sequence[_Job], attempt: _Attempt) -> None:
         with writing(self._engine) as connection:
-            if attempt.doubtful and event_rows.all_stored(connection, attempt.doubtful):
+            if attempt.doubtful and _took_place(connection, attempt.doubtful):
                 attempt.found = True
                 return
             attempt.doubtful = attempt.opened = ()
@@ -319,7 +324,7 @@ class Committer:
                 if not job.future.done():
                     self._run(job, batch)
             batch.flush()
-            attempt.doubtful = batch.events
+            attempt.doubtful = self._mark(batch) if batch.eventless else batch.events
             if self._listeners:
                 attempt.opened = batch.opened_again
             attempt.committing = True
@@ -329,6 +334,13 @@ class Committer:
         if self._on_commit is not None:
             self._on_commit("after", self._commits)
         batch.keep()
+
+    def _mark(self, batch: Batch) -> Mark:
+        """Write the evidence of a commit without events."""
+        self._marks += 1
+        mark = Mark(self._writer, self._marks)
+        write_mark(batch.connection, mark, batch.recorded_at_ms)
+        return mark
 
     def _tell(self, opened: Sequence[RunRecord]) -> None:
         """Call the listeners for reopened runs; an error of a listener must not count as an error of the commit."""
@@ -348,6 +360,12 @@ class Committer:
             job.error = error
         if batch.lost is not None:
             raise BatchLost(str(batch.lost)) from batch.lost
+
+
+def _took_place(connection: Connection, doubtful: Sequence[StoredEvent] | Mark) -> bool:
+    if isinstance(doubtful, Mark):
+        return is_marked(connection, doubtful)
+    return event_rows.all_stored(connection, doubtful)
 
 
 def _said(error: BaseException) -> AmendsError:

@@ -19,15 +19,19 @@ from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec, changed_error
 from amends.aggregates.journal import Journal, OnOpened, RunQuery, Unit
+from amends.aggregates.outbox import OutboxMessage
 from amends.aggregates.run.facts import Fact, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
+from amends.aggregates.sql import outbox_rows
 from amends.aggregates.sql import rows as event_rows
 from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.committer import Committer, OnCommit
 from amends.aggregates.sql.engine import check_writable, create_store_engine
 from amends.aggregates.sql.errors import store_errors
+from amends.aggregates.sql.id_memory import IdMemory
+from amends.aggregates.sql.intake import SqlIntakeReader
 from amends.aggregates.sql.loading import Plans, load_aggregate, load_record, load_records, read_run
 from amends.aggregates.sql.migrations import ensure_schema
 from amends.aggregates.sql.run_index import find_runs
@@ -90,6 +94,7 @@ class SqlJournal(Journal):
         self._codec = codec
         self._store_id = store_id
         self._plans = Plans()
+        self._intake = SqlIntakeReader(self._read, IdMemory())
         self._committer = Committer(engine, StoreCache(codec, self._plans), store_id, on_commit)
 
     @property
@@ -224,6 +229,21 @@ class SqlJournal(Journal):
         if changed == 0:
             raise changed_error(page[0])
         return page[:changed]
+
+    @property
+    @override
+    def intake(self) -> SqlIntakeReader:
+        return self._intake
+
+    @override
+    def outbox_blocking(
+        self, after: int = 0, limit: int = 1_000, topics: Sequence[str] | None = None
+    ) -> list[OutboxMessage]:
+        return self._read(lambda connection: outbox_rows.read_outbox(connection, after, limit, topics))
+
+    @override
+    def outbox_size_blocking(self, after: int = 0, topics: Sequence[str] | None = None) -> int:
+        return self._read(lambda connection: outbox_rows.count_outbox(connection, after, topics))
 
     def _read(self, read: Callable[[Connection], T]) -> T:
         with store_errors(), self._engine.connect() as connection:

@@ -4,7 +4,7 @@ It is folded from the journal, and `sql.rebuild_index` can always rebuild it fro
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, or_, select
@@ -13,7 +13,7 @@ from amends.aggregates.errors import NotFoundError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.record import RunSummary
 from amends.aggregates.run.state import RunStatus
-from amends.aggregates.sql.rows import write, write_many
+from amends.aggregates.sql.rows import insert_records, record_text, records, write, write_many
 from amends.aggregates.sql.schema import is_text, run_keys, saga_index
 from amends.aggregates.values.strict_json import ascii_json, clean_text
 
@@ -49,7 +49,7 @@ def write_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
         columns = (each.run_id, each.saga, each.status.value, each.position, each.started_ms, each.updated_ms)
         keys = ascii_json(dict(each.keys))
         rows.append((*columns, each.current, _clean(each.error), keys, each.driver, each.fingerprint))
-    _insert(connection, "saga_index", _RUN, _RUN_CONFLICT, rows)
+    insert_records(connection, "saga_index", _RUN, _RUN_CONFLICT, rows)
 
 
 def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
@@ -63,37 +63,14 @@ def move_runs(connection: Connection, runs: Iterable[RunSummary]) -> None:
         write_many(connection, f"UPDATE saga_index SET {changes} WHERE run_id = ?", rows)  # noqa: S608 - a constant
         return
     changes = "position = r.position, updated_ms = r.updated_ms, current = r.current, error = r.error"
-    sql = f"UPDATE saga_index AS i SET {changes} FROM {_records(_MOVED)} WHERE i.run_id = r.run_id"  # noqa: S608 - as above
-    write(connection, sql, (_json(_MOVED, rows),))
+    sql = f"UPDATE saga_index AS i SET {changes} FROM {records(_MOVED)} WHERE i.run_id = r.run_id"  # noqa: S608 - as above
+    write(connection, sql, (record_text(_MOVED, rows),))
 
 
 def write_keys(connection: Connection, keys: Iterable[tuple[str, str, str]]) -> None:
     """Write business keys by which runs can be found: run id, field, value."""
     rows = [(run_id, clean_text(field), clean_text(value)) for run_id, field, value in keys]
-    _insert(connection, "run_keys", _KEY, "ON CONFLICT DO NOTHING", rows)
-
-
-def _insert(
-    connection: Connection, table: str, columns: Mapping[str, str], conflict: str, rows: Sequence[tuple[object, ...]]
-) -> None:
-    names = ", ".join(columns)
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" for _ in columns)
-        write_many(connection, f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}", rows)  # noqa: S608 - constants
-        return
-    sql = f"INSERT INTO {table} ({names}) SELECT {names} FROM {_records(columns)} {conflict}"  # noqa: S608 - as above
-    write(connection, sql, (_json(columns, rows),))
-
-
-# PostgreSQL's driver takes several times as long for many rows as for one text that holds them all.
-
-
-def _records(columns: Mapping[str, str]) -> str:
-    return f"json_to_recordset(CAST(? AS json)) AS r({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
-
-
-def _json(columns: Mapping[str, str], rows: Iterable[tuple[object, ...]]) -> str:
-    return ascii_json([dict(zip(columns, row, strict=True)) for row in rows])
+    insert_records(connection, "run_keys", _KEY, "ON CONFLICT DO NOTHING", rows)
 
 
 def _clean(error: str | None) -> str | None:

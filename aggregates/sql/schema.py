@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Index,
@@ -12,13 +13,24 @@ from sqlalchemy import (
     Table,
     Text,
     cast,
+    column,
     literal,
 )
 
 __all__ = [
     "bindable",
+    "commit_marks",
     "is_text",
     "metadata",
+    "outbox_messages",
+    "pipeline_batches",
+    "pipeline_held",
+    "pipeline_horizons",
+    "pipeline_id_buckets",
+    "pipeline_id_pages",
+    "pipeline_ids",
+    "pipeline_numbers",
+    "pipeline_positions",
     "plans",
     "run_keys",
     "saga_index",
@@ -31,6 +43,7 @@ metadata = MetaData()
 """All tables of the store."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
+_KEPT = column("kept", Boolean())
 
 stored_events = Table(
     "stored_events",
@@ -106,6 +119,155 @@ run_keys = Table(
     Index("run_keys_value", "field", "value"),
 )
 """Business keys by which runs are found."""
+
+pipeline_positions = Table(
+    "pipeline_positions",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("partition", Text(), primary_key=True),
+    Column("first_position", _BIG, nullable=False),
+    Column("next_position", _BIG, nullable=False),
+    Column("cursor", Text(), nullable=False),
+    Column("incarnation", Text(), nullable=False),
+    Column("epoch", _BIG, nullable=False),
+    Column("token_slice", _BIG, nullable=False),
+    Column("token_attempt", _BIG, nullable=False),
+    Column("highest", _BIG, nullable=False),
+    Column("reached_ms", _BIG, nullable=False),
+    Column("batch", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+)
+"""The position of each pipeline in each partition of its source, and the claim of the partition's owner."""
+
+pipeline_batches = Table(
+    "pipeline_batches",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("partition", Text(), primary_key=True),
+    Column("number", _BIG, primary_key=True, autoincrement=False),
+    Column("token_slice", _BIG, nullable=False),
+    Column("token_attempt", _BIG, nullable=False),
+    Column("epoch", _BIG, nullable=False),
+    Column("first_position", _BIG, nullable=False),
+    Column("next_position", _BIG, nullable=False),
+    Column("holes", _BIG, nullable=False),
+    Column("applied", _BIG, nullable=False),
+    Column("redelivered", _BIG, nullable=False),
+    Column("repeated", _BIG, nullable=False),
+    Column("replayed", _BIG, nullable=False),
+    Column("applied_again", _BIG, nullable=False),
+    Column("set_aside", _BIG, nullable=False),
+    Column("deferred", _BIG, nullable=False),
+    Column("skipped", _BIG, nullable=False),
+    Column("gaps", _BIG, nullable=False),
+    Column("mode", Text(), nullable=False),
+    Column("recorded_at_ms", _BIG, nullable=False),
+    Column("first_event", _BIG, nullable=False),
+    Column("last_event", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+)
+"""The ranges of positions that were committed, with the fate of their messages."""
+
+pipeline_held = Table(
+    "pipeline_held",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("partition", Text(), primary_key=True),
+    Column("position", _BIG, primary_key=True, autoincrement=False),
+    Column("kind", String(20), nullable=False),
+    Column("key", Text(), nullable=False),
+    Column("message_id", Text(), nullable=False),
+    Column("reason", Text(), nullable=False),
+    Column("value", LargeBinary(), nullable=True),
+    Column("headers", Text(), nullable=False),
+    Column("source_ms", _BIG, nullable=True),
+    Column("attempts", _BIG, nullable=False),
+    Column("held_at_ms", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+    Index("pipeline_held_key", "pipeline", "key", "partition", "position"),
+)
+"""Messages that are set aside or deferred, whole."""
+
+pipeline_numbers = Table(
+    "pipeline_numbers",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("key", Text(), primary_key=True),
+    Column("number", _BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The last sequence number of each key, for producers that count."""
+
+pipeline_id_buckets = Table(
+    "pipeline_id_buckets",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("bucket", _BIG, primary_key=True, autoincrement=False),
+    Column("open_ids", _BIG, nullable=False),
+    Column("sealed_ids", _BIG, nullable=False),
+    Column("version", _BIG, nullable=False),
+)
+"""The buckets of the memory of ids: how many ids are in rows and in pages. `version` grows when its pages change."""
+
+pipeline_horizons = Table(
+    "pipeline_horizons",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("bucket", _BIG, nullable=False),
+)
+"""The oldest bucket that a pipeline has never forgotten."""
+
+pipeline_ids = Table(
+    "pipeline_ids",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("bucket", _BIG, primary_key=True, autoincrement=False),
+    Column("id_hash", LargeBinary(), primary_key=True),
+    Column("digest", LargeBinary(), nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Remembered ids that are not in a page yet."""
+
+pipeline_id_pages = Table(
+    "pipeline_id_pages",
+    metadata,
+    Column("pipeline", Text(), primary_key=True),
+    Column("bucket", _BIG, primary_key=True, autoincrement=False),
+    Column("lower", LargeBinary(), primary_key=True),
+    Column("version", _BIG, nullable=False),
+    Column("filter", LargeBinary(), nullable=False),
+    Column("ids", LargeBinary(), nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+)
+"""Remembered ids of sealed buckets, in the form of `aggregates.id_pages`. A page has the ids from `lower` on."""
+
+outbox_messages = Table(
+    "outbox_messages",
+    metadata,
+    # As in stored_events: a reader that has seen an id must never find it again with another message.
+    Column("id", _BIG, primary_key=True, autoincrement=True),
+    Column("topic", Text(), nullable=False),
+    Column("key", Text(), nullable=False),
+    Column("value", LargeBinary(), nullable=False),
+    Column("headers", Text(), nullable=False),
+    Column("cause", Text(), nullable=False),
+    Column("kept", Boolean(), nullable=False),
+    Column("repeats", _BIG, nullable=True),
+    Column("recorded_at_ms", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+    Index("outbox_messages_kept", "cause", sqlite_where=_KEPT, postgresql_where=_KEPT),
+    sqlite_autoincrement=True,
+)
+"""Messages that transactions have sent and relays publish."""
+
+commit_marks = Table(
+    "commit_marks",
+    metadata,
+    Column("writer", String(32), primary_key=True),
+    Column("number", _BIG, nullable=False),
+    Column("marked_at_ms", _BIG, nullable=False),
+)
+"""The last commit without events of each process: the evidence that it took place, if its reply was lost."""
 
 
 def is_text(text: str) -> bool:

@@ -5,7 +5,7 @@ raises, the process loads them again.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -20,10 +20,12 @@ from amends.aggregates.errors import AppendConflictError, InputError, JournalErr
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.snapshot import SnapshotSkipped, take_snapshot
 from amends.aggregates.journal import StepWork
+from amends.aggregates.outbox import SentMessage
 from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql.batch import Batch
+from amends.aggregates.sql.intake import SqlIntake, SqlOutbox
 from amends.aggregates.sql.loading import LoadedAggregate
 from amends.aggregates.sql.schema import metadata
 from amends.aggregates.unit_of_work import CheckedWork
@@ -41,11 +43,14 @@ class SqlStepWork(CheckedWork):
 
     Args:
         batch: The batch that the step's unit is part of.
+        cause: Id of the run or of the message that causes the messages that the step sends.
+        keep_sent: Whether the outbox keeps these messages after a relay has published them.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        super().__init__()
+    def __init__(self, batch: Batch, cause: str = "", *, keep_sent: bool = False) -> None:
+        super().__init__(cause)
         self._batch = batch
+        self._keep_sent = keep_sent
         self._used: dict[str, LoadedAggregate] = {}
         self._before: dict[str, dict[str, Any]] = {}
 
@@ -70,6 +75,10 @@ class SqlStepWork(CheckedWork):
     def _keep(self, stream: str, aggregate: Aggregate) -> None:
         self._used[stream] = LoadedAggregate(aggregate, 0, 0)
 
+    @override
+    def _send(self, message: SentMessage) -> None:
+        self._batch.stage_message(message, kept=self._keep_sent)
+
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
         """Run an SQLAlchemy statement on the user's own tables of the same database.
 
@@ -91,6 +100,7 @@ class SqlStepWork(CheckedWork):
         if table in metadata.tables:
             raise InputError(f"table {table!r} belongs to the journal; steps change aggregates and their own tables")
         self._batch.open_savepoints()
+        self._batch.touched = True
         try:
             result = self._batch.connection.execute(statement, execution_options={"preserve_rowcount": True})
             rows = [tuple(row) for row in result] if result.returns_rows else []
@@ -261,18 +271,36 @@ class SqlTx:
             batch.stage_facts(present, stored)
         return present
 
-    def unit_of_work(self) -> "_Step":
+    def first_facts(self, run_ids: Sequence[str]) -> Mapping[str, SagaStarted]:
+        """Return the first facts of those runs that exist, one row each; `accept` of the others then reads nothing."""
+        return self._batch.first_facts(run_ids)
+
+    @property
+    def intake(self) -> SqlIntake:
+        """The tables of the pipelines."""
+        return SqlIntake(self._batch)
+
+    @property
+    def outbox(self) -> SqlOutbox:
+        """The messages that wait for a relay."""
+        return SqlOutbox(self._batch)
+
+    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> "_Step":
         """Open a savepoint for one transaction step.
 
         On normal exit the batch stages the events of the step's aggregates. On an exception it discards all writes of
         the step, and keeps the earlier writes of the unit.
+
+        Args:
+            cause: Id of the run or of the message that causes the messages that the step sends; empty if there is none.
+            keep_sent: Whether the outbox keeps these messages after a relay has published them.
 
         Raises:
             JournalError: Another step of the same unit has not ended yet.
         """
         if len(self._batch.savepoints) > 1:
             raise JournalError("a step is running in this unit; run the steps of one unit one after the other")
-        return _Step(self._batch)
+        return _Step(self._batch, SqlStepWork(self._batch, cause, keep_sent=keep_sent))
 
 
 class _Step:
@@ -280,8 +308,8 @@ class _Step:
 
     __slots__ = ("_savepoint", "_work")
 
-    def __init__(self, batch: Batch) -> None:
-        self._work = SqlStepWork(batch)
+    def __init__(self, batch: Batch, work: SqlStepWork) -> None:
+        self._work = work
         self._savepoint = batch.savepoint(self._work.abandon)
 
     def __enter__(self) -> StepWork:

@@ -4,7 +4,7 @@ A checksum covers every column of an event. The length of each part but the last
 different rows give the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from eventsourcing.persistence import Notification, StoredEvent
@@ -18,6 +18,8 @@ __all__ = [
     "plan_fits",
     "read_event",
     "read_notification",
+    "row_checksum",
+    "row_fits",
     "snapshot_checksum",
     "snapshot_fits",
 ]
@@ -45,6 +47,38 @@ def plan_checksum(fingerprint: str, saga: str, plan: str, recorded_at_ms: int) -
     parts = [part.encode("utf-8", "surrogatepass") for part in (fingerprint, saga, plan)]
     prefix = b"p%d:%d:%d:" % (recorded_at_ms, len(parts[0]), len(parts[1]))
     return blake2b(b"".join((prefix, *parts)), digest_size=CHECKSUM_BYTES).digest()
+
+
+def row_checksum(table: str, columns: Sequence[object]) -> bytes:
+    """Return the checksum of a row whose columns are texts, bytes, whole numbers, flags or nothing.
+
+    Raises:
+        TypeError: A column is something else.
+    """
+    sums = blake2b(table.encode(), digest_size=CHECKSUM_BYTES)
+    for each in columns:
+        if isinstance(each, bytes):
+            sums.update(b"b%d:" % len(each))
+            sums.update(each)
+        elif isinstance(each, str):
+            raw = each.encode("utf-8", "surrogatepass")
+            sums.update(b"t%d:" % len(raw))
+            sums.update(raw)
+        elif isinstance(each, int):
+            sums.update(b"n%d" % each)
+        elif each is None:
+            sums.update(b"-")
+        else:  # SQLite stores a number with a fraction in a column of numbers, if someone writes one
+            raise TypeError(type(each).__name__)
+    return sums.digest()
+
+
+def row_fits(table: str, row: Sequence[object]) -> bool:
+    """Check whether a row, whose last column is the checksum, matches it."""
+    try:
+        return row_checksum(table, row[:-1]) == row[-1]
+    except TypeError:
+        return False
 
 
 class ChangedEvent(StoredEvent):

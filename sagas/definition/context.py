@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from amends.aggregates.errors import CannotContinueError, InputError, NotFoundError
 from amends.aggregates.events.aggregate import Aggregate
@@ -173,6 +173,22 @@ class UnitOfWork(_Context):
             InputError: The statement matched another number of rows. The step's changes are rolled back as well.
         """
         return self.work.execute(statement, expect_rows=expect_rows)
+
+    def send(
+        self, topic: str, *, key: str, value: BaseModel | JsonValue | bytes, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Send a message when the step succeeds: the outbox stores it in the commit, and a relay publishes it.
+
+        Args:
+            topic: Name of the destination, as the relays know it.
+            key: Key that orders it: messages of one topic and key keep their order.
+            value: A pydantic model or JSON value, which is written as JSON, or the bytes to publish.
+            headers: Further headers, by name.
+
+        Raises:
+            InputError: An argument cannot be stored.
+        """
+        self.work.send(topic, key=key, value=value, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

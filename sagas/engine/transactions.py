@@ -33,7 +33,7 @@ def run_transaction(tx: Tx, registry: Registry, record: RunRecord, due: Work) ->
     direction = due.direction
     arguments = arguments_of(registry, record, node, direction)
     try:
-        with tx.unit_of_work() as work:
+        with tx.unit_of_work(cause=record.run_id) as work:
             context = unit_of_work_for(record, node, direction, attempt=due.attempt, work=work)
             value = arguments.operation.function(arguments.first(), context)
             outcome = outcome_of_result(registry, node.step, direction, value)

@@ -12,7 +12,9 @@ from typing_extensions import override
 from amends.aggregates.errors import AppendConflictError, JournalError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
+from amends.aggregates.intake import Intake
 from amends.aggregates.journal import StepWork
+from amends.aggregates.outbox import Outbox, SentMessage
 from amends.aggregates.run.facts import Fact, Head, SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
@@ -147,6 +149,10 @@ class MemoryWork(CheckedWork):
         self._check_rows(matched, expect_rows)
         return rows
 
+    @override
+    def _send(self, message: SentMessage) -> None:
+        """Drop a message: nothing in a run depends on what a relay publishes."""
+
     def finished(self, codec: EventCodec) -> Shelf:
         """Return the aggregates and tables after the step.
 
@@ -239,9 +245,23 @@ class MemoryTx:
         self.records[run_id] = present
         return present
 
-    def unit_of_work(self) -> "_Savepoint":
+    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> "_Savepoint":  # noqa: ARG002 - of `Tx`
         """Open a savepoint for one transaction step; an exception discards the writes of the step."""
         return _Savepoint(self)
+
+    def first_facts(self, run_ids: Sequence[str]) -> Mapping[str, SagaStarted]:
+        """Return the first facts of those runs that exist."""
+        return {run_id: record.started for run_id in run_ids if (record := self.records.get(run_id)) is not None}
+
+    @property
+    def intake(self) -> Intake:
+        """Refuse: the search knows no pipelines."""
+        raise ProveError("it uses the tables of the pipelines, which the search does not know")
+
+    @property
+    def outbox(self) -> Outbox:
+        """Refuse: the search knows no relays."""
+        raise ProveError("it uses the tables of the outbox, which the search does not know")
 
     def keep(self, work: MemoryWork) -> None:
         """Keep the writes of a step, and count it in the books.

@@ -131,9 +131,9 @@ class _KeepingTx:
         self._tx = tx
 
     @contextmanager
-    def unit_of_work(self) -> Iterator[Any]:
+    def unit_of_work(self, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - those of the original
         """Open a savepoint that no exception discards."""
-        savepoint = self._tx.unit_of_work()
+        savepoint = self._tx.unit_of_work(**options)
         try:
             yield savepoint.__enter__()
         finally:

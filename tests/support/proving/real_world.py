@@ -1,13 +1,15 @@
 """Stories of the search, played on a real store at the same time."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.intake import Intake
 from amends.aggregates.journal import StepWork, Tx
+from amends.aggregates.outbox import Outbox
 from amends.aggregates.run.facts import Fact, SagaStarted
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
@@ -58,9 +60,23 @@ class StoredTx:
         self.appended += facts
         return self._tx.append(record, facts)
 
-    def unit_of_work(self) -> AbstractContextManager[StepWork]:
+    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> AbstractContextManager[StepWork]:
         """Open a savepoint."""
-        return self._tx.unit_of_work()
+        return self._tx.unit_of_work(cause=cause, keep_sent=keep_sent)
+
+    def first_facts(self, run_ids: Sequence[str]) -> Mapping[str, SagaStarted]:
+        """Return the first facts of runs."""
+        return self._tx.first_facts(run_ids)
+
+    @property
+    def intake(self) -> Intake:
+        """The tables of the pipelines."""
+        return self._tx.intake
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages that wait for a relay."""
+        return self._tx.outbox
 
 
 class RecordingUnits(Units):
