@@ -71,10 +71,18 @@ class TemporalWatch:
     Args:
         client: The client of Temporal.
         monotonic: Returns the time in seconds, suspension included.
+        consequence: The consequence of an outage, for the log.
     """
 
-    def __init__(self, client: temporalio.client.Client, monotonic: Callable[[], float] = elapsed_s) -> None:
+    def __init__(
+        self,
+        client: temporalio.client.Client,
+        monotonic: Callable[[], float] = elapsed_s,
+        *,
+        consequence: str = "the worker waits for the calls that Temporal gives up in the meantime",
+    ) -> None:
         self._client = client
+        self._consequence = consequence
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._present = monotonic()
@@ -110,17 +118,16 @@ class TemporalWatch:
     async def _look(self) -> None:
         answers = True
         while True:
-            answered = await self._answers()
+            answered = await self.answers()
             if answers and not answered:
-                _log.info(
-                    "Temporal does not answer; the worker waits for the calls that Temporal gives up in the meantime"
-                )
+                _log.info("Temporal does not answer; %s", self._consequence)
             answers = answered
             if not answered:
                 self._missed = self._monotonic()
             await asyncio.sleep(_LOOK_S)
 
-    async def _answers(self) -> bool:
+    async def answers(self) -> bool:
+        """Check whether Temporal answers within five seconds."""
         try:
             await self._client.workflow_service.get_system_info(
                 GetSystemInfoRequest(), timeout=timedelta(seconds=_ANSWER_S)

@@ -41,7 +41,7 @@ from amends.sagas.temporal.recovery import recover
 from amends.sagas.temporal.start_workflow import wake, worker_identity
 from amends.sagas.temporal.workflow import SagaWorkflow
 
-__all__ = ["AlsoServed", "running_worker", "worker_name"]
+__all__ = ["AlsoServed", "deployment", "detect_no_deadlocks", "running_worker", "worker_name"]
 
 # Practically no limit, because the calls of a paused worker go on and keep their outcomes. When serving ends, the
 # `StopDeadline` counts.
@@ -182,7 +182,7 @@ async def running_worker(
 
 
 @cache
-def _deployment() -> WorkerDeploymentConfig:
+def deployment() -> WorkerDeploymentConfig:
     """Return a name for the loaded code; without a name the SDK reads every loaded module, which takes seconds."""
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion("amends", version("amends")), use_worker_versioning=False
@@ -219,19 +219,19 @@ def _workers(
             task_queue=queue,
             activities=[*activities.all(), *(also.activities if queue == task_queue else ())],
             identity=identity,
-            deployment_config=_deployment(),
+            deployment_config=deployment(),
             max_concurrent_activities=activities.seats.slots,
             max_concurrent_local_activities=activities.seats.slots,
             max_cached_workflows=1_000,
             graceful_shutdown_timeout=_PAUSED,
             **options,
         )
-        _detect_no_deadlocks(worker)
+        detect_no_deadlocks(worker)
         workers.append(worker)
     return workers
 
 
-def _detect_no_deadlocks(worker: Worker) -> None:
+def detect_no_deadlocks(worker: Worker) -> None:
     """Let a workflow task take as long as it needs.
 
     The SDK's deadlock detection interrupts workflow code after 2 s, because user code may hang. Our workflow contains
