@@ -93,7 +93,7 @@ class Session:
                         watch.result()
             return await main
         finally:
-            self._stop.deadline.begin()
+            self._stop.deadline.begin(calm=main.done() and not main.cancelled() and main.exception() is None)
             for task in (main, *watches):
                 task.cancel()
             ended = asyncio.gather(main, *watches, return_exceptions=True)

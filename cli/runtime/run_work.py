@@ -116,7 +116,7 @@ async def _in_session(project: Project, journal: SqlJournal, order: Order, stop:
         except Exception as error:
             stop.ends_with(exit_code_of(error))
             raise
-        stop.ends_with(code)
+        stop.ends_with(code, calm=True)
         return code
 
 

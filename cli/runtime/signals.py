@@ -7,7 +7,8 @@ bound.
 1. The first signal starts the bound. It cancels a command that is starting up; a command that serves finds
    `Stop.requested` set, and ends its parts one after the other, each within its share of the bound (`StopDeadline`).
 2. A further signal shortens the remaining time to five seconds.
-3. The bound also counts if a command ends for another reason: its parts may hang just the same.
+3. The bound also counts if a command ends for another reason: its parts may hang just the same. If the command ends
+   because its work is done, its parts have half a minute, until a signal arrives.
 4. If the bound has passed and the process is still there, the thread names the work under way, runs the last resorts
    (which must not block), flushes the output and ends the process with the exit status of the command.
 
@@ -75,22 +76,23 @@ class Stop:
         """Request the stop from the event loop, as the first signal does; a further request ends the drain."""
         if self.requested.is_set():
             self.deadline.shorten_drain()
-        self.deadline.begin()
+        self.deadline.request()
         self.requested.set()
 
     def ready(self) -> None:
         """Record that the start-up is over: from now on the command waits for `requested` where it can."""
         self._starting = False
 
-    def ends_with(self, code: ExitCode) -> None:
+    def ends_with(self, code: ExitCode, *, calm: bool = False) -> None:
         """Record that the command ends with this status: the bound counts from now on.
 
         Args:
             code: The exit status, also if a part of the command does not end.
+            calm: Whether the command ends because its work is done.
         """
         if not self._told:
             self._code = code
-        self.deadline.begin()
+        self.deadline.begin(calm=calm)
 
     def goes_on(self) -> None:
         """Record that only a part of the command has ended, and starts again."""
@@ -106,7 +108,7 @@ class Stop:
             reserve_s: Part of the bound to keep for the parts that end later, in seconds.
         """
         task = asyncio.ensure_future(work)
-        await asyncio.wait([task], timeout=self.deadline.left_s(reserve_s))
+        await self.deadline.wait(task, reserve_s)
         if not task.done():
             task.cancel()
             return False
@@ -152,7 +154,7 @@ class Stop:
             self.deadline.shorten_drain()
             return
         self._told = True
-        self.deadline.begin()
+        self.deadline.request()
         with suppress(RuntimeError):  # the loop is closed: the command has ended
             self._loop.call_soon_threadsafe(self._request)
 

@@ -3,18 +3,25 @@
 Each part asks how much time it has left, and keeps a reserve for the parts that end after it: calls end first, then
 Temporal's workers, then the store, then the embedded server. So no part can use up the time of the others, and the
 total is bounded in every state.
+
+An end that no one requested (the work is done) may take longer: the workers, the store and the server may then use
+`CALM_S` in addition, because on a busy machine an ordinary end takes more than some seconds. Calls that hang get no
+additional time, and a request to stop takes it away.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from threading import Lock
+from typing import Any
 
 from amends.aggregates.run.plan import StepKind
 from amends.sagas.definition.step_definition import StepDefinition
 
 __all__ = [
     "CALLS_RESERVE_S",
+    "CALM_S",
     "CANCEL_RESERVE_S",
     "LONGEST_DRAIN",
     "REST",
@@ -31,6 +38,9 @@ REST = timedelta(seconds=5)
 
 LONGEST_DRAIN = timedelta(minutes=10)
 """The longest default drain."""
+
+CALM_S = 25.0
+"""Seconds that an end without a request to stop may take in addition."""
 
 CALLS_RESERVE_S = 3.0
 """Calls in flight may end until this many seconds before the bound."""
@@ -49,6 +59,10 @@ STORE_RESERVE_S = 1.3
 
 SERVER_RESERVE_S = 0.3
 """The embedded server may end until this many seconds before the bound."""
+
+
+# How soon a wait notices that the bound has come nearer.
+_LOOK_S = 0.2
 
 
 def default_drain(steps: Iterable[StepDefinition]) -> timedelta:
@@ -80,6 +94,7 @@ class StopDeadline:
         self._now = now
         self._lock = Lock()
         self._at: float | None = None
+        self._calm_s = 0.0
 
     @property
     def begun(self) -> bool:
@@ -91,11 +106,23 @@ class StopDeadline:
         """How long calls in flight may take, in seconds."""
         return self._drain_s
 
-    def begin(self) -> None:
-        """Start to count; do nothing if counting has started already."""
+    def begin(self, *, calm: bool = False) -> None:
+        """Start to count; do nothing if counting has started already.
+
+        Args:
+            calm: Whether the process ends because its work is done, so that its parts have `CALM_S` in addition.
+        """
         with self._lock:
             if self._at is None:
                 self._at = self._now() + self._drain_s + self._rest_s
+                self._calm_s = CALM_S if calm else 0.0
+
+    def request(self) -> None:
+        """Start to count because of a request to stop: from now on there is no additional time."""
+        with self._lock:
+            at = self._now() + self._drain_s + self._rest_s
+            self._at = at if self._at is None else min(self._at + self._calm_s, at)
+            self._calm_s = 0.0
 
     def shorten_drain(self) -> None:
         """End the drain now."""
@@ -107,8 +134,20 @@ class StopDeadline:
         """Stop counting, because only a part had to end and the process goes on."""
         with self._lock:
             self._at = None
+            self._calm_s = 0.0
 
     def left_s(self, reserve_s: float = 0.0) -> float:
         """Return the seconds until the bound less a reserve, at least 0; infinity before stopping has begun."""
-        at = self._at
-        return float("inf") if at is None else max(0.0, at - reserve_s - self._now())
+        with self._lock:
+            at, calm_s = self._at, self._calm_s
+        if at is None:
+            return float("inf")
+        return max(0.0, at + (calm_s if reserve_s <= WORKERS_RESERVE_S else 0.0) - reserve_s - self._now())
+
+    async def wait(self, work: "asyncio.Future[Any]", reserve_s: float) -> None:
+        """Wait for some work, but not beyond the bound less a reserve, even if the bound comes nearer meanwhile."""
+        while not work.done():
+            left_s = self.left_s(reserve_s)
+            await asyncio.wait([work], timeout=min(left_s, _LOOK_S))
+            if left_s <= 0:
+                return

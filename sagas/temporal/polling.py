@@ -182,7 +182,9 @@ class Shifts:
         # The reserve is for transactions in flight, and for answers on their way to Temporal.
         await asyncio.wait([ending], timeout=deadline.left_s(TASKS_RESERVE_S))
         await self.calls.give_up(deadline.left_s(CANCEL_RESERVE_S))
-        await asyncio.wait([ending], timeout=deadline.left_s(WORKERS_RESERVE_S))
+        # Calls that hang would use up the additional time of an end that no one requested.
+        reserve_s = CANCEL_RESERVE_S if self.calls.pending() else WORKERS_RESERVE_S
+        await deadline.wait(ending, reserve_s)
         if not ending.done():
             pending = self.calls.pending()
             left = (

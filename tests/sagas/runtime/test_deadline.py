@@ -1,5 +1,7 @@
 """The bound of a stopping process: its parts share it, and it holds however often a stop is requested."""
 
+import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from amends import Attempted, Call, UnitOfWork, effect, transaction
 from amends.sagas.runtime.deadline import (
     CALLS_RESERVE_S,
+    CALM_S,
     CANCEL_RESERVE_S,
     LONGEST_DRAIN,
     SERVER_RESERVE_S,
@@ -88,6 +91,43 @@ def test_a_process_that_goes_on_has_no_bound() -> None:
     assert bound.left_s() == 65
 
 
+def test_an_end_without_a_request_may_take_longer() -> None:
+    """Workers, store and server have more time if the work is done; calls that hang have not."""
+    bound = deadline(Clock(), drain_s=0)
+    bound.begin(calm=True)
+    bound.begin()
+    assert (bound.left_s(), bound.left_s(STORE_RESERVE_S)) == (5 + CALM_S, pytest.approx(5 + CALM_S - STORE_RESERVE_S))
+    assert bound.left_s(CANCEL_RESERVE_S) == pytest.approx(5 - CANCEL_RESERVE_S)
+
+
+@pytest.mark.parametrize(("after_s", "left_s"), [(0, 5), (10, 5), (CALM_S + 3, 2)])
+def test_a_request_takes_the_additional_time_away(after_s: float, left_s: float) -> None:
+    """The five seconds count from the signal, and never beyond the end that was fixed before."""
+    clock = Clock()
+    bound = deadline(clock, drain_s=0)
+    bound.begin(calm=True)
+    clock.now += after_s
+    bound.request()
+    assert bound.left_s() == left_s
+    clock.now += 1
+    bound.request()
+    assert bound.left_s() == left_s - 1
+
+
+async def test_a_wait_ends_soon_after_the_bound_has_come_nearer() -> None:
+    """A part that already waits notices a request to stop."""
+    clock = Clock()
+    bound = deadline(clock, drain_s=0)
+    bound.begin(calm=True)
+    wait = asyncio.create_task(bound.wait(asyncio.get_running_loop().create_future(), STORE_RESERVE_S))
+    await asyncio.sleep(0)
+    clock.now += 5
+    assert not wait.done()
+    bound.request()
+    clock.now += 5
+    await wait
+
+
 def test_each_part_leaves_time_to_the_parts_after_it() -> None:
     """Calls end before transactions, then cancelled calls, workers, the store and the server; each has some time."""
     reserves = [
@@ -104,14 +144,22 @@ def test_each_part_leaves_time_to_the_parts_after_it() -> None:
     assert reserves[0] < deadline(Clock())._rest_s
 
 
-@given(st.lists(st.tuples(st.sampled_from(["begin", "shorten"]), st.floats(0, 100)), max_size=10))
+REQUESTS: dict[str, Callable[[StopDeadline], None]] = {
+    "begin": StopDeadline.begin,
+    "calm": lambda bound: bound.begin(calm=True),
+    "request": StopDeadline.request,
+    "shorten": StopDeadline.shorten_drain,
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from([*REQUESTS]), st.floats(0, 100)), max_size=10))
 def test_no_request_makes_the_bound_later(requests: list[tuple[str, float]]) -> None:
     """Once a process has begun to stop, its end only comes nearer, whatever is requested."""
     clock = Clock()
     bound = deadline(clock)
     end = float("inf")
     for request, later_s in requests:
-        (bound.begin if request == "begin" else bound.shorten_drain)()
+        REQUESTS[request](bound)
         assert clock.now + bound.left_s() <= max(end, clock.now) + 1e-6
         end = clock.now + bound.left_s()
         clock.now += later_s
