@@ -8,13 +8,14 @@ The search injects refusals into transactions, but not into their undos: those r
 code can refuse, and that code runs.
 """
 
+import copy
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from amends.aggregates.errors import Rejected
+from amends.aggregates.errors import MissingCodeError, Rejected
 from amends.aggregates.run.plan import StepKind
 from amends.aggregates.run.state import Direction
 from amends.aggregates.values.error_report import lineage
@@ -106,6 +107,7 @@ class ProvedRegistry(Registry):
     Attributes:
         refuses_undo: Whether the undo of a transaction may be refused by injection.
         watch: Returns the block in which a function of the step with this name runs.
+        lacks: The step, or the mapping of a step, that is missing; empty if none is.
     """
 
     refuses_undo = False
@@ -115,6 +117,7 @@ class ProvedRegistry(Registry):
         self.script = Script()
         self.watch: Callable[[str], AbstractContextManager[object]] = lambda _: _UNWATCHED
         self.results: Mapping[str, object] = results or {}
+        self.lacks = ""
         self._operations: dict[tuple[str, bool, bool], Operation] = {}
 
     def operation(self, step: str, *, undo: bool = False, probe: bool = False) -> Operation:
@@ -127,6 +130,26 @@ class ProvedRegistry(Registry):
             operation = self._scripted(step, real, undo=undo) if scripted else real
             self._operations[place] = operation
         return operation
+
+    def without(self, part: str) -> "ProvedRegistry":
+        """Return the registry of a release that lacks a step or a mapping; it obeys the same script."""
+        lacking = copy.copy(self)
+        lacking.lacks = part
+        lacking.steps = {name: step for name, step in self.steps.items() if name != part}
+        return lacking
+
+    def mapping(self, name: str) -> Any:  # noqa: ANN401 - a function of the user's
+        """Return a mapping.
+
+        Raises:
+            MissingCodeError: The release lacks it.
+        """
+        if name == self.lacks:
+            raise MissingCodeError(f"the release lacks the mapping {name!r}; deploy it again")
+        return self._mapping(name)
+
+    def _mapping(self, name: str) -> Any:  # noqa: ANN401 - as above
+        return super().mapping(name)
 
     def _scripted(self, step: str, real: Operation, *, undo: bool) -> Operation:
         def transact(first: Any, uow: UnitOfWork) -> Any:  # noqa: ANN401 - the user's types

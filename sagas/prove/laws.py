@@ -18,7 +18,7 @@ from amends.sagas.prove.books import Page
 from amends.sagas.prove.memory import Appended
 from amends.sagas.prove.moves import MoveKind
 from amends.sagas.prove.units import Played, UnitFaultKind
-from amends.sagas.prove.world import Listener, World
+from amends.sagas.prove.world import Listener, World, part_of
 
 __all__ = ["ENDS", "INVARIANT", "LAWS", "NEVER_FAILS", "REPEATS", "Broken", "Law", "broken", "broken_at_end", "is_end"]
 
@@ -32,6 +32,7 @@ _FAILURES = frozenset({FactKind.STEP_ATTEMPT_FAILED, FactKind.COMPENSATION_ATTEM
 _BEGINNINGS = frozenset(
     {FactKind.STEP_STARTED, FactKind.STEP_SUCCEEDED, FactKind.STEP_REJECTED, FactKind.STEP_ATTEMPT_FAILED}
 )
+_CONCLUSIONS = frozenset({FactKind.STEP_FAILED, FactKind.STEP_IN_DOUBT, FactKind.COMPENSATION_EXHAUSTED})
 _FIRST_ATTEMPT = frozenset({_N.PENDING, _N.SUCCEEDED, _N.SKIPPED, _N.IN_DOUBT})
 
 
@@ -286,6 +287,17 @@ def _claims_are_respected(place: _Place, played: Played) -> str | None:
     if not replaced and due_ms is not None and due_ms > played.before.now_ms:
         return f"the claim of {place.node.name!r} is ended {due_ms - played.before.now_ms} ms before its lease"
     return None
+
+
+@_node_law("missing code changes nothing", "A release that lacks the code of a step uses no attempt of it.")
+def _missing_code_changes_nothing(place: _Place, played: Played) -> str | None:
+    head, node, lacks = place.step.head, place.node, played.before.lacks
+    if not lacks or lacks != part_of(node) or played.move.kind not in {MoveKind.DRIVE, MoveKind.TRANSACTION}:
+        return None
+    expired = getattr(place.step.fact, "error_type", "") == "WorkerLost"
+    if head.kind in _CONCLUSIONS or (head.kind in _FAILURES and expired):
+        return None
+    return f"the release lacks {lacks!r}, and writes {head.kind} of {node.name!r}"
 
 
 # ---- one move

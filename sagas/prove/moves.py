@@ -35,6 +35,8 @@ class MoveKind(Enum):
     TRANSACTION = (1, "{detail}")
     CANCEL = (1, "somebody cancels the run")
     DECIDE = (0, "an operator decides about {detail}")
+    OTHER_CODE = (1, "a release without {detail} is deployed")
+    RIGHT_CODE = (0, "a release with {detail} is deployed again")
     REPLACE_DRIVER = (0, "an operator has another driver advance the run")
 
     def __init__(self, cost: int, sentence: str) -> None:

@@ -20,7 +20,7 @@ from amends.sagas.prove.functions import TransactionFault
 from amends.sagas.prove.moves import Move, MoveKind
 from amends.sagas.prove.network import Network
 from amends.sagas.prove.units import Played, Units
-from amends.sagas.prove.world import Listener, OpenCall, World
+from amends.sagas.prove.world import Listener, OpenCall, World, part_of
 
 __all__ = ["Player"]
 
@@ -60,6 +60,7 @@ class Player:
             moves += self._network.moves(world, run, driving=bool(driving))
         if not any(each.move.kind is MoveKind.DRIVE for each in moves):
             moves += self._wait(world, decided)
+        moves += self._deploy(world, decided)
         return moves
 
     def _decided(self, record: RunRecord, now_ms: int) -> tuple[Decision, ...]:
@@ -119,9 +120,32 @@ class Player:
             kind = MoveKind.TAKE_OVER_LIVE if prompt else MoveKind.REDELIVER
             if kind.cost > world.faults:
                 continue
+            if part_of(record.state.plan.nodes[name]) == world.lacks:
+                continue
             work: Work = (RunStep if direction is Direction.DO else RunCompensation)(name, at.attempt)
             move = Move(kind, run, OpenCall.words_of(name, direction, at.attempt))
             yield self.units.take_over(world, move, work, prompt[0] if prompt else None)
+
+    # ---- deploys
+
+    def _deploy(self, world: World, decided: list[tuple[Decision, ...]]) -> Iterator[Played]:
+        """Deploy a release that lacks the code of something that is due, or the right one again."""
+        if world.lacks:
+            if any(decided):
+                move = Move(MoveKind.RIGHT_CODE, 0, "", repr(world.lacks))
+                yield self.units.deploy(world, move, "")
+            return
+        if not world.faults:
+            return
+        nodes = [
+            (run, world.runs[run].state.plan.nodes[each.node])
+            for run, decisions in enumerate(decided)
+            for each in decisions
+            if isinstance(each, Work)
+        ]
+        parts = {part_of(node): run for run, node in reversed(nodes)}
+        for part, run in sorted(parts.items()):
+            yield self.units.deploy(world, Move(MoveKind.OTHER_CODE, run, "", repr(part)), part)
 
     # ---- operators
 

@@ -190,7 +190,7 @@ class Search:
             return self._checked(played)
         before, after, run = played.before, played.world, played.move.run
         about = (before.runs[run], after.runs[run], played.appended, before.books, after.books, *(played.settled or ()))
-        return self._known.answer((played.move.kind, before.now_ms), about, lambda: self._checked(played))
+        return self._known.answer((played.move.kind, before.now_ms, before.lacks), about, lambda: self._checked(played))
 
     def _checked(self, played: Played) -> tuple[Broken, ...]:
         for step in played.appended:

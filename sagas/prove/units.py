@@ -108,7 +108,7 @@ class Units:
         self.terms = terms
         self.protocol = RunProtocol(registry, "worker")
         self.known: Known | None = None
-        self._drivers: dict[str, RunProtocol] = {}
+        self._drivers: dict[tuple[str, str], RunProtocol] = {}
         self._codec = EventCodec()
 
     def begin(self, starts: list[Start], shelf: Shelf, *, faults: int, decisions: int) -> World:
@@ -148,7 +148,7 @@ class Units:
     def drive(self, world: World, move: Move, fault: tuple[int, TransactionFault] | None = None) -> Played:
         """Append conclusions, run the transactions that are due, and claim the calls that are due."""
         run_id, driver = world.runs[move.run].run_id, world.runs[move.run].driver
-        asked, protocol = world.probed(move.run), self._of(driver)
+        asked, protocol = world.probed(move.run), self._of(driver, world.lacks)
 
         def unit(tx: MemoryTx) -> tuple[EffectCall, ...]:
             record = protocol.follow(tx, run_id, world.now_ms).record
@@ -162,9 +162,11 @@ class Units:
             return tasks
 
         def calls(tasks: tuple[EffectCall, ...]) -> tuple[OpenCall, ...]:
+            if not tasks:
+                return world.calls
             return (*world.calls, *(OpenCall(move.run, task, Listener.PROMPT, driver) for task in tasks))
 
-        return self._run(world, move, unit, calls, fault, question=("drive", asked, fault))
+        return self._run(world, move, unit, calls, fault, question=("drive", asked, fault, world.lacks))
 
     def take_over(self, world: World, move: Move, work: Work, live: OpenCall | None) -> Played:
         """Deliver a claimed call again, to another worker."""
@@ -188,11 +190,16 @@ class Units:
 
         return _decided(self._run(world, move, unit, lambda _: world.calls, question=("replace driver",)))
 
-    def _of(self, driver: str) -> RunProtocol:
-        protocol = self._drivers.get(driver)
+    def _of(self, driver: str, lacks: str = "") -> RunProtocol:
+        protocol = self._drivers.get((driver, lacks))
         if protocol is None:
-            protocol = self._drivers[driver] = RunProtocol(self.registry, "worker", driver)
+            registry = self.registry.without(lacks) if lacks else self.registry
+            protocol = self._drivers[driver, lacks] = RunProtocol(registry, "worker", driver)
         return protocol
+
+    def deploy(self, world: World, move: Move, lacks: str) -> Played:
+        """Deploy a release that lacks a step or a mapping; empty for one that lacks nothing."""
+        return Played(move, world, world._replace(lacks=lacks, faults=world.faults - move.kind.cost))
 
     def intervene(self, world: World, move: Move, intervention: Intervention) -> Played:
         """Record the decision of an operator.
@@ -404,4 +411,4 @@ def _after(world: World, move: Move, ended: Ended, calls: tuple[OpenCall, ...]) 
         run = move.run
         runs = (*runs[:run], ended.record, *runs[run + 1 :])
         logs = (*logs[:run], ended.log, *logs[run + 1 :])
-    return World(runs, world.now_ms, calls, books, shelf, world.faults - cost, world.decisions, logs)
+    return World(runs, world.now_ms, calls, books, shelf, world.faults - cost, world.decisions, logs, world.lacks)

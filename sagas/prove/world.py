@@ -5,13 +5,14 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from amends.aggregates.run.facts import Fact
+from amends.aggregates.run.plan import PlanNode
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.run.state import Direction
 from amends.sagas.engine.calls import EffectCall
 from amends.sagas.prove.books import Books, RecordedAnswer
 from amends.sagas.prove.memory import Shelf
 
-__all__ = ["Listener", "Log", "OpenCall", "World"]
+__all__ = ["Listener", "Log", "OpenCall", "World", "part_of"]
 
 
 class Listener(IntEnum):
@@ -94,6 +95,7 @@ class World(NamedTuple):
         faults: The number of faults that may still happen.
         decisions: The number of decisions that operators may still make.
         logs: The facts of each run.
+        lacks: The step, or the mapping of a step, that the deployed code lacks; empty if it has all.
     """
 
     runs: tuple[RunRecord, ...]
@@ -104,6 +106,7 @@ class World(NamedTuple):
     faults: int
     decisions: int
     logs: tuple[Log, ...]
+    lacks: str = ""
 
     def with_books(self, books: Books) -> "World":
         """Return the world with other books."""
@@ -117,3 +120,8 @@ class World(NamedTuple):
         """Return the nodes of a run whose probe is under way."""
         prompt = self.calls_of(run, Listener.PROMPT)
         return frozenset(each.call.node for each in prompt if each.call.direction is Direction.PROBE)
+
+
+def part_of(node: PlanNode) -> str:
+    """Return the part of the code that a deploy takes from a node: its mapping, or its step if it has none."""
+    return node.mapping or node.step

@@ -62,7 +62,7 @@ class PlanRegistry(ProvedRegistry):
         for node in plan.nodes.values():
             self.steps[node.step] = _definition(node)
 
-    def mapping(self, name: str) -> object:
+    def _mapping(self, name: str) -> object:
         """Return the identity for every mapping."""
         del name
         return _same

@@ -52,7 +52,7 @@ class Parts(NamedTuple):
         world, calls = self.world, self.calls
         numbers = sorted([each[1] for each in calls]) if calls else ()
         runs = tuple([each.number for each in self.runs])
-        return world.faults, world.decisions, runs, tuple(numbers), self.books[1], self.shelf[1]
+        return world.faults, world.decisions, world.lacks, runs, tuple(numbers), self.books[1], self.shelf[1]
 
     @property
     def whole(self) -> World:

@@ -2,8 +2,9 @@
 
 from proving.answer_mutants import ANSWER_MUTANTS
 from proving.call_mutants import CALL_MUTANTS
+from proving.deploy_mutants import DEPLOY_MUTANTS
 from proving.order_mutants import ORDER_MUTANTS
 
 __all__ = ["MUTANTS"]
 
-MUTANTS = (*ORDER_MUTANTS, *CALL_MUTANTS, *ANSWER_MUTANTS)
+MUTANTS = (*ORDER_MUTANTS, *CALL_MUTANTS, *ANSWER_MUTANTS, *DEPLOY_MUTANTS)
