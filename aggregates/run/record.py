@@ -121,6 +121,7 @@ class RunRecord:
         deliveries: By node, the driver's delivery that made the last claim on it; empty for a driver that does not
             deliver calls.
         postponed: Nodes whose last call the deployed code could not complete, with the cause and the remedy.
+        errors: The last error or refusal of each node that had one, in one line.
     """
 
     started: SagaStarted
@@ -135,6 +136,7 @@ class RunRecord:
     epoch: int = 1
     deliveries: Mapping[str, str] = field(default_factory=dict)
     postponed: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, plan: Plan, fact: SagaStarted) -> "RunRecord":
@@ -153,7 +155,7 @@ class RunRecord:
 
         `None` for a run without errors, and for a run that has completed in spite of errors.
         """
-        if self.turned is None or self.latest is None or self.latest == self.turned:
+        if self.turned is None or self.latest is None or self.latest.startswith(self.turned):
             return self.latest
         return f"{self.turned}; then {self.latest}"
 
@@ -200,6 +202,7 @@ class RunRecord:
             case DriverTaken():
                 driver, epoch = fact.driver, fact.epoch
         latest, turned = self._errors(fact, observed=observed)
+        line = _error_line(fact, self.errors.get(fact.node)) if isinstance(fact, NodeFact) else None
         return RunRecord(
             started=self.started,
             state=state,
@@ -213,6 +216,7 @@ class RunRecord:
             epoch=epoch,
             deliveries=deliveries,
             postponed=_postponed(self.postponed, fact),
+            errors={**self.errors, fact.node: line} if isinstance(fact, NodeFact) and line else self.errors,
         )
 
     def _errors(self, fact: Fact, *, observed: bool) -> tuple[str | None, str | None]:
@@ -221,9 +225,11 @@ class RunRecord:
             case LateEffectObserved() if observed:
                 return f"{fact.node}: took effect although it was skipped or redone", self.turned
             case NodeFact():
-                return _error_line(fact, self.latest) or self.latest, self.turned
+                return _error_line(fact, self.errors.get(fact.node)) or self.latest, self.turned
             case SagaFailed():
-                why = self.cancel or self.latest or (f"{fact.node}: {fact.reason}" if fact.node else fact.reason)
+                # Not the last error, which may be that of another node of the same stage.
+                own = self.errors.get(fact.node) or f"{fact.node}: {fact.reason}"
+                why = self.cancel or (own if fact.node else self.latest or fact.reason)
                 return why, why
             case SagaCompleted():
                 return None, None
@@ -299,7 +305,7 @@ def _cancelled(fact: CancelRequested) -> str:
 
 def _error_line(fact: NodeFact, before: str | None) -> str | None:
     match fact:
-        case StepInDoubt() | StepFailed() if before is not None and before.startswith(f"{fact.node}: "):
+        case StepInDoubt() | StepFailed() if before is not None:
             # The reason for giving up comes second, because the error before it explains more.
             return f"{before}; {fact.reason}"
         case StepAttemptFailed() | ProbeAttemptFailed() | CompensationAttemptFailed():

@@ -113,8 +113,8 @@ class Canon:
         """Return the part of a run that no decision depends on, and that an invariant sees."""
         if not self._seen:
             return None
-        postponed = tuple(record.postponed.items())
-        return record.state.position, record.latest, record.turned, record.cancel, postponed
+        postponed, errors = tuple(record.postponed.items()), tuple(record.errors.items())
+        return record.state.position, record.latest, record.turned, record.cancel, postponed, errors
 
     def _call(self, call: OpenCall) -> tuple[OpenCall, int]:
         number = self._known_calls.get(id(call))

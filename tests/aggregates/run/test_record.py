@@ -17,6 +17,7 @@ from amends.aggregates.run.facts import (
     NodeFact,
     RetryRequested,
     SagaCompleted,
+    SagaFailed,
     StepFailed,
     StepInDoubt,
     StepRejected,
@@ -30,7 +31,7 @@ from amends.aggregates.run.record import RECENT, RunRecord, fold_facts
 from amends.aggregates.run.state import Direction, RunStatus
 from amends.aggregates.run.transitions import fold, told_only
 from amends.sagas.engine.decide import RunCompensation, RunStep
-from amends.sagas.engine.outcome import Failed, Refused, Succeeded
+from amends.sagas.engine.outcome import Failed, NotFound, Refused, Succeeded
 from amends.sagas.engine.result import RunResult
 
 PLAN = plan_of(Stage(nodes=(plan_node("a"), plan_node("b"))), plan_node("c"))
@@ -86,7 +87,7 @@ def test_a_record_names_what_nobody_knows(world: World) -> None:
     ("answer", "in_doubt"), [(Failed("TimeoutError", "took too long"), ("a",)), (Succeeded(None), ())]
 )
 def test_a_run_that_was_undone_in_doubt_is_not_clean(answer: Succeeded | Failed, in_doubt: tuple[str, ...]) -> None:
-    """A step that was undone without an answer is reported also when another's refusal is the last error."""
+    """A step that was undone without an answer is reported; the first node that failed is the reason of the turn."""
     once = retry_policy(1)
     world = World.begin(plan_of(Stage(nodes=(plan_node("a", retry=once), plan_node("b", retry=once)))))
     first, second = (world.call(work) for work in world.work())
@@ -97,7 +98,8 @@ def test_a_run_that_was_undone_in_doubt_is_not_clean(answer: Succeeded | Failed,
     while not world.closed:
         world.answer(world.call(world.work()[0]), Succeeded(None))
         world.conclude()
-    assert (world.record.state.status, world.record.error) == (RunStatus.COMPENSATED, "b: no")
+    doubt = "a: TimeoutError: took too long; no attempt received an answer, and the step has no probe"
+    assert (world.record.state.status, world.record.error) == (RunStatus.COMPENSATED, doubt if in_doubt else "b: no")
     assert RunResult(world.record).in_doubt == in_doubt
 
 
@@ -156,13 +158,41 @@ def test_a_gap_in_a_stream_is_refused() -> None:
         fold_facts(PLAN, [facts[0], facts[2]])
 
 
+@given(world=eventful_histories())
+def test_the_error_names_the_node_that_turned_the_run_and_repeats_nothing(world: World) -> None:
+    """The reason of the turn is an error of the node that failed, and a later error does not repeat it."""
+    record = fold_facts(world.record.state.plan, world.facts[:1])
+    for fact in world.facts[1:]:
+        record = record.apply(fact)
+        if isinstance(fact, SagaFailed) and fact.node and record.cancel is None:
+            assert record.turned is not None
+            assert record.turned.startswith(f"{fact.node}: ")
+        first, then, last = (record.error or "").partition("; then ")
+        assert not (then and last.startswith(first))
+
+
+def test_each_node_keeps_its_own_error() -> None:
+    """If two nodes of a stage fail, the error is that of the node that turned the run, with the answer of its probe."""
+    nodes = (plan_node(name, retry=retry_policy(1), probe=True) for name in "ab")
+    world = World.begin(plan_of(Stage(nodes=tuple(nodes))))
+    for outcome in (Failed("TimeoutError", "away"), NotFound()):
+        for call in [world.call(work) for work in world.work()]:
+            world.answer(call, outcome)
+            world.conclude()
+    assert [fact.node for fact in world.facts if isinstance(fact, SagaFailed)] == ["a"]
+    assert world.record.error == f"a: TimeoutError: away; the probe found nothing under {RUN}/a/do/0"
+
+
 @pytest.mark.parametrize(
     ("outcomes", "error"),
     [
         ([("a", Succeeded(None))], None),
         ([("a", Refused("sold out"))], "a: sold out"),
         ([("a", Failed("TimeoutError", "took too long"))], "a: TimeoutError: took too long"),
-        ([("a", Failed("TimeoutError", "took too long")), ("b", Refused("no"))], "a: no attempt received an answer"),
+        (
+            [("a", Failed("TimeoutError", "took too long")), ("b", Refused("no"))],
+            "a: TimeoutError: took too long; no attempt received an answer",
+        ),
     ],
     ids=["none", "refusal", "failure", "the last of several"],
 )
