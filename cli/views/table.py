@@ -122,6 +122,7 @@ class Column(NamedTuple):
         copied: Whether people copy its cells, so that they are folded and never shortened.
         right: Whether it holds numbers, which are aligned to the right.
         below: Whether it moves below its row, with a label, if it does not fit in the row.
+        prose: Whether it holds sentences, which are folded between words.
     """
 
     title: str
@@ -129,6 +130,7 @@ class Column(NamedTuple):
     copied: bool = False
     right: bool = False
     below: bool = False
+    prose: bool = False
 
 
 def widths(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int] | None:
@@ -221,7 +223,7 @@ def _lines(
 
 def _row(cells: Sequence[tuple[Column, Text, int]]) -> Iterator[Text]:
     """Yield the lines of one row: as many as its most folded cell needs."""
-    folded = [_fold(cell, share) if column.copied else [_shorten(cell, share)] for column, cell, share in cells]
+    folded = [_parts(column, cell, share) for column, cell, share in cells]
     for parts in zip_longest(*folded):
         line = Text(no_wrap=True)
         for (column, _, share), part in zip(cells, parts, strict=True):
@@ -230,6 +232,25 @@ def _row(cells: Sequence[tuple[Column, Text, int]]) -> Iterator[Text]:
             line.append(" " * _GAP if line else "")
             line.append_text(Text.assemble(room, text) if column.right else Text.assemble(text, room))
         yield line
+
+
+def _parts(column: Column, cell: Text, width: int) -> list[Text]:
+    """Return the lines of a cell."""
+    if column.prose:
+        return [Text(line, cell.style) for line in _between_words(cell.plain, width)]
+    return _fold(cell, width) if column.copied else [_shorten(cell, width)]
+
+
+def _between_words(text: str, width: int) -> list[str]:
+    """Break text between words; break a word only if it is longer than a line."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines += chop_cells(word, width)
+    return [line for line in lines if line] or [""]
 
 
 def _fold(cell: Text, width: int) -> list[Text]:

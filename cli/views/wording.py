@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from amends.sagas.engine.overdue import Why
 
-__all__ = ["WORDS", "and_more"]
+__all__ = ["WORDS", "and_more", "counted"]
 
 WORDS = {
     Why.ATTENTION: "waits for an operator",
@@ -23,3 +23,13 @@ def and_more(names: Sequence[str], most: int = 3) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 saga` or `2 sagas`.
+
+    Args:
+        number: The number.
+        noun: The singular of a noun that forms its plural with an s.
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

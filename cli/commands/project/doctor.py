@@ -31,6 +31,7 @@ from amends.cli.runtime.store import in_data_dir, open_for_reading, sqlite_file
 from amends.cli.runtime.wiring import drain_of, load_project, settings_of
 from amends.cli.views.table import Column, escaped, fields, table
 from amends.cli.views.times import ago
+from amends.cli.views.wording import counted
 from amends.reconciler.schedules.decide import Schedules
 from amends.reconciler.schedules.facts import Timetable
 from amends.sagas.engine.blockers import grouped
@@ -52,7 +53,7 @@ _NAMED = 10
 _MARGIN = timedelta(seconds=10)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
-_COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True))
+_COLUMNS = (Column("", 5), Column("part", 8), Column("", 20, copied=True, prose=True))
 
 
 class Check(NamedTuple):
@@ -141,7 +142,8 @@ def _modules(settings: Settings) -> Iterator[Check]:
         yield _wrong("modules", str(error))
         return
     registry = project.registry
-    counts = f"{len(registry.sagas)} sagas, {len(registry.steps)} steps, {len(project.aggregates)} aggregates"
+    numbers = {"saga": len(registry.sagas), "step": len(registry.steps), "aggregate": len(project.aggregates)}
+    counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
     yield _ok("modules", counts) if registry.sagas else _wrong("modules", f"{counts}; define one: name = Saga(...)")
     for path in project.loaded.hidden:
         found = f"{path} cannot be imported: another module of that name comes first; rename it if it is needed"
@@ -203,7 +205,7 @@ def _store(settings: Settings) -> tuple[list[Check], _Store]:
     checks += [
         _wrong("store", refused) if refused else _ok("store", found),
         _ok("open runs", f"{_count(open_runs)}{_oldest(open_runs)}"),
-        _ok("attention", f"{_count(waiting)} runs wait for an operator{look}"),
+        _ok("attention", f"{_count(waiting)} {_verb(waiting)} for an operator{look}"),
         *(_wrong("code", line) for line in waits),
         *damaged,
         *unreadable,
@@ -252,7 +254,8 @@ def _damaged(damaged: Sequence[Damage]) -> Iterator[Check]:
     """Yield the unreadable runs as faults; nothing drives such a run until its facts are restored."""
     yield from (_wrong("damage", str(damage)) for damage in damaged[:_NAMED])
     if len(damaged) > _NAMED:
-        yield _wrong("damage", f"{len(damaged) - _NAMED} more runs cannot be read; all of them: amends db check")
+        more = len(damaged) - _NAMED
+        yield _wrong("damage", f"{more} more {'run' if more == 1 else 'runs'} cannot be read; all: amends db check")
 
 
 def _refused(journal: "SqlJournal") -> str | None:
@@ -268,6 +271,10 @@ def _refused(journal: "SqlJournal") -> str | None:
 
 def _count(runs: Sequence[RunSummary]) -> str:
     return f"more than {_MOST}" if len(runs) > _MOST else str(len(runs))
+
+
+def _verb(runs: Sequence[RunSummary]) -> str:
+    return "run waits" if len(runs) == 1 else "runs wait"
 
 
 def _oldest(runs: Sequence[RunSummary]) -> str:
@@ -406,7 +413,8 @@ def _effect_queues(settings: Settings, reach: "TemporalProbe", queues: frozenset
             )
             continue
         if count:
-            yield _ok("workers", f"{count} poll queue {queue!r}, for effects of open runs")
+            polls = "1 worker polls" if count == 1 else f"{count} workers poll"
+            yield _ok("workers", f"{polls} queue {queue!r}, for effects of open runs")
         else:
             yield _wrong(
                 "workers", f"no worker polls queue {queue!r}, but open runs need it; start a worker that has its steps"

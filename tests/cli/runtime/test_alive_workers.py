@@ -57,7 +57,7 @@ def test_a_killed_worker_is_missed_at_once(project: CommandProject) -> None:
         _, said = workers_said(project)
         assert "polls queue" in said
         assert "no worker polls" not in said
-        assert "1 poll queue 'far', for effects of open runs" in said
+        assert "1 worker polls queue 'far', for effects of open runs" in said
         worker.stop(signal.SIGKILL)
     code, said = workers_said(project)
     assert code == 1

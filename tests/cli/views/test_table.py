@@ -235,3 +235,13 @@ def test_a_flowchart_takes_no_orders_from_labels() -> None:
     assert "#34;it#34; #60;stays#62;#59; #35;1" in text
     assert all(line.count('"') in {0, 2} for line in text.splitlines())
     assert not any(line.strip() in {"end -->", "class"} for line in text.splitlines())
+
+
+@given(st.lists(st.text("ab-/", min_size=1, max_size=30), max_size=20), st.integers(16, 60))
+def test_sentences_are_folded_between_words(words: list[str], width: int) -> None:
+    """A column of sentences breaks no word that fits in a line, and loses none."""
+    column = Column("", 8, copied=True, prose=True)
+    lines = printed(table([column], [[" ".join(words)]], width, header=False), width)
+    assert "".join(lines).replace(" ", "") == "".join(words)
+    whole = [word for line in lines for word in line.split()]
+    assert all(word in whole for word in words if len(word) <= width)
