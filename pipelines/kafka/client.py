@@ -5,6 +5,7 @@ returns "timed out". `Trouble` collects these reports, so that an error names th
 """
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -60,14 +61,19 @@ class Broker(NamedTuple):
     errors: ErrorTypes
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of the client."""
+        """Return the settings of the client.
+
+        Raises:
+            AmendsError: A file of the certificates cannot be read, of the type `errors.setup`.
+        """
         access = self.access
         files = {
             "ssl.ca.location": access.ca_file,
             "ssl.certificate.location": access.certificate_file,
             "ssl.key.location": access.key_file,
-            "ssl.key.password": access.key_password,
         }
+        for file in files.values():
+            self._check_readable(file)
         login = {
             "sasl.mechanism": access.mechanism or _USUAL_MECHANISM,
             "sasl.username": access.username,
@@ -81,8 +87,19 @@ class Broker(NamedTuple):
             "socket.connection.setup.timeout.ms": 5000,
             "reconnect.backoff.max.ms": 1000,
             **{name: value for name, value in files.items() if value is not None},
+            **({} if access.key_password is None else {"ssl.key.password": access.key_password}),
             **(login if access.username else {}),
         }
+
+    def _check_readable(self, file: str | None) -> None:
+        """Check that a file can be read, because the client's own error does not name the file."""
+        try:
+            if file is not None:
+                Path(file).open("rb").close()
+        except OSError as error:
+            raise self.errors.setup(
+                f"cannot read the file {file!r} ({error.strerror}); check the TLS settings"
+            ) from error
 
     def refused(self, reason: str) -> AmendsError:
         """Return the error for a broker that refuses the client."""

@@ -29,7 +29,7 @@ _SETTINGS = {
 }
 _PIECE_S = 0.25  # a call into the client that nothing can interrupt
 _QUERY_S = 5.0
-_SETTLE_S = 5.0  # a new leader may not know the latest messages for a moment
+SETTLE_S = 5.0  # a new leader may not know the latest messages for a moment
 
 
 class PartitionFetcher:
@@ -101,7 +101,7 @@ class PartitionFetcher:
 
     def _await_position(self, end: int) -> None:
         """Wait until the broker proves that it has the position before the next one, although it told another end."""
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + SETTLE_S
         while self._fetched < self._next and not self._ahead:
             if time.monotonic() >= deadline:
                 raise self._shrunk(end)
@@ -140,7 +140,7 @@ class PartitionFetcher:
     def take(self, limit: int, max_bytes: int) -> Read:
         """Return fetched messages, and move the position past them. It does no I/O."""
         first = self._next
-        if not self._ahead and self._lost is not None:
+        if self._lost is not None:  # all fetched messages are behind it
             lost, self._lost = self._lost, None
             self._next = lost.last + 1
             return Read(first=first, next=self._next, cursor=self._cursor(), lost=lost)
@@ -154,7 +154,7 @@ class PartitionFetcher:
         if messages:
             self._next = messages[-1].position + 1
             self._seen = Cursor.of(messages[-1])
-        if not self._ahead and self._lost is None:
+        if not self._ahead:
             self._next = max(self._next, self._fetched)  # past holes: deleted messages and marks of transactions
         return Read(first=first, next=self._next, messages=messages, cursor=self._cursor())
 
@@ -168,7 +168,7 @@ class PartitionFetcher:
             AmendsError: The broker does not answer, or refuses the client.
         """
         self._doubtful = False
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + SETTLE_S
         while self._unsettled and not self._ahead and not self.stopping:
             oldest, end = self._watermarks()
             if time.monotonic() >= deadline:
@@ -232,8 +232,7 @@ class PartitionFetcher:
         try:
             found = self._consumer.get_watermark_offsets(self._place(), timeout=timeout_s)
         except KafkaException as error:
-            code = code_of(error.args[0])
-            if code in {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"}:
+            if code_of(error.args[0]) in {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID"}:
                 raise self._broker.missing(self._topic) from error
             self._trouble.record(error.args[0])
             raise self._trouble.error(self._broker) from error

