@@ -43,10 +43,11 @@ class PartitionWork(Protocol):
             seconds: Time after which the work returns automatically; `None` for no bound.
 
         Returns:
-            The reason for the end. If the owner did not set `stop`, the work can do nothing at present.
+            The reason for the end. If the owner did not set `stop`, the work can do nothing at present, such as in a
+            paused pipeline; the owner calls again after a while, with the same token.
 
         Raises:
-            FencedError: The store has a greater token for the partition.
+            FencedError: The store has another token for the partition, which is greater.
             UnreachableError: The store or the source does not answer; a later call may succeed.
         """
         ...

@@ -17,7 +17,6 @@ from amends.pipelines.runtime.partition_work import OwnedKind
 __all__ = ["Ownership", "SliceEnded", "SliceReason", "Withdrawal", "pause_before_next", "reason_to_stop", "workflow_id"]
 
 _NAME_CHARS = 300
-_IDLE_S = 5.0
 _CONTESTED_S = 5.0
 
 
@@ -53,8 +52,6 @@ class SliceReason(StrEnum):
     """Temporal gave the owner up, and has answered for long enough to start another one."""
     FENCED = "fenced"
     """The store has a greater token."""
-    IDLE = "idle"
-    """The work can do nothing at present."""
     GONE = "gone"
     """The source has no such partition any more."""
 
@@ -104,14 +101,12 @@ def reason_to_stop(
 def pause_before_next(reasons: tuple[SliceReason, SliceReason]) -> float:
     """Return the pause before the next slice of a partition, in seconds.
 
-    A partition without work must not be claimed all the time. If two slices in a row find a greater token, then another
+    If two slices in a row find a greater token, then another
     Temporal drives the same partition, and two owners would otherwise take it from each other as fast as they can.
 
     Args:
         reasons: The reasons of the last slice but one, and of the last one.
     """
-    if reasons[1] is SliceReason.IDLE:
-        return _IDLE_S
     return _CONTESTED_S if reasons == (SliceReason.FENCED, SliceReason.FENCED) else 0.0
 
 

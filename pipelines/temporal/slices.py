@@ -29,6 +29,7 @@ from amends.sagas.temporal.failures import stated, travelling
 __all__ = ["OwnedPartition", "Slices"]
 
 _LOOK_S = 1.0
+_IDLE_S = 1.0
 _BACK_OFF_S = 0.5
 _BACK_OFF_LONGEST_S = 30.0
 # Longer than an attempt to reach a source takes, which fails only at its end.
@@ -145,7 +146,7 @@ class _Slice:
         self._ends_s = time.monotonic() + slices.ownership.slice.total_seconds()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
-        self._reason = SliceReason.IDLE
+        self._reason = SliceReason.OVER
         self._withdrawal: Withdrawal | None = None
 
     async def run(self) -> SliceEnded:
@@ -180,7 +181,12 @@ class _Slice:
         while True:
             began_s = time.monotonic()
             try:
-                return await self._work_once()
+                fenced = await self._work_once()
+                if fenced is not None or self._stop.is_set():
+                    return fenced or SliceEnded(self._reason)
+                # The pipeline is paused, for example; a resumed one must not wait for the next slice.
+                await _set_within(self._stop, _IDLE_S)
+                continue
             except AmendsError as error:
                 if isinstance(error, SourceSetupError) and await self._gone():
                     return SliceEnded(SliceReason.GONE)
@@ -191,7 +197,8 @@ class _Slice:
                 return SliceEnded(self._reason)
             pause_s = min(pause_s * 2, _BACK_OFF_LONGEST_S)
 
-    async def _work_once(self) -> SliceEnded:
+    async def _work_once(self) -> SliceEnded | None:
+        """Work until the request to stop, or until there is nothing to do; return the end if another owner is found."""
         owned = self._slices.owned
         healthy = asyncio.create_task(self._report_health())
         try:
@@ -201,7 +208,7 @@ class _Slice:
             return SliceEnded(SliceReason.FENCED, stored.slice if stored is not None else 0)
         finally:
             healthy.cancel()
-        return SliceEnded(self._reason)
+        return None
 
     async def _report_health(self) -> None:
         """Report that a partition with a problem continues, once its work has not failed for a while."""

@@ -29,6 +29,7 @@ class Partition:
         claims: The tokens of the claims so far.
         stored: The token in the store.
         fails: The error of the next claim; `None` if it succeeds.
+        pauses: The number of the next claims that find a paused pipeline.
         exists: Whether the source has the partition.
         answers: Whether Temporal answers now.
         was_away: Whether Temporal was away a moment ago.
@@ -40,6 +41,7 @@ class Partition:
         self.claims: list[Token] = []
         self.stored: Token | None = None
         self.fails: Exception | None = None
+        self.pauses = 0
         self.exists = True
         self.answers = True
         self.was_away = False
@@ -74,6 +76,9 @@ class Partition:
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error
+        if self.pauses:
+            self.pauses -= 1
+            return None
         while not stop.is_set():
             await asyncio.sleep(0)
             await self.gate.wait()
@@ -187,6 +192,17 @@ async def test_an_owner_waits_for_its_source() -> None:
     """While the source is away, the owner keeps the partition and its token, and tries again."""
     partition = Partition()
     partition.fails = SourceUnreachableError("the broker does not answer")
+    owning = partition.start()
+    await partition.go_on()
+    assert partition.claims == [Token(7, 1)] * 2
+    partition.environment.worker_shutdown()
+    await owning
+
+
+async def test_a_resumed_pipeline_continues_in_the_same_slice() -> None:
+    """An owner that has nothing to do keeps the partition and its token, and tries again now and then."""
+    partition = Partition()
+    partition.pauses = 1
     owning = partition.start()
     await partition.go_on()
     assert partition.claims == [Token(7, 1)] * 2
