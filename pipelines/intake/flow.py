@@ -22,13 +22,16 @@ BREAKER_MS = 60_000
 _FIRST = 100
 _GROWTH = 2
 _WEIGHT = 0.3
+_FLUSH = 1.5
+"""Time that the store needs for a message in all, for each unit of time that the work on it takes."""
 
 
 class BatchSize:
     """The number of messages to take at once, so that a batch holds the writer's lock for about a given time.
 
-    The cost of a message is an average in which recent batches weigh more. The size at most doubles from one batch to
-    the next, and falls at once.
+    A commit costs a fixed time as well, which smaller batches would only spend more often. So only the time of the
+    messages decides: they get the rest of the given time, and at least half of it. Their cost is an average in which
+    recent batches weigh more. The size at most doubles from one batch to the next, and falls at once.
 
     Args:
         most: Largest size.
@@ -44,23 +47,23 @@ class BatchSize:
         self._cost_ms = 0.0
         self.size = min(_FIRST, most)
 
-    def learn(self, messages: int, held_ms: float) -> None:
+    def learn(self, messages: int, *, work_ms: float, held_ms: float) -> None:
         """Adapt the size to a batch.
 
         Args:
             messages: Number of messages of the batch; 0 changes nothing.
-            held_ms: Time for which it held the lock, in milliseconds.
+            work_ms: Time of the work on them, in milliseconds.
+            held_ms: Time for which the batch held the lock, in milliseconds; at least `work_ms`.
         """
         if messages <= 0:
             return
-        cost = max(held_ms, 0.001) / messages
-        # A small batch consists mostly of the commit: its cost for each message would hold the size down.
-        weight = _WEIGHT if self._cost_ms else 1.0
-        self._cost_ms += weight * (cost - self._cost_ms)
-        if held_ms > 2 * self._lock_ms:
-            self._cost_ms = max(self._cost_ms, cost)
-        fitting = int(self._lock_ms / self._cost_ms)
-        self.size = max(1, min(fitting, self.size * _GROWTH, self._most))
+        spent_ms = max(min(work_ms * _FLUSH, held_ms), 0.001)
+        cost_ms = spent_ms / messages
+        self._cost_ms += (_WEIGHT if self._cost_ms else 1.0) * (cost_ms - self._cost_ms)
+        if spent_ms > 2 * self._lock_ms:
+            self._cost_ms = max(self._cost_ms, cost_ms)
+        left_ms = max(self._lock_ms - (held_ms - spent_ms), self._lock_ms / 2)
+        self.size = max(1, min(int(left_ms / self._cost_ms), self.size * _GROWTH, self._most))
 
 
 class Failure(NamedTuple):

@@ -75,6 +75,8 @@ class Scene:
         horizon_ms: Time before which ids may have been forgotten, in milliseconds since the epoch; 0 if none was.
         deferring: Whether new messages are to be deferred.
         releasing: Whether the batch consists of held messages, which are no followers of themselves.
+        forced: Positions of messages that are applied although their id is known or too old to tell, because an
+            operator decided so.
     """
 
     partition: str
@@ -86,6 +88,7 @@ class Scene:
     horizon_ms: int = 0
     deferring: bool = False
     releasing: bool = False
+    forced: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -153,8 +156,13 @@ class Judge:
             return Verdict.FAULT
         mode = scene.mode_of(message.key)
         known = self._memory.known(message) if mode.remembers_ids else Known.NEW
-        if known in _TAKEN and mode is not Mode.OBSERVED:
+        if known in _TAKEN and mode is not Mode.OBSERVED and position not in scene.forced:
             return self._of_known(known, position)
+        obstacle = None if position in scene.forced else self._obstacle(message, mode, known)
+        return obstacle or (Verdict.APPLY if known is Known.NEW else Verdict.APPLY_AGAIN)
+
+    def _obstacle(self, message: Arrival, mode: Mode, known: Known) -> Verdict | None:
+        """Return the reason for which a message that is due cannot be applied now; `None` if it can."""
         blocked = self._blocked.get(message.key)
         if blocked is not None:
             return Verdict.DEFERRED if blocked is HeldKind.DEFERRED else Verdict.FOLLOWER
@@ -162,9 +170,7 @@ class Judge:
             return Verdict.JUMP
         if self._too_old(message, mode):
             return Verdict.TOO_OLD
-        if scene.deferring:
-            return Verdict.DEFERRED
-        return Verdict.APPLY if known is Known.NEW else Verdict.APPLY_AGAIN
+        return Verdict.DEFERRED if self._scene.deferring else None
 
     def _of_known(self, known: Known, position: int) -> Verdict:
         if known is Known.OTHER:

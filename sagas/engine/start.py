@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from amends.aggregates.errors import InputError, StartConflictError
+from amends.aggregates.run.facts import SagaStarted
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.values.json_codec import difference, same_json
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 
-__all__ = ["Start", "check_run_id", "check_same_start", "prepare_start", "read_input"]
+__all__ = ["Start", "check_run_id", "check_same_request", "check_same_start", "prepare_start", "read_input"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
 _SHOWN_CHARS = 60
@@ -121,7 +122,15 @@ def check_same_start(registry: Registry, present: RunRecord, start: Start) -> No
     Raises:
         StartConflictError: A run of another saga or with another input has the id; the message shows the difference.
     """
-    first = present.started
+    check_same_request(registry, present.started, start)
+
+
+def check_same_request(registry: Registry, first: SagaStarted, start: Start) -> None:
+    """Check that the first fact of a run records the same request.
+
+    Raises:
+        StartConflictError: A run of another saga or with another input has the id; the message shows the difference.
+    """
     if first.saga != start.plan.saga:
         raise StartConflictError(
             f"run {start.run_id!r} exists already, of saga {first.saga!r}, not {start.plan.saga!r}; use another id"
