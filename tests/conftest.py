@@ -1,8 +1,8 @@
 """The real parts that tests run against: PostgreSQL and Temporal, each started once per test process.
 
-A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url` or `temporal_address`. Every database
-is empty, and its fixture removes the test's data. All tests of one process share one Temporal server: run ids and task
-queues separate them.
+A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url`, `temporal_address` or
+`kafka_address`. Every database is empty, and its fixture removes the test's data. All tests of one process share one
+Temporal server and one broker: run ids, task queues and names of topics separate them.
 """
 
 import faulthandler
@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from brokers.kafka import tansu
 from hypothesis import settings
 from property_parts import EXAMPLES
 from reading_shop import Amends, Shop, as_it_was, make_shop
@@ -157,6 +158,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
     """Return the program, for calls in this process on the shop."""
     return Amends(shop.folder, capsys)
+
+
+@pytest.fixture(scope="session")
+def kafka_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield host and port of a broker that speaks Kafka's protocol, and that only this test process uses."""
+    with tansu(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.servers
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,12 @@ PAGES = [
 ]
 
 
-PARTS = {"port": "unused_tcp_port", "postgresql": "postgres_url", "temporal": "temporal_address"}
+PARTS = {
+    "kafka": "kafka_address",
+    "port": "unused_tcp_port",
+    "postgresql": "postgres_url",
+    "temporal": "temporal_address",
+}
 # The ports of the services in the pages of the examples; the tests replace them by free ports.
 PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
 

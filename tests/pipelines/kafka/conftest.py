@@ -4,17 +4,16 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from brokers.kafka import KAFKA, Kafka, mock_cluster, tansu
+from brokers.kafka import KAFKA, Kafka, mock_cluster
 
 from amends.pipelines.definition.sources import KafkaSource
 from amends.pipelines.kafka.source import KafkaConnection
 
 
 @pytest.fixture(scope="session")
-def tansu_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """Yield a Tansu that only this test process uses."""
-    with tansu(tmp_path_factory.mktemp("tansu")) as broker:
-        yield broker
+def tansu_broker(kafka_address: str) -> Kafka:
+    """Return a Tansu that only this test process uses."""
+    return Kafka(kafka_address)
 
 
 @pytest.fixture(scope="session")
