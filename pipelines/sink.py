@@ -10,7 +10,11 @@ from typing import NamedTuple, Protocol
 
 from amends.aggregates.errors import AmendsError, UnreachableError
 
-__all__ = ["Published", "Refusal", "Sink", "SinkSetupError", "SinkUnreachableError"]
+__all__ = ["REPEAT_HEADER", "Published", "Refusal", "Sink", "SinkSetupError", "SinkUnreachableError"]
+
+
+REPEAT_HEADER = "amends-repeat"
+"""Header of a message that a relay sends again because its cause came again; it contains the number of this time."""
 
 
 class Published(NamedTuple):
