@@ -54,16 +54,16 @@ class Network:
             run: Index of the run.
             driving: Whether the driver has something to do; it is prompt, so only late answers come before that.
         """
-        for call in world.calls:
+        for place, call in enumerate(world.calls):
             if call.run == run and not (driving and (call.listener is Listener.PROMPT or call.answer is None)):
                 question = ("moves", world.now_ms, world.faults > 0)
                 about = (call, world.runs[run], world.books)
                 for step in self._units.ask(question, about, partial(self._steps, world, call)):
-                    yield self._play(world, call, step)
+                    yield self._play(world, place, step)
 
-    def _play(self, world: World, call: OpenCall, step: _Step) -> Played:
-        others = tuple([each for each in world.calls if each is not call])
-        calls = self._pruned(step.books, (*others, *step.tail))
+    def _play(self, world: World, place: int, step: _Step) -> Played:
+        # Two copies of a call may be one object, and only one of them moves.
+        calls = self._pruned(step.books, (*world.calls[:place], *world.calls[place + 1 :], *step.tail))
         if step.unit is None:
             return self._units.without_unit(world, step.move, step.books, calls)
         return self._units.settled(world, step.move, step.unit, step.books, calls)

@@ -176,7 +176,11 @@ class Units:
             return self._of(driver).claim(tx, run_id, work, world.now_ms, takeover=True)[1]
 
         def calls(task: EffectCall | None) -> tuple[OpenCall, ...]:
-            others = tuple(each._replace(listener=Listener.LATE) if each is live else each for each in world.calls)
+            others = world.calls
+            if live is not None:
+                # Two copies of a call may be one object, and only one of them is left alone.
+                place = next(place for place, each in enumerate(others) if each is live)
+                others = (*others[:place], live._replace(listener=Listener.LATE), *others[place + 1 :])
             return others if task is None else (*others, OpenCall(move.run, task, Listener.PROMPT, driver))
 
         return self._run(world, move, unit, calls, question=("take over", work))

@@ -59,7 +59,7 @@ class OpenCall(NamedTuple):
         """The part on which the future depends."""
         call, answer = self.call, self.answer
         text = "" if answer is None else answer.text
-        return self.run, call.key, call.direction, call.attempt, self.listener, self.driver, text
+        return self.run, call.key, call.call.do_key, call.direction, call.attempt, self.listener, self.driver, text
 
 
 class Log(NamedTuple):

@@ -120,9 +120,12 @@ class Canon:
         number = self._known_calls.get(id(call))
         if number is not None:
             return call, number
-        known = self._calls.get(key := call.key)
+        key = call.key
+        # A call stands for another one only if its function sees the same.
+        seen = (key, self._results_key(call.call.call.results))
+        known = self._calls.get(seen)
         if known is None:
-            known = self._calls[key] = (call, len(self._calls))
+            known = self._calls[seen] = (call, self._numbers.setdefault(key, len(self._numbers)))
             self._known_calls[id(call)] = known[1]
         return known
 
