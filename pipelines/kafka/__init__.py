@@ -7,7 +7,9 @@ the settings and errors of the library, and `sink` publishes.
 
 from amends.aggregates.errors import DefinitionError
 
+__all__ = ["confluent_kafka"]
+
 try:
-    import confluent_kafka  # noqa: F401 - modules of this folder import it at their top
+    import confluent_kafka  # modules of this folder import it at their top
 except ImportError as error:
     raise DefinitionError(f"Kafka needs its client ({error}); pip install 'amends[kafka]'") from error

@@ -7,7 +7,7 @@ are then the first ones of each partition, so that the relay's next attempt keep
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -21,7 +21,7 @@ from amends.pipelines.kafka.threads import run_in
 from amends.pipelines.kafka.topics import NO_TOPIC, Topics
 from amends.pipelines.sink import Published, Refusal, SinkSetupError, SinkUnreachableError
 
-__all__ = ["KafkaPublisher"]
+__all__ = ["KafkaPublisher", "send_alone"]
 
 PUBLISH_S = 10.0
 """Longest time in seconds for which the sink waits for the acknowledgement of a batch."""
@@ -33,6 +33,7 @@ _OPEN = Access()
 _ERRORS = ErrorTypes(SinkSetupError, SinkUnreachableError)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _TOO_LARGE = "MSG_SIZE_TOO_LARGE"
+_HELD_UP = "HELD_UP"
 _REFUSED = {
     _TOO_LARGE: "the broker refuses it as too large",
     "_MSG_SIZE_TOO_LARGE": "the broker refuses it as too large",
@@ -95,18 +96,7 @@ class KafkaPublisher:
         refused = self._send(range(len(messages)), messages)
         if _TOO_LARGE not in refused.values():
             return _refusals(refused)
-        return _refusals(self._send_alone(refused, messages))
-
-    def _send_alone(self, indexes: Sequence[int] | dict[int, str], messages: Sequence[Published]) -> dict[int, str]:
-        """Publish refused messages one by one: a broker that finds one too large refuses all that came with it."""
-        refused: dict[int, str] = {}
-        for index in sorted(indexes):
-            held_up = {(messages[other].topic, messages[other].key) for other in refused}
-            if (messages[index].topic, messages[index].key) in held_up:
-                refused[index] = "HELD_UP"
-            else:
-                refused |= self._send([index], messages)
-        return refused
+        return _refusals(send_alone(refused, messages, lambda index: self._send([index], messages)))
 
     def _send(self, indexes: Sequence[int], messages: Sequence[Published]) -> dict[int, str]:
         """Publish messages, wait for all answers, and return the error codes of those that are refused for good."""
@@ -205,9 +195,31 @@ class _Answer:
         self._outcomes[self._index] = error
 
 
+def send_alone(
+    refused: Iterable[int], messages: Sequence[Published], send: Callable[[int], dict[int, str]]
+) -> dict[int, str]:
+    """Publish refused messages one by one: a broker that finds one too large refuses all that came with it.
+
+    Args:
+        refused: Indexes of the messages.
+        messages: All messages.
+        send: Publishes the message with an index, and returns its error code if the broker refuses it.
+
+    Returns:
+        The error codes of the messages that the broker refuses, and of the later ones of their keys, by index.
+    """
+    codes: dict[int, str] = {}
+    for index in sorted(refused):
+        held_up = {(messages[other].topic, messages[other].key) for other in codes}
+        codes |= {index: _HELD_UP} if (messages[index].topic, messages[index].key) in held_up else send(index)
+    return codes
+
+
 def _refusals(refused: dict[int, str]) -> Sequence[Refusal]:
-    held_up = "an earlier message of its key is refused"
-    return [Refusal(index, _REFUSED.get(code, held_up)) for index, code in sorted(refused.items())]
+    return [
+        Refusal(index, _REFUSED.get(code, "an earlier message of its key is refused"))
+        for index, code in sorted(refused.items())
+    ]
 
 
 def _size(message: Published) -> int:

@@ -6,7 +6,7 @@ import pytest
 from brokers.kafka import Kafka, headers_of
 
 from amends.pipelines.definition.sinks import KafkaSink
-from amends.pipelines.kafka.sink import MAX_MESSAGE_BYTES, KafkaPublisher
+from amends.pipelines.kafka.sink import MAX_MESSAGE_BYTES, KafkaPublisher, send_alone
 from amends.pipelines.sink import Published
 
 
@@ -65,3 +65,17 @@ async def test_impossible_messages_are_known_before(topic: str, publisher: Kafka
     for name in ("", "..", "a/b", "é", "x" * 250):
         assert await publisher.refusal(good._replace(topic=name)) is not None
     assert str(MAX_MESSAGE_BYTES) in str(await publisher.refusal(good._replace(value=b"x" * MAX_MESSAGE_BYTES)))
+
+
+def test_messages_that_are_refused_with_a_large_one_are_published_alone() -> None:
+    """Only the message that the broker refuses alone is refused; the later ones of its key wait, and all others go."""
+    batch = published("orders", 7)
+    sent: list[int] = []
+
+    def send(index: int) -> dict[int, str]:
+        sent.append(index)
+        return {1: "MSG_SIZE_TOO_LARGE"} if index == 1 else {}
+
+    codes = send_alone([4, 0, 1, 2, 3, 5], batch, send)
+    assert sent == [0, 1, 2, 3, 5]
+    assert sorted(codes) == [1, 4]
