@@ -219,7 +219,7 @@ async def test_a_silent_server_is_noticed(server: NatsServer) -> None:
         await read_forever(reader)
     server.thaw()
     await server.publish("ORDERS", numbered(3, 6))
-    reads = []
+    reads: list[Read] = []
     while not reads:
         try:
             reads = await read_to(reader, 6)
