@@ -2,9 +2,9 @@
 # exactly the versions of requirements/dev.txt, checked by hash, and the project itself, editable.
 
 PYTHON ?= python3
-# What pytest gets; `make test PYTEST_ARGS="-x tests/repository/test_repository.py"` runs less. Four processes keep two cores busy:
+# What pytest gets; `make test PYTEST_ARGS="-x tests/repository/test_repository.py"` runs less. Six processes keep two cores busy:
 # many tests wait for servers.
-PYTEST_ARGS ?= -n 4 --dist worksteal tests
+PYTEST_ARGS ?= -n 6 --dist worksteal tests
 # What pytest gets for the soak tests, which kill and starve for minutes; SOAK_BOUND_S is what one of them may take.
 SOAK_ARGS ?= -n 2 --dist worksteal tests
 SOAK_BOUND_S ?= 1800
@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SHELLFLAGS := -euc
-.PHONY: help demo test soak prove bench docs lint types layers examples pytest pins clean timed-test FORCE
+.PHONY: help demo test soak prove bench docs lint types layers examples collect pytest pins clean timed-test FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,7 +40,7 @@ test: $(READY) ## everything that CI checks
 
 # The parts of `make test`, each with how long it took.
 timed-test:
-	@$(MAKE) --no-print-directory -j2 timed-lint timed-types timed-layers timed-docs timed-examples
+	@$(MAKE) --no-print-directory -j2 timed-lint timed-types timed-layers timed-docs timed-examples timed-collect
 	@$(MAKE) --no-print-directory timed-pytest
 
 timed-%:
@@ -98,6 +98,10 @@ examples: $(READY) ## the tests of the examples, as their users would run them
 	        ( cd $$example && $(CURDIR)/$(PY) -P -m pytest -q . ); \
 	    fi; \
 	done
+
+# Compiles every test module once, before each process of pytest would do it.
+collect: $(READY)
+	@$(PY) -P -m pytest --collect-only -q tests | tail -n 1
 
 pytest: $(READY) ## the tests alone, without those marked `soak`
 	@exec $(GUARD) $(PY) -P -m pytest -m "not soak" $(PYTEST_ARGS)

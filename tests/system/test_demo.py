@@ -115,7 +115,11 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "$ amends run place-order"), (signal.SIGTERM, "listening on")]
+    ("number", "moment"),
+    [
+        pytest.param(signal.SIGINT, "$ amends run place-order", marks=pytest.mark.soak),
+        (signal.SIGTERM, "listening on"),
+    ],
 )
 def test_an_interrupted_demo_stops_what_it_started(orders: Path, number: signal.Signals, moment: str) -> None:
     """A request to stop, such as Ctrl-C in the middle of the orders, ends the demo with 130, and no process remains."""

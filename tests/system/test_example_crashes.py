@@ -65,6 +65,7 @@ def test_a_killed_bank_comes_back_with_the_balances_of_its_log(bank: ServiceProc
     assert accounts["kill2"] == {"balance": "30.00", "held": "0.00"}
 
 
+@pytest.mark.soak
 async def test_calls_in_flight_at_a_kill_take_effect_once_when_they_are_repeated(bank: ServiceProcess) -> None:
     """Everything acknowledged before kill -9 is on disk, and repeated calls add only the missing effects."""
     acknowledged: list[str] = []
@@ -124,6 +125,7 @@ def test_a_torn_last_line_is_dropped_with_a_note_and_damage_stops_the_start(tmp_
             bank.restart()
 
 
+@pytest.mark.soak
 def test_a_log_that_lags_behind_the_books_is_made_up_and_a_strange_one_is_refused(tmp_path: Path) -> None:
     """A crash between commit and copy loses no line of the log; the bank refuses a log unknown to its books."""
     ledger = tmp_path / "ledger.jsonl"

@@ -308,6 +308,7 @@ def test_a_killed_worker_s_calls_are_made_again_by_the_next(worked: Scene, worke
     worked.judge()
 
 
+@pytest.mark.soak
 def test_a_worker_killed_in_a_transaction_leaves_nothing_of_it(
     worked: Scene, worker: Kept, temporal_address: str
 ) -> None:
@@ -353,6 +354,7 @@ def test_a_killed_server_is_started_again_and_the_runs_go_on(served: Scene, dev:
     served.judge(caller_killed=False)
 
 
+@pytest.mark.soak
 def test_the_server_that_a_killed_dev_left_is_adopted(served: Scene, dev: Kept) -> None:
     """`amends dev` dies with calls in every place; the next one adopts its server and ends all runs."""
     in_places(served)
@@ -375,6 +377,7 @@ def test_worker_and_server_may_die_together(served: Scene, dev: Kept) -> None:
     served.judge()
 
 
+@pytest.mark.soak
 def test_worker_and_server_may_die_together_in_a_transaction(served: Scene, dev: Kept) -> None:
     """Both die in the middle of a row of transactions; each of them takes effect once."""
     served.start_tally(served.server.address, "amends")
@@ -439,6 +442,7 @@ def run_of(scene: Scene, place: str) -> Iterator[Started]:
         yield command
 
 
+@pytest.mark.soak
 def test_a_killed_run_is_finished_by_the_same_command(alone: Scene) -> None:
     """`amends run` dies; the same command with the same id adopts the server that it left, and ends the run."""
     with run_of(alone, "undone") as command:

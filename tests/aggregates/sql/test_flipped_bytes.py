@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from journal_parts import Counter, accept, common, complete, open_prepared, plan_of, step, succeed
 from property_parts import try_out
 from sqlalchemy import Connection, Table, exc, literal_column, select, update
+from stores import POSTGRESQL_IN_SOAK
 
 from amends.aggregates.errors import AmendsError
 from amends.aggregates.events.event_codec import EventCodec
@@ -118,6 +119,7 @@ def reads(journal: SqlJournal) -> dict[str, object]:
         after = page[-1].id
 
 
+@POSTGRESQL_IN_SOAK
 @pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
 def test_every_flipped_bit_is_found_and_no_changed_event_is_read(journal: SqlJournal, table: Table) -> None:
     """After a flip of any bit of a stored column, `db check` finds it, and every value read is as it was written."""
