@@ -38,7 +38,7 @@ OnOpened = Callable[[RunRecord], None]
 class StepWork(Protocol):
     """The parts of the store that a transaction step may use: aggregates and the user's own tables, all or nothing.
 
-    The public name is `UnitOfWork`.
+    A handler of messages receives it as it is, and a transaction step as a part of its `UnitOfWork`.
 
     Everything that the step reads here is still true when its events are written, because units run one at a time in
     the writing transaction. There is no write skew: of two runs that read the same data and write different data, the

@@ -87,9 +87,17 @@ COMMANDS = (
         "recover", "amends.cli.commands.runs.recover", "recover", "Bring every unfinished run back to Temporal."
     ),
     LazyCommand("sagas", "amends.cli.commands.definitions.sagas", "sagas", "List the sagas of the project."),
-    LazyCommand("describe", "amends.cli.commands.definitions.sagas", "describe", "Show the plan of a saga."),
     LazyCommand(
-        "catalog", "amends.cli.commands.definitions.catalog", "catalog", "List every step and how it is undone."
+        "describe",
+        "amends.cli.commands.definitions.sagas",
+        "describe",
+        "Show the plan of a saga, or the definition of a pipeline or relay.",
+    ),
+    LazyCommand(
+        "catalog",
+        "amends.cli.commands.definitions.catalog",
+        "catalog",
+        "List every step and how it is undone, and every pipeline and relay.",
     ),
     LazyCommand(
         "prove", "amends.cli.commands.definitions.prove", "prove", "Explore every way in which a saga can fail."

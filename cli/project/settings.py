@@ -25,6 +25,7 @@ from amends.aggregates.errors import InputError
 from amends.aggregates.store_url import MAX_PORT, mask_store_url
 from amends.aggregates.text import one_line, shorten
 from amends.cli.durations import span_ms
+from amends.cli.project.pipeline_settings import PipelineSettings, read_pipeline_settings
 from amends.cli.project.store_url import absolute, resolve_store_url
 
 __all__ = ["CONFIG_FILE", "ENV_PREFIX", "Settings", "load_settings", "settings_from"]
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
             message and the lines of code as well (`text`), which may quote user data. If it is not set, `amends dev`
             shows the text and every other command the class.
         schedule_rules: Whether `amends dev` runs every drift rule on a schedule, as often as the rule declares.
+        pipelines: The tables `[pipelines.NAME]`, whose values replace those of a pipeline's or relay's definition.
     """
 
     model_config = SettingsConfigDict(
@@ -143,6 +145,9 @@ class Settings(BaseSettings):
     ] = None
     errors: Annotated[Literal["type", "text"] | None, Field(description="type or text")] = None
     schedule_rules: Annotated[bool, Field(description="true or false")] = True
+    pipelines: Annotated[
+        dict[str, PipelineSettings], Field(description="tables of the settings file, one for each pipeline")
+    ] = {}
 
     @property
     def safe_store_url(self) -> str:
@@ -151,7 +156,11 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, str]:
         """Return every setting as text that is safe to print, in the order of the reference."""
-        values = self.model_dump() | {"store_url": self.safe_store_url, "modules": ", ".join(self.modules)}
+        values = self.model_dump(exclude={"pipelines"}) | {
+            "store_url": self.safe_store_url,
+            "modules": ", ".join(self.modules),
+            "pipelines": ", ".join(self.pipelines),
+        }
         if self.drain is not None:
             values["drain"] = f"{self.drain.total_seconds():g}s"
         return {key: "-" if value in (None, "") else one_line(str(value)) for key, value in values.items()}
@@ -232,6 +241,8 @@ def settings_from(**values: Any) -> Settings:  # noqa: ANN401 - any value, which
     Raises:
         InputError: A setting is wrong.
     """
+    if "pipelines" in values:
+        values["pipelines"] = read_pipeline_settings(values["pipelines"], "settings", Path.cwd())
     try:
         return _Arguments(project_dir=Path.cwd(), **values)
     except ValidationError as error:
@@ -257,6 +268,8 @@ def load_settings(project: Path | None = None) -> Settings:
         if key not in known:
             raise InputError(f"{file}: {shorten(key)} is not a setting; {_remedy_for_unknown(key, known)}")
     _refuse_misspelt_variables(known)
+    if "pipelines" in values:
+        values["pipelines"] = read_pipeline_settings(values["pipelines"], str(file), directory)
     try:
         return Settings(project_dir=directory, config_file=file, **values)
     except ValidationError as error:

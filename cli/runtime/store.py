@@ -112,11 +112,12 @@ def open_for_reading(settings: Settings) -> Iterator["SqlJournal"]:
 
 def codec_of(aggregates: Sequence[type[Aggregate]]) -> EventCodec:
     """Create the codec for facts, those of reconciliations included, and for the events of these aggregates."""
+    from amends.pipelines.control.state import PipelineControl  # noqa: PLC0415 - as above
     from amends.reconciler.drift.stream import Reconciliation  # noqa: PLC0415 - as above
     from amends.reconciler.maintenance_windows import Maintenance  # noqa: PLC0415 - few commands need them
     from amends.reconciler.schedules.decide import Schedules  # noqa: PLC0415 - as above
 
-    codec = EventCodec([Reconciliation, Maintenance, Schedules])
+    codec = EventCodec([Reconciliation, Maintenance, Schedules, PipelineControl])
     for aggregate in aggregates:
         codec.register(aggregate)
     return codec

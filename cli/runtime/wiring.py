@@ -7,21 +7,25 @@ reads only definitions pays for neither.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from amends.aggregates.errors import UnreachableError
+from amends.aggregates.errors import InputError, UnreachableError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.values.json_codec import Limits
 from amends.cli.output.remarks import note
+from amends.cli.project.configured_pipelines import configured_pipeline, configured_relay
 from amends.cli.project.load_modules import LoadedProject, find, load_modules
 from amends.cli.project.settings import Settings, load_settings
 from amends.cli.runtime.signals import Stop
 from amends.cli.runtime.store import in_data_dir
+from amends.pipelines.definition.pipeline import Pipeline
+from amends.pipelines.definition.registry import PipelineRegistry
+from amends.pipelines.definition.relays import Relay
 from amends.sagas.definition.registry import Registry
 from amends.sagas.definition.saga import Saga
 from amends.sagas.definition.steps import Step
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Project",
     "Temporal",
+    "checked_pipelines",
     "checked_registry",
     "close_store",
     "connect_located",
@@ -70,6 +75,7 @@ class Project:
         registry: Their sagas and steps.
         aggregates: Their aggregate classes.
         rules: Drift rules in addition to those in the modules.
+        pipelines: Their pipelines and relays, with the values of the settings.
     """
 
     settings: Settings
@@ -77,6 +83,7 @@ class Project:
     registry: Registry
     aggregates: tuple[type[Aggregate], ...]
     rules: "tuple[Rule, ...]" = ()
+    pipelines: PipelineRegistry = field(default_factory=PipelineRegistry)
 
 
 def settings_of(ctx: typer.Context) -> Settings:
@@ -94,10 +101,36 @@ def load_project(settings: Settings) -> Project:
 
     Raises:
         DefinitionError: A module cannot be imported, or a definition has a fault.
+        InputError: The settings of a pipeline do not fit it.
     """
     loaded = load_modules(settings)
     registry = checked_registry(settings, loaded.collect(Saga).values(), loaded.find(Step))
-    return Project(settings, loaded, registry, _aggregates(loaded))
+    pipelines = checked_pipelines(settings, loaded, registry)
+    return Project(settings, loaded, registry, _aggregates(loaded), pipelines=pipelines)
+
+
+def checked_pipelines(settings: Settings, loaded: LoadedProject, registry: Registry) -> PipelineRegistry:
+    """Return the registry of the modules' pipelines and relays, with the values of the settings.
+
+    Raises:
+        DefinitionError: A definition has a fault.
+        InputError: The settings of a pipeline do not fit it, or name one that is not defined.
+    """
+    tables = settings.pipelines
+    pipelines = loaded.collect(Pipeline)
+    relays = loaded.collect(Relay)
+    for name in tables:
+        if name not in pipelines and name not in relays:
+            defined = ", ".join(sorted([*pipelines, *relays])) or "none"
+            raise InputError(
+                f"{settings.config_file or 'settings'}: pipelines.{name} is the table of no pipeline or relay; "
+                f"defined are: {defined}"
+            )
+    return PipelineRegistry(
+        [configured_pipeline(each, tables.get(name)) for name, each in pipelines.items()],
+        [configured_relay(each, tables.get(name)) for name, each in relays.items()],
+        sagas=registry.sagas,
+    )
 
 
 def checked_registry(settings: Settings, sagas: Iterable[Saga[Any]], steps: Iterable[Step[Any, Any]] = ()) -> Registry:

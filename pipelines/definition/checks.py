@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from amends.aggregates.errors import DefinitionError
+from amends.aggregates.journal import StepWork
 from amends.aggregates.text import shorten
 from amends.pipelines.definition.sources import Source
 from amends.sagas.definition.saga import Saga
@@ -24,6 +25,7 @@ from amends.sagas.definition.signatures import (
 __all__ = [
     "check_count",
     "check_function",
+    "check_handler",
     "check_header",
     "check_model",
     "check_remember",
@@ -122,6 +124,23 @@ def check_function(
     if result is not None and not fits(hints.get("return", Any), result):
         raise DefinitionError(
             f"{where}: {named.__qualname__!r} returns {type_name(hints['return'])}; return {type_name(result)}"
+        )
+
+
+def check_handler(function: object, where: str, model: type) -> None:
+    """Check a function that handles messages.
+
+    Raises:
+        DefinitionError: As for `check_function`; or its second parameter is annotated as another type than `StepWork`.
+    """
+    check_function(function, where, model, count=2)
+    named = _named(function, where)
+    second = parameters(named, 2, where)[1]
+    hint = annotations(named, where).get(second, Any)
+    if not fits(StepWork, hint):
+        raise DefinitionError(
+            f"{where}: the second parameter {second!r} of {named.__qualname__!r} is annotated {type_name(hint)}, but a "
+            f"message has no run; annotate it {StepWork.__name__}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The declaration of a pipeline: the parts of its definition that decide the effect of a message, as JSON. Pure.
+"""The declaration of a pipeline or relay: the parts of its definition that decide its effect, as JSON. Pure.
 
 A store keeps the declaration that its messages were read with. A worker whose definition differs does not run until
 somebody has declared the change. Addresses, credentials and bounds are no part of it, because they change no effect.
@@ -12,9 +12,11 @@ from pydantic import JsonValue
 
 from amends.aggregates.values.strict_json import digest
 from amends.pipelines.definition.pipeline import Handles, Header, Pipeline, Starts
+from amends.pipelines.definition.relays import Relay
+from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink
 from amends.pipelines.definition.sources import JsonLinesSource, KafkaSource, NatsSource, Source
 
-__all__ = ["declaration_of", "fingerprint_of"]
+__all__ = ["declaration_of", "fingerprint_of", "relay_declaration_of"]
 
 
 def declaration_of(pipeline: Pipeline[Any]) -> dict[str, JsonValue]:
@@ -36,6 +38,15 @@ def declaration_of(pipeline: Pipeline[Any]) -> dict[str, JsonValue]:
     }
 
 
+def relay_declaration_of(relay: Relay) -> dict[str, JsonValue]:
+    """Return the declaration of a relay."""
+    topics = relay.topics
+    return {
+        "sink": _sink(relay),
+        "topics": None if topics is None else {topic: relay.destination(topic) for topic in sorted(topics)},
+    }
+
+
 def fingerprint_of(declaration: JsonValue) -> str:
     """Return the fingerprint of a declaration."""
     return digest(declaration)
@@ -51,6 +62,12 @@ def _source(source: Source) -> dict[str, JsonValue]:
             return {"kind": "jsonl", "pattern": source.pattern, "envelope": source.envelope}
         case _:
             return {"kind": "store", "topic": source.topic}
+
+
+def _sink(relay: Relay) -> dict[str, JsonValue]:
+    if isinstance(relay.sink, JsonLinesSink):
+        return {"kind": "jsonl", "folder": relay.sink.folder}
+    return {"kind": "kafka" if isinstance(relay.sink, KafkaSink) else "nats"}
 
 
 def _work(work: Starts | Handles) -> dict[str, JsonValue]:

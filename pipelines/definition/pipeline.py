@@ -16,6 +16,7 @@ from amends.pipelines.definition.bounds import Bounds
 from amends.pipelines.definition.checks import (
     check_count,
     check_function,
+    check_handler,
     check_header,
     check_model,
     check_remember,
@@ -239,7 +240,7 @@ class Pipeline(Generic[M]):
         """Run a transaction for each message.
 
         Args:
-            function: The transaction, of a message and a unit of work.
+            function: The transaction, of a message and a `StepWork`.
             notify_duplicates: Whether a repeated message sends the messages of its first time again.
 
         Raises:
@@ -249,7 +250,7 @@ class Pipeline(Generic[M]):
 
         def decorate(handler: Handler[M]) -> Handler[M]:
             where = f"@{self.name}.handles"
-            check_function(handler, where, self.model, count=2)
+            check_handler(handler, where, self.model)
             self._set(Handles(handler, notify_duplicates))
             return handler
 

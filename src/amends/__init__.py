@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from amends.aggregates.events.aggregate import Aggregate
     from amends.aggregates.inbox.rules import Answer
     from amends.aggregates.inbox.sql import Inbox
-    from amends.aggregates.journal import RunQuery
+    from amends.aggregates.journal import RunQuery, StepWork
     from amends.aggregates.run.record import RunSummary
     from amends.aggregates.run.state import RunStatus
     from amends.cli.runtime.project_client import Client
     from amends.cli.runtime.project_worker import Worker
+    from amends.pipelines.definition.bounds import Bounds
+    from amends.pipelines.definition.pipeline import Header, Pipeline
+    from amends.pipelines.definition.sources import JsonLinesSource, KafkaSource, NatsSource, StoreSource
+    from amends.pipelines.source import RawMessage
     from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, ScanFailed
     from amends.reconciler.drift.observation import Observation
     from amends.reconciler.drift.rule import drift_rule
@@ -48,6 +52,7 @@ __all__ = [
     "AmendsError",
     "Answer",
     "Attempted",
+    "Bounds",
     "BusyError",
     "Call",
     "Cause",
@@ -59,15 +64,21 @@ __all__ = [
     "Drift",
     "DriftKind",
     "Effect",
+    "Header",
     "Inbox",
     "InputError",
     "Intervene",
     "Intervention",
     "InterventionKind",
+    "JsonLinesSource",
+    "KafkaSource",
     "KeyConflictError",
+    "NatsSource",
     "NotFoundError",
     "Observation",
     "Participant",
+    "Pipeline",
+    "RawMessage",
     "RefusedError",
     "Rejected",
     "Retry",
@@ -81,6 +92,8 @@ __all__ = [
     "ScanFailed",
     "StartConflictError",
     "Step",
+    "StepWork",
+    "StoreSource",
     "Transaction",
     "UnitOfWork",
     "UnreachableError",
@@ -111,9 +124,13 @@ _HOMES = {
     ),
     "aggregates.inbox.rules": ("Answer",),
     "aggregates.inbox.sql": ("Inbox",),
-    "aggregates.journal": ("RunQuery",),
+    "aggregates.journal": ("RunQuery", "StepWork"),
     "aggregates.run.record": ("RunSummary",),
     "aggregates.run.state": ("RunStatus",),
+    "pipelines.definition.bounds": ("Bounds",),
+    "pipelines.definition.pipeline": ("Header", "Pipeline"),
+    "pipelines.definition.sources": ("JsonLinesSource", "KafkaSource", "NatsSource", "StoreSource"),
+    "pipelines.source": ("RawMessage",),
     "reconciler.drift.drift": ("Cause", "Command", "ScanFailed", "Drift", "DriftKind", "Intervene"),
     "reconciler.drift.observation": ("Observation",),
     "reconciler.drift.rule": ("drift_rule",),

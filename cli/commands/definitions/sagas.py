@@ -1,4 +1,4 @@
-"""`amends sagas` and `amends describe`: the sagas of the project's modules; needs neither a store nor Temporal."""
+"""`amends sagas` and `amends describe`: the definitions of the project; needs neither a store nor Temporal."""
 
 import difflib
 import time
@@ -15,8 +15,10 @@ from amends.cli.output.answer import busy, print_json, screen
 from amends.cli.output.remarks import note
 from amends.cli.runtime.wiring import Project, load_project, settings_of
 from amends.cli.views.mermaid import flowchart
+from amends.cli.views.pipelines import pipeline_fields, pipeline_json, relay_fields, relay_json
 from amends.cli.views.plan import PLAN, plan_json, plan_rows, shape_of
 from amends.cli.views.table import Column, fields, table
+from amends.pipelines.definition.registry import PipelineRegistry
 from amends.sagas.definition.saga import Saga
 
 __all__ = ["describe", "sagas"]
@@ -57,12 +59,14 @@ def sagas(
 
 def describe(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="SAGA", help="Name of the saga.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the saga, pipeline or relay.", show_default=False)
+    ],
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,  # noqa: FBT002 - an option
     reachable: Annotated[bool, typer.Option("--reachable", help="List the ways in which a run can end.")] = False,  # noqa: FBT002 - as above
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the plan as it is stored.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Show the plan of a saga.
+    """Show the plan of a saga, or the definition of a pipeline or relay.
 
     With --reachable the command explores the plan alone, without your functions: each step may act, be refused or fail,
     replies may be lost, and the run may be cancelled, with at most two such faults in one run.
@@ -70,6 +74,11 @@ def describe(
     if mermaid and (as_json or reachable):
         raise InputError("--mermaid excludes --json and --reachable; choose one")
     project = load_project(settings_of(ctx))
+    if name not in project.registry.sagas and name in project.pipelines.names:
+        if mermaid or reachable:
+            raise InputError(f"{name!r} is no saga, so it has no plan; leave out --mermaid and --reachable")
+        _describe_pipeline(project.pipelines, name, as_json=as_json)
+        return ExitCode.OK
     saga = _find(project, name)
     catalog = {entry.step: entry for entry in project.registry.catalog.entries}
     plan = saga.plan
@@ -96,6 +105,21 @@ def describe(
     return ExitCode.OK
 
 
+def _describe_pipeline(defined: PipelineRegistry, name: str, *, as_json: bool) -> None:
+    is_relay = name in defined.relays
+    if as_json:
+        print_json(relay_json(defined, name) if is_relay else pipeline_json(defined, name))
+        return
+    shown = screen()
+    fingerprint = defined.fingerprint(name)
+    about = (
+        relay_fields(defined.relays[name], fingerprint)
+        if is_relay
+        else pipeline_fields(defined.pipelines[name], fingerprint)
+    )
+    shown.show(Text(name, style="bold"), "", fields(about, shown.width))
+
+
 def _print_reachable(plan: Plan, *, as_json: bool) -> None:
     from amends.cli.views.reachable import REACHABLE, reachable_json, reachable_rows  # noqa: PLC0415 - imports the search
     from amends.sagas.prove.plans.reachable import explore_plan  # noqa: PLC0415 - as above
@@ -116,7 +140,9 @@ def _print_reachable(plan: Plan, *, as_json: bool) -> None:
 def _find(project: Project, name: str) -> Saga[object]:
     known = project.registry.sagas
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"defined are: {', '.join(sorted(known)) or 'none'}"
-        raise NotFoundError(f"no saga is called {shorten(name)}; {hint}")
+        names = sorted({*known, *project.pipelines.names})
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"defined are: {', '.join(names) or 'none'}"
+        kind = "saga or pipeline" if project.pipelines.names else "saga"
+        raise NotFoundError(f"no {kind} is called {shorten(name)}; {hint}")
     return known[name]

@@ -17,7 +17,7 @@ import typer
 from rich.text import Text
 
 from amends.aggregates.damage import Damage
-from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
+from amends.aggregates.errors import AmendsError, InputError, JournalError, UnreachableError
 from amends.aggregates.journal import RunQuery
 from amends.aggregates.run.fact import TEMPORAL_DRIVER
 from amends.aggregates.run.record import RunSummary
@@ -25,10 +25,12 @@ from amends.aggregates.run.state import OPEN, SETTLED_WELL, RunState, RunStatus,
 from amends.cli.commands.drift.schedule_list import shown_schedules
 from amends.cli.exit_codes import ExitCode
 from amends.cli.output.answer import print_json, screen
+from amends.cli.project.configured_pipelines import access_of
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.blocked_runs import open_blockers, registry_of
 from amends.cli.runtime.store import in_data_dir, open_for_reading, sqlite_file
-from amends.cli.runtime.wiring import drain_of, load_project, settings_of
+from amends.cli.runtime.wiring import Project, drain_of, load_project, settings_of
+from amends.cli.views.pipelines import pipeline_row, relay_row
 from amends.cli.views.table import Column, escaped, fields, table
 from amends.cli.views.times import ago
 from amends.cli.views.wording import counted
@@ -144,11 +146,28 @@ def _modules(settings: Settings) -> Iterator[Check]:
     registry = project.registry
     numbers = {"saga": len(registry.sagas), "step": len(registry.steps), "aggregate": len(project.aggregates)}
     counts = ", ".join(counted(number, noun) for noun, number in numbers.items())
-    yield _ok("modules", counts) if registry.sagas else _wrong("modules", f"{counts}; define one: name = Saga(...)")
+    defined = bool(registry.sagas or project.pipelines.names)
+    yield _ok("modules", counts) if defined else _wrong("modules", f"{counts}; define one: name = Saga(...)")
+    yield from _pipelines(project)
     for path in project.loaded.hidden:
         found = f"{path} cannot be imported: another module of that name comes first; rename it if it is needed"
         yield _wrong("modules", found)
     yield _ok("stopping", _stopping(drain_of(settings, registry)))
+
+
+def _pipelines(project: Project) -> Iterator[Check]:
+    """Yield the source or sink of each pipeline and relay, and the variables of secrets that are not set."""
+    defined, settings = project.pipelines, project.settings.pipelines
+    rows = [(name, pipeline_row(each)) for name, each in defined.pipelines.items()]
+    rows += [(name, relay_row(each)) for name, each in defined.relays.items()]
+    for name, row in rows:
+        try:
+            access_of(name, settings.get(name))
+        except InputError as error:
+            yield _wrong("pipelines", str(error))
+        else:
+            kind = "relay" if name in defined.relays else "pipeline"
+            yield _ok("pipelines", f"{kind} {name}: {row[1]}")
 
 
 def _stopping(drain: timedelta) -> str:
