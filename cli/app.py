@@ -91,13 +91,13 @@ COMMANDS = (
         "describe",
         "amends.cli.commands.definitions.sagas",
         "describe",
-        "Show the plan of a saga, or the definition of a pipeline or relay.",
+        "Show the plan of a saga, or a pipeline.",
     ),
     LazyCommand(
         "catalog",
         "amends.cli.commands.definitions.catalog",
         "catalog",
-        "List every step and how it is undone, and every pipeline and relay.",
+        "List the steps, pipelines and relays.",
     ),
     LazyCommand(
         "prove", "amends.cli.commands.definitions.prove", "prove", "Explore every way in which a saga can fail."

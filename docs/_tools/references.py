@@ -18,7 +18,9 @@ from amends.aggregates import errors
 from amends.aggregates.run.facts import FACTS, Fact, NodeFact
 from amends.cli.app import CLOSED_PIPE
 from amends.cli.exit_codes import ExitCode, exit_code_of
+from amends.cli.project.pipeline_settings import PipelineSettings
 from amends.cli.project.settings import ENV_PREFIX, Settings
+from amends.pipelines.control.facts import PIPELINE_FACTS, PipelineFact
 from amends.reconciler.drift.facts import ReconciliationFact
 from amends.reconciler.drift.stream import RECONCILIATION_FACTS
 from amends.reconciler.maintenance_windows import MAINTENANCE_FACTS, MaintenanceFact
@@ -26,7 +28,7 @@ from amends.reconciler.schedules.facts import SCHEDULE_FACTS, ScheduleFact
 
 __all__ = ["PAGES", "attributes", "exit_codes", "exit_codes_page", "facts_page", "python_page", "settings_page"]
 
-_Reconciling = ReconciliationFact | MaintenanceFact | ScheduleFact
+_Reconciling = ReconciliationFact | MaintenanceFact | ScheduleFact | PipelineFact
 _FOLDER = Path(__file__).parents[1] / "reference"
 _NOT_SET = frozenset({"project_dir", "config_file"})
 
@@ -54,6 +56,16 @@ settings in force.
 | key | meaning | value | default |
 |---|---|---|---|
 {rows}
+
+## Pipelines
+
+A table `[pipelines.NAME]` has the settings of one pipeline or relay. Each value replaces the one of the definition. The
+file holds no secret: a key that ends in `_env` names the environment variable that has it. Paths start from the
+project's directory. See [Define a pipeline](../how-to/define-a-pipeline.md).
+
+| key | meaning | value |
+|---|---|---|
+{pipelines}
 
 ## Stores
 
@@ -144,7 +156,14 @@ Maintenance windows are in the stream `reconciliation_maintenance/all`. Every fa
 Schedules are in the stream `reconciliation_schedules/all`. Every fact has these fields:
 
 {schedule}
-{schedules}"""
+{schedules}
+## Pipelines
+
+The declaration of a pipeline and the decisions about it are in the stream `pipeline/<name>`. Every fact has these
+fields:
+
+{pipeline}
+{pipelines}"""
 
 
 class _Section(NamedTuple):
@@ -236,6 +255,21 @@ _SECTIONS = (
         },
     ),
     _Section(
+        "Pipelines",
+        "For messages from outside; see [Define a pipeline](../how-to/define-a-pipeline.md).",
+        {
+            "Pipeline": ("members: starts, handles",),
+            "Header": (),
+            "Bounds": (),
+            "KafkaSource": (),
+            "NatsSource": (),
+            "JsonLinesSource": (),
+            "StoreSource": (),
+            "RawMessage": (),
+            "StepWork": _MEMBERS,
+        },
+    ),
+    _Section(
         "Testing",
         "See [Test a saga's failure paths](../how-to/test-failure-paths.md) and [Prove your "
         "sagas](../how-to/prove-your-sagas.md).",
@@ -305,7 +339,11 @@ def settings_page() -> str:
     rows = [
         (f"`{name}`", meanings[name], str(field.description), _default(name, field)) for name, field in known.items()
     ]
-    return SETTINGS.format(rows=_rows(rows), prefix=ENV_PREFIX)
+    explained = attributes(PipelineSettings)
+    pipelines = [
+        (f"`{name}`", explained[name], str(field.description)) for name, field in PipelineSettings.model_fields.items()
+    ]
+    return SETTINGS.format(rows=_rows(rows), pipelines=_rows(pipelines), prefix=ENV_PREFIX)
 
 
 def exit_codes_page() -> str:
@@ -341,6 +379,8 @@ def facts_page() -> str:
         windows=_reconciliation_facts(MaintenanceFact, MAINTENANCE_FACTS),
         schedule=_fields(ScheduleFact, set()).rstrip("\n") + "\n",
         schedules=_reconciliation_facts(ScheduleFact, SCHEDULE_FACTS),
+        pipeline=_fields(PipelineFact, set()).rstrip("\n") + "\n",
+        pipelines=_reconciliation_facts(PipelineFact, PIPELINE_FACTS),
     )
 
 
@@ -403,7 +443,7 @@ def _default(name: str, field: Any) -> str:  # noqa: ANN401 - pydantic's FieldIn
     if name == "store_url":
         return "`events.db` in `data_dir`"
     default = field.default
-    return "-" if default in {None, ()} else f"`{default}`"
+    return "-" if default in (None, (), {}) else f"`{default}`"
 
 
 def _first_line(documented: object) -> str:

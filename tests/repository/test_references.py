@@ -14,6 +14,7 @@ import amends.testing
 from amends.aggregates.run.facts import FACTS
 from amends.cli.exit_codes import ExitCode
 from amends.cli.project.settings import Settings
+from amends.pipelines.control.facts import PIPELINE_FACTS
 from amends.reconciler.drift.stream import RECONCILIATION_FACTS
 from amends.reconciler.maintenance_windows import MAINTENANCE_FACTS
 from amends.reconciler.schedules.facts import SCHEDULE_FACTS
@@ -58,9 +59,15 @@ def test_every_fact_and_field_is_in_it(generator: dict[str, Any]) -> None:
     """Each kind of fact has a heading, and each of its own fields a row with an explanation."""
     page = generator["facts_page"]()
     sections = dict(re.findall(r"^### (\w+)\n((?:(?!##).*\n)*)", page, flags=re.MULTILINE))
-    kinds: dict[str, type[BaseModel]] = {**FACTS, **RECONCILIATION_FACTS, **MAINTENANCE_FACTS, **SCHEDULE_FACTS}
+    kinds: dict[str, type[BaseModel]] = {
+        **FACTS,
+        **RECONCILIATION_FACTS,
+        **MAINTENANCE_FACTS,
+        **SCHEDULE_FACTS,
+        **PIPELINE_FACTS,
+    }
     assert set(sections) == set(kinds)
-    titles = ("Reconciliation", "Maintenance", "Schedules")
+    titles = ("Reconciliation", "Maintenance", "Schedules", "Pipelines")
     common = page.partition("## The run")[0]
     common += "".join(page.partition(f"## {title}")[2].partition("### ")[0] for title in titles)
     for kind, cls in kinds.items():

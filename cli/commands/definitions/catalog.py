@@ -19,7 +19,7 @@ def catalog(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """List every step and how it is undone, and every pipeline and relay.
+    """List the steps, pipelines and relays.
 
     For each step the list shows its kind and guarantee, its compensation or the reason why it has none, its probe, the
     participant that it calls with its contract, the number of attempts, and its owner. For each pipeline it shows its

@@ -66,7 +66,9 @@ def describe(
     reachable: Annotated[bool, typer.Option("--reachable", help="List the ways in which a run can end.")] = False,  # noqa: FBT002 - as above
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the plan as it is stored.")] = False,  # noqa: FBT002 - as above
 ) -> ExitCode:
-    """Show the plan of a saga, or the definition of a pipeline or relay.
+    """Show the plan of a saga, or a pipeline.
+
+    For a pipeline or relay the command shows its definition with the values of the settings.
 
     With --reachable the command explores the plan alone, without your functions: each step may act, be refused or fail,
     replies may be lost, and the run may be cancelled, with at most two such faults in one run.

@@ -175,8 +175,8 @@ def test_only_misspelt_variables_are_refused(project: Path, monkeypatch: pytest.
             "colour = 1",
             (
                 "'colour' is not a setting; remove it or choose from data_dir, drain, embedded_port, errors, "
-                "max_input_bytes, max_result_bytes, modules, pipelines, schedule_rules, store_url, task_queue, ui_port, "
-                "worker_concurrency, worker_threads"
+                "max_input_bytes, max_result_bytes, modules, pipelines, schedule_rules, store_url, task_queue, "
+                "ui_port, worker_concurrency, worker_threads"
             ),
         ),
         (
