@@ -1,10 +1,11 @@
 """The real parts that tests run against: PostgreSQL and Temporal, each started once per test process.
 
-A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url`, `temporal_address` or
-`kafka_address`. Every database is empty, and its fixture removes the test's data. All tests of one process share one
-Temporal server and one broker: run ids, task queues and names of topics separate them.
+A test asks for `store_url` (both databases in turn), `sqlite_url`, `postgres_url`, `temporal_address`,
+`kafka_address` or `nats_address`. Every database is empty, and its fixture removes the test's data. All tests of one
+process share one Temporal server and one Kafka broker: run ids, task queues and names of topics separate them.
 """
 
+import asyncio
 import faulthandler
 import os
 import shutil
@@ -18,6 +19,7 @@ import psycopg
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from brokers.kafka import tansu
+from brokers.nats import NatsServer
 from hypothesis import settings
 from property_parts import EXAMPLES
 from reading_shop import Amends, Shop, as_it_was, make_shop
@@ -158,6 +160,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
     """Return the program, for calls in this process on the shop."""
     return Amends(shop.folder, capsys)
+
+
+@pytest.fixture
+def nats_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of a NATS server with JetStream, which only this test uses."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    asyncio.run(server.start())
+    yield server.url
+    server.close()
 
 
 @pytest.fixture(scope="session")

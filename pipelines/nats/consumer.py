@@ -37,7 +37,7 @@ class Arrival(NamedTuple):
 
 
 class Consumer:
-    """A push consumer without acknowledgements that begins at a position of ours.
+    """A push consumer without acknowledgements that begins at a position that the reader chooses.
 
     The server sends ahead as far as flow control lets it; the reply to a message of flow control waits until the
     messages before it have been taken.

@@ -19,6 +19,7 @@ PAGES = [
 
 PARTS = {
     "kafka": "kafka_address",
+    "nats": "nats_address",
     "port": "unused_tcp_port",
     "postgresql": "postgres_url",
     "temporal": "temporal_address",

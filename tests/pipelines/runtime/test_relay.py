@@ -39,7 +39,7 @@ class MemorySink:
         return "the value is refused" if message.value in self.refused and not self.late else None
 
     async def publish(self, messages: Sequence[Published]) -> Sequence[Refusal]:
-        """Take the messages; fail after the first if a failure is due."""
+        """Store the messages; raise an error after the first if a failure is due."""
         if self.failures:
             self.messages += messages[:1]
             raise self.failures.pop()

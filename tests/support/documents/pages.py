@@ -17,7 +17,7 @@ shell, in a process that has already imported everything.
 | `<!-- skip: REASON -->` above a block | the block does not run; without a reason it is an error |
 | `<!-- background: WHERE -->` above a `console` block | its command runs next to the others until the page ends |
 | `<!-- terminal: ANSWER -->` above a `console` block | its commands run in a terminal, which answers a question |
-| `<!-- needs: PART as TEXT -->` | TEXT in blocks stands for `kafka`, `postgresql`, `temporal` or `port` of the tests |
+| `<!-- needs: PART as TEXT -->` | in blocks TEXT stands for `kafka`, `nats`, `postgresql`, `temporal` or `port` |
 | `<!-- python` ... `-->` | runs like a block, but readers do not see it |
 
 The page's module has the page's name, in lower case, and can be imported while the page runs.
