@@ -10,6 +10,7 @@ from amends.aggregates.errors import AmendsError
 from amends.cli.exit_codes import exit_code_of
 from amends.cli.output.remarks import note, say
 from amends.cli.runtime.blocked_runs import open_blockers
+from amends.cli.runtime.pipelines import serving_pipelines
 from amends.cli.runtime.schedules import restore, scheduled_runs
 from amends.cli.runtime.signals import Stop
 from amends.cli.runtime.wiring import Project, Temporal, close_store, keep_alive, open_store
@@ -135,8 +136,17 @@ async def serve_until(
         report.say(f"store     {settings.safe_store_url}")
         report.say(f"queue     {settings.task_queue}")
         report.say(f"sagas     {', '.join(sorted(project.registry.sagas)) or 'none'}")
+        if project.pipelines.names:
+            report.say(f"pipelines {', '.join(sorted(project.pipelines.names))}")
         async with _kept_alive(temporal, stop, report) as server, AsyncExitStack() as stack:
             await _begin(stack, lambda: _served(project, journal, temporal, stop, report), server, stop)
+            # Entered last, so that partitions are handed over before the calls of sagas drain.
+            await _begin(
+                stack,
+                lambda: serving_pipelines(project, journal, temporal.client, stop, note=report.note),
+                server,
+                stop,
+            )
             await _report_blocked(project, journal, stop, report)
             report.ready()
             stop.ready()
