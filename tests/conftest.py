@@ -163,12 +163,18 @@ def amends(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Amends:
 
 
 @pytest.fixture
-def nats_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the URL of a NATS server with JetStream, which only this test uses."""
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Run a NATS server with JetStream, which only this test uses."""
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     asyncio.run(server.start())
-    yield server.url
+    yield server
     server.close()
+
+
+@pytest.fixture
+def nats_address(nats_server: NatsServer) -> str:
+    """Return the URL of a NATS server with JetStream, which only this test uses."""
+    return nats_server.url
 
 
 @pytest.fixture(scope="session")

@@ -45,19 +45,21 @@ async def test_a_wrong_address_is_unreachable(host: str) -> None:
 MESSAGE = Published("s/1", "orders", "k", b"1")
 
 
-async def test_a_missing_stream_needs_an_operator(server: NatsServer) -> None:
+async def test_a_missing_stream_needs_an_operator(nats_server: NatsServer) -> None:
     """The message names the stream, or the subject that no stream stores."""
-    source = NatsConnection(NatsSource("ORDERS", servers=server.url))
+    source = NatsConnection(NatsSource("ORDERS", servers=nats_server.url))
     assert "stream 'ORDERS' does not exist" in await error_of(source.partitions, SourceSetupError)
-    sink = NatsPublisher(NatsSink(server.url))
+    sink = NatsPublisher(NatsSink(nats_server.url))
     assert "stores the subject 'orders'" in await error_of(lambda: sink.publish([MESSAGE]), SinkSetupError)
     await source.close()
     await sink.close()
 
 
-async def test_a_name_that_no_stream_can_have_and_a_partition_that_is_missing_are_refused(server: NatsServer) -> None:
+async def test_a_name_that_no_stream_can_have_and_a_partition_that_is_missing_are_refused(
+    nats_server: NatsServer,
+) -> None:
     """Both need another definition."""
-    source = NatsConnection(NatsSource("a.b", servers=server.url))
+    source = NatsConnection(NatsSource("a.b", servers=nats_server.url))
     assert "'a.b' is no name of a stream" in await error_of(source.partitions, SourceSetupError)
     await error_of(lambda: source.open("other", FROM_START), SourceSetupError)
     await source.close()

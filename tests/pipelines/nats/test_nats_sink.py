@@ -15,9 +15,9 @@ from amends.pipelines.sink import Published, SinkUnreachableError
 from amends.pipelines.source import FROM_START, RawMessage
 
 
-async def stored(server: NatsServer) -> list[RawMessage]:
+async def stored(nats_server: NatsServer) -> list[RawMessage]:
     """Read the messages of the stream."""
-    source = NatsConnection(NatsSource("ORDERS", servers=server.url))
+    source = NatsConnection(NatsSource("ORDERS", servers=nats_server.url))
     reader = await source.open("ORDERS", FROM_START)
     messages: list[RawMessage] = []
     while len(messages) < await reader.end() - 1:
@@ -34,13 +34,13 @@ def messages(first: int, after: int) -> list[Published]:
     ]
 
 
-async def test_messages_are_stored_in_order_and_once_within_the_window(server: NatsServer) -> None:
+async def test_messages_are_stored_in_order_and_once_within_the_window(nats_server: NatsServer) -> None:
     """Messages that are published again have the same ids, so the stream drops them."""
-    await server.create("ORDERS", "orders.>")
-    sink = NatsPublisher(NatsSink(server.url))
+    await nats_server.create("ORDERS", "orders.>")
+    sink = NatsPublisher(NatsSink(nats_server.url))
     assert list(await sink.publish(messages(1, 6_001))) == []
     assert list(await sink.publish(messages(5_990, 6_011))) == []
-    found = await stored(server)
+    found = await stored(nats_server)
     assert [message.value for message in found] == [b"%d" % number for number in range(1, 6_011)]
     assert found[0].key == b"k1"
     assert {("amends-id", b"store/1"), ("trace", b"t")} <= set(found[0].headers)
@@ -60,37 +60,39 @@ async def test_messages_are_stored_in_order_and_once_within_the_window(server: N
     ],
     ids=lambda message: message.topic[:9] + message.key[:3] + str(len(message.value)),
 )
-async def test_an_impossible_message_is_refused_before_any_is_published(server: NatsServer, message: Published) -> None:
+async def test_an_impossible_message_is_refused_before_any_is_published(
+    nats_server: NatsServer, message: Published
+) -> None:
     """The reason names the subject, the header or the size, and quotes no content."""
-    sink = NatsPublisher(NatsSink(server.url))
+    sink = NatsPublisher(NatsSink(nats_server.url))
     assert await sink.refusal(message)
     assert await sink.refusal(messages(1, 2)[0]) is None
     await sink.close()
 
 
-async def test_a_message_that_the_stream_refuses_is_named_and_others_are_stored(server: NatsServer) -> None:
+async def test_a_message_that_the_stream_refuses_is_named_and_others_are_stored(nats_server: NatsServer) -> None:
     """A stream may bound the size of its messages more than the server does."""
-    await server.create("ORDERS", "orders.>", max_msg_size=500)
-    sink = NatsPublisher(NatsSink(server.url))
+    await nats_server.create("ORDERS", "orders.>", max_msg_size=500)
+    sink = NatsPublisher(NatsSink(nats_server.url))
     (refusal,) = await sink.publish([*messages(1, 3), Published("s/3", "orders.eu", "k", b"x" * 900), *messages(4, 5)])
     assert (refusal.index, "maximum" in refusal.reason) == (2, True)
-    assert [message.value for message in await stored(server)] == [b"1", b"2", b"4"]
+    assert [message.value for message in await stored(nats_server)] == [b"1", b"2", b"4"]
     await sink.close()
 
 
-async def test_a_lost_server_is_unreachable_and_the_next_call_connects_again(server: NatsServer) -> None:
+async def test_a_lost_server_is_unreachable_and_the_next_call_connects_again(nats_server: NatsServer) -> None:
     """After a kill the messages that were acknowledged are there, and the others go out under the same ids."""
-    await server.create("ORDERS", "orders.>")
-    sink = NatsPublisher(NatsSink(server.url))
+    await nats_server.create("ORDERS", "orders.>")
+    sink = NatsPublisher(NatsSink(nats_server.url))
     await sink.publish(messages(1, 100))
     publishing = asyncio.create_task(sink.publish(messages(100, 3_000)))
     await asyncio.sleep(0)
-    server.kill()
+    nats_server.kill()
     with pytest.raises(SinkUnreachableError):
         await publishing
     with pytest.raises(SinkUnreachableError):
         await sink.publish(messages(100, 3_000))
-    await server.start()
+    await nats_server.start()
     assert list(await sink.publish(messages(100, 3_000))) == []
-    assert [message.value for message in await stored(server)] == [b"%d" % number for number in range(1, 3_000)]
+    assert [message.value for message in await stored(nats_server)] == [b"%d" % number for number in range(1, 3_000)]
     await sink.close()
