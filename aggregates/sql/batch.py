@@ -99,6 +99,7 @@ class StoreCache:
         self.runs.clear()
         self.aggregates.clear()
         self._behind.clear()
+        self.ids.forget()
         self._last_id = None
 
     def refresh(self, connection: Connection) -> None:
@@ -179,6 +180,7 @@ class Batch:
         sent: Staged messages for the outbox.
         progress: Staged batch rows of pipelines.
         touched: Whether a statement has changed the database, besides the staged writes.
+        sealed: Buckets of ids whose pages this transaction has changed: pipeline and number.
         lost: The error that lost the transaction; `None` while the transaction is intact.
     """
 
@@ -200,6 +202,7 @@ class Batch:
         self.sent: list[Sent] = []
         self.progress: list[Progress] = []
         self.touched = False
+        self.sealed: set[tuple[str, int]] = set()
         self.undo: list[tuple[dict[str, Any], str, Any]] = []
         self.savepoints: list[Savepoint] = []
         self.lost: exc.SQLAlchemyError | None = None

@@ -7,7 +7,6 @@ writes never appear as damage.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,7 +27,9 @@ from amends.aggregates.damage import RESTORE
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot
 from amends.aggregates.run.facts import run_of, stream_of_run
+from amends.aggregates.sql.check_intake import damaged_intake
 from amends.aggregates.sql.damage import damaged_plans, database_damage
+from amends.aggregates.sql.engine import snapshot_of
 from amends.aggregates.sql.errors import store_errors
 from amends.aggregates.sql.loading import Plans
 from amends.aggregates.sql.rows import changed_after, last_notification_id, read_stream
@@ -110,8 +111,9 @@ def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
     """Check every row of the store, and compare derived data with its source.
 
     The check finds damage that the database itself reports (SQLite), gaps in streams, events and plans that are
-    unreadable or do not follow, runs without their plan, and snapshots and read model rows that differ from the folded
-    journal. It yields at most one finding of each kind per stream.
+    unreadable or do not follow, runs without their plan, snapshots and read model rows that differ from the folded
+    journal, and changed or missing rows of the pipelines and the outbox. It yields at most one finding of each kind per
+    stream.
 
     Args:
         engine: Engine of a store whose schema is up to date; may be read-only.
@@ -127,6 +129,7 @@ def check(engine: Engine, codec: EventCodec) -> Iterator[Finding]:
         # Further checks would report the same damage in other words, or fail to read at all.
         return
     yield from damaged_plans(engine)
+    yield from damaged_intake(engine)
     kept = Plans()
     page = check_page(engine, codec, "", ALL, kept)
     yield from page.findings
@@ -160,7 +163,7 @@ def check_page(
     """
     name, _, after = position.partition(":")
     part = Part(name) if name in set(Part) else parts[0]
-    with store_errors(), _snapshot_of(engine) as connection:
+    with store_errors(), snapshot_of(engine) as connection:
         match part:
             case Part.STREAMS | Part.RUNS:
                 findings, last, size = _stream_page(
@@ -189,7 +192,7 @@ def check_changes(engine: Engine, codec: EventCodec, after_id: int, kept: Plans,
         JournalError: The database is too damaged to read.
     """
     findings: list[Finding] = []
-    with store_errors(), _snapshot_of(engine) as connection:
+    with store_errors(), snapshot_of(engine) as connection:
         changed, last_id = changed_after(connection, after_id, CHANGES_A_PAGE)
         derived = _ReadModel(connection, changed)
         for stream, first in changed.items():
@@ -224,7 +227,7 @@ def check_streams(engine: Engine, codec: EventCodec, streams: Sequence[str]) -> 
     """
     kept = Plans()
     for stream in streams:
-        with store_errors(), _snapshot_of(engine) as connection:
+        with store_errors(), snapshot_of(engine) as connection:
             audit = _audit(connection, codec, kept, stream, _ReadModel(connection, [stream]))
             found = audit.findings if audit.last else list(_left_behind(connection, stream))
         yield from found
@@ -347,16 +350,6 @@ def _feed(audit: StreamAudit, rows: Iterator[StoredEvent]) -> None:
 
 
 # ---- reading
-
-
-@contextmanager
-def _snapshot_of(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that sees the store at one moment."""
-    with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="REPEATABLE READ")
-        with connection.begin():
-            yield connection
 
 
 def streams_after(connection: Connection, after: str, *, only_runs: bool = False) -> Sequence[str]:

@@ -39,6 +39,7 @@ __all__ = [
     "is_readonly",
     "no_directory",
     "safe_url",
+    "snapshot_of",
     "writing",
 ]
 
@@ -112,6 +113,20 @@ def writing(bind: Engine | Connection) -> Iterator[Connection]:
             yield bind
     finally:
         bind.execution_options(**{_WRITING: False})
+
+
+@contextmanager
+def snapshot_of(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees the store at one moment.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: The store is unreachable.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
 
 
 def check_writable(engine: Engine) -> None:

@@ -7,6 +7,7 @@ because a batch row names events, whose ids the database assigns when they are i
 Under the writer's lock, reading a row, comparing it and writing it is one step: no other process comes between.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,13 +50,14 @@ class SqlIntakeReader(IntakeReader):
     """The reading part of the tables.
 
     Args:
-        read: Runs a reading function with a connection.
-        memory: Looks ids up; one thread at a time uses it.
+        read: Runs a reading function with a connection whose transaction sees the store at one moment.
+        memory: Looks ids up.
     """
 
     def __init__(self, read: Read, memory: IdMemory) -> None:
         self._read = read
         self._memory = memory
+        self._lock = threading.Lock()
 
     @override
     def position(self, pipeline: str, partition: str) -> Position | None:
@@ -71,7 +73,8 @@ class SqlIntakeReader(IntakeReader):
 
     @override
     def known(self, pipeline: str, id_hashes: Sequence[bytes], *, oldest_bucket: int) -> Mapping[bytes, bytes]:
-        return self._read(lambda c: self._memory.known(c, pipeline, id_hashes, oldest_bucket))
+        with self._lock:
+            return self._read(lambda c: self._memory.known(c, pipeline, id_hashes, oldest_bucket))
 
     @override
     def horizon(self, pipeline: str) -> int:
@@ -134,6 +137,12 @@ class SqlIntake(SqlIntakeReader, Intake):
         return sorted([*stored, *staged], key=lambda row: row.number)[:limit]
 
     @override
+    def known(self, pipeline: str, id_hashes: Sequence[bytes], *, oldest_bucket: int) -> Mapping[bytes, bytes]:
+        batch = self._batch
+        with batch.reading():
+            return batch.known.ids.known(batch.connection, pipeline, id_hashes, oldest_bucket, batch.sealed)
+
+    @override
     def begin(self, pipeline: str, partition: str, position: Position) -> bool:
         if self.position(pipeline, partition) is not None:
             return False
@@ -173,7 +182,11 @@ class SqlIntake(SqlIntakeReader, Intake):
 
     @override
     def seal_before(self, pipeline: str, bucket: int, *, limit: int = 5_000) -> int:
-        return 0
+        batch = self._batch
+        with self._writing() as connection:
+            moved = batch.known.ids.seal(connection, pipeline, bucket, limit, batch.recorded_at_ms)
+        batch.sealed.update((pipeline, number) for number in moved)
+        return sum(moved.values())
 
     @override
     def held_keys(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, HeldKind]:

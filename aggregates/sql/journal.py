@@ -28,7 +28,7 @@ from amends.aggregates.sql import outbox_rows
 from amends.aggregates.sql import rows as event_rows
 from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.committer import Committer, OnCommit
-from amends.aggregates.sql.engine import check_writable, create_store_engine
+from amends.aggregates.sql.engine import check_writable, create_store_engine, snapshot_of
 from amends.aggregates.sql.errors import store_errors
 from amends.aggregates.sql.id_memory import IdMemory
 from amends.aggregates.sql.intake import SqlIntakeReader
@@ -94,7 +94,7 @@ class SqlJournal(Journal):
         self._codec = codec
         self._store_id = store_id
         self._plans = Plans()
-        self._intake = SqlIntakeReader(self._read, IdMemory())
+        self._intake = SqlIntakeReader(self._read_snapshot, IdMemory())
         self._committer = Committer(engine, StoreCache(codec, self._plans), store_id, on_commit)
 
     @property
@@ -247,4 +247,9 @@ class SqlJournal(Journal):
 
     def _read(self, read: Callable[[Connection], T]) -> T:
         with store_errors(), self._engine.connect() as connection:
+            return read(connection)
+
+    def _read_snapshot(self, read: Callable[[Connection], T]) -> T:
+        """Run several statements that see the store at one moment."""
+        with store_errors(), snapshot_of(self._engine) as connection:
             return read(connection)
