@@ -290,7 +290,7 @@ class Intake(IntakeReader, Protocol):
         """Drop the buckets before a number, and raise the horizon to it; return how many ids they had."""
         ...
 
-    def seal_before(self, pipeline: str, bucket: int, *, limit: int = 5_000) -> int:
+    def seal_before(self, pipeline: str, bucket: int, *, limit: int = 1_000) -> int:
         """Move ids of the buckets before a number from rows into sealed pages; return how many have been moved.
 
         A part at a time, because all other writers wait for the commit: call it in one unit after the other until it

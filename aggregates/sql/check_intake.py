@@ -1,6 +1,7 @@
 """Check the tables of the pipelines and the outbox for damage."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def damaged_intake(engine: Engine) -> Iterator[Finding]:
         JournalError: The database is too damaged to read.
     """
     for table in _TABLES:
-        yield from _in_snapshot(engine, lambda connection, table=table: _table_findings(connection, table))
+        yield from _in_snapshot(engine, partial(_table_findings, table=table))
     for compare in (_positions, _batches, _page_order, _buckets, _ids):
         yield from _in_snapshot(engine, compare)
 

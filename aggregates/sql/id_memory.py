@@ -216,7 +216,7 @@ class IdMemory:
             after, filters = held
         if bucket.sealed_ids:
             sql = "SELECT lower, filter FROM pipeline_id_pages WHERE pipeline = ? AND bucket = ? AND version > ?"
-            filters.add(dict(query(connection, sql, (pipeline, bucket.number, after))))
+            filters.add(dict(query(connection, sql, (pipeline, bucket.number, after), binary=True)))
         if keep:
             self._filters[pipeline, bucket.number] = _Filters(bucket.version, filters)
         return filters
@@ -285,7 +285,7 @@ def _read_pages(connection: Connection, pipeline: str, bucket: int, bounds: Sequ
     if connection.dialect.name == "sqlite":
         rows = [row for each in bounds for row in query(connection, f"{sql}= ?", (pipeline, bucket, each))]
     else:
-        rows = query(connection, f"{sql}= ANY(?)", (pipeline, bucket, list(bounds)))
+        rows = query(connection, f"{sql}= ANY(?)", (pipeline, bucket, list(bounds)), binary=True)
     for row in rows:
         if not row_fits("pipeline_id_pages", tuple(row)):
             raise JournalError(

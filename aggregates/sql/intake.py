@@ -181,7 +181,7 @@ class SqlIntake(SqlIntakeReader, Intake):
             return id_memory.forget_ids(connection, pipeline, bucket)
 
     @override
-    def seal_before(self, pipeline: str, bucket: int, *, limit: int = 5_000) -> int:
+    def seal_before(self, pipeline: str, bucket: int, *, limit: int = 1_000) -> int:
         batch = self._batch
         with self._writing() as connection:
             moved = batch.known.ids.seal(connection, pipeline, bucket, limit, batch.recorded_at_ms)

@@ -56,17 +56,19 @@ _COLUMNS = "originator_id, originator_version, topic, state, checksum"
 # ---- the driver
 
 
-def query(connection: Connection, sql: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+def query(connection: Connection, sql: str, parameters: tuple[object, ...] = (), *, binary: bool = False) -> list[Any]:
     """Run one statement and return its rows.
 
     Args:
         connection: A connection in the caller's transaction.
         sql: A constant, with `?` for parameters and `<-(?)` for membership in a list that `many` encodes.
         parameters: As many as the statement has.
+        binary: Whether the answer has much binary data, which PostgreSQL sends in hexadecimal otherwise.
     """
     driver: Any = connection.connection.driver_connection
+    options = {"binary": True} if binary and connection.dialect.name != "sqlite" else {}
     try:
-        rows: list[Any] = driver.execute(_native(sql, connection.dialect.name), parameters).fetchall()
+        rows: list[Any] = driver.execute(_native(sql, connection.dialect.name), parameters, **options).fetchall()
     except connection.dialect.loaded_dbapi.Error as error:
         _raise(connection, error)
     return rows
