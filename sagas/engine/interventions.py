@@ -105,8 +105,6 @@ class Preview:
 
 def open_for_decision(state: RunState) -> tuple[str, ...]:
     """Return the names of the nodes that an operator can decide about now."""
-    if state.status is RunStatus.COMPLETED:
-        return ()
     return tuple(name for name, at in state.nodes.items() if _decidable(state, at))
 
 

@@ -1,11 +1,13 @@
 """Operators, cancels and late answers: the record reaches the truth, whatever happens outside of the plan."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from property_parts import try_out
 from runs.decided import LOST
 from runs.operated import AFTER, PIVOT, REGISTRY, do, kinds, open_nodes, operate, status, unanswered, wish
-from strategies import CallInFlight, World, eventful_histories, make_history, make_plan, plan_node, plan_of
+from strategies import CallInFlight, World, eventful_histories, make_history, make_plan, plan_node, plan_of, undo_policy
 
 from amends.aggregates.errors import AmendsError, BusyError, InputError, RefusedError, TransitionError
 from amends.aggregates.run.facts import (
@@ -21,7 +23,8 @@ from amends.aggregates.run.facts import (
     StepStarted,
 )
 from amends.aggregates.run.plan import Role, Stage, StepKind
-from amends.aggregates.run.state import Direction, NodeStatus, RunStatus
+from amends.aggregates.run.record import RunRecord, fold_facts
+from amends.aggregates.run.state import SETTLED_WELL, Direction, NodeStatus, RunStatus
 from amends.aggregates.run.transitions import begin, evolve
 from amends.sagas.engine.decide import RunCompensation, RunStep, decide
 from amends.sagas.engine.interventions import Intervention, InterventionKind, fact_of, open_for_decision, preview
@@ -197,6 +200,31 @@ def test_a_preview_is_what_happens(world: World) -> None:
                 assert shown.next == decide(shown.after.state, world.now_ms)
 
 
+def accepted(record: RunRecord, node: str) -> bool:
+    """Check whether any decision about a node is possible now."""
+    for kind in set(InterventionKind) - {InterventionKind.CANCEL}:
+        with suppress(RefusedError, BusyError):
+            fact_of(REGISTRY, record, wish(kind, node), record.state.updated_ms, 7)
+            return True
+    return False
+
+
+@given(world=eventful_histories())
+def test_the_nodes_that_are_open_for_a_decision_accept_one(world: World) -> None:
+    """No open node refuses every decision; a run that waits for an operator offers each one that accepts one."""
+    record = fold_facts(world.record.state.plan, world.facts[:1])
+    for fact in world.facts[1:]:
+        record = record.apply(fact)
+        offered = set(open_for_decision(record.state))
+        possible = {node for node in record.state.plan.nodes if accepted(record, node)}
+        assert offered <= possible
+        if record.state.status is RunStatus.NEEDS_ATTENTION:
+            settled = {*SETTLED_WELL, NodeStatus.IN_DOUBT}
+            assert offered >= possible & {name for name, at in record.state.nodes.items() if at.status in settled}
+        if record.state.status is RunStatus.COMPLETED:
+            assert not offered
+
+
 def test_eventful_histories_cover_what_can_happen() -> None:
     """The histories of these property tests contain every kind of operator's fact and of late answers."""
     import random  # noqa: PLC0415 - only here
@@ -252,6 +280,40 @@ def test_an_exhausted_undo_is_tried_again_under_its_key() -> None:
     do(world, "a", Succeeded(None))
     assert status(world) is RunStatus.COMPENSATED
     assert {fact.key for fact in world.facts if isinstance(fact, CompensationStarted)} == {"run-1/a/undo/0"}
+
+
+def test_a_retry_keeps_the_count_of_a_waiting_undo_and_restarts_that_of_an_exhausted_one() -> None:
+    """A waiting undo is called at once as its next attempt; once its attempts are spent, a retry restarts at 1."""
+    world = World.begin(plan_of(plan_node("a", undo=undo_policy(2)), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "a", Failed("TimeoutError", "gone"))
+    operate(world, InterventionKind.RETRY, "a")
+    assert decide(world.record.state, world.now_ms) == (RunCompensation("a", 2),)
+    do(world, "a", Failed("TimeoutError", "gone"))
+    assert open_nodes(world) == ("a",)
+    operate(world, InterventionKind.RETRY, "a")
+    assert decide(world.record.state, world.now_ms) == (RunCompensation("a", 1),)
+
+
+def test_a_retry_of_a_refused_undo_restarts_the_count() -> None:
+    """A new key has a new budget, even if the participant refused the last attempt of the former one."""
+    world = World.begin(plan_of(plan_node("a", undo=undo_policy(2)), PIVOT))
+    do(world, "a", Succeeded(None))
+    do(world, "pivot", Refused("no"))
+    do(world, "a", Failed("TimeoutError", "gone"))
+    operate(world, InterventionKind.RETRY, "a")
+    do(world, "a", Refused("closed"))
+    operate(world, InterventionKind.RETRY, "a")
+    assert decide(world.record.state, world.now_ms) == (RunCompensation("a", 1),)
+
+
+def test_a_retry_of_a_waiting_step_keeps_its_count() -> None:
+    """The operator shortens the wait; the budget of attempts stays as it was."""
+    world = World.begin(plan_of(plan_node("a"), PIVOT))
+    do(world, "a", Failed("TimeoutError", "gone"))
+    operate(world, InterventionKind.RETRY, "a")
+    assert decide(world.record.state, world.now_ms) == (RunStep("a", 2),)
 
 
 @pytest.mark.parametrize(
