@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from pydantic import JsonValue
@@ -217,6 +218,7 @@ def parse_canonical(
     return value, canonical
 
 
+@lru_cache(maxsize=64)
 def _strict_decoder(what: str) -> json.JSONDecoder:
     def number(text: str) -> float:
         value = float(text)
