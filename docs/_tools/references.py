@@ -279,6 +279,7 @@ _SECTIONS = (
             "BrokenLawError": (),
             "Scenario": _MEMBERS,
             "Then": _MEMBERS,
+            "PipelineScenario": _MEMBERS,
             "RuleScenario": _MEMBERS,
             "Reconciled": (),
             "LostReply": (),

@@ -93,7 +93,7 @@ class Taken:
 
 
 def take(tx: Tx, parts: IntakeParts, batch: Batch) -> Taken:
-    """Take a batch.
+    """Apply a batch and move the position in one unit.
 
     Raises:
         FencedError: The store has another token for the partition.

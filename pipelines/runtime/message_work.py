@@ -103,6 +103,9 @@ class MessageWork:
         self.name = parts.pipeline.name
         self._work = parts.pipeline.work
         self.state = state
+        uniform = state.uniform_mode
+        # Each message asks for its mode, and nearly always all keys have the same.
+        self._mode_of: Callable[[str], Mode] = state.mode_of if uniform is None else lambda _: uniform
         self._accepted: dict[str, SagaStarted] = {}
         self._conflicts: dict[str, str] = {}
         self._first_faults: dict[str, int] = {}
@@ -125,7 +128,7 @@ class MessageWork:
         releasing = scene.get("releasing", False)
         held: Mapping[str, HeldKind] = {} if releasing or not keys else self._tx.intake.held_keys(self.name, keys)
         self.judge = Judge(
-            Scene(held=held, mode_of=self.state.mode_of, horizon_ms=start_ms_of(self._horizon), **scene), self.memory
+            Scene(held=held, mode_of=self._mode_of, horizon_ms=start_ms_of(self._horizon), **scene), self.memory
         )
 
     # ---- the memory
@@ -196,7 +199,7 @@ class MessageWork:
             raise TrippedError(fault, self._first_faults[fault])
 
     def _apply(self, message: Arrival, *, again: bool, attempts: int) -> None:
-        shadow = self.state.mode_of(message.key) is Mode.SHADOW
+        shadow = self._mode_of(message.key) is Mode.SHADOW
         error = self._error_of(message, shadow=shadow)
         self.readable += 1
         if shadow:

@@ -22,7 +22,16 @@ from amends.pipelines.intake.flow import BatchSize, Breaker
 from amends.pipelines.intake.remember import bucket_of, seal_before
 from amends.pipelines.runtime import control_units
 from amends.pipelines.runtime.capacity import Room, held_too_many
-from amends.pipelines.runtime.intake_unit import Batch, MovedError, PausedError, Taken, take
+from amends.pipelines.runtime.held_units import Released, work_off
+from amends.pipelines.runtime.intake_unit import (
+    Batch,
+    MovedError,
+    PausedError,
+    Taken,
+    present_position,
+    running_state,
+    take,
+)
 from amends.pipelines.runtime.message_work import IntakeParts, TrippedError
 from amends.pipelines.runtime.partition_work import FencedError
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
@@ -122,9 +131,11 @@ class PartitionSlice:
         # After the breaker has tripped: the number of messages before the fault, which are still taken.
         self._rest: tuple[int, str] | None = None
         self._tidy_bucket = 0
+        # Whether the partition may have deferred messages that wait for their turn.
+        self._deferred = self._pipeline.when_busy == "defer"
 
     async def run(self) -> SliceEnd:
-        """Take messages until the end of the slice.
+        """Read and commit messages until the end of the slice.
 
         Raises:
             FencedError: The store has another token for the partition.
@@ -223,6 +234,9 @@ class PartitionSlice:
     async def _take_all(self, reader: PartitionReader) -> SliceEnd:
         while (kind := self._over()) is None:
             limit, deferring = await self._limit()
+            if self._deferred and not deferring and limit:
+                await self._work_off(limit)
+                continue
             if not limit:
                 await reader.pause()
                 await self._sleep(_BUSY_WAIT_S)
@@ -292,6 +306,7 @@ class PartitionSlice:
         self._messages += messages
         self._retry_s = _RETRY_FIRST_S
         self._size.learn(messages, work_ms=taken.work_ms, held_ms=held_ms)
+        self._deferred = self._deferred or taken.row.counts.deferred > 0
         self._parts.breaker.record(taken.failures, taken.readable, self._parts.intake.now_ms())
         if self._rest is not None:
             self._rest = (max(0, self._rest[0] - messages), self._rest[1])
@@ -304,6 +319,22 @@ class PartitionSlice:
             if reason:
                 await self._pause(reason)
         await self._tidy(taken.row.recorded_at_ms)
+
+    async def _work_off(self, limit: int) -> None:
+        """Apply deferred messages of the partition, in order, before new ones are read."""
+        parts, partition = self._parts, self._partition
+
+        def unit(tx: Tx) -> Released:
+            present_position(tx.intake, self._name, partition, self._token)
+            running_state(tx, self._name, partition)
+            return work_off(tx, parts.intake, parts.arrive, partition=partition, limit=limit)
+
+        released = await self._commit(unit)
+        self._deferred = released.more
+        self._position = await self._commit(lambda tx: present_position(tx.intake, self._name, partition, self._token))
+        if released.started:
+            self._room.used(len(released.started))
+            await parts.on_started(released.started)
 
     async def _pause(self, reason: str) -> None:
         """Pause the pipeline, and end the slice.

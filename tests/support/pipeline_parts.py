@@ -136,11 +136,11 @@ class Bench:
         self.driven += runs
 
     def run(self, token: tuple[int, int] = (1, 1), *, partition: str = "0") -> SliceEnd:
-        """Take every message that the source has."""
+        """Run the loop over every message that the source has."""
         return asyncio.run(self.take(token, partition=partition))
 
     async def take(self, token: tuple[int, int] = (1, 1), *, partition: str = "0") -> SliceEnd:
-        """Take every message that the source has."""
+        """Run the loop over every message that the source has."""
         return await self.loop.run(partition, Token(*token), stop=asyncio.Event(), seconds=60, until_end=True)
 
     def effects(self) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from journal_parts import open_prepared
-from pipeline_parts import NAME, Bench, Counted, counting, create_effects, message, record_effect
+from pipeline_parts import NAME, Bench, Counted, counting, create_effects, message, record_effect, starting
 
 from amends.aggregates.errors import InputError, NotFoundError
 from amends.aggregates.intake import HeldKind
@@ -121,3 +121,17 @@ def test_a_release_applies_a_conflict(journal: SqlJournal) -> None:
     assert (result.applied, result.held) == (2, [])
     assert bench.effects() == ["m-1", "m-1", "m-11"]
     assert bench.audit().findings == ()
+
+
+def test_a_busy_pipeline_defers_messages_and_works_them_off_in_order(journal: SqlJournal) -> None:
+    """While too many runs are open, messages wait in the store; later they start their runs, each once."""
+    bench = Bench(journal, starting(max_open_runs=20, when_busy="defer"))
+    bench.source.put_all(message(number, keys=5) for number in range(60))
+    bench.run()
+    assert (len(bench.effects()), bench.audit().counts.deferred) == (20, 40)
+    roomy = Bench(journal, starting(when_busy="defer"), bench.source)
+    bench.source.put_all(message(number, keys=5) for number in range(60, 70))
+    roomy.run((2, 1))
+    assert roomy.effects() == roomy.ids()
+    audit = roomy.audit()
+    assert (audit.counts.applied, audit.counts.deferred, audit.findings) == (70, 0, ())
