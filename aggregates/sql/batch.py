@@ -12,7 +12,6 @@ former record back. Aggregates are not, so it drops a changed aggregate, and the
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from eventsourcing.persistence import StoredEvent
@@ -21,29 +20,18 @@ from sqlalchemy import Connection, exc
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import DamagedRunError, JournalError, UnitLost
 from amends.aggregates.events.aggregate import Aggregate
-from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.intake import BatchRow
 from amends.aggregates.outbox import SentMessage
-from amends.aggregates.run.facts import SagaStarted, run_of, stream_of_run
+from amends.aggregates.run.facts import SagaStarted, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.id_memory import IdMemory
 from amends.aggregates.sql.intake_rows import insert_batches
-from amends.aggregates.sql.loading import LoadedAggregate, Plans, load_aggregate, load_records
+from amends.aggregates.sql.loading import LoadedAggregate, StoreCache, load_aggregate, load_records
 from amends.aggregates.sql.outbox_rows import Sent, insert_outbox
 from amends.aggregates.sql.run_index import move_runs, write_keys, write_runs
 
-__all__ = ["Batch", "BatchLost", "Progress", "StaleAssumptionError", "StoreCache"]
-
-RUNS_KEPT = 10_000
-"""The number of open runs that a process remembers."""
-
-AGGREGATES_KEPT = 2_000
-"""The number of aggregates that a process remembers."""
-
-CHANGES_READ = 5_000
-"""If other processes changed more streams than this, the process forgets everything instead of comparing."""
+__all__ = ["Batch", "BatchLost", "Progress", "StaleAssumptionError"]
 
 _ABSENT: Final = object()
 
@@ -72,89 +60,6 @@ class Progress(NamedTuple):
     row: BatchRow
     start: int
     end: int
-
-
-class StoreCache:
-    """The knowledge of one process about the store from batch to batch; exact whenever it holds the writer's lock.
-
-    Args:
-        codec: Writes and reads events.
-        plans: Plans that the process has read or written.
-
-    Attributes:
-        ids: The memory of message ids.
-    """
-
-    def __init__(self, codec: EventCodec, plans: Plans) -> None:
-        self.codec = codec
-        self.plans = plans
-        self.ids = IdMemory()
-        self.runs: dict[str, RunRecord] = {}
-        self.aggregates: dict[str, LoadedAggregate] = {}
-        self._behind: set[str] = set()
-        self._last_id: int | None = None
-
-    def forget(self) -> None:
-        """Discard the knowledge, because it may be wrong."""
-        self.runs.clear()
-        self.aggregates.clear()
-        self._behind.clear()
-        self.ids.forget()
-        self._last_id = None
-
-    def refresh(self, connection: Connection) -> None:
-        """Bring the knowledge up to date with the writes of other processes since the last refresh or batch."""
-        last_id = event_rows.last_notification_id(connection)
-        if last_id == self._last_id:
-            return
-        # A shorter log means that the store was restored from a backup.
-        if self._last_id is None or last_id < self._last_id:
-            self.forget()
-        elif self.runs or self.aggregates:
-            changed = event_rows.changed_streams(connection, self._last_id, CHANGES_READ)
-            if changed is None:
-                self.forget()
-            for stream, head in changed or ():
-                self._compare(stream, head)
-        self._last_id = last_id
-
-    def _compare(self, stream: str, head: int) -> None:
-        run_id = run_of(stream)
-        if run_id is None:
-            held = self.aggregates.get(stream)
-            if held is not None and held.version != head:
-                del self.aggregates[stream]
-        elif run_id in self.runs and self.runs[run_id].state.position != head:
-            self._behind.add(run_id)
-
-    def current_run(self, run_id: str) -> RunRecord | None:
-        """Return a run's record if it is known to be at its head."""
-        return None if run_id in self._behind else self.runs.get(run_id)
-
-    def keep(self, batch: "Batch") -> None:
-        """Add the knowledge of a batch after its commit."""
-        if self._last_id is not None:
-            # A lower bound, because the database may have skipped ids. Then the next refresh reports this process's own
-            # streams as changed, at the heads that it knows.
-            self._last_id += len(batch.events)
-        for run_id, record in batch.runs.items():
-            self._behind.discard(run_id)
-            self.runs.pop(run_id, None)
-            # A closed run is rarely used again, and its data may be large.
-            if record is not None and not record.state.closed:
-                self.runs[run_id] = record
-        self.aggregates.update(batch.aggregates)
-        for run_id in _trim(self.runs, RUNS_KEPT):
-            self._behind.discard(run_id)
-        _trim(self.aggregates, AGGREGATES_KEPT)
-
-
-def _trim(kept: dict[str, Any], bound: int) -> list[str]:
-    """Drop the entries that were unused for longest (a dictionary keeps the order of insertion); return their keys."""
-    dropped = list(islice(kept, max(0, len(kept) - bound)))
-    for key in dropped:
-        del kept[key]
-    return dropped
 
 
 class Batch:
@@ -449,7 +354,7 @@ class Batch:
         """Pass the batch's knowledge to the process, after the commit."""
         for plan in self.new_plans.values():
             self.known.plans.keep(plan)
-        self.known.keep(self)
+        self.known.keep(self.runs, self.aggregates, len(self.events))
 
 
 def _stays(former: RunRecord, record: RunRecord) -> bool:

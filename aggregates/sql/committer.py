@@ -37,9 +37,10 @@ from amends.aggregates.errors import AmendsError, JournalError, UnreachableError
 from amends.aggregates.journal import OnOpened, Unit
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.batch import Batch, BatchLost, StaleAssumptionError, StoreCache
+from amends.aggregates.sql.batch import Batch, BatchLost, StaleAssumptionError
 from amends.aggregates.sql.engine import writing
 from amends.aggregates.sql.errors import as_amends_error
+from amends.aggregates.sql.loading import StoreCache
 from amends.aggregates.sql.outbox_rows import Mark, is_marked, write_mark
 from amends.aggregates.sql.transaction import SqlTx
 

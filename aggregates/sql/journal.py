@@ -26,13 +26,12 @@ from amends.aggregates.run.reading import RunReading, RunRecords
 from amends.aggregates.run.record import RunRecord, RunSummary
 from amends.aggregates.sql import outbox_rows
 from amends.aggregates.sql import rows as event_rows
-from amends.aggregates.sql.batch import StoreCache
 from amends.aggregates.sql.committer import Committer, OnCommit
 from amends.aggregates.sql.engine import check_writable, create_store_engine, snapshot_of
 from amends.aggregates.sql.errors import store_errors
 from amends.aggregates.sql.id_memory import IdMemory
 from amends.aggregates.sql.intake import SqlIntakeReader
-from amends.aggregates.sql.loading import Plans, load_aggregate, load_record, load_records, read_run
+from amends.aggregates.sql.loading import Plans, StoreCache, load_aggregate, load_record, load_records, read_run
 from amends.aggregates.sql.migrations import ensure_schema
 from amends.aggregates.sql.run_index import find_runs
 from amends.aggregates.sql.schema import is_text, store_identity

@@ -1,12 +1,13 @@
-"""Load records and aggregates from the rows of their streams.
+"""Load records and aggregates from the rows of their streams, and keep those that a process has loaded.
 
 The functions see committed data, or the view of the caller's own transaction. A snapshot only saves time: if it is
-unusable, they fold the whole stream.
+unusable, they fold the whole stream. `StoreCache` is the knowledge of the committer from batch to batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 from eventsourcing.persistence import StoredEvent
 from pydantic import ValidationError
@@ -19,16 +20,18 @@ from amends.aggregates.errors import AmendsError, DamagedRunError, EventError, J
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.events.snapshot import Snapshot, restore_snapshot
-from amends.aggregates.run.facts import Fact, SagaStarted, stream_of_run
+from amends.aggregates.run.facts import Fact, SagaStarted, run_of, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
 from amends.aggregates.run.record import RunRecord
 from amends.aggregates.sql import rows as event_rows
+from amends.aggregates.sql.id_memory import IdMemory
 from amends.aggregates.values.error_report import line_of
 
 __all__ = [
     "LoadedAggregate",
     "Plans",
+    "StoreCache",
     "load_aggregate",
     "load_record",
     "load_records",
@@ -37,6 +40,15 @@ __all__ = [
 ]
 
 A = TypeVar("A", bound=Aggregate)
+
+RUNS_KEPT = 10_000
+"""The number of open runs that a process remembers."""
+
+AGGREGATES_KEPT = 2_000
+"""The number of aggregates that a process remembers."""
+
+CHANGES_READ = 5_000
+"""If other processes changed more streams than this, the process forgets everything instead of comparing."""
 
 
 class Plans:
@@ -82,6 +94,91 @@ class LoadedAggregate:
     aggregate: Aggregate
     version: int
     snapshot_version: int
+
+
+class StoreCache:
+    """The knowledge of one process about the store from batch to batch; exact whenever it holds the writer's lock.
+
+    Args:
+        codec: Writes and reads events.
+        plans: Plans that the process has read or written.
+
+    Attributes:
+        ids: The memory of message ids.
+    """
+
+    def __init__(self, codec: EventCodec, plans: Plans) -> None:
+        self.codec = codec
+        self.plans = plans
+        self.ids = IdMemory()
+        self.runs: dict[str, RunRecord] = {}
+        self.aggregates: dict[str, LoadedAggregate] = {}
+        self._behind: set[str] = set()
+        self._last_id: int | None = None
+
+    def forget(self) -> None:
+        """Discard the knowledge, because it may be wrong."""
+        self.runs.clear()
+        self.aggregates.clear()
+        self._behind.clear()
+        self.ids.forget()
+        self._last_id = None
+
+    def refresh(self, connection: Connection) -> None:
+        """Bring the knowledge up to date with the writes of other processes since the last refresh or batch."""
+        last_id = event_rows.last_notification_id(connection)
+        if last_id == self._last_id:
+            return
+        # A shorter log means that the store was restored from a backup.
+        if self._last_id is None or last_id < self._last_id:
+            self.forget()
+        elif self.runs or self.aggregates:
+            changed = event_rows.changed_streams(connection, self._last_id, CHANGES_READ)
+            if changed is None:
+                self.forget()
+            for stream, head in changed or ():
+                self._compare(stream, head)
+        self._last_id = last_id
+
+    def _compare(self, stream: str, head: int) -> None:
+        run_id = run_of(stream)
+        if run_id is None:
+            held = self.aggregates.get(stream)
+            if held is not None and held.version != head:
+                del self.aggregates[stream]
+        elif run_id in self.runs and self.runs[run_id].state.position != head:
+            self._behind.add(run_id)
+
+    def current_run(self, run_id: str) -> RunRecord | None:
+        """Return a run's record if it is known to be at its head."""
+        return None if run_id in self._behind else self.runs.get(run_id)
+
+    def keep(
+        self, runs: Mapping[str, RunRecord | None], aggregates: Mapping[str, LoadedAggregate], new_events: int
+    ) -> None:
+        """Add the knowledge of a batch after its commit: its runs, its aggregates and the number of its events."""
+        if self._last_id is not None:
+            # A lower bound, because the database may have skipped ids. Then the next refresh reports this process's own
+            # streams as changed, at the heads that it knows.
+            self._last_id += new_events
+        for run_id, record in runs.items():
+            self._behind.discard(run_id)
+            self.runs.pop(run_id, None)
+            # A closed run is rarely used again, and its data may be large.
+            if record is not None and not record.state.closed:
+                self.runs[run_id] = record
+        self.aggregates.update(aggregates)
+        for run_id in _trim(self.runs, RUNS_KEPT):
+            self._behind.discard(run_id)
+        _trim(self.aggregates, AGGREGATES_KEPT)
+
+
+def _trim(kept: dict[str, Any], bound: int) -> list[str]:
+    """Drop the entries that were unused for longest (a dictionary keeps the order of insertion); return their keys."""
+    dropped = list(islice(kept, max(0, len(kept) - bound)))
+    for key in dropped:
+        del kept[key]
+    return dropped
 
 
 def load_record(connection: Connection, codec: EventCodec, plans: Plans, run_id: str) -> RunRecord | None:

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import pytest
 from journal_parts import Counter, accept, open_prepared, step
+from sqlalchemy import text
 
-from amends.aggregates.errors import JournalError, UnreachableError
+from amends.aggregates.errors import DamagedRunError, JournalError, UnreachableError
 from amends.aggregates.intake import BatchRow, Counts, HeldKind, HeldMessage, Intake, Position, RememberedId, Token
 from amends.aggregates.journal import Tx
 from amends.aggregates.sql.journal import SqlJournal
@@ -280,6 +281,19 @@ def test_a_lost_reply_of_a_claim_is_found(journal: SqlJournal, lost: Lost) -> No
     assert claimed == replace(START, token=Token(2, 1))
 
 
+def test_a_lost_reply_of_a_message_alone_is_found(journal: SqlJournal, lost: Lost) -> None:
+    """A step that only sends, or only runs its own SQL, takes effect once, even if a relay has deleted its message."""
+    with journal.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE own (n INTEGER)")
+    lost.armed = True
+    journal.commit_blocking(step(lambda uow: uow.send("stock", key="k", value=1)))
+    lost.armed = True
+    journal.commit_blocking(step(lambda uow: uow.execute(text("INSERT INTO own VALUES (1)"))))
+    with journal.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM own").scalar() == 1
+    assert journal.outbox_size_blocking() == 1
+
+
 def test_a_commit_that_failed_leaves_no_mark(store_url: str) -> None:
     """A commit that did not take place runs again, and counts once."""
     failures = [UnreachableError("away")]
@@ -322,4 +336,24 @@ def test_first_facts_are_read_and_missing_runs_are_accepted_without_reading(jour
 
     assert again.commit_blocking(unit) == ({"stored", "staged"}, 1)
     assert again.record_blocking("new") is not None
+    again.close_blocking()
+
+
+def test_a_run_whose_first_fact_is_damaged_is_an_error_of_its_own(journal: SqlJournal) -> None:
+    """The other runs have their first facts, and `accept` of the damaged one raises."""
+    for name in ("good", "bad"):
+        journal.commit_blocking(accept(name))
+    url = journal.engine.url.render_as_string(hide_password=False)
+    with journal.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE stored_events SET topic = 'x' WHERE originator_id = 'run/bad'")
+    journal.close_blocking()
+    again = open_prepared(url)
+
+    def unit(tx: Tx) -> set[str]:
+        found = set(tx.first_facts(["good", "bad"]))
+        with pytest.raises(DamagedRunError):
+            accept("bad")(tx)
+        return found
+
+    assert again.commit_blocking(unit) == {"good"}
     again.close_blocking()

@@ -38,8 +38,7 @@ from amends.aggregates.run.facts import (
 )
 from amends.aggregates.run.record import fold_facts
 from amends.aggregates.run.state import RunStatus
-from amends.aggregates.sql import batch as batch_module
-from amends.aggregates.sql.batch import StoreCache
+from amends.aggregates.sql import loading
 from amends.aggregates.sql.journal import SqlJournal, open_journal
 from amends.aggregates.sql.schema import plans, run_keys, saga_index, stored_events
 from amends.aggregates.values.checksum import event_checksum
@@ -195,7 +194,7 @@ async def test_what_is_forgotten_is_read_again(
     journal: SqlJournal, other: SqlJournal, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     """Bounds of the memory change its cost, never the written rows."""
-    monkeypatch.setattr(batch_module, bound, 1)
+    monkeypatch.setattr(loading, bound, 1)
     for number in range(4):
         await journal.commit(accept(f"r{number}"))
         await journal.commit(_add(f"c{number}"))
@@ -224,7 +223,7 @@ async def test_a_log_that_became_shorter_is_read_again(journal: SqlJournal) -> N
 async def test_closed_runs_are_not_remembered(journal: SqlJournal) -> None:
     """The memory holds open runs only, so large inputs of finished runs do not stay; they are still found."""
     known = journal._committer._known
-    assert isinstance(known, StoreCache)
+    assert isinstance(known, loading.StoreCache)
     await journal.commit(accept("r"))
     assert list(known.runs) == ["r"]
     for unit in (succeed("r", "reserve"), succeed("r", "confirm"), complete("r")):
