@@ -15,6 +15,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.journal import Tx
+from amends.aggregates.outbox import SentMessage
 from amends.aggregates.run.facts import CompensationSucceeded, Fact
 from amends.aggregates.run.state import RunStatus
 from amends.aggregates.sql.journal import SqlJournal, open_journal
@@ -34,6 +35,8 @@ A = TypeVar("A", bound=Aggregate)
 I = TypeVar("I")  # noqa: E741 - the input, as in every signature here
 R = TypeVar("R")
 T = TypeVar("T")
+
+_MESSAGES = 100_000
 
 
 class LostReply(Exception):  # noqa: N818 - an event of the scenario, not a fault of the test
@@ -262,6 +265,11 @@ class Then:
     def compensation_calls(self, step: Step[Any, Any]) -> tuple[Call, ...]:
         """Return the calls of an effect's compensation, in order."""
         return tuple(self._script.calls[step.definition.name, "compensation"])
+
+    def sent(self, topic: str) -> tuple[SentMessage, ...]:
+        """Return the messages that the run's transactions have sent to a topic, in order."""
+        found = self._journal.outbox_blocking(topics=[topic], limit=_MESSAGES)
+        return tuple(each.message for each in found if each.message.cause == self.result.run_id)
 
     def _is(self, status: RunStatus) -> Self:
         if self.result.status is not status:

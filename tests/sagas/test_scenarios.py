@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from runs.driving import SAGA, Goods, Order, charge, hold, notify, thank
 
-from amends import Attempted, Call, Rejected, Retry, Saga, effect
+from amends import Attempted, Call, Done, Rejected, Retry, Saga, UnitOfWork, effect, pivot, transaction
 from amends.testing import LostReply, Scenario
 
 
@@ -24,6 +24,25 @@ async def unask(_: Attempted[int, str], __: Call) -> None:
 async def find(_: int, __: Call) -> str | None:
     """Find out; the scenario answers."""
     return None
+
+
+@transaction
+def announce(order: Order, uow: UnitOfWork) -> None:
+    """Send a message."""
+    uow.send("orders", key=order.order_id, value={"state": "announced"})
+
+
+@announce.compensation
+def withdraw(done: Done[Order, None], uow: UnitOfWork) -> None:
+    """Send another message."""
+    uow.send("orders", key=done.input.order_id, value={"state": "withdrawn"})
+
+
+@transaction
+def announce_and_refuse(order: Order, uow: UnitOfWork) -> None:
+    """Send a message, and fail."""
+    uow.send("orders", key=order.order_id, value={"state": "never sent"})
+    raise Rejected("no")
 
 
 @pytest.fixture
@@ -153,3 +172,12 @@ def test_a_run_that_was_undone_at_once_says_why(scenario: Scenario[Order]) -> No
     with scenario:
         scenario.answers(notify, Rejected("no seats"))
         assert scenario.when(Order(order_id="a")).compensated().result.error == "notify: no seats"
+
+
+def test_a_run_sends_the_messages_of_its_steps_that_took_effect() -> None:
+    """A step that fails sends nothing, its compensation sends, and the run is the cause of each message."""
+    with Scenario(Saga("announcing", Order, announce, pivot(announce_and_refuse))) as fresh:
+        then = fresh.when(Order(order_id="a")).compensated("announce")
+        assert [each.value for each in then.sent("orders")] == [b'{"state":"announced"}', b'{"state":"withdrawn"}']
+        assert {(each.key, each.cause) for each in then.sent("orders")} == {("a", then.result.run_id)}
+        assert then.sent("others") == ()
