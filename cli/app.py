@@ -123,6 +123,7 @@ COMMANDS = (
     LazyCommand("ignore", "amends.cli.commands.drift.ignore", "app", "Ignore drift for a while."),
     LazyCommand("maintenance", "amends.cli.commands.drift.maintenance", "app", "Pause all corrections for a while."),
     LazyCommand("schedule", "amends.cli.commands.drift.schedule", "app", "Run reconciliation on a schedule."),
+    LazyCommand("pipeline", "amends.cli.commands.pipelines.pipeline", "app", "Run, watch and control pipelines."),
     LazyCommand("db", "amends.cli.commands.store.db", "app", "Upgrade, check or rebuild the store."),
 )
 """Every command, in the order in which `amends --help` lists them: group by group."""

@@ -132,7 +132,7 @@ def _of_key(tx: Tx, parts: IntakeParts, key: str) -> list[HeldMessage]:
     held = list(tx.intake.held(name, key=key, limit=MOST_AT_ONCE))
     if not held:
         raise NotFoundError(
-            f"pipeline {name!r} holds no message of key {key!r}; see: amends pipeline quarantine {name}"
+            f"pipeline {name!r} holds no message of key {key!r}; see: amends pipeline quarantine list {name}"
         )
     return held
 
