@@ -32,8 +32,10 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(READY) ## run real sagas through a real Temporal server, and see some of them compensated
+demo: $(READY) ## run real sagas and a pipeline of messages; see sagas compensated, and a killed consumer lose nothing
 	@$(PY) examples/orders/demo.py
+	@echo
+	@$(PY) examples/payments/demo.py
 
 test: $(READY) ## everything that CI checks
 	@exec $(GUARD) $(MAKE) --no-print-directory timed-test

@@ -25,7 +25,12 @@ PARTS = {
     "temporal": "temporal_address",
 }
 # The ports of the services in the pages of the examples; the tests replace them by free ports.
-PORTS = {"PAYMENT_URL": "8701", "SHIPPING_URL": "8702", "BANK_URL": "8703"}
+PORTS = {
+    "PAYMENT_URL": "http://127.0.0.1:8701",
+    "SHIPPING_URL": "http://127.0.0.1:8702",
+    "BANK_URL": "http://127.0.0.1:8703",
+    "NATS_URL": "nats://127.0.0.1:8704",
+}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=str)
@@ -42,8 +47,9 @@ def test_the_code_of_a_page_works(
     if path.parts[0] == "examples":
         folder = copied_example(path.parent, tmp_path)
         for variable, shown in PORTS.items():
-            stand_ins[shown] = str(free_port())
-            monkeypatch.setenv(variable, f"http://127.0.0.1:{stand_ins[shown]}")
+            address, _, port = shown.rpartition(":")
+            stand_ins[port] = str(free_port())
+            monkeypatch.setenv(variable, f"{address}:{stand_ins[port]}")
     PageRun(ROOT / path, folder, stand_ins).run()
 
 

@@ -29,11 +29,11 @@ def orders(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def demo(orders: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the demo as `make` does, in the top folder; kill it at the end if it still runs."""
+def demo(example: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the demo of an example as `make` does, in the top folder; kill it at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "examples/orders/demo.py"],
-        cwd=orders.parent.parent,
+        [sys.executable, f"examples/{example.name}/demo.py"],
+        cwd=example.parent.parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,10 +49,10 @@ def demo(orders: Path) -> Iterator[subprocess.Popen[str]]:
 
 def assert_nothing_runs(orders: Path, said: str) -> None:
     """Check that neither worker, nor server, nor a service that printed its address still runs."""
-    for folder in (orders, orders.parent / "transfer"):
+    for folder in (orders, orders.parent / "transfer", orders.parent / "payments"):
         assert not dev_running(folder / ".amends")
         assert running(folder / ".amends") is None
-    for port in re.findall(r"listening on http://127\.0\.0\.1:(\d+)", said):
+    for port in re.findall(r"listening on \w+://127\.0\.0\.1:(\d+)", said):
         with socket.socket() as service:
             assert service.connect_ex(("127.0.0.1", int(port))) != 0
 
@@ -102,9 +102,26 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
     assert len(re.findall(r"^\$ amends drift\nno drift, by \d+ rules$", out, re.MULTILINE)) == 2
     assert 'cause="reconciliation/bank-log:2"' in out
     assert_nothing_runs(orders, out)
-    _, _, last = out.partition("\nTry next:\n")
+    assert try_suggestions(orders, out) == 3
+
+
+@pytest.mark.soak  # the test of the example's page types most of its commands
+def test_the_demo_kills_a_consumer_and_counts_each_payment_once(orders: Path) -> None:
+    """A worker is killed while payments come; NATS' own list of ids and the store agree, and no process remains."""
+    with demo(orders.parent / "payments") as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "$ kill -9 " in out
+    assert out.count("$ amends dev &") == 2
+    assert "missing: 0, credited more than once: 0" in out
+    assert_nothing_runs(orders, out)
+    assert try_suggestions(orders, out) == 2
+
+
+def try_suggestions(orders: Path, said: str) -> int:
+    """Run the commands that a demo suggests at its end, and return their number."""
+    _, _, last = said.partition("\nTry next:\n")
     suggested = [line.partition("#")[0].strip() for line in last.splitlines()]
-    assert len(suggested) == 3
     top = orders.parent.parent
     for line in suggested:
         program, *arguments = shlex.split(line)
@@ -112,6 +129,7 @@ def test_the_demo_shows_a_session_whose_end_can_be_tried(orders: Path) -> None:
         tried = run_forked(arguments, folder=top, environment=os.environ, timeout_s=HANG_S)
         assert (tried.code, tried.err) == (0, b""), line
         assert tried.out.count(b"\n") >= 3, line
+    return len(suggested)
 
 
 @pytest.mark.parametrize(
