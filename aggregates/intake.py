@@ -228,6 +228,10 @@ class IntakeReader(Protocol):
         """
         ...
 
+    def last_numbers(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, int]:
+        """Return the last sequence number that was taken of each key; a key without one is absent."""
+        ...
+
     def horizon(self, pipeline: str) -> int:
         """Return the number of the oldest bucket that the pipeline has never forgotten; 0 if it has forgotten none."""
         ...
@@ -308,10 +312,6 @@ class Intake(IntakeReader, Protocol):
 
     def let_go(self, pipeline: str, partition: str, positions: Sequence[int]) -> None:
         """Remove held messages."""
-        ...
-
-    def last_numbers(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, int]:
-        """Return the last sequence number that was taken of each key; a key without one is absent."""
         ...
 
     def set_numbers(self, pipeline: str, numbers: Mapping[str, int]) -> None:

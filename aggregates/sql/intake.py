@@ -77,6 +77,10 @@ class SqlIntakeReader(IntakeReader):
             return self._read(lambda c: self._memory.known(c, pipeline, id_hashes, oldest_bucket))
 
     @override
+    def last_numbers(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, int]:
+        return self._read(lambda c: intake_rows.read_numbers(c, pipeline, keys)) if keys else {}
+
+    @override
     def horizon(self, pipeline: str) -> int:
         return self._read(lambda c: id_memory.read_horizon(c, pipeline))
 
@@ -203,10 +207,6 @@ class SqlIntake(SqlIntakeReader, Intake):
         if positions:
             with self._writing() as connection:
                 intake_rows.remove_held(connection, pipeline, partition, positions)
-
-    @override
-    def last_numbers(self, pipeline: str, keys: Sequence[str]) -> Mapping[str, int]:
-        return self._read(lambda c: intake_rows.read_numbers(c, pipeline, keys)) if keys else {}
 
     @override
     def set_numbers(self, pipeline: str, numbers: Mapping[str, int]) -> None:

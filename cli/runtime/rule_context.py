@@ -112,6 +112,7 @@ def rules_of(
     Raises:
         DefinitionError: Two rules have the same name.
     """
+    from amends.reconciler.rules.pipelines import pipeline_rules  # noqa: PLC0415 - few commands need them
     from amends.reconciler.rules.runs import run_rules  # noqa: PLC0415 - as above
     from amends.reconciler.rules.sql import store_rules  # noqa: PLC0415 - imports the database
     from amends.reconciler.rules.temporal import drive_rules  # noqa: PLC0415 - imports Temporal
@@ -120,6 +121,7 @@ def rules_of(
     built_in = [
         *store_rules(journal.engine, codec),
         *run_rules(None if project is None else project.registry, driver=TEMPORAL_DRIVER),
+        *pipeline_rules(() if project is None else sorted(project.pipelines.names)),
         *drive_rules(client, problem, task_queue=settings.task_queue, nothing_runs=nothing_runs),
     ]
     rules = {each.name: each for each in built_in}

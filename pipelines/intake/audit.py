@@ -49,9 +49,12 @@ class AccountAudit:
 
     Attributes:
         partition: The partition, for the findings.
+        first: Number of the first commit that it is fed. For a part in the middle, it is that of the last commit of the
+            part before, so that the parts touch; such an audit has findings, but no end.
     """
 
     partition: str
+    first: int = 1
     _sums: Counter[str] = field(default_factory=Counter)
     _last: BatchRow | None = None
     _batches: int = 0
@@ -76,7 +79,7 @@ class AccountAudit:
 
     def _check(self, row: BatchRow) -> None:
         last, name = self._last, f"partition {self.partition!r} commit {row.number}"
-        expected = 1 if last is None else last.number + 1
+        expected = self.first if last is None else last.number + 1
         if row.number != expected:
             self._find(f"{name}: expected number {expected}; commits are missing or doubled")
         if last is not None and row.epoch < last.epoch:
@@ -90,6 +93,12 @@ class AccountAudit:
             self._find(f"{name}: {messages} messages arrived, but its counts add up to {counted}")
         if any(getattr(row.counts, each) < 0 for each in _NEVER_NEGATIVE):
             self._find(f"{name}: a count is negative")
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The faults so far, in one line each."""
+        more = (f"partition {self.partition!r}: {self._more} more findings",) if self._more else ()
+        return (*self._findings, *more)
 
     def end(self, position: Position | None, *, set_aside: int, deferred: int) -> PartitionAudit:
         """Compare the account with the position and the held messages, and return the result.
@@ -110,13 +119,12 @@ class AccountAudit:
         for word, held in (("set_aside", set_aside), ("deferred", deferred)):
             if self._sums[word] != held:
                 self._find(f"{name}: {self._sums[word]} messages are {word} by the account, but {held} are held")
-        more = (f"{name}: {self._more} more findings",) if self._more else ()
         return PartitionAudit(
             arrived=self._arrived,
             counts=Counts(**self._sums),
             batches=self._batches,
             exactly_once_since=self._since,
-            findings=(*self._findings, *more),
+            findings=self.findings,
         )
 
     def _find(self, text: str) -> None:

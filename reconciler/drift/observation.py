@@ -11,6 +11,7 @@ from eventsourcing.persistence import Notification
 from amends.aggregates.damage import Damage
 from amends.aggregates.errors import ChangedEventError, DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.intake import IntakeReader
 from amends.aggregates.journal import JournalReader, RunQuery
 from amends.aggregates.run.facts import Fact, run_of, stream_of_run
 from amends.aggregates.run.record import RunRecord, RunSummary
@@ -60,6 +61,11 @@ class Observation:
     def store_id(self) -> str:
         """Identity of the store."""
         return self._journal.store_id
+
+    @property
+    def intake(self) -> IntakeReader:
+        """The tables of pipelines: positions, commits and held messages."""
+        return self._journal.intake
 
     def scanned(self, subjects: int) -> None:
         """Add to the number of scanned subjects; a rule with a `share` must call this."""

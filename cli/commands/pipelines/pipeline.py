@@ -2,7 +2,7 @@
 
 import typer
 
-from amends.cli.commands.pipelines import decisions, quarantine, run, status
+from amends.cli.commands.pipelines import audit, decisions, quarantine, run, status
 
 __all__ = ["app"]
 
@@ -10,6 +10,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Run, watch 
 app.command("list")(status.list_pipelines)
 app.command("show")(status.show)
 app.command("run")(run.run)
+app.command("audit")(audit.audit)
 app.command("pause")(decisions.pause)
 app.command("resume")(decisions.resume)
 app.command("seek")(decisions.seek)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,39 @@ def test_a_changed_definition_does_not_run_until_it_is_declared(project: Command
     pipeline(project, "check", NAME, "--accept")
     pipeline(project, "check", NAME)
     taken(project)
+
+
+def test_the_audit_names_missing_and_doubled_ids(project: CommandProject) -> None:
+    """Account and source agree after duplicates and a held message; a lost effect and a doubled id are named."""
+    send(project, "a.jsonl", [GOOD[0], ("p-bad", "c-bad", -1)])
+    taken(project, code=5)
+    send(project, "a.jsonl", [("p-unread", "c-1", 1)])
+    (right,) = json.loads(pipeline(project, "audit", NAME, "--against-source", "--json"))
+    assert right["partitions"][0]["arrived"] == len(GOOD) + 2
+    source = right["source"]
+    assert (source["messages"], source["effects"], source["held"], source["exact"]) == (14, 12, 1, True)
+    lines = (project.path / FILE).read_text().replace("p-3", "p-x")
+    (project.path / FILE).write_text(lines)
+    pipeline(project, "mode", NAME, "observed", "--reason", "look")
+    send(project, "a.jsonl", [GOOD[1]])
+    taken(project, code=5)
+    (wrong,) = json.loads(pipeline(project, "audit", NAME, "--against-source", "--json", code=1))
+    assert (wrong["source"]["missing"], wrong["source"]["doubled"]) == (["p-x"], ["p-1"])
+    assert "missing: p-x" in pipeline(project, "audit", "--against-source", code=1)
+
+
+def test_a_damaged_account_is_found(project: CommandProject) -> None:
+    """A commit that is gone is a finding of the audit and drift of the built-in rule, in each of its scans."""
+    taken(project)
+    send(project, "a.jsonl", [("p-new", "c-0", 1)])
+    taken(project)
+    pipeline(project, "audit")
+    assert project.run("drift", "pipeline-account").code == 0
+    with sqlite3.connect(project.path / ".amends" / "events.db") as store:
+        store.execute("DELETE FROM pipeline_batches WHERE number = 1")
+    assert "expected number 1" in pipeline(project, "audit", NAME, code=1)
+    drift = project.run("drift", "pipeline-account")
+    assert (drift.code, "pipeline/payments/in/a.jsonl" in drift.out) == (1, True)
 
 
 def test_the_list_can_be_watched(project: CommandProject) -> None:
