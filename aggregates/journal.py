@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.intake import Intake, IntakeReader
-from amends.aggregates.outbox import Outbox, OutboxMessage
+from amends.aggregates.outbox import Outbox, OutboxMessage, OutboxReader
 from amends.aggregates.run.facts import Fact, SagaStarted
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunRecords
@@ -142,7 +142,9 @@ class Tx(Protocol):
         """
         ...
 
-    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> AbstractContextManager[StepWork]:
+    def unit_of_work(
+        self, *, cause: str = "", keep_sent_for: timedelta | None = None
+    ) -> AbstractContextManager[StepWork]:
         """Open a savepoint for one transaction step.
 
         On normal exit the journal appends the events of the step's aggregates. On an exception it discards all writes
@@ -150,7 +152,8 @@ class Tx(Protocol):
 
         Args:
             cause: Id of the run or of the message that causes the messages that the step sends; empty if there is none.
-            keep_sent: Whether the outbox keeps these messages after a relay has published them, for `send_again`.
+            keep_sent_for: Time for which the outbox keeps these messages also after a relay has published them, for
+                `send_again`; `None` to delete them then.
         """
         ...
 
@@ -258,8 +261,20 @@ class JournalReader(Protocol):
             limit: Largest number of messages.
             topics: Only messages of these topics; `None` for all.
 
+        Returns:
+            The messages, among them those that somebody has changed in the store; see `OutboxMessage.intact`.
+        """
+        ...
+
+    def outbox_topics_blocking(self) -> Mapping[str, int]:
+        """Count the messages of the outbox by topic, without those that are kept for a repetition."""
+        ...
+
+    def outbox_readers_blocking(self) -> list[OutboxReader]:
+        """Read the positions of the readers of the outbox, in the order of their names.
+
         Raises:
-            JournalError: The first message does not match its checksum. A page ends before such a message.
+            JournalError: A row does not match its checksum.
         """
         ...
 

@@ -35,6 +35,7 @@ class RawMessage(NamedTuple):
         value: The content; `None` for a message without any, such as a deletion marker of Kafka.
         headers: Headers in their order; a name may occur more than once.
         source_ms: Time of the message by its source, in milliseconds since the epoch; `None` if the source has none.
+        fault: Reason for which the source cannot read it, in one line without content; empty if it can.
     """
 
     position: int
@@ -42,6 +43,7 @@ class RawMessage(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     source_ms: int | None = None
+    fault: str = ""
 
 
 class Lost(NamedTuple):

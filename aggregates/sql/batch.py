@@ -12,6 +12,7 @@ former record back. Aggregates are not, so it drops a changed aggregate, and the
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from eventsourcing.persistence import StoredEvent
@@ -250,9 +251,11 @@ class Batch:
         self.put(self.new_plans, plan.fingerprint, plan)
         self.plans.append((plan.fingerprint, plan.saga, plan.model_dump_json(), self.recorded_at_ms))
 
-    def stage_message(self, message: SentMessage, *, kept: bool, repeats: int | None = None) -> None:
+    def stage_message(
+        self, message: SentMessage, *, keep_for: timedelta | None = None, repeats: int | None = None
+    ) -> None:
         """Stage a message for the outbox."""
-        self.sent.append(Sent(message, kept, repeats))
+        self.sent.append(Sent(message, None if keep_for is None else keep_for // timedelta(milliseconds=1), repeats))
 
     def stage_progress(self, pipeline: str, partition: str, row: BatchRow) -> None:
         """Stage a batch row about the events that the present unit has staged."""

@@ -14,7 +14,7 @@ from amends.aggregates.sql.engine import snapshot_of
 from amends.aggregates.sql.errors import store_errors
 from amends.aggregates.sql.id_memory import PAGE_COLUMNS
 from amends.aggregates.sql.intake_rows import BATCH_COLUMNS, HELD_COLUMNS, POSITION_COLUMNS
-from amends.aggregates.sql.outbox_rows import OUTBOX_COLUMNS
+from amends.aggregates.sql.outbox_rows import OUTBOX_COLUMNS, READER_COLUMNS
 from amends.aggregates.values.checksum import row_fits
 from amends.aggregates.values.strict_json import clean_text
 
@@ -142,6 +142,14 @@ _TABLES = (
         "id",
         1,
         lambda row: f"message {row[0]} of the outbox",
+        _sound,
+    ),
+    _Table(
+        "outbox_readers",
+        READER_COLUMNS,
+        "reader, topic",
+        0,
+        lambda row: f"reader {row[0]} of the outbox, topic {row[1]}",
         _sound,
     ),
 )

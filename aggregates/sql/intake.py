@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 from typing_extensions import override
 
+from amends.aggregates.errors import RefusedError
 from amends.aggregates.intake import (
     BatchRow,
     Bucket,
@@ -28,10 +29,11 @@ from amends.aggregates.intake import (
     RememberedId,
     Token,
 )
-from amends.aggregates.outbox import Outbox
+from amends.aggregates.outbox import ALL_TOPICS, Outbox, OutboxReader
 from amends.aggregates.sql import id_memory, intake_rows, outbox_rows
 from amends.aggregates.sql.batch import Batch
 from amends.aggregates.sql.id_memory import IdMemory
+from amends.aggregates.text import shorten
 
 __all__ = ["SqlIntake", "SqlIntakeReader", "SqlOutbox"]
 
@@ -230,21 +232,34 @@ class SqlOutbox(Outbox):
         self._batch = batch
 
     @override
-    def delete(self, topics: Sequence[str], *, first: int, last: int) -> int:
-        return self._delete(topics, first, last, None)
+    def readers(self) -> list[OutboxReader]:
+        with self._batch.reading():
+            return outbox_rows.read_readers(self._batch.connection)
 
     @override
-    def delete_kept(self, topics: Sequence[str], *, last: int, before_ms: int) -> int:
-        return self._delete(topics, 0, last, before_ms)
+    def topics(self) -> list[str]:
+        with self._batch.reading():
+            return outbox_rows.read_topics(self._batch.connection)
 
-    def _delete(self, topics: Sequence[str], first: int, last: int, kept_before_ms: int | None) -> int:
+    @override
+    def passed(self, reader: str, positions: Mapping[str, int]) -> int:
+        rows = [OutboxReader(reader, topic, next_) for topic, next_ in positions.items()]
+        return self._write(lambda connection, now_ms: outbox_rows.write_readers(connection, reader, rows, now_ms))
+
+    @override
+    def remove_reader(self, reader: str) -> int:
+        return self._write(lambda connection, now_ms: outbox_rows.write_readers(connection, reader, (), now_ms))
+
+    @override
+    def discard(self, topic: str, *, last: int) -> int:
+        return self._write(lambda connection, _: _discard(connection, topic, last))
+
+    def _write(self, write: Callable[[Connection, int], int]) -> int:
         batch = self._batch
         batch.open_savepoints()
         batch.touched = True
         with batch.reading():
-            return outbox_rows.delete_outbox(
-                batch.connection, topics, first=first, last=last, kept_before_ms=kept_before_ms
-            )
+            return write(batch.connection, batch.recorded_at_ms)
 
     @override
     def send_again(self, cause: str) -> int:
@@ -252,5 +267,15 @@ class SqlOutbox(Outbox):
         with batch.reading():
             kept = outbox_rows.read_kept(batch.connection, cause)
         for each in kept:
-            batch.stage_message(each.message, kept=False, repeats=each.id)
+            batch.stage_message(each.message, repeats=each.id)
         return len(kept)
+
+
+def _discard(connection: Connection, topic: str, last: int) -> int:
+    readers = [each.reader for each in outbox_rows.read_readers(connection) if each.topic in {topic, ALL_TOPICS}]
+    if readers:
+        raise RefusedError(
+            f"topic {shorten(topic)} of the outbox has readers, which need its messages: {', '.join(readers)}; "
+            "remove them first"
+        )
+    return outbox_rows.discard(connection, topic, last)

@@ -19,7 +19,7 @@ from amends.aggregates.errors import DamagedRunError
 from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.events.event_codec import EventCodec, changed_error
 from amends.aggregates.journal import Journal, OnOpened, RunQuery, Unit
-from amends.aggregates.outbox import OutboxMessage
+from amends.aggregates.outbox import OutboxMessage, OutboxReader
 from amends.aggregates.run.facts import Fact, stream_of_run
 from amends.aggregates.run.plan import Plan
 from amends.aggregates.run.reading import RunReading, RunRecords
@@ -239,6 +239,14 @@ class SqlJournal(Journal):
         self, after: int = 0, limit: int = 1_000, topics: Sequence[str] | None = None
     ) -> list[OutboxMessage]:
         return self._read(lambda connection: outbox_rows.read_outbox(connection, after, limit, topics))
+
+    @override
+    def outbox_topics_blocking(self) -> dict[str, int]:
+        return self._read(outbox_rows.count_by_topic)
+
+    @override
+    def outbox_readers_blocking(self) -> list[OutboxReader]:
+        return self._read(outbox_rows.read_readers)
 
     @override
     def outbox_size_blocking(self, after: int = 0, topics: Sequence[str] | None = None) -> int:

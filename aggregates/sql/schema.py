@@ -2,7 +2,6 @@
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     ColumnElement,
     Index,
@@ -23,6 +22,7 @@ __all__ = [
     "is_text",
     "metadata",
     "outbox_messages",
+    "outbox_readers",
     "pipeline_batches",
     "pipeline_held",
     "pipeline_horizons",
@@ -43,7 +43,7 @@ metadata = MetaData()
 """All tables of the store."""
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
-_KEPT = column("kept", Boolean())
+_KEPT = column("kept_until_ms", BigInteger()).is_not(None)
 
 stored_events = Table(
     "stored_events",
@@ -251,14 +251,25 @@ outbox_messages = Table(
     Column("value", LargeBinary(), nullable=False),
     Column("headers", Text(), nullable=False),
     Column("cause", Text(), nullable=False),
-    Column("kept", Boolean(), nullable=False),
+    Column("kept_until_ms", _BIG, nullable=True),
     Column("repeats", _BIG, nullable=True),
     Column("recorded_at_ms", _BIG, nullable=False),
     Column("checksum", LargeBinary(), nullable=False),
     Index("outbox_messages_kept", "cause", sqlite_where=_KEPT, postgresql_where=_KEPT),
+    Index("outbox_messages_kept_until", "kept_until_ms", sqlite_where=_KEPT, postgresql_where=_KEPT),
     sqlite_autoincrement=True,
 )
 """Messages that transactions have sent and relays publish."""
+
+outbox_readers = Table(
+    "outbox_readers",
+    metadata,
+    Column("reader", Text(), primary_key=True),
+    Column("topic", Text(), primary_key=True),
+    Column("next_position", _BIG, nullable=False),
+    Column("checksum", LargeBinary(), nullable=False),
+)
+"""The positions of the relays, and of pipelines of other stores, in the topics of the outbox."""
 
 commit_marks = Table(
     "commit_marks",

@@ -44,13 +44,13 @@ class SqlStepWork(CheckedWork):
     Args:
         batch: The batch that the step's unit is part of.
         cause: Id of the run or of the message that causes the messages that the step sends.
-        keep_sent: Whether the outbox keeps these messages after a relay has published them.
+        keep_sent_for: Time for which the outbox keeps these messages also after a relay has published them.
     """
 
-    def __init__(self, batch: Batch, cause: str = "", *, keep_sent: bool = False) -> None:
+    def __init__(self, batch: Batch, cause: str = "", *, keep_sent_for: timedelta | None = None) -> None:
         super().__init__(cause)
         self._batch = batch
-        self._keep_sent = keep_sent
+        self._keep_sent_for = keep_sent_for
         self._used: dict[str, LoadedAggregate] = {}
         self._before: dict[str, dict[str, Any]] = {}
 
@@ -77,7 +77,7 @@ class SqlStepWork(CheckedWork):
 
     @override
     def _send(self, message: SentMessage) -> None:
-        self._batch.stage_message(message, kept=self._keep_sent)
+        self._batch.stage_message(message, keep_for=self._keep_sent_for)
 
     def execute(self, statement: object, *, expect_rows: int | None = None) -> Sequence[tuple[Any, ...]]:
         """Run an SQLAlchemy statement on the user's own tables of the same database.
@@ -285,7 +285,7 @@ class SqlTx:
         """The messages that wait for a relay."""
         return SqlOutbox(self._batch)
 
-    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> "_Step":
+    def unit_of_work(self, *, cause: str = "", keep_sent_for: timedelta | None = None) -> "_Step":
         """Open a savepoint for one transaction step.
 
         On normal exit the batch stages the events of the step's aggregates. On an exception it discards all writes of
@@ -293,14 +293,14 @@ class SqlTx:
 
         Args:
             cause: Id of the run or of the message that causes the messages that the step sends; empty if there is none.
-            keep_sent: Whether the outbox keeps these messages after a relay has published them.
+            keep_sent_for: Time for which the outbox keeps these messages also after a relay has published them.
 
         Raises:
             JournalError: Another step of the same unit has not ended yet.
         """
         if len(self._batch.savepoints) > 1:
             raise JournalError("a step is running in this unit; run the steps of one unit one after the other")
-        return _Step(self._batch, SqlStepWork(self._batch, cause, keep_sent=keep_sent))
+        return _Step(self._batch, SqlStepWork(self._batch, cause, keep_sent_for=keep_sent_for))
 
 
 class _Step:

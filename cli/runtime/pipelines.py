@@ -153,7 +153,7 @@ async def _owned(worker: _Worker, stack: AsyncExitStack, pipeline: Pipeline[Any]
     project, journal = worker.project, worker.journal
     settings, name = project.settings, pipeline.name
     access = access_of(name, settings.pipelines.get(name))
-    source = connect_source(name, pipeline.source, access, settings.project_dir)
+    source = connect_source(name, pipeline.source, access, settings.project_dir, store_id=journal.store_id)
     worker.close_with(stack, source)
     options: dict[str, Any] = {}
     if isinstance(pipeline.work, Starts):
@@ -182,19 +182,21 @@ async def _owned_relay(worker: _Worker, stack: AsyncExitStack, relay: Relay) -> 
         SinkSetupError: The client of its sink refuses the settings.
     """
     from amends.pipelines.runtime.connections import connect_sink  # noqa: PLC0415 - for workers only
-    from amends.pipelines.runtime.relay import OUTBOX, RelayLoop  # noqa: PLC0415 - as above
+    from amends.pipelines.runtime.relay import RelayLoop  # noqa: PLC0415 - as above
 
     settings, name = worker.project.settings, relay.name
     sink = connect_sink(name, relay.sink, access_of(name, settings.pipelines.get(name)), settings.project_dir)
     worker.close_with(stack, sink)
 
+    loop = RelayLoop(worker.journal, relay, sink)
+
     async def partitions() -> Sequence[str]:
-        return [OUTBOX]
+        return [loop.partition]
 
     return OwnedWork(
         kind=OwnedKind.RELAY,
         name=name,
-        work=RelayLoop(worker.journal, relay, sink),
+        work=loop,
         partitions=partitions,
         stored_token=partial(worker.stored_token, name),
     )

@@ -98,6 +98,8 @@ def decode(pipeline: Pipeline[M], raw: RawMessage) -> Decoded[M] | Refused:
 
 
 def _content(pipeline: Pipeline[M], raw: RawMessage) -> tuple[M, bytes]:
+    if raw.fault:
+        raise _RefusalError(raw.fault)
     size, limit = len(raw.value or b""), pipeline.bounds.max_message_bytes
     if size > limit:
         raise _RefusalError(f"the content has {size} bytes, the limit is {limit}; raise max_message_bytes")

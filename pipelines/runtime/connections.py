@@ -12,7 +12,9 @@ from amends.pipelines.source import SourceConnection
 __all__ = ["connect_sink", "connect_source"]
 
 
-def connect_source(name: str, source: Source, access: Access, folder: Path) -> SourceConnection:
+def connect_source(
+    name: str, source: Source, access: Access, folder: Path, *, store_id: str | None = None
+) -> SourceConnection:
     """Create the connection to a source. It connects when it is used.
 
     Args:
@@ -20,6 +22,7 @@ def connect_source(name: str, source: Source, access: Access, folder: Path) -> S
         source: The description.
         access: Credentials and certificates.
         folder: The project's folder, to which paths are relative.
+        store_id: The store of the pipeline, if it takes the messages; `None` to look only.
 
     Raises:
         DefinitionError: The client of the source is not installed.
@@ -42,7 +45,7 @@ def connect_source(name: str, source: Source, access: Access, folder: Path) -> S
             case _:
                 from amends.pipelines.sql.outbox_source import StoreConnection  # noqa: PLC0415 - as the others
 
-                return StoreConnection(source)
+                return StoreConnection(source, folder, reader=None if store_id is None else f"{store_id}/{name}")
     except ModuleNotFoundError as error:
         raise _missing(f"pipeline {name!r}", error) from error
 

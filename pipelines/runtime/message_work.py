@@ -231,8 +231,9 @@ class MessageWork:
         self.started.append(start.run_id)
 
     def _handle(self, work: Handles, message: Arrival, *, shadow: bool) -> None:
+        keep_for = self._parts.pipeline.remember if work.notify_duplicates else None
         try:
-            with self._tx.unit_of_work(cause=self._cause_of(message), keep_sent=work.notify_duplicates) as uow:
+            with self._tx.unit_of_work(cause=self._cause_of(message), keep_sent_for=keep_for) as uow:
                 work.function(message.subject, uow)
                 if shadow:
                     raise _RollBackError  # noqa: TRY301 - leaving the savepoint is the point

@@ -1,34 +1,28 @@
-"""The loop that publishes the outbox, and the retry of messages that it has set aside.
+"""The loop of a relay: read its feed in order, publish, remember the position.
 
-Theory of operation: the relay reads the outbox in order after its position, publishes, and then moves the position and
-deletes the messages in one commit. A crash in between makes it publish some messages again, under the same ids. The
-position carries the token of its owner, so of two owners only one moves it.
+Theory of operation: the relay reads its feed after its position, publishes, and then moves the position in one commit,
+with which the outbox deletes the messages. A crash in between makes it publish some messages again, under the same ids.
+The position carries the token of its owner, so of two owners only one moves it.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
-from amends.aggregates.errors import JournalError
-from amends.aggregates.intake import BatchRow, Counts, HeldKind, HeldMessage, Position, Token
+from amends.aggregates.intake import Counts, HeldKind, HeldMessage, Position, Token
 from amends.aggregates.journal import Journal, Tx
-from amends.aggregates.outbox import OutboxMessage
-from amends.aggregates.text import one_line
 from amends.pipelines.definition.relays import Relay
+from amends.pipelines.runtime.feed import Entry, Feed, Page
+from amends.pipelines.runtime.held_by_relays import account, held_message
+from amends.pipelines.runtime.outbox_feed import OutboxFeed
 from amends.pipelines.runtime.partition_work import FencedError
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
-from amends.pipelines.sink import REPEAT_HEADER, Published, Sink, SinkSetupError, SinkUnreachableError
+from amends.pipelines.sink import Sink, SinkUnreachableError
 
-__all__ = ["OUTBOX", "RelayLoop", "retry_held"]
+__all__ = ["RelayLoop"]
 
-OUTBOX = "outbox"
-"""Name of the one partition of a relay."""
-
-_TOPIC_HEADER = "amends-topic"
-_KEY_HEADER = "amends-key"
-_BATCH = 1_000
+_FOLLOWS = "an earlier message of its key is held"
 _POLL_S = 0.2
 _CLAIM_EVERY = 25
 _LONGEST_PAUSE_S = 5.0
@@ -36,21 +30,8 @@ _LONGEST_PAUSE_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """The result of publishing some messages.
-
-    Attributes:
-        messages: The messages of the outbox.
-        held: Those that are set aside.
-    """
-
-    messages: Sequence[OutboxMessage]
-    held: Sequence[HeldMessage]
-
-
 class RelayLoop:
-    """Publishes the outbox through a relay; a `PartitionWork` with one partition, `OUTBOX`.
+    """Publishes the feed of a relay; a `PartitionWork` with one partition.
 
     Args:
         journal: The store.
@@ -62,11 +43,16 @@ class RelayLoop:
         self._journal = journal
         self._relay = relay
         self._sink = sink
-        self._topics = None if relay.topics is None else sorted(relay.topics)
+        self._feed: Feed = OutboxFeed(journal, relay)
         self._news = asyncio.Event()
 
+    @property
+    def partition(self) -> str:
+        """The name of its one partition."""
+        return self._feed.partition
+
     def wake(self) -> None:
-        """Read the outbox at once: a commit has sent messages."""
+        """Read the feed at once: a commit has sent messages."""
         self._news.set()
 
     async def run(
@@ -78,10 +64,10 @@ class RelayLoop:
         seconds: float | None = None,
         until_end: bool = False,
     ) -> SliceEnd:
-        """Claim the outbox, and publish it until the request to stop.
+        """Claim the feed, and publish it until the request to stop.
 
         Args:
-            partition: `OUTBOX`.
+            partition: The relay's one partition.
             token: The claim.
             stop: Set by the owner; the loop then ends its present batch and returns.
             seconds: Time after which the loop returns; `None` for no bound.
@@ -89,35 +75,38 @@ class RelayLoop:
 
         Raises:
             FencedError: The store has a greater token.
+            SinkSetupError: The destination does not exist, or refuses the credentials. Nothing was lost.
             UnreachableError: The store does not answer.
         """
         deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
-        position = await self._claim(partition, token)
+        position = await self._claim(partition, token, first=True)
         published, idle, failures = 0, 0, 0
         while not stop.is_set():
             if deadline is not None and asyncio.get_running_loop().time() >= deadline:
                 return SliceEnd(kind=EndKind.TIME, position=position, messages=published)
             self._news.clear()
+            page = await asyncio.to_thread(self._feed.read_blocking, position)
+            if page is None:
+                if until_end:
+                    return SliceEnd(kind=EndKind.END, position=position, messages=published)
+                idle += 1
+                if idle % _CLAIM_EVERY == 0:
+                    position = await self._claim(partition, token, first=False)
+                await _wait(stop, self._news, _POLL_S)
+                continue
             try:
-                batch = await self._publish_next(partition, position)
+                held = await self._publish(partition, page)
             except SinkUnreachableError as error:
                 failures += 1
-                _LOG.warning("relay %s waits: %s", self._relay.name, error)
+                if failures == 1:
+                    _LOG.warning("relay %r waits: %s", self._relay.name, error)
                 await _wait(stop, None, min(_POLL_S * 2**failures, _LONGEST_PAUSE_S))
                 continue
-            except (SinkSetupError, JournalError) as error:
-                return SliceEnd(kind=EndKind.PAUSED, reason=str(error), position=position, messages=published)
+            if failures:
+                _LOG.warning("relay %r continues", self._relay.name)
             failures = 0
-            if batch.messages:
-                position = await self._advance(partition, position, batch)
-                published += len(batch.messages)
-                continue
-            if until_end:
-                return SliceEnd(kind=EndKind.END, position=position, messages=published)
-            idle += 1
-            if idle % _CLAIM_EVERY == 0:
-                position = await self._claim(partition, token)
-            await _wait(stop, self._news, _POLL_S)
+            position = await self._advance(partition, position, page, held)
+            published += len(page.entries)
         return SliceEnd(kind=EndKind.STOPPED, position=position, messages=published)
 
     async def stored_token(self, partition: str) -> Token | None:
@@ -125,170 +114,65 @@ class RelayLoop:
         position = await asyncio.to_thread(self._journal.intake.position, self._relay.name, partition)
         return None if position is None else position.token
 
-    async def _claim(self, partition: str, token: Token) -> Position:
+    async def _claim(self, partition: str, token: Token, *, first: bool) -> Position:
         name = self._relay.name
 
         def claim(tx: Tx) -> Position | None:
             present = tx.intake.position(name, partition)
             if present is None:
-                first = Position(first=1, next=1, cursor="", incarnation=tx.store_id, epoch=0, token=token)
-                tx.intake.begin(name, partition, first)
-                return first
-            return present if present.token == token else tx.intake.claim(name, partition, token)
+                present = Position(first=1, next=1, cursor="", incarnation=tx.store_id, epoch=0, token=token)
+                tx.intake.begin(name, partition, present)
+            elif present.token != token:
+                present = tx.intake.claim(name, partition, token)
+            if present is not None and first:
+                self._feed.claimed(tx, present)
+            return present
 
         position = await self._journal.commit(claim)
         if position is None:
             raise FencedError(name, partition)
         return position
 
-    async def _publish_next(self, partition: str, position: Position) -> _Batch:
-        rows = await asyncio.to_thread(self._journal.outbox_blocking, position.next - 1, _BATCH, self._topics)
-        if not rows:
-            return _Batch(messages=(), held=())
+    async def _publish(self, partition: str, page: Page) -> list[HeldMessage]:
+        """Publish messages, and return those that are set aside."""
         held_keys = await asyncio.to_thread(_held_keys, self._journal, self._relay.name)
-        held: dict[int, HeldMessage] = {}
-        ready: list[tuple[OutboxMessage, Published]] = []
-        for row in rows:
-            message = self._published(row)
-            key = _key_of(row)
-            reason = "an earlier message of its key is held" if key in held_keys else await self._sink.refusal(message)
+        held: list[HeldMessage] = []
+        ready: list[Entry] = []
+        for entry in page.entries:
+            reason = entry.fault or (_FOLLOWS if entry.key in held_keys else await self._sink.refusal(entry.message))
             if reason is None:
-                ready.append((row, message))
+                ready.append(entry)
                 continue
-            kind = HeldKind.FOLLOWER if key in held_keys else HeldKind.FAILED
-            held[row.id] = _held(partition, row, message, kind, reason)
-            held_keys.add(key)
-        for refusal in await self._sink.publish([message for _, message in ready]) if ready else ():
-            row, message = ready[refusal.index]
-            held[row.id] = _held(partition, row, message, HeldKind.FAILED, refusal.reason)
-        return _Batch(messages=rows, held=list(held.values()))
+            kind = HeldKind.FOLLOWER if reason is _FOLLOWS else HeldKind.FAILED
+            held.append(held_message(partition, entry, HeldKind.UNDECODABLE if entry.fault else kind, reason))
+            held_keys.add(entry.key)
+        refusals = await self._sink.publish([entry.message for entry in ready]) if ready else ()
+        late = [held_message(partition, ready[each.index], HeldKind.FAILED, each.reason) for each in refusals]
+        return held + late
 
-    def _published(self, row: OutboxMessage) -> Published:
-        sent = row.message
-        headers = sent.headers if row.repeats is None else (*sent.headers, (REPEAT_HEADER, str(row.id)))
-        topic = self._relay.destination(sent.topic)
-        return Published(row.published_id(self._journal.store_id), topic, sent.key, sent.value, headers)
-
-    async def _advance(self, partition: str, position: Position, batch: _Batch) -> Position:
-        name, rows = self._relay.name, batch.messages
-        topics = sorted({row.message.topic for row in rows})
-        counts = Counts(applied=len(rows) - len(batch.held), set_aside=len(batch.held))
+    async def _advance(self, partition: str, position: Position, page: Page, held: Sequence[HeldMessage]) -> Position:
+        name = self._relay.name
+        counts = Counts(applied=len(page.entries) - len(held), set_aside=len(held))
 
         def advance(tx: Tx) -> Position | None:
             present = tx.intake.position(name, partition)
             if present is None or present.token != position.token:
                 return None
-            if present.next != position.next:
+            if present.batch != position.batch:
                 # The reply of this commit was lost before.
                 return present
-            after = rows[-1].id + 1
-            if batch.held:
-                tx.intake.hold(name, batch.held)
-            tx.outbox.delete(topics, first=position.next, last=rows[-1].id)
-            holes = after - position.next - len(rows)
-            return _account(tx, name, partition, present, after=after, holes=holes, counts=counts)
+            if held:
+                tx.intake.hold(name, held)
+            page.passed(tx)
+            return account(tx, name, partition, present, after=page.next, holes=page.holes, counts=counts)
 
         reached = await self._journal.commit(advance)
         if reached is None:
             raise FencedError(name, partition)
-        for message in batch.held:
-            if message.kind is HeldKind.FAILED:
-                _LOG.error("relay %s has set aside message %s: %s", name, message.id, message.reason)
-        return reached
-
-
-async def retry_held(journal: Journal, relay: Relay, sink: Sink, key: str) -> Sequence[HeldMessage]:
-    """Publish the messages of a key that the relay has set aside, in their order, up to the first that is refused.
-
-    Args:
-        journal: The store.
-        relay: The relay.
-        sink: An open connection to its destination.
-        key: The key as the held messages show it: `<topic>/<key>`.
-
-    Returns:
-        The messages that are still set aside.
-
-    Raises:
-        SinkSetupError: The destination does not exist, or refuses the credentials.
-        SinkUnreachableError: The destination does not answer.
-    """
-    while held := await asyncio.to_thread(lambda: journal.intake.held(relay.name, key=key, limit=_BATCH)):
         for message in held:
-            published = _again(message)
-            refused = await sink.refusal(published) or next(
-                (refusal.reason for refusal in await sink.publish([published])), None
-            )
-            if refused is not None:
-                return [replace(message, reason=one_line(refused)), *held[held.index(message) + 1 :]]
-            await journal.commit(_LetGo(relay.name, message))
-    return ()
-
-
-@dataclass(frozen=True, slots=True)
-class _LetGo:
-    """Unit that removes a held message, and counts it as published."""
-
-    name: str
-    message: HeldMessage
-
-    def __call__(self, tx: Tx) -> None:
-        partition = self.message.partition
-        position = tx.intake.position(self.name, partition)
-        if position is None or not any(
-            held.position == self.message.position for held in tx.intake.held(self.name, limit=_BATCH)
-        ):
-            return
-        tx.intake.let_go(self.name, partition, [self.message.position])
-        counts = Counts(applied=1, set_aside=-1)
-        _account(tx, self.name, partition, position, after=position.next, holes=0, counts=counts)
-
-
-def _account(
-    tx: Tx, name: str, partition: str, present: Position, *, after: int, holes: int, counts: Counts
-) -> Position:
-    """Move the position, and write the row about it."""
-    reached = replace(
-        present, next=after, highest=max(present.highest, after), reached_ms=tx.recorded_at_ms, batch=present.batch + 1
-    )
-    row = BatchRow(
-        number=reached.batch,
-        token=reached.token,
-        epoch=reached.epoch,
-        first=present.next,
-        next=after,
-        holes=holes,
-        counts=counts,
-        mode="at-least-once",
-    )
-    tx.intake.move(name, partition, expected=present, to=reached)
-    tx.intake.add_batch(name, partition, row)
-    return reached
-
-
-def _again(message: HeldMessage) -> Published:
-    headers = [(name, text.decode()) for name, text in message.headers]
-    own = dict(headers[:2])
-    return Published(message.id, own[_TOPIC_HEADER], own[_KEY_HEADER], message.value or b"", tuple(headers[2:]))
-
-
-def _held(partition: str, row: OutboxMessage, message: Published, kind: HeldKind, reason: str) -> HeldMessage:
-    own = ((_TOPIC_HEADER, message.topic), (_KEY_HEADER, message.key))
-    return HeldMessage(
-        partition=partition,
-        position=row.id,
-        kind=kind,
-        key=_key_of(row),
-        id=message.id,
-        reason=one_line(reason),
-        value=message.value,
-        headers=tuple((name, text.encode()) for name, text in (*own, *message.headers)),
-        source_ms=row.recorded_at_ms,
-    )
-
-
-def _key_of(row: OutboxMessage) -> str:
-    return f"{row.message.topic}/{row.message.key}"
+            if message.kind is not HeldKind.FOLLOWER:
+                _LOG.error("relay %r has set aside message %s: %s", name, message.id, message.reason)
+        return reached
 
 
 def _held_keys(journal: Journal, name: str) -> set[str]:

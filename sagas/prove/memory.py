@@ -5,6 +5,7 @@ or nothing for each transaction step, and aggregates that are new only once. A t
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
 from typing_extensions import override
@@ -245,7 +246,7 @@ class MemoryTx:
         self.records[run_id] = present
         return present
 
-    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> "_Savepoint":  # noqa: ARG002 - of `Tx`
+    def unit_of_work(self, *, cause: str = "", keep_sent_for: timedelta | None = None) -> "_Savepoint":  # noqa: ARG002 - of `Tx`
         """Open a savepoint for one transaction step; an exception discards the writes of the step."""
         return _Savepoint(self)
 

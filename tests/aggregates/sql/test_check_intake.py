@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from journal_parts import Counter, open_prepared
@@ -39,7 +40,7 @@ def fill(tx: Tx) -> None:
     intake.remember("orders", 1, [id_of(number) for number in range(FULL + 50)])
     intake.seal_before("orders", 2)
     intake.remember("orders", 1, [id_of(number) for number in range(1_000, 1_010)])
-    with tx.unit_of_work(cause="m", keep_sent=True) as work:
+    with tx.unit_of_work(cause="m", keep_sent_for=timedelta(days=1)) as work:
         work.send("stock", key="k", value={"a": 1})
 
 

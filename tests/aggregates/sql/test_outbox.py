@@ -1,15 +1,16 @@
 """The outbox: messages that steps send, in the order of commits, and the deletion of those that were published."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from journal_parts import Counter, open_prepared, step
 from pydantic import BaseModel
 
-from amends.aggregates.errors import InputError, JournalError, UnitOfWorkError
+from amends.aggregates.errors import InputError, JournalError, RefusedError, UnitOfWorkError
 from amends.aggregates.journal import StepWork, Tx
-from amends.aggregates.outbox import ID_HEADER, SentMessage
+from amends.aggregates.outbox import ALL_TOPICS, ID_HEADER, OutboxReader, SentMessage
 from amends.aggregates.sql.journal import SqlJournal
 
 
@@ -149,29 +150,86 @@ def test_a_step_that_has_ended_sends_nothing(journal: SqlJournal) -> None:
         kept[0].send("stock", key="k", value=1)
 
 
-def test_published_messages_are_deleted_in_ranges(journal: SqlJournal) -> None:
-    """Only messages of the topics and the range go, kept ones stay, and no id comes again."""
+def passed(journal: SqlJournal, reader: str, **positions: int) -> int:
+    """Move a reader, and return the number of messages that the store deletes."""
+    return journal.commit_blocking(lambda tx: tx.outbox.passed(reader, positions))
+
+
+def test_messages_go_when_every_reader_of_their_topic_is_past_them(journal: SqlJournal) -> None:
+    """The slowest reader decides, other topics stay, and no number comes again."""
     send(journal, 1, 2, 3)
     send(journal, "other", topic="prices")
-    send(journal, "kept", cause="m1", keep_sent=True)
     ids = [each.id for each in journal.outbox_blocking()]
-    assert journal.outbox_size_blocking() == 5
-    assert journal.outbox_size_blocking(after=ids[0], topics=["stock"]) == 3
-    assert journal.commit_blocking(lambda tx: tx.outbox.delete(["stock"], first=ids[1], last=ids[-1])) == 2
-    assert values(journal) == [b"1", b'"other"', b'"kept"']
+    assert journal.outbox_size_blocking() == 4
+    assert journal.outbox_size_blocking(after=ids[0], topics=["stock"]) == 2
+    assert journal.outbox_topics_blocking() == {"prices": 1, "stock": 3}
+    assert passed(journal, "fast", stock=ids[0]) == 0
+    assert passed(journal, "slow", stock=ids[1]) == 0
+    assert passed(journal, "fast", stock=ids[2]) == 1
+    assert passed(journal, "slow", stock=ids[3]) == 1
+    assert values(journal) == [b"3", b'"other"']
+    assert passed(journal, "fast", stock=ids[3]) == 1
     assert values(journal, topics=["prices"]) == [b'"other"']
-    journal.commit_blocking(lambda tx: tx.outbox.delete(["stock", "prices"], first=0, last=ids[-1]))
-    now = journal.outbox_blocking()[0].recorded_at_ms
-    assert journal.commit_blocking(lambda tx: tx.outbox.delete_kept(["stock"], last=ids[-1], before_ms=now)) == 0
-    assert journal.commit_blocking(lambda tx: tx.outbox.delete_kept(["stock"], last=ids[-1], before_ms=now + 1)) == 1
+    assert journal.outbox_readers_blocking() == [
+        OutboxReader("fast", "stock", ids[3]),
+        OutboxReader("slow", "stock", ids[3]),
+    ]
+    assert passed(journal, "fast", prices=ids[3] + 1) == 1
     send(journal, "new")
     assert journal.outbox_blocking()[0].id > ids[-1]
 
 
+def test_a_reader_of_all_topics_also_holds_those_that_others_read(journal: SqlJournal) -> None:
+    """Topics that nobody names follow it alone."""
+    send(journal, 1)
+    send(journal, 2, topic="prices")
+    end = journal.outbox_blocking()[-1].id + 1
+    passed(journal, "all", **{ALL_TOPICS: 1})
+    assert passed(journal, "one", stock=end) == 0
+    assert passed(journal, "all", **{ALL_TOPICS: end}) == 2
+
+
+def test_a_reader_that_is_removed_holds_nothing_back(journal: SqlJournal) -> None:
+    """What the others have passed goes; without a reader everything stays until somebody discards it."""
+    send(journal, 1, 2)
+    first = journal.outbox_blocking()[0].id
+    passed(journal, "gone", stock=1)
+    passed(journal, "left", stock=first + 1)
+    with pytest.raises(RefusedError, match="gone, left"):
+        journal.commit_blocking(lambda tx: tx.outbox.discard("stock", last=first + 1))
+    assert journal.commit_blocking(lambda tx: tx.outbox.remove_reader("gone")) == 1
+    assert journal.commit_blocking(lambda tx: tx.outbox.remove_reader("left")) == 0
+    assert values(journal) == [b"2"]
+    assert journal.commit_blocking(lambda tx: tx.outbox.discard("stock", last=first + 1)) == 1
+
+
+def test_kept_messages_stay_until_their_time_is_over(journal: SqlJournal) -> None:
+    """The outbox deletes them then, as soon as readers have passed them."""
+    send(journal, "expired", keep_sent_for=timedelta(milliseconds=-1))
+    send(journal, "kept", keep_sent_for=timedelta(days=1))
+    send(journal, "expired and not passed", keep_sent_for=timedelta(milliseconds=-1))
+    ids = [each.id for each in journal.outbox_blocking()]
+    assert passed(journal, "relay", stock=ids[0]) == 0
+    assert passed(journal, "relay", stock=ids[2]) == 1
+    assert values(journal) == [b'"kept"', b'"expired and not passed"']
+
+
+def test_a_changed_reader_deletes_nothing(journal: SqlJournal) -> None:
+    """A position that somebody moved in the store could delete messages that nobody has published."""
+    send(journal, 1)
+    passed(journal, "relay", stock=1)
+    passed(journal, "other", stock=100)
+    with journal.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_readers SET next_position = 99 WHERE reader = 'relay'")
+    with pytest.raises(JournalError, match="reader 'relay' of the outbox was changed"):
+        passed(journal, "other", stock=101)
+    assert values(journal) == [b"1"]
+
+
 def test_kept_messages_are_sent_again_under_their_first_ids(journal: SqlJournal) -> None:
     """A repetition has a new place in the outbox and the id of the first one, however often it comes."""
-    send(journal, 1, 2, cause="m1", keep_sent=True)
-    send(journal, 3, cause="m2", keep_sent=True)
+    send(journal, 1, 2, cause="m1", keep_sent_for=timedelta(days=1))
+    send(journal, 3, cause="m2", keep_sent_for=timedelta(days=1))
     send(journal, 4, cause="m1")
     first = journal.outbox_blocking()
     assert journal.commit_blocking(lambda tx: tx.outbox.send_again("m1")) == 2
@@ -182,12 +240,12 @@ def test_kept_messages_are_sent_again_under_their_first_ids(journal: SqlJournal)
     assert [each.published_id("s") for each in again] == [f"s/{first[0].id}", f"s/{first[1].id}"] * 2
 
 
-def test_a_page_ends_before_a_changed_message(journal: SqlJournal) -> None:
-    """A reader gets what is before it, and then an error that names it."""
-    send(journal, 1, 2, 3)
+def test_a_changed_message_is_marked(journal: SqlJournal) -> None:
+    """A reader gets it with the others and can name it; it is never sent again."""
+    send(journal, 1, 2, 3, cause="m", keep_sent_for=timedelta(days=1))
     ids = [each.id for each in journal.outbox_blocking()]
     with journal.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE outbox_messages SET key = 'x' WHERE id = {ids[1]}")  # noqa: S608
-    assert values(journal) == [b"1"]
-    with pytest.raises(JournalError, match=f"message {ids[1]} of the outbox was changed"):
-        journal.outbox_blocking(after=ids[0])
+        connection.exec_driver_sql(f"UPDATE outbox_messages SET headers = 'x' WHERE id = {ids[1]}")  # noqa: S608
+    found = journal.outbox_blocking()
+    assert [(each.id, each.intact) for each in found] == [(ids[0], True), (ids[1], False), (ids[2], True)]
+    assert journal.commit_blocking(lambda tx: tx.outbox.send_again("m")) == 2

@@ -11,8 +11,10 @@ from amends.aggregates.journal import Tx
 from amends.aggregates.sql.journal import SqlJournal
 from amends.pipelines.definition.relays import Relay
 from amends.pipelines.definition.sinks import JsonLinesSink
+from amends.pipelines.runtime.held_by_relays import retry_held
+from amends.pipelines.runtime.outbox_feed import OUTBOX
 from amends.pipelines.runtime.partition_work import FencedError
-from amends.pipelines.runtime.relay import OUTBOX, RelayLoop, retry_held
+from amends.pipelines.runtime.relay import RelayLoop
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
 from amends.pipelines.sink import Published, Refusal, SinkSetupError, SinkUnreachableError
 
@@ -139,7 +141,7 @@ async def test_an_owner_that_was_replaced_is_fenced(journal: SqlJournal) -> None
 
     class Overtaken(MemorySink):
         async def publish(self, messages: Sequence[Published]) -> Sequence[Refusal]:
-            await later._claim(OUTBOX, Token(2, 1))
+            await later._claim(OUTBOX, Token(2, 1), first=True)
             return await super().publish(messages)
 
     with pytest.raises(FencedError):
@@ -150,13 +152,13 @@ async def test_an_owner_that_was_replaced_is_fenced(journal: SqlJournal) -> None
         await relay_all(journal, MemorySink(), Token(1, 9))
 
 
-async def test_a_missing_destination_pauses_the_relay(journal: SqlJournal) -> None:
-    """Only an operator can help, so the loop returns the reason and loses nothing."""
+async def test_a_missing_destination_stops_the_relay(journal: SqlJournal) -> None:
+    """Only an operator can help, so the loop ends with the reason and loses nothing."""
     await send(journal, 0, 3)
     sink = MemorySink()
     sink.failures = [SinkSetupError("no stream stores the subject 'stock'")]
-    end = await relay_all(journal, sink, Token(1, 1))
-    assert (end.kind, end.reason) == (EndKind.PAUSED, "no stream stores the subject 'stock'")
+    with pytest.raises(SinkSetupError, match="no stream stores"):
+        await relay_all(journal, sink, Token(1, 1))
     assert len(journal.outbox_blocking()) == 3
 
 
@@ -171,3 +173,46 @@ async def test_an_idle_relay_publishes_later_messages_and_stops_when_asked(journ
     stop.set()
     assert (await running).kind is EndKind.STOPPED
     assert sink.values == [b"0"]
+
+
+async def test_a_changed_message_is_set_aside_and_named(journal: SqlJournal, caplog: pytest.LogCaptureFixture) -> None:
+    """Messages of its key wait behind it, all others go out, and a retry does not publish it."""
+    await send(journal, 0, 2, key="bad")
+    await send(journal, 2, 4, key="good")
+    first = journal.outbox_blocking()[0]
+    with journal.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE outbox_messages SET cause = 'changed' WHERE id = {first.id}")  # noqa: S608 - a number
+    sink = MemorySink()
+    await relay_all(journal, sink, Token(1, 1))
+    assert sink.values == numbers(2, 4)
+    assert [(held.kind, held.key) for held in journal.intake.held("stock")] == [
+        (HeldKind.UNDECODABLE, "stock/bad"),
+        (HeldKind.FOLLOWER, "stock/bad"),
+    ]
+    assert f"{journal.store_id}/{first.id}" in caplog.text
+    assert "its checksum does not match" in caplog.text
+    assert len(await retry_held(journal, RELAY, sink, "stock/bad")) == 2
+    assert sink.values == numbers(2, 4)
+
+
+async def test_a_topic_that_a_relay_gets_later_begins_at_its_oldest_message(journal: SqlJournal) -> None:
+    """The messages that were sent before go out first, and those of the other topics do not go out again."""
+    await send(journal, 0, 1_100, topic="late")
+    await send(journal, 0, 2)
+    one, both = (Relay("stock", JsonLinesSink("out"), topics=topics) for topics in (["stock"], ["stock", "late"]))
+    sink = MemorySink()
+    await relay_all(journal, sink, Token(1, 1), one)
+    await send(journal, 2, 3)
+    await send(journal, 1_100, 1_101, topic="late")
+    await relay_all(journal, sink, Token(2, 1), both)
+    assert [m.value for m in sink.messages if m.topic == "late"] == numbers(0, 1_101)
+    assert [m.value for m in sink.messages if m.topic == "stock"] == numbers(0, 3)
+    assert journal.outbox_blocking() == []
+    everything = Relay("stock", JsonLinesSink("out"))
+    await send(journal, 5, 6, topic="other")
+    await send(journal, 3, 4)
+    await relay_all(journal, sink, Token(3, 1), both)
+    await relay_all(journal, sink, Token(4, 1), everything)
+    assert [m.value for m in sink.messages if m.topic in {"stock", "other"}] == [*numbers(0, 4), b"5"]
+    rows = journal.intake.batches("stock", OUTBOX)
+    assert sum(row.next - row.first - row.holes for row in rows) == sum(row.counts.applied for row in rows) == 1_106

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any
 
 from amends.aggregates.errors import AmendsError
@@ -60,9 +61,11 @@ class StoredTx:
         self.appended += facts
         return self._tx.append(record, facts)
 
-    def unit_of_work(self, *, cause: str = "", keep_sent: bool = False) -> AbstractContextManager[StepWork]:
+    def unit_of_work(
+        self, *, cause: str = "", keep_sent_for: timedelta | None = None
+    ) -> AbstractContextManager[StepWork]:
         """Open a savepoint."""
-        return self._tx.unit_of_work(cause=cause, keep_sent=keep_sent)
+        return self._tx.unit_of_work(cause=cause, keep_sent_for=keep_sent_for)
 
     def first_facts(self, run_ids: Sequence[str]) -> Mapping[str, SagaStarted]:
         """Return the first facts of runs."""

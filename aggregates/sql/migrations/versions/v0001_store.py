@@ -10,7 +10,7 @@ revision = "0001"
 down_revision = None
 
 _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_KEPT = sa.column("kept", sa.Boolean())
+_KEPT = sa.column("kept_until_ms", sa.BigInteger()).is_not(None)
 
 
 def upgrade() -> None:
@@ -199,13 +199,27 @@ def _create_outbox() -> None:
         sa.Column("value", sa.LargeBinary(), nullable=False),
         sa.Column("headers", sa.Text(), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
-        sa.Column("kept", sa.Boolean(), nullable=False),
+        sa.Column("kept_until_ms", _BIG, nullable=True),
         sa.Column("repeats", _BIG, nullable=True),
         sa.Column("recorded_at_ms", _BIG, nullable=False),
         sa.Column("checksum", sa.LargeBinary(), nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_index("outbox_messages_kept", "outbox_messages", ["cause"], sqlite_where=_KEPT, postgresql_where=_KEPT)
+    op.create_index(
+        "outbox_messages_kept_until",
+        "outbox_messages",
+        ["kept_until_ms"],
+        sqlite_where=_KEPT,
+        postgresql_where=_KEPT,
+    )
+    op.create_table(
+        "outbox_readers",
+        sa.Column("reader", sa.Text(), primary_key=True),
+        sa.Column("topic", sa.Text(), primary_key=True),
+        sa.Column("next_position", _BIG, nullable=False),
+        sa.Column("checksum", sa.LargeBinary(), nullable=False),
+    )
     op.create_table(
         "commit_marks",
         sa.Column("writer", sa.String(32), primary_key=True),
