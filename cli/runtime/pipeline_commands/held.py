@@ -132,7 +132,7 @@ async def skip_held(
 
 async def _publish_again(project: Project, journal: "SqlJournal", name: str, key: str) -> Outcome:
     from amends.pipelines.runtime.connections import connect_sink  # noqa: PLC0415 - imports the adapters
-    from amends.pipelines.runtime.relay import retry_held  # noqa: PLC0415 - as above
+    from amends.pipelines.runtime.held_by_relays import retry_held  # noqa: PLC0415 - as above
 
     relay, settings = project.pipelines.relays[name], project.settings
     before = len(journal.intake.held(name, key=key, limit=_PAGE))

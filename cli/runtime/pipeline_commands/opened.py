@@ -33,8 +33,15 @@ SETUP_S = 12.0
 
 
 @asynccontextmanager
-async def open_source(settings: Settings, pipeline: Pipeline[Any]) -> "AsyncIterator[SourceConnection]":
+async def open_source(
+    settings: Settings, pipeline: Pipeline[Any], *, store_id: str | None = None
+) -> "AsyncIterator[SourceConnection]":
     """Open the source of a pipeline while the context lasts.
+
+    Args:
+        settings: The settings.
+        pipeline: The pipeline.
+        store_id: The store, if the command takes messages; `None` if it only looks.
 
     Raises:
         DefinitionError: The client of the source is not installed.
@@ -44,7 +51,7 @@ async def open_source(settings: Settings, pipeline: Pipeline[Any]) -> "AsyncIter
 
     name = pipeline.name
     access = access_of(name, settings.pipelines.get(name))
-    source = connect_source(name, pipeline.source, access, settings.project_dir)
+    source = connect_source(name, pipeline.source, access, settings.project_dir, store_id=store_id)
     try:
         yield source
     finally:

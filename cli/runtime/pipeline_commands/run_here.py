@@ -94,7 +94,7 @@ async def run_here(request: RunHere, stop: Stop, on_ready: Callable[[], None]) -
         declare_pipeline(journal, project, name, actor=actor_name(None))
         before = _totals(journal, name)
         async with (
-            open_source(project.settings, request.pipeline) as source,
+            open_source(project.settings, request.pipeline, store_id=journal.store_id) as source,
             _driving(request, journal, stop) as on_started,
         ):
             partitions = await answer_of(request.pipeline, source.partitions())
