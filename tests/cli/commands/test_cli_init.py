@@ -12,7 +12,7 @@ from commands import AMENDS, CommandProject, Ended
 from documents.pages import plain_arguments
 from repository import ROOT
 
-from amends.cli.project.new_project import FILES, KEPT_IF_PRESENT, SAGA, TRY_NEXT
+from amends.cli.project.new_project import FILES, KEPT_IF_PRESENT, SAGA, TRY_NEXT, new_project
 
 EXPECTED = {
     "--id ada-1": (0, "COMPLETED: run ada-1"),
@@ -139,3 +139,44 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     below = project.run("init", "taken/below")
     assert below.code == 3
     assert "taken/below" in below.error
+
+
+def test_every_command_of_the_project_with_a_pipeline_works(tmp_path: Path) -> None:
+    """Every command that `amends init --pipeline` suggests works; `amends dev` takes a line that is added meanwhile."""
+    project = CommandProject(tmp_path)
+    made = project.run("init", "--pipeline")
+    assert (made.code, made.err) == (0, "")
+    environment = project.environment | {"PATH": f"{AMENDS.parent}{os.pathsep}{os.environ['PATH']}"}
+    said = {
+        "run payments": "3 applied, 1 duplicates, 2 set aside",
+        "retry": "1 took effect",
+        "audit": "0 missing, 0 doubled",
+        "pytest": "2 passed",
+    }
+    for command, _ in new_project(pipeline=True).try_next[:-1]:
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert all(text in done.stdout for part, text in said.items() if part in command), command + done.stdout
+    with project.started("dev") as dev:
+        dev.read_until("Ready")
+        with (tmp_path / "in" / "more.jsonl").open("a") as lines:
+            lines.write('{"id": "p-9", "customer": "ada", "amount": 1}\n')
+        while '"applied": 5' not in project.run("pipeline", "list", "--json", "--offline").out:
+            pass
+        assert dev.stop(signal.SIGINT) == 0
+
+
+def test_the_files_of_the_project_with_a_pipeline_are_well_typed(tmp_path: Path) -> None:
+    """The pipeline's module and its test pass the strictest type check."""
+    CommandProject(tmp_path).run("init", "--pipeline")
+    checked = subprocess.run(
+        [sys.executable, "-P", "-m", "mypy", "--strict", tmp_path / "payments.py", tmp_path / "test_payments.py"],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
