@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from amends.aggregates.errors import InputError, JournalError
 from amends.aggregates.id_pages import (
+    FULL,
     ID_BYTES,
     BucketFilter,
     Probe,
@@ -33,6 +34,7 @@ __all__ = ["PAGE_COLUMNS", "IdMemory", "forget_ids", "read_buckets", "read_horiz
 
 PAGE_COLUMNS = "pipeline, bucket, lower, version, filter, ids, checksum"
 _EARLIEST = -(2**62)
+_NEARLY_FULL = FULL * 3 // 4
 
 
 class _Bucket(NamedTuple):
@@ -184,6 +186,11 @@ class IdMemory:
         count = 0
         for lower, new in by_page.items():
             former = unpack(present.get(lower, b""))
+            if min(len(former), len(new)) >= _NEARLY_FULL and new[0].id_hash > former[-1].id_hash:
+                # The usual case, in which the present page need not be written again.
+                count += len(new)
+                rows += _pages(pipeline, bucket.number, new[0].id_hash, version, new)
+                continue
             every = merged(former, new)
             count += len(every) - len(former)
             rows += _pages(pipeline, bucket.number, lower, version, every)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from journal_parts import open_prepared
 
 from amends.aggregates.errors import InputError, JournalError
+from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.id_pages import FULL
 from amends.aggregates.intake import RememberedId
 from amends.aggregates.journal import Tx
+from amends.aggregates.sql.check import check
 from amends.aggregates.sql.journal import SqlJournal
 
 NAMES = itertools.count()
@@ -153,6 +155,21 @@ def test_sealing_goes_on_part_by_part(journal: SqlJournal) -> None:
     assert [tuple(each) for each in journal.intake.buckets(model.name)] == [(0, 0, 3 * FULL + 300), (1, 0, 10)]
     model.act("seal and fail", 2, 10)
     model.act("forget", 1, 0)
+
+
+def test_a_full_page_is_not_written_again(journal: SqlJournal) -> None:
+    """Sealing part by part writes each page once, and the check finds nothing wrong with them."""
+    model = Model([journal])
+    model.act("remember", 0, 4 * FULL)
+    for number in range(1, 5):
+        model.act("seal", 1, FULL)
+        with journal.engine.connect() as connection:
+            versions = (
+                connection.exec_driver_sql("SELECT version FROM pipeline_id_pages ORDER BY lower").scalars().all()
+            )
+        assert sorted(set(versions)) == versions
+        assert len(versions) == number
+    assert list(check(journal.engine, EventCodec())) == []
 
 
 def test_a_forgotten_bucket_takes_no_ids(journal: SqlJournal) -> None:
