@@ -43,6 +43,8 @@ os.environ.pop("LINES", None)
 # Temporal's servers live for seconds: garbage collection would take a quarter of the time that they need to start.
 os.environ.setdefault("GOGC", "800")
 
+pytest_plugins = ["brokers.kafka_fixtures"]
+
 _TEARDOWN_S = 240
 _LONGEST = {"test_documentation.py", "test_reaper.py"}
 _REAPER = pytest.StashKey[Reaper]()

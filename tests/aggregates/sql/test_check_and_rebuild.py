@@ -312,8 +312,12 @@ STALE = [
     ("updated_ms = 0", "updated_ms is 0, the journal says 5"),
     ("current = 'count'", "current is 'count', the journal says ''"),
     ("error = 'none'", "error is 'none', the journal says None"),
-    ("keys = '{}'", "keys is {}, the journal says {'sku': 'x', 'by': 'order-1'}"),
-    ("keys = 'x'", "keys is 'x', the journal says {'sku': 'x', 'by': 'order-1'}"),
+    ("keys = '{}'", """keys is '{}', the journal says '{"sku": "x", "by": "order-1"}'"""),
+    (
+        """keys = '{"sku":"x","by":"order-1"}'""",
+        """keys is '{"sku":"x","by":"order-1"}', the journal says '{"sku": "x", "by": "order-1"}'""",
+    ),
+    ("keys = 'x'", """keys is 'x', the journal says '{"sku": "x", "by": "order-1"}'"""),
     ("driver = 'temporal'", "driver is 'temporal', the journal says 'in-process'"),
     ("fingerprint = 'f'", f"fingerprint is 'f', the journal says '{PLAN.fingerprint}'"),
 ]

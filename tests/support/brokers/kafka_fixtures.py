@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from brokers.kafka import KAFKA, Kafka, mock_cluster
 
 from amends.pipelines.definition.sources import KafkaSource
 from amends.pipelines.kafka.source import KafkaConnection
+from brokers.kafka import KAFKA, Kafka, mock_cluster
+
+__all__ = ["connection", "kafka", "mock_broker", "tansu_broker", "topic"]
 
 
 @pytest.fixture(scope="session")
