@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from journal_parts import open_prepared
 from pipeline_parts import NAME, Bench, counting, create_effects, message, starting
+from stores import POSTGRESQL_IN_SOAK
 
 from amends.aggregates.intake import HeldKind
 from amends.aggregates.sql.journal import SqlJournal
@@ -76,7 +77,7 @@ def check_exact(bench: Bench, *partitions: str) -> None:
         assert audit.arrived == len(bench.source.messages(partition))
 
 
-@pytest.mark.parametrize("duplicates", [0, 5, 50], ids="{} %".format)
+@pytest.mark.parametrize("duplicates", [pytest.param(0, marks=pytest.mark.soak), 5, 50], ids="{} %".format)
 def test_producer_duplicates_take_effect_once(bench: Bench, duplicates: int) -> None:
     """Messages that a producer sends again, near or far apart and in any order, are counted and have no effect."""
     chooser = random.Random(duplicates)  # noqa: S311 - no secret
@@ -99,6 +100,7 @@ def test_redelivery_changes_nothing(bench: Bench) -> None:
     check_exact(bench)
 
 
+@POSTGRESQL_IN_SOAK
 def test_holes_are_no_messages(bench: Bench) -> None:
     """Positions without a message, within a batch and at its end, keep the balance."""
     for number in range(120):
@@ -178,6 +180,7 @@ def test_two_loops_on_one_partition_double_nothing(bench: Bench) -> None:
     check_exact(bench)
 
 
+@POSTGRESQL_IN_SOAK
 def test_one_poisoned_key_of_a_thousand_stops_one_key(bench: Bench) -> None:
     """The messages of that key from the bad one on are held in order; every other key goes on."""
     bench.source.put_all(message(number, keys=1_000, quantity=-1 if number == 50 else 1) for number in range(1_060))
@@ -194,6 +197,7 @@ def test_one_poisoned_key_of_a_thousand_stops_one_key(bench: Bench) -> None:
     check_exact(bench)
 
 
+@POSTGRESQL_IN_SOAK
 def test_a_fault_of_every_key_pauses_the_pipeline(bench: Bench) -> None:
     """The breaker sets at most four keys aside: messages before the fault are applied, the rest stay in the source."""
     bench.source.put_all(message(number, quantity=-1 if number >= 150 else 1) for number in range(400))
@@ -224,6 +228,7 @@ def test_an_id_with_other_content_is_no_duplicate(bench: Bench, first: int, seco
     assert bench.audit().findings == ()
 
 
+@POSTGRESQL_IN_SOAK
 @pytest.mark.parametrize(
     "bad",
     [b"{", b"[1]", b'{"sku": "a"}', b'{"id": 5, "sku": "a"}', b'{"id": "\\u0000", "sku": "a"}', b"\xff", None],

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from owners.owner_process import Owners, until
 
 
@@ -22,6 +23,7 @@ async def test_another_worker_takes_over_from_a_killed_owner(
     assert {each.pid for each in owners.ledger.applied("0")} == {one.pid, other.pid}
 
 
+@pytest.mark.soak
 async def test_an_owner_that_wakes_after_a_suspension_is_fenced(
     temporal_address: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
