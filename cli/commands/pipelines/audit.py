@@ -10,7 +10,7 @@ from amends.cli.output.answer import print_json, screen
 from amends.cli.output.remarks import note, say, silence_logs
 from amends.cli.runtime.pipeline_commands.audit import audit as audited
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.pipeline_audit import ACCOUNT, account_row, audit_json, source_lines
+from amends.cli.views.operated_pipelines.audit import ACCOUNT, account_row, audit_json, source_lines
 from amends.cli.views.table import table
 
 __all__ = ["audit"]

@@ -16,7 +16,7 @@ from amends.cli.runtime.pipeline_commands import decisions
 from amends.cli.runtime.pipeline_commands.opened import known_names, state_of
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import load_project, settings_of
-from amends.cli.views.pipeline_status import mode_text
+from amends.cli.views.operated_pipelines.status import mode_text
 from amends.cli.views.table import Column, table
 from amends.pipelines.control import decide
 from amends.pipelines.control.facts import PipelineFact, PositionSought

@@ -15,7 +15,7 @@ from amends.cli.runtime.operator import ActorOption, actor_name
 from amends.cli.runtime.pipeline_commands.held import Outcome, apply_held, held_at, skip_held
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import settings_of
-from amends.cli.views.held_messages import HELD, held_fields, held_json, held_row
+from amends.cli.views.operated_pipelines.held import HELD, held_fields, held_json, held_row
 from amends.cli.views.table import fields, table
 from amends.sagas.runtime.clock import SystemClock
 

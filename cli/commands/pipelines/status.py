@@ -16,7 +16,7 @@ from amends.cli.runtime.pipeline_commands.status import Statuses
 from amends.cli.runtime.signals import Stop, run_stoppable
 from amends.cli.runtime.store import open_for_reading
 from amends.cli.runtime.wiring import Project, load_project, settings_of
-from amends.cli.views.pipeline_status import (
+from amends.cli.views.operated_pipelines.status import (
     PARTITIONS,
     STATUS,
     PipelineStatus,

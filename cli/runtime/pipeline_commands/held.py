@@ -149,7 +149,7 @@ async def _publish_again(project: Project, journal: "SqlJournal", name: str, key
 
 
 async def _wake(settings: Settings, journal: "SqlJournal", started: list[str]) -> str:
-    """Have started runs driven; return why they wait, or an empty text."""
+    """Wake started runs; return why they wait, or an empty text."""
     if not started:
         return ""
     from amends.cli.runtime.intervene import wake_run  # noqa: PLC0415 - for pipelines that start runs only

@@ -16,7 +16,7 @@ from amends.aggregates.intake import Counts, HeldKind, Position
 from amends.cli.project.settings import Settings
 from amends.cli.runtime.pipeline_commands.opened import answer_of, known_names, open_source, state_of
 from amends.cli.runtime.wiring import Project
-from amends.cli.views.pipeline_status import PartitionStatus, PipelineStatus, rate_of
+from amends.cli.views.operated_pipelines.status import PartitionStatus, PipelineStatus, rate_of
 from amends.pipelines.control.decide import changes_of
 from amends.pipelines.control.state import PipelineState
 from amends.pipelines.definition.pipeline import Pipeline

@@ -3,15 +3,64 @@
 import json
 import signal
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import CommandProject
-from payment_files import NAME, payments_at, send
+
+NAME = "payments"
+
+MODULE = '''
+from pydantic import BaseModel
+
+from amends import JsonLinesSource, Pipeline, StepWork
+
+
+class Payment(BaseModel):
+    id: str
+    customer: str
+    amount: int = 1
+
+
+def id_of(payment: Payment) -> str:
+    return payment.id
+
+
+def customer_of(payment: Payment) -> str:
+    return payment.customer
+
+
+payments = Pipeline("payments", JsonLinesSource("in/*.jsonl"), Payment, id=id_of, key=customer_of)
+
+
+@payments.handles
+def book(payment: Payment, uow: StepWork) -> None:
+    """Book a payment."""
+    if payment.amount < 0:
+        raise ValueError("negative")
+    uow.send("booked", key=payment.customer, value={"id": payment.id})
+'''
 
 GOOD = [(f"p-{number}", f"c-{number % 4}", 1) for number in range(12)]
 FILE = "in/a.jsonl"
+
+
+def payments_at(folder: Path) -> CommandProject:
+    """Create the project, with an empty folder of files."""
+    project = CommandProject(folder)
+    project.write("shop.py", MODULE)
+    project.write("amends.toml", 'modules = ["shop"]\n')
+    (folder / "in").mkdir()
+    return project
+
+
+def send(project: CommandProject, file: str, messages: Iterable[tuple[str, str, int]]) -> None:
+    """Append messages to a file: id, customer and amount of each."""
+    with (project.path / "in" / file).open("a") as lines:
+        for id_, customer, amount in messages:
+            lines.write(json.dumps({"id": id_, "customer": customer, "amount": amount}) + "\n")
 
 
 @pytest.fixture
@@ -30,7 +79,7 @@ def pipeline(project: CommandProject, *arguments: str, code: int = 0) -> str:
 
 
 def taken(project: CommandProject, code: int = 0) -> dict[str, Any]:
-    """Take every message of the source in one process, and return the counts."""
+    """Run the pipeline to the end of its source, and return the counts."""
     counts: dict[str, Any] = json.loads(pipeline(project, "run", NAME, "--until-end", "--json", code=code))
     return counts
 

@@ -1,0 +1,1 @@
+"""Views of `amends pipeline`: status, held messages and audits. Pure."""
