@@ -71,13 +71,7 @@ def configured_relay(relay: Relay, settings: PipelineSettings | None) -> Relay:
     sink = relay.sink if settings.sink is None else _described(settings.sink, _SINKS, f"{place}.sink")
     if settings.servers is not None:
         sink = _at_servers(sink, settings.servers, place)
-    topics = relay.topics
-    try:
-        return Relay(
-            relay.name, sink, topics=None if topics is None else {each: relay.destination(each) for each in topics}
-        )
-    except DefinitionError as error:
-        raise InputError(f"[{place}] does not fit: {error}") from None
+    return relay.to(sink)
 
 
 def _described(table: dict[str, Any], kinds: Mapping[str, Callable[..., T]], place: str) -> T:

@@ -10,7 +10,7 @@ from amends.cli.views.table import Column
 from amends.cli.views.times import duration
 from amends.pipelines.definition.pipeline import Header, Pipeline, Starts
 from amends.pipelines.definition.registry import PipelineRegistry
-from amends.pipelines.definition.relays import Relay
+from amends.pipelines.definition.relays import Relay, RunRelay
 from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink
 
 __all__ = [
@@ -134,6 +134,9 @@ def _sink(relay: Relay) -> str:
 
 
 def _topics(relay: Relay) -> str:
+    if isinstance(relay, RunRelay):
+        of = "" if relay.sagas is None else f" of {', '.join(sorted(relay.sagas))}"
+        return f"closed runs{of} as {relay.topic}"
     topics = relay.topics
     if topics is None:
         return "all"

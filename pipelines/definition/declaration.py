@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from amends.aggregates.values.strict_json import digest
 from amends.pipelines.definition.pipeline import Handles, Header, Pipeline, Starts
-from amends.pipelines.definition.relays import Relay
+from amends.pipelines.definition.relays import Relay, RunRelay
 from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink
 from amends.pipelines.definition.sources import JsonLinesSource, KafkaSource, NatsSource, Source
 
@@ -40,6 +40,9 @@ def declaration_of(pipeline: Pipeline[Any]) -> dict[str, JsonValue]:
 
 def relay_declaration_of(relay: Relay) -> dict[str, JsonValue]:
     """Return the declaration of a relay."""
+    if isinstance(relay, RunRelay):
+        sagas: JsonValue = None if relay.sagas is None else [*sorted(relay.sagas)]
+        return {"sink": _sink(relay), "closed_runs": {"topic": relay.topic, "sagas": sagas}}
     topics = relay.topics
     return {
         "sink": _sink(relay),

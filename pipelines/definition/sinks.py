@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from amends.pipelines.definition.addresses import check_servers, check_text
+
 __all__ = ["JsonLinesSink", "KafkaSink", "NatsSink", "SinkDescription"]
 
 
@@ -11,9 +13,15 @@ class KafkaSink:
 
     Attributes:
         servers: Addresses as `host:port`, separated by commas.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
     servers: str = "127.0.0.1:9092"
+
+    def __post_init__(self) -> None:
+        check_servers(self.servers, "KafkaSink", "broker:9092")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +30,15 @@ class NatsSink:
 
     Attributes:
         servers: URLs as `nats://host:port`, separated by commas.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
     servers: str = "nats://127.0.0.1:4222"
+
+    def __post_init__(self) -> None:
+        check_servers(self.servers, "NatsSink", "nats://host:4222")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +50,15 @@ class JsonLinesSink:
 
     Attributes:
         folder: Path of the folder, relative to the project's folder. The relay creates it.
+
+    Raises:
+        DefinitionError: A field is not valid.
     """
 
     folder: str
+
+    def __post_init__(self) -> None:
+        check_text(self.folder, "JsonLinesSink: folder", "a path such as 'out'")
 
 
 SinkDescription = KafkaSink | NatsSink | JsonLinesSink

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from amends.aggregates.errors import DefinitionError
 from amends.aggregates.store_url import mask_store_url
 from amends.aggregates.text import shorten
+from amends.pipelines.definition.addresses import check_servers, check_text
 
 __all__ = ["JsonLinesSource", "KafkaSource", "NatsSource", "Source", "StoreSource"]
 
@@ -28,8 +29,8 @@ class KafkaSource:
     servers: str = "127.0.0.1:9092"
 
     def __post_init__(self) -> None:
-        _check_text(self.topic, "KafkaSource: topic", "the name of a topic")
-        _check_servers(self.servers, "KafkaSource", "broker:9092")
+        check_text(self.topic, "KafkaSource: topic", "the name of a topic")
+        check_servers(self.servers, "KafkaSource", "broker:9092")
 
     def __str__(self) -> str:
         return f"topic {shorten(self.topic)} of Kafka at {self.servers}"
@@ -53,10 +54,10 @@ class NatsSource:
     servers: str = "nats://127.0.0.1:4222"
 
     def __post_init__(self) -> None:
-        _check_text(self.stream, "NatsSource: stream", "the name of a stream")
+        check_text(self.stream, "NatsSource: stream", "the name of a stream")
         if self.subject is not None:
-            _check_text(self.subject, "NatsSource: subject", "a subject such as 'orders.*', or None")
-        _check_servers(self.servers, "NatsSource", "nats://host:4222")
+            check_text(self.subject, "NatsSource: subject", "a subject such as 'orders.*', or None")
+        check_servers(self.servers, "NatsSource", "nats://host:4222")
 
     def __str__(self) -> str:
         subject = "" if self.subject is None else f", subject {shorten(self.subject)},"
@@ -80,7 +81,7 @@ class JsonLinesSource:
     envelope: bool = False
 
     def __post_init__(self) -> None:
-        _check_text(self.pattern, "JsonLinesSource: pattern", "a path such as 'in/*.jsonl'")
+        check_text(self.pattern, "JsonLinesSource: pattern", "a path such as 'in/*.jsonl'")
 
     def __str__(self) -> str:
         return f"files {shorten(self.pattern)}"
@@ -102,7 +103,7 @@ class StoreSource:
     topic: str
 
     def __post_init__(self) -> None:
-        _check_text(self.topic, "StoreSource: topic", "the name of a topic")
+        check_text(self.topic, "StoreSource: topic", "the name of a topic")
         url: object = self.url
         if not isinstance(url, str) or "://" not in url:
             raise DefinitionError("StoreSource: url is not a URL; use one such as sqlite:///other/events.db")
@@ -113,19 +114,3 @@ class StoreSource:
 
 Source = KafkaSource | NatsSource | JsonLinesSource | StoreSource
 """Any description of a source."""
-
-
-def _check_text(value: object, what: str, use: str) -> None:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise DefinitionError(f"{what} is {shorten(value)}; use {use}")
-
-
-def _check_servers(value: object, what: str, example: str) -> None:
-    use = f"one or more addresses separated by commas, such as {example!r}"
-    _check_text(value, f"{what}: servers", use)
-    for address in str(value).split(","):
-        host, _, port = address.strip().removesuffix("/").rpartition(":")
-        if not host.strip("/") or not port.isdecimal():
-            raise DefinitionError(f"{what}: servers has {shorten(address)}; use {use}")
-        if "@" in host:
-            raise DefinitionError(f"{what}: servers has a login; put it into [pipelines.NAME] of amends.toml")

@@ -12,11 +12,12 @@ from contextlib import suppress
 
 from amends.aggregates.intake import Counts, HeldKind, HeldMessage, Position, Token
 from amends.aggregates.journal import Journal, Tx
-from amends.pipelines.definition.relays import Relay
+from amends.pipelines.definition.relays import Relay, RunRelay
 from amends.pipelines.runtime.feed import Entry, Feed, Page
 from amends.pipelines.runtime.held_by_relays import account, held_message
 from amends.pipelines.runtime.outbox_feed import OutboxFeed
 from amends.pipelines.runtime.partition_work import FencedError
+from amends.pipelines.runtime.run_feed import RunFeed
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
 from amends.pipelines.sink import Sink, SinkUnreachableError
 
@@ -43,7 +44,7 @@ class RelayLoop:
         self._journal = journal
         self._relay = relay
         self._sink = sink
-        self._feed: Feed = OutboxFeed(journal, relay)
+        self._feed: Feed = RunFeed(journal, relay) if isinstance(relay, RunRelay) else OutboxFeed(journal, relay)
         self._news = asyncio.Event()
 
     @property

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from amends.cli.runtime.project_worker import Worker
     from amends.pipelines.definition.bounds import Bounds
     from amends.pipelines.definition.pipeline import Header, Pipeline
+    from amends.pipelines.definition.relays import Relay, RunRelay
+    from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink, NatsSink
     from amends.pipelines.definition.sources import JsonLinesSource, KafkaSource, NatsSource, StoreSource
     from amends.pipelines.source import RawMessage
     from amends.reconciler.drift.drift import Cause, Command, Drift, DriftKind, Intervene, ScanFailed
@@ -70,9 +72,12 @@ __all__ = [
     "Intervene",
     "Intervention",
     "InterventionKind",
+    "JsonLinesSink",
     "JsonLinesSource",
+    "KafkaSink",
     "KafkaSource",
     "KeyConflictError",
+    "NatsSink",
     "NatsSource",
     "NotFoundError",
     "Observation",
@@ -81,9 +86,11 @@ __all__ = [
     "RawMessage",
     "RefusedError",
     "Rejected",
+    "Relay",
     "Retry",
     "RunHandle",
     "RunQuery",
+    "RunRelay",
     "RunResult",
     "RunStatus",
     "RunSummary",
@@ -129,6 +136,8 @@ _HOMES = {
     "aggregates.run.state": ("RunStatus",),
     "pipelines.definition.bounds": ("Bounds",),
     "pipelines.definition.pipeline": ("Header", "Pipeline"),
+    "pipelines.definition.relays": ("Relay", "RunRelay"),
+    "pipelines.definition.sinks": ("JsonLinesSink", "KafkaSink", "NatsSink"),
     "pipelines.definition.sources": ("JsonLinesSource", "KafkaSource", "NatsSource", "StoreSource"),
     "pipelines.source": ("RawMessage",),
     "reconciler.drift.drift": ("Cause", "Command", "ScanFailed", "Drift", "DriftKind", "Intervene"),

@@ -1,13 +1,13 @@
 """A relay names the topics that it publishes; a wrong argument is one clear error when the module is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from amends import DefinitionError
 from amends.pipelines.definition.access import Access
-from amends.pipelines.definition.relays import Relay, check_relays
-from amends.pipelines.definition.sinks import JsonLinesSink, NatsSink
+from amends.pipelines.definition.relays import Relay, RunRelay, check_relays
+from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink, NatsSink
 
 SINK = JsonLinesSink("out")
 HIDDEN = "hidden"
@@ -66,3 +66,33 @@ def test_access_shows_no_secret() -> None:
     assert HIDDEN not in repr(access)
     assert not access.encrypted
     assert Access(ca_file="ca.pem").encrypted
+
+
+@pytest.mark.parametrize(
+    ("sink", "message"),
+    [
+        (lambda: NatsSink("nats://user:hidden@host:4222"), "NatsSink: servers has a login"),
+        (lambda: KafkaSink("user:hidden@host:9092"), "KafkaSink: servers has a login"),
+        (lambda: KafkaSink("host"), "KafkaSink: servers has 'host'; use one or more addresses"),
+        (lambda: JsonLinesSink(""), "JsonLinesSink: folder is ''; use a path"),
+    ],
+)
+def test_a_sink_refuses_addresses_that_are_wrong_or_have_a_login(sink: Callable[[], object], message: str) -> None:
+    """As a source does; the message quotes no password."""
+    with pytest.raises(DefinitionError, match=message) as refused:
+        sink()
+    assert HIDDEN not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sagas", "message"), [([], "publishes no saga"), ("one", r"write sagas=\['one'\]"), ([7], "7 is no saga")]
+)
+def test_a_relay_of_closed_runs_refuses_wrong_sagas(sagas: object, message: str) -> None:
+    """Each wrong value is an error that names the relay."""
+    with pytest.raises(DefinitionError, match=message):
+        RunRelay("results", SINK, topic="results", sagas=sagas)  # type: ignore[arg-type]
+
+
+def test_a_relay_of_closed_runs_lives_with_a_relay_of_all_topics() -> None:
+    """It publishes nothing of the outbox, whatever its topic is called."""
+    check_relays([Relay("all", SINK), RunRelay("results", SINK, topic="a"), RunRelay("more", SINK, topic="a")])
