@@ -1,12 +1,15 @@
 """Compare the stream of NATS with the credits in the store: neither a counter nor a position of Amends plays a part.
 
-Run: `python count.py`. The exit status is 1 if a payment is missing or was credited more than once.
+Run: `python count.py`, and name with `--skipped` a payment that you have skipped. The exit status is 1 if a payment is
+missing or was credited more than once.
 """
 
+import argparse
 import asyncio
 import json
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +32,7 @@ class Counted(NamedTuple):
         messages: Number of messages in the stream.
         payments: Number of different ids among them.
         credited: Number of credits.
-        missing: Ids without a credit whose message is not held either.
+        missing: Ids without a credit that are neither held nor skipped.
         doubled: Ids with more than one credit.
         held: Ids of the held messages.
     """
@@ -49,12 +52,13 @@ class Counted(NamedTuple):
         )
 
 
-def compare(sent: list[tuple[str, str]], url: str) -> Counted:
+def compare(sent: list[tuple[str, str]], url: str, skipped: Collection[str] = ()) -> Counted:
     """Compare messages with the store.
 
     Args:
         sent: Id and customer of each message.
         url: URL of the store.
+        skipped: Ids of payments that need no credit.
     """
     journal = open_journal(url)
     held = {each.id for each in journal.intake.held("payments", limit=AT_ONCE)}
@@ -68,7 +72,7 @@ def compare(sent: list[tuple[str, str]], url: str) -> Counted:
         messages=len(sent),
         payments=len(ids),
         credited=credited.total(),
-        missing=sorted(ids - credited.keys() - held),
+        missing=sorted(ids - credited.keys() - held - set(skipped)),
         doubled=sorted(each for each, count in credited.items() if count > 1),
         held=sorted(held),
     )
@@ -88,7 +92,10 @@ async def published(server: str) -> list[tuple[str, str]]:
 
 def main() -> int:
     """Compare, and return the exit status."""
-    counted = compare(asyncio.run(published(SERVER)), f"sqlite:///{STORE}")
+    parser = argparse.ArgumentParser(description="Compare the stream with the store.")
+    parser.add_argument("--skipped", nargs="*", default=[], metavar="ID", help="payments that need no credit")
+    options = parser.parse_args()
+    counted = compare(asyncio.run(published(SERVER)), f"sqlite:///{STORE}", options.skipped)
     print(counted)
     return 1 if counted.missing or counted.doubled else 0
 

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "orders"))
 
 from count import STORE
 from payments import STREAM
-from provider import TWICE_EVERY
+from provider import POISONED, TWICE_EVERY
 from session import DemoError, Session, run_session, start_afresh
 
 from amends.aggregates.sql.journal import open_journal
@@ -27,11 +27,15 @@ HERE = Path(__file__).resolve().parent
 PAYMENTS = 3_000
 SECONDS = 6
 KILLED_AT = 800
+MORE = 500
+REFUSED = 15
+"""Position of the refused payment in the stream."""
+REFUSED_ID = "p-00013"
 BOUND_S = 60
 STEP_S = 0.05
 TRY_NEXT = (
-    (HERE, "describe payments", "the definition of the pipeline"),
-    (HERE, "history Account/c-001", "every credit of a customer"),
+    (HERE, "pipeline show payments", "its position, its mode, and the counts of its messages"),
+    (HERE, f"history Account/{POISONED}", "every credit of the customer"),
 )
 
 
@@ -59,6 +63,30 @@ def take_payments(session: Session) -> None:
         until_taken(PAYMENTS + PAYMENTS // TWICE_EVERY)
         session.remark("NATS' own list of ids against the credits in the store:")
         session.python("count.py")
+        deal_with_the_refused_one(session)
+        switch_the_mode(session)
+
+
+def deal_with_the_refused_one(session: Session) -> None:
+    """Show the held messages, skip the refused one, and let the later ones of its customer take effect."""
+    session.remark("One payment was refused, and the later ones of its customer wait behind it:")
+    session.amends("pipeline quarantine list payments --limit 3")
+    session.remark("Somebody decides that the refused one has no effect; then the others are credited, in order.")
+    session.amends(f"pipeline quarantine skip payments {STREAM} {REFUSED} --reason 'refunded by the provider'")
+    session.amends(f"pipeline quarantine retry payments {POISONED} --reason 'the refused payment is dealt with'")
+    session.python("count.py", "--skipped", REFUSED_ID)
+
+
+def switch_the_mode(session: Session) -> None:
+    """Show what exactly-once refuses: in the mode `observed`, the same duplicates take effect."""
+    session.remark("For a trial the mode observed: duplicates are counted, and take effect still.")
+    session.amends("pipeline mode payments observed --reason trial")
+    session.python("provider.py", f"--payments={MORE}")
+    until_taken(PAYMENTS + MORE + (PAYMENTS + MORE) // TWICE_EVERY)
+    session.remark("Exit code 1: these are the credits that the mode exactly-once had refused.")
+    session.python("count.py", "--skipped", REFUSED_ID, status=1)
+    session.amends("pipeline mode payments exactly-once --reason 'the trial is over'")
+    session.amends("pipeline show payments")
 
 
 def until_taken(messages: int) -> None:
