@@ -74,7 +74,8 @@ def deal_with_the_refused_one(session: Session) -> None:
     session.remark("Somebody decides that the refused one has no effect; then the others are credited, in order.")
     session.amends(f"pipeline quarantine skip payments {STREAM} {REFUSED} --reason 'refunded by the provider'")
     session.amends(f"pipeline quarantine retry payments {POISONED} --reason 'the refused payment is dealt with'")
-    session.python("count.py", "--skipped", REFUSED_ID)
+    session.remark("The audit: the account of the pipeline, and the ids of the source, which it reads again.")
+    session.amends("pipeline audit payments --against-source")
 
 
 def switch_the_mode(session: Session) -> None:
