@@ -152,7 +152,8 @@ def test_a_step_that_has_ended_sends_nothing(journal: SqlJournal) -> None:
 
 def passed(journal: SqlJournal, reader: str, **positions: int) -> int:
     """Move a reader, and return the number of messages that the store deletes."""
-    return journal.commit_blocking(lambda tx: tx.outbox.passed(reader, positions))
+    deleted: int = journal.commit_blocking(lambda tx: tx.outbox.passed(reader, positions))
+    return deleted
 
 
 def test_messages_go_when_every_reader_of_their_topic_is_past_them(journal: SqlJournal) -> None:
