@@ -50,7 +50,9 @@ class PipelineScenario(Generic[M]):
         >>> from amends.pipelines.definition.sources import JsonLinesSource
         >>> class Counted(BaseModel):
         ...     id: str
-        >>> counts = Pipeline("counts", JsonLinesSource("in/*.jsonl"), Counted, id=lambda counted: counted.id)
+        >>> def id_of(counted: Counted) -> str:
+        ...     return counted.id
+        >>> counts = Pipeline("counts", JsonLinesSource("in/*.jsonl"), Counted, id=id_of)
         >>> @counts.handles
         ... def recount(counted: Counted, uow) -> None:
         ...     uow.send("counted", key=counted.id, value={"id": counted.id})

@@ -33,7 +33,14 @@ PORTS = {
 }
 
 
-@pytest.mark.parametrize("path", PAGES, ids=str)
+# The page of an example that takes a minute: `make demo` runs the same program.
+LONG_PAGES = {Path("examples/payments/README.md")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=(pytest.mark.soak,) if path in LONG_PAGES else (), id=str(path)) for path in PAGES],
+)
 def test_the_code_of_a_page_works(
     path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

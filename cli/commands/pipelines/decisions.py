@@ -48,7 +48,7 @@ def pause(ctx: typer.Context, name: _Name, reason: _Reason, actor: ActorOption =
 
 
 def resume(ctx: typer.Context, name: _Name, actor: ActorOption = None) -> ExitCode:
-    """Resume a paused pipeline, also one that paused automatically."""
+    """Resume a pipeline that was paused or has paused."""
     who = actor_name(actor)
     decisions.decide(settings_of(ctx), name, lambda _, state: decide.resume(state, name, _now_ms(), actor=who))
     say(f"pipeline {name} takes messages again")
@@ -65,7 +65,10 @@ def mode(  # noqa: PLR0917 - arguments and options of the command line
     ] = ALL,
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Change the mode of a pipeline that handles messages, for all keys or for a share of them.
+    """Change the mode of a pipeline.
+
+    The pipeline must handle messages; one that starts runs has a single mode. `--share` changes the mode of a part of
+    the keys.
 
     A key's place among all keys never changes, so a larger share includes the keys of a smaller one. The decision
     records the position of each partition from which it holds.
@@ -101,7 +104,7 @@ def seek(  # noqa: PLR0917 - arguments and options of the command line
     every: Annotated[bool, typer.Option("--all", help="Move all partitions; with --start or --end.")] = False,  # noqa: FBT002 - an option
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Move the position of a partition: read messages again, or pass over some.
+    """Move the position of a partition.
 
     The pipeline must be paused, unless the partition has stopped because its source was replaced. Then --start accepts
     the new source. A message that is read again has no second effect in the mode exactly-once, as long as the store
@@ -143,7 +146,10 @@ def accept_losses(
     reason: _Reason,
     actor: ActorOption = None,
 ) -> ExitCode:
-    """Record that you have dealt with messages that the source lost before the pipeline read them."""
+    """Record that you have dealt with lost messages.
+
+    The source has lost them before the pipeline read them.
+    """
     who, why = actor_name(actor), clean_text(reason)
     decisions.decide(
         settings_of(ctx),
@@ -163,7 +169,7 @@ def check(
     actor: ActorOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Compare the declared definition of pipelines with the present one.
+    """Compare declared definitions with the present code.
 
     A worker does not run a pipeline whose definition differs from the declared one, because another id, key or handler
     changes the effect of the messages. The command ends with status 1 if one differs.

@@ -76,7 +76,7 @@ def show(
     as_json: _Json = False,  # noqa: FBT002 - an option
     offline: _Offline = False,  # noqa: FBT002 - an option
 ) -> ExitCode:
-    """Show the status of a pipeline or relay, and of its partitions."""
+    """Show the status of a pipeline or relay by partition."""
     silence_logs()
     settings = settings_of(ctx)
     (status,) = asyncio.run(_read(settings, _project(settings), name, offline=offline))

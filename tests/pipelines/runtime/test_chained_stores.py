@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chain_parts import TOPIC, effects_of, killed_relay, killed_taker, relay_all, send_on, take_all
+from consumers.chained_stores import TOPIC, effects_of, killed_relay, killed_taker, relay_all, send_on, take_all
 from journal_parts import open_prepared
 from pipeline_parts import Bench, counting, create_effects, message
 

@@ -258,7 +258,7 @@ async def declare_pipeline(stream: Stream, kind: Kind) -> None:
 
 
 def set_read_only(server: str, url: str, value: str) -> None:
-    """Make a database refuse writes, or accept them again, and end its connections."""
+    """Set whether a database refuses writes, and end its connections."""
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode())

@@ -103,7 +103,7 @@ class _FatalStore(StoreConnection):
 
 
 def take_all(url: str, source: Source, folder: Path, token: Token, *, fatal: bool = False) -> None:
-    """Take all messages of a source into a store; the id that the first store gave them decides.
+    """Apply all messages of a source to a store; the id that the first store gave them decides.
 
     Args:
         url: The store.
@@ -134,7 +134,7 @@ def take_all(url: str, source: Source, folder: Path, token: Token, *, fatal: boo
 
 
 def killed_taker(url: str, source: Source, folder: Path, token: Token) -> None:
-    """Take messages in a process that is killed between its commit and the acknowledgement."""
+    """Apply messages in a process that is killed between its commit and the acknowledgement."""
     _until_killed(take_all, url, source, folder, token)
 
 
