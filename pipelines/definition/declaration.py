@@ -10,13 +10,12 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from amends.aggregates.values.strict_json import digest
 from amends.pipelines.definition.pipeline import Handles, Header, Pipeline, Starts
 from amends.pipelines.definition.relays import Relay, RunRelay
 from amends.pipelines.definition.sinks import JsonLinesSink, KafkaSink
 from amends.pipelines.definition.sources import JsonLinesSource, KafkaSource, NatsSource, Source
 
-__all__ = ["declaration_of", "fingerprint_of", "relay_declaration_of"]
+__all__ = ["declaration_of", "relay_declaration_of"]
 
 
 def declaration_of(pipeline: Pipeline[Any]) -> dict[str, JsonValue]:
@@ -48,11 +47,6 @@ def relay_declaration_of(relay: Relay) -> dict[str, JsonValue]:
         "sink": _sink(relay),
         "topics": None if topics is None else {topic: relay.destination(topic) for topic in sorted(topics)},
     }
-
-
-def fingerprint_of(declaration: JsonValue) -> str:
-    """Return the fingerprint of a declaration."""
-    return digest(declaration)
 
 
 def _source(source: Source) -> dict[str, JsonValue]:

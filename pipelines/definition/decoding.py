@@ -36,7 +36,6 @@ class Decoded(Generic[M]):
     """A message that can be read.
 
     Attributes:
-        raw: The message as it came.
         id: Its id, 1 to 200 characters.
         key: Its key, 1 to 200 characters; the id if the pipeline has no keys.
         content: Its content.
@@ -44,7 +43,6 @@ class Decoded(Generic[M]):
         sequence: The number that its producer counts for each key; `None` if the pipeline has no such numbers.
     """
 
-    raw: RawMessage
     id: str
     key: str
     content: M
@@ -56,13 +54,11 @@ class Refused(NamedTuple):
     """A message that cannot be read.
 
     Attributes:
-        raw: The message as it came.
         reason: The fault, in one line. It quotes no content.
         key: Its key; empty if it is unknown.
         id: Its id; empty if it is unknown.
     """
 
-    raw: RawMessage
     reason: str
     key: str = ""
     id: str = ""
@@ -81,7 +77,7 @@ def decode(pipeline: Pipeline[M], raw: RawMessage) -> Decoded[M] | Refused:
     try:
         content, digest = _content(pipeline, raw)
     except _RefusalError as error:
-        return Refused(raw, str(error), _of_header(pipeline.key or pipeline.id, raw), _of_header(pipeline.id, raw))
+        return Refused(str(error), _of_header(pipeline.key or pipeline.id, raw), _of_header(pipeline.id, raw))
     id_, key = "", ""
     try:
         # The key first, so that a message without an id still belongs to its key.
@@ -90,8 +86,8 @@ def decode(pipeline: Pipeline[M], raw: RawMessage) -> Decoded[M] | Refused:
         id_ = _text(pipeline.id, "id", raw, content)
         sequence = None if pipeline.sequence is None else _sequence(pipeline.sequence, content)
     except _RefusalError as error:
-        return Refused(raw, str(error), key, id_)
-    return Decoded(raw, id_, key if pipeline.key is not None else id_, content, digest, sequence)
+        return Refused(str(error), key, id_)
+    return Decoded(id_, key if pipeline.key is not None else id_, content, digest, sequence)
 
 
 # ---- content

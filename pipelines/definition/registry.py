@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from amends.aggregates.errors import DefinitionError, NotFoundError
 from amends.aggregates.text import shorten
-from amends.pipelines.definition.declaration import declaration_of, fingerprint_of, relay_declaration_of
+from amends.aggregates.values.strict_json import digest
+from amends.pipelines.definition.declaration import declaration_of, relay_declaration_of
 from amends.pipelines.definition.pipeline import Pipeline, Starts
 from amends.pipelines.definition.relays import Relay, check_relays
 from amends.sagas.definition.saga import Saga
@@ -94,7 +95,7 @@ class PipelineRegistry:
             raise NotFoundError(
                 f"no pipeline or relay is called {shorten(name)}; defined are: {_listed(self.declarations)}"
             )
-        return fingerprint_of(self.declarations[name])
+        return digest(self.declarations[name])
 
 
 def _listed(names: Iterable[str]) -> str:

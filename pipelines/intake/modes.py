@@ -26,8 +26,3 @@ class Mode(StrEnum):
     def refuses_duplicates(self) -> bool:
         """Whether a message with a known id has no effect."""
         return self is Mode.EXACTLY_ONCE
-
-    @property
-    def takes_effect(self) -> bool:
-        """Whether the changes of handlers are committed."""
-        return self is not Mode.SHADOW

@@ -3,21 +3,14 @@
 The pipeline may go on meanwhile: the audit reads on until the position and the last commit that it has read agree.
 """
 
-from collections.abc import Mapping
-
 from amends.aggregates.intake import HeldKind, IntakeReader
 from amends.pipelines.intake.audit import AccountAudit, PartitionAudit
 
-__all__ = ["audit_account", "audit_accounts"]
+__all__ = ["audit_account"]
 
 _PAGE = 1_000
 _ALL = 1_000_000
 _TRIES = 100
-
-
-def audit_accounts(intake: IntakeReader, name: str) -> Mapping[str, PartitionAudit]:
-    """Audit the account of every partition of a pipeline or relay; return the results by partition."""
-    return {partition: audit_account(intake, name, partition) for partition in sorted(intake.positions(name))}
 
 
 def audit_account(intake: IntakeReader, name: str, partition: str) -> PartitionAudit:

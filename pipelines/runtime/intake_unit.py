@@ -78,7 +78,6 @@ class Taken:
         held: The messages that it holds.
         failures: The failures of its messages.
         readable: Number of its readable messages.
-        shadow_faults: Number of failures in the mode `shadow`.
         work_ms: Time of the work on its messages, in milliseconds.
     """
 
@@ -88,7 +87,6 @@ class Taken:
     held: Sequence[HeldMessage] = ()
     failures: Sequence[Failure] = ()
     readable: int = 0
-    shadow_faults: int = 0
     work_ms: float = 0.0
 
 
@@ -206,7 +204,6 @@ def _write(tx: Tx, work: MessageWork, batch: Batch, present: Position, state: Pi
         held=work.held,
         failures=work.failures,
         readable=work.readable,
-        shadow_faults=work.shadow_faults,
     )
 
 

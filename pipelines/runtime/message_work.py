@@ -94,7 +94,6 @@ class MessageWork:
         started: Ids of the runs to drive: those that the unit started.
         failures: The failures of messages.
         readable: Number of readable messages.
-        shadow_faults: Number of failures in the mode `shadow`.
     """
 
     def __init__(self, tx: Tx, parts: IntakeParts, state: PipelineState, messages: Sequence[Arrival]) -> None:
@@ -115,7 +114,6 @@ class MessageWork:
         self.started: list[str] = []
         self.failures: list[Failure] = []
         self.readable = 0
-        self.shadow_faults = 0
 
     def judge_in(self, messages: Iterable[Arrival], **scene: Any) -> None:  # noqa: ANN401 - fields of `Scene`
         """Set the scene in which the messages are judged.
@@ -171,7 +169,7 @@ class MessageWork:
 
     # ---- one message
 
-    def do(self, message: Arrival, *, attempts: int = 0) -> Verdict:
+    def do(self, message: Arrival, *, attempts: int = 0) -> None:
         """Judge the next message, and apply, pass over or hold it.
 
         Args:
@@ -186,7 +184,6 @@ class MessageWork:
             self._apply(message, again=verdict is Verdict.APPLY_AGAIN, attempts=attempts)
         else:
             self._pass_over(message, verdict)
-        return verdict
 
     def check(self, breaker: Breaker) -> None:
         """Check whether the failures so far show a fault of the whole pipeline.
@@ -203,7 +200,6 @@ class MessageWork:
         error = self._error_of(message, shadow=shadow)
         self.readable += 1
         if shadow:
-            self.shadow_faults += error is not None
             self.judge.skipped(message, learn=False)
         elif error is None:
             self.judge.applied(message, again=again)

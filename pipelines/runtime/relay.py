@@ -45,16 +45,11 @@ class RelayLoop:
         self._relay = relay
         self._sink = sink
         self._feed: Feed = RunFeed(journal, relay) if isinstance(relay, RunRelay) else OutboxFeed(journal, relay)
-        self._news = asyncio.Event()
 
     @property
     def partition(self) -> str:
         """The name of its one partition."""
         return self._feed.partition
-
-    def wake(self) -> None:
-        """Read the feed at once: a commit has sent messages."""
-        self._news.set()
 
     async def run(
         self,
@@ -85,7 +80,6 @@ class RelayLoop:
         while not stop.is_set():
             if deadline is not None and asyncio.get_running_loop().time() >= deadline:
                 return SliceEnd(kind=EndKind.TIME, position=position, messages=published)
-            self._news.clear()
             page = await asyncio.to_thread(self._feed.read_blocking, position)
             if page is None:
                 if until_end:
@@ -93,7 +87,7 @@ class RelayLoop:
                 idle += 1
                 if idle % _CLAIM_EVERY == 0:
                     position = await self._claim(partition, token, first=False)
-                await _wait(stop, self._news, _POLL_S)
+                await _wait(stop, _POLL_S)
                 continue
             try:
                 held = await self._publish(partition, page)
@@ -101,7 +95,7 @@ class RelayLoop:
                 failures += 1
                 if failures == 1:
                     _LOG.warning("relay %r waits: %s", self._relay.name, error)
-                await _wait(stop, None, min(_POLL_S * 2**failures, _LONGEST_PAUSE_S))
+                await _wait(stop, min(_POLL_S * 2**failures, _LONGEST_PAUSE_S))
                 continue
             if failures:
                 _LOG.warning("relay %r continues", self._relay.name)
@@ -109,11 +103,6 @@ class RelayLoop:
             position = await self._advance(partition, position, page, held)
             published += len(page.entries)
         return SliceEnd(kind=EndKind.STOPPED, position=position, messages=published)
-
-    async def stored_token(self, partition: str) -> Token | None:
-        """Return the token in the store; `None` if the relay has never run."""
-        position = await asyncio.to_thread(self._journal.intake.position, self._relay.name, partition)
-        return None if position is None else position.token
 
     async def _claim(self, partition: str, token: Token, *, first: bool) -> Position:
         name = self._relay.name
@@ -182,11 +171,8 @@ def _held_keys(journal: Journal, name: str) -> set[str]:
     return {held.key for held in journal.intake.held(name, limit=1_000_000)}
 
 
-async def _wait(stop: asyncio.Event, news: asyncio.Event | None, seconds: float) -> None:
-    """Wait until the request to stop, until there is news, or for a time."""
-    waits = [asyncio.create_task(event.wait()) for event in (stop, news) if event is not None]
-    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-        with suppress(asyncio.CancelledError):
-            await wait
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    """Wait until the request to stop, or for a time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

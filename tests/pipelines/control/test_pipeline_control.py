@@ -211,7 +211,6 @@ def test_modes_differ_in_their_treatment_of_duplicates() -> None:
     """Each mode has the properties that its name promises."""
     assert {mode for mode in Mode if mode.refuses_duplicates} == {Mode.EXACTLY_ONCE}
     assert {mode for mode in Mode if not mode.remembers_ids} == {Mode.AT_LEAST_ONCE}
-    assert {mode for mode in Mode if not mode.takes_effect} == {Mode.SHADOW}
 
 
 class Modes(RuleBasedStateMachine):
