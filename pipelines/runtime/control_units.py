@@ -9,7 +9,7 @@ from amends.pipelines.control.decide import pause_automatically, replace_source,
 from amends.pipelines.control.facts import PipelineFact
 from amends.pipelines.control.state import PipelineState, control_of
 from amends.pipelines.intake.remember import forget_before, seal_before
-from amends.pipelines.runtime.intake_unit import ACTOR
+from amends.pipelines.runtime.intake_unit import ACTOR, present_position
 from amends.pipelines.runtime.message_work import IntakeParts
 from amends.pipelines.runtime.partition_work import FencedError
 
@@ -82,9 +82,7 @@ def reach(tx: Tx, name: str, partition: str, token: Token) -> Position:
     Raises:
         FencedError: The store has another token.
     """
-    present = tx.intake.position(name, partition)
-    if present is None or present.token != token:
-        raise FencedError(name, partition)
+    present = present_position(tx.intake, name, partition, token)
     reached = replace(present, reached_ms=max(present.reached_ms, tx.recorded_at_ms))
     tx.intake.move(name, partition, expected=present, to=reached)
     return reached

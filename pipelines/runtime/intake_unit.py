@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from amends.aggregates.errors import AmendsError
-from amends.aggregates.intake import BatchRow, HeldMessage, Intake, Position, Token
+from amends.aggregates.intake import BatchRow, HeldMessage, Intake, IntakeReader, Position, Token
 from amends.aggregates.journal import Tx
 from amends.pipelines.control.decide import lose
 from amends.pipelines.control.state import PipelineControl, PipelineState, control_of
@@ -30,6 +30,7 @@ __all__ = [
     "present_position",
     "running_state",
     "take",
+    "unmoved_position",
 ]
 
 ACTOR = "amends"
@@ -101,9 +102,7 @@ def take(tx: Tx, parts: IntakeParts, batch: Batch) -> Taken:
         JournalError: The store cannot be read or written.
     """
     name, partition = parts.pipeline.name, batch.partition
-    present = present_position(tx.intake, name, partition, batch.expected.token)
-    if (present.epoch, present.next) != (batch.expected.epoch, batch.expected.next):
-        raise MovedError(f"partition {partition!r} of {name!r} was moved to position {present.next}")
+    present = unmoved_position(tx.intake, name, partition, batch.expected)
     state = running_state(tx, name, partition)
     arrivals = batch.arrivals()
     work = MessageWork(tx, parts, state, arrivals)
@@ -125,7 +124,7 @@ def take(tx: Tx, parts: IntakeParts, batch: Batch) -> Taken:
     return replace(_write(tx, work, batch, present, state), work_ms=work_ms)
 
 
-def present_position(intake: Intake, name: str, partition: str, token: Token) -> Position:
+def present_position(intake: IntakeReader, name: str, partition: str, token: Token) -> Position:
     """Return the position of a partition.
 
     Raises:
@@ -134,6 +133,19 @@ def present_position(intake: Intake, name: str, partition: str, token: Token) ->
     present = intake.position(name, partition)
     if present is None or present.token != token:
         raise FencedError(name, partition)
+    return present
+
+
+def unmoved_position(intake: IntakeReader, name: str, partition: str, expected: Position) -> Position:
+    """Return the position of a partition, which no operator has moved.
+
+    Raises:
+        FencedError: The store has another token for the partition.
+        MovedError: An operator has moved the position.
+    """
+    present = present_position(intake, name, partition, expected.token)
+    if (present.epoch, present.next) != (expected.epoch, expected.next):
+        raise MovedError(f"partition {partition!r} of {name!r} was moved to position {present.next}")
     return present
 
 

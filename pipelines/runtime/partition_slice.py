@@ -31,9 +31,9 @@ from amends.pipelines.runtime.intake_unit import (
     present_position,
     running_state,
     take,
+    unmoved_position,
 )
 from amends.pipelines.runtime.message_work import IntakeParts, TrippedError
-from amends.pipelines.runtime.partition_work import FencedError
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
 from amends.pipelines.source import (
     FROM_START,
@@ -357,12 +357,7 @@ class PartitionSlice:
         if time.monotonic() - self._checked_s < _IDLE_CHECK_S:
             return
         self._checked_s = time.monotonic()
-        at = self._at
-        present = await asyncio.to_thread(self._journal.intake.position, self._name, self._partition)
-        if present is None or present.token != self._token:
-            raise FencedError(self._name, self._partition)
-        if (present.epoch, present.next) != (at.epoch, at.next):
-            raise MovedError(f"partition {self._partition!r} of {self._name!r} was moved to position {present.next}")
+        present = await asyncio.to_thread(unmoved_position, self._journal.intake, self._name, self._partition, self._at)
         if idle and self._pipeline_remembers:
             keep = self._pipeline.remember
             if bucket_of(self._parts.intake.now_ms(), keep) > bucket_of(present.reached_ms, keep):

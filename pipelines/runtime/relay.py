@@ -13,10 +13,11 @@ from contextlib import suppress
 from amends.aggregates.intake import Counts, HeldKind, HeldMessage, Position, Token
 from amends.aggregates.journal import Journal, Tx
 from amends.pipelines.definition.relays import Relay, RunRelay
+from amends.pipelines.runtime.control_units import begin, claim
 from amends.pipelines.runtime.feed import Entry, Feed, Page
 from amends.pipelines.runtime.held_by_relays import account, held_message
+from amends.pipelines.runtime.intake_unit import present_position
 from amends.pipelines.runtime.outbox_feed import OutboxFeed
-from amends.pipelines.runtime.partition_work import FencedError
 from amends.pipelines.runtime.run_feed import RunFeed
 from amends.pipelines.runtime.slice_end import EndKind, SliceEnd
 from amends.pipelines.sink import Sink, SinkUnreachableError
@@ -107,21 +108,16 @@ class RelayLoop:
     async def _claim(self, partition: str, token: Token, *, first: bool) -> Position:
         name = self._relay.name
 
-        def claim(tx: Tx) -> Position | None:
-            present = tx.intake.position(name, partition)
+        def unit(tx: Tx) -> Position:
+            present = claim(tx, name, partition, token)
             if present is None:
-                present = Position(first=1, next=1, cursor="", incarnation=tx.store_id, epoch=0, token=token)
-                tx.intake.begin(name, partition, present)
-            elif present.token != token:
-                present = tx.intake.claim(name, partition, token)
-            if present is not None and first:
+                start = Position(first=1, next=1, cursor="", incarnation=tx.store_id, epoch=0, token=token)
+                present = begin(tx, name, partition, start)
+            if first:
                 self._feed.claimed(tx, present)
             return present
 
-        position = await self._journal.commit(claim)
-        if position is None:
-            raise FencedError(name, partition)
-        return position
+        return await self._journal.commit(unit)
 
     async def _publish(self, partition: str, page: Page) -> list[HeldMessage]:
         """Publish messages, and return those that are set aside."""
@@ -144,10 +140,8 @@ class RelayLoop:
         name = self._relay.name
         counts = Counts(applied=len(page.entries) - len(held), set_aside=len(held))
 
-        def advance(tx: Tx) -> Position | None:
-            present = tx.intake.position(name, partition)
-            if present is None or present.token != position.token:
-                return None
+        def advance(tx: Tx) -> Position:
+            present = present_position(tx.intake, name, partition, position.token)
             if present.batch != position.batch:
                 # The reply of this commit was lost before.
                 return present
@@ -157,8 +151,6 @@ class RelayLoop:
             return account(tx, name, partition, present, after=page.next, holes=page.holes, counts=counts)
 
         reached = await self._journal.commit(advance)
-        if reached is None:
-            raise FencedError(name, partition)
         for message in held:
             if message.kind is not HeldKind.FOLLOWER:
                 _LOG.error("relay %r has set aside message %s: %s", name, message.id, message.reason)
