@@ -30,6 +30,7 @@ __all__ = [
     "accept_losses",
     "change_mode",
     "changes_of",
+    "check_reason",
     "declare",
     "lose",
     "moved",
@@ -101,7 +102,7 @@ def pause(state: PipelineState, name: str, now_ms: int, *, actor: str, reason: s
     _declared(state, name)
     if state.paused is not None and not state.paused.automatic:
         raise RefusedError(f"pipeline {name!r} is paused already, by {state.paused.actor}: {state.paused.reason}")
-    _check_reason(reason, "a pause")
+    check_reason(reason, "a pause")
     return PipelinePaused(as_of_ms=now_ms, actor=actor, reason=reason, automatic=False)
 
 
@@ -158,7 +159,7 @@ def change_mode(
     _check_mode(name, declared.declaration, mode, changed=True)
     if not 0 <= share <= ALL:
         raise InputError(f"the share is {share}; use 0 to {ALL} percent of the keys")
-    _check_reason(reason, "a change of mode")
+    check_reason(reason, "a change of mode")
     if mode is Mode.SHADOW and Mode.SHADOW not in state.modes:
         raise RefusedError(
             f"the messages of pipeline {name!r} take effect now, and in mode {Mode.SHADOW} they would have none; "
@@ -217,7 +218,7 @@ def seek(
         raise RefusedError(f"pipeline {name!r} is running; pause it first: amends pipeline pause {name}")
     if to < 0:
         raise InputError(f"the position is {to}; use a number from 0")
-    _check_reason(reason, "a seek")
+    check_reason(reason, "a seek")
     chosen = incarnation or (position.incarnation if replaced is None else replaced.found)
     if (to, chosen) == (position.next, position.incarnation):
         raise RefusedError(f"partition {partition!r} of pipeline {name!r} is at position {to} already")
@@ -278,7 +279,7 @@ def accept_losses(
     """
     if partition not in state.losses:
         raise NotFoundError(f"partition {partition!r} of pipeline {name!r} has no lost messages to deal with")
-    _check_reason(reason, "the acceptance of a loss")
+    check_reason(reason, "the acceptance of a loss")
     return LossesAccepted(as_of_ms=now_ms, actor=actor, partition=partition, reason=reason)
 
 
@@ -301,6 +302,15 @@ def _check_mode(name: str, declaration: dict[str, JsonValue], mode: Mode, *, cha
         )
 
 
-def _check_reason(reason: str, decision: str) -> None:
+def check_reason(reason: str, decision: str) -> None:
+    """Check that a person gave a reason for a decision.
+
+    Args:
+        reason: The reason.
+        decision: The decision, for the message.
+
+    Raises:
+        InputError: The reason is empty.
+    """
     if not reason.strip():
         raise InputError(f"{decision} needs a reason; pass --reason (it is recorded)")

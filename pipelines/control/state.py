@@ -26,7 +26,7 @@ from amends.pipelines.control.facts import (
 )
 from amends.pipelines.intake.modes import Mode
 
-__all__ = ["ALL", "Losses", "PipelineControl", "PipelineState", "control_of", "percentile_of"]
+__all__ = ["ALL", "Losses", "PipelineControl", "PipelineState", "control_of", "percentile_of", "state_in"]
 
 ALL = 100
 """The share of a mode that every key has, in percent."""
@@ -186,6 +186,11 @@ class PipelineControl(FactStream, facts=PIPELINE_FACTS.values(), folds="state"):
     def __init__(self, id: str, state: PipelineState) -> None:  # noqa: A002, ARG002 - the signature of aggregates
         # The event carries the empty value so that snapshots know its type.
         self.state = state
+
+
+def state_in(control: PipelineControl | None) -> PipelineState:
+    """Return the state in a pipeline's stream; the empty one if the store has no such stream."""
+    return PipelineState() if control is None else control.state
 
 
 def control_of(uow: StepWork, pipeline: str) -> PipelineControl:

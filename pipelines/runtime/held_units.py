@@ -8,13 +8,14 @@ the messages from one fate to another, so the account of the pipeline stays righ
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from amends.aggregates.errors import InputError, NotFoundError
+from amends.aggregates.errors import NotFoundError
 from amends.aggregates.intake import BatchRow, HeldKind, HeldMessage, Position
 from amends.aggregates.journal import Tx
+from amends.pipelines.control.decide import check_reason
 from amends.pipelines.control.facts import MessageSkipped, MessagesReleased
-from amends.pipelines.control.state import PipelineControl, PipelineState, control_of
+from amends.pipelines.control.state import control_of
 from amends.pipelines.intake.arrival import Arrival
-from amends.pipelines.runtime.intake_unit import mode_label
+from amends.pipelines.runtime.intake_unit import mode_label, present_state
 from amends.pipelines.runtime.message_work import IntakeParts, MessageWork
 from amends.pipelines.source import RawMessage
 
@@ -82,15 +83,14 @@ def skip(
     Raises:
         NotFoundError: No message is held at that place.
     """
-    if not reason.strip():
-        raise InputError("a decision to skip a message needs a reason; pass --reason (it is recorded)")
+    check_reason(reason, "a decision to skip a message")
     name = parts.pipeline.name
     found = [each for each in tx.intake.held(name, partition=partition, limit=_ALL) if each.position == position]
     if not found:
         raise NotFoundError(f"pipeline {name!r} holds no message at position {position} of partition {partition!r}")
     (held,) = found
     (arrival,) = arrive([raw_of(held)])
-    work = MessageWork(tx, parts, _state(tx, name), [arrival])
+    work = MessageWork(tx, parts, present_state(tx, name), [arrival])
     work.judge_in([arrival], partition=partition, releasing=True)
     work.judge.skipped(arrival, learn=not arrival.fault)
     tx.intake.let_go(name, partition, [position])
@@ -116,11 +116,11 @@ def work_off(tx: Tx, parts: IntakeParts, arrive: Arrive, *, partition: str, limi
     most = min(limit, MOST_AT_ONCE)
     held = list(tx.intake.held(name, partition=partition, kinds=frozenset({HeldKind.DEFERRED}), limit=most))
     blocked = {
-        each.key: each.kind
+        each.key
         for each in tx.intake.held(name, partition=partition, limit=_ALL)
         if each.kind not in (HeldKind.DEFERRED, HeldKind.UNDECODABLE)
     }
-    result, _ = _redo(tx, parts, arrive, [each for each in held if each.key not in blocked], frozenset())
+    result = _redo(tx, parts, arrive, [each for each in held if each.key not in blocked], frozenset())
     return replace(result, more=len(held) == most)
 
 
@@ -137,12 +137,6 @@ def _of_key(tx: Tx, parts: IntakeParts, key: str) -> list[HeldMessage]:
     return held
 
 
-def _state(tx: Tx, name: str) -> PipelineState:
-    with tx.unit_of_work() as uow:
-        control = uow.find(PipelineControl, name)
-        return PipelineState() if control is None else control.state
-
-
 def _release(
     tx: Tx,
     parts: IntakeParts,
@@ -154,7 +148,8 @@ def _release(
     actor: str,
     reason: str,
 ) -> Released:
-    result, left = _redo(tx, parts, arrive, held, forced)
+    result = _redo(tx, parts, arrive, held, forced)
+    left = len(result.held)
     fact = MessagesReleased(
         as_of_ms=parts.now_ms(), actor=actor, key=key, applied=result.applied, held=left, reason=reason
     )
@@ -169,9 +164,9 @@ def _redo(
     arrive: Arrive,
     held: Sequence[HeldMessage],
     forced: frozenset[tuple[str, int]],
-) -> tuple[Released, int]:
-    """Work on held messages again, partition by partition; return the result, and how many are held still."""
-    state = _state(tx, parts.pipeline.name)
+) -> Released:
+    """Work on held messages again, partition by partition."""
+    state = present_state(tx, parts.pipeline.name)
     applied, known = 0, 0
     again: list[HeldMessage] = []
     started: list[str] = []
@@ -195,7 +190,7 @@ def _redo(
         known += work.judge.account.repeated
         again += work.held
         started += work.started
-    return Released(applied=applied, known=known, held=again, started=started), len(again)
+    return Released(applied=applied, known=known, held=again, started=started)
 
 
 def _account(tx: Tx, work: MessageWork, partition: str, held: Sequence[HeldMessage]) -> None:

@@ -13,7 +13,7 @@ from amends.aggregates.errors import AmendsError
 from amends.aggregates.intake import BatchRow, HeldMessage, Intake, IntakeReader, Position, Token
 from amends.aggregates.journal import Tx
 from amends.pipelines.control.decide import lose
-from amends.pipelines.control.state import PipelineControl, PipelineState, control_of
+from amends.pipelines.control.state import PipelineControl, PipelineState, control_of, state_in
 from amends.pipelines.intake.arrival import Arrival
 from amends.pipelines.intake.flow import Breaker, Failure
 from amends.pipelines.runtime.message_work import IntakeParts, MessageWork
@@ -28,6 +28,7 @@ __all__ = [
     "Taken",
     "mode_label",
     "present_position",
+    "present_state",
     "running_state",
     "take",
     "unmoved_position",
@@ -121,7 +122,7 @@ def take(tx: Tx, parts: IntakeParts, batch: Batch) -> Taken:
             work.check(batch.breaker)
     work_ms = (time.perf_counter() - began_s) * 1_000
     _record_loss(tx, parts, batch)
-    return replace(_write(tx, work, batch, present, state), work_ms=work_ms)
+    return replace(_write(tx, work, batch, present), work_ms=work_ms)
 
 
 def present_position(intake: IntakeReader, name: str, partition: str, token: Token) -> Position:
@@ -149,15 +150,19 @@ def unmoved_position(intake: IntakeReader, name: str, partition: str, expected: 
     return present
 
 
+def present_state(tx: Tx, name: str) -> PipelineState:
+    """Return the state of a pipeline."""
+    with tx.unit_of_work() as uow:
+        return state_in(uow.find(PipelineControl, name))
+
+
 def running_state(tx: Tx, name: str, partition: str) -> PipelineState:
     """Return the state of a pipeline that may take messages.
 
     Raises:
         PausedError: The pipeline is paused, or the partition waits for an operator.
     """
-    with tx.unit_of_work() as uow:
-        control = uow.find(PipelineControl, name)
-        state = PipelineState() if control is None else control.state
+    state = present_state(tx, name)
     if state.paused is not None:
         raise PausedError(f"pipeline {name!r} is paused: {state.paused.reason}")
     if partition in state.replaced:
@@ -185,7 +190,7 @@ def _record_loss(tx: Tx, parts: IntakeParts, batch: Batch) -> None:
             control_of(uow, parts.pipeline.name).record(fact)
 
 
-def _write(tx: Tx, work: MessageWork, batch: Batch, present: Position, state: PipelineState) -> Taken:
+def _write(tx: Tx, work: MessageWork, batch: Batch, present: Position) -> Taken:
     read, account, name = batch.read, work.judge.account, work.name
     position = replace(
         present,
@@ -203,7 +208,7 @@ def _write(tx: Tx, work: MessageWork, batch: Batch, present: Position, state: Pi
         next=read.next,
         holes=read.next - present.next - (len(read.messages) - account.redelivered),
         counts=account.counts(gaps=work.gaps),
-        mode=mode_label(state),
+        mode=mode_label(work.state),
     )
     work.write()
     if not tx.intake.move(name, batch.partition, expected=present, to=position):

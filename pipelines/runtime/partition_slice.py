@@ -16,7 +16,7 @@ from amends.aggregates.errors import UnreachableError
 from amends.aggregates.intake import Position, Token
 from amends.aggregates.journal import Journal, Tx
 from amends.aggregates.run.facts import run_of
-from amends.pipelines.control.state import PipelineControl, PipelineState
+from amends.pipelines.control.state import PipelineControl, PipelineState, state_in
 from amends.pipelines.intake.arrival import Arrival, Prepare, arrive
 from amends.pipelines.intake.flow import BatchSize, Breaker
 from amends.pipelines.intake.remember import bucket_of, seal_before
@@ -180,8 +180,7 @@ class PartitionSlice:
     # ---- beginning
 
     async def _state(self) -> PipelineState:
-        control = await self._journal.load(PipelineControl, self._name)
-        return PipelineState() if control is None else control.state
+        return state_in(await self._journal.load(PipelineControl, self._name))
 
     async def _open(self, position: Position | None) -> PartitionReader:
         start = FROM_START

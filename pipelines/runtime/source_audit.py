@@ -15,7 +15,7 @@ from amends.aggregates.errors import UnreachableError
 from amends.aggregates.intake import BatchRow, IntakeReader, Position
 from amends.aggregates.journal import Journal
 from amends.pipelines.control.comparison import Gathered, SourceAudit, judged
-from amends.pipelines.control.state import PipelineControl, PipelineState
+from amends.pipelines.control.state import PipelineControl, state_in
 from amends.pipelines.definition.pipeline import Pipeline, Starts
 from amends.pipelines.intake.arrival import Arrival, arrive
 from amends.pipelines.intake.remember import gap_hash, number_hash
@@ -58,8 +58,7 @@ async def audit_source(
             await _Reading(pipeline, source, gathered, progress).read(partition, position, rows)
     held = await asyncio.to_thread(lambda: journal.intake.held(pipeline.name, limit=_ALL))
     gathered.held = {(each.partition, each.position) for each in held}
-    control = await journal.load(PipelineControl, pipeline.name)
-    state = PipelineState() if control is None else control.state
+    state = state_in(await journal.load(PipelineControl, pipeline.name))
     readable = [each for each in gathered.by_place.values() if not each.fault]
     effects = await asyncio.to_thread(_effects, journal, pipeline, readable)
     return judged(gathered, pipeline, state, effects, await asyncio.to_thread(journal.intake.horizon, pipeline.name))
