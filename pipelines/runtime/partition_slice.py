@@ -323,14 +323,14 @@ class PartitionSlice:
         """Apply deferred messages of the partition, in order, before new ones are read."""
         parts, partition = self._parts, self._partition
 
-        def unit(tx: Tx) -> Released:
+        def unit(tx: Tx) -> tuple[Released, Position]:
             present_position(tx.intake, self._name, partition, self._token)
             running_state(tx, self._name, partition)
-            return work_off(tx, parts.intake, parts.arrive, partition=partition, limit=limit)
+            released = work_off(tx, parts.intake, parts.arrive, partition=partition, limit=limit)
+            return released, present_position(tx.intake, self._name, partition, self._token)
 
-        released = await self._commit(unit)
+        released, self._position = await self._commit(unit)
         self._deferred = released.more
-        self._position = await self._commit(lambda tx: present_position(tx.intake, self._name, partition, self._token))
         if released.started:
             self._room.used(len(released.started))
             await parts.on_started(released.started)
