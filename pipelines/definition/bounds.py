@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from amends.aggregates.errors import DefinitionError
-from amends.aggregates.text import shorten
+from amends.pipelines.definition.checks import check_count
 
 __all__ = ["Bounds"]
 
@@ -36,6 +35,4 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-                raise DefinitionError(f"bound {field.name} is {shorten(value)}; use a whole number from 1 to {_MOST}")
+            check_count(getattr(self, field.name), f"bound {field.name}", _MOST)
