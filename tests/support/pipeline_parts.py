@@ -12,14 +12,15 @@ from pydantic import BaseModel
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select
 
 from amends import Saga, transaction
-from amends.aggregates.intake import HeldKind, Token
+from amends.aggregates.intake import Token
 from amends.aggregates.journal import StepWork
 from amends.aggregates.run.facts import run_of
 from amends.aggregates.sql.journal import SqlJournal
 from amends.pipelines.definition.bounds import Bounds
 from amends.pipelines.definition.pipeline import Handles, Pipeline
 from amends.pipelines.definition.sources import KafkaSource
-from amends.pipelines.intake.audit import AccountAudit, Comparison, PartitionAudit, compare_ids
+from amends.pipelines.intake.audit import Comparison, PartitionAudit, compare_ids
+from amends.pipelines.intake.whole_account import audit_account
 from amends.pipelines.runtime.partition_loop import PartitionLoop
 from amends.pipelines.runtime.slice_end import SliceEnd
 from amends.pipelines.testing.memory_source import MemorySource
@@ -168,12 +169,4 @@ class Bench:
 
     def audit(self, partition: str = "0") -> PartitionAudit:
         """Audit the account of a partition."""
-        intake = self.journal.intake
-        account = AccountAudit(partition)
-        after = 0
-        while rows := intake.batches(NAME, partition, after=after):
-            account.feed(rows)
-            after = rows[-1].number
-        held = intake.held(NAME, partition=partition, limit=100_000)
-        deferred = sum(1 for each in held if each.kind is HeldKind.DEFERRED)
-        return account.end(intake.position(NAME, partition), set_aside=len(held) - deferred, deferred=deferred)
+        return audit_account(self.journal.intake, NAME, partition)
