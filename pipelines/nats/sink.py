@@ -41,10 +41,11 @@ class NatsPublisher:
         """Return the reason for which NATS would refuse a message: its subject, its headers or its size."""
         if not _is_subject(message.topic):
             return "the topic is no subject of NATS: it is empty, or has blanks, wildcards or empty parts"
-        if any("\r" in text or "\n" in text or ":" in name for name, text in _headers(message).items()):
+        headers = _headers(message)
+        if any("\r" in text or "\n" in text or ":" in name for name, text in headers.items()):
             return "a header or the key has the end of a line, or the name of a header has a colon"
         client = await self._link.client()
-        size = len(message.value) + sum(len(name) + len(text.encode()) for name, text in _headers(message).items())
+        size = len(message.value) + sum(len(name) + len(text.encode()) for name, text in headers.items())
         if size + _ROUTING_BYTES > client.max_payload:
             return f"the message has {size} bytes with its headers; the server takes {client.max_payload}"
         return None
