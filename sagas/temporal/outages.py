@@ -118,7 +118,7 @@ class TemporalWatch:
     async def _look(self) -> None:
         answers = True
         while True:
-            answered = await self.answers()
+            answered = await self._answers()
             if answers and not answered:
                 _log.info("Temporal does not answer; %s", self._consequence)
             answers = answered
@@ -126,8 +126,7 @@ class TemporalWatch:
                 self._missed = self._monotonic()
             await asyncio.sleep(_LOOK_S)
 
-    async def answers(self) -> bool:
-        """Check whether Temporal answers within five seconds."""
+    async def _answers(self) -> bool:
         try:
             await self._client.workflow_service.get_system_info(
                 GetSystemInfoRequest(), timeout=timedelta(seconds=_ANSWER_S)
