@@ -27,7 +27,7 @@ from amends.aggregates.id_pages import (
     unpack,
 )
 from amends.aggregates.intake import Bucket, RememberedId
-from amends.aggregates.sql.rows import insert_rows, query, write, write_many
+from amends.aggregates.sql.rows import insert_rows, query, replacing, write, write_many
 from amends.aggregates.values.checksum import row_checksum, row_fits
 
 __all__ = ["PAGE_COLUMNS", "IdMemory", "forget_ids", "read_buckets", "read_horizon", "remember_ids"]
@@ -94,8 +94,7 @@ def forget_ids(connection: Connection, pipeline: str, before: int) -> int:
         for table in ("pipeline_ids", "pipeline_id_pages", "pipeline_id_buckets"):
             write(connection, f"DELETE FROM {table} WHERE pipeline = ? AND bucket < ?", (pipeline, before))  # noqa: S608 - constants
     horizon = max(before, read_horizon(connection, pipeline))
-    sql = "INSERT INTO pipeline_horizons (pipeline, bucket) VALUES (?, ?) ON CONFLICT (pipeline) DO UPDATE "
-    write(connection, sql + "SET bucket = excluded.bucket", (pipeline, horizon))
+    write(connection, replacing("pipeline_horizons", "pipeline, bucket", 1), (pipeline, horizon))
     return count
 
 
@@ -194,7 +193,7 @@ class IdMemory:
             every = merged(former, new)
             count += len(every) - len(former)
             rows += _pages(pipeline, bucket.number, lower, version, every)
-        _write_pages(connection, rows)
+        write_many(connection, replacing("pipeline_id_pages", PAGE_COLUMNS, 3), rows)
         sql = "DELETE FROM pipeline_ids WHERE pipeline = ? AND bucket = ? AND id_hash <= ?"
         write(connection, sql, (pipeline, bucket.number, ids[-1].id_hash))
         sql = (
@@ -240,15 +239,6 @@ def _pages(
     for at, part in enumerate(split(ids)):
         row = (pipeline, bucket, lower if at == 0 else part[0].id_hash, version, filter_of(part), pack(part))
         yield (*row, row_checksum("pipeline_id_pages", row))
-
-
-def _write_pages(connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
-    sql = (
-        f"INSERT INTO pipeline_id_pages ({PAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - a constant
-        "ON CONFLICT (pipeline, bucket, lower) DO UPDATE SET version = excluded.version, filter = excluded.filter, "
-        "ids = excluded.ids, checksum = excluded.checksum"
-    )
-    write_many(connection, sql, rows)
 
 
 def _rows(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from amends.aggregates.errors import JournalError
 from amends.aggregates.intake import BatchRow, Counts, HeldKind, HeldMessage, Position, Token
-from amends.aggregates.sql.rows import insert_records, insert_rows, many, query, write, write_many
+from amends.aggregates.sql.rows import insert_records, insert_rows, many, query, replacing, write, write_many
 from amends.aggregates.values.checksum import row_checksum, row_fits
 from amends.aggregates.values.strict_json import ascii_json, clean_text
 
@@ -51,14 +51,6 @@ HELD_COLUMNS = (
 )
 
 # ---- positions
-
-_POSITION_CONFLICT = (
-    "ON CONFLICT (pipeline, partition) DO UPDATE SET first_position = excluded.first_position, "
-    "next_position = excluded.next_position, cursor = excluded.cursor, incarnation = excluded.incarnation, "
-    "epoch = excluded.epoch, token_slice = excluded.token_slice, token_attempt = excluded.token_attempt, "
-    "highest = excluded.highest, reached_ms = excluded.reached_ms, batch = excluded.batch, "
-    "checksum = excluded.checksum"
-)
 
 
 def read_positions(connection: Connection, pipeline: str, partition: str | None = None) -> dict[str, Position]:
@@ -110,8 +102,8 @@ def write_position(connection: Connection, pipeline: str, partition: str, positi
         position.reached_ms,
         position.batch,
     )
-    sql = f"INSERT INTO pipeline_positions ({POSITION_COLUMNS}) VALUES ({', '.join('?' * 13)}) "  # noqa: S608 - constants
-    write(connection, sql + _POSITION_CONFLICT, (*row, row_checksum("pipeline_positions", row)))
+    sql = replacing("pipeline_positions", POSITION_COLUMNS, 2)
+    write(connection, sql, (*row, row_checksum("pipeline_positions", row)))
 
 
 # ---- batches
@@ -199,13 +191,6 @@ def total_counts(connection: Connection, pipeline: str) -> dict[str, Counts]:
 
 # ---- held messages
 
-_HELD_CONFLICT = (
-    "ON CONFLICT (pipeline, partition, position) DO UPDATE SET kind = excluded.kind, key = excluded.key, "
-    "message_id = excluded.message_id, reason = excluded.reason, value = excluded.value, headers = excluded.headers, "
-    "source_ms = excluded.source_ms, attempts = excluded.attempts, held_at_ms = excluded.held_at_ms, "
-    "checksum = excluded.checksum"
-)
-
 
 def write_held(connection: Connection, pipeline: str, messages: Sequence[HeldMessage], now_ms: int) -> None:
     """Write held messages, replacing those of the same partition and position.
@@ -234,8 +219,7 @@ def write_held(connection: Connection, pipeline: str, messages: Sequence[HeldMes
             each.held_at_ms or now_ms,
         )
         rows.append((*row, row_checksum("pipeline_held", row)))
-    sql = f"INSERT INTO pipeline_held ({HELD_COLUMNS}) VALUES ({', '.join('?' * 13)}) {_HELD_CONFLICT}"  # noqa: S608 - constants
-    write_many(connection, sql, rows)
+    write_many(connection, replacing("pipeline_held", HELD_COLUMNS, 3), rows)
 
 
 def remove_held(connection: Connection, pipeline: str, partition: str, positions: Sequence[int]) -> None:

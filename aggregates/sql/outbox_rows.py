@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from amends.aggregates.errors import JournalError
 from amends.aggregates.outbox import ALL_TOPICS, OutboxMessage, OutboxReader, SentMessage, passed_by_all
-from amends.aggregates.sql.rows import insert_rows, many, query, write
+from amends.aggregates.sql.rows import insert_rows, many, query, replacing, write
 from amends.aggregates.values.checksum import row_checksum, row_fits
 from amends.aggregates.values.strict_json import ascii_json, clean_text
 
@@ -211,11 +211,7 @@ class Mark(NamedTuple):
 
 def write_mark(connection: Connection, mark: Mark, now_ms: int) -> None:
     """Store the number of a process' last commit without events; delete the marks of processes that ended long ago."""
-    sql = (
-        "INSERT INTO commit_marks (writer, number, marked_at_ms) VALUES (?, ?, ?) ON CONFLICT (writer) "
-        "DO UPDATE SET number = excluded.number, marked_at_ms = excluded.marked_at_ms"
-    )
-    write(connection, sql, (*mark, now_ms))
+    write(connection, replacing("commit_marks", "writer, number, marked_at_ms", 1), (*mark, now_ms))
     if mark.number == 1:
         write(connection, "DELETE FROM commit_marks WHERE marked_at_ms < ?", (now_ms - MARKS_KEPT_MS,))
 

@@ -44,6 +44,7 @@ __all__ = [
     "read_streams",
     "record_text",
     "records",
+    "replacing",
     "streams_of",
     "streams_that_exist",
     "write",
@@ -143,6 +144,21 @@ def insert_records(
     write(connection, sql, (record_text(columns, rows),))
 
 
+@cache
+def replacing(table: str, columns: str, key: int) -> str:
+    """Return the statement that inserts a row, or replaces the one with the same key.
+
+    Args:
+        table: A constant.
+        columns: Names of the columns, as a constant, those of the key first: `id, topic, state`.
+        key: The number of columns of the key.
+    """
+    names = columns.split(", ")
+    marks, values = ", ".join("?" for _ in names), ", ".join(f"{name} = excluded.{name}" for name in names[key:])
+    conflict = f"ON CONFLICT ({', '.join(names[:key])}) DO UPDATE SET {values}"
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) {conflict}"  # noqa: S608 - constants
+
+
 def records(columns: Mapping[str, str]) -> str:
     """Return the table expression of PostgreSQL that reads a parameter of `record_text`, named `r`."""
     return f"json_to_recordset(CAST(? AS json)) AS r({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
@@ -186,10 +202,7 @@ def insert_snapshots(connection: Connection, snapshots: Iterable[StoredEvent]) -
     """Write snapshots of aggregates, replacing existing ones."""
     rows = [_row(each, snapshot_checksum) for each in snapshots]
     # An existing snapshot that was not used did not match its checksum, or is of other code.
-    conflict = "ON CONFLICT (originator_id, originator_version) DO UPDATE SET topic = excluded.topic, "
-    conflict += "state = excluded.state, checksum = excluded.checksum"
-    sql = f"INSERT INTO snapshots ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) {conflict}"  # noqa: S608 - constants
-    write_many(connection, sql, rows)
+    write_many(connection, replacing("snapshots", _COLUMNS, 2), rows)
 
 
 def _row(event: StoredEvent, checksum: Callable[[str, int, str, bytes], bytes]) -> tuple[object, ...]:
@@ -199,11 +212,7 @@ def _row(event: StoredEvent, checksum: Callable[[str, int, str, bytes], bytes]) 
 
 def insert_plans(connection: Connection, plans: Sequence[tuple[str, str, str, int]]) -> None:
     """Write plans (fingerprint, saga, JSON, time of the first run), replacing existing ones."""
-    sql = (
-        "INSERT INTO plans (fingerprint, saga, plan, recorded_at_ms, checksum) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (fingerprint) DO UPDATE SET saga = excluded.saga, plan = excluded.plan, "
-        "recorded_at_ms = excluded.recorded_at_ms, checksum = excluded.checksum"
-    )
+    sql = replacing("plans", "fingerprint, saga, plan, recorded_at_ms, checksum", 1)
     write_many(connection, sql, [(*plan, plan_checksum(*plan)) for plan in plans])
 
 
