@@ -214,6 +214,14 @@ class Batch:
         except exc.SQLAlchemyError as error:
             raise self.fail(error) from error
 
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Return a block for Amends' own writes that are not staged, which a rollback discards as well."""
+        self.open_savepoints()
+        self.touched = True
+        with self.reading():
+            yield self.connection
+
     def fail(self, error: exc.SQLAlchemyError) -> BatchLost:
         """Record that the transaction is lost, and return the error to raise."""
         self.lost = self.lost or error

@@ -8,8 +8,7 @@ Under the writer's lock, reading a row, comparing it and writing it is one step:
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -128,13 +127,6 @@ class SqlIntake(SqlIntakeReader, Intake):
         with self._batch.reading():
             return read(self._batch.connection)
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        self._batch.open_savepoints()
-        self._batch.touched = True
-        with self._batch.reading():
-            yield self._batch.connection
-
     @override
     def batches(self, pipeline: str, partition: str, *, after: int = 0, limit: int = 1_000) -> Sequence[BatchRow]:
         stored = super().batches(pipeline, partition, after=after, limit=limit)
@@ -172,24 +164,24 @@ class SqlIntake(SqlIntakeReader, Intake):
         return claimed
 
     def _write_position(self, pipeline: str, partition: str, position: Position) -> None:
-        with self._writing() as connection:
+        with self._batch.writing() as connection:
             intake_rows.write_position(connection, pipeline, partition, position)
 
     @override
     def remember(self, pipeline: str, bucket: int, ids: Sequence[RememberedId]) -> None:
         if ids:
-            with self._writing() as connection:
+            with self._batch.writing() as connection:
                 id_memory.remember_ids(connection, pipeline, bucket, ids, self._batch.recorded_at_ms)
 
     @override
     def forget_before(self, pipeline: str, bucket: int) -> int:
-        with self._writing() as connection:
+        with self._batch.writing() as connection:
             return id_memory.forget_ids(connection, pipeline, bucket)
 
     @override
     def seal_before(self, pipeline: str, bucket: int, *, limit: int = 1_000) -> int:
         batch = self._batch
-        with self._writing() as connection:
+        with batch.writing() as connection:
             moved = batch.known.ids.seal(connection, pipeline, bucket, limit, batch.recorded_at_ms)
         batch.sealed.update((pipeline, number) for number in moved)
         return sum(moved.values())
@@ -201,19 +193,19 @@ class SqlIntake(SqlIntakeReader, Intake):
     @override
     def hold(self, pipeline: str, messages: Sequence[HeldMessage]) -> None:
         if messages:
-            with self._writing() as connection:
+            with self._batch.writing() as connection:
                 intake_rows.write_held(connection, pipeline, messages, self._batch.recorded_at_ms)
 
     @override
     def let_go(self, pipeline: str, partition: str, positions: Sequence[int]) -> None:
         if positions:
-            with self._writing() as connection:
+            with self._batch.writing() as connection:
                 intake_rows.remove_held(connection, pipeline, partition, positions)
 
     @override
     def set_numbers(self, pipeline: str, numbers: Mapping[str, int]) -> None:
         if numbers:
-            with self._writing() as connection:
+            with self._batch.writing() as connection:
                 intake_rows.write_numbers(connection, pipeline, numbers)
 
     @override
@@ -255,11 +247,8 @@ class SqlOutbox(Outbox):
         return self._write(lambda connection, _: _discard(connection, topic, last))
 
     def _write(self, write: Callable[[Connection, int], int]) -> int:
-        batch = self._batch
-        batch.open_savepoints()
-        batch.touched = True
-        with batch.reading():
-            return write(batch.connection, batch.recorded_at_ms)
+        with self._batch.writing() as connection:
+            return write(connection, self._batch.recorded_at_ms)
 
     @override
     def send_again(self, cause: str) -> int:
