@@ -201,8 +201,8 @@ class RunRecord:
                 current = fact.nodes
             case DriverTaken():
                 driver, epoch = fact.driver, fact.epoch
-        latest, turned = self._errors(fact, observed=observed)
         line = _error_line(fact, self.errors.get(fact.node)) if isinstance(fact, NodeFact) else None
+        latest, turned = self._errors(fact, line, observed=observed)
         return RunRecord(
             started=self.started,
             state=state,
@@ -219,13 +219,13 @@ class RunRecord:
             errors={**self.errors, fact.node: line} if isinstance(fact, NodeFact) and line else self.errors,
         )
 
-    def _errors(self, fact: Fact, *, observed: bool) -> tuple[str | None, str | None]:
-        """Return the last error and the reason of the turn after one more fact."""
+    def _errors(self, fact: Fact, line: str | None, *, observed: bool) -> tuple[str | None, str | None]:
+        """Return the last error and the reason of the turn after one more fact, whose error is `line`."""
         match fact:
             case LateEffectObserved() if observed:
                 return f"{fact.node}: took effect although it was skipped or redone", self.turned
             case NodeFact():
-                return _error_line(fact, self.errors.get(fact.node)) or self.latest, self.turned
+                return line or self.latest, self.turned
             case SagaFailed():
                 # Not the last error, which may be that of another node of the same stage.
                 own = self.errors.get(fact.node) or f"{fact.node}: {fact.reason}"
