@@ -17,7 +17,7 @@ from amends.sagas.prove.memory import Shelf
 from amends.sagas.prove.remembered.known import MOST_ANSWERS
 from amends.sagas.prove.world import Log, OpenCall, World
 
-__all__ = ["Canon", "Parts", "run_key"]
+__all__ = ["Canon", "Parts"]
 
 
 class _Run(NamedTuple):
@@ -101,7 +101,7 @@ class Canon:
         run = self._runs.get((id(record), now_ms))
         if run is not None:
             return run
-        key = run_key(record, now_ms, self._results_key(record.results))
+        key = _run_key(record, now_ms, self._results_key(record.results))
         number = self._numbers.setdefault(key, len(self._numbers))
         first = self._first.setdefault((record.run_id, number, now_ms, self._shown(record)), (record, log))
         if len(self._runs) >= MOST_ANSWERS:
@@ -151,7 +151,7 @@ class Canon:
         return key
 
 
-def run_key(record: RunRecord, now_ms: int, results: Hashable) -> Hashable:
+def _run_key(record: RunRecord, now_ms: int, results: Hashable) -> Hashable:
     """Return the part of a run on which its future depends.
 
     Args:
