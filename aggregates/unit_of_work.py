@@ -12,7 +12,7 @@ from amends.aggregates.events.aggregate import Aggregate
 from amends.aggregates.outbox import ID_HEADER, SentMessage
 from amends.aggregates.text import shorten
 from amends.aggregates.values.json_codec import DEFAULT_LIMITS, JsonCodec
-from amends.aggregates.values.strict_json import json_bytes, refuse_unreadable
+from amends.aggregates.values.strict_json import encodable, json_bytes, refuse_unreadable
 
 __all__ = ["CheckedWork"]
 
@@ -169,16 +169,8 @@ def _check_text(what: str, text: object, most: int = 2_000) -> None:
         raise InputError(f"{what} is {type(text).__name__}; use text")
     if (not text and what == "topic") or len(text) > most:
         raise InputError(f"{what} has {len(text)} characters; use 1 to {most}")
-    if "\0" in text or not _is_unicode(text):
+    if "\0" in text or not encodable(text):
         raise InputError(f"{what} {shorten(text)} has a NUL character or a lone surrogate; use other text")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _line(error: BaseException) -> str:

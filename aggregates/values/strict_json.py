@@ -25,6 +25,7 @@ __all__ = [
     "clean_text",
     "difference",
     "digest",
+    "encodable",
     "json_bytes",
     "member_path",
     "parse_canonical",
@@ -348,13 +349,14 @@ def _unwritable(value: object, path: str, depth: int) -> Iterator[tuple[str, str
             yield from _unwritable(member, f"{path}[{index}]", depth + 1)
     elif isinstance(value, float) and value - value != 0:
         yield path, f"{value} is not JSON; use a finite number or None"
-    elif isinstance(value, str) and not _encodable(value):
+    elif isinstance(value, str) and not encodable(value):
         yield path, f"{shorten(value)} has a lone surrogate; use valid Unicode text"
     elif not isinstance(value, str | int | float | None):
         yield path, f"{shorten(value)} is {type(value).__name__}, which JSON cannot represent; use plain data"
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Check whether a text can be written in UTF-8, which is so unless it has a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
