@@ -1,8 +1,9 @@
-"""Plans, aggregates and units with which the tests of the journal write.
+"""Plans, aggregates, ids and units with which the tests of the journal write.
 
 Run as a program, this file is one of several processes that write to one store: `journal_parts.py URL NAME COUNT`.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from eventsourcing.domain import event
 
 from amends.aggregates.events.aggregate import Aggregate
+from amends.aggregates.intake import RememberedId
 from amends.aggregates.journal import StepWork, Tx
 from amends.aggregates.run.facts import SagaCompleted, SagaStarted, StepSucceeded, stream_of_run
 from amends.aggregates.run.plan import Plan, PlanNode, RetryPolicy, Role, Stage, StepKind
@@ -166,6 +168,12 @@ def run_to_end(run_id: str, counter: str) -> list[Callable[[Tx], object]]:
             succeed(run_id, "reserve")(tx)
 
     return [accept(run_id), count, succeed(run_id, "confirm"), complete(run_id)]
+
+
+def id_of(number: int) -> RememberedId:
+    """Return the memory of a message."""
+    raw = hashlib.sha256(str(number).encode()).digest()
+    return RememberedId(raw[:16], raw[16:24])
 
 
 def main(url: str, name: str, count: int) -> None:

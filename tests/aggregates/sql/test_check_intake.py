@@ -1,28 +1,21 @@
 """The check finds each kind of damage in the tables of the pipelines and the outbox, and none in a sound store."""
 
-import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from journal_parts import Counter, open_prepared
+from journal_parts import Counter, id_of, open_prepared
 
 from amends.aggregates.audit import FindingKind
 from amends.aggregates.events.event_codec import EventCodec
 from amends.aggregates.id_pages import FULL
-from amends.aggregates.intake import BatchRow, HeldKind, HeldMessage, Position, RememberedId, Token
+from amends.aggregates.intake import BatchRow, HeldKind, HeldMessage, Position, Token
 from amends.aggregates.journal import Tx
 from amends.aggregates.sql.check import check
 from amends.aggregates.sql.check_intake import MOST_FINDINGS
 from amends.aggregates.sql.journal import SqlJournal
 
 Found = list[tuple[FindingKind, str]]
-
-
-def id_of(number: int) -> RememberedId:
-    """Return the memory of a message."""
-    raw = hashlib.sha256(str(number).encode()).digest()
-    return RememberedId(raw[:16], raw[16:24])
 
 
 def fill(tx: Tx) -> None:

@@ -1,6 +1,5 @@
 """The memory of ids against a dictionary: rows, sealed pages and forgotten buckets, on both databases."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,7 +7,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_parts import open_prepared
+from journal_parts import id_of, open_prepared
 
 from amends.aggregates.errors import InputError, JournalError
 from amends.aggregates.events.event_codec import EventCodec
@@ -38,12 +37,6 @@ def journal(store_url: str) -> Iterator[SqlJournal]:
     journal = open_prepared(store_url)
     yield journal
     journal.close_blocking()
-
-
-def id_of(number: int) -> RememberedId:
-    """Return the memory of a message."""
-    raw = hashlib.sha256(str(number).encode()).digest()
-    return RememberedId(raw[:16], raw[16:24])
 
 
 def ids_of(*numbers: int) -> list[RememberedId]:

@@ -1,16 +1,15 @@
 """The tables of the pipelines: positions, memory of ids, held messages, numbers and batch rows, seen by units."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
-from journal_parts import Counter, accept, open_prepared, step
+from journal_parts import Counter, accept, id_of, open_prepared, step
 from sqlalchemy import text
 
 from amends.aggregates.errors import DamagedRunError, JournalError, UnreachableError
-from amends.aggregates.intake import BatchRow, Counts, HeldKind, HeldMessage, Intake, Position, RememberedId, Token
+from amends.aggregates.intake import BatchRow, Counts, HeldKind, HeldMessage, Intake, Position, Token
 from amends.aggregates.journal import Tx
 from amends.aggregates.sql.journal import SqlJournal
 from amends.aggregates.sql.schema import commit_marks
@@ -51,12 +50,6 @@ def journal(store_url: str, lost: Lost) -> Iterator[SqlJournal]:
     journal = open_prepared(store_url, on_commit=lost)
     yield journal
     journal.close_blocking()
-
-
-def id_of(number: int) -> RememberedId:
-    """Return the memory of a message."""
-    raw = hashlib.sha256(str(number).encode()).digest()
-    return RememberedId(raw[:16], raw[16:24])
 
 
 def held(position: int, kind: HeldKind = HeldKind.FAILED, key: str = "k", **fields: Any) -> HeldMessage:  # noqa: ANN401
